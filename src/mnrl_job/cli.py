@@ -1,0 +1,157 @@
+"""Commands, and the one place where errors become exit codes and words."""
+
+import functools
+import json
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from dotenv import dotenv_values
+
+from mnrl_job import __version__, settings_page
+from mnrl_job.errors import InternalError, JobError, SettingsError
+from mnrl_job.runtime import logs
+from mnrl_job.settings import Settings, accepts, flag_name, read_settings
+
+if TYPE_CHECKING:
+    from mnrl_job.job import Finished
+
+TERMINATION_LOG = Path("/dev/termination-log")
+TERMINATION_LOG_BYTES = 4096
+SHOWN_METRICS = ("ndcg@10", "mrr@10", "recall@10", "accuracy@1")
+
+
+def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command a flag for every setting; it receives the settings, checked, and where each came from."""
+
+    @functools.wraps(command)
+    def run(**flags: Any) -> Any:
+        own = {name: flags.pop(name) for name in list(flags) if name not in Settings.model_fields}
+        name = click.get_current_context().command.name or ""
+        settings, origins = read_settings(name, flags, os.environ, dotenv_values(".env"))
+        logs.set_up(settings.log_format)
+        return command(settings, origins, **own)
+
+    wrapped: Callable[..., Any] = run
+    for field, info in reversed(Settings.model_fields.items()):
+        default = settings_page.default_text(field)
+        text = f"{info.description}. Takes {accepts(field)}." + (f" Default: {default}." if default else "")
+        wrapped = click.option(flag_name(field), field, metavar="VALUE", help=text)(wrapped)
+    return wrapped
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(__version__, prog_name="mnrl-job")
+def commands() -> None:
+    """Fine-tune a retrieval model on your own pairs.
+
+    Every flag is also an environment variable: --batch-size is MNRL_BATCH_SIZE. A .env file in the current folder is
+    read too.
+    """
+
+
+@commands.command()
+@with_settings
+def train(settings: Settings, _origins: dict[str, str]) -> None:
+    """Fine-tune on pairs, prove before against after, verify and publish."""
+    from mnrl_job import job
+
+    conclude(job.train(settings))
+
+
+@commands.command()
+@with_settings
+def evaluate(settings: Settings, _origins: dict[str, str]) -> None:
+    """Score the base model on the eval sets, without training."""
+    from mnrl_job import job
+
+    conclude(job.evaluate(settings))
+
+
+@commands.command()
+@click.option("--format", "shape", type=click.Choice(["table", "env", "json-schema", "markdown"]), default="table")
+@with_settings
+def settings(settings: Settings, origins: dict[str, str], shape: str) -> None:
+    """Print every setting: as a table with its value now, as env.example, as JSON schema, or as the docs' table."""
+    pages = {
+        "env": settings_page.as_env,
+        "json-schema": settings_page.as_json_schema,
+        "markdown": settings_page.as_markdown,
+    }
+    click.echo(pages[shape]() if shape in pages else settings_page.as_table(settings, origins))
+
+
+def conclude(finished: "Finished") -> None:
+    """Say how it ended: the metrics as a table on stdout, then one plain sentence on stderr."""
+    if finished.content is None:
+        logs.log(f"{finished.folder} is already published with these settings; nothing to do")
+        return
+    evaluation = finished.content["evaluation"]
+    primary = finished.content["primary_metric"]
+    for name, one in evaluation.items():
+        click.echo(f"\n{name}\n{_table(one, primary['name'].rpartition('.')[2])}")
+    if evaluation:
+        click.echo()
+    logs.log(f"succeeded: {_verdict(primary)}the run is in {finished.folder}")
+
+
+def _table(one: dict[str, Any], primary: str) -> str:
+    lines = [f"  {'metric':<14}{'before':>8}{'after':>8}{'gain':>9}   95 % interval"]
+    for metric in dict.fromkeys((primary, *SHOWN_METRICS)):
+        line = f"  {metric:<14}{one['before'][metric]:>8.4f}"
+        if one["after"]:
+            low, high = one["confidence"][metric]
+            line += f"{one['after'][metric]:>8.4f}{one['delta'][metric]:>+9.4f}   {low:+.4f} to {high:+.4f}"
+        lines.append(line)
+    return "\n".join(lines if one["after"] else [lines[0][:22], *lines[1:]])
+
+
+def _verdict(primary: dict[str, Any] | None) -> str:
+    if primary is None:
+        return "not evaluated; "
+    if primary["after"] is None:
+        return f"{primary['name']} is {primary['before']:.4f}; "
+    change = "rose" if primary["delta"] > 0 else "fell" if primary["delta"] < 0 else "stayed"
+    return f"{primary['name']} {change} from {primary['before']:.4f} to {primary['after']:.4f}; "
+
+
+def main() -> int:
+    """Run a command and turn however it ends into an exit code, a last line and the termination log."""
+    logs.set_up("auto")
+    try:
+        commands.main(standalone_mode=False)
+    except click.ClickException as error:
+        return fail(SettingsError(error.format_message()))
+    except (click.Abort, KeyboardInterrupt):
+        return fail(InternalError("interrupted"))
+    except JobError as error:
+        return fail(error)
+    except Exception as error:
+        return fail(InternalError(f"{type(error).__name__}: {error}", traceback.format_exc()))
+    return 0
+
+
+def fail(failure: JobError) -> int:
+    """Tell of a failure: a traceback for our faults, one clear message for the user's."""
+    if isinstance(failure, InternalError) and failure.trace:
+        click.echo(failure.trace, err=True)
+    retry = "; starting again can help" if failure.retry_helps else ""
+    fields = failure.as_dict()
+    logs.LOG.log(
+        logging.ERROR,
+        f"{failure} (exit {failure.code}, {failure.kind}{retry})",
+        extra={"fields": fields | {"message": str(failure)}},
+    )
+    if TERMINATION_LOG.exists():
+        line = json.dumps(fields, ensure_ascii=False).encode()[:TERMINATION_LOG_BYTES]
+        TERMINATION_LOG.write_bytes(line)
+    return failure.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""Every way a run can end badly, with the exit code the scheduler sees.
+
+JobError
+├── SettingsError   64   bad settings
+├── DataError       65   unusable data
+├── MissingError    66   an input does not exist
+├── StorageError    69   storage unavailable            (a retry can help)
+├── InternalError   70   a fault of the program         (a retry can help)
+├── Preempted       75   stopped on request             (a retry can help)
+├── DeniedError     77   not allowed to read or write
+├── DeviceError     78   no usable device
+├── MemoryLimit     79   out of device memory
+└── Diverged        81   the loss became NaN or infinite
+"""
+
+from typing import ClassVar
+
+
+class JobError(Exception):
+    """A failure a user can act on. `str(error)` is one clear line: what, where, what would be right."""
+
+    code: ClassVar[int] = 70
+    kind: ClassVar[str] = "internal"
+    retry_helps: ClassVar[bool] = False
+
+    def as_dict(self) -> dict[str, object]:
+        """What `failure.json` and the termination log hold."""
+        return {
+            "exit_code": self.code,
+            "class": self.kind,
+            "message": str(self),
+            "retry_helps": self.retry_helps,
+        }
+
+
+class SettingsError(JobError):
+    code, kind = 64, "settings"
+
+
+class DataError(JobError):
+    code, kind = 65, "data"
+
+
+class MissingError(JobError):
+    code, kind = 66, "missing"
+
+
+class StorageError(JobError):
+    code, kind, retry_helps = 69, "storage", True
+
+
+class InternalError(JobError):
+    """A fault of ours. Where it happened in a worker, `trace` holds that worker's traceback."""
+
+    code, kind, retry_helps = 70, "internal", True
+
+    def __init__(self, message: str, trace: str = "") -> None:
+        super().__init__(message)
+        self.trace = trace
+
+
+class Preempted(JobError):
+    code, kind, retry_helps = 75, "preempted", True
+
+
+class DeniedError(JobError):
+    code, kind = 77, "denied"
+
+
+class DeviceError(JobError):
+    code, kind = 78, "environment"
+
+
+class MemoryLimit(JobError):
+    code, kind = 79, "memory"
+
+
+class Diverged(JobError):
+    code, kind = 81, "diverged"
+
+
+def by_kind(kind: str, message: str, trace: str = "") -> JobError:
+    """Rebuild the error that another process wrote down as `kind` and `message`."""
+    for cls in JobError.__subclasses__():
+        if cls.kind == kind and cls is not InternalError:
+            return cls(message)
+    return InternalError(message, trace)

@@ -1,0 +1,74 @@
+"""Where a run works and writes: its id, its folder at the output, its scratch; and stopping on request."""
+
+import hashlib
+import json
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+
+from mnrl_job.errors import Preempted
+from mnrl_job.runtime.files import writable_folder
+from mnrl_job.settings import Settings
+
+# These say where a run happens and how it is shown, not what comes out.
+WITHOUT_EFFECT = {"run_id", "output", "work_dir", "log_format", "num_processes"}
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt at a run. `staging` holds just what will be published."""
+
+    run_id: str
+    started_at: datetime
+    settings_hash: str
+    run: Path
+    scratch: Path
+    staging: Path
+
+
+@contextmanager
+def attempt(settings: Settings, output: Path) -> Iterator[Attempt]:
+    """Name the run, prove that its folders can be written, and clean the scratch up afterwards.
+
+    Raises:
+        JobError: a folder cannot be written.
+    """
+    now = datetime.now(UTC)
+    settings_hash = hash_of(settings)
+    run_id = settings.run_id or f"{now:%Y%m%d-%H%M%S}-{settings_hash[:6]}"
+    run = writable_folder(output / run_id, "MNRL_OUTPUT")
+    parent = writable_folder(Path(settings.work_dir).expanduser(), "MNRL_WORK_DIR") if settings.work_dir else None
+    with tempfile.TemporaryDirectory(prefix="mnrl-job-", dir=parent) as scratch:
+        staging = Path(scratch) / "run"
+        staging.mkdir()
+        yield Attempt(run_id, now, settings_hash, run, Path(scratch), staging)
+
+
+def hash_of(settings: Settings) -> str:
+    """SHA-256 over the settings that can change the result."""
+    values = settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def stop_on_request() -> Iterator[None]:
+    """Turn SIGTERM and SIGINT into `Preempted`, once; a second signal cannot disturb the cleaning up."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        for each in handled:
+            signal.signal(each, signal.SIG_IGN)
+        name = signal.Signals(number).name
+        raise Preempted(f"stopped on request ({name}); nothing was published, start the job again")
+
+    handled = (signal.SIGTERM, signal.SIGINT)
+    previous = [signal.signal(each, stop) for each in handled]
+    try:
+        yield
+    finally:
+        for each, handler in zip(handled, previous, strict=True):
+            signal.signal(each, handler)

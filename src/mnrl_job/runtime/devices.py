@@ -1,0 +1,46 @@
+"""Which devices there are, asked without torch, so that the supervisor stays light."""
+
+import os
+from typing import Literal
+
+import pynvml
+
+from mnrl_job.errors import DeviceError
+
+
+def visible_gpus() -> int:
+    """GPUs this process may use: what `CUDA_VISIBLE_DEVICES` names, else all that the NVIDIA driver shows."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return 0
+    try:
+        present = int(pynvml.nvmlDeviceGetCount())
+    finally:
+        pynvml.nvmlShutdown()
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is None:
+        return present
+    # CUDA itself stops at the first entry that names no device.
+    count = 0
+    for entry in (part.strip() for part in chosen.split(",")):
+        if not entry or (entry.lstrip("-").isdigit() and not 0 <= int(entry) < present):
+            break
+        count += 1
+    return count
+
+
+def worker_count(wanted: Literal["auto"] | int, gpus: int) -> int:
+    """One worker per GPU; on a CPU 1 unless the settings say more.
+
+    Raises:
+        DeviceError: where more workers are wanted than there are GPUs.
+    """
+    if wanted == "auto":
+        return max(1, gpus)
+    if gpus and wanted > gpus:
+        raise DeviceError(
+            f"MNRL_NUM_PROCESSES={wanted}, but only {gpus} GPU(s) are visible; a GPU holds one worker: "
+            "lower MNRL_NUM_PROCESSES or show more GPUs through CUDA_VISIBLE_DEVICES"
+        )
+    return wanted

@@ -1,0 +1,150 @@
+"""The supervisor's side of the workers: start one per device, watch, stop, and learn the true cause of a failure.
+
+A launcher's exit code cannot be trusted with a cause (`accelerate launch` and torchrun turn every code into 1), and a
+launcher is a second torch import of several seconds. So the supervisor starts the workers itself with the environment
+that `accelerate` and torch.distributed read, and each worker that fails writes an outcome file that tells why.
+"""
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnrl_job.errors import InternalError, JobError, by_kind
+from mnrl_job.records import read_record, write_record
+
+OUTCOME = "MNRL_JOB_OUTCOME"
+POLL_SECONDS = 0.05
+STOP_SECONDS = 20.0
+SIBLINGS_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Why a worker failed, written by that worker. `at` orders cause before consequence."""
+
+    kind: str
+    message: str
+    trace: str
+    at: float
+
+
+def run_workers(role: str, task: Path, folder: Path, count: int, gpus: int) -> None:
+    """Run `python -m mnrl_job.worker ROLE TASK` in `count` processes until all have ended well.
+
+    Args:
+        role: what the workers do (`train`, `evaluate`, `verify`).
+        task: JSON file that tells them the rest.
+        folder: where failing workers leave their outcome files.
+        count: number of processes; they find one another through torch.distributed's environment variables.
+        gpus: GPUs visible; 0 puts the workers on the CPU.
+
+    Raises:
+        JobError: the first failure, as the failing worker itself described it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob("rank-*.json"):
+        stale.unlink()
+    command = [sys.executable, "-m", "mnrl_job.worker", role, str(task)]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count)}
+    workers = []
+    try:
+        for rank in range(count):
+            environment = _environment(count, gpus) | {OUTCOME: str(folder / f"rank-{rank}.json")}
+            if count > 1:
+                environment |= shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            workers.append(subprocess.Popen(command, env=environment, start_new_session=True))
+        _wait(workers)
+        if any(worker.returncode for worker in workers):
+            raise _cause(folder, workers)
+    finally:
+        _stop(workers)
+
+
+def _environment(count: int, gpus: int) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MNRL_")}
+    threads = max(1, len(os.sched_getaffinity(0)) // count)
+    defaults = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"}
+    on_cpu = {} if gpus else {"ACCELERATE_USE_CPU": "true"}
+    return defaults | inherited | on_cpu
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(workers: list[subprocess.Popen[bytes]]) -> None:
+    """Wait until all have ended, or one has failed and its siblings had a moment to end too."""
+    deadline = None
+    while any(worker.poll() is None for worker in workers):
+        if deadline is None and any(worker.returncode for worker in workers):
+            deadline = time.monotonic() + SIBLINGS_SECONDS
+        if deadline is not None and time.monotonic() > deadline:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+def _cause(folder: Path, workers: list[subprocess.Popen[bytes]]) -> JobError:
+    outcomes = [read_record(path, Outcome) for path in folder.glob("rank-*.json")]
+    killed = [rank for rank, worker in enumerate(workers) if worker.returncode is not None and worker.returncode < 0]
+    if killed:
+        name = signal.Signals(-int(workers[killed[0]].returncode or 0)).name
+        hint = "; the machine may have run out of memory" if name == "SIGKILL" else ""
+        return InternalError(f"worker {killed[0]} was killed by {name}{hint}; start the job again")
+    if not outcomes:
+        codes = [worker.returncode for worker in workers]
+        return InternalError(f"a worker ended without a word (exit codes {codes}); its output above may say more")
+    first = min(outcomes, key=lambda outcome: outcome.at)
+    return by_kind(first.kind, first.message, first.trace)
+
+
+def _stop(workers: list[subprocess.Popen[bytes]]) -> None:
+    running = [worker for worker in workers if worker.poll() is None]
+    for worker in running:
+        worker.terminate()
+    deadline = time.monotonic() + STOP_SECONDS
+    for worker in running:
+        try:
+            worker.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()
+
+
+def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobError | None]) -> int:
+    """Run a worker's body; on failure leave an outcome file and return the exit code.
+
+    Args:
+        body: the work.
+        explain: turns a library's exception into one of ours, or None for a fault of the program.
+    """
+    _die_with_parent()
+    try:
+        body()
+    except Exception as error:
+        known = error if isinstance(error, JobError) else explain(error)
+        failure = known or InternalError(f"{type(error).__name__}: {error}")
+        _write_outcome(os.environ, failure, "" if known else traceback.format_exc())
+        return failure.code
+    return 0
+
+
+def _write_outcome(environ: Mapping[str, str], failure: JobError, trace: str) -> None:
+    path = Path(environ[OUTCOME])
+    write_record(path, Outcome(failure.kind, str(failure), trace, time.time()))
+
+
+def _die_with_parent() -> None:
+    """A supervisor that is killed takes its workers along (Linux: PR_SET_PDEATHSIG)."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

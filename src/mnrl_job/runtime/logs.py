@@ -1,0 +1,61 @@
+"""Logs for people on a terminal, JSON lines for machines, both on stderr."""
+
+import json
+import logging
+import sys
+import time
+from typing import Any, Literal
+
+LOG = logging.getLogger("mnrl_job")
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        line.update(getattr(record, "fields", {}))
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+class _Text(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        mark = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        text = f"{time.strftime('%H:%M:%S', time.localtime(record.created))}  {mark}{record.getMessage()}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def log_format(wanted: Literal["auto", "text", "json"]) -> Literal["text", "json"]:
+    """`auto` means text where stderr is a terminal."""
+    if wanted == "auto":
+        return "text" if sys.stderr.isatty() else "json"
+    return wanted
+
+
+def set_up(wanted: Literal["auto", "text", "json"], quiet: bool = False) -> None:
+    """Send our log, and other libraries' errors, to stderr. A `quiet` process (a later rank) keeps to warnings."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines() if log_format(wanted) == "json" else _Text())
+    logging.basicConfig(handlers=[handler], level=logging.ERROR, force=True)
+    logging.captureWarnings(True)
+    LOG.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def log(message: str, **fields: Any) -> None:
+    """Say something; `fields` are added to the JSON line."""
+    LOG.info(message, extra={"fields": fields})
+
+
+def warn(message: str, **fields: Any) -> None:
+    """Say something the user should look at."""
+    LOG.warning(message, extra={"fields": fields})
+
+
+def shows_progress() -> bool:
+    """Whether bars may be drawn: somebody is watching, and nobody parses."""
+    handlers = logging.getLogger().handlers
+    return sys.stderr.isatty() and bool(handlers) and isinstance(handlers[0].formatter, _Text)

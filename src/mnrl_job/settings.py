@@ -1,0 +1,210 @@
+"""Every setting in one frozen, typed model.
+
+The click options, the environment names, `env.example`, the docs table and the JSON schema are all made from the
+fields below, so they cannot drift apart. A value comes from the flag, else the environment, else `.env`, else the
+default. All problems are reported at once.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from mnrl_job.errors import SettingsError
+
+PREFIX = "MNRL_"
+RANKING_METRICS = ("accuracy", "precision", "recall", "mrr", "map", "ndcg")
+METRIC_CUTOFFS = (1, 3, 5, 10, 100)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One place data comes from: `name=uri`. Without a name it takes its file's or folder's."""
+
+    name: str
+    uri: str
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.uri}"
+
+
+def _parse_sources(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    sources = tuple(_parse_source(item.strip()) for item in value.split(",") if item.strip())
+    names = [source.name for source in sources]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two sources share the name {repeated[0]!r}; name them apart as name=uri")
+    return sources
+
+
+def _parse_source(item: str) -> Source:
+    if named := re.fullmatch(r"([A-Za-z0-9_.-]+)=(.+)", item):
+        return Source(named[1], named[2])
+    stem = re.split(r"[/\\]", item.rstrip("/\\"))[-1]
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", re.sub(r"(?<=.)\..*$", "", stem)).strip("-.")
+    return Source(name or "data", item)
+
+
+def _parse_names(value: object) -> object:
+    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+
+
+def _parse_primary_metric(value: object) -> object:
+    pattern = rf"(?:[A-Za-z0-9_.-]+\.)?(?:{'|'.join(RANKING_METRICS)})@(?:{'|'.join(map(str, METRIC_CUTOFFS))})"
+    if not re.fullmatch(pattern, str(value)):
+        raise ValueError("unknown metric")
+    return value
+
+
+Sources = Annotated[tuple[Source, ...], BeforeValidator(_parse_sources)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
+PrimaryMetric = Annotated[str, BeforeValidator(_parse_primary_metric)]
+SOURCES = "one or more of uri or name=uri, comma separated; a file, folder or glob"
+METRIC = f"{'|'.join(RANKING_METRICS)}@{'|'.join(map(str, METRIC_CUTOFFS))}, or NAME.metric"
+
+
+def _setting(default: Any, meaning: str, accepts: str, **limits: Any) -> Any:
+    return Field(default, description=meaning, json_schema_extra={"accepts": accepts}, **limits)
+
+
+class Settings(BaseModel):
+    """The settings of one run. Field `batch_size` is `MNRL_BATCH_SIZE` in the environment, `--batch-size` as a flag."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+    train_data: Sources = _setting((), "the training pairs", SOURCES)
+    eval_data: Sources = _setting((), "the eval sets; without one, training groups are held out", SOURCES)
+    base_model: str = _setting(
+        "sentence-transformers/all-MiniLM-L6-v2", "the model to start from", "a Hub id (id@revision) or a folder"
+    )
+    output: str = _setting("", "the run is written to OUTPUT/RUN_ID/", "a folder")
+    run_id: str = _setting(
+        "",
+        "names the run; made from time and settings when empty",
+        "letters, digits, '.', '_' and '-', at most 128",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,127})?$",
+    )
+    work_dir: str = _setting("", "local scratch; a temporary folder when empty", "a folder")
+    anchor_column: str = _setting("", "the column of anchors (queries); found by name when empty", "a column name")
+    positive_column: str = _setting(
+        "", "the column of positives (documents); found by name when empty", "a column name"
+    )
+    negative_columns: Names = _setting(
+        (),
+        "columns of hard negatives; negative, negative_1, … are found by name",
+        "column names, comma separated",
+    )
+    max_bad_rows: float = _setting(
+        0.0, "share of unusable rows tolerated; above it the run stops", "a number from 0 to 1", ge=0, le=1
+    )
+    eval_holdout: float = _setting(
+        0.1, "share of the training groups held out when there is no eval data", "a number from 0 to 0.9", ge=0, le=0.9
+    )
+    epochs: int = _setting(1, "passes over the training data", "a whole number of at least 1", ge=1)
+    max_steps: int | None = _setting(None, "stop after so many steps", "a whole number of at least 1", ge=1)
+    batch_size: int = _setting(
+        64,
+        "the GLOBAL batch: pairs whose positives serve as one another's negatives, over all devices",
+        "a whole number of at least 2",
+        ge=2,
+    )
+    learning_rate: float = _setting(2e-5, "peak learning rate of AdamW", "a number above 0", gt=0, le=1)
+    warmup: float = _setting(0.1, "share of the steps the learning rate climbs", "a number from 0 to 1", ge=0, le=1)
+    weight_decay: float = _setting(0.01, "weight decay of AdamW", "a number of at least 0", ge=0)
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = _setting(
+        "linear", "how the learning rate falls after warm-up", "linear, cosine or constant_with_warmup"
+    )
+    scale: float = _setting(20.0, "multiplies the cosine similarity (1 / temperature)", "a number above 0", gt=0)
+    max_seq_length: int | None = _setting(
+        None, "tokens a text is cut at; the model's own when empty", "a whole number of at least 2", ge=2
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = _setting(
+        "auto", "arithmetic of the forward pass; weights stay fp32", "auto, fp32, bf16 or fp16"
+    )
+    primary_metric: PrimaryMetric = _setting("ndcg@10", "the metric the run is judged by", METRIC)
+    seed: int = _setting(42, "everything random comes from it", "a whole number from 0 to 4294967295", ge=0, lt=2**32)
+    num_processes: Literal["auto"] | Annotated[int, Field(ge=1)] = _setting(
+        "auto", "workers on this machine: one per visible GPU, on a CPU 1", "auto or a whole number of at least 1"
+    )
+    log_format: Literal["auto", "text", "json"] = _setting(
+        "auto", "text on a terminal, else JSON lines on stderr", "auto, text or json"
+    )
+
+
+REQUIRED = {"train": ("train_data", "output"), "evaluate": ("eval_data", "output"), "settings": ()}
+
+
+def env_name(field: str) -> str:
+    """`batch_size` -> `MNRL_BATCH_SIZE`."""
+    return PREFIX + field.upper()
+
+
+def flag_name(field: str) -> str:
+    """`batch_size` -> `--batch-size`."""
+    return "--" + field.replace("_", "-")
+
+
+def accepts(field: str) -> str:
+    """What a setting takes, in words."""
+    extra = Settings.model_fields[field].json_schema_extra
+    return str(extra["accepts"]) if isinstance(extra, dict) else ""
+
+
+def read_settings(
+    command: str, flags: Mapping[str, str | None], environ: Mapping[str, str], dotenv: Mapping[str, str | None]
+) -> tuple[Settings, dict[str, str]]:
+    """Merge flags, environment and `.env` into checked settings.
+
+    Returns:
+        The settings, and for each setting given by somebody where it came from.
+
+    Raises:
+        SettingsError: naming every problem at once, one a line.
+    """
+    values: dict[str, str] = {}
+    origins: dict[str, str] = {}
+    for field in Settings.model_fields:
+        for origin, value in (
+            (flag_name(field), flags.get(field)),
+            (env_name(field), environ.get(env_name(field))),
+            (f"{env_name(field)} in .env", dotenv.get(env_name(field))),
+        ):
+            if value is not None and (value != "" or origin == flag_name(field)):
+                values[field], origins[field] = value, origin
+                break
+    problems = _unknown_names(environ, "") + _unknown_names(dotenv, " in .env")
+    settings = None
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        problems += _explain(error, values, origins)
+    problems += [
+        f"{env_name(field)} is required: {accepts(field)}" for field in REQUIRED[command] if not values.get(field)
+    ]
+    if problems or settings is None:
+        raise SettingsError("\n".join(problems))
+    return settings, origins
+
+
+def _unknown_names(names: Mapping[str, str | None], where: str) -> list[str]:
+    known = [env_name(field) for field in Settings.model_fields]
+    problems = []
+    for name in sorted(names):
+        if name.startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = f"did you mean {near[0]}?" if near else "`mnrl-job settings` lists all settings"
+            problems.append(f"{name}{where} is not a setting; {hint}")
+    return problems
+
+
+def _explain(error: ValidationError, values: Mapping[str, str], origins: Mapping[str, str]) -> list[str]:
+    problems = {}
+    for detail in error.errors():
+        field = str(detail["loc"][0])
+        reason = f" ({detail['ctx']['error']})" if detail["type"] == "value_error" else ""
+        problems[field] = f"{origins[field]}={values[field]!r} is not accepted{reason}; expected {accepts(field)}"
+    return list(problems.values())
