@@ -1,0 +1,1 @@
+"""What we make of the data before any GPU is used."""

@@ -1,0 +1,170 @@
+"""What steps hand to one another: frozen records, and their way through JSON files between processes."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """An unusable row: `where` is `file:line`."""
+
+    where: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRecord:
+    """What one source gave. `sha256` covers the bytes of its files in order."""
+
+    name: str
+    uri: str
+    files: int
+    rows_read: int
+    rows: int
+    sha256: str
+    columns: dict[str, str]
+    ignored_columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """The training pairs as one Arrow file; `columns` are anchor, positive and any negatives, in this order."""
+
+    path: Path
+    columns: tuple[str, ...]
+    rows: int
+    rows_read: int
+    rejected: dict[str, int]
+    bad_rows: tuple[BadRow, ...]
+    sources: tuple[SourceRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EvalSet:
+    """An eval set as Arrow files in `folder`: queries, corpus, judgements."""
+
+    name: str
+    uri: str
+    folder: Path
+    queries: int
+    documents: int
+    judgements: int
+    unjudged_queries: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTask:
+    """What a worker is to do. `settings` are the run's, as JSON values; `staging` holds what will be published."""
+
+    settings: dict[str, Any]
+    model: str
+    scratch: Path
+    staging: Path
+    eval_sets: tuple[EvalSet, ...]
+    pairs: Pairs | None = None
+    text_ids: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QueryResult:
+    """How one query fared: `rank` (from 1) and `score` of its best-placed relevant document, the `top` documents."""
+
+    query_id: str
+    rank: int
+    score: float
+    metrics: dict[str, float]
+    top: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Means over the queries of one eval set; the queries one by one stand in the file `results`."""
+
+    name: str
+    metrics: dict[str, float]
+    results: Path
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One eval set before and after: each metric's values, gain, interval and p-value. No `after`: evaluation only."""
+
+    name: str
+    before: dict[str, float]
+    after: dict[str, float] = field(default_factory=dict)
+    delta: dict[str, float] = field(default_factory=dict)
+    confidence: dict[str, tuple[float, float]] = field(default_factory=dict)
+    p_value: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What training did. Tokens are counted over all ranks; `padded_tokens` is what the model had to read."""
+
+    steps: int
+    rows_used: int
+    final_loss: float
+    negatives_per_anchor: int
+    precision: str
+    seconds: float
+    tokens: int
+    padded_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    parameters: int
+    embedding_dimension: int
+    max_seq_length: int
+    revision: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """The saved model, read back by a fresh process, against the trained one in memory."""
+
+    reloaded: bool
+    embedding_dimension: int
+    max_difference: float
+    tolerance: float
+    shape: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerResult:
+    """What the first rank reports when a worker group has finished."""
+
+    model: ModelFacts
+    before: tuple[Evaluation, ...]
+    devices: tuple[str, ...]
+    peak_memory_bytes: int
+    after: tuple[Evaluation, ...] = ()
+    training: Training | None = None
+
+
+def read_results(path: Path) -> list[QueryResult]:
+    """The results a worker wrote, one query a line."""
+    adapter = TypeAdapter(QueryResult)
+    with path.open("rb") as handle:
+        return [adapter.validate_json(line) for line in handle]
+
+
+def write_record(path: Path, record: Any) -> None:
+    """Write a record as JSON, whole or not at all."""
+    temporary = path.with_name(path.name + ".partial")
+    temporary.write_text(json.dumps(asdict(record), default=str, ensure_ascii=False), encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_record(path: Path, kind: type[Record]) -> Record:
+    """Read back what `write_record` wrote."""
+    return TypeAdapter(kind).validate_json(path.read_bytes())
