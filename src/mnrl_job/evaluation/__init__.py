@@ -1,0 +1,1 @@
+"""What we believe: rankings, metrics and their certainty."""

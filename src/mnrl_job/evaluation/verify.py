@@ -1,0 +1,58 @@
+"""Is what was saved what was trained? Embeddings of fixed texts, from memory and from the reloaded folder."""
+
+import json
+from pathlib import Path
+
+import torch
+from sentence_transformers import SentenceTransformer
+
+from mnrl_job.errors import InternalError
+from mnrl_job.records import Verification
+
+PROBES = (
+    "How do I reset my password?",
+    "the",
+    "Error 0x80070057: the parameter is incorrect (line 12).",
+    "Ein Satz auf Deutsch mit Umlauten: äöüß.",
+    "日本語の短い文です。",
+    "def search(query: str) -> list[str]: return []",
+    "A longer passage. " * 60,
+    "42",
+)
+
+# Both sides embed in fp32 on the same kind of device. What is left is the rounding of differently ordered sums, a few
+# times 1e-7 for unit-length vectors; a wrong, missing or half-written tensor is off by 1e-2 and more.
+TOLERANCE = 1e-4
+
+
+def embed_probes(model: SentenceTransformer) -> torch.Tensor:
+    """Unit-length fp32 embeddings of the fixed texts, shape (texts, dimension)."""
+    return model.encode(list(PROBES), convert_to_tensor=True, normalize_embeddings=True).float().cpu()
+
+
+def record_probes(model: SentenceTransformer, path: Path) -> None:
+    """Write down what the model in memory says to the fixed texts."""
+    embeddings = embed_probes(model).tolist()
+    path.write_text(json.dumps({"texts": PROBES, "embeddings": embeddings}, ensure_ascii=False), encoding="utf-8")
+
+
+def verify(folder: Path, recorded: Path) -> Verification:
+    """Load the model from `folder` and compare it with what was recorded.
+
+    Raises:
+        InternalError: the reloaded model says something else.
+    """
+    model = SentenceTransformer(str(folder))
+    expected = torch.tensor(json.loads(recorded.read_text(encoding="utf-8"))["embeddings"])
+    found = embed_probes(model)
+    if found.shape != expected.shape:
+        raise InternalError(
+            f"the saved model gives embeddings of shape {tuple(found.shape)}, in memory it gave {tuple(expected.shape)}"
+        )
+    difference = float((found - expected).abs().max())
+    if not difference <= TOLERANCE:
+        raise InternalError(
+            f"the saved model does not give the embeddings it gave in memory: they differ by {difference:.2g}, "
+            f"rounding explains {TOLERANCE:g}; nothing was published"
+        )
+    return Verification(True, found.shape[1], difference, TOLERANCE, (1, found.shape[1]))

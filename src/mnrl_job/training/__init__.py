@@ -1,0 +1,1 @@
+"""What we change: the batch plan and the training loop."""

@@ -1,0 +1,84 @@
+"""Progress one can watch: a bar on a terminal, log lines elsewhere, and `training_log.jsonl` for the run's record."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from mnrl_job.errors import Diverged
+from mnrl_job.runtime.logs import log, shows_progress
+from mnrl_job.training.batches import Plan
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Progress(TrainerCallback):
+    """Follows the trainer. `loss` is the last loss logged, the mean over ranks."""
+
+    def __init__(self, path: Path, plan: Plan, shows: bool) -> None:
+        self.loss = math.nan
+        self._path = path
+        self._plan = plan
+        self._shows = shows
+        self._began = self._said = time.monotonic()
+        self._bar: tqdm[Any] | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._began = self._said = time.monotonic()
+        if self._shows:
+            self._path.write_text("", encoding="utf-8")
+            self._bar = tqdm(total=len(self._plan), desc="training", unit="step", disable=not shows_progress())
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not logs or "loss" not in logs:
+            return
+        self.loss = float(logs["loss"])
+        if not math.isfinite(self.loss):
+            raise Diverged(
+                f"the loss became {self.loss} at step {state.global_step}; lower MNRL_LEARNING_RATE "
+                f"({args.learning_rate:g}), or use MNRL_PRECISION=fp32"
+            )
+        if self._shows:
+            self._write(state.global_step, float(logs["learning_rate"]), float(logs.get("grad_norm", math.nan)))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{self.loss:.4f}", refresh=False)
+            self._bar.update(state.global_step - self._bar.n)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _write(self, step: int, learning_rate: float, grad_norm: float) -> None:
+        seconds = time.monotonic() - self._began
+        line = {
+            "step": step,
+            "of": len(self._plan),
+            "loss": self.loss,
+            "learning_rate": learning_rate,
+            "grad_norm": grad_norm,
+            "pairs_per_second": round(step * self._plan.shape[1] / max(seconds, 1e-9), 2),
+            "seconds": round(seconds, 3),
+        }
+        with self._path.open("a", encoding="utf-8") as handle:
+            handle.write(json.dumps(line) + "\n")
+        if not shows_progress() and time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
+            self._said = time.monotonic()
+            eta = round(seconds / step * (len(self._plan) - step))
+            log(f"step {step} of {len(self._plan)}, loss {self.loss:.4f}, {eta} s to go", **line, eta_seconds=eta)
