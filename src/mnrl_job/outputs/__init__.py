@@ -1,0 +1,1 @@
+"""What we leave behind: metrics, model card, the published run."""

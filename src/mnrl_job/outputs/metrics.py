@@ -1,0 +1,148 @@
+"""The run in numbers: `metrics.json`."""
+
+import importlib.metadata
+import platform
+import subprocess
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mnrl_job.records import Comparison, EvalSet, Pairs, Training, Verification, WorkerResult
+from mnrl_job.settings import Settings
+
+SCHEMA_VERSION = 1
+PACKAGES = ("mnrl-job", "sentence-transformers", "transformers", "accelerate", "datasets", "torch")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything the report is made of."""
+
+    id: str
+    started_at: datetime
+    settings: Settings
+    base_model: str
+    result: WorkerResult
+    eval_sets: tuple[EvalSet, ...]
+    comparisons: tuple[Comparison, ...]
+    seconds: dict[str, float]
+    pairs: Pairs | None = None
+    trained_on: Pairs | None = None
+    verification: Verification | None = None
+
+
+def metrics(run: Run) -> dict[str, Any]:
+    """The content of `metrics.json`, schema version 1 (docs/metrics.md)."""
+    facts = run.result.model
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": "succeeded",
+        "run": {
+            "id": run.id,
+            "started_at": _iso(run.started_at),
+            "finished_at": _iso(datetime.now(UTC)),
+            "attempts": [{"started_at": _iso(run.started_at), "outcome": "succeeded"}],
+        },
+        "model": {
+            "base": run.base_model.partition("@")[0],
+            "revision": facts.revision,
+            "parameters": facts.parameters,
+            "embedding_dimension": facts.embedding_dimension,
+            "max_seq_length": facts.max_seq_length,
+        },
+        "data": {"train": _train_data(run.pairs, run.trained_on), "eval": _eval_data(run.eval_sets)},
+        "training": _training(run.settings, run.result.training),
+        "evaluation": {one.name: _evaluation(one) for one in run.comparisons},
+        "primary_metric": primary(run.settings.primary_metric, run.comparisons),
+        "gate": {"passed": True, "rule": "none"},
+        "verification": asdict(run.verification) if run.verification else None,
+        "performance": _performance(run),
+        "environment": environment(run.result.devices),
+    }
+
+
+def primary(metric: str, comparisons: tuple[Comparison, ...]) -> dict[str, Any] | None:
+    """The metric the run is judged by: of the eval set it names, else of the first."""
+    if not comparisons:
+        return None
+    name, _, key = metric.rpartition(".")
+    one = next((one for one in comparisons if one.name == name), comparisons[0])
+    full_name = f"{one.name}.{key}"
+    return {"name": full_name, "before": one.before[key], "after": one.after.get(key), "delta": one.delta.get(key)}
+
+
+def environment(devices: tuple[str, ...]) -> dict[str, Any]:
+    """Where it ran."""
+    return {
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": list(devices),
+        "image": None,
+        "git_sha": _git_sha(),
+    }
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _train_data(read: Pairs | None, trained: Pairs | None) -> dict[str, Any] | None:
+    if read is None or trained is None:
+        return None
+    return {
+        "rows_read": read.rows_read,
+        "rows_used": trained.rows,
+        "rejected": read.rejected,
+        "sources": [{"name": one.name, "uri": one.uri, "rows": one.rows, "sha256": one.sha256} for one in read.sources],
+    }
+
+
+def _eval_data(eval_sets: tuple[EvalSet, ...]) -> dict[str, Any]:
+    return {one.name: {"queries": one.queries, "documents": one.documents, "sha256": one.sha256} for one in eval_sets}
+
+
+def _training(settings: Settings, training: Training | None) -> dict[str, Any] | None:
+    if training is None:
+        return None
+    return {
+        "loss": "mnrl",
+        "epochs": settings.epochs,
+        "steps": training.steps,
+        "global_batch": settings.batch_size,
+        "negatives_per_anchor": training.negatives_per_anchor,
+        "learning_rate": settings.learning_rate,
+        "precision": training.precision,
+        "final_loss": training.final_loss,
+    }
+
+
+def _evaluation(one: Comparison) -> dict[str, Any]:
+    return {name: value for name, value in asdict(one).items() if name != "name"}
+
+
+def _performance(run: Run) -> dict[str, Any]:
+    training, seconds = run.result.training, dict(run.seconds)
+    seconds["evaluate_before"] = sum(one.seconds for one in run.result.before)
+    rates: dict[str, Any] = {"pairs_per_second": None, "tokens_per_second": None, "padding_ratio": None}
+    if training is not None:
+        rates = {
+            "pairs_per_second": round(training.steps * run.settings.batch_size / training.seconds, 2),
+            "tokens_per_second": round(training.tokens / training.seconds, 1),
+            "padding_ratio": round(training.padded_tokens / max(1, training.tokens), 3),
+        }
+        seconds |= {"train": training.seconds, "evaluate_after": sum(one.seconds for one in run.result.after)}
+    rounded = {name: round(value, 3) for name, value in seconds.items()}
+    return rates | {"peak_memory_bytes": run.result.peak_memory_bytes, "seconds": rounded}
+
+
+def _git_sha() -> str | None:
+    root = Path(__file__).parents[3]
+    if not (root / ".git").exists():
+        return None
+    try:
+        asked = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return asked.stdout.strip() or None

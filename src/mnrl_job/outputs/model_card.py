@@ -1,0 +1,90 @@
+"""The model card: what the model was trained on and how well it does. It quotes no training text."""
+
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
+BODY = """
+# {title}
+
+Maps texts to {dimension}-dimensional vectors; texts that belong together lie close by cosine similarity. Fine-tuned
+from `{base}` by [mnrl-job](https://pypi.org/project/mnrl-job/) with MultipleNegativesRankingLoss.
+
+## Use
+
+```python
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("path/to/this/folder")
+queries = model.encode_query(["a question"])
+documents = model.encode_document(["a passage", "another passage"])
+scores = model.similarity(queries, documents)
+```
+
+Texts are cut at {max_seq_length} tokens.
+
+## How good it is
+
+{evaluation}
+
+## How it was trained
+
+{training}
+"""
+
+
+def model_card(content: dict[str, Any]) -> str:
+    """Render the card (README.md of the model folder) from the content of `metrics.json`."""
+    model, run = content["model"], content["run"]
+    data = ModelCardData(
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "feature-extraction", "loss:MultipleNegativesRankingLoss", "mnrl-job"],
+        base_model=model["base"] if "/" in model["base"] and not model["base"].startswith((".", "/", "~")) else None,
+        model_name=run["id"],
+        eval_results=_eval_results(content),
+    )
+    body = BODY.format(
+        title=run["id"],
+        base=model["base"],
+        dimension=model["embedding_dimension"],
+        max_seq_length=model["max_seq_length"],
+        evaluation=_evaluation(content),
+        training=_training(content),
+    )
+    return f"---\n{data.to_yaml()}\n---\n{body}"
+
+
+def _eval_results(content: dict[str, Any]) -> list[EvalResult] | None:
+    results = [
+        EvalResult("information-retrieval", "custom", name, metric, round(value, 4), metric_name=metric)
+        for name, one in content["evaluation"].items()
+        for metric, value in one["after"].items()
+        if metric.endswith("@10")
+    ]
+    return results or None
+
+
+def _evaluation(content: dict[str, Any]) -> str:
+    lines = ["| eval set | metric | before | after | gain | 95 % interval |", "|---|---|---|---|---|---|"]
+    for name, one in content["evaluation"].items():
+        for metric in (metric for metric in one["after"] if metric.endswith("@10")):
+            low, high = one["confidence"][metric]
+            lines.append(
+                f"| {name} | {metric} | {one['before'][metric]:.4f} | {one['after'][metric]:.4f} "
+                f"| {one['delta'][metric]:+.4f} | {low:+.4f} to {high:+.4f} |"
+            )
+    return "\n".join(lines) if content["evaluation"] else "It was not evaluated."
+
+
+def _training(content: dict[str, Any]) -> str:
+    data, training, packages = content["data"]["train"], content["training"], content["environment"]["packages"]
+    sources = [f"- `{one['name']}`: {one['rows']} pairs, SHA-256 `{one['sha256']}`" for one in data["sources"]]
+    facts = [
+        f"- {data['rows_used']} pairs, {training['epochs']} epoch(s), {training['steps']} steps of "
+        f"{training['global_batch']} pairs, {training['negatives_per_anchor']} negatives for each anchor",
+        f"- learning rate {training['learning_rate']:g}, precision {training['precision']}, "
+        f"final loss {training['final_loss']:.4f}",
+        "- " + ", ".join(f"{name} {version}" for name, version in packages.items()),
+    ]
+    return "\n".join(sources + facts)
