@@ -1,0 +1,58 @@
+# Two commands do everything on a fresh machine: `make train` and `make test`.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+OUTPUT ?= runs
+
+.PHONY: help install install-dev train test check format docs lock clean
+
+help: ## Show this help.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## Create .venv with the locked packages and the example's base model.
+
+install-dev: $(VENV)/.installed-dev ## Add what tests and checks need.
+
+train: install ## Train on the bundled example (on a CPU where there is no GPU); see examples/support-faq.
+	@MNRL_OUTPUT="$${MNRL_OUTPUT:-$(OUTPUT)}" examples/support-faq/train.sh $(BIN)
+
+test: install-dev ## Run the tests (under 10 minutes on 2 cores).
+	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+check: install-dev ## Check format, lint, types, architecture, shell scripts and generated files.
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo >$(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
+	@$(BIN)/shellcheck .ci/run scripts/* examples/*/*.sh
+	@$(BIN)/mnrl-job settings --format env | diff - env.example || { echo "env.example is stale: run make docs"; exit 1; }
+	@$(BIN)/mnrl-job settings --format markdown | diff - docs/settings.md || { echo "docs/settings.md is stale: run make docs"; exit 1; }
+	@echo "all checks passed"
+
+format: install-dev ## Format the code and mend what the linter can mend.
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+docs: install ## Write the files that are made from the settings: env.example and docs/settings.md.
+	@$(BIN)/mnrl-job settings --format env >env.example
+	@$(BIN)/mnrl-job settings --format markdown >docs/settings.md
+
+lock: install-dev ## Resolve the dependencies anew into requirements.lock and requirements-dev.lock.
+	@scripts/lock $(BIN)
+
+clean: ## Remove the environment, caches and the runs of `make train`.
+	rm -rf $(VENV) runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed: requirements.lock pyproject.toml scripts/create-venv
+	@scripts/create-venv $(PYTHON) $(VENV)
+	@echo "installing the locked packages (torch is large, this takes minutes)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	@touch $@
