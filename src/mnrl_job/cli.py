@@ -122,7 +122,8 @@ def _verdict(primary: dict[str, Any] | None) -> str:
 
 def main() -> int:
     """Run a command and turn however it ends into an exit code, a last line and the termination log."""
-    logs.set_up("auto")
+    wanted = os.environ.get("MNRL_LOG_FORMAT")
+    logs.set_up("text" if wanted == "text" else "json" if wanted == "json" else "auto")
     try:
         commands.main(standalone_mode=False)
     except click.ClickException as error:

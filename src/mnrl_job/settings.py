@@ -74,7 +74,7 @@ def _setting(default: Any, meaning: str, accepts: str, **limits: Any) -> Any:
 class Settings(BaseModel):
     """The settings of one run. Field `batch_size` is `MNRL_BATCH_SIZE` in the environment, `--batch-size` as a flag."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False)
 
     train_data: Sources = _setting((), "the training pairs", SOURCES)
     eval_data: Sources = _setting((), "the eval sets; without one, training groups are held out", SOURCES)

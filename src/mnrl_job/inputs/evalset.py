@@ -6,7 +6,7 @@ from typing import Any
 
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.fetch import Fetched
-from mnrl_job.inputs.rows import open_bytes, read_rows
+from mnrl_job.inputs.rows import is_unicode, open_bytes, read_rows
 from mnrl_job.records import BadRow, EvalSet
 from mnrl_job.runtime.files import sha256_of
 from mnrl_job.runtime.logs import warn
@@ -149,6 +149,8 @@ def _json_grades(path: Path, content: dict[str, Any]) -> Grades:
 def _add(texts: Texts, identifier: str, text: str, where: str) -> None:
     if identifier in texts:
         raise DataError(f"{where}: id {identifier!r} stands twice; ids must be unique")
+    if not is_unicode(identifier + text):
+        raise DataError(f"{where}: the text of {identifier!r} is not UTF-8; it holds half a character")
     if not text.strip():
         raise DataError(f"{where}: the text of {identifier!r} is empty")
     texts[identifier] = text.strip()

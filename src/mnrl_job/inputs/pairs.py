@@ -12,7 +12,7 @@ import pyarrow as pa
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.columns import Columns, find_columns
 from mnrl_job.inputs.fetch import Fetched
-from mnrl_job.inputs.rows import read_rows
+from mnrl_job.inputs.rows import is_unicode, read_rows
 from mnrl_job.records import BadRow, Pairs, SourceRecord
 from mnrl_job.runtime.files import sha256_of
 from mnrl_job.runtime.logs import warn
@@ -131,6 +131,8 @@ def _texts(row: dict[str, Any], columns: Columns, where: str) -> Texts | BadRow:
             return BadRow(where, "not text", f"{name} is of type {type(value).__name__}")
         if not value.strip():
             return BadRow(where, "empty", name)
+        if not is_unicode(value):
+            return BadRow(where, "not UTF-8", f"{name} holds half a character")
         texts.append(value.strip())
     return tuple(texts)
 

@@ -51,6 +51,17 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise DataError(f"{path}: the file is damaged or not what its name says: {error}") from error
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8. JSON's escapes and broken bytes can smuggle in halves of characters."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
     """Open a file, decompressing by its suffix."""
@@ -112,7 +123,7 @@ def _separated_row(path: Path, line: int, header: list[str], values: list[str]) 
     where = f"{path}:{line}"
     if len(values) != len(header):
         return BadRow(where, "wrong number of fields", f"{len(values)} fields, the header has {len(header)}")
-    if any("\udc80" <= character <= "\udcff" for value in values if not value.isascii() for character in value):
+    if not all(is_unicode(value) for value in values):
         return BadRow(where, "not UTF-8", "bytes that are no UTF-8 text")
     return dict(zip(header, values, strict=True))
 

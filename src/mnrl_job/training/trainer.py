@@ -14,14 +14,13 @@ from sentence_transformers import (
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 
 from mnrl_job.errors import DeviceError
 from mnrl_job.records import Pairs, Training
 from mnrl_job.settings import Settings
 from mnrl_job.training.batches import Plan, plan_run
+from mnrl_job.training.loss import ROWS_AT_ONCE_ON_CPU, GlobalBatchLoss
 from mnrl_job.training.progress import Progress
 from mnrl_job.training.sampler import PlannedBatches
 
@@ -54,12 +53,13 @@ def train(
     precision = choose_precision(settings.precision, state.device)
     dataset = Dataset.from_file(str(pairs.path))
     progress = Progress(staging / "training_log.jsonl", plan, shows=state.is_main_process)
-    trainer = _trainer(model, settings, dataset, plan, precision, scratch, progress)
-    counter = _CountTokens(trainer.data_collator)
-    trainer.data_collator = counter  # type: ignore[assignment]
+    rows_at_once = ROWS_AT_ONCE_ON_CPU if state.device.type == "cpu" else None
+    loss = GlobalBatchLoss(model, settings.scale, state.num_processes, rows_at_once)
+    arguments = _arguments(settings, plan, precision, scratch / "trainer")
+    trainer = _Trainer(model=model, args=arguments, train_dataset=dataset, loss=loss, callbacks=[progress])
     began = time.perf_counter()
     trainer.train()
-    tokens = reduce(torch.tensor([counter.tokens, counter.padded], device=state.device), "sum").tolist()
+    tokens = reduce(torch.tensor([loss.tokens, loss.padded_tokens], device=state.device), "sum").tolist()
     return Training(
         steps=len(plan),
         rows_used=len(np.unique(plan)),
@@ -89,46 +89,35 @@ def choose_precision(wanted: Literal["auto", "fp32", "bf16", "fp16"], device: to
     return wanted
 
 
-def _trainer(
-    model: SentenceTransformer,
-    settings: Settings,
-    dataset: Dataset,
-    plan: Plan,
-    precision: Precision,
-    scratch: Path,
-    progress: TrainerCallback,
-) -> SentenceTransformerTrainer:
+def _arguments(
+    settings: Settings, plan: Plan, precision: Precision, folder: Path
+) -> SentenceTransformerTrainingArguments:
     state = PartialState()
     ranks = state.num_processes
-    return _Trainer(
-        model=model,
-        args=SentenceTransformerTrainingArguments(
-            output_dir=str(scratch / "trainer"),
-            num_train_epochs=1,
-            per_device_train_batch_size=settings.batch_size // ranks,
-            batch_sampler=lambda data, **_: PlannedBatches(data, plan, ranks),
-            learning_rate=settings.learning_rate,
-            warmup_steps=int(settings.warmup * len(plan)),
-            weight_decay=settings.weight_decay,
-            lr_scheduler_type=settings.schedule,
-            seed=settings.seed,
-            bf16=precision == "bf16",
-            fp16=precision == "fp16",
-            use_cpu=state.device.type == "cpu",
-            accelerator_config={"use_configured_state": True},
-            dataloader_drop_last=True,
-            dataloader_pin_memory=state.device.type == "cuda",
-            logging_steps=log_interval(len(plan)),
-            logging_first_step=True,
-            logging_nan_inf_filter=False,
-            save_strategy="no",
-            eval_strategy="no",
-            report_to=[],
-            disable_tqdm=True,
-        ),
-        train_dataset=dataset,
-        loss=MultipleNegativesRankingLoss(model, scale=settings.scale, gather_across_devices=ranks > 1),
-        callbacks=[progress],
+    return SentenceTransformerTrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=1,
+        per_device_train_batch_size=settings.batch_size // ranks,
+        batch_sampler=lambda data, **_: PlannedBatches(data, plan, ranks),
+        learning_rate=settings.learning_rate,
+        # Rounded down: a run too short for a whole step of warm-up must not spend its first step at rate 0.
+        warmup_steps=int(settings.warmup * len(plan)),
+        weight_decay=settings.weight_decay,
+        lr_scheduler_type=settings.schedule,
+        seed=settings.seed,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
+        use_cpu=state.device.type == "cpu",
+        accelerator_config={"use_configured_state": True},
+        dataloader_drop_last=True,
+        dataloader_pin_memory=state.device.type == "cuda",
+        logging_steps=log_interval(len(plan)),
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        save_strategy="no",
+        eval_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
     )
 
 
@@ -146,21 +135,3 @@ class _Trainer(SentenceTransformerTrainer):
 def log_interval(steps: int) -> int:
     """Steps between two log lines: every step of a short run, about a thousand lines of a long one."""
     return max(1, steps // 1000)
-
-
-class _CountTokens:
-    """The library's collator, counting the tokens that matter and those the padding adds."""
-
-    def __init__(self, collator: Any) -> None:
-        self._collator = collator
-        self.valid_label_columns = collator.valid_label_columns
-        self.tokens = 0
-        self.padded = 0
-
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        batch: dict[str, Any] = self._collator(rows)
-        for name, value in batch.items():
-            if name.endswith("attention_mask"):
-                self.tokens += int(value.sum())
-                self.padded += value.numel()
-        return batch

@@ -1,0 +1,45 @@
+"""Ranking: the same figures as the library's evaluator gives."""
+
+import json
+
+import pytest
+import torch
+
+from mnrl_job.evaluation.retrieval import evaluate, rank
+from mnrl_job.inputs.evalset import write_evalset
+from tests.conftest import PAIRS
+
+
+@pytest.fixture
+def model(tiny_model):
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(tiny_model), device="cpu")
+
+
+def test_metrics_equal_the_librarys_evaluator(model, tmp_path):
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+    queries = {f"q{i}": anchor for i, (anchor, _) in enumerate(PAIRS)}
+    corpus = {f"d{i}": positive for i, (_, positive) in enumerate(PAIRS)}
+    grades = {(f"q{i}", f"d{i}"): 1 for i in range(len(PAIRS))} | {("q0", "d3"): 1}
+    ours = evaluate(model, write_evalset("s", "", tmp_path, queries, corpus, grades), tmp_path / "results.jsonl")
+    relevant = {q: {d for (query, d) in grades if query == q} for q in queries}
+    library = InformationRetrievalEvaluator(queries, corpus, relevant, write_csv=False, ndcg_at_k=[10], mrr_at_k=[10])
+    theirs = library(model)
+    assert ours.metrics["ndcg@10"] == pytest.approx(theirs["cosine_ndcg@10"], abs=1e-6)
+    assert ours.metrics["mrr@10"] == pytest.approx(theirs["cosine_mrr@10"], abs=1e-6)
+    assert ours.metrics["accuracy@3"] == pytest.approx(theirs["cosine_accuracy@3"], abs=1e-6)
+    assert ours.metrics["recall@5"] == pytest.approx(theirs["cosine_recall@5"], abs=1e-6)
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [line["query_id"] for line in lines] == list(queries)
+
+
+def test_the_rank_is_that_of_the_best_relevant_document_in_the_whole_corpus():
+    corpus = torch.eye(200)
+    query = torch.arange(200, 0, -1).float().unsqueeze(0)
+    ids = [f"d{i}" for i in range(200)]
+    (result,) = rank(query, corpus, ["q"], ids, {"q": {"d150": 1, "d199": 2}})
+    assert (result.rank, result.score) == (151, 50.0)
+    assert result.metrics["recall@100"] == 0.0
+    assert result.top[0] == ("d0", 200.0)

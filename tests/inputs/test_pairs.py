@@ -1,0 +1,110 @@
+"""From files to the pairs of record: columns by name, every rejected row counted."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mnrl_job.errors import DataError
+from mnrl_job.inputs.fetch import fetch
+from mnrl_job.inputs.pairs import read_pairs
+from mnrl_job.runtime.tables import read_table
+from mnrl_job.settings import Settings, Source
+from tests.conftest import write_jsonl
+
+
+def read(tmp_path, *uris, **settings):
+    sources = tuple(fetch(Source(f"s{i}", str(uri)), "MNRL_TRAIN_DATA") for i, uri in enumerate(uris))
+    pairs = read_pairs(sources, Settings(**settings), tmp_path / "pairs.arrow")
+    return pairs, read_table(pairs.path).to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("header", "anchor", "positive"),
+    [
+        ("answer,question", "question", "answer"),
+        ("document,query", "query", "document"),
+        ("positive,anchor,answer,question", "anchor", "positive"),
+        ("Answer, Question ", " Question ", "Answer"),
+        ("document,question", "question", "document"),
+    ],
+)
+def test_columns_are_found_by_name_whatever_their_order(tmp_path, header, anchor, positive):
+    path = tmp_path / "pairs.csv"
+    path.write_text(f"{header}\n{header.lower()}\n", encoding="utf-8")
+    pairs, rows = read(tmp_path, path)
+    assert rows == [{"anchor": anchor.strip().lower(), "positive": positive.strip().lower()}]
+    assert pairs.sources[0].columns == {"anchor": anchor, "positive": positive}
+
+
+def test_named_columns_win(tmp_path):
+    path = write_jsonl(tmp_path / "p.jsonl", [{"title": "t", "body": "b", "anchor": "x", "other": "o"}])
+    _, rows = read(tmp_path, path, anchor_column="title", positive_column="body", negative_columns=("other",))
+    assert rows == [{"anchor": "t", "positive": "b", "negative_1": "o"}]
+
+
+def test_missing_columns_name_what_was_found_and_how_to_map(tmp_path):
+    path = write_jsonl(tmp_path / "p.jsonl", [{"title": "t", "body": "b"}])
+    with pytest.raises(DataError, match=r"no anchor column; found title, body; .*MNRL_ANCHOR_COLUMN"):
+        read(tmp_path, path)
+
+
+def test_other_columns_are_left_out_and_told(tmp_path):
+    path = write_jsonl(tmp_path / "p.jsonl", [{"anchor": "a", "positive": "b", "lang": "en", "id": 7}])
+    pairs, rows = read(tmp_path, path)
+    assert rows == [{"anchor": "a", "positive": "b"}]
+    assert pairs.sources[0].ignored_columns == ("id", "lang")
+
+
+def test_bad_rows_are_counted_by_reason_and_named(tmp_path):
+    path = tmp_path / "p.jsonl"
+    good = '{"anchor": "a", "positive": "b"}\n'
+    bad = [
+        '{"anchor": "a", "positive": " "}\n',
+        '{"anchor": null, "positive": "b"}\n',
+        '{"anchor": 3, "positive": "b"}\n',
+    ]
+    path.write_text(good + "".join(bad) + '{"anchor": "a"}\n{"anchor\n', encoding="utf-8")
+    pairs, rows = read(tmp_path, path, max_bad_rows=0.9)
+    assert (pairs.rows_read, pairs.rows, len(rows)) == (6, 1, 1)
+    assert pairs.rejected == {"empty": 1, "null": 1, "not text": 1, "missing column": 1, "malformed JSON": 1}
+    assert [row.where for row in pairs.bad_rows] == [f"{path}:{line}" for line in (2, 3, 4, 5, 6)]
+
+
+def test_half_a_character_is_a_bad_row(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{"anchor": "\\ud83d", "positive": "b"}\n{"anchor": "\\ud83d\\ude00", "positive": "b"}\n')
+    pairs, rows = read(tmp_path, path, max_bad_rows=0.5)
+    assert pairs.rejected == {"not UTF-8": 1}
+    assert rows == [{"anchor": "😀", "positive": "b"}]
+
+
+def test_more_bad_rows_than_tolerated_stop_the_run(tmp_path):
+    rows = [{"anchor": "a", "positive": "b"}] * 9 + [{"anchor": "", "positive": "b"}]
+    path = write_jsonl(tmp_path / "p.jsonl", rows)
+    with pytest.raises(DataError, match=r"p.jsonl:10: empty .*1 of 10 rows are unusable .*MNRL_MAX_BAD_ROWS=0.05"):
+        read(tmp_path, path, max_bad_rows=0.05)
+    assert read(tmp_path, path, max_bad_rows=0.1)[0].rows == 9
+
+
+def test_folders_globs_and_formats_mix(tmp_path):
+    write_jsonl(tmp_path / "in" / "a.jsonl", [{"anchor": "a1", "positive": "p1"}])
+    (tmp_path / "in" / "deep").mkdir()
+    (tmp_path / "in" / "deep" / "b.tsv").write_text("positive\tanchor\np2\ta2\n", encoding="utf-8")
+    (tmp_path / "in" / ".hidden.txt").write_text("no data", encoding="utf-8")
+    pq.write_table(pa.table({"query": ["a3"], "document": ["p3"]}), tmp_path / "c-1.parquet")
+    pairs, rows = read(tmp_path, tmp_path / "in", tmp_path / "c-*.parquet")
+    assert [row["anchor"] for row in rows] == ["a1", "a2", "a3"]
+    assert [source.files for source in pairs.sources] == [2, 1]
+
+
+def test_files_with_different_numbers_of_negatives_are_refused(tmp_path):
+    one = write_jsonl(tmp_path / "one.jsonl", [{"anchor": "a", "positive": "b"}])
+    two = write_jsonl(tmp_path / "two.jsonl", [{"anchor": "a", "positive": "b", "negative": "c"}])
+    with pytest.raises(DataError, match="need the same number"):
+        read(tmp_path, one, two)
+
+
+def test_an_empty_training_set_is_refused(tmp_path):
+    (tmp_path / "p.jsonl").write_text("\n", encoding="utf-8")
+    with pytest.raises(DataError, match="no usable pair"):
+        read(tmp_path, tmp_path / "p.jsonl")

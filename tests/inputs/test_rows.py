@@ -1,0 +1,108 @@
+"""Reading files: every format gives the same rows back, and every fault is named by file and line."""
+
+import csv
+import gzip
+import io
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mnrl_job.errors import DataError
+from mnrl_job.inputs.rows import read_rows
+from mnrl_job.records import BadRow
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=40)
+ROWS = st.lists(st.fixed_dictionaries({"anchor": TEXT, "positive": TEXT}), min_size=1, max_size=20)
+
+
+def as_jsonl(rows):
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def as_separated(rows, separator):
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, ["anchor", "positive"], delimiter=separator)
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue().encode()
+
+
+ENCODERS = {
+    ".jsonl": as_jsonl,
+    ".csv": lambda rows: as_separated(rows, ","),
+    ".tsv": lambda rows: as_separated(rows, "\t"),
+}
+COMPRESSORS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}
+
+
+@pytest.mark.parametrize("compression", COMPRESSORS)
+@pytest.mark.parametrize("suffix", ENCODERS)
+@given(rows=ROWS)
+def test_what_was_written_is_read_back(suffix, compression, rows):
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"pairs{suffix}{compression}"
+        path.write_bytes(COMPRESSORS[compression](ENCODERS[suffix](rows)))
+        assert [row for _, row in read_rows(path)] == rows
+
+
+@given(rows=ROWS)
+def test_parquet_is_read_back(rows):
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "pairs.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), path)
+        assert [row for _, row in read_rows(path)] == rows
+
+
+def test_a_malformed_line_is_named_and_the_others_are_read(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_bytes(b'{"a": 1}\n\n{"a": \n[1]\n{"a": "\xff"}\n{"a": 2}\n')
+    found = dict(read_rows(path))
+    assert [line for line, row in found.items() if isinstance(row, dict)] == [1, 6]
+    assert [(row.where, row.reason) for row in found.values() if isinstance(row, BadRow)] == [
+        (f"{path}:3", "malformed JSON"),
+        (f"{path}:4", "malformed JSON"),
+        (f"{path}:5", "not UTF-8"),
+    ]
+
+
+def test_a_csv_row_of_the_wrong_length_is_named_by_its_first_line(tmp_path):
+    path = tmp_path / "pairs.csv"
+    path.write_text('anchor,positive\n"two\nlines",b\nonly one\n', encoding="utf-8")
+    rows = list(read_rows(path))
+    assert rows[0] == (2, {"anchor": "two\nlines", "positive": "b"})
+    assert rows[1][1] == BadRow(f"{path}:4", "wrong number of fields", "1 fields, the header has 2")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("pairs.xlsx", b"PK", "unknown format .xlsx"),
+        ("pairs", b"text", "unknown format without a suffix"),
+        ("pairs.jsonl.gz", b"not gzip", "damaged"),
+        ("pairs.jsonl.gz", gzip.compress(b'{"a": "b"}\n' * 1000)[:-9], "damaged"),
+        ("pairs.jsonl.zst", b"not zstd", "damaged"),
+        ("pairs.parquet", b"not parquet", "damaged"),
+        ("pairs.csv", b'a,b\n"never closed,x\ny,z\n', ":2: cannot be read as separated values"),
+        ("pairs.csv", b"a,a\nx,y\n", "two columns share a name"),
+        ("pairs.json", b'[{"a": 1}]', "a JSON array"),
+    ],
+)
+def test_a_file_that_cannot_be_read_at_all_is_refused(tmp_path, name, content, said):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=said) as caught:
+        list(read_rows(path))
+    assert str(path) in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
+    path = tmp_path / "excel.csv"
+    path.write_text("anchor,positive\na,b\n", encoding="utf-8-sig")
+    assert [row for _, row in read_rows(path)] == [{"anchor": "a", "positive": "b"}]

@@ -1,0 +1,117 @@
+"""Settings: one model, and everything users see of it."""
+
+import json
+import time
+
+import pytest
+
+from mnrl_job import settings_page
+from mnrl_job.errors import SettingsError
+from mnrl_job.settings import Settings, Source, env_name, flag_name, read_settings
+from tests.conftest import ROOT
+
+NEEDED = {"MNRL_TRAIN_DATA": "pairs.jsonl", "MNRL_OUTPUT": "out"}
+
+
+def problems_of(command="train", flags=None, environ=None, dotenv=None):
+    with pytest.raises(SettingsError) as caught:
+        read_settings(command, flags or {}, environ or {}, dotenv or {})
+    return str(caught.value).splitlines()
+
+
+def test_a_flag_wins_over_the_environment_which_wins_over_dotenv_which_wins_over_the_default():
+    dotenv = {"MNRL_BATCH_SIZE": "8", "MNRL_SEED": "1", "MNRL_EPOCHS": "3"}
+    environ = NEEDED | {"MNRL_BATCH_SIZE": "16", "MNRL_SEED": "2"}
+    settings, origins = read_settings("train", {"batch_size": "32"}, environ, dotenv)
+    assert (settings.batch_size, settings.seed, settings.epochs, settings.warmup) == (32, 2, 3, 0.1)
+    assert origins["batch_size"] == "--batch-size"
+    assert origins["seed"] == "MNRL_SEED"
+    assert origins["epochs"] == "MNRL_EPOCHS in .env"
+
+
+def test_all_problems_are_told_at_once_each_with_variable_value_and_what_is_accepted():
+    environ = {"MNRL_BATCH_SIZE": "many", "MNRL_WARMUP": "7", "MNRL_PRECISION": "fp8", "MNRL_PRIMARY_METRIC": "bleu"}
+    problems = "\n".join(problems_of(environ=environ))
+    assert "MNRL_BATCH_SIZE='many' is not accepted; expected a whole number of at least 2" in problems
+    assert "MNRL_WARMUP='7' is not accepted; expected a number from 0 to 1" in problems
+    assert "MNRL_PRECISION='fp8' is not accepted; expected auto, fp32, bf16 or fp16" in problems
+    assert "MNRL_PRIMARY_METRIC='bleu' is not accepted" in problems
+    assert "MNRL_TRAIN_DATA is required" in problems
+    assert "MNRL_OUTPUT is required" in problems
+    assert len(problems.splitlines()) == 6
+
+
+def test_an_unknown_name_is_an_error_with_a_suggestion():
+    assert problems_of(environ=NEEDED | {"MNRL_BATCHSIZE": "8"}) == [
+        "MNRL_BATCHSIZE is not a setting; did you mean MNRL_BATCH_SIZE?"
+    ]
+    assert problems_of(environ=NEEDED, dotenv={"MNRL_OUTPT": "x"}) == [
+        "MNRL_OUTPT in .env is not a setting; did you mean MNRL_OUTPUT?"
+    ]
+
+
+def test_several_sources_keep_their_names_or_take_those_of_their_files():
+    settings, _ = read_settings("train", {}, NEEDED | {"MNRL_TRAIN_DATA": "faq=a/b.jsonl, c/tickets.jsonl.gz,d/"}, {})
+    assert settings.train_data == (
+        Source("faq", "a/b.jsonl"),
+        Source("tickets", "c/tickets.jsonl.gz"),
+        Source("d", "d/"),
+    )
+
+
+def test_two_sources_of_one_name_are_refused():
+    (problem,) = problems_of(environ=NEEDED | {"MNRL_TRAIN_DATA": "a/x.jsonl,b/x.csv"})
+    assert "two sources share the name 'x'" in problem
+
+
+@pytest.mark.parametrize("value", ["auto", "1", "8"])
+def test_num_processes_takes_auto_or_a_number(value):
+    settings, _ = read_settings("train", {}, NEEDED | {"MNRL_NUM_PROCESSES": value}, {})
+    assert str(settings.num_processes) == value
+
+
+@pytest.mark.parametrize("value", ["0", "two", "-1"])
+def test_num_processes_refuses_anything_else_in_one_line(value):
+    (problem,) = problems_of(environ=NEEDED | {"MNRL_NUM_PROCESSES": value})
+    assert problem.endswith("expected auto or a whole number of at least 1")
+
+
+def test_env_example_docs_schema_and_flags_all_show_every_setting(mnrl_job):
+    names = [env_name(field) for field in Settings.model_fields]
+    env_example = (ROOT / "env.example").read_text(encoding="utf-8")
+    docs = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    shown = {
+        form: mnrl_job("settings", "--format", form).stdout for form in ("env", "markdown", "json-schema", "table")
+    }
+    helped = mnrl_job("train", "--help").stdout
+    assert shown["env"] == env_example
+    assert shown["markdown"] == docs
+    assert list(json.loads(shown["json-schema"])["properties"]) == names
+    assert [line.split()[0] for line in shown["table"].splitlines()[1:]] == names
+    assert all(f"  {flag_name(field)} " in helped for field in Settings.model_fields)
+
+
+def test_env_example_uncommented_gives_the_defaults(mnrl_job, tmp_path):
+    lines = settings_page.as_env().splitlines()
+    (tmp_path / ".env").write_text("\n".join(line.removeprefix("# ") for line in lines if line.startswith("# MNRL_")))
+    values = {
+        cwd: [line.split()[:2] for line in mnrl_job("settings", cwd=cwd).stdout.splitlines()]
+        for cwd in (ROOT, tmp_path)
+    }
+    assert values[tmp_path] == values[ROOT]
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("settings",), ("train", "--help")])
+def test_it_answers_in_under_half_a_second(mnrl_job, arguments):
+    def seconds():
+        began = time.perf_counter()
+        assert mnrl_job(*arguments).code == 0
+        return time.perf_counter() - began
+
+    assert min(seconds() for _ in range(5)) < 0.5
+
+
+def test_an_unknown_flag_ends_with_the_settings_code(mnrl_job):
+    ended = mnrl_job("train", "--batchsize", "8")
+    assert ended.code == 64
+    assert "No such option" in ended.last_line
