@@ -42,8 +42,8 @@ docs: install ## Write the files that are made from the settings: env.example an
 lock: install-dev ## Resolve the dependencies anew into requirements.lock and requirements-dev.lock.
 	@scripts/lock $(BIN)
 
-clean: ## Remove the environment, caches and the runs of `make train`.
-	rm -rf $(VENV) runs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info
+clean: ## Remove the environment and caches (never your runs).
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.installed: requirements.lock pyproject.toml scripts/create-venv

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -164,16 +165,15 @@ def running(tmp_path, good):
 
 
 def workers_of(process):
-    pids = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
-    rows = (line.split(None, 2) for line in pids.splitlines())
-    return [int(pid) for pid, parent, args in rows if int(parent) == process.pid and "mnrl_job.worker" in args]
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return [int(child) for child in children]
 
 
 def gone(pids, seconds=10.0):
     deadline = time.monotonic() + seconds
-    while any(os.path.exists(f"/proc/{pid}") for pid in pids) and time.monotonic() < deadline:  # noqa: PTH110
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return not [pid for pid in pids if os.path.exists(f"/proc/{pid}")]  # noqa: PTH110
+    return not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
 
 
 def test_sigterm_ends_with_preempted_and_nothing_left(running, tmp_path):

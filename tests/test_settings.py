@@ -6,6 +6,7 @@ import time
 import pytest
 
 from mnrl_job import settings_page
+from mnrl_job.cli import export_others
 from mnrl_job.errors import SettingsError
 from mnrl_job.settings import Settings, Source, env_name, flag_name, read_settings
 from tests.conftest import ROOT
@@ -48,6 +49,12 @@ def test_an_unknown_name_is_an_error_with_a_suggestion():
     assert problems_of(environ=NEEDED, dotenv={"MNRL_OUTPT": "x"}) == [
         "MNRL_OUTPT in .env is not a setting; did you mean MNRL_OUTPUT?"
     ]
+
+
+def test_other_names_in_dotenv_reach_the_libraries_unless_the_environment_has_them():
+    environ = {"HF_HOME": "/mine"}
+    export_others({"HF_TOKEN": "t", "HF_HOME": "/other", "MNRL_SEED": "1", "EMPTY": None}, environ)
+    assert environ == {"HF_HOME": "/mine", "HF_TOKEN": "t"}
 
 
 def test_several_sources_keep_their_names_or_take_those_of_their_files():

@@ -1,12 +1,13 @@
 """Commands, and the one place where errors become exit codes and words."""
 
+import contextlib
 import functools
 import json
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,14 @@ from dotenv import dotenv_values
 from mnrl_job import __version__, settings_page
 from mnrl_job.errors import InternalError, JobError, SettingsError
 from mnrl_job.runtime import logs
-from mnrl_job.settings import Settings, accepts, flag_name, read_settings
+from mnrl_job.settings import PREFIX, Settings, accepts, flag_name, read_settings
 
 if TYPE_CHECKING:
     from mnrl_job.job import Finished
 
 TERMINATION_LOG = Path("/dev/termination-log")
-TERMINATION_LOG_BYTES = 4096
+# Kubernetes cuts the log at 4096 bytes; a character takes 4 at most.
+TERMINATION_LOG_CHARACTERS = 900
 SHOWN_METRICS = ("ndcg@10", "mrr@10", "recall@10", "accuracy@1")
 
 
@@ -33,7 +35,9 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     def run(**flags: Any) -> Any:
         own = {name: flags.pop(name) for name in list(flags) if name not in Settings.model_fields}
         name = click.get_current_context().command.name or ""
-        settings, origins = read_settings(name, flags, os.environ, dotenv_values(".env"))
+        dotenv = dotenv_values(".env")
+        settings, origins = read_settings(name, flags, os.environ, dotenv)
+        export_others(dotenv, os.environ)
         logs.set_up(settings.log_format)
         return command(settings, origins, **own)
 
@@ -43,6 +47,13 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
         text = f"{info.description}. Takes {accepts(field)}." + (f" Default: {default}." if default else "")
         wrapped = click.option(flag_name(field), field, metavar="VALUE", help=text)(wrapped)
     return wrapped
+
+
+def export_others(dotenv: Mapping[str, str | None], environ: MutableMapping[str, str]) -> None:
+    """Names in `.env` that are not ours (HF_TOKEN, …) reach the libraries, unless the environment has them."""
+    for name, value in dotenv.items():
+        if value is not None and not name.startswith(PREFIX):
+            environ.setdefault(name, value)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -149,8 +160,9 @@ def fail(failure: JobError) -> int:
         extra={"fields": fields | {"message": str(failure)}},
     )
     if TERMINATION_LOG.exists():
-        line = json.dumps(fields, ensure_ascii=False).encode()[:TERMINATION_LOG_BYTES]
-        TERMINATION_LOG.write_bytes(line)
+        with contextlib.suppress(OSError):
+            short = fields | {"message": str(failure)[:TERMINATION_LOG_CHARACTERS]}
+            TERMINATION_LOG.write_text(json.dumps(short, ensure_ascii=False) + "\n", encoding="utf-8")
     return failure.code
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mnrl_job.errors import JobError, SettingsError
+from mnrl_job.errors import InternalError, JobError, SettingsError
 from mnrl_job.evaluation.significance import compare
 from mnrl_job.inputs.evalset import read_evalset, write_evalset
 from mnrl_job.inputs.fetch import base_model, fetch, local_path
@@ -123,7 +123,8 @@ def opened(settings: Settings) -> Iterator[Attempt]:
     with stop_on_request(), attempt(settings, local_path(settings.output, "MNRL_OUTPUT")) as place:
         try:
             yield place
-        except JobError as failure:
+        except Exception as error:
+            failure = error if isinstance(error, JobError) else InternalError(f"{type(error).__name__}: {error}")
             record_failure(place.run, failure)
             raise
 

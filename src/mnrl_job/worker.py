@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from huggingface_hub.utils.tqdm import enable_progress_bars
 from sentence_transformers import SentenceTransformer
 from transformers.utils.logging import disable_progress_bar
 
@@ -139,8 +140,9 @@ def run(role: Callable[[WorkerTask], None], task: WorkerTask) -> None:
         )
     state = PartialState(cpu=on_cpu)
     logs.set_up(task.settings["log_format"], quiet=not state.is_main_process)
-    if not logs.shows_progress():
-        disable_progress_bar()
+    disable_progress_bar()
+    if logs.shows_progress():
+        enable_progress_bars()  # the Hub's: a download may take minutes, loading from disk does not
     try:
         role(task)
     finally:

@@ -48,6 +48,14 @@ def test_missing_columns_name_what_was_found_and_how_to_map(tmp_path):
         read(tmp_path, path)
 
 
+def test_a_first_row_without_columns_is_a_bad_row_not_a_bad_file(tmp_path):
+    path = write_jsonl(tmp_path / "p.jsonl", [{"note": "x"}, {"anchor": "a", "positive": "b"}])
+    pairs, rows = read(tmp_path, path, max_bad_rows=0.5)
+    assert rows == [{"anchor": "a", "positive": "b"}]
+    assert pairs.rejected == {"missing column": 1}
+    assert pairs.sources[0].ignored_columns == ("note",)
+
+
 def test_other_columns_are_left_out_and_told(tmp_path):
     path = write_jsonl(tmp_path / "p.jsonl", [{"anchor": "a", "positive": "b", "lang": "en", "id": 7}])
     pairs, rows = read(tmp_path, path)

@@ -21,7 +21,10 @@ from mnrl_job.settings import Settings
 NAMED_BAD_ROWS = 100
 ROWS_PER_BATCH = 10_000
 
+ROWS_TO_FIND_COLUMNS = 100
+
 Texts = tuple[str, ...]
+Layout = dict[Path, Columns]
 
 
 @dataclass(slots=True)
@@ -46,16 +49,17 @@ def read_pairs(sources: tuple[Fetched, ...], settings: Settings, path: Path) -> 
         DataError: no usable row, too many unusable ones, missing columns, or a damaged file.
     """
     tally = _Tally()
-    layouts = {source.name: _layout(source, settings) for source in sources}
+    layouts = [_layout(source, settings) for source in sources]
     roles = _common_roles(layouts)
     records = []
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, _schema(roles)) as writer:
-        for source in sources:
+        for source, layout in zip(sources, layouts, strict=True):
             before = (tally.read, tally.kept)
-            rows = _usable_rows(source, layouts[source.name], tally)
+            keys: set[str] = set()
+            rows = _usable_rows(source, layout, tally, keys)
             while batch := list(islice(rows, ROWS_PER_BATCH)):
                 writer.write_batch(pa.record_batch([pa.array(column) for column in zip(*batch, strict=True)], roles))
-            records.append(_source_record(source, layouts[source.name], tally, before))
+            records.append(_source_record(source, layout, tally, before, keys))
     _enforce(tally, settings.max_bad_rows)
     return Pairs(
         path=path,
@@ -68,36 +72,35 @@ def read_pairs(sources: tuple[Fetched, ...], settings: Settings, path: Path) -> 
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    columns: dict[Path, Columns]
-    ignored: tuple[str, ...]
+def _layout(source: Fetched, settings: Settings) -> Layout:
+    """Find the columns of each file of a source, by its first row that has them.
 
-
-def _layout(source: Fetched, settings: Settings) -> _Layout:
-    """Find the columns of each file of a source by the first row that parses."""
-    columns: dict[Path, Columns] = {}
-    ignored: set[str] = set()
+    Raises:
+        DataError: no row of a file has an anchor and a positive; it tells what the first row has.
+    """
+    layout: Layout = {}
     for file in source.files:
-        first = next((row for _, row in read_rows(file) if isinstance(row, dict)), None)
-        if first is not None:
-            columns[file] = find_columns(first, settings, str(file))
-            ignored |= set(first) - set(columns[file].names())
-    if ignored:
-        names = ", ".join(sorted(ignored))
-        warn(f"{source.name}: left out columns that are neither anchor, positive nor negative: {names}")
-    return _Layout(columns, tuple(sorted(ignored)))
+        rows = (row for _, row in read_rows(file) if isinstance(row, dict))
+        problems = []
+        for row in islice(rows, ROWS_TO_FIND_COLUMNS):
+            try:
+                layout[file] = find_columns(row, settings, str(file))
+                break
+            except DataError as problem:
+                problems.append(problem)
+        else:
+            if problems:
+                raise problems[0]
+    return layout
 
 
-def _common_roles(layouts: dict[str, _Layout]) -> tuple[str, ...]:
+def _common_roles(layouts: list[Layout]) -> tuple[str, ...]:
     """The columns all files agree on. A file with fewer negatives than another is refused, not filled up.
 
     Raises:
         DataError: where the files differ.
     """
-    roles = {
-        str(file): tuple(columns.roles()) for layout in layouts.values() for file, columns in layout.columns.items()
-    }
+    roles = {str(file): tuple(columns.roles()) for layout in layouts for file, columns in layout.items()}
     if len(set(roles.values())) > 1:
         fewest, most = min(roles, key=lambda file: len(roles[file])), max(roles, key=lambda file: len(roles[file]))
         raise DataError(
@@ -107,11 +110,14 @@ def _common_roles(layouts: dict[str, _Layout]) -> tuple[str, ...]:
     return next(iter(roles.values()), ("anchor", "positive"))
 
 
-def _usable_rows(source: Fetched, layout: _Layout, tally: _Tally) -> Iterator[Texts]:
+def _usable_rows(source: Fetched, layout: Layout, tally: _Tally, keys: set[str]) -> Iterator[Texts]:
+    """Yield the texts of each usable row; count the others in `tally`, and collect all column names in `keys`."""
     for file in source.files:
         for line, row in read_rows(file):
             tally.read += 1
-            texts = row if isinstance(row, BadRow) else _texts(row, layout.columns[file], f"{file}:{line}")
+            if isinstance(row, dict):
+                keys.update(row)
+            texts = row if isinstance(row, BadRow) else _texts(row, layout[file], f"{file}:{line}")
             if isinstance(texts, BadRow):
                 tally.reject(texts)
             else:
@@ -155,8 +161,13 @@ def _counts(rejected: Counter[str]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in rejected.most_common())
 
 
-def _source_record(source: Fetched, layout: _Layout, tally: _Tally, before: tuple[int, int]) -> SourceRecord:
-    columns = next(iter(layout.columns.values()), None)
+def _source_record(
+    source: Fetched, layout: Layout, tally: _Tally, before: tuple[int, int], keys: set[str]
+) -> SourceRecord:
+    columns = next(iter(layout.values()), None)
+    ignored = tuple(sorted(keys.difference(*(one.names() for one in layout.values()))))
+    if ignored:
+        warn(f"{source.name}: left out columns that are neither anchor, positive nor negative: {', '.join(ignored)}")
     return SourceRecord(
         name=source.name,
         uri=source.uri,
@@ -165,7 +176,7 @@ def _source_record(source: Fetched, layout: _Layout, tally: _Tally, before: tupl
         rows=tally.kept - before[1],
         sha256=sha256_of(source.files),
         columns=columns.roles() if columns else {},
-        ignored_columns=layout.ignored,
+        ignored_columns=ignored,
     )
 
 

@@ -44,7 +44,10 @@ def read_rows(path: Path) -> Iterator[Row]:
         elif kind == ".parquet":
             yield from _parquet(path)
         else:
-            raise DataError(f"{path}: unknown format {kind or 'without a suffix'}; expected {FORMATS}")
+            raise DataError(
+                f"{path}: unknown format {kind or 'without a suffix'}; expected {FORMATS}; "
+                "a glob such as folder/*.jsonl leaves other files out"
+            )
     except (FileNotFoundError, PermissionError) as error:
         raise MissingError(f"{path}: cannot be opened: {error.strerror}") from error
     except (EOFError, gzip.BadGzipFile, zstandard.ZstdError, pa.ArrowException, OSError) as error:

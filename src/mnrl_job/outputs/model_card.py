@@ -8,7 +8,7 @@ BODY = """
 # {title}
 
 Maps texts to {dimension}-dimensional vectors; texts that belong together lie close by cosine similarity. Fine-tuned
-from `{base}` by [mnrl-job](https://pypi.org/project/mnrl-job/) with MultipleNegativesRankingLoss.
+from `{base}` by mnrl-job with MultipleNegativesRankingLoss.
 
 ## Use
 

@@ -70,7 +70,8 @@ def run_workers(role: str, task: Path, folder: Path, count: int, gpus: int) -> N
 
 def _environment(count: int, gpus: int) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MNRL_")}
-    threads = max(1, len(os.sched_getaffinity(0)) // count)
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    threads = max(1, cores // count)
     defaults = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"}
     on_cpu = {} if gpus else {"ACCELERATE_USE_CPU": "true"}
     return defaults | inherited | on_cpu
@@ -94,16 +95,21 @@ def _wait(workers: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _cause(folder: Path, workers: list[subprocess.Popen[bytes]]) -> JobError:
-    outcomes = [read_record(path, Outcome) for path in folder.glob("rank-*.json")]
-    killed = [rank for rank, worker in enumerate(workers) if worker.returncode is not None and worker.returncode < 0]
-    if killed:
-        name = signal.Signals(-int(workers[killed[0]].returncode or 0)).name
+    """The first failure that explains itself; else the worker that was killed; else the first fault of ours.
+
+    When one worker is gone, its siblings fail too: their collectives break, or their runtime aborts them.
+    """
+    outcomes = sorted((read_record(path, Outcome) for path in folder.glob("rank-*.json")), key=lambda one: one.at)
+    killed = [(rank, -worker.returncode) for rank, worker in enumerate(workers) if (worker.returncode or 0) < 0]
+    explained = [one for one in outcomes if one.kind != InternalError.kind]
+    if killed and not explained:
+        name = signal.Signals(killed[0][1]).name
         hint = "; the machine may have run out of memory" if name == "SIGKILL" else ""
-        return InternalError(f"worker {killed[0]} was killed by {name}{hint}; start the job again")
+        return InternalError(f"worker {killed[0][0]} was killed by {name}{hint}")
     if not outcomes:
         codes = [worker.returncode for worker in workers]
         return InternalError(f"a worker ended without a word (exit codes {codes}); its output above may say more")
-    first = min(outcomes, key=lambda outcome: outcome.at)
+    first = (explained or outcomes)[0]
     return by_kind(first.kind, first.message, first.trace)
 
 

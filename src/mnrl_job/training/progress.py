@@ -51,12 +51,13 @@ class Progress(TrainerCallback):
                 f"the loss became {self.loss} at step {state.global_step}; lower MNRL_LEARNING_RATE "
                 f"({args.learning_rate:g}), or use MNRL_PRECISION=fp32"
             )
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{self.loss:.4f}")
         if self._shows:
-            self._write(state.global_step, float(logs["learning_rate"]), float(logs.get("grad_norm", math.nan)))
+            self._write(state.global_step, float(logs["learning_rate"]), logs.get("grad_norm"))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if self._bar is not None:
-            self._bar.set_postfix(loss=f"{self.loss:.4f}", refresh=False)
             self._bar.update(state.global_step - self._bar.n)
 
     def on_train_end(
@@ -65,7 +66,7 @@ class Progress(TrainerCallback):
         if self._bar is not None:
             self._bar.close()
 
-    def _write(self, step: int, learning_rate: float, grad_norm: float) -> None:
+    def _write(self, step: int, learning_rate: float, grad_norm: float | None) -> None:
         seconds = time.monotonic() - self._began
         line = {
             "step": step,
