@@ -11,8 +11,13 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
+
+# Examples write files, on machines whose speed is not ours to know.
+settings.register_profile("files", deadline=None)
+settings.load_profile("files")
 
 PAIRS = [
     ("how do i reset my password", "open settings and choose security to get a new password"),
@@ -41,7 +46,8 @@ class Ended:
 
 def clean_environment(**extra: str) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MNRL_", "CUDA_"))}
-    return kept | {"HF_HUB_OFFLINE": "1", "MNRL_LOG_FORMAT": "text", "CUDA_VISIBLE_DEVICES": ""} | extra
+    chosen = {"HF_HUB_OFFLINE": "1", "MNRL_LOG_FORMAT": "text", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    return kept | chosen | extra
 
 
 def command(*arguments: str) -> list[str]:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -138,6 +139,22 @@ def test_a_hub_model_out_of_reach_is_missing(mnrl_job, tmp_path, good):
     assert "nobody/no-such-model@main cannot be loaded" in ended.last_line
     assert "Traceback" not in ended.stderr
     assert not list(tmp_path.rglob("_SUCCESS"))
+
+
+def test_a_damaged_base_model_is_unusable_data(mnrl_job, tmp_path, good):
+    shutil.copytree(good["MNRL_BASE_MODEL"], tmp_path / "torn")
+    weights = tmp_path / "torn" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    ended = mnrl_job("train", **(good | {"MNRL_BASE_MODEL": "torn"}))
+    assert ended.code == 65, ended.stderr
+    assert "MNRL_BASE_MODEL: torn cannot be loaded" in ended.last_line
+    assert "Traceback" not in ended.stderr
+
+
+def test_more_tokens_than_the_model_takes_are_refused(mnrl_job, good):
+    ended = mnrl_job("train", **(good | {"MNRL_MAX_SEQ_LENGTH": "65"}))
+    assert ended.code == 64, ended.stderr
+    assert "MNRL_MAX_SEQ_LENGTH=65: the model takes 64 at most" in ended.last_line
 
 
 def test_a_loss_that_is_no_number_ends_with_its_own_code_from_two_workers(mnrl_job, tmp_path, good):

@@ -15,7 +15,7 @@ from huggingface_hub.utils.tqdm import enable_progress_bars
 from sentence_transformers import SentenceTransformer
 from transformers.utils.logging import disable_progress_bar
 
-from mnrl_job.errors import DeviceError, JobError, MemoryLimit, MissingError
+from mnrl_job.errors import DataError, DeviceError, JobError, MemoryLimit, MissingError, SettingsError
 from mnrl_job.evaluation.retrieval import evaluate
 from mnrl_job.evaluation.verify import record_probes, verify
 from mnrl_job.records import Evaluation, ModelFacts, Training, WorkerResult, WorkerTask, read_record, write_record
@@ -60,17 +60,25 @@ def load_model(name: str, settings: Settings) -> SentenceTransformer:
     """Load a folder or a Hub id with an optional `@revision` onto this worker's device.
 
     Raises:
-        MissingError: there is no such model, or it cannot be reached.
+        MissingError: there is no such model on the Hub, or it cannot be reached.
+        DataError: the folder's model is damaged.
+        SettingsError: texts are to be cut at more tokens than the model can take.
     """
-    path, _, revision = (name, "", "") if Path(name).is_dir() else name.partition("@")
+    is_folder = Path(name).is_dir()
+    path, _, revision = (name, "", "") if is_folder else name.partition("@")
     try:
         model = SentenceTransformer(path, revision=revision or None, device=str(PartialState().device))
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise MissingError(
-            f"MNRL_BASE_MODEL: {name} cannot be loaded: {reason}; give a model folder or a Hub id that can be reached"
-        ) from error
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        reason = f"MNRL_BASE_MODEL: {name} cannot be loaded: {str(error).strip().splitlines()[0]}"
+        if is_folder:
+            raise DataError(f"{reason}; the folder is damaged or holds no Sentence Transformers model") from error
+        raise MissingError(f"{reason}; give a model folder, or a Hub id that can be reached from here") from error
     if settings.max_seq_length:
+        longest = getattr(getattr(model.transformers_model, "config", None), "max_position_embeddings", None)
+        if longest and settings.max_seq_length > longest > 0:
+            raise SettingsError(f"MNRL_MAX_SEQ_LENGTH={settings.max_seq_length}: the model takes {longest} at most")
         model.max_seq_length = settings.max_seq_length
     return model
 
@@ -82,7 +90,8 @@ def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tup
     for eval_set in task.eval_sets:
         results = task.scratch / f"{when}-{eval_set.name}.jsonl"
         done = evaluate(model, eval_set, results)
-        logs.log(f"{when} training, {eval_set.name}: {primary} {done.metrics[primary]:.4f}", seconds=done.seconds)
+        moment = f"{when} training, " if task.pairs else ""
+        logs.log(f"{moment}{eval_set.name}: {primary} {done.metrics[primary]:.4f}", seconds=done.seconds)
         evaluations.append(done)
     return tuple(evaluations)
 

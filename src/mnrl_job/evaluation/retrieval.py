@@ -19,7 +19,7 @@ from mnrl_job.runtime.logs import shows_progress
 from mnrl_job.runtime.tables import read_table
 from mnrl_job.settings import METRIC_CUTOFFS
 
-QUERIES_AT_ONCE = 256
+SCORES_AT_ONCE = 2**26  # 256 MiB of fp32
 TOP_KEPT = 10
 
 
@@ -78,13 +78,22 @@ def rank(
     corpus_ids: list[str],
     grades: dict[str, dict[str, int]],
 ) -> Iterator[QueryResult]:
-    """Rank the corpus for each query, a few hundred queries at a time. Embeddings have shape (texts, dimension)."""
+    """Rank the corpus for each query, as many queries at a time as `SCORES_AT_ONCE` holds.
+
+    Args:
+        queries: embeddings, shape (queries, dimension).
+        corpus: embeddings, shape (documents, dimension).
+        query_ids: ids of `queries`, in order.
+        corpus_ids: ids of `corpus`, in order.
+        grades: the relevant documents of each query with their grades.
+    """
     row_of = {identifier: row for row, identifier in enumerate(corpus_ids)}
     depth = min(max(METRIC_CUTOFFS), len(corpus_ids))
-    for start in range(0, len(query_ids), QUERIES_AT_ONCE):
-        scores = queries[start : start + QUERIES_AT_ONCE] @ corpus.T
+    at_once = max(1, SCORES_AT_ONCE // len(corpus_ids))
+    for start in range(0, len(query_ids), at_once):
+        scores = queries[start : start + at_once] @ corpus.T
         best = torch.topk(scores, depth, dim=1)
-        for offset, query in enumerate(query_ids[start : start + QUERIES_AT_ONCE]):
+        for offset, query in enumerate(query_ids[start : start + at_once]):
             relevant = grades[query]
             documents = [corpus_ids[row] for row in best.indices[offset].tolist()]
             best_relevant = scores[offset, [row_of[document] for document in relevant]].max()
