@@ -54,6 +54,7 @@ def test_the_eight_rows_of_the_how_to_keep_ndcg_at_3_at_one_and_reload(mnrl_job,
     assert metrics["data"]["eval"]["faq"]["documents"] == 4
     assert metrics["training"]["negatives_per_anchor"] == 7
     assert metrics["training"]["steps"] == 1
+    assert metrics["data"]["train"]["rows_used"] == 8
 
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     manifest = read_json(run / "manifest.json")
@@ -142,6 +143,20 @@ def test_without_eval_data_some_pairs_are_held_out(mnrl_job, tmp_path, tiny_mode
     audit = read_json(tmp_path / "out" / "r" / "audit.json")
     assert (audit["rows_held_out"], audit["rows_to_train_on"]) == (4, 36)
     assert read_json(tmp_path / "out" / "r" / "metrics.json")["data"]["eval"]["holdout"]["queries"] == 4
+
+
+def test_data_that_can_hardly_fill_a_batch_is_warned_of_and_counted(mnrl_job, tmp_path, tiny_model, eval_file):
+    rows = [(f"{PAIRS[i % 8][0]} {i}", PAIRS[min(i % 16, 7)][1]) for i in range(48)]
+    write_pairs(tmp_path / "few.jsonl", rows)
+    ended = mnrl_job(
+        *("train", "--train-data", "few.jsonl", "--eval-data", str(eval_file), "--base-model", str(tiny_model)),
+        *("--output", "out", "--run-id", "r", "--batch-size", "8"),
+    )
+    assert ended.code == 0, ended.stderr
+    metrics = read_json(tmp_path / "out" / "r" / "metrics.json")
+    used = metrics["data"]["train"]["rows_used"]
+    assert used == 8 * metrics["training"]["steps"] <= 24
+    assert f"use {used} of 48 pairs an epoch: texts repeat too often" in ended.stderr
 
 
 def test_evaluate_gives_the_figures_train_gives_before(mnrl_job, tmp_path, tiny_model, pairs_file, eval_file):

@@ -57,6 +57,11 @@ def test_other_names_in_dotenv_reach_the_libraries_unless_the_environment_has_th
     assert environ == {"HF_HOME": "/mine", "HF_TOKEN": "t"}
 
 
+def test_a_wrong_value_in_dotenv_is_told_as_such():
+    (problem,) = problems_of(environ=NEEDED, dotenv={"MNRL_SEED": "x"})
+    assert problem.startswith("MNRL_SEED='x' in .env is not accepted; expected a whole number")
+
+
 def test_several_sources_keep_their_names_or_take_those_of_their_files():
     settings, _ = read_settings("train", {}, NEEDED | {"MNRL_TRAIN_DATA": "faq=a/b.jsonl, c/tickets.jsonl.gz,d/"}, {})
     assert settings.train_data == (

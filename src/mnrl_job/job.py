@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,16 @@ from mnrl_job.records import (
     read_results,
     write_record,
 )
-from mnrl_job.runtime import devices
 from mnrl_job.runtime.attempt import Attempt, attempt, stop_on_request
+from mnrl_job.runtime.devices import Devices, find_devices
 from mnrl_job.runtime.launch import run_workers
 from mnrl_job.runtime.logs import log, warn
 from mnrl_job.settings import Settings
 from mnrl_job.training.batches import plan_epoch
 
 HELD_OUT = "holdout"
+# Below this share of the batches there could be, the user should know.
+WORTH_A_WARNING = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +63,7 @@ def train(settings: Settings) -> Finished:
         if already_published(place.run, place.settings_hash):
             return Finished(place.run, None)
         clock = Clock()
-        gpus = devices.visible_gpus()
-        workers = devices.worker_count(settings.num_processes, gpus)
+        devices = find_devices(settings.num_processes)
         with clock("fetch"):
             model = base_model(settings.base_model)
             sources = tuple(fetch(source, "MNRL_TRAIN_DATA") for source in settings.train_data)
@@ -72,13 +73,13 @@ def train(settings: Settings) -> Finished:
             log(f"read {read.rows} pairs from {len(sources)} source(s)", rejected=read.rejected)
             pairs, text_ids, eval_sets = prepare(settings, place, read, eval_sets)
             check_primary_metric(settings, eval_sets)
-            check_batch(settings, workers, np.load(text_ids))
+            check_batch(settings, devices.workers, np.load(text_ids))
         task = WorkerTask(
             settings.model_dump(mode="json"), model, place.scratch, place.staging, eval_sets, pairs, text_ids
         )
-        result = work("train", task, workers, gpus)
+        result = work("train", task, devices)
         with clock("verify"):
-            verification = verify(task, gpus)
+            verification = verify(task, devices)
         return report(settings, place, clock, task, result, read, verification)
 
 
@@ -92,15 +93,14 @@ def evaluate(settings: Settings) -> Finished:
         if already_published(place.run, place.settings_hash):
             return Finished(place.run, None)
         clock = Clock()
-        gpus = devices.visible_gpus()
-        workers = devices.worker_count(settings.num_processes, gpus)
+        devices = find_devices(settings.num_processes)
         with clock("fetch"):
             model = base_model(settings.base_model)
         with clock("prepare"):
             eval_sets = read_eval_sets(settings, place)
             check_primary_metric(settings, eval_sets)
         task = WorkerTask(settings.model_dump(mode="json"), model, place.scratch, place.staging, eval_sets)
-        result = work("evaluate", task, workers, gpus)
+        result = work("evaluate", task, devices)
         return report(settings, place, clock, task, result)
 
 
@@ -185,21 +185,27 @@ def check_batch(settings: Settings, workers: int, text_ids: np.ndarray[Any, np.d
             f"MNRL_BATCH_SIZE={size}: no batch can be filled without repeating a text; the {rows} pairs have "
             f"{distinct} distinct positives; set it lower"
         )
-    if steps * size < rows:
-        log(f"{steps} batches an epoch use {steps * size} of {rows} pairs; which are left out changes with the epoch")
+    used = f"{steps} batches of {size} use {steps * size} of {rows} pairs an epoch"
+    if steps < WORTH_A_WARNING * (rows // size):
+        warn(
+            f"{used}: texts repeat too often to fill more without one meeting itself; "
+            "a smaller MNRL_BATCH_SIZE uses more"
+        )
+    elif steps * size < rows:
+        log(f"{used}; which are left out changes with the epoch")
 
 
-def work(role: str, task: WorkerTask, workers: int, gpus: int) -> WorkerResult:
+def work(role: str, task: WorkerTask, devices: Devices) -> WorkerResult:
     """Run the workers and read what they report."""
     path = task.scratch / "task.json"
     write_record(path, task)
-    run_workers(role, path, task.scratch / "outcomes", workers, gpus)
+    run_workers(role, path, task.scratch / "outcomes", devices)
     return read_record(task.scratch / "result.json", WorkerResult)
 
 
-def verify(task: WorkerTask, gpus: int) -> Verification:
+def verify(task: WorkerTask, devices: Devices) -> Verification:
     """Reload the saved model in a fresh process and compare."""
-    run_workers("verify", task.scratch / "task.json", task.scratch / "outcomes", 1, gpus)
+    run_workers("verify", task.scratch / "task.json", task.scratch / "outcomes", replace(devices, workers=1))
     return read_record(task.scratch / "verified.json", Verification)
 
 
@@ -223,7 +229,6 @@ def report(
         comparisons=tuple(compare_set(settings, task, result, one.name) for one in task.eval_sets),
         seconds=clock.seconds,
         pairs=read,
-        trained_on=task.pairs,
         verification=verification,
     )
     if task.pairs is not None:

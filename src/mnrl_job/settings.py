@@ -206,5 +206,7 @@ def _explain(error: ValidationError, values: Mapping[str, str], origins: Mapping
     for detail in error.errors():
         field = str(detail["loc"][0])
         reason = f" ({detail['ctx']['error']})" if detail["type"] == "value_error" else ""
-        problems[field] = f"{origins[field]}={values[field]!r} is not accepted{reason}; expected {accepts(field)}"
+        name, _, file = origins[field].partition(" in ")
+        place = f" in {file}" if file else ""
+        problems[field] = f"{name}={values[field]!r}{place} is not accepted{reason}; expected {accepts(field)}"
     return list(problems.values())

@@ -7,7 +7,8 @@ import pytest
 
 from mnrl_job.errors import Diverged, InternalError
 from mnrl_job.records import write_record
-from mnrl_job.runtime.launch import Outcome, _cause
+from mnrl_job.runtime.devices import Devices
+from mnrl_job.runtime.launch import Outcome, _cause, _device_environment
 
 ENDINGS = {
     "fails": "raise SystemExit(1)",
@@ -50,3 +51,16 @@ def test_a_killed_worker_explains_its_siblings_broken_connections(tmp_path, work
 
 def test_a_worker_that_says_nothing_is_told_by_its_exit_code(tmp_path, workers):
     assert "exit codes [1]" in str(_cause(tmp_path, workers("fails")))
+
+
+@pytest.mark.parametrize(
+    ("devices", "visible", "expected"),
+    [
+        (Devices(gpus=0, workers=2), None, {"ACCELERATE_USE_CPU": "true"}),
+        (Devices(gpus=4, workers=4), None, {"CUDA_VISIBLE_DEVICES": "0,1,2,3"}),
+        (Devices(gpus=4, workers=1), None, {"CUDA_VISIBLE_DEVICES": "0"}),
+        (Devices(gpus=2, workers=1), "5,7", {"CUDA_VISIBLE_DEVICES": "5"}),
+    ],
+)
+def test_workers_see_as_many_gpus_as_there_are_workers(devices, visible, expected):
+    assert _device_environment(devices, visible) == expected

@@ -28,7 +28,6 @@ class Run:
     comparisons: tuple[Comparison, ...]
     seconds: dict[str, float]
     pairs: Pairs | None = None
-    trained_on: Pairs | None = None
     verification: Verification | None = None
 
 
@@ -51,7 +50,7 @@ def metrics(run: Run) -> dict[str, Any]:
             "embedding_dimension": facts.embedding_dimension,
             "max_seq_length": facts.max_seq_length,
         },
-        "data": {"train": _train_data(run.pairs, run.trained_on), "eval": _eval_data(run.eval_sets)},
+        "data": {"train": _train_data(run.pairs, run.result.training), "eval": _eval_data(run.eval_sets)},
         "training": _training(run.settings, run.result.training),
         "evaluation": {one.name: _evaluation(one) for one in run.comparisons},
         "primary_metric": primary(run.settings.primary_metric, run.comparisons),
@@ -88,12 +87,12 @@ def _iso(moment: datetime) -> str:
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _train_data(read: Pairs | None, trained: Pairs | None) -> dict[str, Any] | None:
-    if read is None or trained is None:
+def _train_data(read: Pairs | None, training: Training | None) -> dict[str, Any] | None:
+    if read is None or training is None:
         return None
     return {
         "rows_read": read.rows_read,
-        "rows_used": trained.rows,
+        "rows_used": training.rows_used,
         "rejected": read.rejected,
         "sources": [{"name": one.name, "uri": one.uri, "rows": one.rows, "sha256": one.sha256} for one in read.sources],
     }

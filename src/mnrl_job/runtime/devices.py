@@ -1,11 +1,30 @@
 """Which devices there are, asked without torch, so that the supervisor stays light."""
 
 import os
+from dataclasses import dataclass
 from typing import Literal
 
 import pynvml
 
 from mnrl_job.errors import DeviceError
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """The GPUs that may be used and the workers to start; without a GPU the workers share the CPU."""
+
+    gpus: int
+    workers: int
+
+
+def find_devices(wanted: Literal["auto"] | int) -> Devices:
+    """Look what there is.
+
+    Raises:
+        DeviceError: where more workers are wanted than there are GPUs.
+    """
+    gpus = visible_gpus()
+    return Devices(gpus, worker_count(wanted, gpus))
 
 
 def visible_gpus() -> int:

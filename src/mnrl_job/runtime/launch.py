@@ -19,6 +19,7 @@ from pathlib import Path
 
 from mnrl_job.errors import InternalError, JobError, by_kind
 from mnrl_job.records import read_record, write_record
+from mnrl_job.runtime.devices import Devices
 
 OUTCOME = "MNRL_JOB_OUTCOME"
 POLL_SECONDS = 0.05
@@ -36,19 +37,20 @@ class Outcome:
     at: float
 
 
-def run_workers(role: str, task: Path, folder: Path, count: int, gpus: int) -> None:
-    """Run `python -m mnrl_job.worker ROLE TASK` in `count` processes until all have ended well.
+def run_workers(role: str, task: Path, folder: Path, devices: Devices) -> None:
+    """Run `python -m mnrl_job.worker ROLE TASK` in `devices.workers` processes until all have ended well.
 
     Args:
         role: what the workers do (`train`, `evaluate`, `verify`).
         task: JSON file that tells them the rest.
         folder: where failing workers leave their outcome files.
-        count: number of processes; they find one another through torch.distributed's environment variables.
-        gpus: GPUs visible; 0 puts the workers on the CPU.
+        devices: how many workers, and whether they have GPUs; they find one another through torch.distributed's
+            environment variables.
 
     Raises:
         JobError: the first failure, as the failing worker itself described it.
     """
+    count = devices.workers
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob("rank-*.json"):
         stale.unlink()
@@ -57,7 +59,7 @@ def run_workers(role: str, task: Path, folder: Path, count: int, gpus: int) -> N
     workers = []
     try:
         for rank in range(count):
-            environment = _environment(count, gpus) | {OUTCOME: str(folder / f"rank-{rank}.json")}
+            environment = _environment(devices) | {OUTCOME: str(folder / f"rank-{rank}.json")}
             if count > 1:
                 environment |= shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             workers.append(subprocess.Popen(command, env=environment, start_new_session=True))
@@ -68,13 +70,20 @@ def run_workers(role: str, task: Path, folder: Path, count: int, gpus: int) -> N
         _stop(workers)
 
 
-def _environment(count: int, gpus: int) -> dict[str, str]:
+def _environment(devices: Devices) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MNRL_")}
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    threads = max(1, cores // count)
+    threads = max(1, cores // devices.workers)
     defaults = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"}
-    on_cpu = {} if gpus else {"ACCELERATE_USE_CPU": "true"}
-    return defaults | inherited | on_cpu
+    return defaults | inherited | _device_environment(devices, os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def _device_environment(devices: Devices, visible: str | None) -> dict[str, str]:
+    """As many GPUs as workers, since the trainer would spread one worker over all it sees (DataParallel)."""
+    if not devices.gpus:
+        return {"ACCELERATE_USE_CPU": "true"}
+    names = visible.split(",") if visible else [str(index) for index in range(devices.gpus)]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(names[: devices.workers])}
 
 
 def _free_port() -> int:
