@@ -52,6 +52,12 @@ def test_a_published_run_is_known_again_and_never_overwritten(staging, tmp_path)
         publish.already_published(run, "def")
 
 
+def test_a_failure_that_cannot_be_written_does_not_hide_what_failed(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    publish.record_failure(tmp_path / "file" / "r1", DataError("bad row"))
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
 def test_a_failure_is_told_in_full_but_never_beside_a_marker(staging, tmp_path):
     run = tmp_path / "out" / "r1"
     run.mkdir(parents=True)

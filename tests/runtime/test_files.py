@@ -2,6 +2,7 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -34,6 +35,15 @@ def test_what_is_written_is_whole_and_nothing_else_is_left(tmp_path):
     assert (tmp_path / "deep" / "copy").read_bytes() == source.read_bytes()
     assert (tmp_path / "deep" / "text").read_text(encoding="utf-8") == "ä"
     assert {path.name for path in (tmp_path / "deep").iterdir()} == {"copy", "text"}
+
+
+def test_a_copy_that_cannot_be_finished_leaves_nothing_and_keeps_what_was_there(tmp_path):
+    target = tmp_path / "target"
+    target.write_text("before")
+    with pytest.raises(OSError, match="Input/output error"):
+        copy_whole(Path("/proc/self/mem"), target)
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+    assert target.read_text() == "before"
 
 
 def test_a_probed_folder_is_there_and_empty(tmp_path):

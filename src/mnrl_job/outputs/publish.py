@@ -6,6 +6,7 @@ from typing import TypedDict
 
 from mnrl_job.errors import JobError, SettingsError, StorageError
 from mnrl_job.runtime.files import copy_whole, sha256_of, storage_error, write_whole
+from mnrl_job.runtime.logs import warn
 
 MARKER = "_SUCCESS"
 MANIFEST = "manifest.json"
@@ -71,14 +72,20 @@ def seal(run: Path, files: dict[str, FileFacts], settings_hash: str, inputs: dic
 
 
 def _copy(source: Path, target: Path) -> FileFacts:
-    copy_whole(source, target)
-    digest = sha256_of([source])
+    digest = copy_whole(source, target)
     if sha256_of([target]) != digest:
         raise StorageError(f"{target} does not read back as it was written; mend the disk or mount, then start again")
     return {"bytes": source.stat().st_size, "sha256": digest}
 
 
 def record_failure(run: Path, failure: JobError) -> None:
-    """Leave `failure.json` in the run's folder, unless the run stands there complete."""
-    if not (run / MARKER).exists():
+    """Leave `failure.json` in the run's folder, unless the run stands there complete.
+
+    Where the folder cannot be written, that is often the very failure to tell; it must not take that one's place.
+    """
+    if (run / MARKER).exists():
+        return
+    try:
         write_whole(run / FAILURE, json.dumps(failure.as_dict(), indent=2))
+    except OSError as error:
+        warn(f"cannot write {run / FAILURE}: {error.strerror or error}")

@@ -3,9 +3,10 @@
 import errno
 import hashlib
 import os
-import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from mnrl_job.errors import DeniedError, JobError, SettingsError, StorageError
 
@@ -22,25 +23,41 @@ def sha256_of(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def copy_whole(source: Path, target: Path) -> None:
-    """Copy a file beside its target, flush it to disk, then rename: a reader never sees a part of it."""
+def copy_whole(source: Path, target: Path) -> str:
+    """Copy a file so that a reader never sees a part of it.
+
+    Returns:
+        The SHA-256 of what was read.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.partial")
-    with source.open("rb") as reader, temporary.open("wb") as writer:
-        shutil.copyfileobj(reader, writer, CHUNK)
-        writer.flush()
-        os.fsync(writer.fileno())
-    temporary.replace(target)
+    digest = hashlib.sha256()
+    with source.open("rb") as reader, _whole(target) as writer:
+        while chunk := reader.read(CHUNK):
+            digest.update(chunk)
+            writer.write(chunk)
+    return digest.hexdigest()
 
 
 def write_whole(target: Path, text: str) -> None:
     """Write a small text file, whole or not at all."""
+    with _whole(target) as writer:
+        writer.write(text.encode())
+
+
+@contextmanager
+def _whole(target: Path) -> Iterator[IO[bytes]]:
+    """Write beside the target, flush to disk, then rename; what cannot be finished is removed."""
     temporary = target.with_name(f".{target.name}.partial")
-    with temporary.open("w", encoding="utf-8") as writer:
-        writer.write(text)
-        writer.flush()
-        os.fsync(writer.fileno())
-    temporary.replace(target)
+    try:
+        with temporary.open("wb") as writer:
+            yield writer
+            writer.flush()
+            os.fsync(writer.fileno())
+        temporary.replace(target)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def writable_folder(folder: Path, variable: str) -> Path:
