@@ -188,6 +188,24 @@ def test_negatives_are_trained_on_and_settings_are_honoured(mnrl_job, tmp_path, 
     assert metrics["model"]["max_seq_length"] == 16
 
 
+def test_a_static_model_without_attention_mask_is_trained(mnrl_job, tmp_path, tiny_model, pairs_file, eval_file):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer
+
+    static = StaticEmbedding(Tokenizer.from_file(str(tiny_model / "tokenizer.json")), embedding_dim=16)
+    SentenceTransformer(modules=[static], device="cpu").save_pretrained(str(tmp_path / "static"))
+    ended = mnrl_job(
+        *("train", "--train-data", str(pairs_file), "--eval-data", str(eval_file), "--base-model", "static"),
+        *("--output", "out", "--run-id", "r", "--batch-size", "8"),
+    )
+    assert ended.code == 0, ended.stderr
+    metrics = read_json(tmp_path / "out" / "r" / "metrics.json")
+    assert metrics["model"]["embedding_dimension"] == 16
+    assert metrics["model"]["max_seq_length"] is None
+    assert metrics["performance"]["padding_ratio"] is None
+
+
 @pytest.mark.gpu
 def test_a_gpu_is_found_and_used(mnrl_job, tmp_path, tiny_model, pairs_file, eval_file):
     torch = pytest.importorskip("torch")

@@ -124,7 +124,7 @@ class Training:
 class ModelFacts:
     parameters: int
     embedding_dimension: int
-    max_seq_length: int
+    max_seq_length: int | None
     revision: str | None
 
 

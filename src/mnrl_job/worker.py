@@ -3,6 +3,7 @@
 Started by the supervisor as `python -m mnrl_job.worker ROLE TASK.json`, once per device.
 """
 
+import math
 import os
 import resource
 import sys
@@ -111,10 +112,11 @@ def write_result(
     training: Training | None = None,
 ) -> None:
     """Tell the supervisor what came of it."""
+    limit = model.max_seq_length  # a model without positions says infinity
     facts = ModelFacts(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         embedding_dimension=int(model.get_embedding_dimension() or 0),
-        max_seq_length=int(model.max_seq_length or 0),
+        max_seq_length=int(limit) if limit and math.isfinite(limit) else None,
         revision=task.model.partition("@")[2] or None,
     )
     on_gpu = PartialState().device.type == "cuda"
@@ -152,10 +154,9 @@ def run(role: Callable[[WorkerTask], None], task: WorkerTask) -> None:
     disable_progress_bar()
     if logs.shows_progress():
         enable_progress_bars()  # the Hub's: a download may take minutes, loading from disk does not
-    try:
-        role(task)
-    finally:
-        state.destroy_process_group()
+    role(task)
+    # Only after success: on failure the cause must be written down first, and tearing down may wait for the others.
+    state.destroy_process_group()
 
 
 ROLES = {"train": train_role, "evaluate": evaluate_role, "verify": verify_role}

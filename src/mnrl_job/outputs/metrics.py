@@ -126,11 +126,10 @@ def _performance(run: Run) -> dict[str, Any]:
     seconds["evaluate_before"] = sum(one.seconds for one in run.result.before)
     rates: dict[str, Any] = {"pairs_per_second": None, "tokens_per_second": None, "padding_ratio": None}
     if training is not None:
-        rates = {
-            "pairs_per_second": round(training.steps * run.settings.batch_size / training.seconds, 2),
-            "tokens_per_second": round(training.tokens / training.seconds, 1),
-            "padding_ratio": round(training.padded_tokens / max(1, training.tokens), 3),
-        }
+        rates["pairs_per_second"] = round(training.steps * run.settings.batch_size / training.seconds, 2)
+        if training.tokens:
+            rates["tokens_per_second"] = round(training.tokens / training.seconds, 1)
+            rates["padding_ratio"] = round(training.padded_tokens / training.tokens, 3)
         seconds |= {"train": training.seconds, "evaluate_after": sum(one.seconds for one in run.result.after)}
     rounded = {name: round(value, 3) for name, value in seconds.items()}
     return rates | {"peak_memory_bytes": run.result.peak_memory_bytes, "seconds": rounded}

@@ -21,7 +21,7 @@ documents = model.encode_document(["a passage", "another passage"])
 scores = model.similarity(queries, documents)
 ```
 
-Texts are cut at {max_seq_length} tokens.
+{length}
 
 ## How good it is
 
@@ -36,6 +36,7 @@ Texts are cut at {max_seq_length} tokens.
 def model_card(content: dict[str, Any]) -> str:
     """Render the card (README.md of the model folder) from the content of `metrics.json`."""
     model, run = content["model"], content["run"]
+    cut = model["max_seq_length"]
     data = ModelCardData(
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
@@ -48,7 +49,7 @@ def model_card(content: dict[str, Any]) -> str:
         title=run["id"],
         base=model["base"],
         dimension=model["embedding_dimension"],
-        max_seq_length=model["max_seq_length"],
+        length=f"Texts are cut at {cut} tokens." if cut else "Texts are read whole.",
         evaluation=_evaluation(content),
         training=_training(content),
     )

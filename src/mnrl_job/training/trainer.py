@@ -59,7 +59,7 @@ def train(
     trainer = _Trainer(model=model, args=arguments, train_dataset=dataset, loss=loss, callbacks=[progress])
     began = time.perf_counter()
     trainer.train()
-    tokens = reduce(torch.tensor([loss.tokens, loss.padded_tokens], device=state.device), "sum").tolist()
+    tokens = reduce(torch.tensor([int(loss.tokens), loss.padded_tokens], device=state.device), "sum").tolist()
     return Training(
         steps=len(plan),
         rows_used=len(np.unique(plan)),
