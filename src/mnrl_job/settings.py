@@ -42,7 +42,7 @@ def _parse_sources(value: object) -> object:
 
 
 def _parse_source(item: str) -> Source:
-    if named := re.fullmatch(r"([A-Za-z0-9_.-]+)=(.+)", item):
+    if named := re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_.-]*)=(.+)", item):
         return Source(named[1], named[2])
     stem = re.split(r"[/\\]", item.rstrip("/\\"))[-1]
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", re.sub(r"(?<=.)\..*$", "", stem)).strip("-.")

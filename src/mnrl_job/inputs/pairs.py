@@ -20,7 +20,6 @@ from mnrl_job.settings import Settings
 
 NAMED_BAD_ROWS = 100
 ROWS_PER_BATCH = 10_000
-
 ROWS_TO_FIND_COLUMNS = 100
 
 Texts = tuple[str, ...]

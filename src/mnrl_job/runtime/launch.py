@@ -1,7 +1,7 @@
 """The supervisor's side of the workers: start one per device, watch, stop, and learn the true cause of a failure.
 
 A launcher's exit code cannot be trusted with a cause (`accelerate launch` and torchrun turn every code into 1), and a
-launcher is a second torch import of several seconds. So the supervisor starts the workers itself with the environment
+launcher imports torch a second time (1.5 s here). So the supervisor starts the workers itself with the environment
 that `accelerate` and torch.distributed read, and each worker that fails writes an outcome file that tells why.
 """
 
