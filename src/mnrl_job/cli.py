@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,10 @@ import click
 from dotenv import dotenv_values
 
 from mnrl_job import __version__, settings_page
-from mnrl_job.errors import InternalError, JobError, SettingsError
+from mnrl_job.errors import InternalError, JobError, SettingsError, by_kind
+from mnrl_job.records import Finding
 from mnrl_job.runtime import logs
+from mnrl_job.runtime.secrets import redact
 from mnrl_job.settings import PREFIX, Settings, accepts, flag_name, read_settings
 
 if TYPE_CHECKING:
@@ -28,8 +30,8 @@ TERMINATION_LOG_CHARACTERS = 900
 SHOWN_METRICS = ("ndcg@10", "mrr@10", "recall@10", "accuracy@1")
 
 
-def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command a flag for every setting; it receives the settings, checked, and where each came from."""
+def with_settings(command: Callable[..., Any], fields: Iterable[str] = Settings.model_fields) -> Callable[..., Any]:
+    """Give a command a flag for each of these settings; it receives all settings, checked, and where each came from."""
 
     @functools.wraps(command)
     def run(**flags: Any) -> Any:
@@ -42,9 +44,10 @@ def with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(settings, origins, **own)
 
     wrapped: Callable[..., Any] = run
-    for field, info in reversed(Settings.model_fields.items()):
+    for field in reversed(list(fields)):
         default = settings_page.default_text(field)
-        text = f"{info.description}. Takes {accepts(field)}." + (f" Default: {default}." if default else "")
+        meaning = Settings.model_fields[field].description
+        text = f"{meaning}. Takes {accepts(field)}." + (f" Default: {default}." if default else "")
         wrapped = click.option(flag_name(field), field, metavar="VALUE", help=text)(wrapped)
     return wrapped
 
@@ -85,6 +88,33 @@ def evaluate(settings: Settings, _origins: dict[str, str]) -> None:
 
 
 @commands.command()
+@with_settings
+def check(settings: Settings, _origins: dict[str, str]) -> None:
+    """Find out in seconds what would stop a training run, and how long it would take."""
+    from mnrl_job.check import check as go_through
+
+    findings = go_through(settings, lambda finding: click.echo(_row(finding)))
+    failed = [finding for finding in findings if finding.status == "failed"]
+    warnings = sum(finding.status == "warning" for finding in findings)
+    if failed:
+        first = failed[0]
+        raise by_kind(first.kind, f"{first.check}: {first.detail}; {first.remedy}")
+    logs.log(f"ready to train: {len(findings) - warnings} checks passed, {warnings} warning(s)")
+
+
+@commands.command()
+@click.argument("uri")
+@functools.partial(with_settings, fields=("work_dir", "s3_addressing_style", "num_processes", "log_format"))
+def verify(settings: Settings, _origins: dict[str, str], uri: str) -> None:
+    """Check a published run again: marker, manifest, every hash, and that the model reloads to the same embeddings."""
+    from mnrl_job import job
+
+    found = job.verify_run(uri, settings)
+    model = f"the model reloads to the same embeddings (largest difference {found.max_difference:.2g})" if found else ""
+    logs.log(f"{uri} is as it was published: every file has its hash; {model or 'it has no model'}")
+
+
+@commands.command()
 @click.option("--format", "shape", type=click.Choice(["table", "env", "json-schema", "markdown"]), default="table")
 @with_settings
 def settings(settings: Settings, origins: dict[str, str], shape: str) -> None:
@@ -97,10 +127,17 @@ def settings(settings: Settings, origins: dict[str, str], shape: str) -> None:
     click.echo(pages[shape]() if shape in pages else settings_page.as_table(settings, origins))
 
 
+def _row(finding: Finding) -> str:
+    """A finding as one line of the table, and its remedy as a second."""
+    color = {"passed": "green", "warning": "yellow", "failed": "red"}[finding.status]
+    line = f"{click.style(f'{finding.status:<8}', fg=color)} {finding.check:<16} {finding.detail}"
+    return redact(line + (f"\n{'':<26}-> {finding.remedy}" if finding.remedy else ""))
+
+
 def conclude(finished: "Finished") -> None:
     """Say how it ended: the metrics as a table on stdout, then one plain sentence on stderr."""
     if finished.content is None:
-        logs.log(f"{finished.folder} is already published with these settings; nothing to do")
+        logs.log(f"{finished.run} is already published with these settings; nothing to do")
         return
     evaluation = finished.content["evaluation"]
     primary = finished.content["primary_metric"]
@@ -108,7 +145,7 @@ def conclude(finished: "Finished") -> None:
         click.echo(f"\n{name}\n{_table(one, primary['name'].rpartition('.')[2])}")
     if evaluation:
         click.echo()
-    logs.log(f"succeeded: {_verdict(primary)}the run is in {finished.folder}")
+    logs.log(f"succeeded: {_verdict(primary)}the run is in {finished.run}")
 
 
 def _table(one: dict[str, Any], primary: str) -> str:
@@ -151,7 +188,7 @@ def main() -> int:
 def fail(failure: JobError) -> int:
     """Tell of a failure: a traceback for our faults, one clear message for the user's."""
     if isinstance(failure, InternalError) and failure.trace:
-        click.echo(failure.trace, err=True)
+        click.echo(redact(failure.trace), err=True)
     retry = "; starting again can help" if failure.retry_helps else ""
     fields = failure.as_dict()
     logs.LOG.log(
@@ -162,7 +199,7 @@ def fail(failure: JobError) -> int:
     if TERMINATION_LOG.exists():
         with contextlib.suppress(OSError):
             short = fields | {"message": str(failure)[:TERMINATION_LOG_CHARACTERS]}
-            TERMINATION_LOG.write_text(json.dumps(short, ensure_ascii=False) + "\n", encoding="utf-8")
+            TERMINATION_LOG.write_text(redact(json.dumps(short, ensure_ascii=False)) + "\n", encoding="utf-8")
     return failure.code
 
 

@@ -1,6 +1,7 @@
 """The story of a run: one call a step, in order. This module knows every step; no step knows another."""
 
 import json
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from mnrl_job.errors import InternalError, JobError, SettingsError
+from mnrl_job.errors import DataError, InternalError, JobError, SettingsError, by_kind
 from mnrl_job.evaluation.significance import compare
+from mnrl_job.inputs.collect import Inputs, fetch_inputs, input_hashes, locate_inputs, needed_bytes
 from mnrl_job.inputs.evalset import read_evalset, write_evalset
-from mnrl_job.inputs.fetch import base_model, fetch, local_path
 from mnrl_job.inputs.pairs import read_pairs
 from mnrl_job.outputs.metrics import Run, metrics
 from mnrl_job.outputs.model_card import model_card
-from mnrl_job.outputs.publish import already_published, record_failure, seal, upload
+from mnrl_job.outputs.publish import already_published, clear, record_failure, seal, upload
 from mnrl_job.outputs.rankings import write_rankings
+from mnrl_job.outputs.recheck import recheck
 from mnrl_job.preparation.audit import audit
 from mnrl_job.preparation.duplicates import write_text_ids
 from mnrl_job.preparation.holdout import hold_out
@@ -34,9 +36,14 @@ from mnrl_job.records import (
     write_record,
 )
 from mnrl_job.runtime.attempt import Attempt, attempt, stop_on_request
+from mnrl_job.runtime.claims import claimed
 from mnrl_job.runtime.devices import Devices, find_devices
 from mnrl_job.runtime.launch import run_workers
 from mnrl_job.runtime.logs import log, warn
+from mnrl_job.runtime.machine import caches, disk, shared_memory
+from mnrl_job.runtime.secrets import redact
+from mnrl_job.runtime.storage import open_store
+from mnrl_job.runtime.storage.probe import probe
 from mnrl_job.settings import Settings
 from mnrl_job.training.batches import plan_epoch
 
@@ -49,7 +56,7 @@ WORTH_A_WARNING = 0.9
 class Finished:
     """How a run ended well. `content` is that of `metrics.json`; None where the run had been published before."""
 
-    folder: Path
+    run: str
     content: dict[str, Any] | None
 
 
@@ -60,23 +67,20 @@ def train(settings: Settings) -> Finished:
         JobError: anything that kept the run from being published; `failure.json` tells the same.
     """
     with opened(settings) as place:
-        if already_published(place.run, place.settings_hash):
+        if already_published(place.store(), place.settings_hash):
             return Finished(place.run, None)
         clock = Clock()
         devices = find_devices(settings.num_processes)
         with clock("fetch"):
-            model = base_model(settings.base_model)
-            sources = tuple(fetch(source, "MNRL_TRAIN_DATA") for source in settings.train_data)
+            inputs = get_inputs(settings, place, devices)
         with clock("prepare"):
-            eval_sets = read_eval_sets(settings, place)
-            read = read_pairs(sources, settings, place.scratch / "pairs.arrow")
-            log(f"read {read.rows} pairs from {len(sources)} source(s)", rejected=read.rejected)
+            eval_sets = read_eval_sets(inputs, place.scratch)
+            read = read_pairs(inputs.train, settings, place.scratch / "pairs.arrow")
+            log(f"read {read.rows} pairs from {len(inputs.train)} source(s)", rejected=read.rejected)
             pairs, text_ids, eval_sets = prepare(settings, place, read, eval_sets)
             check_primary_metric(settings, eval_sets)
             check_batch(settings, devices.workers, np.load(text_ids))
-        task = WorkerTask(
-            settings.model_dump(mode="json"), model, place.scratch, place.staging, eval_sets, pairs, text_ids
-        )
+        task = worker_task(settings, place, inputs, eval_sets, pairs, text_ids)
         result = work("train", task, devices)
         with clock("verify"):
             verification = verify(task, devices)
@@ -90,18 +94,44 @@ def evaluate(settings: Settings) -> Finished:
         JobError: anything that kept the scores from being published.
     """
     with opened(settings) as place:
-        if already_published(place.run, place.settings_hash):
+        if already_published(place.store(), place.settings_hash):
             return Finished(place.run, None)
         clock = Clock()
         devices = find_devices(settings.num_processes)
         with clock("fetch"):
-            model = base_model(settings.base_model)
+            inputs = get_inputs(settings, place, devices)
         with clock("prepare"):
-            eval_sets = read_eval_sets(settings, place)
+            eval_sets = read_eval_sets(inputs, place.scratch)
             check_primary_metric(settings, eval_sets)
-        task = WorkerTask(settings.model_dump(mode="json"), model, place.scratch, place.staging, eval_sets)
+        task = worker_task(settings, place, inputs, eval_sets)
         result = work("evaluate", task, devices)
         return report(settings, place, clock, task, result)
+
+
+def verify_run(uri: str, settings: Settings) -> Verification | None:
+    """Check a published run again: marker, manifest, every hash, and that the model reloads to the same embeddings.
+
+    Returns:
+        How the reloaded model compares; None for a run of `evaluate`, which has no model.
+
+    Raises:
+        JobError: the run is missing, unfinished or damaged, and what differs; or the storage does not answer.
+    """
+    parent = settings.work_dir or None
+    with stop_on_request(), tempfile.TemporaryDirectory(prefix="mnrl-job-verify-", dir=parent) as name:
+        scratch = Path(name)
+        store = open_store(uri, "URI", settings.s3_addressing_style)
+        folder = recheck(store, scratch / "run")
+        if not (folder / "model").is_dir():
+            return None
+        task = WorkerTask(settings.model_dump(mode="json"), "", scratch, folder, eval_sets=(), inputs={})
+        write_record(scratch / "task.json", task)
+        try:
+            return verify(task, find_devices(settings.num_processes))
+        except InternalError as error:
+            raise DataError(
+                f"{uri}: every file is as published, but {error}; compare `environment` in its metrics.json with here"
+            ) from error
 
 
 class Clock:
@@ -120,20 +150,54 @@ class Clock:
 @contextmanager
 def opened(settings: Settings) -> Iterator[Attempt]:
     """The place of this attempt; whatever goes wrong inside is written to its `failure.json`."""
-    with stop_on_request(), attempt(settings, local_path(settings.output, "MNRL_OUTPUT")) as place:
+    with stop_on_request(), attempt(settings) as place:
+        probe(place.store())
         try:
             yield place
         except Exception as error:
             failure = error if isinstance(error, JobError) else InternalError(f"{type(error).__name__}: {error}")
-            record_failure(place.run, failure)
+            record_failure(place.store(attempts=2), failure)
             raise
 
 
-def read_eval_sets(settings: Settings, place: Attempt) -> tuple[EvalSet, ...]:
-    """Fetch and check every eval set the user named."""
-    return tuple(
-        read_evalset(fetch(source, "MNRL_EVAL_DATA"), place.scratch / "eval" / source.name)
-        for source in settings.eval_data
+def get_inputs(settings: Settings, place: Attempt, devices: Devices) -> Inputs:
+    """Find every input, check that the machine has room for them, then fetch.
+
+    Raises:
+        JobError: an input is missing or denied, or the disk is too small.
+    """
+    located = locate_inputs(settings)
+    for finding in (disk(place.scratch, needed_bytes(located)), shared_memory(devices), caches()):
+        if finding.status == "failed":
+            raise by_kind(finding.kind, f"{finding.check}: {finding.detail}; {finding.remedy}")
+        if finding.status == "warning":
+            warn(f"{finding.check}: {finding.detail}; {finding.remedy}")
+    return fetch_inputs(located, place.inputs, settings.base_model)
+
+
+def read_eval_sets(inputs: Inputs, scratch: Path) -> tuple[EvalSet, ...]:
+    """Check every eval set the user named."""
+    return tuple(read_evalset(source, scratch / "eval" / source.name) for source in inputs.evals)
+
+
+def worker_task(
+    settings: Settings,
+    place: Attempt,
+    inputs: Inputs,
+    eval_sets: tuple[EvalSet, ...],
+    pairs: Pairs | None = None,
+    text_ids: Path | None = None,
+) -> WorkerTask:
+    """What the workers need to know."""
+    return WorkerTask(
+        settings=settings.model_dump(mode="json"),
+        model=inputs.model,
+        scratch=place.scratch,
+        staging=place.staging,
+        eval_sets=eval_sets,
+        inputs=input_hashes(inputs, eval_sets, pairs),
+        pairs=pairs,
+        text_ids=text_ids,
     )
 
 
@@ -232,14 +296,19 @@ def report(
         verification=verification,
     )
     if task.pairs is not None:
-        (place.staging / "model" / "README.md").write_text(model_card(metrics(run)), encoding="utf-8")
-    with clock("publish"):
-        files = upload(place.staging, place.run, {})
-    content = metrics(run)
-    write_json(place.staging / "metrics.json", content)
-    files = upload(place.staging, place.run, files)
-    inputs = {source.name: source.sha256 for source in (read.sources if read else ())}
-    seal(place.run, files, place.settings_hash, inputs | {one.name: one.sha256 for one in task.eval_sets})
+        (place.staging / "model" / "README.md").write_text(redact(model_card(metrics(run))), encoding="utf-8")
+    store = place.store()
+    with claimed(store) as claim:
+        if already_published(store, place.settings_hash):
+            return Finished(place.run, None)
+        clear(store, claim)
+        with clock("publish"):
+            files = upload(place.staging, store, claim, {})
+        content = metrics(run)
+        write_json(place.staging / "metrics.json", content)
+        files = upload(place.staging, store, claim, files)
+        facts = {"run_id": place.run_id, "attempt": 1, "settings_sha256": place.settings_hash, "inputs": task.inputs}
+        seal(store, claim, place.staging, facts | {"files": files})
     return Finished(place.run, content)
 
 
@@ -254,4 +323,4 @@ def compare_set(settings: Settings, task: WorkerTask, result: WorkerResult, name
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON for people and programs."""
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
+    path.write_text(redact(json.dumps(content, indent=2, ensure_ascii=False)), encoding="utf-8")

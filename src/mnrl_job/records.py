@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -61,14 +61,29 @@ class EvalSet:
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found. A failed one names the class of its error, which decides the exit code."""
+
+    check: str
+    status: Literal["passed", "warning", "failed"]
+    detail: str
+    remedy: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerTask:
-    """What a worker is to do. `settings` are the run's, as JSON values; `staging` holds what will be published."""
+    """What a worker is to do. `settings` are the run's, as JSON values; `staging` holds what will be published.
+
+    `inputs` are SHA-256 by input; all ranks, on all nodes, must have the same.
+    """
 
     settings: dict[str, Any]
     model: str
     scratch: Path
     staging: Path
     eval_sets: tuple[EvalSet, ...]
+    inputs: dict[str, str]
     pairs: Pairs | None = None
     text_ids: Path | None = None
 
@@ -149,6 +164,19 @@ class WorkerResult:
     peak_memory_bytes: int
     after: tuple[Evaluation, ...] = ()
     training: Training | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """A few training steps for the clock. `seconds` is all of it, `evaluation_seconds` one pass over all eval sets."""
+
+    parameters: int
+    device: str
+    torch: str
+    peak_memory_bytes: int
+    step_seconds: float
+    evaluation_seconds: float
+    seconds: float
 
 
 def read_results(path: Path) -> list[QueryResult]:

@@ -63,7 +63,7 @@ def _parse_primary_metric(value: object) -> object:
 Sources = Annotated[tuple[Source, ...], BeforeValidator(_parse_sources)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
 PrimaryMetric = Annotated[str, BeforeValidator(_parse_primary_metric)]
-SOURCES = "one or more of uri or name=uri, comma separated; a file, folder or glob"
+SOURCES = "one or more of uri or name=uri, comma separated; a file, folder or glob, local or s3://"
 METRIC = f"{'|'.join(RANKING_METRICS)}@{'|'.join(map(str, METRIC_CUTOFFS))}, or NAME.metric"
 
 
@@ -79,16 +79,20 @@ class Settings(BaseModel):
     train_data: Sources = _setting((), "the training pairs", SOURCES)
     eval_data: Sources = _setting((), "the eval sets; without one, training groups are held out", SOURCES)
     base_model: str = _setting(
-        "sentence-transformers/all-MiniLM-L6-v2", "the model to start from", "a Hub id (id@revision) or a folder"
+        "sentence-transformers/all-MiniLM-L6-v2",
+        "the model to start from",
+        "a Hub id (id@revision), a folder or an s3:// prefix",
     )
-    output: str = _setting("", "the run is written to OUTPUT/RUN_ID/", "a folder")
+    output: str = _setting("", "the run is written to OUTPUT/RUN_ID/", "a folder or an s3:// prefix")
     run_id: str = _setting(
         "",
         "names the run; made from time and settings when empty",
         "letters, digits, '.', '_' and '-', at most 128",
         pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,127})?$",
     )
-    work_dir: str = _setting("", "local scratch; a temporary folder when empty", "a folder")
+    work_dir: str = _setting(
+        "", "local scratch, where fetched inputs are found again; a temporary folder when empty", "a folder"
+    )
     anchor_column: str = _setting("", "the column of anchors (queries); found by name when empty", "a column name")
     positive_column: str = _setting(
         "", "the column of positives (documents); found by name when empty", "a column name"
@@ -130,12 +134,21 @@ class Settings(BaseModel):
     num_processes: Literal["auto"] | Annotated[int, Field(ge=1)] = _setting(
         "auto", "workers on this machine: one per visible GPU, on a CPU 1", "auto or a whole number of at least 1"
     )
+    s3_addressing_style: Literal["auto", "path", "virtual"] = _setting(
+        "auto", "how S3 requests name the bucket; most S3-likes need path", "auto, path or virtual"
+    )
     log_format: Literal["auto", "text", "json"] = _setting(
         "auto", "text on a terminal, else JSON lines on stderr", "auto, text or json"
     )
 
 
-REQUIRED = {"train": ("train_data", "output"), "evaluate": ("eval_data", "output"), "settings": ()}
+REQUIRED = {
+    "train": ("train_data", "output"),
+    "check": ("train_data", "output"),
+    "evaluate": ("eval_data", "output"),
+    "verify": (),
+    "settings": (),
+}
 
 
 def env_name(field: str) -> str:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 
+from mnrl_job.runtime.secrets import redact
 from mnrl_job.settings import REQUIRED, Settings, accepts, env_name
 
 
@@ -20,7 +21,12 @@ def _text(value: object) -> str:
 def as_table(settings: Settings, origins: Mapping[str, str]) -> str:
     """Name, value now, where it came from, meaning: one line a setting."""
     rows = [
-        (env_name(field), _text(getattr(settings, field)) or "-", origins.get(field, "default"), info.description or "")
+        (
+            env_name(field),
+            redact(_text(getattr(settings, field))) or "-",
+            origins.get(field, "default"),
+            info.description or "",
+        )
         for field, info in Settings.model_fields.items()
     ]
     header = ("SETTING", "VALUE", "FROM", "MEANING")

@@ -3,33 +3,48 @@
 Started by the supervisor as `python -m mnrl_job.worker ROLE TASK.json`, once per device.
 """
 
+import json
 import math
 import os
 import resource
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from huggingface_hub.utils.tqdm import enable_progress_bars
 from sentence_transformers import SentenceTransformer
 from transformers.utils.logging import disable_progress_bar
 
 from mnrl_job.errors import DataError, DeviceError, JobError, MemoryLimit, MissingError, SettingsError
-from mnrl_job.evaluation.retrieval import evaluate
+from mnrl_job.evaluation.retrieval import estimate_seconds, evaluate
 from mnrl_job.evaluation.verify import record_probes, verify
-from mnrl_job.records import Evaluation, ModelFacts, Training, WorkerResult, WorkerTask, read_record, write_record
+from mnrl_job.records import (
+    Evaluation,
+    ModelFacts,
+    Rehearsal,
+    Training,
+    WorkerResult,
+    WorkerTask,
+    read_record,
+    write_record,
+)
 from mnrl_job.runtime import logs
 from mnrl_job.runtime.launch import worker_main
 from mnrl_job.settings import Settings
 from mnrl_job.training.trainer import train
+
+REHEARSED_STEPS = 4
 
 
 def train_role(task: WorkerTask) -> None:
     """The whole way of a training worker."""
     settings = Settings.model_validate(task.settings)
     state = PartialState()
+    check_same_inputs(task)
     model = load_model(task.model, settings)
     before = evaluate_all(model, task, "before")
     if task.pairs is None or task.text_ids is None:
@@ -51,10 +66,52 @@ def evaluate_role(task: WorkerTask) -> None:
         write_result(task, model, before)
 
 
+def rehearse_role(task: WorkerTask) -> None:
+    """Train a few steps of the real run and embed a sample of the eval sets, for the clock and the memory."""
+    settings = Settings.model_validate(task.settings)
+    model = load_model(task.model, settings)
+    began = time.perf_counter()
+    if task.pairs is None or task.text_ids is None:
+        raise ValueError("a rehearsal needs pairs")
+    evaluation = sum(estimate_seconds(model, one) for one in task.eval_sets)
+    short = settings.model_copy(update={"max_steps": min(REHEARSED_STEPS, settings.max_steps or REHEARSED_STEPS)})
+    train(model, short, task.pairs, task.text_ids, task.scratch, task.staging)
+    if PartialState().is_main_process:
+        log = [json.loads(line)["seconds"] for line in (task.staging / "training_log.jsonl").open()]
+        # The first step also warms up.
+        step = (log[-1] - log[0]) / (len(log) - 1) if len(log) > 1 else log[0]
+        rehearsal = Rehearsal(
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            device=describe_devices(PartialState()),
+            torch=torch.__version__,
+            peak_memory_bytes=peak_memory(),
+            step_seconds=step,
+            evaluation_seconds=evaluation,
+            seconds=time.perf_counter() - began,
+        )
+        write_record(task.scratch / "rehearsal.json", rehearsal)
+
+
 def verify_role(task: WorkerTask) -> None:
     """Reload what was saved, in a process that never saw the training."""
     verification = verify(task.staging / "model", task.staging / "verification.json")
     write_record(task.scratch / "verified.json", verification)
+
+
+def check_same_inputs(task: WorkerTask) -> None:
+    """Every rank tells the hashes of its inputs; on several nodes each fetched them for itself.
+
+    Raises:
+        DataError: a rank has others than the first.
+    """
+    everywhere = gather_object([task.inputs])
+    for rank, inputs in enumerate(everywhere):
+        for name in inputs.keys() | everywhere[0].keys():
+            if inputs.get(name) != everywhere[0].get(name):
+                raise DataError(
+                    f"{name}: rank {rank} reads something else than rank 0 (SHA-256 {inputs.get(name)} and "
+                    f"{everywhere[0].get(name)}); somebody changed it while the nodes started: start again"
+                )
 
 
 def load_model(name: str, settings: Settings) -> SentenceTransformer:
@@ -119,10 +176,15 @@ def write_result(
         max_seq_length=int(limit) if limit and math.isfinite(limit) else None,
         revision=task.model.partition("@")[2] or None,
     )
-    on_gpu = PartialState().device.type == "cuda"
-    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     devices = (describe_devices(PartialState()),)
-    write_record(task.scratch / "result.json", WorkerResult(facts, before, devices, peak, after, training))
+    write_record(task.scratch / "result.json", WorkerResult(facts, before, devices, peak_memory(), after, training))
+
+
+def peak_memory() -> int:
+    """Bytes this process has used at most: of the GPU, or on a CPU of the machine."""
+    if PartialState().device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def describe_devices(state: PartialState) -> str:
@@ -159,7 +221,7 @@ def run(role: Callable[[WorkerTask], None], task: WorkerTask) -> None:
     state.destroy_process_group()
 
 
-ROLES = {"train": train_role, "evaluate": evaluate_role, "verify": verify_role}
+ROLES = {"train": train_role, "evaluate": evaluate_role, "rehearse": rehearse_role, "verify": verify_role}
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ import pytest
 
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.evalset import read_evalset
-from mnrl_job.inputs.fetch import fetch
+from mnrl_job.inputs.fetch import fetch, locate
 from mnrl_job.runtime.tables import read_table
 from mnrl_job.settings import Source
 from tests.conftest import write_jsonl
@@ -25,7 +25,7 @@ def beir(folder, qrels="q1\td1\t2\nq2\td2\t1\n", queries=QUERIES, corpus=CORPUS)
 
 
 def read(uri, folder):
-    return read_evalset(fetch(Source("set", str(uri)), "MNRL_EVAL_DATA"), folder)
+    return read_evalset(fetch(locate(Source("set", str(uri)), "MNRL_EVAL_DATA"), folder / "in"), folder)
 
 
 def content(eval_set):

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mnrl_job.errors import DataError
-from mnrl_job.inputs.fetch import fetch
+from mnrl_job.inputs.fetch import fetch, locate
 from mnrl_job.inputs.pairs import read_pairs
 from mnrl_job.runtime.tables import read_table
 from mnrl_job.settings import Settings, Source
@@ -13,7 +13,9 @@ from tests.conftest import write_jsonl
 
 
 def read(tmp_path, *uris, **settings):
-    sources = tuple(fetch(Source(f"s{i}", str(uri)), "MNRL_TRAIN_DATA") for i, uri in enumerate(uris))
+    sources = tuple(
+        fetch(locate(Source(f"s{i}", str(uri)), "MNRL_TRAIN_DATA"), tmp_path / "in") for i, uri in enumerate(uris)
+    )
     pairs = read_pairs(sources, Settings(**settings), tmp_path / "pairs.arrow")
     return pairs, read_table(pairs.path).to_pylist()
 

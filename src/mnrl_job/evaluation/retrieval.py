@@ -21,6 +21,7 @@ from mnrl_job.settings import METRIC_CUTOFFS
 
 SCORES_AT_ONCE = 2**26  # 256 MiB of fp32
 TOP_KEPT = 10
+SAMPLED_TEXTS = 64
 
 
 def evaluate(model: SentenceTransformer, eval_set: EvalSet, results: Path) -> Evaluation:
@@ -50,6 +51,16 @@ def evaluate(model: SentenceTransformer, eval_set: EvalSet, results: Path) -> Ev
             handle.writelines(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in ranked)
     metrics = mean_metrics([one.metrics for one in ranked])
     return Evaluation(eval_set.name, metrics, results, time.perf_counter() - began)
+
+
+def estimate_seconds(model: SentenceTransformer, eval_set: EvalSet) -> float:
+    """How long `evaluate` would take, by embedding a sample of the documents."""
+    texts = read_table(eval_set.folder / "corpus.arrow")["text"].to_pylist()
+    sample = texts[:: max(1, len(texts) // SAMPLED_TEXTS)][:SAMPLED_TEXTS]
+    embed(model, sample[:1], "document")  # the first call also warms up
+    began = time.perf_counter()
+    embed(model, sample, "document")
+    return (time.perf_counter() - began) / len(sample) * (eval_set.documents + eval_set.queries)
 
 
 def embed(model: SentenceTransformer, texts: list[str], kind: Literal["query", "document"]) -> torch.Tensor:

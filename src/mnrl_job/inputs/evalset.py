@@ -27,11 +27,12 @@ def read_evalset(source: Fetched, folder: Path) -> EvalSet:
     Raises:
         DataError: a part is missing or empty, an id is unknown or repeated, a text or a grade is unusable.
     """
-    if source.root.is_dir():
-        files, queries, corpus, grades = _read_beir(source.root)
-    else:
-        files, queries, corpus, grades = _read_json(source.files)
-    _check(source.uri, queries, corpus, grades)
+    with source.named():
+        if source.root.is_dir():
+            files, queries, corpus, grades = _read_beir(source.root)
+        else:
+            files, queries, corpus, grades = _read_json(source.files)
+        _check(source.uri, queries, corpus, grades)
     judged = {query for (query, _), grade in grades.items() if grade > 0}
     if unjudged := len(queries) - len(judged):
         warn(f"{source.name}: {unjudged} of {len(queries)} queries have no relevant document and are left out")

@@ -1,79 +1,177 @@
-"""From a URI to local files."""
+"""From a URI to local files: found first, all of them, then fetched."""
 
 import glob
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import translate
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from mnrl_job.errors import MissingError, SettingsError
+from mnrl_job.errors import JobError, MissingError
+from mnrl_job.runtime.storage import Entry, Store, is_remote, local_path, open_store
+from mnrl_job.runtime.storage.transfer import download
 from mnrl_job.settings import Source
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+WILD = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A source that is there. A remote one is still to be fetched: `entries` below `store`, whose URI is `base`."""
+
+    name: str
+    uri: str
+    files: tuple[Path, ...] = ()
+    root: Path = Path()
+    store: Store | None = None
+    base: str = ""
+    entries: tuple[Entry, ...] = ()
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry.size for entry in self.entries) + sum(file.stat().st_size for file in self.files)
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A source whose files are on this machine, in a stable order. `root` is the folder where it is one."""
+    """A source whose files are on this machine, in a stable order. `root` is the folder where it is one.
+
+    Of a remote source these are copies in a folder that the user knows as `base`.
+    """
 
     name: str
     uri: str
     files: tuple[Path, ...]
     root: Path
+    copies: Path | None = None
+    base: str = ""
+
+    def as_given(self, text: str) -> str:
+        """A message about our copy, told about the user's object."""
+        return text.replace(str(self.copies), self.base) if self.copies else text
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Errors inside tell of the user's objects, not of our copies."""
+        try:
+            yield
+        except JobError as error:
+            if self.copies is None:
+                raise
+            raise type(error)(self.as_given(str(error))) from error
 
 
-def fetch(source: Source, variable: str) -> Fetched:
-    """Find the files of a source: a file, a folder (all files below it), or a glob.
+def locate(source: Source, variable: str, addressing_style: str = "auto") -> Located:
+    """Find the files of a source: a file, a folder or prefix (all files below it), or a glob. Nothing is fetched yet.
 
     Raises:
         MissingError: nothing is there.
-        SettingsError: the URI's scheme is not one we read.
+        JobError: it may not be read, the storage does not answer, or the scheme is not one we read.
     """
-    path = local_path(source.uri, variable)
-    if path.is_dir():
-        files = [file for file in path.rglob("*") if file.is_file() and not _hidden(file, path)]
-    elif path.is_file():
-        files = [path]
-    else:
-        files = [Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file()]
-    if not files:
+    found = _locate_remote(source, variable, addressing_style) if is_remote(source.uri) else _locate(source, variable)
+    if not found.files and not found.entries:
         raise MissingError(f"{variable}: {source.uri} does not exist or holds no file; give a file, folder or glob")
-    return Fetched(source.name, source.uri, tuple(sorted(files)), path)
+    return found
 
 
-def local_path(uri: str, variable: str) -> Path:
-    """`file://` URIs and plain paths.
-
-    Raises:
-        SettingsError: for any other scheme.
-    """
-    parts = urlsplit(uri)
-    if "://" not in uri:
-        return Path(uri).expanduser()
-    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
-        return Path(unquote(parts.path))
-    raise SettingsError(f"{variable}: {uri}: {parts.scheme}:// is not supported; give a path or file:// URI")
-
-
-def base_model(name: str) -> str:
-    """A folder that holds a whole model, or a Hub id left as it is.
+def fetch(located: Located, folder: Path) -> Fetched:
+    """Have the files of a source on this machine; remote ones below `folder`, where they are found again next time.
 
     Raises:
-        MissingError: the folder is not there, or has no weights.
+        DataError: an object's key cannot be a file name.
+        JobError: it cannot be fetched.
     """
-    path = Path(name).expanduser()
+    if located.store is None:
+        return Fetched(located.name, located.uri, located.files, located.root)
+    copies = folder / hashlib.sha256(located.base.encode()).hexdigest()[:12]
+    files = tuple(sorted(download(located.store, located.entries, copies)))
+    is_file = located.uri == f"{located.base}/{located.entries[0].key}"
+    return Fetched(located.name, located.uri, files, files[0] if is_file else copies, copies, located.base)
+
+
+def locate_model(name: str, addressing_style: str = "auto") -> Located | None:
+    """A folder or prefix that holds a whole model; None for a Hub id, which is not ours to look up.
+
+    Raises:
+        MissingError: it is not there, or has no weights.
+    """
+    source = Source("base_model", name)
+    if is_remote(name):
+        found = locate(source, "MNRL_BASE_MODEL", addressing_style)
+        _check_model(name, {entry.key for entry in found.entries})
+        return found
+    path = local_path(name, "MNRL_BASE_MODEL")
     if path.is_dir():
-        if not any(file for pattern in WEIGHTS for file in path.rglob(pattern)):
-            raise MissingError(
-                f"MNRL_BASE_MODEL: {name} holds no weights ({' or '.join(WEIGHTS)}); "
-                "give the folder that SentenceTransformer.save_pretrained() wrote"
-            )
-        if not (path / "modules.json").is_file() and not (path / "config.json").is_file():
-            raise MissingError(f"MNRL_BASE_MODEL: {name} holds neither modules.json nor config.json; it is no model")
-        return str(path)
+        found = _locate(source, "MNRL_BASE_MODEL")
+        _check_model(name, {file.relative_to(path).as_posix() for file in found.files})
+        return found
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or path.is_file():
-        raise MissingError(f"MNRL_BASE_MODEL: {name} is not a folder; give a model folder or a Hub id (owner/name)")
-    return name
+        raise MissingError(
+            f"MNRL_BASE_MODEL: {name} is not a folder; give a model folder, an s3:// prefix or a Hub id (owner/name)"
+        )
+    return None
 
 
-def _hidden(file: Path, root: Path) -> bool:
-    return any(part.startswith((".", "_")) for part in file.relative_to(root).parts)
+def _check_model(name: str, files: set[str]) -> None:
+    if not any(Path(file).match(pattern) for pattern in WEIGHTS for file in files):
+        raise MissingError(
+            f"MNRL_BASE_MODEL: {name} holds no weights ({' or '.join(WEIGHTS)}); "
+            "give the folder that SentenceTransformer.save_pretrained() wrote"
+        )
+    if not files & {"modules.json", "config.json"}:
+        raise MissingError(f"MNRL_BASE_MODEL: {name} holds neither modules.json nor config.json; it is no model")
+
+
+def _locate(source: Source, variable: str) -> Located:
+    path = local_path(source.uri, variable)
+    if path.is_file():
+        return Located(source.name, source.uri, (path,), path)
+    root, found = path, list(path.rglob("*"))
+    if not path.is_dir():
+        plain = WILD.split(str(path), maxsplit=1)[0]
+        root = Path(plain[: plain.rfind("/") + 1] or ".")
+        found = [Path(match) for match in glob.glob(str(path), recursive=True)]
+    files = [file for file in found if file.is_file() and not _hidden(file.relative_to(root).as_posix())]
+    return Located(source.name, source.uri, tuple(sorted(files)), path)
+
+
+def _locate_remote(source: Source, variable: str, addressing_style: str) -> Located:
+    """What a glob matches; else the object; else all below the prefix as below a folder: `b/a` is `a/…`, never `ab`."""
+    bucket, _, key = source.uri.removeprefix("s3://").partition("/")
+    wild = WILD.search(key)
+    folder, _, name = (key[: wild.start()] if wild else key).rpartition("/")
+    base = f"s3://{bucket}/{folder}".rstrip("/")
+    store = open_store(base, variable, addressing_style)
+    if wild:
+        pattern = _glob_pattern(key.removeprefix(folder).lstrip("/"))
+        entries = [entry for entry in _visible(store, name) if pattern.fullmatch(entry.key)]
+    elif name and (entry := store.entry(name)):
+        entries = [entry]
+    else:
+        base = source.uri.rstrip("/")
+        store = open_store(base, variable, addressing_style)
+        entries = _visible(store)
+    return Located(source.name, source.uri, store=store, base=base, entries=tuple(entries))
+
+
+def _visible(store: Store, prefix: str = "") -> list[Entry]:
+    return [entry for entry in store.entries(prefix) if not _hidden(entry.key)]
+
+
+def _glob_pattern(pattern: str) -> re.Pattern[str]:
+    """A glob over keys, as Python's over paths: `*` stays within a level, `**` crosses them."""
+    *folders, last = pattern.split("/")
+    levels = ["(?:[^/]+/)*" if part == "**" else _within_level(part) + "/" for part in folders]
+    return re.compile("".join(levels) + (".*" if last == "**" else _within_level(last)), re.DOTALL)
+
+
+def _within_level(part: str) -> str:
+    inner = translate(part).removeprefix("(?s:").removesuffix(r")\Z")
+    return re.sub(r"(?<!\\)\.", "[^/]", inner)
+
+
+def _hidden(key: str) -> bool:
+    return any(part.startswith((".", "_")) for part in key.split("/"))

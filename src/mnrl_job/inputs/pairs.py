@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,10 @@ def read_pairs(sources: tuple[Fetched, ...], settings: Settings, path: Path) -> 
         DataError: no usable row, too many unusable ones, missing columns, or a damaged file.
     """
     tally = _Tally()
-    layouts = [_layout(source, settings) for source in sources]
+    layouts = []
+    for source in sources:
+        with source.named():
+            layouts.append(_layout(source, settings))
     roles = _common_roles(layouts)
     records = []
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, _schema(roles)) as writer:
@@ -56,8 +59,10 @@ def read_pairs(sources: tuple[Fetched, ...], settings: Settings, path: Path) -> 
             before = (tally.read, tally.kept)
             keys: set[str] = set()
             rows = _usable_rows(source, layout, tally, keys)
-            while batch := list(islice(rows, ROWS_PER_BATCH)):
-                writer.write_batch(pa.record_batch([pa.array(column) for column in zip(*batch, strict=True)], roles))
+            with source.named():
+                while batch := list(islice(rows, ROWS_PER_BATCH)):
+                    columns = [pa.array(column) for column in zip(*batch, strict=True)]
+                    writer.write_batch(pa.record_batch(columns, roles))
             records.append(_source_record(source, layout, tally, before, keys))
     _enforce(tally, settings.max_bad_rows)
     return Pairs(
@@ -118,7 +123,7 @@ def _usable_rows(source: Fetched, layout: Layout, tally: _Tally, keys: set[str])
                 keys.update(row)
             texts = row if isinstance(row, BadRow) else _texts(row, layout[file], f"{file}:{line}")
             if isinstance(texts, BadRow):
-                tally.reject(texts)
+                tally.reject(replace(texts, where=source.as_given(texts.where)))
             else:
                 tally.kept += 1
                 yield texts

@@ -1,16 +1,28 @@
-"""From the staging folder to the output: every file whole, its hash in the manifest, `_SUCCESS` last."""
+"""From the staging folder to the output: every file read back, its hash in the manifest, `_SUCCESS` last.
+
+The same order on every store, held by one publisher at a time (`runtime/claims.py`): clear what an unfinished attempt
+left, create the files, read each byte back, create the manifest, create the marker. Nothing is written in place of
+something else.
+"""
 
 import json
 from pathlib import Path
 from typing import TypedDict
 
-from mnrl_job.errors import JobError, SettingsError, StorageError
-from mnrl_job.runtime.files import copy_whole, sha256_of, storage_error, write_whole
+from mnrl_job.errors import DataError, JobError, SettingsError, StorageError
+from mnrl_job.runtime import claims
+from mnrl_job.runtime.claims import Claim
 from mnrl_job.runtime.logs import warn
+from mnrl_job.runtime.parallel import parallel
+from mnrl_job.runtime.secrets import redact
+from mnrl_job.runtime.storage import Store, transfer
+from mnrl_job.runtime.storage.base import content
 
 MARKER = "_SUCCESS"
 MANIFEST = "manifest.json"
 FAILURE = "failure.json"
+# What an attempt finds at the output and does not touch.
+KEPT = (f"{claims.FOLDER}/", "checkpoints/", FAILURE)
 
 
 class FileFacts(TypedDict):
@@ -20,22 +32,43 @@ class FileFacts(TypedDict):
     sha256: str
 
 
-def already_published(run: Path, settings_hash: str) -> bool:
+def already_published(run: Store, settings_hash: str) -> bool:
     """Whether this run stands there complete, made with the same settings.
 
     Raises:
         SettingsError: it is complete, but was made with other settings; a published run is never overwritten.
+        DataError: there is a marker, but no manifest that can be read.
     """
-    if not (run / MARKER).is_file():
+    if run.entry(MARKER) is None:
         return False
-    recorded = json.loads((run / MANIFEST).read_text(encoding="utf-8"))["settings_sha256"]
+    try:
+        recorded = json.loads(content(run, MANIFEST) or b"")["settings_sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{run.label}: there is {MARKER}, but no readable {MANIFEST}; somebody changed this run: "
+            "restore it or choose another MNRL_RUN_ID"
+        ) from error
     if recorded != settings_hash:
-        raise SettingsError(f"MNRL_RUN_ID: {run} was published with other settings; choose another run id")
+        raise SettingsError(
+            f"{run.label} was published with other settings; it is never overwritten: choose another MNRL_RUN_ID"
+        )
     return True
 
 
-def upload(staging: Path, run: Path, done: dict[str, FileFacts]) -> dict[str, FileFacts]:
-    """Copy the staged files that are not yet `done` and read them back.
+def clear(run: Store, claim: Claim) -> None:
+    """Remove what an earlier attempt left unfinished, also uploads that nobody will complete."""
+    run.sweep()
+    stale = [entry.key for entry in run.entries() if not entry.key.startswith(KEPT)]
+
+    def remove(key: str) -> None:
+        with claim.writing():
+            run.delete(key)
+
+    parallel(remove, stale)
+
+
+def upload(staging: Path, run: Store, claim: Claim, done: dict[str, FileFacts]) -> dict[str, FileFacts]:
+    """Create the staged files that are not yet `done` at the output, and read them back.
 
     Returns:
         Size and SHA-256 of each file by its path in the run.
@@ -43,49 +76,38 @@ def upload(staging: Path, run: Path, done: dict[str, FileFacts]) -> dict[str, Fi
     Raises:
         JobError: the output cannot be written, or does not give back what was written.
     """
-    try:
-        names = sorted(str(path.relative_to(staging)) for path in staging.rglob("*") if path.is_file())
-        return done | {name: _copy(staging / name, run / name) for name in names if name not in done}
-    except OSError as error:
-        raise storage_error(error, f"MNRL_OUTPUT: cannot write to {run}") from error
+    staged = {path.relative_to(staging).as_posix(): path for path in sorted(staging.rglob("*")) if path.is_file()}
+    fresh = {name: path for name, path in staged.items() if name not in done}
+    digests = transfer.upload(run, fresh, claim.writing)
+    return done | {name: {"bytes": path.stat().st_size, "sha256": digests[name]} for name, path in fresh.items()}
 
 
-def seal(run: Path, files: dict[str, FileFacts], settings_hash: str, inputs: dict[str, str]) -> None:
-    """Write the manifest, then `_SUCCESS`: from here on the run is complete.
-
-    Args:
-        run: the run's folder at the output; its name is the run id.
-        files: what `upload` returned.
-        settings_hash: SHA-256 over the settings.
-        inputs: SHA-256 of each input by name.
+def seal(run: Store, claim: Claim, staging: Path, manifest: dict[str, object]) -> None:
+    """Publish the manifest, then `_SUCCESS`: from here on the run is complete.
 
     Raises:
-        JobError: the output cannot be written.
+        StorageError: another attempt got there first, or the output cannot be written.
     """
-    manifest = {"run_id": run.name, "attempt": 1, "settings_sha256": settings_hash, "inputs": inputs, "files": files}
-    try:
-        write_whole(run / MANIFEST, json.dumps(manifest, indent=2))
-        (run / FAILURE).unlink(missing_ok=True)
-        write_whole(run / MARKER, "")
-    except OSError as error:
-        raise storage_error(error, f"MNRL_OUTPUT: cannot write to {run}") from error
+    path = staging / MANIFEST
+    path.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    digests = transfer.upload(run, {MANIFEST: path}, claim.writing)
+    marker = json.dumps({"manifest_sha256": digests[MANIFEST]}).encode()
+    with claim.writing():
+        run.delete(FAILURE)
+        created = run.create(MARKER, marker)
+    if created is None and content(run, MARKER) != marker:
+        raise StorageError(f"{run.label}: another attempt has published this run; start again to see which")
 
 
-def _copy(source: Path, target: Path) -> FileFacts:
-    digest = copy_whole(source, target)
-    if sha256_of([target]) != digest:
-        raise StorageError(f"{target} does not read back as it was written; mend the disk or mount, then start again")
-    return {"bytes": source.stat().st_size, "sha256": digest}
+def record_failure(run: Store, failure: JobError) -> None:
+    """Leave `failure.json` beside an unfinished run, never beside a complete one.
 
-
-def record_failure(run: Path, failure: JobError) -> None:
-    """Leave `failure.json` in the run's folder, unless the run stands there complete.
-
-    Where the folder cannot be written, that is often the very failure to tell; it must not take that one's place.
+    Where it cannot be written, that is often the very failure to tell; it must not take that one's place.
     """
-    if (run / MARKER).exists():
-        return
     try:
-        write_whole(run / FAILURE, json.dumps(failure.as_dict(), indent=2))
-    except OSError as error:
-        warn(f"cannot write {run / FAILURE}: {error.strerror or error}")
+        if run.entry(MARKER) is None:
+            run.write(FAILURE, redact(json.dumps(failure.as_dict(), indent=2)).encode())
+            if run.entry(MARKER) is not None:  # another attempt finished meanwhile
+                run.delete(FAILURE)
+    except JobError as error:
+        warn(f"cannot write {FAILURE}: {error}")

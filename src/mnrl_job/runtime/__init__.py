@@ -1,1 +1,1 @@
-"""The outside world: processes, devices, logs, files."""
+"""The outside world: processes, devices, logs, files, storage."""

@@ -13,40 +13,60 @@ from types import FrameType
 
 from mnrl_job.errors import Preempted
 from mnrl_job.runtime.files import writable_folder
+from mnrl_job.runtime.storage import Store, open_store
+from mnrl_job.runtime.storage.uri import join
 from mnrl_job.settings import Settings
 
 # These say where a run happens and how it is shown, not what comes out.
-WITHOUT_EFFECT = {"run_id", "output", "work_dir", "log_format", "num_processes"}
+WITHOUT_EFFECT = {"run_id", "output", "work_dir", "log_format", "num_processes", "s3_addressing_style"}
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt at a run. `staging` holds just what will be published."""
+    """One attempt at a run, which will stand at the URI `run`. `staging` holds just what will be published.
+
+    `inputs` keeps what was fetched; in a `MNRL_WORK_DIR` the next attempt finds it again.
+    """
 
     run_id: str
     started_at: datetime
     settings_hash: str
-    run: Path
+    run: str
     scratch: Path
     staging: Path
+    inputs: Path
+    addressing_style: str
+
+    def store(self, attempts: int | None = None) -> Store:
+        """The run's place, opened anew: credentials may have rotated since the last time."""
+        return open_store(self.run, "MNRL_OUTPUT", self.addressing_style, attempts)
 
 
 @contextmanager
-def attempt(settings: Settings, output: Path) -> Iterator[Attempt]:
-    """Name the run, prove that its folders can be written, and clean the scratch up afterwards.
+def attempt(settings: Settings) -> Iterator[Attempt]:
+    """Name the run, prove that its places can be written, and clean the scratch up afterwards.
 
     Raises:
-        JobError: a folder cannot be written.
+        JobError: a place cannot be written.
     """
     now = datetime.now(UTC)
     settings_hash = hash_of(settings)
     run_id = settings.run_id or f"{now:%Y%m%d-%H%M%S}-{settings_hash[:6]}"
-    run = writable_folder(output / run_id, "MNRL_OUTPUT")
     parent = writable_folder(Path(settings.work_dir).expanduser(), "MNRL_WORK_DIR") if settings.work_dir else None
-    with tempfile.TemporaryDirectory(prefix="mnrl-job-", dir=parent) as scratch:
-        staging = Path(scratch) / "run"
-        staging.mkdir()
-        yield Attempt(run_id, now, settings_hash, run, Path(scratch), staging)
+    with tempfile.TemporaryDirectory(prefix="mnrl-job-", dir=parent) as name:
+        scratch = Path(name)
+        place = Attempt(
+            run_id=run_id,
+            started_at=now,
+            settings_hash=settings_hash,
+            run=join(settings.output, run_id),
+            scratch=scratch,
+            staging=scratch / "run",
+            inputs=(parent or scratch) / "inputs",
+            addressing_style=settings.s3_addressing_style,
+        )
+        place.staging.mkdir()
+        yield place
 
 
 def hash_of(settings: Settings) -> str:

@@ -49,6 +49,22 @@ def visible_gpus() -> int:
     return count
 
 
+def describe_gpus() -> str:
+    """`2 x NVIDIA H100, driver 550.54`, or `no GPU, trains on the CPU`."""
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return "no GPU, trains on the CPU"
+    try:
+        driver = pynvml.nvmlSystemGetDriverVersion()
+        name = pynvml.nvmlDeviceGetName(pynvml.nvmlDeviceGetHandleByIndex(0))
+    except pynvml.NVMLError as error:
+        raise DeviceError(f"the NVIDIA driver does not answer ({error}); mend or reload it") from error
+    finally:
+        pynvml.nvmlShutdown()
+    return f"{visible_gpus()} x {name}, driver {driver}"
+
+
 def worker_count(wanted: Literal["auto"] | int, gpus: int) -> int:
     """One worker per GPU; on a CPU 1 unless the settings say more.
 

@@ -1,16 +1,19 @@
 """Files on a local disk: hashed, and written whole or not at all."""
 
 import errno
+import fcntl
 import hashlib
 import os
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 from mnrl_job.errors import DeniedError, JobError, SettingsError, StorageError
 
 CHUNK = 1 << 20
+# What a mount answers that has no links, or no renaming (object stores behind FUSE, some network shares).
+CANNOT_RENAME = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV, errno.EMLINK, errno.EINVAL}
 
 
 def sha256_of(paths: Iterable[Path]) -> str:
@@ -23,41 +26,43 @@ def sha256_of(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def copy_whole(source: Path, target: Path) -> str:
-    """Copy a file so that a reader never sees a part of it.
+def write_whole(target: Path, data: bytes) -> None:
+    """Write a small file beside its place, flush it to disk, then rename; what cannot be finished is removed."""
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        temporary.write_bytes(data)
+        flush(temporary)
+        try:
+            temporary.replace(target)
+        except OSError as error:
+            if error.errno not in CANNOT_RENAME:
+                raise
+            target.write_bytes(data)
+            flush(target)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
-    Returns:
-        The SHA-256 of what was read.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    digest = hashlib.sha256()
-    with source.open("rb") as reader, _whole(target) as writer:
-        while chunk := reader.read(CHUNK):
-            digest.update(chunk)
-            writer.write(chunk)
-    return digest.hexdigest()
 
-
-def write_whole(target: Path, text: str) -> None:
-    """Write a small text file, whole or not at all."""
-    with _whole(target) as writer:
-        writer.write(text.encode())
+def flush(path: Path) -> None:
+    """Have the disk hold what was written to a file, or a folder's names. Some mounts cannot; that is no failure."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
-def _whole(target: Path) -> Iterator[IO[bytes]]:
-    """Write beside the target, flush to disk, then rename; what cannot be finished is removed."""
-    temporary = target.with_name(f".{target.name}.partial")
-    try:
-        with temporary.open("wb") as writer:
-            yield writer
-            writer.flush()
-            os.fsync(writer.fileno())
-        temporary.replace(target)
-    except BaseException:
+def exclusive(path: Path) -> Iterator[None]:
+    """Wait until no other process of this machine holds this lock. A mount without locks does without."""
+    with path.open("w") as handle:
         with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def writable_folder(folder: Path, variable: str) -> Path:

@@ -20,6 +20,7 @@ from pathlib import Path
 from mnrl_job.errors import InternalError, JobError, by_kind
 from mnrl_job.records import read_record, write_record
 from mnrl_job.runtime.devices import Devices
+from mnrl_job.runtime.secrets import redact
 
 OUTCOME = "MNRL_JOB_OUTCOME"
 POLL_SECONDS = 0.05
@@ -155,7 +156,7 @@ def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobErro
 
 def _write_outcome(environ: Mapping[str, str], failure: JobError, trace: str) -> None:
     path = Path(environ[OUTCOME])
-    write_record(path, Outcome(failure.kind, str(failure), trace, time.time()))
+    write_record(path, Outcome(failure.kind, redact(str(failure)), redact(trace), time.time()))
 
 
 def _die_with_parent() -> None:

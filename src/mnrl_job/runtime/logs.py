@@ -3,9 +3,17 @@
 import json
 import logging
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
+from tqdm import tqdm
+
+from mnrl_job.runtime.secrets import redact
+
+SECONDS_BETWEEN_LINES = 30.0
 LOG = logging.getLogger("mnrl_job")
 
 
@@ -19,14 +27,14 @@ class _JsonLines(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return redact(json.dumps(line, ensure_ascii=False, default=str))
 
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         mark = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
         text = f"{time.strftime('%H:%M:%S', time.localtime(record.created))}  {mark}{record.getMessage()}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        return redact(f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text)
 
 
 def log_format(wanted: Literal["auto", "text", "json"]) -> Literal["text", "json"]:
@@ -59,3 +67,28 @@ def shows_progress() -> bool:
     """Whether bars may be drawn: somebody is watching, and nobody parses."""
     handlers = logging.getLogger().handlers
     return sys.stderr.isatty() and bool(handlers) and isinstance(handlers[0].formatter, _Text)
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show how many of `total` bytes are done: as a bar where one may be drawn, else as a line now and then.
+
+    Yields:
+        A function to call with the number of bytes just done, from any thread.
+    """
+    began = said = time.monotonic()
+    done, guard = 0, threading.Lock()
+    with tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=not shows_progress(), leave=False) as bar:
+
+        def advance(count: int) -> None:
+            nonlocal done, said
+            with guard:
+                done += count
+                bar.update(count)
+                if bar.disable and time.monotonic() - said > SECONDS_BETWEEN_LINES:
+                    said = time.monotonic()
+                    log(f"{what}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", bytes=done, total=total)
+
+        yield advance
+    seconds = time.monotonic() - began
+    log(f"{what} took {seconds:.1f} s ({total / 1e6:.1f} MB)", bytes=total, seconds=round(seconds, 3))

@@ -1,0 +1,207 @@
+"""The story of a check: everything that can be known before GPU time is spent, each answer with its remedy."""
+
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from mnrl_job.errors import JobError
+from mnrl_job.inputs.collect import LocatedInputs, fetch_inputs, needed_bytes
+from mnrl_job.inputs.fetch import Located, locate, locate_model
+from mnrl_job.inputs.pairs import read_pairs
+from mnrl_job.job import check_batch, check_primary_metric, prepare, read_eval_sets, worker_task
+from mnrl_job.outputs.publish import already_published
+from mnrl_job.records import Finding, Rehearsal, WorkerTask, read_record, write_record
+from mnrl_job.runtime import machine
+from mnrl_job.runtime.attempt import Attempt, attempt, stop_on_request
+from mnrl_job.runtime.devices import Devices, describe_gpus, find_devices
+from mnrl_job.runtime.launch import run_workers
+from mnrl_job.runtime.storage.probe import probe
+from mnrl_job.settings import Settings, Source
+from mnrl_job.training.batches import plan_run
+
+SAMPLE_BYTES = 8 << 20
+# What Kubernetes gives a pod between SIGTERM and SIGKILL unless told otherwise.
+GRACE_SECONDS = 30
+# Weights and the two moments of Adam, in fp32.
+CHECKPOINT_BYTES_PER_PARAMETER = 12
+
+
+@dataclass(slots=True)
+class Findings:
+    """The findings so far, each told as it comes. A check that needs a failed one's answer is left out."""
+
+    tell: Callable[[Finding], None]
+    found: list[Finding] = field(default_factory=list)
+
+    def add(self, finding: Finding) -> None:
+        self.found.append(finding)
+        self.tell(finding)
+
+    def passed(self, check: str, detail: str) -> None:
+        self.add(Finding(check, "passed", detail))
+
+    @contextmanager
+    def checking(self, check: str) -> Iterator[None]:
+        """A JobError inside is the finding that this check failed; its message ends with what helps."""
+        try:
+            yield
+        except JobError as error:
+            detail, _, remedy = str(error).rpartition("; ")
+            self.add(Finding(check, "failed", detail or remedy, remedy if detail else "", error.kind))
+
+
+def check(settings: Settings, tell: Callable[[Finding], None]) -> tuple[Finding, ...]:
+    """Go through all checks, as far as the failed ones let us.
+
+    Args:
+        settings: already valid.
+        tell: called with each finding as soon as it is there.
+    """
+    findings = Findings(tell)
+    findings.passed("settings", "all valid")
+    with stop_on_request(), attempt(settings) as place:
+        speed = check_output(place, findings)
+        located = find_inputs(settings, findings)
+        devices = check_machine(settings, place, located, findings)
+        if located and devices:
+            task = check_data(settings, place, located, devices, findings)
+            if task:
+                check_model(settings, task, devices, speed, findings)
+    return tuple(findings.found)
+
+
+def check_output(place: Attempt, findings: Findings) -> float | None:
+    """Write, read, create and delete where the run will be. Returns bytes per second written, None where it failed."""
+    with findings.checking("output"):
+        store = place.store()
+        if already_published(store, place.settings_hash):
+            remedy = "train would do nothing; choose another MNRL_RUN_ID to train again"
+            findings.add(Finding("output", "warning", f"{place.run} is published with these settings", remedy))
+            return None
+        enforces = probe(store)
+        name, began = f".probe-{uuid.uuid4().hex[:12]}", time.perf_counter()
+        store.create(name, bytes(SAMPLE_BYTES))
+        speed = SAMPLE_BYTES / (time.perf_counter() - began)
+        store.delete(name)
+        how = "refuses to overwrite" if enforces else "cannot refuse to overwrite, so attempts take turns"
+        findings.passed("output", f"{place.run}: written, read back, deleted; {how}; {speed / 1e6:.0f} MB/s")
+        return speed
+    return None
+
+
+def find_inputs(settings: Settings, findings: Findings) -> LocatedInputs | None:
+    """Look for each input; None where one is missing."""
+    train = [_find(findings, settings, one, "MNRL_TRAIN_DATA") for one in settings.train_data]
+    evals = [_find(findings, settings, one, "MNRL_EVAL_DATA") for one in settings.eval_data]
+    with findings.checking("base model"):
+        model = locate_model(settings.base_model, settings.s3_addressing_style)
+        size = f"{model.bytes / 1e6:.0f} MB" if model else "a Hub id, loaded below"
+        findings.passed("base model", f"{settings.base_model}: {size}")
+        if all((*train, *evals)):
+            return LocatedInputs(tuple(filter(None, train)), tuple(filter(None, evals)), model)
+    return None
+
+
+def _find(findings: Findings, settings: Settings, source: Source, variable: str) -> Located | None:
+    check = f"input {source.name}"
+    with findings.checking(check):
+        found = locate(source, variable, settings.s3_addressing_style)
+        files = len(found.files) or len(found.entries)
+        findings.passed(check, f"{found.uri}: {files} file(s), {found.bytes / 1e6:.1f} MB")
+        return found
+    return None
+
+
+def check_machine(
+    settings: Settings, place: Attempt, located: LocatedInputs | None, findings: Findings
+) -> Devices | None:
+    """Devices, disk, shared memory, user, caches. Returns the devices, None where the machine cannot do it."""
+    devices = None
+    with findings.checking("devices"):
+        devices = find_devices(settings.num_processes)
+        findings.passed("devices", f"{describe_gpus()}; {devices.workers} worker(s)")
+    if devices:
+        findings.add(machine.shared_memory(devices))
+    findings.add(machine.user())
+    findings.add(machine.caches())
+    if located:
+        findings.add(machine.disk(place.scratch, needed_bytes(located)))
+    return devices if findings.found[-1].status != "failed" else None
+
+
+def check_data(
+    settings: Settings, place: Attempt, located: LocatedInputs, devices: Devices, findings: Findings
+) -> WorkerTask | None:
+    """Fetch and read everything as `train` does. Returns what the workers would be told, None where it is unusable."""
+    with findings.checking("data"):
+        began = time.perf_counter()
+        inputs = fetch_inputs(located, place.inputs, settings.base_model)
+        if located.remote_bytes:
+            took = time.perf_counter() - began
+            findings.passed("fetch", f"{located.remote_bytes / 1e6:.1f} MB in {took:.1f} s, size and checksum verified")
+        eval_sets = read_eval_sets(inputs, place.scratch)
+        read = read_pairs(inputs.train, settings, place.scratch / "pairs.arrow")
+        pairs, text_ids, eval_sets = prepare(settings, place, read, eval_sets)
+        audit = json.loads((place.staging / "audit.json").read_text(encoding="utf-8"))
+        repeated = audit["duplicates"]["repeated_pairs"]
+        findings.passed(
+            "training pairs",
+            f"{read.rows} of {read.rows_read} rows usable, {pairs.rows} to train on, {repeated} exact repetitions, "
+            f"{audit['duplicates']['distinct_positives']} distinct positives",
+        )
+        check_primary_metric(settings, eval_sets)
+        for one in eval_sets:
+            findings.passed(f"eval set {one.name}", f"{one.queries} queries over {one.documents} documents")
+        check_batch(settings, devices.workers, np.load(text_ids))
+        return worker_task(settings, place, inputs, eval_sets, pairs, text_ids)
+    return None
+
+
+def check_model(
+    settings: Settings, task: WorkerTask, devices: Devices, speed: float | None, findings: Findings
+) -> None:
+    """Load the model and train a few steps for the clock; tell how long all of it will take."""
+    with findings.checking("model"):
+        began = time.perf_counter()
+        path = task.scratch / "task.json"
+        write_record(path, task)
+        run_workers("rehearse", path, task.scratch / "outcomes", devices)
+        seen = read_record(task.scratch / "rehearsal.json", Rehearsal)
+        loading = time.perf_counter() - began - seen.seconds
+        findings.passed(
+            "model",
+            f"loads and trains on {seen.device} with torch {seen.torch}: "
+            f"{seen.parameters / 1e6:.1f} million parameters, peak memory {seen.peak_memory_bytes / 1e9:.1f} GB",
+        )
+        ids = np.load(task.text_ids or "")
+        steps = len(plan_run(ids, settings.batch_size, settings.seed, settings.epochs, settings.max_steps))
+        total = 2 * loading + 2 * seen.evaluation_seconds + steps * seen.step_seconds
+        findings.passed(
+            "expected time",
+            f"about {_duration(total)}: {steps} steps of {seen.step_seconds:.2f} s, 2 evaluations of "
+            f"{seen.evaluation_seconds:.1f} s, start-up {2 * loading:.0f} s",
+        )
+        if speed:
+            findings.add(grace(seen.parameters * CHECKPOINT_BYTES_PER_PARAMETER, speed))
+
+
+def grace(size: int, speed: float) -> Finding:
+    """How many checkpoints of `size` bytes can be uploaded between SIGTERM and SIGKILL."""
+    seconds = size / speed
+    fit = int(GRACE_SECONDS / seconds)
+    told = f"a checkpoint of {size / 1e6:.0f} MB takes {seconds:.1f} s to the output; {fit} fit into {GRACE_SECONDS} s"
+    if fit < 1:
+        remedy = f"set terminationGracePeriodSeconds to at least {round(2 * seconds) + GRACE_SECONDS}"
+        return Finding("grace period", "warning", told, remedy)
+    return Finding("grace period", "passed", told)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -1,0 +1,60 @@
+"""What this machine offers a run: disk, shared memory, user, caches. Asked in milliseconds, without torch."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from mnrl_job.errors import DeviceError
+from mnrl_job.records import Finding
+from mnrl_job.runtime.devices import Devices
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - asked for its size, nothing is written
+ENOUGH_SHARED_MEMORY = 1 << 30
+
+
+def disk(folder: Path, needed: int) -> Finding:
+    """Whether the scratch has room for copies of remote inputs, prepared data and the trained model (bytes)."""
+    free = shutil.disk_usage(folder).free
+    told = f"{free / 1e9:.1f} GB free in {folder}, about {needed / 1e9:.1f} GB needed"
+    if free < needed:
+        return Finding("disk", "failed", told, "free space, or name a larger MNRL_WORK_DIR", DeviceError.kind)
+    return Finding("disk", "passed", told)
+
+
+def shared_memory(devices: Devices) -> Finding:
+    """GPU workers of one machine talk through /dev/shm; containers get 64 MB unless told otherwise."""
+    if devices.gpus == 0 or devices.workers == 1:
+        return Finding("shared memory", "passed", "not needed by one worker or on a CPU")
+    size = shutil.disk_usage(SHARED_MEMORY).total if SHARED_MEMORY.is_dir() else 0
+    told = f"{size / 1e6:.0f} MB in {SHARED_MEMORY} for {devices.workers} workers"
+    if size < ENOUGH_SHARED_MEMORY:
+        remedy = "docker run --ipc=host or --shm-size=1g; in Kubernetes mount an emptyDir with medium: Memory there"
+        return Finding("shared memory", "warning", told, remedy)
+    return Finding("shared memory", "passed", told)
+
+
+def user() -> Finding:
+    """Clusters with restricted pod security refuse root."""
+    if os.geteuid() == 0:
+        remedy = "docker run --user 1000:0; in Kubernetes runAsNonRoot: true"
+        return Finding("user", "warning", "this is root; restricted clusters refuse that", remedy)
+    return Finding("user", "passed", f"user {os.geteuid()}, not root")
+
+
+def caches() -> Finding:
+    """The folders where libraries write: temporary files and the Hub's downloads."""
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    folders = (Path(tempfile.gettempdir()), home)
+    locked = [str(folder) for folder in folders if not _can_be_written(folder)]
+    if locked:
+        remedy = "mount writable folders there, or set TMPDIR and HF_HOME to such"
+        return Finding("caches", "warning", f"not writable: {', '.join(locked)}", remedy)
+    return Finding("caches", "passed", f"writable: {', '.join(map(str, folders))}")
+
+
+def _can_be_written(folder: Path) -> bool:
+    """Also for a folder that is still to be made, without making it."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return os.access(folder, os.W_OK | os.X_OK)

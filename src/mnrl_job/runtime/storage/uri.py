@@ -1,0 +1,49 @@
+"""What a URI says, before anything is opened."""
+
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from mnrl_job.errors import SettingsError
+
+S3 = "s3://"
+
+
+def is_remote(uri: str) -> bool:
+    """Whether a URI names objects rather than files."""
+    return uri.startswith(S3)
+
+
+def join(uri: str, name: str) -> str:
+    """`s3://bucket/runs`, `r1` -> `s3://bucket/runs/r1`; the same for folders."""
+    return f"{uri.rstrip('/')}/{name}" if uri.strip("/") else f"{uri}{name}"
+
+
+def local_path(uri: str, variable: str) -> Path:
+    """`file://` URIs and plain paths.
+
+    Raises:
+        SettingsError: for any other scheme.
+    """
+    if "://" not in uri:
+        return Path(uri).expanduser()
+    parts = urlsplit(uri)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return Path(unquote(parts.path))
+    raise SettingsError(f"{variable}: {uri}: {parts.scheme}:// is not supported; give a path, file:// or s3:// URI")
+
+
+def bucket_and_prefix(uri: str, variable: str) -> tuple[str, str]:
+    """`s3://bucket/some/prefix/` -> (`bucket`, `some/prefix`).
+
+    Raises:
+        SettingsError: there is no bucket in it, or credentials are.
+    """
+    bucket, _, prefix = uri.removeprefix(S3).partition("/")
+    if "@" in bucket or ":" in bucket:
+        raise SettingsError(
+            f"{variable}: the bucket of an s3:// URI holds no credentials or port; set AWS_ACCESS_KEY_ID, "
+            "AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL, or use a role"
+        )
+    if not bucket:
+        raise SettingsError(f"{variable}: {uri} names no bucket; expected s3://BUCKET/PREFIX")
+    return bucket, prefix.strip("/")

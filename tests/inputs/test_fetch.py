@@ -1,0 +1,183 @@
+"""Inputs in a folder and on S3: the same files are found, and errors name what the user named."""
+
+import gzip
+import json
+
+import pytest
+
+from mnrl_job.errors import DataError, DeniedError, MissingError
+from mnrl_job.inputs.evalset import read_evalset
+from mnrl_job.inputs.fetch import fetch, locate, locate_model
+from mnrl_job.inputs.pairs import read_pairs
+from mnrl_job.runtime.tables import read_table
+from mnrl_job.settings import Settings, Source
+from tests.conftest import put
+from tests.servers.proxy import Fault
+
+GOOD = b'{"anchor": "a", "positive": "b"}\n'
+KEYS = ["ab", "b/a.jsonl", "b/c/a.jsonl", "b/c/b.csv", "b/c/d/a.jsonl", "bb/a.jsonl", "ü +&#.jsonl"]
+BELOW_B = KEYS[1:5]
+HIDDEN = ["b/.x.jsonl", "b/_x.jsonl", "b/.git/a.jsonl", "b/c/_SUCCESS", "b/_logs/c/a.jsonl"]
+# What each pattern finds among them.
+FOUND = {
+    "ab": ["ab"],
+    "b/c/a.jsonl": ["b/c/a.jsonl"],
+    "b/.x.jsonl": ["b/.x.jsonl"],
+    "ü +&#.jsonl": ["ü +&#.jsonl"],
+    "": KEYS,
+    "b": BELOW_B,
+    "b/": BELOW_B,
+    "b/c": BELOW_B[1:],
+    "b/*": ["b/a.jsonl"],
+    "b/*.jsonl": ["b/a.jsonl"],
+    "b/?.jsonl": ["b/a.jsonl"],
+    "b/c/[a-b].*": ["b/c/a.jsonl", "b/c/b.csv"],
+    "b/c/[!b].*": ["b/c/a.jsonl"],
+    "b/*/*.jsonl": ["b/c/a.jsonl"],
+    "b*/a.jsonl": ["b/a.jsonl", "bb/a.jsonl"],
+    "b/**/*.jsonl": ["b/a.jsonl", "b/c/a.jsonl", "b/c/d/a.jsonl"],
+    "b/**": BELOW_B,
+    "**/a.jsonl": ["b/a.jsonl", "b/c/a.jsonl", "b/c/d/a.jsonl", "bb/a.jsonl"],
+    "a?": ["ab"],
+}
+
+
+def found(uri, variable="MNRL_TRAIN_DATA"):
+    return locate(Source("s", uri), variable, "path")
+
+
+def got(uri, folder):
+    return fetch(found(uri), folder)
+
+
+@pytest.fixture(params=["moto", "rclone", "folder"])
+def place(request, reach, tmp_path):
+    """A place that holds KEYS and HIDDEN, each object holding its own key."""
+    files = {key: key.encode() for key in (*KEYS, *HIDDEN)}
+    if request.param == "folder":
+        for key, content in files.items():
+            (tmp_path / "place" / key).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "place" / key).write_bytes(content)
+        return str(tmp_path / "place")
+    server = request.getfixturevalue(request.param)
+    put(server, reach(server), files)
+    return reach(server)
+
+
+def test_files_folders_prefixes_and_globs_name_the_same_files_everywhere(place, tmp_path):
+    for pattern, keys in FOUND.items():
+        fetched = got(f"{place}/{pattern}", tmp_path / "in")
+        assert [file.read_bytes().decode() for file in fetched.files] == sorted(keys), pattern
+        assert list(fetched.files) == sorted(fetched.files)
+
+
+def test_what_is_not_there_is_told_with_the_setting_that_named_it(place):
+    for pattern in ("a", "c/", "b/x.jsonl", "b/*.parquet", "*/c", "b/[x-z]*"):
+        with pytest.raises(
+            MissingError, match="does not exist or holds no file; give a file, folder or glob"
+        ) as caught:
+            found(f"{place}/{pattern}", "MNRL_EVAL_DATA")
+        assert str(caught.value).startswith(f"MNRL_EVAL_DATA: {place}/{pattern} ")
+        assert caught.value.code == 66
+
+
+def test_an_object_wins_over_a_prefix_of_its_name(moto, reach, tmp_path):
+    uri = reach(moto)
+    put(moto, uri, {"a": b"object", "a/b": b"below"})
+    assert [file.read_bytes() for file in got(f"{uri}/a", tmp_path).files] == [b"object"]
+    assert [file.read_bytes() for file in got(f"{uri}/a/", tmp_path).files] == [b"below"]
+
+
+def test_nothing_is_fetched_before_it_is_asked_for(server, proxy, reach, tmp_path):
+    uri = reach(proxy)
+    put(server, uri, {"a.jsonl": GOOD, "b.jsonl": GOOD})
+    located = found(uri)
+    assert located.bytes == 2 * len(GOOD)
+    assert not [seen for seen in proxy.seen if ".jsonl" in seen]
+    assert len(fetch(located, tmp_path).files) == 2
+
+
+def test_inputs_are_found_again_the_next_time(server, proxy, reach, tmp_path):
+    uri = reach(proxy)
+    put(server, uri, {"in/a.jsonl": GOOD, "in/b.jsonl": GOOD})
+    first = got(f"{uri}/in", tmp_path)
+    proxy.seen.clear()
+    assert got(f"{uri}/in", tmp_path).files == first.files
+    assert not [seen for seen in proxy.seen if seen.startswith("GET") and ".jsonl" in seen]
+
+
+def test_sources_of_one_name_in_two_places_are_kept_apart(server, uri, tmp_path):
+    put(server, uri, {"one/a.jsonl": b"one", "two/a.jsonl": b"two"})
+    fetched = [got(f"{uri}/{name}/a.jsonl", tmp_path) for name in ("one", "two")]
+    assert [one.files[0].read_bytes() for one in fetched] == [b"one", b"two"]
+
+
+def test_what_may_not_be_read_is_denied_and_not_missing(server, proxy, reach):
+    uri = reach(proxy)
+    put(server, uri, {"a/b.jsonl": GOOD})
+    for name in ("a/b.jsonl", "a", "a/*.jsonl", "nothing"):
+        proxy.faults = [Fault("status", times=100, status=403)]
+        with pytest.raises(DeniedError, match=r"MNRL_TRAIN_DATA: s3://bucket/.*access denied"):
+            found(f"{uri}/{name}")
+
+
+@pytest.mark.parametrize("pattern", ["in/bad.jsonl", "in", "in/*.jsonl", "**/bad.jsonl"])
+def test_a_bad_row_is_named_by_the_object_and_line_the_user_knows(server, uri, tmp_path, pattern):
+    put(server, uri, {"in/bad.jsonl": GOOD + b'{"anchor": "a", "positive": " "}\n'})
+    with pytest.raises(DataError) as caught:
+        read_pairs((got(f"{uri}/{pattern}", tmp_path),), Settings(), tmp_path / "pairs.arrow")
+    assert str(caught.value).startswith(f"{uri}/in/bad.jsonl:2: empty")
+    pairs = read_pairs((got(f"{uri}/{pattern}", tmp_path),), Settings(max_bad_rows=0.5), tmp_path / "pairs.arrow")
+    assert [row.where for row in pairs.bad_rows] == [f"{uri}/in/bad.jsonl:2"]
+    assert pairs.sources[0].uri == f"{uri}/{pattern}"
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "said"),
+    [
+        ("x.jsonl", b'{"title": "a"}\n', "{}/x.jsonl: no anchor column; found title"),
+        ("x.docx", b"PK", "{}/x.docx: unknown format .docx"),
+        ("x.jsonl.gz", gzip.compress(GOOD, mtime=0)[:-9], "{}/x.jsonl.gz: the file is damaged"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named_by_its_object(server, uri, tmp_path, key, content, said):
+    put(server, uri, {key: content})
+    with pytest.raises(DataError) as caught:
+        read_pairs((got(uri, tmp_path),), Settings(), tmp_path / "pairs.arrow")
+    assert str(caught.value).startswith(said.format(uri))
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_an_eval_set_on_s3_is_read_like_one_in_a_folder(server, uri, tmp_path):
+    files = {
+        "queries.jsonl": b'{"_id": "q", "text": "one"}\n',
+        "corpus.jsonl.gz": gzip.compress(b'{"_id": "d", "text": "two"}\n'),
+        "qrels/test.tsv": b"query-id\tcorpus-id\tscore\nq\td\t1\n",
+    }
+    single = {"queries": {"q": "one"}, "corpus": {"d": "two"}, "relevant_docs": {"q": ["d"]}}
+    put(server, uri, {f"beir/{key}": content for key, content in files.items()})
+    put(server, uri, {"set.json": json.dumps(single).encode()})
+    for name in ("beir", "beir/", "set.json"):
+        eval_set = read_evalset(got(f"{uri}/{name}", tmp_path), tmp_path / "out" / name)
+        assert read_table(eval_set.folder / "corpus.arrow").to_pylist() == [{"id": "d", "text": "two"}]
+
+
+def test_a_fault_of_an_eval_set_is_named_by_its_object(server, uri, tmp_path):
+    put(server, uri, {"set/queries.jsonl": b'{"_id": "q", "text": ""}\n', "set/corpus.jsonl": b""})
+    with pytest.raises(DataError) as caught:
+        read_evalset(got(f"{uri}/set", tmp_path), tmp_path / "out")
+    assert str(caught.value).startswith(f"{uri}/set: qrels/test.tsv is missing")
+    put(server, uri, {"set/qrels/test.tsv": b"query-id\tcorpus-id\tscore\n"})
+    with pytest.raises(DataError) as caught:
+        read_evalset(got(f"{uri}/set", tmp_path), tmp_path / "out")
+    assert str(caught.value).startswith(f"{uri}/set/queries.jsonl:1: the text of 'q' is empty")
+
+
+def test_a_model_below_a_prefix_must_be_whole(server, uri, tmp_path):
+    put(server, uri, {"good/model.safetensors": b"w", "good/config.json": b"{}", "hollow/config.json": b"{}"})
+    put(server, uri, {"bare/model.safetensors": b"w"})
+    model = fetch(locate_model(f"{uri}/good", "path"), tmp_path)
+    assert sorted(path.name for path in model.root.iterdir() if path.is_file()) == ["config.json", "model.safetensors"]
+    for name, said in [("hollow", "holds no weights"), ("bare", "it is no model"), ("none", "does not exist")]:
+        with pytest.raises(MissingError, match=f"MNRL_BASE_MODEL: {uri}/{name} .*{said}"):
+            locate_model(f"{uri}/{name}", "path")

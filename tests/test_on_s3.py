@@ -1,0 +1,131 @@
+"""Whole runs with everything on S3, on both kinds of server: inputs, base model, output, failures, second attempts."""
+
+import json
+import subprocess
+import uuid
+
+import pytest
+
+from tests.conftest import PAIRS, clean_environment, command, objects, put, write_evalset, write_pairs
+from tests.servers.proxy import Fault, proxied
+from tests.servers.s3 import BUCKET
+
+
+@pytest.fixture
+def place(server, tmp_path, tiny_model):
+    return furnish(server, tmp_path, tiny_model)
+
+
+@pytest.fixture
+def place_on_moto(moto, tmp_path, tiny_model):
+    return furnish(moto, tmp_path, tiny_model)
+
+
+def furnish(server, tmp_path, tiny_model):
+    """A prefix with training pairs, an eval set and a base model."""
+    uri = f"s3://{BUCKET}/{uuid.uuid4().hex}"
+    pairs = write_pairs(tmp_path / "pairs.jsonl").read_bytes()
+    evals = write_evalset(tmp_path / "faq.json").read_bytes()
+    model = {f"model/{p.relative_to(tiny_model)}": p.read_bytes() for p in tiny_model.rglob("*") if p.is_file()}
+    put(server, uri, {"data/pairs.jsonl": pairs, "eval/faq.json": evals, **model})
+    return uri
+
+
+def settings_for(place, **changes):
+    return {
+        "MNRL_TRAIN_DATA": f"{place}/data",
+        "MNRL_EVAL_DATA": f"{place}/eval/faq.json",
+        "MNRL_BASE_MODEL": f"{place}/model",
+        "MNRL_OUTPUT": f"{place}/runs",
+        "MNRL_RUN_ID": "r",
+        "MNRL_BATCH_SIZE": "8",
+    } | changes
+
+
+def test_a_run_reads_from_and_writes_to_s3_alone_and_is_verified_and_known_again(mnrl_job, server, place):
+    environment = settings_for(place) | server.environment
+    ended = mnrl_job("train", **environment)
+    assert ended.code == 0, ended.stderr
+    assert f"the run is in {place}/runs/r" in ended.last_line
+    run = objects(server, f"{place}/runs/r")
+    manifest = json.loads(run["manifest.json"])
+    assert run.keys() == manifest["files"].keys() | {"manifest.json", "_SUCCESS"}
+    assert manifest["inputs"].keys() == {"train/data", "eval/faq", "base_model"}
+    assert json.loads(run["metrics.json"])["data"]["train"]["sources"][0]["uri"] == f"{place}/data"
+    assert not server.uploads()
+
+    again = mnrl_job("train", **environment)
+    assert again.code == 0
+    assert "already published" in again.last_line
+    other = mnrl_job("train", **environment | {"MNRL_SEED": "7"})
+    assert other.code == 64
+    assert "published with other settings" in other.last_line
+    assert objects(server, f"{place}/runs/r") == run
+
+    good = mnrl_job("verify", f"{place}/runs/r", **server.environment)
+    assert good.code == 0, good.stderr
+    weights = bytearray(run["model/model.safetensors"])
+    weights[-1] ^= 1
+    put(server, f"{place}/runs/r", {"model/model.safetensors": bytes(weights)})
+    bad = mnrl_job("verify", f"{place}/runs/r", **server.environment)
+    assert bad.code == 65
+    assert "model/model.safetensors: has SHA-256" in bad.stderr
+    assert "audit.json" not in bad.stderr
+
+
+def test_a_bad_row_is_named_by_the_object_it_stands_in_and_told_everywhere_alike(mnrl_job, server, place):
+    lines = [json.dumps({"anchor": anchor, "positive": positive}) for anchor, positive in PAIRS]
+    put(server, place, {"bad/rows.jsonl": "\n".join([lines[0], '{"anchor": "torn', *lines[1:]]).encode()})
+    environment = settings_for(place, MNRL_TRAIN_DATA=f"{place}/bad") | server.environment
+    ended = mnrl_job("train", **environment)
+    assert ended.code == 65, ended.stderr
+    assert f"{place}/bad/rows.jsonl:2: malformed JSON" in ended.last_line
+    told = json.loads(objects(server, f"{place}/runs/r")["failure.json"])
+    assert (told["exit_code"], told["class"], told["retry_helps"]) == (65, "data", False)
+    assert told["message"] in ended.last_line
+
+
+def test_two_attempts_at_once_leave_one_run_and_both_end_well(server, place, tmp_path):
+    environment = clean_environment(**settings_for(place), **server.environment)
+    running = [
+        subprocess.Popen(command("train"), env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    told = [process.communicate()[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], told
+    assert sum("already published" in text.splitlines()[-1] for text in told) == 1
+    run = objects(server, f"{place}/runs/r")
+    files = json.loads(run["manifest.json"])["files"]
+    assert run.keys() == files.keys() | {"manifest.json", "_SUCCESS"}
+    assert {name: len(content) for name, content in run.items() if name in files} == {
+        name: facts["bytes"] for name, facts in files.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "words"),
+    [
+        (Fault("status", r"PUT .*_SUCCESS", times=99, status=403), 77, "access denied"),
+        (Fault("status", r"PUT .*_SUCCESS", times=99, status=503), 69, "SlowDown"),
+        (Fault("status", r"PUT .*tokenizer.json", times=99, status=500), 69, "InternalError"),
+    ],
+)
+def test_an_upload_that_fails_ends_with_its_cause_and_no_marker(mnrl_job, moto, place_on_moto, fault, code, words):
+    with proxied(moto, fault) as proxy:
+        environment = settings_for(place_on_moto) | proxy.environment | {"AWS_MAX_ATTEMPTS": "2"}
+        ended = mnrl_job("train", **environment)
+    assert ended.code == code, ended.stderr
+    assert words in ended.last_line
+    run = objects(moto, f"{place_on_moto}/runs/r")
+    assert "_SUCCESS" not in run
+    assert json.loads(run["failure.json"])["exit_code"] == code
+    assert not [key for key in run if key.startswith(".claims")]
+
+
+def test_denied_inputs_are_known_before_anything_is_fetched(mnrl_job, moto, place_on_moto):
+    with proxied(moto, Fault("status", r"GET /bucket\?.*eval", times=99, status=403)) as proxy:
+        environment = settings_for(place_on_moto, MNRL_EVAL_DATA=f"{place_on_moto}/eval/") | proxy.environment
+        ended = mnrl_job("train", **environment)
+        assert ended.code == 77, ended.stderr
+        assert "MNRL_EVAL_DATA" in ended.last_line
+        assert not [request for request in proxy.seen if request.startswith("GET") and "pairs.jsonl" in request]
