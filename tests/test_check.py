@@ -1,0 +1,84 @@
+"""`check`: everything that can be known beforehand, as a table of passed, warning and failed with remedies."""
+
+import re
+
+import pytest
+
+from tests.conftest import PAIRS, objects, write_evalset, write_jsonl, write_pairs
+from tests.servers.s3 import BUCKET
+
+
+@pytest.fixture
+def good(tmp_path, tiny_model):
+    write_pairs(tmp_path / "pairs.jsonl")
+    write_evalset(tmp_path / "faq.json")
+    return {
+        "MNRL_TRAIN_DATA": "pairs.jsonl",
+        "MNRL_EVAL_DATA": "faq.json",
+        "MNRL_BASE_MODEL": str(tiny_model),
+        "MNRL_OUTPUT": "out",
+        "MNRL_BATCH_SIZE": "8",
+        "MNRL_EPOCHS": "50",
+    }
+
+
+def table(ended):
+    """Status by check."""
+    rows = re.findall(r"^(passed|warning|failed) +(.+?)  ", ended.stdout + "  ", flags=re.MULTILINE)
+    return {check.strip(): status for status, check in rows}
+
+
+def test_all_that_train_needs_is_checked_and_nothing_is_left_behind(mnrl_job, moto, good, tmp_path):
+    environment = good | moto.environment | {"MNRL_OUTPUT": f"s3://{BUCKET}/check-runs"}
+    ended = mnrl_job("check", **environment)
+    assert ended.code == 0, ended.stderr
+    found = table(ended)
+    assert {"settings", "output", "input pairs", "input faq", "base model", "devices", "user", "caches"} <= found.keys()
+    assert {"disk", "training pairs", "eval set faq", "model", "expected time", "grace period"} <= found.keys()
+    assert "failed" not in found.values()
+    assert "refuses to overwrite" in ended.stdout
+    assert re.search(r"expected time +about \d+ s: 50 steps of \d", ended.stdout)
+    assert "8 of 8 rows usable" in ended.stdout
+    assert "ready to train" in ended.last_line
+    assert not objects(moto, f"s3://{BUCKET}/check-runs")
+    assert {path.name for path in tmp_path.iterdir()} == {"pairs.jsonl", "faq.json"}
+
+
+FAILURES = {
+    "a missing input": ({"MNRL_EVAL_DATA": "nowhere.json"}, "input nowhere", 66),
+    "a missing model": ({"MNRL_BASE_MODEL": "./nowhere"}, "base model", 66),
+    "a folder in a file": ({"MNRL_OUTPUT": "pairs.jsonl"}, "output", 64),
+    "a bad row": ({"MNRL_TRAIN_DATA": "bad.jsonl"}, "data", 65),
+    "a batch too large": ({"MNRL_BATCH_SIZE": "9"}, "data", 64),
+    "an unknown metric's eval set": ({"MNRL_PRIMARY_METRIC": "other.ndcg@10"}, "data", 64),
+    "more workers than GPUs": ({"MNRL_PRECISION": "fp16"}, "model", 78),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_what_would_stop_a_run_is_found_with_its_exit_code_and_a_remedy(mnrl_job, good, tmp_path, case):
+    changes, failing, code = FAILURES[case]
+    write_jsonl(tmp_path / "bad.jsonl", [{"anchor": PAIRS[0][0], "positive": PAIRS[0][1]}, {"anchor": "only"}])
+    ended = mnrl_job("check", **good | changes)
+    assert ended.code == code, ended.stderr + ended.stdout
+    found = table(ended)
+    assert found[failing] == "failed"
+    assert list(found.values()).count("failed") == 1, "one fault, one failed check"
+    assert re.search(r"failed .+\n +-> .+", ended.stdout), "each failure has a remedy"
+    assert "Traceback" not in ended.stderr
+
+
+def test_several_faults_are_found_in_one_go(mnrl_job, good):
+    ended = mnrl_job("check", **good | {"MNRL_EVAL_DATA": "a.json,b.json", "MNRL_BASE_MODEL": "./c"})
+    assert ended.code == 66
+    assert [name for name, status in table(ended).items() if status == "failed"] == ["input a", "input b", "base model"]
+
+
+def test_a_run_that_is_published_already_is_pointed_out(mnrl_job, good):
+    settings = good | {"MNRL_RUN_ID": "r", "MNRL_EPOCHS": "1"}
+    assert mnrl_job("train", **settings).code == 0
+    ended = mnrl_job("check", **settings)
+    assert ended.code == 0, ended.stderr
+    assert table(ended)["output"] == "warning"
+    assert "choose another MNRL_RUN_ID" in ended.stdout
+    assert mnrl_job("check", **settings | {"MNRL_SEED": "1"}).code == 64

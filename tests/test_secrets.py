@@ -1,0 +1,123 @@
+"""Planted secrets appear nowhere: not in logs, files, errors, `failure.json` or the process list."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mnrl_job import cli
+from mnrl_job.errors import StorageError
+from mnrl_job.runtime.secrets import redact
+from tests.conftest import clean_environment, command, objects
+from tests.servers.s3 import BUCKET, free_port
+from tests.test_on_s3 import furnish, settings_for
+
+PLANTED = {
+    "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG+planted",
+    "AWS_SESSION_TOKEN": "session-planted-0123456789",
+    "HF_TOKEN": "hf_plantedplantedplanted",
+    "WANDB_API_KEY": "wandb-planted-key",
+}
+PASSWORD = "planted-password"  # noqa: S105 - it is one on purpose
+
+
+def with_password(endpoint):
+    return endpoint.replace("http://", f"http://somebody:{PASSWORD}@")
+
+
+def leaks(*texts):
+    return [secret for secret in (*PLANTED.values(), PASSWORD) for text in texts if secret in text]
+
+
+def command_lines():
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            yield path.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_a_run_tells_no_secret_to_logs_files_or_process_list(moto, tmp_path, tiny_model, log_format):
+    place = furnish(moto, tmp_path, tiny_model)
+    environment = clean_environment(
+        **settings_for(place, MNRL_WORK_DIR="work", MNRL_LOG_FORMAT=log_format) | moto.environment | PLANTED
+    )
+    running = subprocess.Popen(
+        command("train"), env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    while running.poll() is None:
+        assert not leaks(*command_lines())
+        try:
+            running.wait(0.3)
+        except subprocess.TimeoutExpired:
+            continue
+    output = running.stdout.read() if running.stdout else ""
+    assert running.returncode == 0, output
+    published = objects(moto, f"{place}/runs/r")
+    kept = [path.read_bytes() for path in (tmp_path / "work").rglob("*") if path.is_file()]
+    assert not leaks(output, *(content.decode(errors="replace") for content in (*published.values(), *kept)))
+
+
+@pytest.mark.parametrize("name", ["train", "check"])
+def test_a_storage_that_cannot_be_reached_is_told_without_its_password(mnrl_job, tmp_path, name, tiny_model):
+    endpoint = with_password(f"http://127.0.0.1:{free_port()}")
+    ended = mnrl_job(
+        *(name, "--train-data", f"s3://{BUCKET}/nowhere", "--base-model", str(tiny_model), "--output", "out"),
+        *("--run-id", "r"),
+        **PLANTED | {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "AKIAPLANTED", "AWS_MAX_ATTEMPTS": "1"},
+    )
+    assert ended.code == 69, ended.stderr
+    assert "127.0.0.1" in ended.last_line
+    written = [path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file()]
+    assert not leaks(ended.stdout, ended.stderr, *written)
+
+
+def test_credentials_in_an_s3_uri_are_refused_unquoted(mnrl_job):
+    ended = mnrl_job("train", "--train-data", f"s3://key:{PASSWORD}@bucket/data", "--output", "out")
+    assert ended.code == 64, ended.stderr
+    assert "holds no credentials" in ended.last_line
+    assert not leaks(ended.stdout, ended.stderr)
+
+
+def test_the_settings_page_shows_no_password(mnrl_job):
+    ended = mnrl_job("settings", MNRL_OUTPUT=f"https://somebody:{PASSWORD}@host/runs")
+    assert ended.code == 0
+    assert "https://***@host/runs" in ended.stdout
+    assert not leaks(ended.stdout, ended.stderr)
+
+
+def test_failure_termination_log_and_exit_code_tell_one_story_without_secrets(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "TERMINATION_LOG", tmp_path / "termination-log")
+    (tmp_path / "termination-log").touch()
+    monkeypatch.setenv("HF_TOKEN", PLANTED["HF_TOKEN"])
+    failure = StorageError(f"http://somebody:{PASSWORD}@host answered with {PLANTED['HF_TOKEN']} " + "ä" * 5000)
+    assert cli.fail(failure) == 69
+    raw = (tmp_path / "termination-log").read_bytes()
+    told = json.loads(raw)
+    assert len(raw) <= 4096
+    assert (told["exit_code"], told["class"], told["retry_helps"]) == (69, "storage", True)
+    assert told["message"].startswith("http://***@host answered with ***")
+    assert not leaks(raw.decode(), capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("GET https://key:pass@host/x", "GET https://***@host/x"),
+        ("https://host/x?X-Amz-Signature=abc123&n=1", "https://host/x?X-Amz-Signature=***&n=1"),
+        ("Authorization: Bearer abc.def", "Authorization: Bearer ***"),
+        ("me@example.org wrote s3://bucket/a@b", "me@example.org wrote s3://bucket/a@b"),
+        ("the token planted-value was used", "the token *** was used"),
+        ("read /var/run/token-file, 4 tokens, true", "read /var/run/token-file, 4 tokens, true"),
+    ],
+)
+def test_what_is_secret_is_starred_and_nothing_else(text, shown):
+    environ = {
+        "HF_TOKEN": "planted-value",
+        "AWS_WEB_IDENTITY_TOKEN_FILE": "/var/run/token-file",
+        "TOKENIZERS_PARALLELISM": "true",
+        "SOME_KEY": "4",
+    }
+    assert redact(text, environ) == shown
