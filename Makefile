@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 OUTPUT ?= runs
 
-.PHONY: help install install-dev train test check format docs lock clean
+.PHONY: help install install-dev train test check chaos bench format docs lock clean
 
 help: ## Show this help.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,12 @@ train: install ## Train on the bundled example (on a CPU where there is no GPU);
 
 test: install-dev ## Run the tests (under 10 minutes on 2 cores).
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+chaos: install-dev ## Kill fetching and publishing 200 times and race publishers 150 times (about half an hour).
+	@$(BIN)/pytest -m chaos --timeout 3600 -s $(ARGS)
+
+bench: install-dev $(VENV)/.aws ## Fetch and publish 1 GiB next to `aws s3 cp` and `rclone copy` (about 10 minutes).
+	@$(BIN)/python benchmarks/storage.py --aws $(VENV)/.aws/bin/aws $(ARGS)
 
 check: install-dev ## Check format, lint, types, architecture, shell scripts and generated files.
 	@$(BIN)/ruff format --check .
@@ -52,6 +58,11 @@ $(VENV)/.installed: requirements.lock pyproject.toml scripts/create-venv
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
+
+# The AWS command line program needs another botocore than ours, so it lives apart.
+$(VENV)/.aws:
+	@$(PYTHON) -m venv $@
+	@$@/bin/pip install --quiet --disable-pip-version-check awscli
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.lock
