@@ -18,7 +18,7 @@ from mnrl_job.inputs.evalset import read_evalset, write_evalset
 from mnrl_job.inputs.pairs import read_pairs
 from mnrl_job.outputs.metrics import Run, metrics
 from mnrl_job.outputs.model_card import model_card
-from mnrl_job.outputs.publish import already_published, clear, record_failure, seal, upload
+from mnrl_job.outputs.publish import already_published, clear, record_failure, seal, tidy, upload
 from mnrl_job.outputs.rankings import write_rankings
 from mnrl_job.outputs.recheck import recheck
 from mnrl_job.preparation.audit import audit
@@ -67,8 +67,9 @@ def train(settings: Settings) -> Finished:
         JobError: anything that kept the run from being published; `failure.json` tells the same.
     """
     with opened(settings) as place:
-        if already_published(place.store(), place.settings_hash):
+        if finished_before(place):
             return Finished(place.run, None)
+        probe(place.store())
         clock = Clock()
         devices = find_devices(settings.num_processes)
         with clock("fetch"):
@@ -94,8 +95,9 @@ def evaluate(settings: Settings) -> Finished:
         JobError: anything that kept the scores from being published.
     """
     with opened(settings) as place:
-        if already_published(place.store(), place.settings_hash):
+        if finished_before(place):
             return Finished(place.run, None)
+        probe(place.store())
         clock = Clock()
         devices = find_devices(settings.num_processes)
         with clock("fetch"):
@@ -151,13 +153,25 @@ class Clock:
 def opened(settings: Settings) -> Iterator[Attempt]:
     """The place of this attempt; whatever goes wrong inside is written to its `failure.json`."""
     with stop_on_request(), attempt(settings) as place:
-        probe(place.store())
         try:
             yield place
         except Exception as error:
             failure = error if isinstance(error, JobError) else InternalError(f"{type(error).__name__}: {error}")
             record_failure(place.store(attempts=2), failure)
             raise
+
+
+def finished_before(place: Attempt) -> bool:
+    """Whether the run stands there already; if so, nothing that a killed attempt left stays beside it.
+
+    Raises:
+        SettingsError: it was made with other settings.
+    """
+    store = place.store()
+    if not already_published(store, place.settings_hash):
+        return False
+    tidy(store)
+    return True
 
 
 def get_inputs(settings: Settings, place: Attempt, devices: Devices) -> Inputs:
@@ -300,6 +314,7 @@ def report(
     store = place.store()
     with claimed(store) as claim:
         if already_published(store, place.settings_hash):
+            store.sweep()
             return Finished(place.run, None)
         clear(store, claim)
         with clock("publish"):

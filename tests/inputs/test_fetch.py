@@ -5,14 +5,15 @@ import json
 
 import pytest
 
-from mnrl_job.errors import DataError, DeniedError, MissingError
+from mnrl_job.errors import DataError, DeniedError, MissingError, SettingsError
 from mnrl_job.inputs.evalset import read_evalset
 from mnrl_job.inputs.fetch import fetch, locate, locate_model
 from mnrl_job.inputs.pairs import read_pairs
 from mnrl_job.runtime.tables import read_table
 from mnrl_job.settings import Settings, Source
-from tests.conftest import put
+from tests.conftest import prefix_of, put
 from tests.servers.proxy import Fault
+from tests.servers.s3 import BUCKET
 
 GOOD = b'{"anchor": "a", "positive": "b"}\n'
 KEYS = ["ab", "b/a.jsonl", "b/c/a.jsonl", "b/c/b.csv", "b/c/d/a.jsonl", "bb/a.jsonl", "ü +&#.jsonl"]
@@ -181,3 +182,46 @@ def test_a_model_below_a_prefix_must_be_whole(server, uri, tmp_path):
     for name, said in [("hollow", "holds no weights"), ("bare", "it is no model"), ("none", "does not exist")]:
         with pytest.raises(MissingError, match=f"MNRL_BASE_MODEL: {uri}/{name} .*{said}"):
             locate_model(f"{uri}/{name}", "path")
+
+
+def test_an_object_that_is_gone_is_not_read_from_an_earlier_fetch(server, uri, tmp_path):
+    text = '{{"_id": "{}", "text": "{}"}}\n'.format
+    judgements = b"query-id\tcorpus-id\tscore\nq\td\t1\n"
+    put(server, uri, {"set/qrels/test.tsv": judgements, "set/queries.jsonl": text("q", "x").encode()})
+    put(server, uri, {"set/corpus.jsonl": text("d", "OLD").encode()})
+    got(f"{uri}/set", tmp_path)
+    server.client().delete_object(Bucket=BUCKET, Key=f"{prefix_of(uri)}set/corpus.jsonl")
+    put(server, uri, {"set/corpus.jsonl.gz": gzip.compress(text("d", "NEW").encode())})
+    eval_set = read_evalset(got(f"{uri}/set", tmp_path), tmp_path / "out")
+    assert read_table(eval_set.folder / "corpus.arrow").to_pylist() == [{"id": "d", "text": "NEW"}]
+
+
+def test_files_that_differ_are_named_by_their_objects(server, uri, tmp_path):
+    put(server, uri, {"a.jsonl": GOOD, "b.jsonl": b'{"anchor": "a", "positive": "b", "negative": "c"}\n'})
+    with pytest.raises(DataError, match=f"^{uri}/a.jsonl has 0 negative"):
+        read_pairs((got(uri, tmp_path),), Settings(), tmp_path / "pairs.arrow")
+
+
+def test_brackets_in_globs_mean_the_same_on_s3(moto, reach):
+    uri = reach(moto)
+    put(moto, uri, dict.fromkeys(("a.x", "a-x", "axx", "a/x", "n[1].jsonl"), b""))
+    wanted = {
+        "a[.-]x": ["a-x", "a.x"],
+        "a[!b]x": ["a-x", "a.x", "axx"],
+        "n[1].jsonl": ["n[1].jsonl"],
+        "a?x": ["a-x", "a.x", "axx"],
+    }
+    for pattern, keys in wanted.items():
+        assert [entry.key for entry in found(f"{uri}/{pattern}").entries] == keys
+
+
+def test_an_eval_set_may_be_named_by_a_glob_on_s3(server, uri, tmp_path):
+    content = {"queries": {"q": "a"}, "corpus": {"d": "b"}, "relevant_docs": {"q": ["d"]}}
+    put(server, uri, {"ev/faq.json": json.dumps(content).encode()})
+    assert read_evalset(got(f"{uri}/ev/f*.json", tmp_path), tmp_path / "out").queries == 1
+
+
+def test_a_uri_without_a_bucket_is_refused(reach, moto):
+    reach(moto)
+    with pytest.raises(SettingsError, match="names no bucket"):
+        found("s3:///*.json")

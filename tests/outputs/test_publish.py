@@ -18,7 +18,7 @@ from mnrl_job.runtime.claims import claimed
 from mnrl_job.runtime.storage import local
 from mnrl_job.runtime.storage.base import content
 from tests.conftest import SMALL_PIECE, objects, open_at, open_uploads, put
-from tests.servers.proxy import Fault
+from tests.servers.proxy import Fault, proxied
 
 pytestmark = pytest.mark.usefixtures("small_pieces", "no_pauses")
 FIRST = {"model/weights": os.urandom(SMALL_PIECE + 1), "metrics.json": b"{}", "only/in/first": b"1"}
@@ -247,3 +247,20 @@ def test_a_failure_that_cannot_be_written_does_not_hide_what_failed(proxy, reach
     (tmp_path / "file").write_text("in the way")
     record_failure(local.LocalStore(tmp_path / "file" / "r1", "MNRL_OUTPUT"), DataError("bad row"))
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_the_permissions_that_are_asked_for_suffice_to_publish(moto, reach, publish):
+    with proxied(moto, Fault("status", r"GET .*\?(.*&)?uploads", times=100, status=403)) as proxy:
+        assert publish(open_at(reach(proxy)), FIRST)
+
+
+def test_a_marker_that_arrives_corrupt_is_noticed_and_sent_again(moto, reach, publish):
+    with proxied(moto, Fault("corrupt", "PUT .*_SUCCESS")) as proxy:
+        publish(open_at(reach(proxy)), FIRST)
+        assert is_whole(open_at(reach(proxy)), FIRST)
+
+
+def test_a_lost_answer_leaves_no_open_upload(moto, reach, publish):
+    with proxied(moto, Fault("lose", r"POST .*\?uploads")) as proxy:
+        publish(open_at(reach(proxy)), FIRST)
+        assert not open_uploads(moto, reach(proxy))

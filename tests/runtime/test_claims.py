@@ -278,3 +278,17 @@ def test_a_damaged_claim_is_waited_for_like_any_other(store):
     for number, data in enumerate([b"", b"{", b"[]", b'{"process": null}', b'{"process": ["a"]}', os.urandom(100)]):
         store.write(f"{claims.FOLDER}/{number}", data)
     assert 1 < seconds_to_claim(store, lease=1) < 10
+
+
+@pytest.mark.parametrize("lease", [2, claims.LEASE])
+def test_who_looks_at_a_claim_that_is_renewed_or_released_this_moment_waits_on(server, proxy, reach, lease):
+    waiting, holding = open_at(reach(proxy)), open_at(reach(server))
+    proxy.faults = [Fault("delay", "GET .*claims/[0-9a-f]", seconds=0.6)]
+    with claimed(holding, lease):
+        claimed_after: list[float] = []
+        taken = threading.Thread(target=lambda: claimed_after.append(seconds_to_claim(waiting, lease)))
+        taken.start()
+        time.sleep(0.3 if lease == claims.LEASE else 1)
+    taken.join(20)
+    assert proxy.faults[0].times == 0
+    assert claimed_after

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import translate
 from pathlib import Path
 
 from mnrl_job.errors import JobError, MissingError
@@ -86,10 +85,10 @@ def fetch(located: Located, folder: Path) -> Fetched:
     """
     if located.store is None:
         return Fetched(located.name, located.uri, located.files, located.root)
-    copies = folder / hashlib.sha256(located.base.encode()).hexdigest()[:12]
+    copies = folder / hashlib.sha256(located.uri.encode()).hexdigest()[:12]
     files = tuple(sorted(download(located.store, located.entries, copies)))
-    is_file = located.uri == f"{located.base}/{located.entries[0].key}"
-    return Fetched(located.name, located.uri, files, files[0] if is_file else copies, copies, located.base)
+    is_folder = located.base == located.uri.rstrip("/")
+    return Fetched(located.name, located.uri, files, copies if is_folder else files[0], copies, located.base)
 
 
 def locate_model(name: str, addressing_style: str = "auto") -> Located | None:
@@ -143,13 +142,14 @@ def _locate_remote(source: Source, variable: str, addressing_style: str) -> Loca
     bucket, _, key = source.uri.removeprefix("s3://").partition("/")
     wild = WILD.search(key)
     folder, _, name = (key[: wild.start()] if wild else key).rpartition("/")
-    base = f"s3://{bucket}/{folder}".rstrip("/")
+    base = "s3://" + f"{bucket}/{folder}".strip("/")
     store = open_store(base, variable, addressing_style)
-    if wild:
-        pattern = _glob_pattern(key.removeprefix(folder).lstrip("/"))
-        entries = [entry for entry in _visible(store, name) if pattern.fullmatch(entry.key)]
-    elif name and (entry := store.entry(name)):
+    below = key.removeprefix(folder).lstrip("/")
+    if below and (entry := store.entry(below)):
         entries = [entry]
+    elif wild:
+        pattern = _glob_pattern(below)
+        entries = [entry for entry in _visible(store, name) if pattern.fullmatch(entry.key)]
     else:
         base = source.uri.rstrip("/")
         store = open_store(base, variable, addressing_style)
@@ -169,8 +169,17 @@ def _glob_pattern(pattern: str) -> re.Pattern[str]:
 
 
 def _within_level(part: str) -> str:
-    inner = translate(part).removeprefix("(?s:").removesuffix(r")\Z")
-    return re.sub(r"(?<!\\)\.", "[^/]", inner)
+    return "".join(_token(token) for token in re.findall(r"\[!?[^\]]+\]|.", part, re.DOTALL))
+
+
+def _token(token: str) -> str:
+    """`*`, `?` and `[…]` as `fnmatch` has them, but none matches a slash."""
+    if token in ("*", "?"):
+        return "[^/]" + token.strip("?")
+    if len(token) == 1:
+        return re.escape(token)
+    members = token[1:-1].replace("\\", r"\\").replace("^", r"\^")
+    return "(?!/)[" + ("^" + members[1:] if members.startswith("!") else members) + "]"
 
 
 def _hidden(key: str) -> bool:

@@ -52,7 +52,7 @@ def read_pairs(sources: tuple[Fetched, ...], settings: Settings, path: Path) -> 
     for source in sources:
         with source.named():
             layouts.append(_layout(source, settings))
-    roles = _common_roles(layouts)
+    roles = _common_roles(sources, layouts)
     records = []
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, _schema(roles)) as writer:
         for source, layout in zip(sources, layouts, strict=True):
@@ -98,13 +98,17 @@ def _layout(source: Fetched, settings: Settings) -> Layout:
     return layout
 
 
-def _common_roles(layouts: list[Layout]) -> tuple[str, ...]:
+def _common_roles(sources: tuple[Fetched, ...], layouts: list[Layout]) -> tuple[str, ...]:
     """The columns all files agree on. A file with fewer negatives than another is refused, not filled up.
 
     Raises:
         DataError: where the files differ.
     """
-    roles = {str(file): tuple(columns.roles()) for layout in layouts for file, columns in layout.items()}
+    roles = {
+        source.as_given(str(file)): tuple(columns.roles())
+        for source, layout in zip(sources, layouts, strict=True)
+        for file, columns in layout.items()
+    }
     if len(set(roles.values())) > 1:
         fewest, most = min(roles, key=lambda file: len(roles[file])), max(roles, key=lambda file: len(roles[file]))
         raise DataError(

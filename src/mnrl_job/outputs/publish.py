@@ -55,9 +55,16 @@ def already_published(run: Store, settings_hash: str) -> bool:
     return True
 
 
+def tidy(run: Store) -> None:
+    """Remove what an attempt that was killed right after `_SUCCESS` left beside the finished run."""
+    with claims.claimed(run) as claim, claim.writing():
+        run.sweep()
+
+
 def clear(run: Store, claim: Claim) -> None:
     """Remove what an earlier attempt left unfinished, also uploads that nobody will complete."""
-    run.sweep()
+    with claim.writing():
+        run.sweep()
     stale = [entry.key for entry in run.entries() if not entry.key.startswith(KEPT)]
 
     def remove(key: str) -> None:
@@ -92,11 +99,18 @@ def seal(run: Store, claim: Claim, staging: Path, manifest: dict[str, object]) -
     path.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
     digests = transfer.upload(run, {MANIFEST: path}, claim.writing)
     marker = json.dumps({"manifest_sha256": digests[MANIFEST]}).encode()
-    with claim.writing():
-        run.delete(FAILURE)
-        created = run.create(MARKER, marker)
-    if created is None and content(run, MARKER) != marker:
-        raise StorageError(f"{run.label}: another attempt has published this run; start again to see which")
+    for _ in range(transfer.TRIES):
+        with claim.writing():
+            run.sweep()
+            run.delete(FAILURE)
+            created = run.create(MARKER, marker)
+        if content(run, MARKER) == marker:
+            return
+        if created is None:
+            raise StorageError(f"{run.label}: another attempt has published this run; start again to see which")
+        with claim.writing():
+            run.delete(MARKER)
+    raise StorageError(f"{run.label}: {MARKER} never reads back as it was sent; mend the storage, then start again")
 
 
 def record_failure(run: Store, failure: JobError) -> None:

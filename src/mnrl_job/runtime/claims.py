@@ -6,8 +6,9 @@ more of a store than that what was written is listed (S3 since 2020). A claim is
 changed for `LEASE` seconds of the watcher's own clock was abandoned, and one whose process was on this machine and is
 gone is known to be abandoned at once. A holder that could not renew its claim for half that time writes no more.
 
-What is left: a publisher that is frozen amid one request for longer than the lease, then thawed, finishes that request.
-Where the store enforces conditional writes (S3 does, and so does a folder) it can then only fail.
+What is left: a publisher that is frozen amid one request for longer than the lease, then thawed, finishes it. Where a
+store enforces conditional writes (S3 does, and so does a folder) it can then at most add a file of a name that the
+other attempt does not have, or delete one that was being cleared; `mnrl-job verify` names either.
 """
 
 import json

@@ -20,6 +20,7 @@ from mnrl_job.runtime.storage.local import LocalStore
 from mnrl_job.runtime.storage.transfer import download, upload
 from tests.conftest import SMALL_PIECE, objects, open_at, open_uploads, prefix_of, put, run_python
 from tests.servers.proxy import Fault, proxied
+from tests.servers.s3 import BUCKET
 
 pytestmark = pytest.mark.usefixtures("small_pieces", "no_pauses")
 ALWAYS = 1_000_000
@@ -335,3 +336,12 @@ def test_a_folder_that_cannot_be_written_is_told_as_that(server, uri, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SettingsError, match=r"cannot write to .*Not a directory; name a folder"):
         fetch_all(uri, tmp_path / "file" / "in")
+
+
+def test_an_empty_object_sent_in_parts_is_fetched(moto, reach, tmp_path):
+    client, target = moto.client(), {"Bucket": BUCKET, "Key": f"{prefix_of(reach(moto))}empty"}
+    target["UploadId"] = client.create_multipart_upload(**target)["UploadId"]
+    part = client.upload_part(**target, PartNumber=1, Body=b"")
+    client.complete_multipart_upload(**target, MultipartUpload={"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]})
+    fetch_all(reach(moto), tmp_path)
+    assert fetched(tmp_path) == {"empty": b""}

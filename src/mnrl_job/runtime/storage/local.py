@@ -3,6 +3,7 @@
 import filecmp
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ from mnrl_job.runtime.storage.base import CHUNK, Entry
 
 # Where files are written before they are moved to their place; what is found here later was left by a killed writer.
 PARTIAL = ".partial"
-FOLDER_TRIES = 100
+FOLDER_TRIES = 20
 
 Result = TypeVar("Result")
 
@@ -46,6 +47,8 @@ class LocalStore:
             try:
                 facts = (self.root / key).stat()
             except FileNotFoundError:
+                return None
+            if not stat.S_ISREG(facts.st_mode):
                 return None
             return Entry(key, facts.st_size, f"{facts.st_ino}-{facts.st_mtime_ns}-{facts.st_size}")
 
@@ -97,6 +100,9 @@ class LocalStore:
 
     def sweep(self) -> None:
         shutil.rmtree(self.root / PARTIAL, ignore_errors=True)
+        for left in self.root.rglob(f".*{PARTIAL}"):
+            with suppress(OSError):
+                left.unlink()
 
     @contextmanager
     def _failures(self, what: str) -> Iterator[None]:

@@ -5,6 +5,9 @@ import uuid
 from mnrl_job.errors import StorageError
 from mnrl_job.runtime.storage.base import Store, content
 
+PREFIX = ".probe-"
+TRIES = 3
+
 
 def probe(store: Store) -> bool:
     """Write a small object, read it back, create it again conditionally, delete it.
@@ -15,16 +18,18 @@ def probe(store: Store) -> bool:
     Raises:
         JobError: one of these is denied, or does not do what it should.
     """
-    key, data = f".probe-{uuid.uuid4().hex[:12]}", uuid.uuid4().hex.encode()
-    store.write(key, data)
-    try:
-        if content(store, key) != data:
-            raise StorageError(
-                f"{store.label}: does not read back as it was written; mend the storage, then start again"
-            )
-        enforces = store.create(key, b"somebody else's") is None
-    finally:
-        store.delete(key)
-    if store.entry(key):
-        raise StorageError(f"{store.label}: what is deleted stays; mend the storage, then start again")
-    return enforces
+    for _ in range(TRIES):
+        key, data = f"{PREFIX}{uuid.uuid4().hex[:12]}", uuid.uuid4().hex.encode()
+        store.write(key, data)
+        try:
+            found = content(store, key)
+            enforces = store.create(key, b"somebody else's") is None
+        finally:
+            store.delete(key)
+        if found == data and store.entry(key) is None:
+            return enforces
+        # Another attempt at the same run may just have cleared the place.
+    raise StorageError(
+        f"{store.label}: does not read back as it was written, or what is deleted stays; "
+        "mend the storage, then start again"
+    )

@@ -15,13 +15,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
 from mnrl_job import __version__
-from mnrl_job.errors import StorageError
-from mnrl_job.runtime.logs import log
+from mnrl_job.errors import SettingsError, StorageError
+from mnrl_job.runtime.logs import log, warn
 from mnrl_job.runtime.parallel import THREADS, parallel
 from mnrl_job.runtime.storage.arrival import Wait
 from mnrl_job.runtime.storage.base import CHUNK, PIECE, Entry
 from mnrl_job.runtime.storage.s3_checksums import etag_of, parts_of
-from mnrl_job.runtime.storage.s3_errors import TRANSIENT, code_of, explain, is_missing, is_taken
+from mnrl_job.runtime.storage.s3_errors import TRANSIENT, code_of, explain, is_missing, is_taken, status_of
 from mnrl_job.runtime.storage.uri import bucket_and_prefix
 
 if TYPE_CHECKING:
@@ -46,28 +46,31 @@ def connect(uri: str, variable: str, addressing_style: str = "auto", attempts: i
         SettingsError: the URI, the profile or the region is not usable.
     """
     bucket, prefix = bucket_and_prefix(uri, variable)
-    tries = attempts or int(os.environ.get("AWS_MAX_ATTEMPTS") or ATTEMPTS)
     # Bytes are verified from end to end here; the default CRC32 trailers break several S3-likes.
     checksums = {
         name: "when_required"
         for name in ("request_checksum_calculation", "response_checksum_validation")
         if f"AWS_{name.upper()}" not in os.environ
     }
-    config = Config(
-        connect_timeout=CONNECT_SECONDS,
-        read_timeout=READ_SECONDS,
-        max_pool_connections=THREADS + 2,
-        user_agent=f"mnrl-job/{__version__}",
-        retries={"mode": "standard", "total_max_attempts": tries},
-        s3={"addressing_style": cast("Any", addressing_style)},
-        **cast("Any", checksums),
-    )
-    label = f"{variable}: {uri}"
     try:
+        tries = attempts or int(os.environ.get("AWS_MAX_ATTEMPTS") or ATTEMPTS)
+        config = Config(
+            connect_timeout=CONNECT_SECONDS,
+            read_timeout=READ_SECONDS,
+            max_pool_connections=THREADS + 2,
+            user_agent=f"mnrl-job/{__version__}",
+            retries={"mode": "standard", "total_max_attempts": tries},
+            s3={"addressing_style": cast("Any", addressing_style)},
+            **cast("Any", checksums),
+        )
         client = boto3.session.Session().client("s3", config=config)
+        if not client.meta.endpoint_url.startswith(("http://", "https://")):
+            raise ValueError(f"the endpoint {client.meta.endpoint_url} does not begin with http:// or https://")
     except (BotoCoreError, ValueError) as error:
-        raise explain(error, label) from error
-    return S3Store(client, bucket, prefix, label, tries)
+        raise SettingsError(
+            f"{variable}: {uri}: {error}; check AWS_PROFILE, AWS_CONFIG_FILE, AWS_ENDPOINT_URL and AWS_MAX_ATTEMPTS"
+        ) from error
+    return S3Store(client, bucket, prefix, f"{variable}: {uri}", tries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +151,7 @@ class S3Store:
         if parts == 0:
             return False
         part_size = facts["ContentLength"]
-        if -(-entry.size // part_size) != parts:
+        if part_size == 0 or -(-entry.size // part_size) != parts:
             return None
         return etag_of(path, entry.size, part_size, wait) == told
 
@@ -164,8 +167,10 @@ class S3Store:
                     for found in page.get("Uploads", []):
                         self._abort({"Bucket": self.bucket, "Key": found["Key"], "UploadId": found["UploadId"]})
             except ClientError as error:
+                if status_of(error) == 403:
+                    warn(f"{self.label}: cannot look for unfinished uploads; grant s3:ListBucketMultipartUploads")
                 # Some S3-likes do not list them, and some answer so where there are none.
-                if code_of(error) not in ("NotImplemented", "NoSuchUpload"):
+                elif code_of(error) not in ("NotImplemented", "NoSuchUpload"):
                     raise
 
     def _key(self, key: str) -> str:

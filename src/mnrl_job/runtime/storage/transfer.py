@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 
 def download(store: Store, entries: Sequence[Entry], folder: Path) -> list[Path]:
-    """Fetch objects to `folder/KEY`; what is there already and the same is not fetched again, a cut is continued.
+    """Have just these objects in `folder`, each at its key; what is there is not fetched again, a cut is continued.
 
     Raises:
         DataError: a key cannot be a file name below `folder`.
@@ -41,6 +41,7 @@ def download(store: Store, entries: Sequence[Entry], folder: Path) -> list[Path]
             exclusive(unfinished / "lock"),
             progress(f"fetching {len(entries)} file(s)", sum(entry.size for entry in entries)) as advance,
         ):
+            _remove_others(folder, set(targets.values()))
             small = [entry for entry in entries if entry.size <= PIECE]
             parallel(lambda entry: _fetch(store, entry, targets[entry], unfinished, advance), small)
             for entry in entries:
@@ -49,6 +50,13 @@ def download(store: Store, entries: Sequence[Entry], folder: Path) -> list[Path]
     except OSError as error:
         raise storage_error(error, f"{store.label}: cannot write to {folder}") from error
     return list(targets.values())
+
+
+def _remove_others(folder: Path, wanted: set[Path]) -> None:
+    """Files of an earlier fetch that are not there any more: nobody must read them."""
+    for path in folder.rglob("*"):
+        if path.is_file() and path not in wanted and path.relative_to(folder).parts[0] != PARTIAL:
+            path.unlink()
 
 
 def _fetch(store: Store, entry: Entry, target: Path, unfinished: Path, advance: Advance) -> None:
@@ -106,7 +114,7 @@ def _fetch_pieces(store: Store, entry: Entry, path: Path, journal: Path, arrival
             advance(stop - start)
         else:
             # A handle of its own: a thread that outlives a failure must not write to what is opened next.
-            with path.open("r+b", buffering=0) as handle:
+            with path.open("r+b") as handle:
                 handle.seek(start)
                 for chunk in store.read(entry, start, stop):
                     handle.write(chunk)
