@@ -1,0 +1,182 @@
+"""Killed at any moment: a marker never stands on less than a whole run, and starting again always finishes.
+
+`CHAOS_KILLS` says how many kills the long tests share, `CHAOS_SEED` repeats a failure.
+"""
+
+import os
+import random
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+from boto3.s3.transfer import TransferConfig
+
+from tests.chaos.scene import (
+    BUCKET,
+    PIECE,
+    SEED,
+    Ended,
+    Place,
+    Sums,
+    Undisturbed,
+    assert_nothing_is_left,
+    end,
+    explained,
+    go,
+    published_attempt,
+    rehearse,
+    rehearse_publishing,
+    stage,
+    start,
+    sums_of,
+    tell,
+    undisturbed,
+)
+
+ENOUGH = int(os.environ.get("CHAOS_KILLS") or 250) // 5
+FEW = 2
+SETTINGS = "abc"
+MOST_KILLS_IN_A_ROW = 3
+PARTIAL = ".partial"
+
+Kill = Callable[..., Ended]
+
+
+def killed_somewhere(rng: random.Random, usual: Undisturbed, place: Place, *arguments: str) -> Ended:
+    """Start an actor and kill it: after a random time, or (where a moment is too short to hit) before a random step."""
+    if rng.random() < 0.5:
+        return killed_before(rng.randint(1, usual.steps), place, *arguments)
+    process = start(place, *arguments)
+    go(process)
+    time.sleep(rng.uniform(0, usual.seconds))
+    process.kill()
+    return end(process)
+
+
+def killed_before(step: int, place: Place, *arguments: str) -> Ended:
+    process = start(place, *arguments, CHAOS_AT=f"SIGKILL io {step}")
+    go(process)
+    return end(process)
+
+
+def kill_again_and_again(kills: int, rng: random.Random, story: Callable[[int], list[Ended]], title: str) -> None:
+    """Play a story, which starts some actors to be killed and one to finish, until there were enough kills."""
+    phases = Counter[str]()
+    began = time.monotonic()
+    while phases.total() < kills:
+        ends = story(rng.randint(1, MOST_KILLS_IN_A_ROW))
+        phases.update(ended.phase for ended in ends if ended.killed)
+    tell(f"{title}: {phases.total()} kills in {time.monotonic() - began:.0f} s", phases)
+
+
+def kill_publishers(place: Place, folder: Path, kills: int) -> None:
+    rng = random.Random(f"{SEED} publish {place.kind}")
+    usual = rehearse_publishing(place, folder, SETTINGS, rng)
+
+    def story(victims: int) -> list[Ended]:
+        return publish_story(place, folder, rng, [partial(killed_somewhere, rng, usual)] * victims)
+
+    kill_again_and_again(kills, rng, story, f"publish {place.kind}")
+
+
+def kill_before_each_step(place: Place, folder: Path) -> None:
+    """One kill before every step there is, and one attempt more."""
+    rng = random.Random(f"{SEED} steps {place.kind}")
+    usual = rehearse_publishing(place, folder, SETTINGS, rng)
+    phases = Counter[str]()
+    for step in range(1, usual.steps + 1):
+        ends = publish_story(place, folder, rng, [partial(killed_before, step)])
+        phases.update(ended.phase for ended in ends if ended.killed)
+    tell(f"steps {place.kind}: {phases.total()} kills", phases)
+
+
+def publish_story(place: Place, folder: Path, rng: random.Random, kills: Sequence[Kill]) -> list[Ended]:
+    """Attempts at one run, all killed but the last; whatever each leaves is looked at."""
+    run = f"run-{rng.getrandbits(64):016x}"
+    attempts: dict[str, Sums] = {}
+    ends: list[Ended] = []
+    done: str | None = None
+    with explained(ends):
+        for attempt in (*kills, undisturbed):
+            staging = stage(folder, SETTINGS, rng)
+            attempts[staging.name] = sums_of(staging)
+            ends.append(attempt(place, "publish", str(staging), place.uri(run), SETTINGS))
+            assert ends[-1].killed or ends[-1].code == 0
+            before, done = done, published_attempt(place, run, attempts)
+            assert before in (None, done), f"{done} took the place of {before}"
+            shutil.rmtree(staging)
+        assert done
+        assert_nothing_is_left(place, run, attempts, done)
+    place.remove(run)
+    return ends
+
+
+def kill_fetchers(bucket: Place, folder: Path, kills: int) -> None:
+    rng = random.Random(f"{SEED} fetch {bucket.kind}")
+    source = stage(folder, SETTINGS, rng)
+    put(bucket, source)
+    sums, uri = sums_of(source), bucket.uri("source")
+    usual = rehearse(bucket, "fetch", uri, str(folder / "rehearsal"))
+
+    def story(victims: int) -> list[Ended]:
+        return fetch_story(bucket, uri, folder / "fetched", sums, [partial(killed_somewhere, rng, usual)] * victims)
+
+    kill_again_and_again(kills, rng, story, f"fetch {bucket.kind}")
+
+
+def put(bucket: Place, source: Path) -> None:
+    """Put a source as users do: large objects in parts, so that their ETag is no plain MD5."""
+    if bucket.server:
+        client, parts = bucket.server.client(), TransferConfig(multipart_threshold=PIECE, multipart_chunksize=PIECE)
+        for path in [path for path in source.rglob("*") if path.is_file()]:
+            client.upload_file(str(path), BUCKET, f"source/{path.relative_to(source).as_posix()}", Config=parts)
+
+
+def fetch_story(bucket: Place, uri: str, folder: Path, sums: Sums, kills: Sequence[Kill]) -> list[Ended]:
+    """Attempts to fetch into one folder, all killed but the last. What is there whole is never fetched again."""
+    ends: list[Ended] = []
+    there: dict[str, int] = {}
+    with explained(ends):
+        for attempt in (*kills, undisturbed):
+            ends.append(attempt(bucket, "fetch", uri, str(folder)))
+            assert ends[-1].killed or ends[-1].code == 0
+            copies = next(folder.iterdir(), folder) if folder.exists() else folder
+            found = {name: total for name, total in sums_of(copies).items() if not name.startswith(PARTIAL)}
+            assert found.items() <= sums.items()
+            kept = {name: (copies / name).stat().st_ino for name in found}
+            assert there.items() <= kept.items(), "what was there whole was fetched again"
+            there = kept
+        assert found == sums
+        assert {path.name for path in (copies / PARTIAL).iterdir()} == {"lock"}
+    shutil.rmtree(folder)
+    return ends
+
+
+def test_a_publisher_killed_a_few_times_never_leaves_a_marker_on_less_than_a_run(place, tmp_path):
+    kill_publishers(place, tmp_path, FEW)
+
+
+def test_a_fetch_killed_a_few_times_goes_on_where_it_was(bucket, tmp_path):
+    kill_fetchers(bucket, tmp_path, FEW)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(3000)
+def test_a_publisher_killed_at_any_moment_never_leaves_a_marker_on_less_than_a_run(place, tmp_path):
+    kill_publishers(place, tmp_path, ENOUGH)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(3000)
+def test_a_publisher_killed_before_any_one_step_is_finished_by_the_next_attempt(place, tmp_path):
+    kill_before_each_step(place, tmp_path)
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(3000)
+def test_a_fetch_killed_at_any_moment_goes_on_where_it_was(bucket, tmp_path):
+    kill_fetchers(bucket, tmp_path, ENOUGH)
