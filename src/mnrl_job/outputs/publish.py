@@ -124,4 +124,5 @@ def record_failure(run: Store, failure: JobError) -> None:
             if run.entry(MARKER) is not None:  # another attempt finished meanwhile
                 run.delete(FAILURE)
     except JobError as error:
-        warn(f"cannot write {FAILURE}: {error}")
+        if not str(failure).startswith(run.label):
+            warn(f"cannot write {FAILURE}: {error}")

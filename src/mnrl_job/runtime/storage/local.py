@@ -46,7 +46,7 @@ class LocalStore:
         with self._failures("cannot read"):
             try:
                 facts = (self.root / key).stat()
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return None
             if not stat.S_ISREG(facts.st_mode):
                 return None
