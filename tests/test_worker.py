@@ -1,9 +1,17 @@
-"""What a worker makes of a library's exceptions."""
+"""What a worker makes of a library's exceptions, and of inputs that differ between ranks."""
+
+import json
+import subprocess
+import sys
 
 import torch
 
 from mnrl_job.errors import MemoryLimit
+from mnrl_job.records import WorkerTask, write_record
+from mnrl_job.settings import Settings
 from mnrl_job.worker import explain
+from tests.conftest import clean_environment
+from tests.servers.s3 import free_port
 
 
 def test_running_out_of_device_memory_has_its_own_code_and_a_remedy():
@@ -15,3 +23,19 @@ def test_running_out_of_device_memory_has_its_own_code_and_a_remedy():
 
 def test_a_fault_of_ours_stays_one():
     assert explain(KeyError("x")) is None
+
+
+def test_ranks_that_read_different_inputs_end_before_they_train(tmp_path):
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "1"}
+    settings = Settings().model_dump(mode="json")
+    workers = []
+    for rank in (0, 1):
+        inputs = {"train/pairs": "same", "eval/faq": f"hash {rank}"}
+        task = tmp_path / f"task-{rank}.json"
+        write_record(task, WorkerTask(settings, "./no-model", tmp_path, tmp_path, (), inputs))
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "MNRL_JOB_OUTCOME": str(tmp_path / f"rank-{rank}.json")}
+        command = [sys.executable, "-m", "mnrl_job.worker", "train", str(task)]
+        workers.append(subprocess.Popen(command, env=clean_environment(**shared, **own), stderr=subprocess.DEVNULL))
+    assert [worker.wait(120) for worker in workers] == [65, 65]
+    told = json.loads((tmp_path / "rank-1.json").read_text(encoding="utf-8"))["message"]
+    assert told.startswith("eval/faq: rank 1 reads something else than rank 0 (SHA-256 hash 1 and hash 0)")

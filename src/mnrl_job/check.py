@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from mnrl_job.errors import JobError
+from mnrl_job.groundwork import check_batch, check_primary_metric, prepare, read_eval_sets, worker_task
 from mnrl_job.inputs.collect import LocatedInputs, fetch_inputs, needed_bytes
 from mnrl_job.inputs.fetch import Located, locate, locate_model
 from mnrl_job.inputs.pairs import read_pairs
-from mnrl_job.job import check_batch, check_primary_metric, prepare, read_eval_sets, worker_task
 from mnrl_job.outputs.publish import already_published
 from mnrl_job.records import Finding, Rehearsal, WorkerTask, read_record, write_record
 from mnrl_job.runtime import machine

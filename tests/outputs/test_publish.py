@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,8 @@ from threading import Timer
 import pytest
 
 from mnrl_job.errors import DataError, JobError, SettingsError, StorageError
-from mnrl_job.outputs.publish import already_published, clear, record_failure, seal, upload
+from mnrl_job.outputs.publish import already_published, clear, record_failure, seal, tidy, upload
+from mnrl_job.runtime import claims
 from mnrl_job.runtime.claims import claimed
 from mnrl_job.runtime.storage import local
 from mnrl_job.runtime.storage.base import content
@@ -264,3 +266,14 @@ def test_a_lost_answer_leaves_no_open_upload(moto, reach, publish):
     with proxied(moto, Fault("lose", r"POST .*\?uploads")) as proxy:
         publish(open_at(reach(proxy)), FIRST)
         assert not open_uploads(moto, reach(proxy))
+
+
+def test_what_a_killed_attempt_left_beside_a_finished_run_is_removed_without_waiting(store, publish):
+    publish(store, FIRST)
+    store.write(f"{claims.FOLDER}/of-another-machine", b"{}")
+    store.write(".probe-1", b"x")
+    began = time.monotonic()
+    tidy(store)
+    assert time.monotonic() - began < 5
+    assert is_whole(store, FIRST)
+    assert not [entry.key for entry in store.entries() if entry.key.startswith((".claims", ".probe"))]

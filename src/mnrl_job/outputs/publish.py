@@ -17,6 +17,7 @@ from mnrl_job.runtime.parallel import parallel
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.runtime.storage import Store, transfer
 from mnrl_job.runtime.storage.base import content
+from mnrl_job.runtime.storage.probe import PREFIX as PROBE
 
 MARKER = "_SUCCESS"
 MANIFEST = "manifest.json"
@@ -56,9 +57,13 @@ def already_published(run: Store, settings_hash: str) -> bool:
 
 
 def tidy(run: Store) -> None:
-    """Remove what an attempt that was killed right after `_SUCCESS` left beside the finished run."""
-    with claims.claimed(run) as claim, claim.writing():
-        run.sweep()
+    """Remove what attempts that were killed around `_SUCCESS` left beside a finished run.
+
+    This needs no claim: whoever still waits for one will find the run finished and write nothing.
+    """
+    run.sweep()
+    for entry in (*run.entries(f"{claims.FOLDER}/"), *run.entries(PROBE)):
+        run.delete(entry.key)
 
 
 def clear(run: Store, claim: Claim) -> None:
