@@ -35,7 +35,7 @@ def run(published, tmp_path):
 
 
 def test_a_run_as_it_was_published_passes_also_in_another_place(mnrl_job, run):
-    ended = mnrl_job("verify", str(run))
+    ended = mnrl_job("verify", str(run), MNRL_WORK_DIR="work/new")
     assert ended.code == 0, ended.stderr
     assert "every file has its hash; the model reloads to the same embeddings" in ended.last_line
     (run / "notes.txt").write_text("mine")

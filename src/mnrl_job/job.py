@@ -37,7 +37,7 @@ from mnrl_job.records import (
     read_results,
     write_record,
 )
-from mnrl_job.runtime.attempt import Attempt, attempt, stop_on_request
+from mnrl_job.runtime.attempt import Attempt, attempt, stop_on_request, work_dir
 from mnrl_job.runtime.claims import claimed
 from mnrl_job.runtime.devices import Devices, find_devices
 from mnrl_job.runtime.launch import run_workers
@@ -115,8 +115,7 @@ def verify_run(uri: str, settings: Settings) -> Verification | None:
     Raises:
         JobError: the run is missing, unfinished or damaged, and what differs; or the storage does not answer.
     """
-    parent = settings.work_dir or None
-    with stop_on_request(), tempfile.TemporaryDirectory(prefix="mnrl-job-verify-", dir=parent) as name:
+    with stop_on_request(), tempfile.TemporaryDirectory(prefix="mnrl-job-", dir=work_dir(settings)) as name:
         scratch = Path(name)
         store = open_store(uri, "URI", settings.s3_addressing_style)
         folder = recheck(store, scratch / "run")

@@ -52,7 +52,7 @@ def attempt(settings: Settings) -> Iterator[Attempt]:
     now = datetime.now(UTC)
     settings_hash = hash_of(settings)
     run_id = settings.run_id or f"{now:%Y%m%d-%H%M%S}-{settings_hash[:6]}"
-    parent = writable_folder(Path(settings.work_dir).expanduser(), "MNRL_WORK_DIR") if settings.work_dir else None
+    parent = work_dir(settings)
     with tempfile.TemporaryDirectory(prefix="mnrl-job-", dir=parent) as name:
         scratch = Path(name)
         place = Attempt(
@@ -67,6 +67,15 @@ def attempt(settings: Settings) -> Iterator[Attempt]:
         )
         place.staging.mkdir()
         yield place
+
+
+def work_dir(settings: Settings) -> Path | None:
+    """The folder for scratch that the user named, proven to be writable; None for the system's.
+
+    Raises:
+        JobError: it cannot be written.
+    """
+    return writable_folder(Path(settings.work_dir).expanduser(), "MNRL_WORK_DIR") if settings.work_dir else None
 
 
 def hash_of(settings: Settings) -> str:
