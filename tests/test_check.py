@@ -34,7 +34,15 @@ def test_all_that_train_needs_is_checked_and_nothing_is_left_behind(mnrl_job, mo
     assert ended.code == 0, ended.stderr
     found = table(ended)
     assert {"settings", "output", "input pairs", "input faq", "base model", "devices", "user", "caches"} <= found.keys()
-    assert {"disk", "training pairs", "eval set faq", "model", "expected time", "grace period"} <= found.keys()
+    assert {
+        "disk",
+        "training pairs",
+        "eval set faq",
+        "batches",
+        "model",
+        "expected time",
+        "grace period",
+    } <= found.keys()
     assert "failed" not in found.values()
     assert "refuses to overwrite" in ended.stdout
     assert re.search(r"expected time +about \d+ s: 50 steps of \d", ended.stdout)
@@ -49,9 +57,9 @@ FAILURES = {
     "a missing model": ({"MNRL_BASE_MODEL": "./nowhere"}, "base model", 66),
     "a folder in a file": ({"MNRL_OUTPUT": "pairs.jsonl"}, "output", 64),
     "a bad row": ({"MNRL_TRAIN_DATA": "bad.jsonl"}, "data", 65),
-    "a batch too large": ({"MNRL_BATCH_SIZE": "9"}, "data", 64),
+    "a batch too large": ({"MNRL_BATCH_SIZE": "9"}, "batches", 64),
     "an unknown metric's eval set": ({"MNRL_PRIMARY_METRIC": "other.ndcg@10"}, "data", 64),
-    "more workers than GPUs": ({"MNRL_PRECISION": "fp16"}, "model", 78),
+    "a precision this device has not": ({"MNRL_PRECISION": "fp16"}, "model", 78),
 }
 
 

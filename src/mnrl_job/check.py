@@ -69,9 +69,9 @@ def check(settings: Settings, tell: Callable[[Finding], None]) -> tuple[Finding,
         located = find_inputs(settings, findings)
         devices = check_machine(settings, place, located, findings)
         if located and devices:
-            task = check_data(settings, place, located, devices, findings)
-            if task:
-                check_model(settings, task, devices, speed, findings)
+            prepared = check_data(settings, place, located, devices, findings)
+            if prepared:
+                check_model(*prepared, devices, speed, findings)
     return tuple(findings.found)
 
 
@@ -136,8 +136,12 @@ def check_machine(
 
 def check_data(
     settings: Settings, place: Attempt, located: LocatedInputs, devices: Devices, findings: Findings
-) -> WorkerTask | None:
-    """Fetch and read everything as `train` does. Returns what the workers would be told, None where it is unusable."""
+) -> tuple[WorkerTask, int] | None:
+    """Fetch and read everything as `train` does.
+
+    Returns:
+        What the workers would be told, and how many steps there will be; None where the data is unusable.
+    """
     with findings.checking("data"):
         began = time.perf_counter()
         inputs = fetch_inputs(located, place.inputs, settings.base_model)
@@ -157,14 +161,16 @@ def check_data(
         check_primary_metric(settings, eval_sets)
         for one in eval_sets:
             findings.passed(f"eval set {one.name}", f"{one.queries} queries over {one.documents} documents")
-        check_batch(settings, devices.workers, np.load(text_ids))
-        return worker_task(settings, place, inputs, eval_sets, pairs, text_ids)
+        with findings.checking("batches"):
+            ids = np.load(text_ids)
+            check_batch(settings, devices.workers, ids)
+            steps = len(plan_run(ids, settings.batch_size, settings.seed, settings.epochs, settings.max_steps))
+            findings.passed("batches", f"{steps} of {settings.batch_size} pairs each, no text twice in one")
+            return worker_task(settings, place, inputs, eval_sets, pairs, text_ids), steps
     return None
 
 
-def check_model(
-    settings: Settings, task: WorkerTask, devices: Devices, speed: float | None, findings: Findings
-) -> None:
+def check_model(task: WorkerTask, steps: int, devices: Devices, speed: float | None, findings: Findings) -> None:
     """Load the model and train a few steps for the clock; tell how long all of it will take."""
     with findings.checking("model"):
         began = time.perf_counter()
@@ -178,8 +184,6 @@ def check_model(
             f"loads and trains on {seen.device} with torch {seen.torch}: "
             f"{seen.parameters / 1e6:.1f} million parameters, peak memory {seen.peak_memory_bytes / 1e9:.1f} GB",
         )
-        ids = np.load(task.text_ids or "")
-        steps = len(plan_run(ids, settings.batch_size, settings.seed, settings.epochs, settings.max_steps))
         total = 2 * loading + 2 * seen.evaluation_seconds + steps * seen.step_seconds
         findings.passed(
             "expected time",

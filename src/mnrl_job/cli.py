@@ -130,8 +130,8 @@ def settings(settings: Settings, origins: dict[str, str], shape: str) -> None:
 def _row(finding: Finding) -> str:
     """A finding as one line of the table, and its remedy as a second."""
     color = {"passed": "green", "warning": "yellow", "failed": "red"}[finding.status]
-    line = f"{click.style(f'{finding.status:<8}', fg=color)} {finding.check:<16} {finding.detail}"
-    return redact(line + (f"\n{'':<26}-> {finding.remedy}" if finding.remedy else ""))
+    line = f"{click.style(f'{finding.status:<8}', fg=color)} {finding.check:<22} {finding.detail}"
+    return redact(line + (f"\n{'':<32}-> {finding.remedy}" if finding.remedy else ""))
 
 
 def conclude(finished: "Finished") -> None:
