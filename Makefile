@@ -21,7 +21,7 @@ train: install ## Train on the bundled example (on a CPU where there is no GPU);
 test: install-dev ## Run the tests (under 10 minutes on 2 cores).
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
-chaos: install-dev ## Kill fetching and publishing 200 times and race publishers 150 times (about half an hour).
+chaos: install-dev ## Kill, race and freeze fetchers and publishers by the hundred (about 20 minutes).
 	@$(BIN)/pytest -m chaos --timeout 3600 -s $(ARGS)
 
 bench: install-dev $(VENV)/.aws ## Fetch and publish 1 GiB next to `aws s3 cp` and `rclone copy` (about 10 minutes).
