@@ -110,6 +110,21 @@ def eval_file(tmp_path: Path) -> Path:
     return write_evalset(tmp_path / "faq.json")
 
 
+@pytest.fixture
+def good(tmp_path: Path, tiny_model: Path) -> dict[str, str]:
+    """Settings of a run that would succeed in this test's folder."""
+    write_pairs(tmp_path / "pairs.jsonl")
+    write_evalset(tmp_path / "faq.json")
+    return {
+        "MNRL_TRAIN_DATA": "pairs.jsonl",
+        "MNRL_EVAL_DATA": "faq.json",
+        "MNRL_BASE_MODEL": str(tiny_model),
+        "MNRL_OUTPUT": "out",
+        "MNRL_RUN_ID": "r",
+        "MNRL_BATCH_SIZE": "8",
+    }
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real two-layer BERT with a real WordPiece vocabulary, without dropout, so that ranks cannot change a result."""

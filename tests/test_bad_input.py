@@ -11,21 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PAIRS, clean_environment, command, write_evalset, write_jsonl, write_pairs
-
-
-@pytest.fixture
-def good(tmp_path, tiny_model):
-    write_pairs(tmp_path / "pairs.jsonl")
-    write_evalset(tmp_path / "faq.json")
-    return {
-        "MNRL_TRAIN_DATA": "pairs.jsonl",
-        "MNRL_EVAL_DATA": "faq.json",
-        "MNRL_BASE_MODEL": str(tiny_model),
-        "MNRL_OUTPUT": "out",
-        "MNRL_RUN_ID": "r",
-        "MNRL_BATCH_SIZE": "8",
-    }
+from tests.conftest import PAIRS, clean_environment, command, write_jsonl, write_pairs
 
 
 def one_bad_line(tmp_path):

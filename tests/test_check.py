@@ -4,22 +4,8 @@ import re
 
 import pytest
 
-from tests.conftest import PAIRS, objects, write_evalset, write_jsonl, write_pairs
+from tests.conftest import PAIRS, objects, write_jsonl
 from tests.servers.s3 import BUCKET
-
-
-@pytest.fixture
-def good(tmp_path, tiny_model):
-    write_pairs(tmp_path / "pairs.jsonl")
-    write_evalset(tmp_path / "faq.json")
-    return {
-        "MNRL_TRAIN_DATA": "pairs.jsonl",
-        "MNRL_EVAL_DATA": "faq.json",
-        "MNRL_BASE_MODEL": str(tiny_model),
-        "MNRL_OUTPUT": "out",
-        "MNRL_BATCH_SIZE": "8",
-        "MNRL_EPOCHS": "50",
-    }
 
 
 def table(ended):
@@ -29,7 +15,7 @@ def table(ended):
 
 
 def test_all_that_train_needs_is_checked_and_nothing_is_left_behind(mnrl_job, moto, good, tmp_path):
-    environment = good | moto.environment | {"MNRL_OUTPUT": f"s3://{BUCKET}/check-runs"}
+    environment = good | moto.environment | {"MNRL_OUTPUT": f"s3://{BUCKET}/check-runs", "MNRL_EPOCHS": "50"}
     ended = mnrl_job("check", **environment)
     assert ended.code == 0, ended.stderr
     found = table(ended)
@@ -83,10 +69,9 @@ def test_several_faults_are_found_in_one_go(mnrl_job, good):
 
 
 def test_a_run_that_is_published_already_is_pointed_out(mnrl_job, good):
-    settings = good | {"MNRL_RUN_ID": "r", "MNRL_EPOCHS": "1"}
-    assert mnrl_job("train", **settings).code == 0
-    ended = mnrl_job("check", **settings)
+    assert mnrl_job("train", **good).code == 0
+    ended = mnrl_job("check", **good)
     assert ended.code == 0, ended.stderr
     assert table(ended)["output"] == "warning"
     assert "choose another MNRL_RUN_ID" in ended.stdout
-    assert mnrl_job("check", **settings | {"MNRL_SEED": "1"}).code == 64
+    assert mnrl_job("check", **good | {"MNRL_SEED": "1"}).code == 64
