@@ -2,7 +2,6 @@
 
 import json
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,16 +14,15 @@ from mnrl_job.inputs.collect import LocatedInputs, fetch_inputs, needed_bytes
 from mnrl_job.inputs.fetch import Located, locate, locate_model
 from mnrl_job.inputs.pairs import read_pairs
 from mnrl_job.outputs.publish import already_published
-from mnrl_job.records import Finding, Rehearsal, WorkerTask, read_record, write_record
+from mnrl_job.records import Finding, Rehearsal, WorkerTask
 from mnrl_job.runtime import machine
 from mnrl_job.runtime.attempt import Attempt, attempt, stop_on_request
 from mnrl_job.runtime.devices import Devices, describe_gpus, find_devices
-from mnrl_job.runtime.launch import run_workers
-from mnrl_job.runtime.storage.probe import probe
+from mnrl_job.runtime.launch import ask_workers
+from mnrl_job.runtime.storage.probe import probe, write_speed
 from mnrl_job.settings import Settings, Source
 from mnrl_job.training.batches import plan_run
 
-SAMPLE_BYTES = 8 << 20
 # What Kubernetes gives a pod between SIGTERM and SIGKILL unless told otherwise.
 GRACE_SECONDS = 30
 # Weights and the two moments of Adam, in fp32.
@@ -84,10 +82,7 @@ def check_output(place: Attempt, findings: Findings) -> float | None:
             findings.add(Finding("output", "warning", f"{place.run} is published with these settings", remedy))
             return None
         enforces = probe(store)
-        name, began = f".probe-{uuid.uuid4().hex[:12]}", time.perf_counter()
-        store.create(name, bytes(SAMPLE_BYTES))
-        speed = SAMPLE_BYTES / (time.perf_counter() - began)
-        store.delete(name)
+        speed = write_speed(store)
         how = "refuses to overwrite" if enforces else "cannot refuse to overwrite, so attempts take turns"
         findings.passed("output", f"{place.run}: written, read back, deleted; {how}; {speed / 1e6:.0f} MB/s")
         return speed
@@ -125,13 +120,12 @@ def check_machine(
     with findings.checking("devices"):
         devices = find_devices(settings.num_processes)
         findings.passed("devices", f"{describe_gpus()}; {devices.workers} worker(s)")
-    if devices:
-        findings.add(machine.shared_memory(devices))
-    findings.add(machine.user())
-    findings.add(machine.caches())
-    if located:
-        findings.add(machine.disk(place.scratch, needed_bytes(located)))
-    return devices if findings.found[-1].status != "failed" else None
+    looked_at = [machine.shared_memory(devices)] if devices else []
+    looked_at += [machine.user(), machine.caches()]
+    looked_at += [machine.disk(place.scratch, needed_bytes(located))] if located else []
+    for finding in looked_at:
+        findings.add(finding)
+    return None if any(finding.status == "failed" for finding in looked_at) else devices
 
 
 def check_data(
@@ -174,10 +168,7 @@ def check_model(task: WorkerTask, steps: int, devices: Devices, speed: float | N
     """Load the model and train a few steps for the clock; tell how long all of it will take."""
     with findings.checking("model"):
         began = time.perf_counter()
-        path = task.scratch / "task.json"
-        write_record(path, task)
-        run_workers("rehearse", path, task.scratch / "outcomes", devices)
-        seen = read_record(task.scratch / "rehearsal.json", Rehearsal)
+        seen = ask_workers("rehearse", task, devices, "rehearsal.json", Rehearsal)
         loading = time.perf_counter() - began - seen.seconds
         findings.passed(
             "model",

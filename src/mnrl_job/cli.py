@@ -97,8 +97,7 @@ def check(settings: Settings, _origins: dict[str, str]) -> None:
     failed = [finding for finding in findings if finding.status == "failed"]
     warnings = sum(finding.status == "warning" for finding in findings)
     if failed:
-        first = failed[0]
-        raise by_kind(first.kind, f"{first.check}: {first.detail}; {first.remedy}")
+        raise by_kind(failed[0].kind, failed[0].message)
     logs.log(f"ready to train: {len(findings) - warnings} checks passed, {warnings} warning(s)")
 
 

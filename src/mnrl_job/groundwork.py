@@ -35,9 +35,9 @@ def get_inputs(settings: Settings, place: Attempt, devices: Devices) -> Inputs:
     located = locate_inputs(settings)
     for finding in (disk(place.scratch, needed_bytes(located)), shared_memory(devices), caches()):
         if finding.status == "failed":
-            raise by_kind(finding.kind, f"{finding.check}: {finding.detail}; {finding.remedy}")
+            raise by_kind(finding.kind, finding.message)
         if finding.status == "warning":
-            warn(f"{finding.check}: {finding.detail}; {finding.remedy}")
+            warn(finding.message)
     return fetch_inputs(located, place.inputs, settings.base_model)
 
 

@@ -33,17 +33,15 @@ from mnrl_job.records import (
     Verification,
     WorkerResult,
     WorkerTask,
-    read_record,
     read_results,
-    write_record,
 )
 from mnrl_job.runtime.attempt import Attempt, attempt, stop_on_request, work_dir
 from mnrl_job.runtime.claims import claimed
 from mnrl_job.runtime.devices import Devices, find_devices
-from mnrl_job.runtime.launch import run_workers
+from mnrl_job.runtime.launch import ask_workers
 from mnrl_job.runtime.logs import log
 from mnrl_job.runtime.secrets import redact
-from mnrl_job.runtime.storage import open_store
+from mnrl_job.runtime.storage import Store, open_store
 from mnrl_job.runtime.storage.probe import probe
 from mnrl_job.settings import Settings
 
@@ -63,9 +61,10 @@ def train(settings: Settings) -> Finished:
         JobError: anything that kept the run from being published; `failure.json` tells the same.
     """
     with opened(settings) as place:
-        if finished_before(place):
+        store = place.store()
+        if finished_before(store, place.settings_hash):
             return Finished(place.run, None)
-        probe(place.store())
+        probe(store)
         clock = Clock()
         devices = find_devices(settings.num_processes)
         with clock("fetch"):
@@ -78,7 +77,7 @@ def train(settings: Settings) -> Finished:
             check_primary_metric(settings, eval_sets)
             check_batch(settings, devices.workers, np.load(text_ids))
         task = worker_task(settings, place, inputs, eval_sets, pairs, text_ids)
-        result = work("train", task, devices)
+        result = ask_workers("train", task, devices, "result.json", WorkerResult)
         with clock("verify"):
             verification = verify(task, devices)
         return report(settings, place, clock, task, result, read, verification)
@@ -91,9 +90,10 @@ def evaluate(settings: Settings) -> Finished:
         JobError: anything that kept the scores from being published.
     """
     with opened(settings) as place:
-        if finished_before(place):
+        store = place.store()
+        if finished_before(store, place.settings_hash):
             return Finished(place.run, None)
-        probe(place.store())
+        probe(store)
         clock = Clock()
         devices = find_devices(settings.num_processes)
         with clock("fetch"):
@@ -102,7 +102,7 @@ def evaluate(settings: Settings) -> Finished:
             eval_sets = read_eval_sets(inputs, place.scratch)
             check_primary_metric(settings, eval_sets)
         task = worker_task(settings, place, inputs, eval_sets)
-        result = work("evaluate", task, devices)
+        result = ask_workers("evaluate", task, devices, "result.json", WorkerResult)
         return report(settings, place, clock, task, result)
 
 
@@ -122,7 +122,6 @@ def verify_run(uri: str, settings: Settings) -> Verification | None:
         if not (folder / "model").is_dir():
             return None
         task = WorkerTask(settings.model_dump(mode="json"), "", scratch, folder, eval_sets=(), inputs={})
-        write_record(scratch / "task.json", task)
         try:
             return verify(task, find_devices(settings.num_processes))
         except InternalError as error:
@@ -156,32 +155,22 @@ def opened(settings: Settings) -> Iterator[Attempt]:
             raise
 
 
-def finished_before(place: Attempt) -> bool:
+def finished_before(store: Store, settings_hash: str) -> bool:
     """Whether the run stands there already; if so, nothing that a killed attempt left stays beside it.
 
     Raises:
         SettingsError: it was made with other settings.
     """
-    store = place.store()
-    if not already_published(store, place.settings_hash):
+    if not already_published(store, settings_hash):
         return False
     with suppress(JobError):  # who may only read still learns that it is finished
         tidy(store)
     return True
 
 
-def work(role: str, task: WorkerTask, devices: Devices) -> WorkerResult:
-    """Run the workers and read what they report."""
-    path = task.scratch / "task.json"
-    write_record(path, task)
-    run_workers(role, path, task.scratch / "outcomes", devices)
-    return read_record(task.scratch / "result.json", WorkerResult)
-
-
 def verify(task: WorkerTask, devices: Devices) -> Verification:
     """Reload the saved model in a fresh process and compare."""
-    run_workers("verify", task.scratch / "task.json", task.scratch / "outcomes", replace(devices, workers=1))
-    return read_record(task.scratch / "verified.json", Verification)
+    return ask_workers("verify", task, replace(devices, workers=1), "verified.json", Verification)
 
 
 def report(

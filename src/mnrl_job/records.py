@@ -70,6 +70,10 @@ class Finding:
     remedy: str = ""
     kind: str = ""
 
+    @property
+    def message(self) -> str:
+        return f"{self.check}: {self.detail}; {self.remedy}"
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerTask:

@@ -152,7 +152,7 @@ def _locate_remote(source: Source, variable: str, addressing_style: str) -> Loca
         entries = [entry for entry in _visible(store, name) if pattern.fullmatch(entry.key)]
     else:
         base = source.uri.rstrip("/")
-        store = open_store(base, variable, addressing_style)
+        store = store.child(below) if below else store
         entries = _visible(store)
     return Located(source.name, source.uri, store=store, base=base, entries=tuple(entries))
 

@@ -44,10 +44,10 @@ class Attempt:
 
 @contextmanager
 def attempt(settings: Settings) -> Iterator[Attempt]:
-    """Name the run, prove that its places can be written, and clean the scratch up afterwards.
+    """Name the run, make its scratch, and clean that up afterwards. The run's own place is not touched.
 
     Raises:
-        JobError: a place cannot be written.
+        JobError: the scratch cannot be written.
     """
     now = datetime.now(UTC)
     settings_hash = hash_of(settings)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mnrl_job.errors import InternalError, JobError, by_kind
-from mnrl_job.records import read_record, write_record
+from mnrl_job.records import Record, WorkerTask, read_record, write_record
 from mnrl_job.runtime.devices import Devices
 from mnrl_job.runtime.secrets import redact
 
@@ -36,6 +36,18 @@ class Outcome:
     message: str
     trace: str
     at: float
+
+
+def ask_workers(role: str, task: WorkerTask, devices: Devices, answer: str, kind: type[Record]) -> Record:
+    """Write the task down, run the workers, and read what the first rank leaves in the scratch file `answer`.
+
+    Raises:
+        JobError: the first failure, as the failing worker itself described it.
+    """
+    path = task.scratch / "task.json"
+    write_record(path, task)
+    run_workers(role, path, task.scratch / "outcomes", devices)
+    return read_record(task.scratch / answer, kind)
 
 
 def run_workers(role: str, task: Path, folder: Path, devices: Devices) -> None:

@@ -10,6 +10,8 @@ from mnrl_job.runtime.storage.arrival import Wait
 CHUNK = 1 << 20
 # Above this an object travels in pieces, several at once.
 PIECE = 32 << 20
+# Where files stand until they are whole.
+PARTIAL = ".partial"
 
 
 @dataclass(frozen=True, slots=True)

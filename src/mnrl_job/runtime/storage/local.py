@@ -14,10 +14,8 @@ from typing import TypeVar
 from mnrl_job.errors import StorageError
 from mnrl_job.runtime.files import CANNOT_RENAME, flush, storage_error, write_whole
 from mnrl_job.runtime.storage.arrival import Wait
-from mnrl_job.runtime.storage.base import CHUNK, Entry
+from mnrl_job.runtime.storage.base import CHUNK, PARTIAL, Entry
 
-# Where files are written before they are moved to their place; what is found here later was left by a killed writer.
-PARTIAL = ".partial"
 FOLDER_TRIES = 20
 
 Result = TypeVar("Result")

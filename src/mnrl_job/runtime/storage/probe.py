@@ -1,5 +1,6 @@
 """Can the output be written, read, deleted? Asked before hours of work depend on it."""
 
+import time
 import uuid
 
 from mnrl_job.errors import StorageError
@@ -7,6 +8,7 @@ from mnrl_job.runtime.storage.base import Store, content
 
 PREFIX = ".probe-"
 TRIES = 3
+SAMPLE_BYTES = 8 << 20
 
 
 def probe(store: Store) -> bool:
@@ -19,7 +21,7 @@ def probe(store: Store) -> bool:
         JobError: one of these is denied, or does not do what it should.
     """
     for _ in range(TRIES):
-        key, data = f"{PREFIX}{uuid.uuid4().hex[:12]}", uuid.uuid4().hex.encode()
+        key, data = _key(), uuid.uuid4().hex.encode()
         store.write(key, data)
         try:
             found = content(store, key)
@@ -33,3 +35,16 @@ def probe(store: Store) -> bool:
         f"{store.label}: does not read back as it was written, or what is deleted stays; "
         "mend the storage, then start again"
     )
+
+
+def write_speed(store: Store) -> float:
+    """Bytes per second that a middling file takes to the store."""
+    key, began = _key(), time.perf_counter()
+    store.create(key, bytes(SAMPLE_BYTES))
+    seconds = time.perf_counter() - began
+    store.delete(key)
+    return SAMPLE_BYTES / seconds
+
+
+def _key() -> str:
+    return f"{PREFIX}{uuid.uuid4().hex[:12]}"

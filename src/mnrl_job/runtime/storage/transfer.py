@@ -5,24 +5,22 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
+from operator import call
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
 from mnrl_job.errors import DataError, StorageError
 from mnrl_job.runtime.files import exclusive, sha256_of, storage_error
 from mnrl_job.runtime.logs import progress, warn
 from mnrl_job.runtime.parallel import parallel
 from mnrl_job.runtime.storage.arrival import Arrival
-from mnrl_job.runtime.storage.base import PIECE, Entry, Store
+from mnrl_job.runtime.storage.base import PARTIAL, PIECE, Entry, Store
 
 # How often a file is sent or fetched again when it arrived as something else.
 TRIES = 3
-PARTIAL = ".partial"
 LONGEST_NAME = 255
 
 Advance = Callable[[int], None]
 Writing = Callable[[], AbstractContextManager[None]]
-Result = TypeVar("Result")
 
 
 def download(store: Store, entries: Sequence[Entry], folder: Path) -> list[Path]:
@@ -96,7 +94,7 @@ def _arrives(store: Store, entry: Entry, path: Path, journal: Path, advance: Adv
         return None
 
     if entry.size > PIECE:
-        _, same = parallel(_call, [fetch, compare])
+        _, same = parallel(call, [fetch, compare])
     else:
         fetch()
         same = compare()
@@ -162,12 +160,8 @@ def upload(store: Store, files: Mapping[str, Path], writing: Writing = nullconte
 
         parallel(both, [key for key in sizes if key not in large])
         for key in large:
-            parallel(_call, [partial(digest, key), partial(send, key)])
+            parallel(call, [partial(digest, key), partial(send, key)])
     return digests
-
-
-def _call(step: Callable[[], Result]) -> Result:
-    return step()
 
 
 def _send(store: Store, key: str, path: Path, writing: Writing, advance: Advance) -> None:
