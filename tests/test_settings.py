@@ -4,6 +4,8 @@ import json
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mnrl_job import settings_page
 from mnrl_job.cli import export_others
@@ -74,6 +76,75 @@ def test_several_sources_keep_their_names_or_take_those_of_their_files():
 def test_two_sources_of_one_name_are_refused():
     (problem,) = problems_of(environ=NEEDED | {"MNRL_TRAIN_DATA": "a/x.jsonl,b/x.csv"})
     assert "two sources share the name 'x'" in problem
+
+
+def sources_of(text):
+    return read_settings("train", {}, NEEDED | {"MNRL_TRAIN_DATA": text}, {})[0].train_data
+
+
+def test_a_source_may_have_a_weight():
+    assert sources_of("faq:3=faq.jsonl,tickets:0.5=tickets/,b/c.jsonl") == (
+        Source("faq", "faq.jsonl", 3.0),
+        Source("tickets", "tickets/", 0.5),
+        Source("c", "b/c.jsonl"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("s3://bucket/a=b/c.jsonl", Source("c", "s3://bucket/a=b/c.jsonl")),
+        ("s3://bucket/a:2=b.jsonl", Source("a-2-b", "s3://bucket/a:2=b.jsonl")),
+        ("name=s3://bucket/x", Source("name", "s3://bucket/x")),
+        ("name=s3://bucket/a=b:3=c", Source("name", "s3://bucket/a=b:3=c")),
+        ("name:2=s3://bucket/a=b:3=c", Source("name", "s3://bucket/a=b:3=c", 2.0)),
+        ("C:\\data\\a=b.jsonl", Source("a-b", "C:\\data\\a=b.jsonl")),
+        ("C:/data/a=b.jsonl", Source("a-b", "C:/data/a=b.jsonl")),
+        ("faq=C:\\a=b.jsonl", Source("faq", "C:\\a=b.jsonl")),
+        ("./a:2=b.jsonl", Source("a-2-b", "./a:2=b.jsonl")),
+    ],
+)
+def test_colons_and_equals_signs_in_a_uri_are_its_own(text, source):
+    assert sources_of(text) == (source,)
+
+
+@pytest.mark.parametrize("weight", ["x", "0", "-1", "", "inf", "nan", "1e999"])
+def test_a_weight_that_is_no_number_above_0_is_refused_with_its_item(weight):
+    (problem,) = problems_of(environ=NEEDED | {"MNRL_TRAIN_DATA": f"good=a.jsonl,faq:{weight}=faq.jsonl"})
+    said = f"('faq:{weight}=faq.jsonl': the weight {weight!r} is not a number above 0, as in name:2.5=uri)"
+    assert said in problem
+    assert "expected one or more of uri, name=uri or name:weight=uri, comma separated" in problem
+
+
+def test_an_eval_set_with_a_weight_is_refused_in_one_line():
+    environ = {"MNRL_EVAL_DATA": "a.json,faq:3=faq.json", "MNRL_OUTPUT": "out"}
+    (problem,) = problems_of("evaluate", environ=environ)
+    assert "('faq:3=faq.json': an eval set has no weight; write faq=faq.json)" in problem
+    assert problem.endswith(
+        "expected one or more of uri or name=uri, comma separated; a file, folder or glob, local or s3://"
+    )
+
+
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}", fullmatch=True)
+URIS = st.text(st.characters(exclude_characters=",", exclude_categories=["Cs", "Z", "C"]), min_size=1, max_size=30)
+WEIGHTS = st.none() | st.floats(min_value=0, exclude_min=True, allow_infinity=False)
+
+
+@given(source=st.builds(Source, NAMES, URIS, WEIGHTS))
+def test_a_source_is_read_back_from_its_text(source):
+    assert sources_of(str(source)) == (source,)
+
+
+@given(uri=URIS.filter(lambda uri: "=" not in uri))
+def test_a_source_without_a_name_is_read_back_with_the_one_it_took(uri):
+    (source,) = sources_of(uri)
+    assert sources_of(str(source)) == (source,)
+
+
+def test_weights_reach_the_workers():
+    (source,) = sources_of("faq:3=faq.jsonl")
+    settings, _ = read_settings("train", {}, NEEDED | {"MNRL_TRAIN_DATA": str(source)}, {})
+    assert Settings.model_validate(json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
 
 
 @pytest.mark.parametrize("value", ["auto", "1", "8"])

@@ -6,12 +6,13 @@ default. All problems are reported at once.
 """
 
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from mnrl_job.errors import SettingsError
 
@@ -22,13 +23,15 @@ METRIC_CUTOFFS = (1, 3, 5, 10, 100)
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One place data comes from: `name=uri`. Without a name it takes its file's or folder's."""
+    """One place data comes from: `name=uri` or `name:weight=uri`. Without a name it takes its file's or folder's."""
 
     name: str
     uri: str
+    weight: float | None = None
 
     def __str__(self) -> str:
-        return f"{self.name}={self.uri}"
+        weight = "" if self.weight is None else f":{self.weight!r}".removesuffix(".0")
+        return f"{self.name}{weight}={self.uri}"
 
 
 def _parse_sources(value: object) -> object:
@@ -42,11 +45,35 @@ def _parse_sources(value: object) -> object:
 
 
 def _parse_source(item: str) -> Source:
-    if named := re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_.-]*)=(.+)", item):
-        return Source(named[1], named[2])
+    # A weight holds no slash, so that the colon of s3://bucket/a=b begins none.
+    if named := re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_.-]*)(?::([^=/\\]*))?=(.+)", item):
+        return Source(named[1], named[3], _parse_weight(named[2], item))
     stem = re.split(r"[/\\]", item.rstrip("/\\"))[-1]
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", re.sub(r"(?<=.)\..*$", "", stem)).strip("-.")
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", re.sub(r"(?<=.)\..*$", "", stem)).lstrip("-._").rstrip("-.")
     return Source(name or "data", item)
+
+
+def _parse_weight(text: str | None, item: str) -> float | None:
+    if text is None:
+        return None
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not (0 < weight < math.inf):
+        raise ValueError(f"{item!r}: the weight {text!r} is not a number above 0, as in name:2.5=uri")
+    return weight
+
+
+def _refuse_weights(sources: tuple[Source, ...]) -> tuple[Source, ...]:
+    for source in sources:
+        if source.weight is not None:
+            raise ValueError(f"{str(source)!r}: an eval set has no weight; write {source.name}={source.uri}")
+    return sources
+
+
+def _parse_near_duplicates(value: object) -> object:
+    return None if str(value).strip().casefold() == "off" else value
 
 
 def _parse_names(value: object) -> object:
@@ -61,9 +88,13 @@ def _parse_primary_metric(value: object) -> object:
 
 
 Sources = Annotated[tuple[Source, ...], BeforeValidator(_parse_sources)]
+EvalSources = Annotated[Sources, AfterValidator(_refuse_weights)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
+NearDuplicates = Annotated[Annotated[float, Field(gt=0.5, le=1)] | None, BeforeValidator(_parse_near_duplicates)]
 PrimaryMetric = Annotated[str, BeforeValidator(_parse_primary_metric)]
-SOURCES = "one or more of uri or name=uri, comma separated; a file, folder or glob, local or s3://"
+PLACES = "comma separated; a file, folder or glob, local or s3://"
+SOURCES = f"one or more of uri, name=uri or name:weight=uri, {PLACES}"
+EVAL_SOURCES = f"one or more of uri or name=uri, {PLACES}"
 METRIC = f"{'|'.join(RANKING_METRICS)}@{'|'.join(map(str, METRIC_CUTOFFS))}, or NAME.metric"
 
 
@@ -77,7 +108,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False)
 
     train_data: Sources = _setting((), "the training pairs", SOURCES)
-    eval_data: Sources = _setting((), "the eval sets; without one, training groups are held out", SOURCES)
+    eval_data: EvalSources = _setting((), "the eval sets; without one, training groups are held out", EVAL_SOURCES)
     base_model: str = _setting(
         "sentence-transformers/all-MiniLM-L6-v2",
         "the model to start from",
@@ -105,11 +136,25 @@ class Settings(BaseModel):
     max_bad_rows: float = _setting(
         0.0, "share of unusable rows tolerated; above it the run stops", "a number from 0 to 1", ge=0, le=1
     )
+    near_duplicates: NearDuplicates = _setting(
+        0.9,
+        "share of common word pairs from which two documents count as the same text",
+        "a number above 0.5 and up to 1, or off",
+    )
+    leakage: Literal["remove", "fail", "keep"] = _setting(
+        "remove", "what to do with training pairs that also stand in an eval set", "remove, fail or keep"
+    )
     eval_holdout: float = _setting(
         0.1, "share of the training groups held out when there is no eval data", "a number from 0 to 0.9", ge=0, le=0.9
     )
     epochs: int = _setting(1, "passes over the training data", "a whole number of at least 1", ge=1)
     max_steps: int | None = _setting(None, "stop after so many steps", "a whole number of at least 1", ge=1)
+    batching: Literal["auto", "planned", "masked"] = _setting(
+        "auto",
+        "planned: duplicates never share a batch; masked: they may, and never count as negatives; auto: planned unless "
+        "texts repeat too often to fill the batches",
+        "auto, planned or masked",
+    )
     batch_size: int = _setting(
         64,
         "the GLOBAL batch: pairs whose positives serve as one another's negatives, over all devices",

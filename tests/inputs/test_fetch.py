@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import logging
 
 import pytest
 
@@ -9,6 +10,7 @@ from mnrl_job.errors import DataError, DeniedError, MissingError, SettingsError
 from mnrl_job.inputs.evalset import read_evalset
 from mnrl_job.inputs.fetch import fetch, locate, locate_model
 from mnrl_job.inputs.pairs import read_pairs
+from mnrl_job.records import BadRow
 from mnrl_job.runtime.tables import read_table
 from mnrl_job.settings import Settings, Source
 from tests.conftest import prefix_of, put
@@ -196,10 +198,35 @@ def test_an_object_that_is_gone_is_not_read_from_an_earlier_fetch(server, uri, t
     assert read_table(eval_set.folder / "corpus.arrow").to_pylist() == [{"id": "d", "text": "NEW"}]
 
 
-def test_files_that_differ_are_named_by_their_objects(server, uri, tmp_path):
+def test_files_that_differ_are_named_by_their_objects(server, uri, tmp_path, caplog):
     put(server, uri, {"a.jsonl": GOOD, "b.jsonl": b'{"anchor": "a", "positive": "b", "negative": "c"}\n'})
-    with pytest.raises(DataError, match=f"^{uri}/a.jsonl has 0 negative"):
+    with caplog.at_level(logging.INFO, "mnrl_job"):
         read_pairs((got(uri, tmp_path),), Settings(), tmp_path / "pairs.arrow")
+    assert f"rows have from 0 (in {uri}/a.jsonl) to 1 (in {uri}/b.jsonl) negatives" in caplog.text
+
+
+def test_training_data_in_beir_layout_is_read_and_its_faults_named_by_their_objects(server, uri, tmp_path):
+    files = {
+        "beir/README.md": b"not data",
+        "beir/queries.jsonl": b'{"_id": "q", "text": "one"}\n',
+        "beir/corpus.jsonl.gz": gzip.compress(b'{"_id": "d", "text": "two"}\n{"_id": "e", "text": ""}\n'),
+        "beir/qrels/train.tsv": b"query-id\tcorpus-id\tscore\nq\td\t1\nq\te\t1\n",
+    }
+    put(server, uri, files)
+    fetched = got(f"{uri}/beir", tmp_path)
+    pairs = read_pairs((fetched,), Settings(max_bad_rows=0.5), tmp_path / "pairs.arrow")
+    assert read_table(pairs.path).to_pylist() == [{"anchor": "one", "positive": "two"}]
+    where, detail = f"{uri}/beir/qrels/train.tsv:3", f"text of 'e' at {uri}/beir/corpus.jsonl.gz:2"
+    assert pairs.bad_rows == (BadRow(where, "empty", detail),)
+    with pytest.raises(DataError) as caught:
+        read_pairs((fetched,), Settings(), tmp_path / "pairs.arrow")
+    assert str(caught.value).startswith(f"{where}: empty ({detail}); 1 of 2 rows")
+
+
+def test_a_weight_goes_with_its_source(server, uri, tmp_path):
+    put(server, uri, {"a.jsonl": GOOD})
+    fetched = fetch(locate(Source("s", f"{uri}/a.jsonl", 2.5), "MNRL_TRAIN_DATA", "path"), tmp_path)
+    assert fetched.weight == 2.5
 
 
 def test_brackets_in_globs_mean_the_same_on_s3(moto, reach):

@@ -1,23 +1,15 @@
 """From files to the pairs of record: columns by name, every rejected row counted."""
 
+import logging
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from mnrl_job.errors import DataError
-from mnrl_job.inputs.fetch import fetch, locate
-from mnrl_job.inputs.pairs import read_pairs
-from mnrl_job.runtime.tables import read_table
-from mnrl_job.settings import Settings, Source
+from mnrl_job.settings import Source
 from tests.conftest import write_jsonl
-
-
-def read(tmp_path, *uris, **settings):
-    sources = tuple(
-        fetch(locate(Source(f"s{i}", str(uri)), "MNRL_TRAIN_DATA"), tmp_path / "in") for i, uri in enumerate(uris)
-    )
-    pairs = read_pairs(sources, Settings(**settings), tmp_path / "pairs.arrow")
-    return pairs, read_table(pairs.path).to_pylist()
+from tests.inputs.conftest import read
 
 
 @pytest.mark.parametrize(
@@ -107,11 +99,53 @@ def test_folders_globs_and_formats_mix(tmp_path):
     assert [source.files for source in pairs.sources] == [2, 1]
 
 
-def test_files_with_different_numbers_of_negatives_are_refused(tmp_path):
-    one = write_jsonl(tmp_path / "one.jsonl", [{"anchor": "a", "positive": "b"}])
-    two = write_jsonl(tmp_path / "two.jsonl", [{"anchor": "a", "positive": "b", "negative": "c"}])
-    with pytest.raises(DataError, match="need the same number"):
-        read(tmp_path, one, two)
+def test_files_with_fewer_negatives_are_filled_up_and_the_log_says_so(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "mnrl_job")
+    none = write_jsonl(tmp_path / "none.jsonl", [{"anchor": "a", "positive": "b"}])
+    two = write_jsonl(tmp_path / "two.jsonl", [{"anchor": "c", "positive": "d", "negative": "e", "negative_1": "f"}])
+    pairs, rows = read(tmp_path, none, two)
+    assert pairs.columns == ("anchor", "positive", "negative_1", "negative_2")
+    assert rows == [
+        {"anchor": "a", "positive": "b", "negative_1": "", "negative_2": ""},
+        {"anchor": "c", "positive": "d", "negative_1": "e", "negative_2": "f"},
+    ]
+    said = f"rows have from 0 (in {none}) to 2 (in {two}) negatives; those with fewer than 2 are filled up"
+    assert said in caplog.text
+
+
+def test_files_with_as_many_negatives_as_one_another_need_no_word(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "mnrl_job")
+    one = write_jsonl(tmp_path / "one.jsonl", [{"anchor": "a", "positive": "b", "negative": "c"}])
+    two = write_jsonl(tmp_path / "two.jsonl", [{"query": "a", "document": "b", "negative_7": "c"}])
+    assert read(tmp_path, one, two)[0].columns == ("anchor", "positive", "negative_1")
+    assert "negatives" not in caplog.text
+
+
+@pytest.mark.parametrize(("negative", "reason"), [(" ", "empty"), (None, "null"), (["x"], "not text")])
+def test_a_negative_column_of_texts_must_hold_one_in_every_row(tmp_path, negative, reason):
+    rows = [{"anchor": "a", "positive": "b", "negative": "c"}] * 100
+    path = write_jsonl(tmp_path / "p.jsonl", [*rows, {"anchor": "a", "positive": "b", "negative": negative}])
+    pairs, _ = read(tmp_path, path, max_bad_rows=0.5)
+    assert pairs.rejected == {reason: 1}
+    assert pairs.bad_rows[0].where == f"{path}:101"
+
+
+def test_the_rows_of_a_source_stand_together_in_the_order_of_the_sources(tmp_path, monkeypatch):
+    monkeypatch.setattr("mnrl_job.inputs.pairs.TEXTS_PER_BATCH", 5)
+    names = ["z", "a", "m"]
+    files = [
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"anchor": f"{name}{i}", "positive": "p"} for i in range(7)])
+        for name in names
+    ]
+    pairs, rows = read(tmp_path, *files)
+    assert [row["anchor"] for row in rows] == [f"{name}{i}" for name in names for i in range(7)]
+    assert [source.rows for source in pairs.sources] == [7, 7, 7]
+
+
+def test_a_weight_is_recorded_with_its_source(tmp_path):
+    path = write_jsonl(tmp_path / "p.jsonl", [{"anchor": "a", "positive": "b"}])
+    pairs, _ = read(tmp_path, Source("heavy", str(path), 2.5), path)
+    assert [source.weight for source in pairs.sources] == [2.5, None]
 
 
 def test_an_empty_training_set_is_refused(tmp_path):

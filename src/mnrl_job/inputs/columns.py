@@ -3,21 +3,28 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from mnrl_job.errors import DataError
 from mnrl_job.settings import Settings
 
-KNOWN_PAIRS = (("anchor", "positive"), ("query", "document"), ("question", "answer"))
-NEGATIVE = re.compile(r"negative(_\d+)?")
+KNOWN_PAIRS = (("anchor", "positive"), ("query", "document"), ("question", "answer"), ("query", "pos"))
+NEGATIVE = re.compile(r"negative(_\d+)?|neg|negatives")
+# What FlagEmbedding calls its lists.
+LISTS = ("pos", "neg", "negatives")
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The names of the columns that are trained on, as they stand in the file."""
+    """The names of the columns that are trained on, as they stand in the file.
+
+    Those in `lists` may hold several texts, or one; negatives among them may be absent.
+    """
 
     anchor: str
     positive: str
     negatives: tuple[str, ...]
+    lists: frozenset[str] = frozenset()
 
     def names(self) -> tuple[str, ...]:
         return (self.anchor, self.positive, *self.negatives)
@@ -28,23 +35,46 @@ class Columns:
         return dict(zip(ours, self.names(), strict=True))
 
 
-def find_columns(found: Iterable[str], settings: Settings, where: str) -> Columns:
+def find_columns(found: Iterable[str], settings: Settings, where: str, lists: Iterable[str] = ()) -> Columns:
     """Map column names to their roles. Case and surrounding blanks do not matter.
+
+    Args:
+        found: the columns of one row.
+        settings: name columns whose role their names do not tell.
+        where: what messages name.
+        lists: columns that are lists, by any row of the file. Those of negatives need not be among the `found`.
 
     Raises:
         DataError: naming what was found, where anchor or positive are missing or not clear.
     """
-    names = {name.strip().casefold(): name for name in found}
+    names = _plain(found)
     anchor, positive = _pair(names, settings, where)
-    if settings.negative_columns:
-        negatives = tuple(_named(names, name, "MNRL_NEGATIVE_COLUMNS", where) for name in settings.negative_columns)
-    else:
-        matching = (name for name in names if NEGATIVE.fullmatch(name))
-        negatives = tuple(names[name] for name in sorted(matching, key=lambda name: (len(name), name)))
-    columns = Columns(anchor, positive, negatives)
+    negatives = _negatives(_plain(lists) | names, settings, where)
+    columns = Columns(anchor, positive, negatives, frozenset(lists).intersection((positive, *negatives)))
     if len(set(columns.names())) < len(columns.names()):
         raise DataError(f"{where}: one column cannot have two roles: {', '.join(columns.names())}")
     return columns
+
+
+def list_columns(rows: Iterable[dict[str, Any]]) -> frozenset[str]:
+    """The columns that hold a list, or whose name says so."""
+    return frozenset(
+        name
+        for row in rows
+        for name, value in row.items()
+        if isinstance(value, list) or name.strip().casefold() in LISTS
+    )
+
+
+def _plain(names: Iterable[str]) -> dict[str, str]:
+    return {name.strip().casefold(): name for name in names}
+
+
+def _negatives(names: dict[str, str], settings: Settings, where: str) -> tuple[str, ...]:
+    if settings.negative_columns:
+        return tuple(_named(names, name, "MNRL_NEGATIVE_COLUMNS", where) for name in settings.negative_columns)
+    matching = (name for name in names if NEGATIVE.fullmatch(name))
+    return tuple(names[name] for name in sorted(matching, key=lambda name: (len(name), name)))
 
 
 def _pair(names: dict[str, str], settings: Settings, where: str) -> tuple[str, str]:
@@ -69,9 +99,10 @@ def _named(names: dict[str, str], wanted: str, variable: str, where: str) -> str
 
 
 def _only(candidates: list[str], role: str, names: dict[str, str], where: str) -> str:
+    candidates = list(dict.fromkeys(candidates))
     if len(candidates) == 1:
         return candidates[0]
-    known = ", ".join(pair[role == "positive"] for pair in KNOWN_PAIRS)
+    known = ", ".join(dict.fromkeys(pair[role == "positive"] for pair in KNOWN_PAIRS))
     problem = f"several {role} columns ({', '.join(candidates)})" if candidates else f"no {role} column"
     raise DataError(
         f"{where}: {problem}; found {_list(names)}; expected one of {known}, or set MNRL_{role.upper()}_COLUMN"

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mnrl_job.errors import DataError
+from mnrl_job.inputs.beir import find_parts, read_judgements, text_of
 from mnrl_job.inputs.fetch import Fetched
 from mnrl_job.inputs.rows import is_unicode, open_bytes, read_rows
 from mnrl_job.records import BadRow, EvalSet
@@ -16,7 +17,9 @@ Texts = dict[str, str]
 Grades = dict[tuple[str, str], int]
 
 JSON_PARTS = ("queries", "corpus", "relevant_docs")
-LAYOUT = "corpus.jsonl, queries.jsonl and qrels/test.tsv (each may be .gz), or one JSON file"
+EXPECTED = (
+    "an eval set is a folder with corpus.jsonl, queries.jsonl and qrels/test.tsv (each may be .gz), or one JSON file"
+)
 
 
 def read_evalset(source: Fetched, folder: Path) -> EvalSet:
@@ -66,15 +69,8 @@ def write_evalset(
 
 
 def _read_beir(root: Path) -> tuple[list[Path], Texts, Texts, Grades]:
-    files = [_part(root, name) for name in ("corpus.jsonl", "queries.jsonl", "qrels/test.tsv")]
-    return files, _beir_texts(files[1]), _beir_texts(files[0]), _beir_grades(files[2])
-
-
-def _part(root: Path, name: str) -> Path:
-    for path in (root / name, root / f"{name}.gz"):
-        if path.is_file():
-            return path
-    raise DataError(f"{root}: {name} is missing; an eval set is a folder with {LAYOUT}")
+    corpus, queries, qrels = find_parts(root, "test", EXPECTED)
+    return [corpus, queries, qrels], _beir_texts(queries), _beir_texts(corpus), _beir_grades(qrels)
 
 
 def _beir_texts(path: Path) -> Texts:
@@ -83,34 +79,29 @@ def _beir_texts(path: Path) -> Texts:
         where = f"{path}:{line}"
         if isinstance(row, BadRow):
             raise DataError(f"{where}: {row.reason}: {row.detail}")
-        identifier, title, text = row.get("_id"), row.get("title") or "", row.get("text")
-        if not isinstance(identifier, str) or not isinstance(text, str) or not isinstance(title, str):
+        identifier, text = row.get("_id"), text_of(row)
+        if not isinstance(identifier, str) or text is None:
             raise DataError(f"{where}: expected the text fields _id and text; found {', '.join(row) or 'nothing'}")
-        _add(texts, identifier, f"{title} {text}", where)
+        _add(texts, identifier, text, where)
     return texts
 
 
 def _beir_grades(path: Path) -> Grades:
     grades: Grades = {}
-    for line, row in read_rows(path):
-        where = f"{path}:{line}"
-        if isinstance(row, BadRow):
-            raise DataError(f"{where}: {row.reason}: {row.detail}")
+    for one in read_judgements(path):
+        if isinstance(one, BadRow):
+            raise DataError(f"{one.where}: {one.reason}: {one.detail}")
         try:
-            grades[row["query-id"], row["corpus-id"]] = int(row["score"])
-        except KeyError as error:
-            raise DataError(
-                f"{where}: column {error} is missing; found {', '.join(row)}; expected query-id, corpus-id, score"
-            ) from None
+            grades[one.query, one.document] = int(one.score)
         except ValueError:
-            raise DataError(f"{where}: score {row['score']!r} is not a whole number") from None
+            raise DataError(f"{one.where}: score {one.score!r} is not a whole number") from None
     return grades
 
 
 def _read_json(files: tuple[Path, ...]) -> tuple[list[Path], Texts, Texts, Grades]:
     path = files[0]
     if len(files) > 1 or not path.name.endswith((".json", ".json.gz")):
-        raise DataError(f"{path}: an eval set is a folder with {LAYOUT}")
+        raise DataError(f"{path}: {EXPECTED}")
     try:
         with open_bytes(path) as handle:
             content = json.load(handle)

@@ -5,7 +5,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mnrl_job.errors import JobError, MissingError
@@ -28,6 +28,7 @@ class Located:
     store: Store | None = None
     base: str = ""
     entries: tuple[Entry, ...] = ()
+    weight: float | None = None
 
     @property
     def bytes(self) -> int:
@@ -47,6 +48,7 @@ class Fetched:
     root: Path
     copies: Path | None = None
     base: str = ""
+    weight: float | None = None
 
     def as_given(self, text: str) -> str:
         """A message about our copy, told about the user's object."""
@@ -73,7 +75,7 @@ def locate(source: Source, variable: str, addressing_style: str = "auto") -> Loc
     found = _locate_remote(source, variable, addressing_style) if is_remote(source.uri) else _locate(source, variable)
     if not found.files and not found.entries:
         raise MissingError(f"{variable}: {source.uri} does not exist or holds no file; give a file, folder or glob")
-    return found
+    return replace(found, weight=source.weight)
 
 
 def fetch(located: Located, folder: Path) -> Fetched:
@@ -84,11 +86,12 @@ def fetch(located: Located, folder: Path) -> Fetched:
         JobError: it cannot be fetched.
     """
     if located.store is None:
-        return Fetched(located.name, located.uri, located.files, located.root)
+        return Fetched(located.name, located.uri, located.files, located.root, weight=located.weight)
     copies = folder / hashlib.sha256(located.uri.encode()).hexdigest()[:12]
     files = tuple(sorted(download(located.store, located.entries, copies)))
     is_folder = located.base == located.uri.rstrip("/")
-    return Fetched(located.name, located.uri, files, copies if is_folder else files[0], copies, located.base)
+    root = copies if is_folder else files[0]
+    return Fetched(located.name, located.uri, files, root, copies, located.base, located.weight)
 
 
 def locate_model(name: str, addressing_style: str = "auto") -> Located | None:

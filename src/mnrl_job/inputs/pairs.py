@@ -3,35 +3,34 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from mnrl_job.errors import DataError
-from mnrl_job.inputs.columns import Columns, find_columns
 from mnrl_job.inputs.fetch import Fetched
-from mnrl_job.inputs.rows import is_unicode, read_rows
+from mnrl_job.inputs.judged import Judged, find_judged
+from mnrl_job.inputs.tabular import Tabular, find_tabular
+from mnrl_job.inputs.texts import Texts
 from mnrl_job.records import BadRow, Pairs, SourceRecord
 from mnrl_job.runtime.files import sha256_of
-from mnrl_job.runtime.logs import warn
+from mnrl_job.runtime.logs import log, warn
 from mnrl_job.settings import Settings
 
 NAMED_BAD_ROWS = 100
-ROWS_PER_BATCH = 10_000
-ROWS_TO_FIND_COLUMNS = 100
+TEXTS_PER_BATCH = 20_000
 
-Texts = tuple[str, ...]
-Layout = dict[Path, Columns]
+Content = Tabular | Judged
 
 
 @dataclass(slots=True)
 class _Tally:
-    """What has been seen so far."""
+    """What has been seen so far: lines `read`, and the rows they gave."""
 
     read: int = 0
     kept: int = 0
+    not_relevant: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     named: list[BadRow] = field(default_factory=list)
 
@@ -42,28 +41,26 @@ class _Tally:
 
 
 def read_pairs(sources: tuple[Fetched, ...], settings: Settings, path: Path) -> Pairs:
-    """Read all sources into the Arrow file `path`.
+    """Read all sources into the Arrow file `path`, one after another.
 
     Raises:
         DataError: no usable row, too many unusable ones, missing columns, or a damaged file.
     """
-    tally = _Tally()
-    layouts = []
+    contents = []
     for source in sources:
         with source.named():
-            layouts.append(_layout(source, settings))
-    roles = _common_roles(sources, layouts)
-    records = []
+            contents.append(find_judged(source.root) or find_tabular(source.files, settings))
+    roles = _roles(sources, contents)
+    tally, records = _Tally(), []
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, _schema(roles)) as writer:
-        for source, layout in zip(sources, layouts, strict=True):
-            before = (tally.read, tally.kept)
-            keys: set[str] = set()
-            rows = _usable_rows(source, layout, tally, keys)
+        for source, content in zip(sources, contents, strict=True):
+            before = replace(tally)
+            rows = _usable_rows(source, content, len(roles), tally)
             with source.named():
-                while batch := list(islice(rows, ROWS_PER_BATCH)):
+                while batch := list(islice(rows, max(1, TEXTS_PER_BATCH // len(roles)))):
                     columns = [pa.array(column) for column in zip(*batch, strict=True)]
                     writer.write_batch(pa.record_batch(columns, roles))
-            records.append(_source_record(source, layout, tally, before, keys))
+            records.append(_source_record(source, content, tally, before))
     _enforce(tally, settings.max_bad_rows)
     return Pairs(
         path=path,
@@ -76,79 +73,36 @@ def read_pairs(sources: tuple[Fetched, ...], settings: Settings, path: Path) -> 
     )
 
 
-def _layout(source: Fetched, settings: Settings) -> Layout:
-    """Find the columns of each file of a source, by its first row that has them.
-
-    Raises:
-        DataError: no row of a file has an anchor and a positive; it tells what the first row has.
-    """
-    layout: Layout = {}
-    for file in source.files:
-        rows = (row for _, row in read_rows(file) if isinstance(row, dict))
-        problems = []
-        for row in islice(rows, ROWS_TO_FIND_COLUMNS):
-            try:
-                layout[file] = find_columns(row, settings, str(file))
-                break
-            except DataError as problem:
-                problems.append(problem)
-        else:
-            if problems:
-                raise problems[0]
-    return layout
-
-
-def _common_roles(sources: tuple[Fetched, ...], layouts: list[Layout]) -> tuple[str, ...]:
-    """The columns all files agree on. A file with fewer negatives than another is refused, not filled up.
-
-    Raises:
-        DataError: where the files differ.
-    """
-    roles = {
-        source.as_given(str(file)): tuple(columns.roles())
-        for source, layout in zip(sources, layouts, strict=True)
-        for file, columns in layout.items()
+def _roles(sources: tuple[Fetched, ...], contents: list[Content]) -> tuple[str, ...]:
+    """The columns of record: as many negatives as the row with the most has."""
+    negatives = {
+        source.as_given(str(file)): counts
+        for source, content in zip(sources, contents, strict=True)
+        for file, counts in content.negatives.items()
+        if counts
     }
-    if len(set(roles.values())) > 1:
-        fewest, most = min(roles, key=lambda file: len(roles[file])), max(roles, key=lambda file: len(roles[file]))
-        raise DataError(
-            f"{fewest} has {len(roles[fewest]) - 2} negative column(s), {most} has {len(roles[most]) - 2}; "
-            "all training files need the same number, or name those to use in MNRL_NEGATIVE_COLUMNS"
+    most = max(chain.from_iterable(negatives.values()), default=0)
+    least = min(chain.from_iterable(negatives.values()), default=0)
+    if least < most:
+        named = {number: next(file for file in negatives if number in negatives[file]) for number in (least, most)}
+        log(
+            f"rows have from {least} (in {named[least]}) to {most} (in {named[most]}) negatives; "
+            f"those with fewer than {most} are filled up with empty texts, which are no negatives"
         )
-    return next(iter(roles.values()), ("anchor", "positive"))
+    return ("anchor", "positive", *(f"negative_{i}" for i in range(1, most + 1)))
 
 
-def _usable_rows(source: Fetched, layout: Layout, tally: _Tally, keys: set[str]) -> Iterator[Texts]:
-    """Yield the texts of each usable row; count the others in `tally`, and collect all column names in `keys`."""
-    for file in source.files:
-        for line, row in read_rows(file):
-            tally.read += 1
-            if isinstance(row, dict):
-                keys.update(row)
-            texts = row if isinstance(row, BadRow) else _texts(row, layout[file], f"{file}:{line}")
-            if isinstance(texts, BadRow):
-                tally.reject(replace(texts, where=source.as_given(texts.where)))
-            else:
-                tally.kept += 1
-                yield texts
-
-
-def _texts(row: dict[str, Any], columns: Columns, where: str) -> Texts | BadRow:
-    texts = []
-    for name in columns.names():
-        value = row.get(name)
-        if name not in row:
-            return BadRow(where, "missing column", name)
-        if value is None:
-            return BadRow(where, "null", name)
-        if not isinstance(value, str):
-            return BadRow(where, "not text", f"{name} is of type {type(value).__name__}")
-        if not value.strip():
-            return BadRow(where, "empty", name)
-        if not is_unicode(value):
-            return BadRow(where, "not UTF-8", f"{name} holds half a character")
-        texts.append(value.strip())
-    return tuple(texts)
+def _usable_rows(source: Fetched, content: Content, width: int, tally: _Tally) -> Iterator[Texts]:
+    """Yield the texts of each usable row, filled up to `width`; count the others in `tally`."""
+    for line in content.lines():
+        tally.read += 1
+        if isinstance(line, BadRow):
+            tally.reject(BadRow(source.as_given(line.where), line.reason, source.as_given(line.detail)))
+        else:
+            tally.not_relevant += not line
+            tally.kept += len(line)
+            for texts in line:
+                yield texts + ("",) * (width - len(texts))
 
 
 def _enforce(tally: _Tally, tolerated: float) -> None:
@@ -160,7 +114,10 @@ def _enforce(tally: _Tally, tolerated: float) -> None:
             f"({_counts(tally.rejected)}), more than MNRL_MAX_BAD_ROWS={tolerated:g} allows; mend them or raise it"
         )
     if not tally.kept:
-        raise DataError("MNRL_TRAIN_DATA holds no usable pair; expected rows with an anchor and a positive text")
+        raise DataError(
+            "MNRL_TRAIN_DATA holds no usable pair; expected rows with an anchor and a positive text, "
+            "or judgements with a score above 0"
+        )
     if bad:
         warn(f"left out {bad} of {tally.read} rows as unusable: {_counts(tally.rejected)}; see audit.json")
 
@@ -169,22 +126,21 @@ def _counts(rejected: Counter[str]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in rejected.most_common())
 
 
-def _source_record(
-    source: Fetched, layout: Layout, tally: _Tally, before: tuple[int, int], keys: set[str]
-) -> SourceRecord:
-    columns = next(iter(layout.values()), None)
-    ignored = tuple(sorted(keys.difference(*(one.names() for one in layout.values()))))
-    if ignored:
-        warn(f"{source.name}: left out columns that are neither anchor, positive nor negative: {', '.join(ignored)}")
+def _source_record(source: Fetched, content: Content, tally: _Tally, before: _Tally) -> SourceRecord:
+    if content.ignored:
+        names = ", ".join(content.ignored)
+        warn(f"{source.name}: left out columns that are neither anchor, positive nor negative: {names}")
     return SourceRecord(
         name=source.name,
         uri=source.uri,
-        files=len(source.files),
-        rows_read=tally.read - before[0],
-        rows=tally.kept - before[1],
-        sha256=sha256_of(source.files),
-        columns=columns.roles() if columns else {},
-        ignored_columns=ignored,
+        files=len(content.files),
+        rows_read=tally.read - before.read,
+        rows=tally.kept - before.kept,
+        sha256=sha256_of(content.files),
+        columns=content.columns,
+        ignored_columns=content.ignored,
+        not_relevant=tally.not_relevant - before.not_relevant,
+        weight=source.weight,
     )
 
 
