@@ -18,7 +18,7 @@ from hypothesis import settings
 
 from mnrl_job.runtime.storage import Store, open_store
 from tests.servers.proxy import Proxy, proxied
-from tests.servers.s3 import BUCKET, Server, serve
+from tests.servers.s3 import BUCKET, Server, free_port, serve
 
 ROOT = Path(__file__).parents[1]
 
@@ -281,3 +281,25 @@ def run_python(code: str, *arguments: object) -> subprocess.Popen[str]:
     """Run a script in a process of its own, in this test's environment."""
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+
+
+def run_ranks(count: int, module: str, *arguments: object) -> str:
+    """Run a module in several processes that find one another as workers do; what the first one prints."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
+    environment = clean_environment(**shared, ACCELERATE_USE_CPU="1")
+    if count == 1:
+        environment = clean_environment(ACCELERATE_USE_CPU="1")
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-m", module, *map(str, arguments)],
+            env=environment | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for rank in range(count)
+    ]
+    told = [rank.communicate() for rank in ranks]
+    assert not any(rank.returncode for rank in ranks), "\n".join(errors for _, errors in told)
+    return told[0][0]

@@ -26,6 +26,7 @@ from mnrl_job.records import (
     Evaluation,
     ModelFacts,
     Rehearsal,
+    TokenLengths,
     Training,
     WorkerResult,
     WorkerTask,
@@ -35,6 +36,7 @@ from mnrl_job.records import (
 from mnrl_job.runtime import logs
 from mnrl_job.runtime.launch import worker_main
 from mnrl_job.settings import Settings
+from mnrl_job.training.lengths import measure_lengths
 from mnrl_job.training.trainer import train
 
 REHEARSED_STEPS = 4
@@ -47,14 +49,15 @@ def train_role(task: WorkerTask) -> None:
     check_same_inputs(task)
     model = load_model(task.model, settings)
     before = evaluate_all(model, task, "before")
-    if task.pairs is None or task.text_ids is None:
+    if task.pairs is None or task.batching is None:
         raise ValueError("a training task needs pairs")
+    lengths = measure_lengths(model, task.pairs) if state.is_main_process else None
     logs.log(f"training on {task.pairs.rows} pairs with {describe_devices(state)}")
-    training = train(model, settings, task.pairs, task.text_ids, task.scratch, task.staging)
+    training = train(model, settings, task.pairs, task.batching, task.scratch, task.staging)
     after = evaluate_all(model, task, "after")
     if state.is_main_process:
         save(model, task.staging)
-        write_result(task, model, before, after, training)
+        write_result(task, model, before, after, training, lengths)
 
 
 def evaluate_role(task: WorkerTask) -> None:
@@ -71,11 +74,12 @@ def rehearse_role(task: WorkerTask) -> None:
     settings = Settings.model_validate(task.settings)
     model = load_model(task.model, settings)
     began = time.perf_counter()
-    if task.pairs is None or task.text_ids is None:
+    if task.pairs is None or task.batching is None:
         raise ValueError("a rehearsal needs pairs")
+    lengths = measure_lengths(model, task.pairs) if PartialState().is_main_process else None
     evaluation = sum(estimate_seconds(model, one) for one in task.eval_sets)
     short = settings.model_copy(update={"max_steps": min(REHEARSED_STEPS, settings.max_steps or REHEARSED_STEPS)})
-    train(model, short, task.pairs, task.text_ids, task.scratch, task.staging)
+    train(model, short, task.pairs, task.batching, task.scratch, task.staging)
     if PartialState().is_main_process:
         log = [json.loads(line)["seconds"] for line in (task.staging / "training_log.jsonl").open()]
         # The first step also warms up.
@@ -88,6 +92,7 @@ def rehearse_role(task: WorkerTask) -> None:
             step_seconds=step,
             evaluation_seconds=evaluation,
             seconds=time.perf_counter() - began,
+            lengths=lengths,
         )
         write_record(task.scratch / "rehearsal.json", rehearsal)
 
@@ -167,6 +172,7 @@ def write_result(
     before: tuple[Evaluation, ...],
     after: tuple[Evaluation, ...] = (),
     training: Training | None = None,
+    lengths: TokenLengths | None = None,
 ) -> None:
     """Tell the supervisor what came of it."""
     limit = model.max_seq_length  # a model without positions says infinity
@@ -177,7 +183,8 @@ def write_result(
         revision=task.model.partition("@")[2] or None,
     )
     devices = (describe_devices(PartialState()),)
-    write_record(task.scratch / "result.json", WorkerResult(facts, before, devices, peak_memory(), after, training))
+    result = WorkerResult(facts, before, devices, peak_memory(), after, training, lengths)
+    write_record(task.scratch / "result.json", result)
 
 
 def peak_memory() -> int:
@@ -224,11 +231,11 @@ def run(role: Callable[[WorkerTask], None], task: WorkerTask) -> None:
 ROLES = {"train": train_role, "evaluate": evaluate_role, "rehearse": rehearse_role, "verify": verify_role}
 
 
-def main() -> int:
+def main() -> None:
     """Entry of the process."""
     role, path = sys.argv[1:]
-    return worker_main(lambda: run(ROLES[role], read_record(Path(path), WorkerTask)), explain)
+    worker_main(lambda: run(ROLES[role], read_record(Path(path), WorkerTask)), explain)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -148,22 +148,24 @@ def _stop(workers: list[subprocess.Popen[bytes]]) -> None:
             worker.wait()
 
 
-def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobError | None]) -> int:
-    """Run a worker's body; on failure leave an outcome file and return the exit code.
+def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobError | None]) -> None:
+    """Run a worker's body; on failure leave an outcome file and end the process with the exit code.
 
     Args:
         body: the work.
         explain: turns a library's exception into one of ours, or None for a fault of the program.
     """
-    _die_with_parent()
+    die_with_parent()
     try:
         body()
     except Exception as error:
         known = error if isinstance(error, JobError) else explain(error)
         failure = known or InternalError(f"{type(error).__name__}: {error}")
         _write_outcome(os.environ, failure, "" if known else traceback.format_exc())
-        return failure.code
-    return 0
+        # Not by tearing down: with a sibling gone, the runtime of the process group may abort this process.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(failure.code)
 
 
 def _write_outcome(environ: Mapping[str, str], failure: JobError, trace: str) -> None:
@@ -171,7 +173,7 @@ def _write_outcome(environ: Mapping[str, str], failure: JobError, trace: str) ->
     write_record(path, Outcome(failure.kind, redact(str(failure)), redact(trace), time.time()))
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """A supervisor that is killed takes its workers along (Linux: PR_SET_PDEATHSIG)."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1

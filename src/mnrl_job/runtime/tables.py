@@ -4,7 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -22,3 +24,16 @@ def read_table(path: Path) -> pa.Table:
     """Map a table into memory; its rows cost nothing until they are touched."""
     with pa.memory_map(str(path)) as source:
         return pa.ipc.open_stream(source).read_all()
+
+
+def write_labels(path: Path, groups: NDArray[np.int64]) -> None:
+    """Write what goes with each row through training: its number and the groups of its texts, shape (rows, columns)."""
+    labels = np.column_stack([np.arange(len(groups)), groups])
+    column = pa.FixedSizeListArray.from_arrays(pa.array(labels.ravel()), labels.shape[1])
+    write_table(path, pa.table({"label": column}))
+
+
+def read_groups(path: Path) -> NDArray[np.int64]:
+    """The groups of `write_labels`, shape (rows, columns), mapped into memory."""
+    column = read_table(path)["label"].combine_chunks()
+    return np.asarray(column.flatten()).reshape(-1, column.type.list_size)[:, 1:]

@@ -12,15 +12,19 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from mnrl_job.errors import Diverged
 from mnrl_job.runtime.logs import log, shows_progress
 from mnrl_job.training.batches import Plan
+from mnrl_job.training.consumed import digest
+from mnrl_job.training.loss import GlobalBatchLoss
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress(TrainerCallback):
-    """Follows the trainer. `loss` is the last loss logged, the mean over ranks."""
+    """Follows the trainer. `loss` is the last loss logged, the mean over ranks; `digest` that of the rows so far."""
 
-    def __init__(self, path: Path, plan: Plan, shows: bool) -> None:
+    def __init__(self, path: Path, plan: Plan, loss: GlobalBatchLoss, shows: bool) -> None:
         self.loss = math.nan
+        self.digest = ""
+        self._loss = loss
         self._path = path
         self._plan = plan
         self._shows = shows
@@ -31,6 +35,7 @@ class Progress(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._began = self._said = time.monotonic()
+        self.digest = digest(self._plan[: state.global_step])
         if self._shows:
             self._path.write_text("", encoding="utf-8")
             self._bar = tqdm(total=len(self._plan), desc="training", unit="step", disable=not shows_progress())
@@ -46,6 +51,7 @@ class Progress(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         self.loss = float(logs["loss"])
+        self._take_consumed()
         if not math.isfinite(self.loss):
             raise Diverged(
                 f"the loss became {self.loss} at step {state.global_step}; lower MNRL_LEARNING_RATE "
@@ -63,8 +69,14 @@ class Progress(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._take_consumed()
         if self._bar is not None:
             self._bar.close()
+
+    def _take_consumed(self) -> None:
+        """Seldom, because it makes the host wait for the device."""
+        self.digest = digest((rows.cpu().numpy() for rows in self._loss.consumed), self.digest)
+        self._loss.consumed.clear()
 
     def _write(self, step: int, learning_rate: float, grad_norm: float | None) -> None:
         seconds = time.monotonic() - self._began
@@ -76,6 +88,7 @@ class Progress(TrainerCallback):
             "grad_norm": grad_norm,
             "pairs_per_second": round(step * self._plan.shape[1] / max(seconds, 1e-9), 2),
             "seconds": round(seconds, 3),
+            "rows_digest": self.digest,
         }
         with self._path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from sentence_transformers import (
     SentenceTransformer,
     SentenceTransformerTrainer,
@@ -16,10 +16,11 @@ from sentence_transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from mnrl_job.errors import DeviceError
-from mnrl_job.records import Pairs, Training
+from mnrl_job.errors import DeviceError, InternalError
+from mnrl_job.records import Batching, Pairs, Training
 from mnrl_job.settings import Settings
-from mnrl_job.training.batches import Plan, plan_run
+from mnrl_job.training.batches import Plan
+from mnrl_job.training.consumed import digest
 from mnrl_job.training.loss import ROWS_AT_ONCE_ON_CPU, GlobalBatchLoss
 from mnrl_job.training.progress import Progress
 from mnrl_job.training.sampler import PlannedBatches
@@ -28,7 +29,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def train(
-    model: SentenceTransformer, settings: Settings, pairs: Pairs, text_ids: Path, scratch: Path, staging: Path
+    model: SentenceTransformer, settings: Settings, pairs: Pairs, batching: Batching, scratch: Path, staging: Path
 ) -> Training:
     """Fine-tune `model` in place with MultipleNegativesRankingLoss over the global batch.
 
@@ -38,38 +39,41 @@ def train(
         model: trained in place, the same on every rank afterwards.
         settings: the run's.
         pairs: the training pairs as an Arrow file.
-        text_ids: `.npy` of shape (rows, columns) for the batch plan.
+        batching: the labels of the pairs, and the plan: which rows meet in which step.
         scratch: folder for the trainer's own files.
         staging: folder where the first rank writes `training_log.jsonl`.
 
     Raises:
         Diverged: the loss became NaN or infinite.
         DeviceError: the precision wanted is not to be had here.
+        InternalError: the rows trained on are not those of the plan.
     """
-    state = PartialState()
-    plan = plan_run(
-        np.load(text_ids, mmap_mode="r"), settings.batch_size, settings.seed, settings.epochs, settings.max_steps
-    )
-    precision = choose_precision(settings.precision, state.device)
-    dataset = Dataset.from_file(str(pairs.path))
-    progress = Progress(staging / "training_log.jsonl", plan, shows=state.is_main_process)
-    rows_at_once = ROWS_AT_ONCE_ON_CPU if state.device.type == "cpu" else None
-    loss = GlobalBatchLoss(model, settings.scale, state.num_processes, rows_at_once)
-    arguments = _arguments(settings, plan, precision, scratch / "trainer")
-    trainer = _Trainer(model=model, args=arguments, train_dataset=dataset, loss=loss, callbacks=[progress])
+    trainer = PlannedTrainer(model, settings, pairs, batching, scratch, staging)
+    loss, progress, plan = trainer.global_loss, trainer.progress, trainer.plan
     began = time.perf_counter()
     trainer.train()
-    tokens = reduce(torch.tensor([int(loss.tokens), loss.padded_tokens], device=state.device), "sum").tolist()
+    if progress.digest != digest(plan):
+        raise InternalError(f"the rows trained on (digest {progress.digest}) are not the planned ones ({digest(plan)})")
+    counts = torch.tensor([int(loss.tokens), loss.padded_tokens, int(loss.masked)], device=PartialState().device)
+    tokens, padded_tokens, masked = reduce(counts, "sum").tolist()
     return Training(
         steps=len(plan),
         rows_used=len(np.unique(plan)),
+        rows_digest=progress.digest,
         final_loss=progress.loss,
         negatives_per_anchor=settings.batch_size * (len(pairs.columns) - 1) - 1,
-        precision=precision,
+        masked_per_anchor=masked / plan.size,
+        precision=trainer.precision,
         seconds=time.perf_counter() - began,
-        tokens=int(tokens[0]),
-        padded_tokens=int(tokens[1]),
+        tokens=tokens,
+        padded_tokens=padded_tokens,
     )
+
+
+def dataset(pairs: Pairs, batching: Batching) -> Dataset:
+    """The texts and, in the column `label`, the row number and the groups of each pair; all mapped into memory."""
+    columns = [Dataset.from_file(str(path)) for path in (pairs.path, batching.labels)]
+    return concatenate_datasets(columns, axis=1)
 
 
 def choose_precision(wanted: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Precision:
@@ -93,12 +97,10 @@ def _arguments(
     settings: Settings, plan: Plan, precision: Precision, folder: Path
 ) -> SentenceTransformerTrainingArguments:
     state = PartialState()
-    ranks = state.num_processes
     return SentenceTransformerTrainingArguments(
         output_dir=str(folder),
         num_train_epochs=1,
-        per_device_train_batch_size=settings.batch_size // ranks,
-        batch_sampler=lambda data, **_: PlannedBatches(data, plan, ranks),
+        per_device_train_batch_size=settings.batch_size // state.num_processes,
         learning_rate=settings.learning_rate,
         # Rounded down: a run too short for a whole step of warm-up must not spend its first step at rate 0.
         warmup_steps=int(settings.warmup * len(plan)),
@@ -121,12 +123,43 @@ def _arguments(
     )
 
 
-class _Trainer(SentenceTransformerTrainer):
-    """The library's trainer, speaking only through our progress and leaving the model card to us."""
+class PlannedTrainer(SentenceTransformerTrainer):
+    """The library's trainer over planned batches, speaking only through our progress.
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+    Attributes:
+        plan: row numbers, shape (steps, batch size).
+        precision: the arithmetic of the forward pass.
+        global_loss: the loss, with its counters.
+        progress: the last loss, and the digest of the rows trained on.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        settings: Settings,
+        pairs: Pairs,
+        batching: Batching,
+        scratch: Path,
+        staging: Path,
+    ) -> None:
+        state = PartialState()
+        self.plan: Plan = np.load(batching.plan, mmap_mode="r")[: settings.max_steps]
+        self.precision = choose_precision(settings.precision, state.device)
+        rows_at_once = ROWS_AT_ONCE_ON_CPU if state.device.type == "cpu" else None
+        self.global_loss = GlobalBatchLoss(model, settings.scale, state.num_processes, rows_at_once)
+        log = staging / "training_log.jsonl"
+        self.progress = Progress(log, self.plan, self.global_loss, shows=state.is_main_process)
+        super().__init__(
+            model=model,
+            args=_arguments(settings, self.plan, self.precision, scratch / "trainer"),
+            train_dataset=dataset(pairs, batching),
+            loss=self.global_loss,
+            callbacks=[self.progress],
+        )
         self.remove_callback(PrinterCallback)
+
+    def get_batch_sampler(self, dataset: Dataset, *_: Any, **__: Any) -> PlannedBatches:
+        return PlannedBatches(dataset, self.plan, PartialState().num_processes)
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """The library's card embeds training texts as widget examples and asks the Hub; ours is written later."""

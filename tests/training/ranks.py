@@ -1,0 +1,82 @@
+"""A rank of a small training run, started by tests as `python -m tests.training.ranks ROLE FOLDER [STOP_AT]`.
+
+`loss` prints the value of our loss and of the library's, `train` trains from the last checkpoint in FOLDER, if there is
+one, up to a step, and prints the digest of the rows. Only the first rank prints.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from transformers import TrainerCallback
+
+from mnrl_job.records import Batching, Pairs, read_record
+from mnrl_job.settings import Settings
+from mnrl_job.training.loss import GlobalBatchLoss
+from mnrl_job.training.trainer import PlannedTrainer
+
+
+class StopAt(TrainerCallback):
+    """Save and stop after a step, as a pre-empted run would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save = control.should_training_stop = state.global_step == self.step
+
+
+def train(folder: Path, stop_at: int) -> dict[str, object]:
+    settings = read_record(folder / "settings.json", Settings)
+    pairs, batching = read_record(folder / "pairs.json", Pairs), read_record(folder / "batching.json", Batching)
+    model = SentenceTransformer(str(folder / "model"), device="cpu")
+    trainer = PlannedTrainer(model, settings, pairs, batching, folder, folder)
+    trainer.add_callback(StopAt(stop_at))
+    checkpoints = folder.glob("trainer/checkpoint-*")
+    trainer.train(resume_from_checkpoint=next((str(path) for path in checkpoints), None))
+    return {"step": trainer.state.global_step, "digest": trainer.progress.digest}
+
+
+def loss(folder: Path) -> dict[str, object]:
+    """Each rank has half of the rows; the library gathers as we do."""
+    state = PartialState()
+    texts = json.loads((folder / "columns.json").read_text())
+    labels = torch.tensor(json.loads((folder / "labels.json").read_text()))
+    own = slice(state.process_index * len(labels) // 2, (state.process_index + 1) * len(labels) // 2)
+    model = SentenceTransformer(str(folder / "model"), device="cpu").double()
+    found = {}
+    for name, one in {
+        "ours": GlobalBatchLoss(model, 20, ranks=2, rows_at_once=3),
+        "theirs": MultipleNegativesRankingLoss(model, scale=20, gather_across_devices=True),
+    }.items():
+        model.zero_grad()
+        value = one([model.preprocess(column[own]) for column in texts], labels[own])
+        value.backward()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        # The trainer averages over the ranks.
+        summed = [_mean(gradient) for gradient in [value.detach(), *gradients]]
+        found[name] = {"value": summed[0].item(), "gradients": np.concatenate([g.ravel() for g in summed[1:]]).tolist()}
+    return found
+
+
+def _mean(tensor: torch.Tensor) -> torch.Tensor:
+    torch.distributed.all_reduce(tensor)
+    return tensor / PartialState().num_processes
+
+
+def main() -> None:
+    state = PartialState(cpu=True)
+    role, folder = sys.argv[1], Path(sys.argv[2])
+    told = loss(folder) if role == "loss" else train(folder, int(sys.argv[3]))
+    if state.is_main_process:
+        sys.stdout.write(json.dumps(told))
+    state.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
