@@ -85,11 +85,17 @@ CASES = {
         64,
         "MNRL_BATCH_SIZE=7 is not a multiple of the 2 workers",
     ),
-    "a batch no distinct texts can fill": (
+    "one positive for all": (
         lambda path: write_pairs(path / "same.jsonl", [(f"q {i}", "one answer") for i in range(20)]),
         {"MNRL_TRAIN_DATA": "same.jsonl"},
+        65,
+        "the 20 training pairs have one positive between them, so there is nothing to tell it from",
+    ),
+    "a planned batch that cannot be filled": (
+        lambda path: write_pairs(path / "few.jsonl", [(f"q {i}", f"answer {i % 7}") for i in range(20)]),
+        {"MNRL_TRAIN_DATA": "few.jsonl", "MNRL_BATCHING": "planned"},
         64,
-        "no batch can be filled without repeating a text; the 20 pairs have 1 distinct positives",
+        "no batch can be filled without repeating a text, the 20 pairs have 7 distinct positives; lower it, or set",
     ),
     "a metric of an eval set that is not there": (None, {"MNRL_PRIMARY_METRIC": "x.ndcg@10"}, 64, "there are: faq"),
     "a storage we do not read": (None, {"MNRL_TRAIN_DATA": "ftp://host/x.jsonl"}, 64, "ftp:// is not supported"),

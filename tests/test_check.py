@@ -32,7 +32,9 @@ def test_all_that_train_needs_is_checked_and_nothing_is_left_behind(mnrl_job, mo
     assert "failed" not in found.values()
     assert "refuses to overwrite" in ended.stdout
     assert re.search(r"expected time +about \d+ s: 50 steps of \d", ended.stdout)
-    assert "8 of 8 rows usable" in ended.stdout
+    assert "8 pairs from 8 rows, 0 rejected" in ended.stdout
+    assert re.search(r"^ +8  to train on$", ended.stdout, flags=re.MULTILINE), "the audit as a page"
+    assert re.search(r"^  anchor: half have up to \d+, .* 0.0% are cut$", ended.stdout, flags=re.MULTILINE)
     assert "ready to train" in ended.last_line
     assert not objects(moto, f"s3://{BUCKET}/check-runs")
     assert {path.name for path in tmp_path.iterdir()} == {"pairs.jsonl", "faq.json"}

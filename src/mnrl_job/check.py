@@ -1,27 +1,26 @@
 """The story of a check: everything that can be known before GPU time is spent, each answer with its remedy."""
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
-
-from mnrl_job.errors import JobError
-from mnrl_job.groundwork import check_batch, check_primary_metric, prepare, read_eval_sets, worker_task
+from mnrl_job.errors import JobError, SettingsError
+from mnrl_job.groundwork import check_primary_metric, read_eval_sets, worker_task
 from mnrl_job.inputs.collect import LocatedInputs, fetch_inputs, needed_bytes
 from mnrl_job.inputs.fetch import Located, locate, locate_model
 from mnrl_job.inputs.pairs import read_pairs
+from mnrl_job.outputs.audit_page import audit_findings, with_lengths
 from mnrl_job.outputs.publish import already_published
-from mnrl_job.records import Finding, Rehearsal, WorkerTask
+from mnrl_job.prepare import prepare
+from mnrl_job.records import Finding, Rehearsal, TokenLengths, WorkerTask
 from mnrl_job.runtime import machine
 from mnrl_job.runtime.attempt import Attempt, attempt, stop_on_request
 from mnrl_job.runtime.devices import Devices, describe_gpus, find_devices
 from mnrl_job.runtime.launch import ask_workers
 from mnrl_job.runtime.storage.probe import probe, write_speed
 from mnrl_job.settings import Settings, Source
-from mnrl_job.training.batches import plan_run
 
 # What Kubernetes gives a pod between SIGTERM and SIGKILL unless told otherwise.
 GRACE_SECONDS = 30
@@ -44,21 +43,24 @@ class Findings:
         self.add(Finding(check, "passed", detail))
 
     @contextmanager
-    def checking(self, check: str) -> Iterator[None]:
-        """A JobError inside is the finding that this check failed; its message ends with what helps."""
+    def checking(self, check: str, errors: type[JobError] = JobError) -> Iterator[None]:
+        """Such an error inside is the finding that this check failed; its message ends with what helps."""
         try:
             yield
-        except JobError as error:
+        except errors as error:
             detail, _, remedy = str(error).rpartition("; ")
             self.add(Finding(check, "failed", detail or remedy, remedy if detail else "", error.kind))
 
 
-def check(settings: Settings, tell: Callable[[Finding], None]) -> tuple[Finding, ...]:
+def check(settings: Settings, tell: Callable[[Finding], None]) -> tuple[tuple[Finding, ...], dict[str, Any] | None]:
     """Go through all checks, as far as the failed ones let us.
 
     Args:
         settings: already valid.
         tell: called with each finding as soon as it is there.
+
+    Returns:
+        The findings, and the content of `audit.json`, None where the data is unusable.
     """
     findings = Findings(tell)
     findings.passed("settings", "all valid")
@@ -66,11 +68,11 @@ def check(settings: Settings, tell: Callable[[Finding], None]) -> tuple[Finding,
         speed = check_output(place, findings)
         located = find_inputs(settings, findings)
         devices = check_machine(settings, place, located, findings)
-        if located and devices:
-            prepared = check_data(settings, place, located, devices, findings)
-            if prepared:
-                check_model(*prepared, devices, speed, findings)
-    return tuple(findings.found)
+        audit = None
+        if located and devices and (task_and_audit := check_data(settings, place, located, devices, findings)):
+            task, audit = task_and_audit
+            audit = with_lengths(audit, check_model(task, devices, speed, findings))
+    return tuple(findings.found), audit
 
 
 def check_output(place: Attempt, findings: Findings) -> float | None:
@@ -130,11 +132,11 @@ def check_machine(
 
 def check_data(
     settings: Settings, place: Attempt, located: LocatedInputs, devices: Devices, findings: Findings
-) -> tuple[WorkerTask, int] | None:
-    """Fetch and read everything as `train` does.
+) -> tuple[WorkerTask, dict[str, Any]] | None:
+    """Fetch, read and prepare everything as `train` does.
 
     Returns:
-        What the workers would be told, and how many steps there will be; None where the data is unusable.
+        What the workers would be told, and the audit; None where the data is unusable.
     """
     with findings.checking("data"):
         began = time.perf_counter()
@@ -144,28 +146,28 @@ def check_data(
             findings.passed("fetch", f"{located.remote_bytes / 1e6:.1f} MB in {took:.1f} s, size and checksum verified")
         eval_sets = read_eval_sets(inputs, place.scratch)
         read = read_pairs(inputs.train, settings, place.scratch / "pairs.arrow")
-        pairs, text_ids, eval_sets = prepare(settings, place, read, eval_sets)
-        audit = json.loads((place.staging / "audit.json").read_text(encoding="utf-8"))
-        repeated = audit["duplicates"]["repeated_pairs"]
-        findings.passed(
-            "training pairs",
-            f"{read.rows} of {read.rows_read} rows usable, {pairs.rows} to train on, {repeated} exact repetitions, "
-            f"{audit['duplicates']['distinct_positives']} distinct positives",
-        )
-        check_primary_metric(settings, eval_sets)
-        for one in eval_sets:
-            findings.passed(f"eval set {one.name}", f"{one.queries} queries over {one.documents} documents")
-        with findings.checking("batches"):
-            ids = np.load(text_ids)
-            check_batch(settings, devices.workers, ids)
-            steps = len(plan_run(ids, settings.batch_size, settings.seed, settings.epochs, settings.max_steps))
-            findings.passed("batches", f"{steps} of {settings.batch_size} pairs each, no text twice in one")
-            return worker_task(settings, place, inputs, eval_sets, pairs, text_ids), steps
+        findings.passed("rows", f"{read.rows} pairs from {read.rows_read} rows, {sum(read.rejected.values())} rejected")
+        prepared = None
+        with findings.checking("batches", SettingsError):
+            prepared = prepare(settings, place, read, eval_sets, devices.workers)
+            for one in prepared.eval_sets:
+                findings.passed(f"eval set {one.name}", f"{one.queries} queries over {one.documents} documents")
+            for finding in audit_findings(prepared.audit):
+                findings.add(finding)
+        if prepared:
+            check_primary_metric(settings, prepared.eval_sets)
+            task = worker_task(settings, place, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
+            return task, prepared.audit
     return None
 
 
-def check_model(task: WorkerTask, steps: int, devices: Devices, speed: float | None, findings: Findings) -> None:
-    """Load the model and train a few steps for the clock; tell how long all of it will take."""
+def check_model(task: WorkerTask, devices: Devices, speed: float | None, findings: Findings) -> TokenLengths | None:
+    """Load the model and train a few steps for the clock; tell how long all of it will take.
+
+    Returns:
+        How long the training texts are, None where the model fails or does not count tokens.
+    """
+    steps = task.batching.steps if task.batching else 0
     with findings.checking("model"):
         began = time.perf_counter()
         seen = ask_workers("rehearse", task, devices, "rehearsal.json", Rehearsal)
@@ -183,6 +185,8 @@ def check_model(task: WorkerTask, steps: int, devices: Devices, speed: float | N
         )
         if speed:
             findings.add(grace(seen.parameters * CHECKPOINT_BYTES_PER_PARAMETER, speed))
+        return seen.lengths
+    return None
 
 
 def grace(size: int, speed: float) -> Finding:

@@ -92,8 +92,11 @@ def evaluate(settings: Settings, _origins: dict[str, str]) -> None:
 def check(settings: Settings, _origins: dict[str, str]) -> None:
     """Find out in seconds what would stop a training run, and how long it would take."""
     from mnrl_job.check import check as go_through
+    from mnrl_job.outputs.audit_page import page
 
-    findings = go_through(settings, lambda finding: click.echo(_row(finding)))
+    findings, audit = go_through(settings, lambda finding: click.echo(_row(finding)))
+    if audit:
+        click.echo(redact(f"\n{page(audit)}\n"))
     failed = [finding for finding in findings if finding.status == "failed"]
     warnings = sum(finding.status == "warning" for finding in findings)
     if failed:

@@ -8,25 +8,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from mnrl_job.errors import DataError, InternalError, JobError
 from mnrl_job.evaluation.significance import compare
 from mnrl_job.groundwork import (
-    check_batch,
     check_primary_metric,
     get_inputs,
-    prepare,
     read_eval_sets,
     worker_task,
     write_json,
 )
 from mnrl_job.inputs.pairs import read_pairs
+from mnrl_job.outputs.audit_page import with_lengths
 from mnrl_job.outputs.metrics import Run, metrics
 from mnrl_job.outputs.model_card import model_card
 from mnrl_job.outputs.publish import already_published, clear, record_failure, seal, tidy, upload
 from mnrl_job.outputs.rankings import write_rankings
 from mnrl_job.outputs.recheck import recheck
+from mnrl_job.prepare import prepare
 from mnrl_job.records import (
     Comparison,
     Pairs,
@@ -73,13 +71,13 @@ def train(settings: Settings) -> Finished:
             eval_sets = read_eval_sets(inputs, place.scratch)
             read = read_pairs(inputs.train, settings, place.scratch / "pairs.arrow")
             log(f"read {read.rows} pairs from {len(inputs.train)} source(s)", rejected=read.rejected)
-            pairs, text_ids, eval_sets = prepare(settings, place, read, eval_sets)
-            check_primary_metric(settings, eval_sets)
-            check_batch(settings, devices.workers, np.load(text_ids))
-        task = worker_task(settings, place, inputs, eval_sets, pairs, text_ids)
+            prepared = prepare(settings, place, read, eval_sets, devices.workers)
+            check_primary_metric(settings, prepared.eval_sets)
+        task = worker_task(settings, place, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
         result = ask_workers("train", task, devices, "result.json", WorkerResult)
         with clock("verify"):
             verification = verify(task, devices)
+        write_json(place.staging / "audit.json", with_lengths(prepared.audit, result.lengths))
         return report(settings, place, clock, task, result, read, verification)
 
 
@@ -193,6 +191,7 @@ def report(
         comparisons=tuple(compare_set(settings, task, result, one.name) for one in task.eval_sets),
         seconds=clock.seconds,
         pairs=read,
+        batching=task.batching,
         verification=verification,
     )
     if task.pairs is not None:

@@ -21,7 +21,10 @@ class BadRow:
 
 @dataclass(frozen=True, slots=True)
 class SourceRecord:
-    """What one source gave. `sha256` covers the bytes of its files in order."""
+    """What one source gave: `rows` from the `rows_read` in its files, of which `not_relevant` were judged to give none.
+
+    `sha256` covers the bytes of its files in order.
+    """
 
     name: str
     uri: str
@@ -31,6 +34,8 @@ class SourceRecord:
     sha256: str
     columns: dict[str, str]
     ignored_columns: tuple[str, ...]
+    not_relevant: int = 0
+    weight: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +63,21 @@ class EvalSet:
     judgements: int
     unjudged_queries: int
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How rows become batches. `labels` is an Arrow file with the groups of each row, `plan` a `.npy` of row numbers.
+
+    `mode` is planned or masked, `why` tells why where it was ours to choose. `batches` counts an epoch's, by source.
+    """
+
+    labels: Path
+    plan: Path
+    mode: Literal["planned", "masked"]
+    why: str
+    steps: int
+    batches: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +109,16 @@ class WorkerTask:
     eval_sets: tuple[EvalSet, ...]
     inputs: dict[str, str]
     pairs: Pairs | None = None
-    text_ids: Path | None = None
+    batching: Batching | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLengths:
+    """Tokens of the texts of each column in a sample of rows: p50, p90, p99, p100, and the share that is cut."""
+
+    rows: int
+    max_seq_length: int | None
+    columns: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +156,17 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What training did. Tokens are counted over all ranks; `padded_tokens` is what the model had to read."""
+    """What training did. Tokens are counted over all ranks; `padded_tokens` is what the model had to read.
+
+    `negatives_per_anchor` are the other documents of a batch; `masked_per_anchor` of them, on average, did not count.
+    """
 
     steps: int
     rows_used: int
+    rows_digest: str
     final_loss: float
     negatives_per_anchor: int
+    masked_per_anchor: float
     precision: str
     seconds: float
     tokens: int
@@ -168,6 +202,7 @@ class WorkerResult:
     peak_memory_bytes: int
     after: tuple[Evaluation, ...] = ()
     training: Training | None = None
+    lengths: TokenLengths | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +216,7 @@ class Rehearsal:
     step_seconds: float
     evaluation_seconds: float
     seconds: float
+    lengths: TokenLengths | None
 
 
 def read_results(path: Path) -> list[QueryResult]:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mnrl_job.records import Comparison, EvalSet, Pairs, Training, Verification, WorkerResult
+from mnrl_job.records import Batching, Comparison, EvalSet, Pairs, Training, Verification, WorkerResult
 from mnrl_job.settings import Settings
 
 SCHEMA_VERSION = 1
@@ -28,6 +28,7 @@ class Run:
     comparisons: tuple[Comparison, ...]
     seconds: dict[str, float]
     pairs: Pairs | None = None
+    batching: Batching | None = None
     verification: Verification | None = None
 
 
@@ -51,7 +52,7 @@ def metrics(run: Run) -> dict[str, Any]:
             "max_seq_length": facts.max_seq_length,
         },
         "data": {"train": _train_data(run.pairs, run.result.training), "eval": _eval_data(run.eval_sets)},
-        "training": _training(run.settings, run.result.training),
+        "training": _training(run.settings, run.result.training, run.batching),
         "evaluation": {one.name: _evaluation(one) for one in run.comparisons},
         "primary_metric": primary(run.settings.primary_metric, run.comparisons),
         "gate": {"passed": True, "rule": "none"},
@@ -102,15 +103,18 @@ def _eval_data(eval_sets: tuple[EvalSet, ...]) -> dict[str, Any]:
     return {one.name: {"queries": one.queries, "documents": one.documents, "sha256": one.sha256} for one in eval_sets}
 
 
-def _training(settings: Settings, training: Training | None) -> dict[str, Any] | None:
-    if training is None:
+def _training(settings: Settings, training: Training | None, batching: Batching | None) -> dict[str, Any] | None:
+    if training is None or batching is None:
         return None
     return {
         "loss": "mnrl",
         "epochs": settings.epochs,
         "steps": training.steps,
-        "global_batch": settings.batch_size,
+        "global_batch_size": settings.batch_size,
+        "batching": batching.mode,
+        "rows_digest": training.rows_digest,
         "negatives_per_anchor": training.negatives_per_anchor,
+        "masked_per_anchor": round(training.masked_per_anchor, 4),
         "learning_rate": settings.learning_rate,
         "precision": training.precision,
         "final_loss": training.final_loss,

@@ -83,7 +83,7 @@ def _training(content: dict[str, Any]) -> str:
     sources = [f"- `{one['name']}`: {one['rows']} pairs, SHA-256 `{one['sha256']}`" for one in data["sources"]]
     facts = [
         f"- {data['rows_used']} pairs, {training['epochs']} epoch(s), {training['steps']} steps of "
-        f"{training['global_batch']} pairs, {training['negatives_per_anchor']} negatives for each anchor",
+        f"{training['global_batch_size']} pairs, {training['negatives_per_anchor']} negatives for each anchor",
         f"- learning rate {training['learning_rate']:g}, precision {training['precision']}, "
         f"final loss {training['final_loss']:.4f}",
         "- " + ", ".join(f"{name} {version}" for name, version in packages.items()),

@@ -1,38 +1,62 @@
 """What was read, kept, dropped and why, as `audit.json` tells it."""
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mnrl_job.preparation.groups import Groups
+from mnrl_job.preparation.oddities import examples, find_oddities
+from mnrl_job.preparation.repeats import find_repeats
 from mnrl_job.records import EvalSet, Pairs
+from mnrl_job.runtime.tables import read_table
 
 
-def audit(read: Pairs, trained: Pairs, text_ids: NDArray[np.int64], eval_sets: tuple[EvalSet, ...]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Leaks:
+    """Rows that also stand in an eval set, by its name; `policy` is `MNRL_LEAKAGE`."""
+
+    policy: str
+    rows: dict[str, NDArray[np.bool_]]
+
+    @property
+    def all(self) -> NDArray[np.int64]:
+        """The numbers of these rows."""
+        return np.flatnonzero(np.any(list(self.rows.values()), axis=0)) if self.rows else np.empty(0, dtype=np.int64)
+
+
+def audit(read: Pairs, trained: Pairs, found: Groups, leaks: Leaks, eval_sets: Sequence[EvalSet]) -> dict[str, Any]:
     """Describe the data.
 
     Args:
         read: the pairs as they were read.
-        trained: the pairs left to train on (fewer where some are held out).
-        text_ids: ids of the texts of `trained`, shape (rows, columns).
+        trained: the pairs left to train on (fewer where some were removed or held out).
+        found: the texts of `read` as numbers.
+        leaks: which of `read` also stand in an eval set.
         eval_sets: what the model is judged on.
     """
-    pair_ids = text_ids[:, :2]
+    table = read_table(read.path)
+    leaked = leaks.all
+    removed = len(leaked) if leaks.policy == "remove" else 0
     return {
         "rows_read": read.rows_read,
         "rows_usable": read.rows,
-        "rows_held_out": read.rows - trained.rows,
+        "rows_removed_as_leaked": removed,
+        "rows_held_out": read.rows - trained.rows - removed,
         "rows_to_train_on": trained.rows,
         "rejected": read.rejected,
         "rejected_rows": [asdict(row) for row in read.bad_rows],
         "sources": [asdict(source) for source in read.sources],
-        "duplicates": {
-            "repeated_pairs": len(pair_ids) - len(np.unique(pair_ids, axis=0)),
-            "distinct_anchors": len(np.unique(pair_ids[:, 0])),
-            "distinct_positives": len(np.unique(pair_ids[:, 1])),
-            "most_rows_with_one_positive": int(np.unique(pair_ids[:, 1], return_counts=True)[1].max()),
+        **find_repeats(table, found),
+        "leakage": {
+            "policy": leaks.policy,
+            "rows": len(leaked),
+            "by_eval_set": {name: int(rows.sum()) for name, rows in leaks.rows.items()},
+            "examples": examples(table, leaked),
         },
+        "oddities": find_oddities(table),
         "eval": {
             one.name: {
                 "uri": one.uri,

@@ -1,107 +1,89 @@
 """An eval set made from the training pairs, where the user has none: whole groups are held out."""
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from mnrl_job.errors import DataError
 from mnrl_job.records import Pairs
-from mnrl_job.runtime.tables import read_table, write_table
+from mnrl_job.runtime.tables import read_table
 
 CORPUS_ROWS = 10_000
-MASK = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Queries, corpus and grades taken out of the training pairs."""
+    """Queries, corpus and grades taken out of the training pairs; `rows` marks which, shape (rows,)."""
 
+    rows: NDArray[np.bool_]
     queries: dict[str, str]
     corpus: dict[str, str]
     grades: dict[tuple[str, str], int]
 
 
-def components(text_ids: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Number the groups of rows that hang together by an equal anchor or an equal positive. Shape (rows,).
-
-    Union-find over rows, with path halving.
-    """
-    parent = list(range(len(text_ids)))
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
-
-    first: dict[tuple[int, int], int] = {}
-    for row, keys in enumerate(text_ids[:, :2].tolist()):
-        for column, key in enumerate(keys):
-            parent[root(row)] = root(first.setdefault((column, key), row))
-    return np.array([root(row) for row in range(len(parent))], dtype=np.int64)
+def components(groups: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Number the sets of rows that hang together by an anchor's or a positive's group. Shape (rows,)."""
+    size = int(groups.max(initial=0)) + 1
+    graph = coo_array((np.ones(len(groups), dtype=bool), (groups[:, 0], groups[:, 1])), shape=(size, size))
+    return np.asarray(connected_components(graph, directed=False)[1][groups[:, 0]], dtype=np.int64)
 
 
-def choose_rows(text_ids: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
-    """Mark the rows to hold out: whole groups, in random order, while they fit into `share` of the rows.
+def choose_rows(groups: NDArray[np.int64], share: float, seed: int) -> NDArray[np.bool_]:
+    """Mark the rows to hold out: whole components, in random order, while they fit into `share` of the rows.
 
     Raises:
-        DataError: no group fits, so nothing could be held out.
+        DataError: none fits, so nothing could be held out.
     """
-    groups, sizes = np.unique(components(text_ids), return_inverse=True, return_counts=True)[1:]
-    budget = int(len(text_ids) * share)
+    parts, sizes = np.unique(components(groups), return_inverse=True, return_counts=True)[1:]
+    budget = int(len(groups) * share)
     chosen = np.zeros(len(sizes), dtype=bool)
-    for group in np.random.default_rng((seed, 1)).permutation(len(sizes)):
-        if sizes[group] <= budget:
-            chosen[group] = True
-            budget -= int(sizes[group])
+    for part in np.random.default_rng((seed, 1)).permutation(len(sizes)):
+        if sizes[part] <= budget:
+            chosen[part] = True
+            budget -= int(sizes[part])
     if not chosen.any():
         raise DataError(
-            f"MNRL_EVAL_HOLDOUT={share:g}: no group of the {len(text_ids)} rows is small enough to hold out; "
+            f"MNRL_EVAL_HOLDOUT={share:g}: no group of the {len(groups)} rows is small enough to hold out; "
             "give MNRL_EVAL_DATA, more pairs, or MNRL_EVAL_HOLDOUT=0 to train without evaluation"
         )
-    return np.asarray(chosen[groups])
+    return np.asarray(chosen[parts])
 
 
-def hold_out(
-    pairs: Pairs, text_ids: NDArray[np.int64], share: float, seed: int, path: Path
-) -> tuple[Pairs, NDArray[np.int64], HeldOut]:
-    """Split the pairs: those that stay, written to `path`, and an eval set of those held out.
+def hold_out(pairs: Pairs, texts: NDArray[np.int64], groups: NDArray[np.int64], share: float, seed: int) -> HeldOut:
+    """Make an eval set of some of the pairs.
 
     The corpus holds the held-out positives and up to `CORPUS_ROWS` of the others, so that a query has something to be
-    wrong about.
+    wrong about; of near-duplicates it holds one. A query is relevant to all positives it stands with.
 
-    Returns:
-        The pairs that stay, their text ids, and what was held out.
+    Args:
+        pairs: the training pairs.
+        texts: a number for each different text, shape (rows, columns).
+        groups: a number for each group of texts, shape (rows, columns).
+        share: of the rows, how many to hold out at most.
+        seed: the run's seed.
 
     Raises:
         DataError: nothing can be held out.
     """
-    held = choose_rows(text_ids, share, seed)
-    table = read_table(pairs.path)
-    others = np.flatnonzero(~held)
-    sample = np.random.default_rng((seed, 2)).permutation(others)[:CORPUS_ROWS]
-    asked = table.filter(pa.array(held))
-    write_table(path, table.filter(pa.array(~held)))
-    return (
-        replace(pairs, path=path, rows=len(others)),
-        text_ids[~held],
-        _eval_set(asked, text_ids[held], table.take(pa.array(sample)), text_ids[sample]),
-    )
-
-
-def _eval_set(asked: pa.Table, asked_ids: NDArray[np.int64], others: pa.Table, other_ids: NDArray[np.int64]) -> HeldOut:
+    held = choose_rows(groups, share, seed)
+    table = read_table(pairs.path).select(["anchor", "positive"])
+    sample = np.random.default_rng((seed, 2)).permutation(np.flatnonzero(~held))[:CORPUS_ROWS]
     queries: dict[str, str] = {}
     corpus: dict[str, str] = {}
     grades: dict[tuple[str, str], int] = {}
-    rows = zip(asked_ids.tolist(), asked["anchor"].to_pylist(), asked["positive"].to_pylist(), strict=True)
-    for (anchor_id, positive_id, *_), anchor, positive in rows:
-        query, document = f"q{anchor_id & MASK:016x}", f"d{positive_id & MASK:016x}"
-        queries.setdefault(query, anchor)
-        corpus.setdefault(document, positive)
+    asked = np.flatnonzero(held)
+    for row, query_id, document_id in zip(
+        table.take(pa.array(asked)).to_pylist(), texts[asked, 0].tolist(), groups[asked, 1].tolist(), strict=True
+    ):
+        query, document = f"q{query_id & (2**64 - 1):016x}", f"d{document_id}"
+        queries.setdefault(query, row["anchor"])
+        corpus.setdefault(document, row["positive"])
         grades[query, document] = 1
-    for (_, positive_id, *_), positive in zip(other_ids.tolist(), others["positive"].to_pylist(), strict=True):
-        corpus.setdefault(f"d{positive_id & MASK:016x}", positive)
-    return HeldOut(queries, corpus, grades)
+    others = table["positive"].take(pa.array(sample)).to_pylist()
+    for document_id, positive in zip(groups[sample, 1].tolist(), others, strict=True):
+        corpus.setdefault(f"d{document_id}", positive)
+    return HeldOut(held, queries, corpus, grades)

@@ -1,0 +1,75 @@
+"""What repeats in the training pairs: rows, anchors, positives, texts that are nearly the same, and contradictions."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mnrl_job.preparation.groups import Groups
+from mnrl_job.preparation.oddities import EXAMPLES, examples, shortened
+
+TOP_TEXTS = 10
+
+
+def find_repeats(table: pa.Table, found: Groups) -> dict[str, Any]:
+    """Describe what repeats.
+
+    Args:
+        table: the training pairs.
+        found: their texts and groups as numbers.
+    """
+    pairs, groups = found.texts[:, :2], found.groups
+    contradicting = np.flatnonzero(found.contradictions.any(axis=1))
+    return {
+        "duplicates": {
+            "repeated_rows": len(pairs) - len(np.unique(pairs, axis=0)),
+            "distinct_anchors": len(np.unique(pairs[:, 0])),
+            "distinct_positives": len(np.unique(pairs[:, 1])),
+            "anchors_with_several_positives": _with_several(groups[:, 0], groups[:, 1]),
+            "positives_with_several_anchors": _with_several(groups[:, 1], groups[:, 0]),
+        },
+        "skew": _skew(table, groups[:, 1]),
+        "near_duplicates": _near_duplicates(table, found),
+        "contradictions": {
+            "negatives": int(found.contradictions.sum()),
+            "examples": examples(table, contradicting),
+        },
+    }
+
+
+def _with_several(of: NDArray[np.int64], others: NDArray[np.int64]) -> int:
+    """How many of the one kind stand with at least two of the other."""
+    distinct = np.unique(np.column_stack([of, others]), axis=0)
+    return int((np.unique(distinct[:, 0], return_counts=True)[1] > 1).sum())
+
+
+def _skew(table: pa.Table, positives: NDArray[np.int64]) -> dict[str, Any]:
+    """How unevenly rows share the groups of positives, and the most frequent ones."""
+    _, first, counts = np.unique(positives, return_index=True, return_counts=True)
+    top = np.argsort(-counts, kind="stable")[:TOP_TEXTS]
+    texts = table["positive"].take(pa.array(first[top])).to_pylist()
+    return {
+        "most_rows_of_one": int(counts.max(initial=0)),
+        "share_of_the_ten_most_frequent": round(float(counts[top].sum() / max(1, len(positives))), 4),
+        "top": [
+            {"rows": count, "text": shortened(text)} for count, text in zip(counts[top].tolist(), texts, strict=True)
+        ],
+    }
+
+
+def _near_duplicates(table: pa.Table, found: Groups) -> dict[str, Any]:
+    """Groups of several different positives, and the largest of them."""
+    _, first = np.unique(found.texts[:, 1], return_index=True)
+    groups, members = np.unique(found.groups[first, 1], return_counts=True)
+    several = members > 1
+    largest = groups[several][np.argsort(-members[several], kind="stable")[:EXAMPLES]]
+    shown = [first[found.groups[first, 1] == group][:EXAMPLES] for group in largest]
+    return {
+        "groups": int(several.sum()),
+        "texts": int(members[several].sum()),
+        "largest": int(members.max(initial=0)),
+        "examples": [
+            [shortened(text) for text in table["positive"].take(pa.array(rows)).to_pylist()] for rows in shown
+        ],
+    }

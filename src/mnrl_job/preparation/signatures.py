@@ -1,0 +1,155 @@
+"""Texts as numbers: an id for equality, MinHash bands and hashed word pairs for similarity. By several processes."""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from rensa import RMinHash
+
+from mnrl_job.preparation.texts import normalise, text_id, word_pairs
+from mnrl_job.runtime.launch import die_with_parent
+from mnrl_job.runtime.tables import read_table
+
+PERMUTATIONS = 64
+# Of two texts just as similar as the threshold, so many are found.
+RECALL = 0.99
+TEXTS_PER_CHUNK = 10_000
+SEED = 1
+
+Number = TypeVar("Number", bound=np.generic)
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of texts in an Arrow file."""
+
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signatures:
+    """Of n texts: ids (n,), bands (n, bands), and the hashed word pairs of text i at pairs[starts[i] : starts[i + 1]].
+
+    The two large ones are mapped from disk. Without a threshold there are only ids.
+    """
+
+    ids: NDArray[np.int64]
+    bands: NDArray[np.uint64]
+    pairs: NDArray[np.int32]
+    starts: NDArray[np.int64]
+
+    def first(self, count: int) -> "Signatures":
+        """Those of the first few texts."""
+        return Signatures(self.ids[:count], self.bands[:count], self.pairs, self.starts[: count + 1])
+
+
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    column: Column
+    start: int
+    rows_per_band: int
+
+
+_Signed = tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int32], NDArray[np.int64]]
+
+
+def sign(columns: Sequence[Column], threshold: float | None, folder: Path) -> Signatures:
+    """Sign the texts of all columns, one column after another.
+
+    Args:
+        columns: where the texts are.
+        threshold: the similarity that matters; None where only equality does.
+        folder: an empty folder for what is large.
+    """
+    rows_per_band = band_rows(threshold) if threshold else 0
+    chunks = [
+        _Chunk(column, start, rows_per_band)
+        for column in columns
+        for start in range(0, len(read_table(column.path)), TEXTS_PER_CHUNK)
+    ]
+    ids, lengths = [np.empty(0, dtype=np.int64)], [np.zeros(1, dtype=np.int64)]
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "bands").open("wb") as bands, (folder / "pairs").open("wb") as pairs:
+        for signed in _each(chunks):
+            ids.append(signed[0])
+            bands.write(signed[1].tobytes())
+            pairs.write(signed[2].tobytes())
+            lengths.append(signed[3])
+    count = sum(map(len, ids))
+    width = PERMUTATIONS // rows_per_band if rows_per_band else 0
+    return Signatures(
+        np.concatenate(ids),
+        _mapped(folder / "bands", np.uint64).reshape(count, width),
+        _mapped(folder / "pairs", np.int32),
+        np.cumsum(np.concatenate(lengths)),
+    )
+
+
+def band_rows(threshold: float) -> int:
+    """Hashes of a band: as many as still find `RECALL` of the texts just as similar as the threshold.
+
+    Two texts of similarity s share one of b bands of r hashes with probability 1 - (1 - s^r)^b.
+    """
+    enough = (r for r in range(PERMUTATIONS, 0, -1) if 1 - (1 - threshold**r) ** (PERMUTATIONS // r) >= RECALL)
+    return next(enough)
+
+
+def _each(chunks: list[_Chunk]) -> Iterator[_Signed]:
+    """Sign chunk after chunk, in their order, on all cores where there are many."""
+    cores = len(os.sched_getaffinity(0))
+    if min(cores, len(chunks) // 4) < 2:
+        yield from map(_sign_chunk, chunks)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(cores, len(chunks)), context, initializer=_start) as pool:
+        try:
+            yield from pool.map(_sign_chunk, chunks)
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _start() -> None:
+    """A helper process ends with its parent, which alone answers signals."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _sign_chunk(chunk: _Chunk) -> _Signed:
+    column = read_table(chunk.column.path)[chunk.column.name]
+    texts = [normalise(text) for text in column.slice(chunk.start, TEXTS_PER_CHUNK).to_pylist()]
+    ids = np.array([text_id(text) for text in texts], dtype=np.int64)
+    if not chunk.rows_per_band:
+        nothing = np.empty(0, dtype=np.int32)
+        return ids, nothing.astype(np.uint64), nothing, np.zeros(len(texts), dtype=np.int64)
+    hashed = [np.unique(np.array(one, dtype=np.uint64)) for one in RMinHash.hash_token_sets(map(word_pairs, texts))]
+    lengths = np.array([len(one) for one in hashed], dtype=np.int64)
+    flat = np.concatenate(hashed)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint64)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(flat, offsets, PERMUTATIONS, SEED)
+    bands = _bands(np.array(matrix.to_rows(), dtype=np.uint64), chunk.rows_per_band)
+    # Texts without a word are like no other: each gets bands of its own.
+    bands[lengths == 0] = ids[lengths == 0, None].astype(np.uint64)
+    return ids, bands, (flat >> np.uint64(33)).astype(np.int32), lengths
+
+
+def _bands(digests: NDArray[np.uint64], rows_per_band: int) -> NDArray[np.uint64]:
+    """One hash for each band of a text's MinHash, shape (texts, bands)."""
+    width = PERMUTATIONS // rows_per_band
+    parts = digests[:, : width * rows_per_band].reshape(-1, width, rows_per_band)
+    hashes = np.zeros(parts.shape[:2], dtype=np.uint64)
+    for hash_of_row in np.moveaxis(parts, 2, 0):
+        hashes = (hashes ^ hash_of_row) * np.uint64(0x9E3779B97F4A7C15)
+        hashes ^= hashes >> np.uint64(29)
+    return hashes
+
+
+def _mapped(path: Path, kind: type[Number]) -> NDArray[Number]:
+    return np.memmap(path, dtype=kind, mode="r") if path.stat().st_size else np.empty(0, dtype=kind)

@@ -1,0 +1,240 @@
+"""From the pairs as they were read to what workers train on: groups, no leaks, a holdout, the batch plan, the audit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mnrl_job.errors import DataError, SettingsError
+from mnrl_job.inputs.evalset import write_evalset
+from mnrl_job.preparation.audit import Leaks, audit
+from mnrl_job.preparation.groups import Groups, find_groups, without_contradictions
+from mnrl_job.preparation.holdout import hold_out
+from mnrl_job.preparation.leakage import find_leaks, judged_pairs
+from mnrl_job.preparation.oddities import examples
+from mnrl_job.records import Batching, EvalSet, Pairs, SourceRecord
+from mnrl_job.runtime.attempt import Attempt
+from mnrl_job.runtime.logs import log, warn
+from mnrl_job.runtime.tables import read_table, write_labels, write_table
+from mnrl_job.settings import Settings
+from mnrl_job.training.batches import (
+    Rule,
+    Share,
+    batches_by_source,
+    false_negatives_at_random,
+    false_negatives_in,
+    plan_run,
+)
+from mnrl_job.training.capacity import largest_batch
+
+HELD_OUT = "holdout"
+# `auto` masks where planned batches would leave out more of the rows than this.
+WORTH_MASKING = 0.5
+# Below this share of the rows that could be used, the user should know.
+WORTH_A_WARNING = 0.9
+NEARLY_ALL = 0.98
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the workers get, and what the audit says."""
+
+    pairs: Pairs
+    batching: Batching
+    eval_sets: tuple[EvalSet, ...]
+    audit: dict[str, Any]
+
+
+def prepare(settings: Settings, place: Attempt, read: Pairs, eval_sets: tuple[EvalSet, ...], workers: int) -> Prepared:
+    """Find what is the same, keep eval data out of training, lay out the batches.
+
+    Raises:
+        DataError: pairs stand in an eval set and `MNRL_LEAKAGE` is `fail`, or nothing can be held out.
+        SettingsError: the data cannot fill a batch.
+    """
+    check_workers(settings, workers)
+    found, leaks = compare_texts(settings, place, read, eval_sets)
+    kept = np.ones(read.rows, dtype=bool)
+    if leaks.policy == "remove":
+        kept[leaks.all] = False
+    if not eval_sets:
+        eval_sets = hold_some_out(settings, place, read, found, kept)
+    pairs, groups = keep(read, without_contradictions(found), kept, place)
+    batching, facts = lay_out(settings, place, pairs, groups)
+    content = audit(read, pairs, found, leaks, eval_sets) | {"batches": facts}
+    return Prepared(pairs, batching, eval_sets, content)
+
+
+def check_workers(settings: Settings, workers: int) -> None:
+    """The workers share a global batch equally."""
+    size = settings.batch_size
+    if size % workers:
+        nearest = max(1, round(size / workers)) * workers
+        raise SettingsError(f"MNRL_BATCH_SIZE={size} is not a multiple of the {workers} workers; {nearest} would be")
+
+
+def compare_texts(
+    settings: Settings, place: Attempt, read: Pairs, eval_sets: Sequence[EvalSet]
+) -> tuple[Groups, Leaks]:
+    """Number the texts, and find the pairs that stand in an eval set, too.
+
+    Raises:
+        DataError: there are such pairs and `MNRL_LEAKAGE` is `fail`.
+    """
+    folder = place.scratch / "texts"
+    folder.mkdir()
+    judged = judged_pairs(eval_sets, folder / "judged.arrow")
+    found = find_groups(read, judged.documents if judged else None, settings.near_duplicates, folder)
+    if judged is None:
+        return found, Leaks(settings.leakage, {})
+    marked = find_leaks(read, found.positives, judged, found.relevant, settings.near_duplicates, folder / "leaks")
+    leaks = Leaks(settings.leakage, {one.name: rows for one, rows in zip(eval_sets, marked, strict=True)})
+    if len(leaks.all):
+        tell_leaks(leaks, read)
+    return found, leaks
+
+
+def tell_leaks(leaks: Leaks, read: Pairs) -> None:
+    """Leaked pairs end the run or are worth a warning, as `MNRL_LEAKAGE` says."""
+    sets = ", ".join(f"{int(rows.sum())} in {name}" for name, rows in leaks.rows.items() if rows.any())
+    told = f"{len(leaks.all)} of {read.rows} training pairs also stand in an eval set ({sets})"
+    if leaks.policy == "fail":
+        first = examples(read_table(read.path), leaks.all)[0]
+        raise DataError(
+            f"{told}, the first is {first['anchor']!r}; take them out, or set MNRL_LEAKAGE=remove to leave them out"
+        )
+    consequence = "they are left out" if leaks.policy == "remove" else "the gain on it will look larger than it is"
+    warn(f"{told}; {consequence}")
+
+
+def hold_some_out(
+    settings: Settings, place: Attempt, read: Pairs, found: Groups, kept: NDArray[np.bool_]
+) -> tuple[EvalSet, ...]:
+    """Take an eval set out of the pairs; `kept` loses its rows."""
+    if not settings.eval_holdout:
+        warn("no eval data and MNRL_EVAL_HOLDOUT=0: this run cannot say whether the model became better")
+        return ()
+    held = hold_out(read, found.texts, found.groups, settings.eval_holdout, settings.seed)
+    kept &= ~held.rows
+    folder = place.scratch / "eval" / HELD_OUT
+    log(f"held out {int(held.rows.sum())} of {read.rows} pairs as eval set '{HELD_OUT}'")
+    return (write_evalset(HELD_OUT, HELD_OUT, folder, held.queries, held.corpus, held.grades),)
+
+
+def keep(
+    read: Pairs, groups: NDArray[np.int64], kept: NDArray[np.bool_], place: Attempt
+) -> tuple[Pairs, NDArray[np.int64]]:
+    """The pairs to train on and their groups; written anew only where some are left out.
+
+    Raises:
+        DataError: none is left.
+    """
+    if kept.all():
+        return read, groups
+    if not kept.any():
+        raise DataError("every training pair also stands in an eval set; give other pairs, or MNRL_LEAKAGE=keep")
+    path = place.scratch / "train.arrow"
+    write_table(path, read_table(read.path).filter(pa.array(kept)))
+    bounds = np.cumsum([0, *(source.rows for source in read.sources)])
+    sources = tuple(
+        replace(source, rows=int(kept[start:stop].sum()))
+        for source, (start, stop) in zip(read.sources, pairwise(bounds), strict=True)
+    )
+    return replace(read, path=path, rows=int(kept.sum()), sources=sources), groups[kept]
+
+
+def lay_out(
+    settings: Settings, place: Attempt, pairs: Pairs, groups: NDArray[np.int64]
+) -> tuple[Batching, dict[str, Any]]:
+    """Choose how batches are made and plan the whole run.
+
+    Returns:
+        What the workers need, and the facts for the audit.
+
+    Raises:
+        SettingsError: no batch can be filled.
+    """
+    rule, counts, why = choose_rule(settings, pairs.sources, groups)
+    plan = plan_run(groups, rule, settings.seed, settings.epochs, settings.max_steps)
+    labels, path = place.scratch / "labels.arrow", place.scratch / "plan.npy"
+    write_labels(labels, groups)
+    np.save(path, plan)
+    batches = {source.name: count for source, count in zip(pairs.sources, counts, strict=True)}
+    tell_use(settings, pairs, batches)
+    mode: Literal["masked", "planned"] = "masked" if rule.masked else "planned"
+    epoch = plan[: sum(counts)]
+    facts = {
+        "mode": mode,
+        "why": why,
+        "batch_size": settings.batch_size,
+        "batches_an_epoch": batches,
+        "rows_used_an_epoch": sum(counts) * settings.batch_size,
+        "false_negatives_in_a_batch": {
+            "at_random": round(false_negatives_at_random(groups, settings.batch_size), 3),
+            "as_planned": 0.0 if rule.masked else round(false_negatives_in(groups, epoch), 3),
+        },
+        "largest_batch_that_uses_nearly_all_rows": largest_batch(groups[:, :2], NEARLY_ALL),
+        "largest_batch_at_most": min(len(np.unique(groups[:, 0])), len(np.unique(groups[:, 1]))),
+    }
+    return Batching(labels, path, mode, why, len(plan), batches), facts
+
+
+def choose_rule(
+    settings: Settings, sources: Sequence[SourceRecord], groups: NDArray[np.int64]
+) -> tuple[Rule, tuple[int, ...], str]:
+    """Planned batches where they use enough of the data, else masked ones; or as `MNRL_BATCHING` says.
+
+    Returns:
+        The rule, the batches of each source in an epoch, and why it is this rule.
+
+    Raises:
+        DataError: there is but one positive, and no negative.
+        SettingsError: no batch can be filled.
+    """
+    size, rows = settings.batch_size, len(groups)
+    distinct = len(np.unique(groups[:, 1]))
+    if distinct == 1 and groups.shape[1] == 2:
+        raise DataError(
+            f"the {rows} training pairs have one positive between them, so there is nothing to tell it from; "
+            "give pairs with different positives, or negatives"
+        )
+    shares = tuple(Share(source.rows, source.weight) for source in sources)
+    masked = Rule(size, shares, masked=True)
+    planned = Rule(size, shares)
+    if not any(most := batches_by_source(groups, masked)):
+        largest = max(share.rows for share in shares)
+        of = f"{rows} training pairs" if len(shares) == 1 else f"{largest} training pairs of the largest source"
+        raise SettingsError(f"MNRL_BATCH_SIZE={size} is larger than the {of}; set it to {largest} or less")
+    if settings.batching == "masked":
+        return masked, most, "MNRL_BATCHING=masked"
+    counts = batches_by_source(groups, planned)
+    repeats = f"{rows} pairs have {distinct} distinct positives"
+    if settings.batching == "planned":
+        if not any(counts):
+            raise SettingsError(
+                f"MNRL_BATCH_SIZE={size}: no batch can be filled without repeating a text, the {repeats}; "
+                "lower it, or set MNRL_BATCHING=masked"
+            )
+        return planned, counts, "MNRL_BATCHING=planned"
+    if sum(counts) >= WORTH_MASKING * sum(most):
+        return planned, counts, "duplicates can be kept apart"
+    why = f"{repeats}: kept apart they fill {sum(counts)} of {sum(most)} batches of {size}"
+    warn(f"{why}; so duplicates may meet in a batch, and do not count as negatives (MNRL_BATCHING=masked)")
+    return masked, most, why
+
+
+def tell_use(settings: Settings, pairs: Pairs, batches: dict[str, int]) -> None:
+    """How many of the rows an epoch uses; a warning where it is few, or a source is not used at all."""
+    steps, size = sum(batches.values()), settings.batch_size
+    used = f"{steps} batches of {size} use {steps * size} of {pairs.rows} pairs an epoch"
+    for source in pairs.sources:
+        if not batches[source.name] and source.rows:
+            warn(f"{source.name}: its {source.rows} pairs fill no batch of {size}, so none of them is trained on")
+    if steps * size < WORTH_A_WARNING * (pairs.rows // size * size):
+        warn(f"{used}; a smaller MNRL_BATCH_SIZE may use more, see `batches` and `skew` in audit.json")
+    elif steps * size < pairs.rows:
+        log(f"{used}; which are left out changes with the epoch")
