@@ -60,9 +60,8 @@ def data_sets(data: Path) -> Iterator[tuple[str, int, list[tuple[str, str]]]]:
     yield "64 rows, 16 positives", 8, [(f"question {i}", f"answer {i % 16}") for i in range(64)]
     rows = [row for _, row in read_rows(data / "train.jsonl.gz")]
     yield "30,000 package descriptions", 64, [(row["anchor"], row["positive"]) for row in rows]
-    for count in (5_000, 20_000):
-        skewed = np.random.default_rng(0).zipf(1.3, count).tolist()
-        yield f"Zipf 1.3, {count:,} rows", 64, [(f"question {i}", f"answer {key}") for i, key in enumerate(skewed)]
+    skewed = np.random.default_rng(0).zipf(1.3, 5_000).tolist()  # with 20,000 the library takes over five minutes
+    yield "Zipf 1.3, 5,000 rows", 64, [(f"question {i}", f"answer {key}") for i, key in enumerate(skewed)]
 
 
 def ours(dataset: Dataset, groups: np.ndarray, batch_size: int, ranks: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The eval set made from training pairs: nothing that is held out is also trained on."""
+"""Held-out groups: nothing that stands in the eval set, nor anything nearly equal, is trained on."""
 
 import numpy as np
 import pytest
@@ -6,44 +6,64 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnrl_job.errors import DataError
+from mnrl_job.preparation.groups import find_groups
 from mnrl_job.preparation.holdout import choose_rows, components, hold_out
-from mnrl_job.records import Pairs
-from mnrl_job.runtime.tables import read_table, write_columns
 
-IDS = st.lists(st.tuples(st.integers(0, 30), st.integers(100, 130)), min_size=10, max_size=80).map(np.array)
-
-
-def test_rows_hang_together_through_anchors_and_positives():
-    ids = np.array([[1, 10], [1, 11], [2, 11], [3, 12], [4, 13]])
-    groups = components(ids)
-    assert groups[0] == groups[1] == groups[2]
-    assert len(np.unique(groups)) == 3
+GROUPS = st.lists(st.tuples(st.integers(0, 30), st.integers(20, 60)), min_size=10, max_size=120).map(np.array)
+LONG = "every invoice is listed under billing with a link and can be had as a file by mail or by post at any time"
 
 
-@given(ids=IDS, share=st.floats(0.05, 0.6))
-def test_no_text_stands_on_both_sides(ids, share):
+@given(groups=GROUPS, share=st.sampled_from([0.1, 0.3, 0.5]))
+def test_no_group_stands_on_both_sides_and_the_share_is_kept(groups, share):
     try:
-        held = choose_rows(ids, share, seed=1)
+        held = choose_rows(groups, share, seed=1)
     except DataError:
+        sizes = np.unique(components(groups), return_counts=True)[1]
+        assert sizes.min() > len(groups) * share, "only where no set of rows is small enough"
         return
-    assert 0 < held.sum() <= share * len(ids)
-    for column in (0, 1):
-        assert not set(ids[held, column]) & set(ids[~held, column])
+    assert 0 < held.sum() <= share * len(groups)
+    assert not set(groups[held].ravel().tolist()) & set(groups[~held].ravel().tolist())
 
 
-def test_the_held_out_rows_make_an_eval_set(tmp_path):
-    count = 40
-    path = tmp_path / "all.arrow"
-    write_columns(path, anchor=[f"a{i}" for i in range(count)], positive=[f"p{i}" for i in range(count)])
-    ids = np.stack([np.arange(count), 1000 + np.arange(count)], axis=1)
-    pairs = Pairs(path, ("anchor", "positive"), count, count, {}, (), ())
-    stays, stay_ids, held = hold_out(pairs, ids, 0.1, 1, tmp_path / "train.arrow")
-    trained = set(read_table(stays.path)["anchor"].to_pylist())
-    assert (stays.rows, len(stay_ids), len(held.queries), len(held.corpus)) == (36, 36, 4, 40)
-    assert not trained & set(held.queries.values())
-    assert all(held.queries[q][1:] == held.corpus[d][1:] for q, d in held.grades)
+def test_rows_hang_together_by_anchor_by_positive_and_across():
+    groups = np.array([(0, 10), (0, 11), (1, 11), (2, 12), (12, 13), (3, 14)])
+    assert len(set(components(groups)[:3].tolist())) == 1
+    assert components(groups)[3] == components(groups)[4], "a text that is a positive here and an anchor there"
+    assert len(set(components(groups).tolist())) == 3
 
 
-def test_one_big_group_cannot_be_held_out():
-    with pytest.raises(DataError, match="MNRL_EVAL_HOLDOUT"):
-        choose_rows(np.array([[1, i] for i in range(20)]), 0.1, seed=1)
+@pytest.fixture
+def held(pairs, tmp_path):
+    """Forty rows: twenty answers of two anchors each, every second answer nearly equal to the one before."""
+    rows = [(f"question {i}", f"{LONG} {'abcdefghij'[i // 4] * 3} {i // 4} {'x' * (i // 2 % 2)}") for i in range(40)]
+    rows = [(anchor, " ".join([positive] * 2)) for anchor, positive in rows]
+    read = pairs(rows)
+    found = find_groups(read, None, 0.9, tmp_path / "texts")
+    return rows, found, hold_out(read, found.texts, found.groups, 0.2, seed=3)
+
+
+def test_the_eval_set_is_made_of_what_was_held_out_and_of_other_documents(held):
+    rows, found, out = held
+    assert 0 < out.rows.sum() <= 8
+    asked = [rows[row] for row in np.flatnonzero(out.rows)]
+    assert set(out.queries.values()) == {anchor for anchor, _ in asked}
+    judged = {(out.queries[query], out.corpus[document]) for query, document in out.grades}
+    assert {anchor for anchor, _ in judged} == {anchor for anchor, _ in asked}
+    assert len(out.corpus) == len(set(found.groups[:, 1].tolist())), "one document of each group"
+    assert len(out.corpus) > len({document for _, document in out.grades}), "there is something to be wrong about"
+
+
+def test_near_duplicates_of_what_is_held_out_are_held_out(held):
+    _, found, out = held
+    assert not set(found.groups[out.rows, 1].tolist()) & set(found.groups[~out.rows, 1].tolist())
+
+
+def test_the_same_seed_holds_out_the_same_rows():
+    groups = np.arange(200).reshape(-1, 2)
+    assert (choose_rows(groups, 0.1, 1) == choose_rows(groups, 0.1, 1)).all()
+    assert (choose_rows(groups, 0.1, 1) != choose_rows(groups, 0.1, 2)).any()
+
+
+def test_where_everything_hangs_together_nothing_can_be_held_out():
+    with pytest.raises(DataError, match=r"MNRL_EVAL_HOLDOUT=0.1: no group of the 20 rows is small enough"):
+        choose_rows(np.stack([np.arange(20), np.full(20, 99)], axis=1), 0.1, 1)

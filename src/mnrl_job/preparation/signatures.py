@@ -109,16 +109,16 @@ def _each(chunks: list[_Chunk]) -> Iterator[_Signed]:
         yield from map(_sign_chunk, chunks)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(cores, len(chunks)), context, initializer=_start) as pool:
+    with ProcessPoolExecutor(min(cores, len(chunks)), context, initializer=_start, initargs=(os.getpid(),)) as pool:
         try:
             yield from pool.map(_sign_chunk, chunks)
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _start() -> None:
+def _start(parent: int) -> None:
     """A helper process ends with its parent, which alone answers signals."""
-    die_with_parent()
+    die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

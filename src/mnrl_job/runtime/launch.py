@@ -23,6 +23,7 @@ from mnrl_job.runtime.devices import Devices
 from mnrl_job.runtime.secrets import redact
 
 OUTCOME = "MNRL_JOB_OUTCOME"
+SUPERVISOR = "MNRL_JOB_SUPERVISOR"
 POLL_SECONDS = 0.05
 STOP_SECONDS = 20.0
 SIBLINGS_SECONDS = 2.0
@@ -73,6 +74,7 @@ def run_workers(role: str, task: Path, folder: Path, devices: Devices) -> None:
     try:
         for rank in range(count):
             environment = _environment(devices) | {OUTCOME: str(folder / f"rank-{rank}.json")}
+            environment[SUPERVISOR] = str(os.getpid())
             if count > 1:
                 environment |= shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             workers.append(subprocess.Popen(command, env=environment, start_new_session=True))
@@ -155,7 +157,7 @@ def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobErro
         body: the work.
         explain: turns a library's exception into one of ours, or None for a fault of the program.
     """
-    die_with_parent()
+    die_with_parent(int(os.environ.get(SUPERVISOR, os.getppid())))
     try:
         body()
     except Exception as error:
@@ -173,8 +175,10 @@ def _write_outcome(environ: Mapping[str, str], failure: JobError, trace: str) ->
     write_record(path, Outcome(failure.kind, redact(str(failure)), redact(trace), time.time()))
 
 
-def die_with_parent() -> None:
-    """A supervisor that is killed takes its workers along (Linux: PR_SET_PDEATHSIG)."""
+def die_with_parent(parent: int) -> None:
+    """A parent that is killed takes this process along (Linux: PR_SET_PDEATHSIG), also one that is gone already."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(InternalError.code)

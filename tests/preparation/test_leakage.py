@@ -1,0 +1,55 @@
+"""Training pairs that also stand in an eval set are found; others are left alone."""
+
+import pytest
+
+from mnrl_job.preparation.groups import find_groups
+from mnrl_job.preparation.leakage import find_leaks, judged_pairs
+
+QUERY = "how do i get the invoice of last month as a file by mail when it was sent to the wrong address before"
+ANSWER = "every invoice is listed under billing with a link and can be had as a file by mail or by post at any time"
+
+
+@pytest.fixture
+def leaks(pairs, tmp_path):
+    """Which rows leak, for each eval set."""
+
+    def find(rows, *eval_sets, threshold=0.9):
+        read = pairs(rows)
+        judged = judged_pairs(eval_sets, tmp_path / "judged.arrow")
+        found = find_groups(read, judged.documents, threshold, tmp_path / "texts")
+        marked = find_leaks(read, found.positives, judged, found.relevant, threshold, tmp_path / "leaks")
+        return [one.tolist() for one in marked]
+
+    return find
+
+
+ROWS = [
+    (QUERY.upper(), ANSWER),
+    (f"{QUERY} please", f"{ANSWER} you want"),
+    (QUERY, "another answer, which no eval set has"),
+    ("another question", ANSWER),
+    ("another question", "another answer, which no eval set has"),
+]
+
+
+def test_a_pair_leaks_when_query_and_relevant_document_are_equal_or_nearly(leaks, evalset):
+    assert leaks(ROWS, evalset("faq", [(QUERY, ANSWER)])) == [[True, True, False, False, False]]
+
+
+def test_without_a_threshold_only_equal_pairs_leak(leaks, evalset):
+    assert leaks(ROWS, evalset("faq", [(QUERY, ANSWER)]), threshold=None) == [[True, False, False, False, False]]
+
+
+def test_query_and_document_must_belong_together(leaks, evalset):
+    """The query's relevant document is another one, and what answers it here is judged irrelevant."""
+    one = evalset("faq", [(QUERY, "the other document"), ("unrelated question", ANSWER)], others=[ANSWER.upper()])
+    assert leaks(ROWS, one) == [[False] * 5]
+
+
+def test_each_eval_set_is_counted_for_itself(leaks, evalset):
+    sets = [evalset("a", [("x", "y")]), evalset("b", [("x", "y"), (QUERY, ANSWER)]), evalset("c", [(QUERY, ANSWER)])]
+    assert [sum(one) for one in leaks(ROWS, *sets)] == [0, 2, 2]
+
+
+def test_without_eval_sets_there_is_nothing_to_compare_with(tmp_path):
+    assert judged_pairs((), tmp_path / "judged.arrow") is None

@@ -1,0 +1,140 @@
+"""Near-duplicates: what similarity says, found fast, by one process or several."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from mnrl_job.preparation import signatures
+from mnrl_job.preparation.near_duplicates import merge
+from mnrl_job.preparation.signatures import Column, band_rows, sign
+from mnrl_job.preparation.texts import normalise, word_pairs
+from mnrl_job.runtime.tables import write_columns
+from tests.conftest import ROOT, clean_environment
+
+LONG = "every invoice is listed under billing with a link and can be had as a file by mail or by post at any time"
+
+
+def groups_of(texts, threshold, tmp_path):
+    write_columns(tmp_path / "texts.arrow", text=texts)
+    signed = sign([Column(tmp_path / "texts.arrow", "text")], threshold, tmp_path / "signed")
+    return merge(signed, threshold).tolist()
+
+
+def jaccard(one, other):
+    first, second = (set(word_pairs(normalise(text))) for text in (one, other))
+    return len(first & second) / len(first | second)
+
+
+def made_up(count, seed=0):
+    """Texts, and for each a copy with some of its words replaced."""
+    rng = random.Random(seed)
+    words = [f"word{i}" for i in range(3000)]
+    for _ in range(count):
+        text = rng.choices(words, k=rng.randint(15, 60))
+        copy = list(text)
+        for at in rng.sample(range(len(copy)), rng.randint(0, 4)):
+            copy[at] = rng.choice(words)
+        yield " ".join(text)
+        yield " ".join(copy)
+
+
+@pytest.mark.parametrize("threshold", [0.6, 0.8, 0.9, 0.95])
+def test_what_is_as_similar_as_the_threshold_is_found_and_nothing_else(tmp_path, threshold):
+    texts = list(made_up(400))
+    groups = groups_of(texts, threshold, tmp_path)
+    alike = [jaccard(*texts[at : at + 2]) >= threshold for at in range(0, len(texts), 2)]
+    found = [groups[at] == groups[at + 1] for at in range(0, len(texts), 2)]
+    assert 20 < sum(alike) < 400
+    assert not any(one and not two for one, two in zip(found, alike, strict=True)), "none is merged that is not alike"
+    assert sum(found) >= 0.98 * sum(alike)
+
+
+def test_every_one_of_many_copies_is_found(tmp_path):
+    texts = [f"{LONG} {i}" for i in range(300)] + ["something else altogether, said in a few other words than those"]
+    assert len(set(groups_of(texts, 0.9, tmp_path))) == 2
+
+
+def test_groups_are_transitive(tmp_path):
+    chain = [" ".join(f"{'new' if at > 60 - changed else 'old'}{at}" for at in range(60)) for changed in range(8)]
+    assert jaccard(chain[0], chain[-1]) < 0.9 <= jaccard(chain[0], chain[1])
+    assert len(set(groups_of(chain, 0.9, tmp_path))) == 1
+
+
+def test_without_a_threshold_only_equal_texts_are_one(tmp_path):
+    groups = groups_of([LONG, LONG.upper(), f"{LONG} 1"], None, tmp_path)
+    assert groups[0] == groups[1] != groups[2]
+
+
+def test_texts_without_a_word_are_alike_only_when_equal(tmp_path):
+    groups = groups_of(["?!", "🎉", "…", "?!", "🎉🎉"], 0.9, tmp_path)
+    assert len(set(groups)) == 4
+    assert groups[0] == groups[3]
+
+
+def test_no_texts_are_no_groups(tmp_path):
+    assert groups_of([], 0.9, tmp_path) == []
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9, 0.99, 1.0])
+def test_bands_find_what_is_just_at_the_threshold(threshold):
+    rows = band_rows(threshold)
+    bands = signatures.PERMUTATIONS // rows
+    assert 1 - (1 - threshold**rows) ** bands >= 0.99
+
+
+def test_several_processes_sign_as_one_does(tmp_path, monkeypatch):
+    """Eight chunks are worth a pool; the machine's number of cores must not show in the result."""
+    write_columns(tmp_path / "texts.arrow", text=[f"{LONG} {i}" for i in range(8 * signatures.TEXTS_PER_CHUNK)])
+    column = [Column(tmp_path / "texts.arrow", "text")]
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    several = sign(column, 0.9, tmp_path / "several")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    one = sign(column, 0.9, tmp_path / "one")
+    for name in ("ids", "bands", "pairs", "starts"):
+        np.testing.assert_array_equal(getattr(several, name), getattr(one, name))
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from mnrl_job.preparation.signatures import Column, sign
+if __name__ == "__main__":
+    print("signing", flush=True)
+    sign([Column(Path(sys.argv[1]), "text")] * 50, 0.9, Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core has no helpers")
+def test_helper_processes_end_with_a_parent_that_is_killed(tmp_path):
+    """In a script of its own: helpers import the main module anew."""
+    write_columns(tmp_path / "texts.arrow", text=[f"{LONG} {i}" for i in range(20_000)])
+    (tmp_path / "script.py").write_text(KILLED, encoding="utf-8")
+    command = [sys.executable, tmp_path / "script.py", tmp_path / "texts.arrow", tmp_path / "signed"]
+    parent = subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stdout=subprocess.PIPE)
+    parent.stdout.readline()
+
+    def helpers():
+        return pgrep("-P", str(parent.pid), "-f", "spawn_main")
+
+    until(helpers)
+    born = helpers()
+    assert born
+    parent.kill()
+    parent.wait()
+    until(lambda: not set(born) & set(pgrep("-f", "spawn_main")))
+    assert not set(born) & set(pgrep("-f", "spawn_main"))
+
+
+def pgrep(*arguments):
+    return subprocess.run(["pgrep", *arguments], capture_output=True, text=True).stdout.split()
+
+
+def until(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
