@@ -64,7 +64,7 @@ def data_sets(data: Path) -> Iterator[tuple[str, int, list[tuple[str, str]]]]:
     yield "Zipf 1.3, 5,000 rows", 64, [(f"question {i}", f"answer {key}") for i, key in enumerate(skewed)]
 
 
-def ours(dataset: Dataset, groups: np.ndarray, batch_size: int, ranks: int) -> np.ndarray:
+def ours(dataset: Dataset, groups: np.ndarray, batch_size: int, _ranks: int) -> np.ndarray:
     """The number of ranks does not matter: the plan is of global batches."""
     return plan_run(groups, Rule(batch_size, (Share(len(dataset)),)), 42, 1, None)
 

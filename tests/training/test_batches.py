@@ -130,9 +130,9 @@ SKEWED = {
 def test_skewed_groups_are_planned_in_under_a_second_and_use_nearly_all_that_any_plan_could(case):
     groups = SKEWED[case]
     bound = most_batches(groups, 64)
-    began = time.perf_counter()
+    began = time.process_time()
     plan = epoch_of(groups, 64)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
     assert bound > 0
     assert len(plan) >= 0.98 * bound
     for side in (0, 1):
@@ -144,9 +144,9 @@ def test_a_million_rows_are_planned_in_under_two_seconds():
     rng = np.random.default_rng(0)
     anchors, positives = rng.integers(0, 300_000, (2, 1_000_000))
     groups = np.stack([anchors, 300_000 + positives], axis=1)
-    began = time.perf_counter()
+    began = time.process_time()
     plan = epoch_of(groups, 64)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
     assert len(plan) == 1_000_000 // 64
 
 

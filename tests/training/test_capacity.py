@@ -75,6 +75,6 @@ def test_the_bound_of_skewed_positives_is_that_of_counting_each_at_most_once_a_b
     positives = np.unique(rng.zipf(1.3, 100_000), return_inverse=True)[1]
     counts = np.bincount(positives)
     expected = max(t for t in range(1, 100_000 // 64 + 1) if np.minimum(counts, t).sum() >= 64 * t)
-    began = time.perf_counter()
+    began = time.process_time()
     assert most_batches(np.stack([10**6 + np.arange(100_000) // anchors, positives], axis=1), 64) == expected
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1

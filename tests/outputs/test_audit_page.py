@@ -1,0 +1,102 @@
+"""The audit as people see it."""
+
+import pytest
+
+from mnrl_job.outputs.audit_page import audit_findings, page, with_lengths
+from mnrl_job.records import TokenLengths
+
+
+@pytest.fixture
+def content():
+    return {
+        "rows_to_train_on": 90,
+        "rows_held_out": 5,
+        "rejected": {"empty": 2},
+        "sources": [{"name": "faq", "uri": "s3://b/faq.jsonl", "rows": 100}],
+        "leakage": {
+            "policy": "remove",
+            "rows": 5,
+            "by_eval_set": {"test": 5, "other": 0},
+            "examples": [{"anchor": "a leaked\nquestion", "positive": "p"}],
+        },
+        "duplicates": {
+            "repeated_rows": 3,
+            "distinct_positives": 70,
+            "anchors_with_several_positives": 4,
+            "positives_with_several_anchors": 6,
+        },
+        "skew": {"most_rows_of_one": 12, "top": [{"rows": 12, "text": "very " * 100}, {"rows": 1, "text": "single"}]},
+        "near_duplicates": {"groups": 2, "texts": 5, "largest": 3, "examples": [["one text", "one  text!"]]},
+        "contradictions": {"negatives": 1, "examples": [{"anchor": "torn", "positive": "p"}]},
+        "batches": {
+            "mode": "planned",
+            "why": "duplicates can be kept apart",
+            "batch_size": 8,
+            "batches_an_epoch": {"faq": 11},
+            "rows_used_an_epoch": 88,
+            "false_negatives_in_a_batch": {"at_random": 1.25, "as_planned": 0.0},
+            "largest_batch_that_uses_nearly_all_rows": 30,
+            "largest_batch_at_most": 60,
+        },
+        "oddities": {
+            "html": {"rows": 1, "examples": [{"anchor": "q", "positive": "<b>x</b>"}]},
+            "mojibake": {"rows": 0, "examples": []},
+        },
+    }
+
+
+def lines_of(text):
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+def test_the_page_shows_what_matters_and_nothing_that_is_not_there(content):
+    lines = lines_of(page(content))
+    for line in (
+        "100 faq (s3://b/faq.jsonl)",
+        "2 rejected: empty",
+        "5 also in eval set test (remove)",
+        "a leaked question",
+        "90 to train on",
+        "3 rows that repeat another row",
+        "6 positives with several anchors, the most frequent has 12 rows",
+        "5 near-duplicate positives in 2 groups, the largest 3",
+        "1 negatives that are positives of the same anchor",
+        "11 batches of 8 from faq",
+        "1.25 false negatives to be expected in a batch drawn at random",
+        "0.0 in a batch of this run (planned)",
+        "30 is the largest batch that uses 98 % of the rows",
+        "1 html",
+        "q | <b>x</b>",
+    ):
+        assert line in lines
+    for absent in ("eval set other", "mojibake", "single", "Token lengths"):
+        assert absent not in page(content)
+
+
+def test_long_texts_are_cut_to_one_line(content):
+    (line,) = [line for line in page(content).splitlines() if "very" in line]
+    assert line.endswith("…")
+    assert len(line) < 120
+
+
+def test_token_lengths_are_shown_where_the_model_counts_tokens(content):
+    lengths = TokenLengths(50, 256, {"positive": {"p50": 40, "p90": 90, "p99": 300, "p100": 800, "truncated": 0.125}})
+    lines = lines_of(page(with_lengths(content, lengths)))
+    assert "in a sample of 50 rows; texts are cut at 256" in lines
+    assert "positive: half have up to 40, 90 % 90, 99 % 300, the longest 800; 12.5% are cut" in lines
+    assert with_lengths(content, None)["token_lengths"] is None
+
+
+def test_what_should_be_mended_is_a_warning_with_a_remedy(content):
+    findings = {one.check: one for one in audit_findings(content)}
+    assert {name: one.status for name, one in findings.items()} == {
+        "training pairs": "passed",
+        "leakage": "warning",
+        "contradictions": "warning",
+        "batches": "passed",
+    }
+    assert all(one.remedy for one in findings.values() if one.status == "warning")
+    scarce = content["batches"] | {"rows_used_an_epoch": 16}
+    (batches,) = [one for one in audit_findings(content | {"batches": scarce}) if one.check == "batches"]
+    assert batches.status == "warning"
+    assert batches.remedy == "a batch of 30 would use nearly all rows"
