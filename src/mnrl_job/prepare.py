@@ -195,24 +195,15 @@ def choose_rule(
         DataError: there is but one positive, and no negative.
         SettingsError: no batch can be filled.
     """
-    size, rows = settings.batch_size, len(groups)
-    distinct = len(np.unique(groups[:, 1]))
-    if distinct == 1 and groups.shape[1] == 2:
-        raise DataError(
-            f"the {rows} training pairs have one positive between them, so there is nothing to tell it from; "
-            "give pairs with different positives, or negatives"
-        )
-    shares = tuple(Share(source.rows, source.weight) for source in sources)
-    masked = Rule(size, shares, masked=True)
-    planned = Rule(size, shares)
-    if not any(most := batches_by_source(groups, masked)):
-        largest = max(share.rows for share in shares)
-        of = f"{rows} training pairs" if len(shares) == 1 else f"{largest} training pairs of the largest source"
-        raise SettingsError(f"MNRL_BATCH_SIZE={size} is larger than the {of}; set it to {largest} or less")
+    size, distinct = settings.batch_size, len(np.unique(groups[:, 1]))
+    repeats = f"{len(groups)} pairs have {distinct} distinct positives"
+    planned = Rule(size, tuple(Share(source.rows, source.weight) for source in sources))
+    masked = replace(planned, masked=True)
+    refuse_hopeless(groups, planned, distinct)
+    most = batches_by_source(groups, masked)
     if settings.batching == "masked":
         return masked, most, "MNRL_BATCHING=masked"
     counts = batches_by_source(groups, planned)
-    repeats = f"{rows} pairs have {distinct} distinct positives"
     if settings.batching == "planned":
         if not any(counts):
             raise SettingsError(
@@ -225,6 +216,26 @@ def choose_rule(
     why = f"{repeats}: kept apart they fill {sum(counts)} of {sum(most)} batches of {size}"
     warn(f"{why}; so duplicates may meet in a batch, and do not count as negatives (MNRL_BATCHING=masked)")
     return masked, most, why
+
+
+def refuse_hopeless(groups: NDArray[np.int64], rule: Rule, distinct: int) -> None:
+    """Data that cannot teach, or cannot fill a batch, however batches are made.
+
+    Raises:
+        DataError: there is but one positive, and no negative.
+        SettingsError: no source has the rows of a batch.
+    """
+    if distinct == 1 and groups.shape[1] == 2:
+        raise DataError(
+            f"the {len(groups)} training pairs have one positive between them, so there is nothing to tell it from; "
+            "give pairs with different positives, or negatives"
+        )
+    largest = max(share.rows for share in rule.shares)
+    if rule.batch_size > largest:
+        of = "training pairs" if len(rule.shares) == 1 else "training pairs of the largest source"
+        raise SettingsError(
+            f"MNRL_BATCH_SIZE={rule.batch_size} is larger than the {largest} {of}; set it to {largest} or less"
+        )
 
 
 def tell_use(settings: Settings, pairs: Pairs, batches: dict[str, int]) -> None:

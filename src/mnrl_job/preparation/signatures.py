@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash
 
+from mnrl_job.errors import InternalError
 from mnrl_job.preparation.texts import normalise, text_id, word_pairs
 from mnrl_job.runtime.launch import die_with_parent
 from mnrl_job.runtime.tables import read_table
@@ -112,6 +114,8 @@ def _each(chunks: list[_Chunk]) -> Iterator[_Signed]:
     with ProcessPoolExecutor(min(cores, len(chunks)), context, initializer=_start, initargs=(os.getpid(),)) as pool:
         try:
             yield from pool.map(_sign_chunk, chunks)
+        except BrokenProcessPool as error:
+            raise InternalError("a helper that reads texts was killed; the machine may be out of memory") from error
         finally:
             pool.shutdown(cancel_futures=True)
 

@@ -80,7 +80,7 @@ class _Table:
     def fill_up(self, rows: Rows) -> None:
         """Seat rows whose groups nobody shares, in the fullest batches first, so that as many as possible are full."""
         order = np.argsort(-self.fill, kind="stable")
-        to = np.repeat(order, self._batch_size - self.fill[order])[: len(rows)]
+        to = np.repeat(order, np.maximum(self._batch_size - self.fill[order], 0))[: len(rows)]
         self._seat(rows[: len(to)], to)
 
     def _seats(self, count: int) -> NDArray[np.int64]:
