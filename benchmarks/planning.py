@@ -1,12 +1,13 @@
 """How batches are planned: time, rows used and false negatives, next to the library's no-duplicates samplers.
 
     python benchmarks/planning.py plans --data DEBIAN --output benchmarks/results/planning.json
+    python benchmarks/planning.py scale --data DEBIAN --rows 10000000 --output benchmarks/results/planning-scale.json
     python benchmarks/planning.py groups --data DEBIAN --rows 1000000 --output benchmarks/results/grouping-1m.json
 
 `plans` lays out one epoch of several data sets for 1, 2 and 8 ranks, each planner in turn on the same machine. A false
 negative is a positive of the same global batch that is of another row's group (near-duplicates are only counted where
-the data has real texts). `groups` makes ROWS pairs of the length of the real ones, 30 % of them near-duplicates, and
-groups them. DEBIAN is a folder with train.jsonl.gz.
+the data has real texts). `scale` lays out one epoch of made-up groups, up to ROWS of them. `groups` makes ROWS pairs of
+the length of the real ones, 30 % of them near-duplicates, and groups them. DEBIAN is a folder with train.jsonl.gz.
 """
 
 import argparse
@@ -97,6 +98,29 @@ PLANNERS: dict[str, Planner] = {
 }
 
 
+def scale(_: Path, count: int, __: Path) -> Iterator[dict[str, Any]]:
+    for rows in (100_000, 1_000_000, count):
+        apart = np.arange(rows)
+        rng = np.random.default_rng(0)
+        for name, anchors, positives in (
+            ("all texts differ", apart, rng.permutation(rows)),
+            ("three rows an anchor and a positive", *rng.integers(0, rows // 3, (2, rows))),
+            ("positives as Zipf 1.3", apart, zipf(rows, rng)),
+            ("anchors and positives as Zipf 1.3", zipf(rows, rng), zipf(rows, rng)),
+        ):
+            groups = np.column_stack([anchors, anchors.max() + 1 + positives])
+            rule = Rule(64, (Share(rows),))
+            began = time.perf_counter()
+            plan = plan_run(groups, rule, 42, 1, None)
+            seconds = time.perf_counter() - began
+            facts = {"data": name, "rows": rows, "seconds": round(seconds, 2), "rows_used": plan.size}
+            yield facts | {"most_any_plan_could_use": most_batches(groups, 64) * 64}
+
+
+def zipf(rows: int, rng: np.random.Generator) -> np.ndarray:
+    return np.unique(rng.zipf(1.3, rows), return_inverse=True)[1]
+
+
 def groups(data: Path, count: int, folder: Path) -> Iterator[dict[str, Any]]:
     write_made_up(data, count, folder / "pairs.arrow")
     pairs = Pairs(folder / "pairs.arrow", ("anchor", "positive"), count, count, {}, (), ())
@@ -145,7 +169,11 @@ def write_pairs(texts: list[tuple[str, str]], folder: Path) -> Pairs:
     return Pairs(path, ("anchor", "positive"), len(texts), len(texts), {}, (), ())
 
 
-PARTS: dict[str, Callable[[Path, int, Path], Iterator[dict[str, Any]]]] = {"plans": plans, "groups": groups}
+PARTS: dict[str, Callable[[Path, int, Path], Iterator[dict[str, Any]]]] = {
+    "plans": plans,
+    "scale": scale,
+    "groups": groups,
+}
 
 
 def main() -> None:

@@ -1,15 +1,20 @@
 """From pairs as read to what workers train on: leaks, holdout, and which batches are made, through the command line."""
 
 import json
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
 from mnrl_job.errors import DataError, SettingsError
-from mnrl_job.prepare import choose_rule
+from mnrl_job.inputs.evalset import write_evalset
+from mnrl_job.prepare import choose_rule, prepare
 from mnrl_job.records import SourceRecord
-from mnrl_job.settings import Settings
+from mnrl_job.runtime.attempt import Attempt
+from mnrl_job.runtime.tables import read_table
+from mnrl_job.settings import Settings, Source
 from tests.conftest import PAIRS, write_jsonl, write_pairs
+from tests.inputs.conftest import read
 
 LEAKED = ("forgot my password", PAIRS[0][1])
 
@@ -67,6 +72,111 @@ def test_a_source_that_fills_no_batch_is_named_and_the_others_are_trained_on(mnr
     assert audit_of(tmp_path)["batches"]["batches_an_epoch"] == {"pairs": 1, "few": 0}
 
 
+@pytest.fixture
+def prepared(tmp_path):
+    """What `prepare` makes of sources, each a list of pairs, and of eval sets as (query, relevant document) by name."""
+
+    def run(*sources, evals=None, weights=None, **settings):
+        paths = [write_pairs(tmp_path / f"s{i}.jsonl", pairs) for i, pairs in enumerate(sources)]
+        named = [
+            Source(f"s{i}", str(path), weight)
+            for i, (path, weight) in enumerate(zip(paths, weights or [None] * len(paths), strict=True))
+        ]
+        pairs, _ = read(tmp_path, *named)
+        eval_sets = tuple(
+            write_evalset(name, name, tmp_path / "eval" / name, {"q": query}, {"d": document}, {("q", "d"): 1})
+            for name, (query, document) in (evals or {}).items()
+        )
+        scratch = tmp_path / "scratch"
+        (scratch / "eval").mkdir(parents=True)
+        place = Attempt("r", datetime.now(UTC), "", "", scratch, scratch / "run", scratch, "auto")
+        return prepare(Settings(**settings), place, pairs, eval_sets, workers=2)
+
+    return run
+
+
+def made_up(count, prefix="", copies=1):
+    """Pairs of different anchors; so many in a row have nearly the same positive."""
+    for i in range(count):
+        words = " ".join(f"{prefix}{i // copies}word{at}" for at in range(60))
+        yield f"{prefix} question {i}", f"{words} {i % copies}"
+
+
+def test_rows_of_each_source_are_counted_again_without_the_leaked_ones(prepared):
+    one, two = list(made_up(20, "a")), list(made_up(12, "b"))
+    out = prepared(one, two, evals={"x": one[3], "y": two[0], "z": ("q", "d")}, batch_size=4)
+    assert [source.rows for source in out.pairs.sources] == [19, 11]
+    assert [one["rows"] for one in out.audit["sources"]] == [20, 12], "as they were read"
+    assert out.audit["leakage"]["by_eval_set"] == {"x": 1, "y": 1, "z": 0}
+    assert out.batching.batches == {"s0": 4, "s1": 2}
+    trained = read_table(out.pairs.path).to_pylist()
+    assert [(row["anchor"], row["positive"]) for row in trained] == [*one[:3], *one[4:], *two[1:]]
+    plan = np.load(out.batching.plan)
+    assert sorted((batch < 19).sum() for batch in plan) == [0] * 2 + [4] * 4, "a batch is of one source"
+
+
+def test_a_near_copy_of_an_eval_pair_is_removed_and_what_shares_only_a_side_is_kept(prepared):
+    rows = list(made_up(20))
+    question, answer = f"{rows[0][0]} {'please tell me soon ' * 6}", rows[0][1]
+    rows[1] = (f"{question}?", f"{answer} indeed")
+    rows[2], rows[3] = (question, rows[2][1]), (rows[3][0], answer)
+    out = prepared(rows, evals={"x": (question, answer)}, batch_size=4)
+    assert out.audit["rows_removed_as_leaked"] == 1
+    assert rows[1][0] not in read_table(out.pairs.path)["anchor"].to_pylist()
+
+
+def test_without_eval_data_nothing_near_what_is_held_out_is_trained_on(prepared):
+    out = prepared(list(made_up(200, copies=2)), eval_holdout=0.2, batch_size=4)
+    assert out.audit["rows_held_out"] == 40
+    assert out.audit["rows_to_train_on"] == out.pairs.rows == 160
+    (held,) = out.eval_sets
+    assert (held.name, held.queries, held.documents) == ("holdout", 40, 100)
+    asked = read_table(held.folder / "queries.arrow")["text"].to_pylist()
+    trained = read_table(out.pairs.path)
+    assert not set(asked) & set(trained["anchor"].to_pylist())
+    number = {anchor: int(anchor.split()[-1]) // 2 for anchor in [*asked, *trained["anchor"].to_pylist()]}
+    assert not {number[one] for one in asked} & {number[one] for one in trained["anchor"].to_pylist()}
+
+
+def test_without_eval_data_and_holdout_the_user_is_told_what_is_lost(prepared, caplog):
+    out = prepared(list(made_up(20)), eval_holdout=0, batch_size=4)
+    assert out.eval_sets == ()
+    assert out.audit["rows_to_train_on"] == 20
+    assert "this run cannot say whether the model became better" in caplog.text
+
+
+def test_near_duplicates_never_meet_in_a_batch_and_the_audit_says_what_that_saves(prepared):
+    out = prepared(list(made_up(40, copies=2)), eval_holdout=0, batch_size=8, batching="planned", epochs=2)
+    plan = np.load(out.batching.plan)
+    assert plan.shape == (10, 8)
+    assert all(len(set((batch // 2).tolist())) == 8 for batch in plan)
+    wrong = out.audit["batches"]["false_negatives_in_a_batch"]
+    assert wrong["at_random"] == pytest.approx(8 * 7 / 39, abs=1e-3), "of 39 other rows one is nearly the same"
+    assert wrong["as_planned"] == 0
+    assert out.audit["batches"]["largest_batch_at_most"] == 20
+
+
+def test_a_batch_is_of_one_source_so_the_largest_is_that_of_one(prepared):
+    out = prepared(list(made_up(60, "a")), list(made_up(40, "b")), eval_holdout=0, batch_size=4)
+    assert out.audit["batches"]["largest_batch_at_most"] == 60
+    assert out.audit["batches"]["largest_batch_that_uses_nearly_all_rows"] == 40
+
+
+def test_a_small_source_does_not_hide_how_large_a_batch_may_be(prepared):
+    out = prepared(list(made_up(200, "a")), list(made_up(2, "b")), eval_holdout=0, batch_size=4)
+    assert out.audit["batches"]["largest_batch_that_uses_nearly_all_rows"] == 200
+
+
+def test_a_batch_that_the_workers_cannot_share_is_refused(prepared):
+    with pytest.raises(SettingsError, match="MNRL_BATCH_SIZE=7 is not a multiple of the 2 workers; 8 would be"):
+        prepared(list(made_up(20)), batch_size=7)
+
+
+def test_weighted_sources_of_which_one_fills_no_batch_would_train_nothing_and_are_refused(prepared):
+    with pytest.raises(SettingsError, match=r"MNRL_BATCH_SIZE=8 is larger than the 5 training pairs of s1, and by the"):
+        prepared(list(made_up(40, "a")), list(made_up(5, "b")), weights=(2.0, 1.0), eval_holdout=0, batch_size=8)
+
+
 def rule_of(positives, sources=None, columns=2, **settings):
     rows = len(positives)
     groups = np.column_stack([10**6 + np.arange(rows), positives, *[10**7 + np.arange(rows)] * (columns - 2)])
@@ -83,6 +193,19 @@ def test_where_77_positives_cannot_fill_a_batch_of_128_it_masks_and_says_so():
     assert rule.masked
     assert counts == (78,)
     assert why == "10000 pairs have 77 distinct positives: kept apart they fill 0 of 78 batches of 128"
+
+
+@pytest.mark.parametrize("batching", ["auto", "planned"])
+def test_few_anchors_are_named_where_they_are_what_repeats(batching, caplog):
+    groups = np.column_stack([SEVENTY_SEVEN, 10**6 + np.arange(10_000)])
+    record = SourceRecord("s", "", 1, 10_000, 10_000, "", {}, ())
+    try:
+        told = choose_rule(Settings(batch_size=128, batching=batching), [record], groups)[2]
+    except SettingsError as error:
+        told = str(error)
+    assert "10000 pairs have 77 distinct anchors" in told
+    if batching == "auto":
+        assert "so duplicates may meet in a batch, and do not count as negatives (MNRL_BATCHING=masked)" in caplog.text
 
 
 def test_where_77_positives_fill_a_batch_of_64_they_are_kept_apart():

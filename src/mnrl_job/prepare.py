@@ -29,11 +29,11 @@ from mnrl_job.training.batches import (
     false_negatives_in,
     plan_run,
 )
-from mnrl_job.training.capacity import largest_batch
+from mnrl_job.training.capacity import largest_batch, most_batches
 
 HELD_OUT = "holdout"
-# `auto` masks where planned batches would leave out more of the rows than this.
-WORTH_MASKING = 0.5
+# `auto` masks where planned batches use less than this share of the rows that masked ones do (docs/performance.md).
+WORTH_MASKING = 0.9
 # Below this share of the rows that could be used, the user should know.
 WORTH_A_WARNING = 0.9
 NEARLY_ALL = 0.98
@@ -177,10 +177,27 @@ def lay_out(
             "at_random": round(false_negatives_at_random(groups, settings.batch_size), 3),
             "as_planned": 0.0 if rule.masked else round(false_negatives_in(groups, epoch), 3),
         },
-        "largest_batch_that_uses_nearly_all_rows": largest_batch(groups[:, :2], NEARLY_ALL),
-        "largest_batch_at_most": min(len(np.unique(groups[:, 0])), len(np.unique(groups[:, 1]))),
+        **largest_batches(pairs.sources, groups),
     }
     return Batching(labels, path, mode, why, len(plan), batches), facts
+
+
+def largest_batches(sources: Sequence[SourceRecord], groups: NDArray[np.int64]) -> dict[str, int]:
+    """How large a batch without repetitions could be, where nearly all rows are to be used, and at most.
+
+    A batch is of one source, so a size that suits the large ones may be too large for the others.
+    """
+    parts = [part for part in np.split(groups[:, :2], np.cumsum([one.rows for one in sources])) if len(part)]
+    sizes = sorted((largest_batch(part, NEARLY_ALL) for part in parts), reverse=True)
+    enough = (
+        size
+        for size in sizes[:-1]
+        if sum(most_batches(part, size) * size for part in parts) >= NEARLY_ALL * len(groups)
+    )
+    return {
+        "largest_batch_that_uses_nearly_all_rows": next(enough, sizes[-1]),
+        "largest_batch_at_most": max(min(len(np.unique(side)) for side in part.T) for part in parts),
+    }
 
 
 def choose_rule(
@@ -195,11 +212,13 @@ def choose_rule(
         DataError: there is but one positive, and no negative.
         SettingsError: no batch can be filled.
     """
-    size, distinct = settings.batch_size, len(np.unique(groups[:, 1]))
-    repeats = f"{len(groups)} pairs have {distinct} distinct positives"
+    size = settings.batch_size
+    anchors, positives = (len(np.unique(groups[:, side])) for side in (0, 1))
+    scarce = f"{anchors} distinct anchors" if anchors < positives else f"{positives} distinct positives"
+    repeats = f"{len(groups)} pairs have {scarce}"
     planned = Rule(size, tuple(Share(source.rows, source.weight) for source in sources))
     masked = replace(planned, masked=True)
-    refuse_hopeless(groups, planned, distinct)
+    refuse_hopeless(groups, sources, size, positives)
     most = batches_by_source(groups, masked)
     if settings.batching == "masked":
         return masked, most, "MNRL_BATCHING=masked"
@@ -218,23 +237,29 @@ def choose_rule(
     return masked, most, why
 
 
-def refuse_hopeless(groups: NDArray[np.int64], rule: Rule, distinct: int) -> None:
+def refuse_hopeless(groups: NDArray[np.int64], sources: Sequence[SourceRecord], size: int, distinct: int) -> None:
     """Data that cannot teach, or cannot fill a batch, however batches are made.
 
     Raises:
         DataError: there is but one positive, and no negative.
-        SettingsError: no source has the rows of a batch.
+        SettingsError: no source has the rows of a batch, or one has not and weights bind the others to it.
     """
     if distinct == 1 and groups.shape[1] == 2:
         raise DataError(
             f"the {len(groups)} training pairs have one positive between them, so there is nothing to tell it from; "
             "give pairs with different positives, or negatives"
         )
-    largest = max(share.rows for share in rule.shares)
-    if rule.batch_size > largest:
-        of = "training pairs" if len(rule.shares) == 1 else "training pairs of the largest source"
+    largest, smallest = (choose(sources, key=lambda source: source.rows) for choose in (max, min))
+    if size > largest.rows:
+        of = "training pairs" if len(sources) == 1 else "training pairs of the largest source"
         raise SettingsError(
-            f"MNRL_BATCH_SIZE={rule.batch_size} is larger than the {largest} {of}; set it to {largest} or less"
+            f"MNRL_BATCH_SIZE={size} is larger than the {largest.rows} {of}; set it to {largest.rows} or less"
+        )
+    if size > smallest.rows and any(source.weight is not None for source in sources):
+        raise SettingsError(
+            f"MNRL_BATCH_SIZE={size} is larger than the {smallest.rows} training pairs of {smallest.name}, and by the "
+            "weights in MNRL_TRAIN_DATA the other sources stand still without it; lower it, or take out the weights "
+            "or this source"
         )
 
 

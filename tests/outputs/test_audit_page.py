@@ -79,6 +79,25 @@ def test_long_texts_are_cut_to_one_line(content):
     assert len(line) < 120
 
 
+def test_what_a_terminal_would_obey_is_not_sent_to_it(content):
+    content["leakage"]["examples"] = [{"anchor": "a\x1b[31mred\x9b0m\x07 question\r\nwith é and 你好", "positive": "p"}]
+    lines = lines_of(page(content))
+    assert "a\ufffd[31mred\ufffd0m\ufffd question with é and 你好" in lines
+
+
+def test_a_page_of_flawless_data_shows_its_counts_alone(content):
+    nothing = {"rows": 0, "examples": []}
+    content |= {"rejected": {}, "rows_held_out": 0, "oddities": {"html": nothing}}
+    content["leakage"] |= {"rows": 0, "by_eval_set": {"test": 0}, "examples": []}
+    content["skew"] = {"most_rows_of_one": 1, "top": [{"rows": 1, "text": "single"}]}
+    content["near_duplicates"] = {"groups": 0, "texts": 0, "largest": 1, "examples": []}
+    content["contradictions"] = {"negatives": 0, "examples": []}
+    shown = page(content)
+    for absent in ("rejected", "eval set", "held out", "single", "negatives that", "Odd texts"):
+        assert absent not in shown
+    assert [one.status for one in audit_findings(content)] == ["passed", "passed"]
+
+
 def test_token_lengths_are_shown_where_the_model_counts_tokens(content):
     lengths = TokenLengths(50, 256, {"positive": {"p50": 40, "p90": 90, "p99": 300, "p100": 800, "truncated": 0.125}})
     lines = lines_of(page(with_lengths(content, lengths)))
@@ -99,4 +118,15 @@ def test_what_should_be_mended_is_a_warning_with_a_remedy(content):
     scarce = content["batches"] | {"rows_used_an_epoch": 16}
     (batches,) = [one for one in audit_findings(content | {"batches": scarce}) if one.check == "batches"]
     assert batches.status == "warning"
+    assert batches.remedy == "see the most frequent texts below, and the weights of the sources", (
+        "30 is no smaller than 8"
+    )
+    larger = scarce | {"batch_size": 64, "rows_used_an_epoch": 0}
+    (batches,) = [one for one in audit_findings(content | {"batches": larger}) if one.check == "batches"]
     assert batches.remedy == "a batch of 30 would use nearly all rows"
+    (batches,) = [
+        one
+        for one in audit_findings(content | {"batches": larger | {"largest_batch_that_uses_nearly_all_rows": 1}})
+        if one.check == "batches"
+    ]
+    assert "a batch of 1" not in batches.remedy

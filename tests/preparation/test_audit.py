@@ -1,5 +1,8 @@
 """The audit's numbers, checked by hand on a small set; odd texts in any language."""
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,6 +10,7 @@ import pytest
 from mnrl_job.preparation.audit import Leaks, audit
 from mnrl_job.preparation.groups import find_groups
 from mnrl_job.preparation.oddities import SHOWN_CHARACTERS, find_oddities
+from mnrl_job.records import BadRow
 
 LONG = "every invoice is listed under billing with a link and can be had as a file by mail or by post at any time"
 ROWS = [
@@ -62,6 +66,30 @@ def test_contradictions_and_leaks_are_counted_and_shown(content):
     assert (content["rows_removed_as_leaked"], content["rows_held_out"]) == (0, 0)
 
 
+def test_rows_are_accounted_for_from_reading_to_training(pairs, tmp_path, evalset):
+    """Eight rows read and one rejected; two leaked, two held out."""
+    read = replace(pairs(ROWS), rows_read=9, rejected={"empty": 1}, bad_rows=(BadRow("a.jsonl:3", "empty", "anchor"),))
+    found = find_groups(read, None, 0.9, tmp_path / "texts")
+    leaks = Leaks("remove", {"faq": np.arange(8) < 2, "other": np.arange(8) == 1})
+    told = audit(read, replace(read, rows=4), found, leaks, (evalset("faq", [("q", "d")], others=["o"]),))
+    rows = {name: told[f"rows_{name}"] for name in ("read", "usable", "removed_as_leaked", "held_out", "to_train_on")}
+    assert rows == {"read": 9, "usable": 8, "removed_as_leaked": 2, "held_out": 2, "to_train_on": 4}
+    assert told["rejected"] == {"empty": 1}
+    assert told["rejected_rows"] == [{"where": "a.jsonl:3", "reason": "empty", "detail": "anchor"}]
+    assert [(one["name"], one["rows"]) for one in told["sources"]] == [("faq", 8)]
+    counts = {name: told["eval"]["faq"][name] for name in ("queries", "documents", "judgements")}
+    assert counts == {"queries": 1, "documents": 2, "judgements": 2}
+    json.dumps(told)
+
+
+def test_duplicates_under_another_spelling_are_repetitions_and_another_negative_makes_no_other_pair(pairs, tmp_path):
+    read = pairs([("q", "answer one", "n"), (" Q", "ANSWER  one", "m"), ("q", "answer two", "n")])
+    told = audit(read, read, find_groups(read, None, None, tmp_path / "texts"), Leaks("keep", {}), ())
+    assert told["duplicates"]["repeated_rows"] == 1
+    assert told["duplicates"]["anchors_with_several_positives"] == 1
+    assert told["leakage"] == {"policy": "keep", "rows": 0, "by_eval_set": {}, "examples": []}
+
+
 def odd(*positives, anchor="question"):
     table = pa.table({"anchor": [anchor] * len(positives), "positive": list(positives)})
     return {name: one["rows"] for name, one in find_oddities(table).items()}
@@ -80,6 +108,30 @@ def test_utf8_read_in_another_encoding_is_mojibake_and_the_text_itself_is_not(te
     assert odd(f"this is {text}")["mojibake"] == 0
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "привет, мир",
+        "γειά σου Κόσμε",
+        "שלום עולם",
+        "مرحبا بك",
+        "你好世界",
+        "สวัสดีครับ",
+        "नमस्ते दुनिया",
+        "よろしく",
+        "so 😀",
+    ],
+)
+@pytest.mark.parametrize("wrong", ["latin-1", "cp1252"])
+def test_mojibake_is_found_in_any_script(text, wrong):
+    """As editors do, what has no character in Windows-1252 is read as the control character of that number."""
+    broken = "".join(
+        bytes([byte]).decode(wrong, "ignore") or chr(byte) if wrong == "cp1252" else chr(byte) for byte in text.encode()
+    )
+    assert odd(f"this is {broken}")["mojibake"] == 1
+    assert odd(f"this is {text}")["mojibake"] == 0
+
+
 def test_innocent_texts_are_not_odd():
     innocent = [
         "S\u00c3O PAULO e \u00c2NGULO",
@@ -88,13 +140,17 @@ def test_innocent_texts_are_not_odd():
         "重置密码",
         "R&D and Q&A",
         "à la carte",
+        "ATÉ AMANHÃ… disse: “ATÉ AMANHÔ — «AMANHû",
+        "„Das macht Spaß“, sagte sie – „Spaß…“",
+        "«café», 20°±2° à 5×10² £",
+        "one\u00a0two",
     ]
     assert odd(*innocent) == {"mojibake": 0, "html": 0, "one_word_positives": 0, "anchor_equals_positive": 0}
 
 
 def test_markup_one_word_and_a_pair_of_one_text_are_odd():
-    found = odd("see <a href='x'>here</a>", "a &nbsp; b", "<BR/>line one", "password", "question")
-    assert found == {"mojibake": 0, "html": 3, "one_word_positives": 2, "anchor_equals_positive": 1}
+    found = odd("see <a href='x'>here</a>", "a &nbsp; b", "<BR/>line one", "it&#x27;s &#8211; ", "password", "question")
+    assert found == {"mojibake": 0, "html": 4, "one_word_positives": 2, "anchor_equals_positive": 1}
 
 
 def test_examples_are_few_and_short():

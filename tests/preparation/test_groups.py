@@ -68,10 +68,27 @@ def test_only_a_negative_equal_to_a_positive_of_its_anchor_contradicts(found):
     assert (numbers.groups >= 0).all(), "what was found stays as it was"
 
 
+CELLS = st.sampled_from(["alpha", "ALPHA", "beta", "gamma"])
+TRIPLETS = st.lists(st.tuples(CELLS, CELLS, CELLS | st.just(""), CELLS | st.just("")), min_size=1, max_size=12)
+
+
+@given(rows=TRIPLETS)
+def test_contradictions_are_those_one_finds_by_looking(rows, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("contradictions")
+    found = find_groups(pairs_of(rows, folder), None, 0.9, folder / "texts")
+    taught = {(normalise(anchor), normalise(positive)) for anchor, positive, *_ in rows}
+    torn = [[(normalise(row[0]), normalise(negative)) in taught for negative in row[2:]] for row in rows]
+    assert found.contradictions.tolist() == torn
+    assert (without_contradictions(found)[:, 2:] == NOBODY).tolist() == [
+        [bad or not cell for bad, cell in zip(marks, row[2:], strict=True)]
+        for marks, row in zip(torn, rows, strict=True)
+    ]
+
+
 def test_eval_documents_do_not_change_the_groups(found, tmp_path):
     """Two positives that differ too much, and a relevant document between them."""
-    rows = [("q1", " ".join(f"w{i}" for i in range(60))), ("q2", " ".join(f"w{i}" for i in range(6, 66)))]
-    between = " ".join(f"w{i}" for i in range(3, 63))
+    rows = [("q1", " ".join(f"word{i}" for i in range(60))), ("q2", " ".join(f"word{i}" for i in range(6, 66)))]
+    between = " ".join(f"word{i}" for i in range(3, 63))
     write_columns(tmp_path / "judged.arrow", document=[between])
     apart = found(rows, 0.88).groups
     numbers = found(rows, 0.88, Column(tmp_path / "judged.arrow", "document"))

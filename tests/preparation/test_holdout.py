@@ -1,13 +1,17 @@
 """Held-out groups: nothing that stands in the eval set, nor anything nearly equal, is trained on."""
 
+from itertools import combinations
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnrl_job.errors import DataError
 from mnrl_job.preparation.groups import find_groups
 from mnrl_job.preparation.holdout import choose_rows, components, hold_out
+from mnrl_job.preparation.texts import normalise, word_pairs
+from tests.preparation.conftest import pairs_of
 
 GROUPS = st.lists(st.tuples(st.integers(0, 30), st.integers(20, 60)), min_size=10, max_size=120).map(np.array)
 LONG = "every invoice is listed under billing with a link and can be had as a file by mail or by post at any time"
@@ -56,6 +60,48 @@ def test_the_eval_set_is_made_of_what_was_held_out_and_of_other_documents(held):
 def test_near_duplicates_of_what_is_held_out_are_held_out(held):
     _, found, out = held
     assert not set(found.groups[out.rows, 1].tolist()) & set(found.groups[~out.rows, 1].tolist())
+
+
+# Those of one topic are alike, whichever word they lack.
+TEXTS = st.builds(
+    lambda topic, gone: " ".join(f"{topic}{i}" for i in range(100) if i != gone),
+    st.sampled_from("abcdef"),
+    st.integers(0, 99),
+)
+
+
+def alike(one, other, threshold=0.9):
+    first, second = (set(word_pairs(normalise(text))) for text in (one, other))
+    return len(first & second) >= threshold * len(first | second)
+
+
+@settings(max_examples=40, derandomize=True)
+@given(rows=st.lists(st.tuples(st.integers(0, 30).map("question {}".format), TEXTS), min_size=8, max_size=30))
+def test_no_training_pair_is_like_a_held_out_one(rows, tmp_path_factory):
+    """Compared text by text, without what grouped them."""
+    folder = tmp_path_factory.mktemp("holdout")
+    read = pairs_of(rows, folder)
+    found = find_groups(read, None, 0.9, folder / "texts")
+    try:
+        out = hold_out(read, found.texts, found.groups, 0.5, seed=1)
+    except DataError:
+        return
+    kept = [row for row, held in zip(rows, out.rows, strict=True) if not held]
+    held = [row for row, held in zip(rows, out.rows, strict=True) if held]
+    assert not {anchor for anchor, _ in kept} & {anchor for anchor, _ in held}
+    assert not any(alike(one, other) for _, one in kept for _, other in held)
+    assert not any(alike(one, other) for one, other in combinations(out.corpus.values(), 2)), "one of each kind"
+
+
+def test_the_corpus_is_what_is_held_out_and_a_sample_of_the_rest(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr("mnrl_job.preparation.holdout.CORPUS_ROWS", 7)
+    read = pairs([(f"question {i}", f"answer {i} {i} {i}") for i in range(50)])
+    found = find_groups(read, None, 0.9, tmp_path / "texts")
+    out = hold_out(read, found.texts, found.groups, 0.2, seed=1)
+    assert len(out.corpus) == 10 + 7
+    assert {out.corpus[document] for _, document in out.grades} == {
+        f"answer {i} {i} {i}" for i in np.flatnonzero(out.rows)
+    }
 
 
 def test_the_same_seed_holds_out_the_same_rows():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mnrl_job.inputs.evalset import write_evalset
 from mnrl_job.preparation.groups import find_groups
 from mnrl_job.preparation.leakage import find_leaks, judged_pairs
 
@@ -44,6 +45,25 @@ def test_query_and_document_must_belong_together(leaks, evalset):
     """The query's relevant document is another one, and what answers it here is judged irrelevant."""
     one = evalset("faq", [(QUERY, "the other document"), ("unrelated question", ANSWER)], others=[ANSWER.upper()])
     assert leaks(ROWS, one) == [[False] * 5]
+
+
+def test_without_candidates_nothing_leaks(leaks, evalset):
+    assert leaks([("a question", "an answer")], evalset("faq", [("a question", "a document")])) == [[False]]
+
+
+def test_other_spellings_of_a_leak_are_found(leaks, evalset):
+    rows = [
+        ("Ｆｏｒｇｏｔ  my\u00a0PASSWORD", "see “Settings”"),
+        ("forgot my password?", "see settings!"),
+        ("forgot", "see settings"),
+    ]
+    assert leaks(rows, evalset("faq", [("forgot my password", "See “settings”")])) == [[True, True, False]]
+
+
+def test_an_eval_set_in_which_nothing_is_relevant_has_nothing_to_leak(tmp_path):
+    grades = {("q", "d"): 0}
+    one = write_evalset("faq", "faq", tmp_path / "faq", {"q": QUERY}, {"d": ANSWER}, grades)
+    assert judged_pairs([one], tmp_path / "judged.arrow") is None
 
 
 def test_each_eval_set_is_counted_for_itself(leaks, evalset):

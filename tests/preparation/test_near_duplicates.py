@@ -2,19 +2,22 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
 
 import numpy as np
 import pytest
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from mnrl_job.preparation import signatures
 from mnrl_job.preparation.near_duplicates import merge
 from mnrl_job.preparation.signatures import Column, band_rows, sign
 from mnrl_job.preparation.texts import normalise, word_pairs
 from mnrl_job.runtime.tables import write_columns
-from tests.conftest import ROOT, clean_environment
+from tests.conftest import ROOT, clean_environment, command, write_pairs
 
 LONG = "every invoice is listed under billing with a link and can be had as a file by mail or by post at any time"
 
@@ -52,6 +55,83 @@ def test_what_is_as_similar_as_the_threshold_is_found_and_nothing_else(tmp_path,
     assert 20 < sum(alike) < 400
     assert not any(one and not two for one, two in zip(found, alike, strict=True)), "none is merged that is not alike"
     assert sum(found) >= 0.98 * sum(alike)
+
+
+def boilerplate(count, seed=0):
+    """Texts that share most of their words, and for each a copy with one of its own words replaced."""
+    rng = random.Random(seed)
+    common = " ".join(f"common{i}" for i in range(30))
+    for _ in range(count):
+        own = [f"word{rng.randrange(5000)}" for _ in range(30)]
+        copy = own.copy()
+        copy[rng.randrange(len(own))] = "another"
+        yield f"{common} {' '.join(own)}"
+        yield f"{common} {' '.join(copy)}"
+
+
+def variants(count, seed=0):
+    """Texts with several copies each, every one with another word replaced: alike to the text, not to one another."""
+    rng = random.Random(seed)
+    for text in range(count // 6):
+        words = [f"text{text}word{i}" for i in range(60)]
+        yield " ".join(words)
+        for at in rng.sample(range(1, 59), 11):
+            yield " ".join([*words[:at], "another", *words[at + 1 :]])
+
+
+@pytest.mark.parametrize("threshold", [0.7, 0.8, 0.9])
+@pytest.mark.parametrize("make", [made_up, boilerplate, variants])
+def test_groups_are_those_of_comparing_every_text_with_every_other(tmp_path, threshold, make):
+    """Also where many texts that are not alike are candidates of one another."""
+    texts = list(make(120))
+    random.Random(1).shuffle(texts)
+    sets = [set(word_pairs(normalise(text))) for text in texts]
+    alike = [
+        (a, b) for a in range(240) for b in range(a) if len(sets[a] & sets[b]) >= threshold * len(sets[a] | sets[b])
+    ]
+    graph = coo_array((np.ones(len(alike)), np.array(alike).T), shape=(240, 240))
+    expected = connected_components(graph, directed=False)[1]
+    groups = np.array(groups_of(texts, threshold, tmp_path))
+    assert len(alike) > 20
+    assert all(len(set(expected[groups == group])) == 1 for group in groups), "none is merged that is not alike"
+    assert len(set(groups)) <= 1.02 * len(set(expected))
+
+
+RESET = "请打开设置并选择安全选项来重置您的密码然后按照屏幕上的提示完成操作"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (RESET, f"{RESET}吧", True),
+        (RESET, "发票可以在账单页面下载也可以通过邮件发送给您的会计请联系客服", False),
+        ("लड़का घर आया और खाना खाया", "लड़की घर आई और खाना खाई", False),
+        ("Open Settings, then “Security” — new pass-word!", "open settings then security new pass word", True),
+    ],
+)
+def test_likeness_in_any_script(tmp_path, one, other, same):
+    groups = groups_of([one, other], 0.9, tmp_path)
+    assert (groups[0] == groups[1]) == same
+
+
+def test_a_text_just_below_the_threshold_stays_apart(tmp_path):
+    words = [f"w{i}" for i in range(21)]
+    texts = [" ".join(words), " ".join([*words[:-2], "x", "y"])]
+    assert jaccard(*texts) == 18 / 22  # 0.818
+    assert len(set(groups_of(texts, 0.82, tmp_path))) == 2
+    assert len(set(groups_of(texts, 0.81, tmp_path))) == 1
+
+
+def test_very_long_texts_are_compared(tmp_path):
+    """So many word pairs that some share a number, which must not stand twice: comparing would need 12 GB, or fail."""
+    text = " ".join(map(str, range(200_000)))
+    write_columns(tmp_path / "texts.arrow", text=[text, f"{text} more", "short"])
+    signed = sign([Column(tmp_path / "texts.arrow", "text")], 0.9, tmp_path / "signed")
+    first = signed.pairs[: signed.starts[1]]
+    assert len(first) < 199_999, "some do share one"
+    assert len(np.unique(first)) == len(first)
+    groups = merge(signed, 0.9)
+    assert groups[0] == groups[1] != groups[2]
 
 
 def test_every_one_of_many_copies_is_found(tmp_path):
@@ -127,6 +207,33 @@ def test_helper_processes_end_with_a_parent_that_is_killed(tmp_path):
     parent.kill()
     parent.wait()
     until(lambda: not set(born) & set(pgrep("-f", "spawn_main")))
+    assert not set(born) & set(pgrep("-f", "spawn_main"))
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core has no helpers")
+@pytest.mark.parametrize("request_", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_asked_to_stop_while_it_reads_texts_stops_and_leaves_no_helper(tmp_path, good, request_):
+    """As from a terminal or a batch system: to all processes of the group."""
+    write_pairs(tmp_path / "pairs.jsonl", ((f"question {i}", f"{LONG} {i} {LONG} {i + 1}") for i in range(90_000)))
+    run = subprocess.Popen(
+        command("train"),
+        cwd=tmp_path,
+        env=clean_environment(**good),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+    def helpers():
+        return pgrep("-P", str(run.pid), "-f", "spawn_main")
+
+    until(helpers)
+    born = helpers()
+    os.killpg(run.pid, request_)
+    _, errors = run.communicate(timeout=30)
+    assert born
+    assert run.returncode == 75, errors
+    assert f"stopped on request ({request_.name}); nothing was published" in errors.strip().splitlines()[-1]
     assert not set(born) & set(pgrep("-f", "spawn_main"))
 
 

@@ -15,6 +15,8 @@ from mnrl_job.preparation.texts import normalise, text_id, word_pairs
         ("STRASSE", "straße"),
         ("e\u0301te\u0301", "été"),
         ("a\u00a0b", "a b"),
+        ("ΤΑΞΊΔΙ ΠΡΟΫ́ΠΗΡΧΕ", "ταξίδι προΰπηρχε"),
+        ("ＡＢＣ　１", "abc 1"),
     ],
 )
 def test_unicode_forms_case_and_white_space_do_not_make_another_text(one, other):
@@ -34,6 +36,24 @@ def test_word_pairs_are_each_word_with_the_next_whatever_stands_between():
     assert word_pairs("reset my, (pass-word)!") == ["reset my", "my pass", "pass word"]
     assert word_pairs("password") == ["password"]
     assert word_pairs("?! 🎉") == []
+
+
+@pytest.mark.parametrize("words", ["लड़का आया था", "كِتَابٌ جَدِيدٌ هُنَا", "தமிழ் மொழி பேசு", "ọ̀rọ̀ àti ẹ́", "שָׁלוֹם לְכֻלָּם"])
+def test_signs_above_and_below_letters_do_not_cut_words(words):
+    """Vowel signs and accents without a composed letter; without them other words would seem the same."""
+    one, *others = words.split()
+    assert word_pairs(normalise(words))[0] == normalise(f"{one} {others[0]}")
+    assert len(word_pairs(normalise(words))) == len(others)
+
+
+def test_a_sign_of_an_emoji_alone_is_no_word():
+    assert word_pairs(normalise("❤\ufe0f ‼\ufe0f")) == []
+
+
+@given(st.text(st.characters(codec="ascii")))
+def test_plain_texts_have_the_words_that_any_text_has(text):
+    """They are cut in a faster way."""
+    assert word_pairs(f"a b {text}") == word_pairs(f"a b {text} é")[:-1]
 
 
 def test_scripts_without_blanks_are_paired_by_character():

@@ -89,7 +89,7 @@ def test_a_plan_is_the_same_on_every_machine():
     """Nodes lay out the plan each for itself: no order may depend on a processor's way of sorting."""
     groups = np.stack([10**6 + zipf(5000, 2.0, 1), zipf(5000)], axis=1)
     plan = epoch_of(groups, 16, seed=42, epoch=3)
-    assert (plan.shape, digest(plan)) == ((33, 16), "2a6339b6ea45048a")
+    assert (plan.shape, digest(plan)) == ((33, 16), "c9deb96bd8d1ceb9")
 
 
 def test_rows_left_out_change_with_the_epoch():

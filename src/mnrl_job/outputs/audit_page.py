@@ -1,5 +1,6 @@
 """The audit for people: a page of text, and findings where something should be done."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
@@ -8,6 +9,7 @@ from mnrl_job.records import Finding, TokenLengths
 
 SHOWN_TEXTS = 5
 SHOWN_CHARACTERS = 90
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def with_lengths(audit: dict[str, Any], lengths: TokenLengths | None) -> dict[str, Any]:
@@ -34,7 +36,10 @@ def audit_findings(audit: dict[str, Any]) -> Iterator[Finding]:
     steps = sum(batches["batches_an_epoch"].values())
     told = f"{steps} of {batches['batch_size']} pairs an epoch, {batches['mode']}: {batches['why']}"
     if batches["rows_used_an_epoch"] < audit["rows_to_train_on"] // 2:
-        remedy = f"a batch of {batches['largest_batch_that_uses_nearly_all_rows']} would use nearly all rows"
+        most = batches["largest_batch_that_uses_nearly_all_rows"]
+        remedy = "see the most frequent texts below, and the weights of the sources"
+        if 1 < most < batches["batch_size"]:
+            remedy = f"a batch of {most} would use nearly all rows"
         yield Finding("batches", "warning", f"{told}; less than half of the pairs are used", remedy)
     else:
         yield Finding("batches", "passed", told)
@@ -123,6 +128,6 @@ def _oddities(oddities: dict[str, Any]) -> list[str]:
 
 
 def _short(text: str) -> str:
-    """One line of a text."""
-    line = " ".join(text.split())
+    """One line of a text; control characters, which a terminal might obey, are shown as the replacement sign."""
+    line = CONTROL.sub("\ufffd", " ".join(text.split()))
     return line if len(line) <= SHOWN_CHARACTERS else line[: SHOWN_CHARACTERS - 1] + "…"

@@ -8,10 +8,11 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
-from mnrl_job.preparation.signatures import Signatures
+from mnrl_job.preparation.signatures import PAIR_BITS, Signatures
 
 PAIRS_AT_ONCE = 50_000
-HASHES = 2**31 - 1
+# With so many others of its band a text is compared, in each band with others.
+NEIGHBOURS = 8
 
 
 def merge(signatures: Signatures, threshold: float | None) -> NDArray[np.int64]:
@@ -28,7 +29,7 @@ def merge(signatures: Signatures, threshold: float | None) -> NDArray[np.int64]:
     groups = np.arange(len(ids))
     joined = np.empty((0, 2), dtype=np.int64)
     for band in range(signatures.bands.shape[1]):
-        pairs = _candidates(signatures.bands[first, band], groups)
+        pairs = _candidates(signatures.bands[first, band], groups, np.random.default_rng(band))
         alike = pairs[_similarity(signatures, first[pairs]) >= threshold]
         joined = np.concatenate([joined, alike])
         groups = _components(joined, len(ids))
@@ -36,17 +37,21 @@ def merge(signatures: Signatures, threshold: float | None) -> NDArray[np.int64]:
     return np.asarray(standing[groups[inverse]])
 
 
-def _candidates(hashes: NDArray[np.uint64], groups: NDArray[np.int64]) -> NDArray[np.int64]:
+def _candidates(hashes: NDArray[np.uint64], groups: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
     """Pairs of texts that share a band and are not in one group yet, shape (pairs, 2).
 
-    Each text is paired with the first one of its band and with the one before it, so that a band that many share costs
-    two comparisons for each and not one for every two.
+    In random order each text is paired with the first one of its band and with its neighbours, so that a band that many
+    share costs a few comparisons for each and not one for every two.
     """
-    order = np.argsort(hashes, kind="stable")
+    order = rng.permutation(len(hashes))
+    order = order[np.argsort(hashes[order], kind="stable")]
     new = np.diff(hashes[order], prepend=hashes[order[:1]] - 1) != 0
-    head = order[np.flatnonzero(new)[np.cumsum(new) - 1]]
-    pairs = np.concatenate([np.column_stack([head, order]), np.column_stack([order[:-1], order[1:]])[~new[1:]]])
-    return np.unique(np.sort(pairs[groups[pairs[:, 0]] != groups[pairs[:, 1]]], axis=1), axis=0)
+    found = [np.column_stack([order[np.flatnonzero(new)[np.cumsum(new) - 1]], order])]
+    for distance in range(1, NEIGHBOURS + 1):
+        near = hashes[order[:-distance]] == hashes[order[distance:]]
+        found.append(np.column_stack([order[:-distance][near], order[distance:][near]]))
+    pairs = np.concatenate([some[groups[some[:, 0]] != groups[some[:, 1]]] for some in found])
+    return np.unique(np.sort(pairs, axis=1), axis=0)
 
 
 def _similarity(signatures: Signatures, pairs: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -64,7 +69,7 @@ def _word_pairs(signatures: Signatures, texts: NDArray[np.int64]) -> csr_array:
     lengths = signatures.starts[texts + 1] - signatures.starts[texts]
     starts = np.concatenate([[0], np.cumsum(lengths)])
     at = np.arange(starts[-1]) + np.repeat(signatures.starts[texts] - starts[:-1], lengths)
-    return csr_array((np.ones(len(at), dtype=np.int32), signatures.pairs[at], starts), shape=(len(texts), HASHES))
+    return csr_array((np.ones(len(at), dtype=np.int32), signatures.pairs[at], starts), shape=(len(texts), 2**PAIR_BITS))
 
 
 def _components(pairs: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -12,12 +12,24 @@ from mnrl_job.preparation.texts import UNSPACED
 EXAMPLES = 3
 SHOWN_CHARACTERS = 200
 
-# UTF-8 read as Latin-1 or Windows-1252 ("Ã©" for "é", "â€™" for "’"), and what stands for undecodable bytes.
-MOJIBAKE = "[ÃÂ][\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹Œ‘’“”•–—˜™š›œžŸ]|â[\u0080-\u009f€‚„…†‡ˆ‰‹‘’“”•–—˜™›œ]|ï»¿|\ufffd"
+# The later bytes of a character in UTF-8, as they look when read as Latin-1 or Windows-1252; some may follow a word.
+AFTER_WORDS = "\u00a0«»‘’“”•–—…"
+LATER = "\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
+MOJIBAKE = "|".join(
+    [
+        r"[ÃÂ][\x{a1}-\x{aa}\x{ac}-\x{ba}\x{bc}-\x{bf}€‚ƒ„†‡ˆ‰Š‹ŒŽ˜™š›œžŸ]",  # "Ã©" for "é"
+        rf"(?:^|[^\p{{Lu}}])[ÃÂ][{AFTER_WORDS}]",  # "Ã” and NBSP" for "à", not the end of "AMANHÃ…"
+        "â[€‚„…†‡ˆ‰‹‘’“”•–—˜™›œ]",  # "â€™" for "’"
+        f"(?:[Ã-ß][{LATER}]){{2}}",  # Greek, Cyrillic, Hebrew, Arabic: two letters of two bytes
+        f"(?:[à-ï][{LATER}]{{2}}){{2}}",  # the scripts of India and East Asia: two of three bytes
+        "ðŸ|ï»¿|ï¿½|\ufffd",  # emoji, byte order mark, what stands for undecodable bytes
+        r"[\x{80}-\x{84}\x{86}-\x{9f}]",  # control characters that no text has
+    ]
+)
 TAGS = "a|b|body|br|code|div|em|h[1-6]|head|html|i|img|li|ol|p|pre|script|span|strong|style|table|td|th|tr|u|ul"
-HTML = rf"(?i)</?(?:{TAGS})(?:\s[^<>]*)?/?>|&(?:amp|lt|gt|quot|nbsp|apos|#\d+);"
+HTML = rf"(?i)</?(?:{TAGS})(?:\s[^<>]*)?/?>|&(?:amp|lt|gt|quot|nbsp|apos|#\d+|#x[\da-f]+);"
 # Not where a script writes no blanks between words.
-ONE_WORD = rf"^[^\s{UNSPACED}]+$"
+ONE_WORD = rf"^[^\s\pZ{UNSPACED}]+$"
 
 
 def find_oddities(table: pa.Table) -> dict[str, Any]:

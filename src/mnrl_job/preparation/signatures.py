@@ -23,6 +23,8 @@ PERMUTATIONS = 64
 # Of two texts just as similar as the threshold, so many are found.
 RECALL = 0.99
 TEXTS_PER_CHUNK = 10_000
+# Of the hash of a word pair: its number, as a column of a sparse matrix.
+PAIR_BITS = 30
 SEED = 1
 
 Number = TypeVar("Number", bound=np.generic)
@@ -133,7 +135,12 @@ def _sign_chunk(chunk: _Chunk) -> _Signed:
     if not chunk.rows_per_band:
         nothing = np.empty(0, dtype=np.int32)
         return ids, nothing.astype(np.uint64), nothing, np.zeros(len(texts), dtype=np.int64)
-    hashed = [np.unique(np.array(one, dtype=np.uint64)) for one in RMinHash.hash_token_sets(map(word_pairs, texts))]
+    # Each number once in a text: SciPy compares texts that repeat one by way of vectors of 2 ** PAIR_BITS elements.
+    numbers = (
+        np.array(one, dtype=np.uint64) >> np.uint64(64 - PAIR_BITS)
+        for one in RMinHash.hash_token_sets(map(word_pairs, texts))
+    )
+    hashed = [np.unique(one) for one in numbers]
     lengths = np.array([len(one) for one in hashed], dtype=np.int64)
     flat = np.concatenate(hashed)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint64)
@@ -141,7 +148,7 @@ def _sign_chunk(chunk: _Chunk) -> _Signed:
     bands = _bands(np.array(matrix.to_rows(), dtype=np.uint64), chunk.rows_per_band)
     # Texts without a word are like no other: each gets bands of its own.
     bands[lengths == 0] = ids[lengths == 0, None].astype(np.uint64)
-    return ids, bands, (flat >> np.uint64(33)).astype(np.int32), lengths
+    return ids, bands, flat.astype(np.int32), lengths
 
 
 def _bands(digests: NDArray[np.uint64], rows_per_band: int) -> NDArray[np.uint64]:

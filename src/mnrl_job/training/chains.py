@@ -29,7 +29,6 @@ class Chains:
         self._keys, self._batch, self._fill, self._size = keys, batch, fill, batch_size
         self._order = np.argsort(keys.ravel(), kind="stable")
         self._starts = np.searchsorted(keys.ravel(), np.arange(keys.max() + 2), sorter=self._order)
-        self._seats: dict[int, dict[int, int]] = {}
 
     def place(self, rows: Iterable[int]) -> None:
         """Place each row for which a path is found, then even out batches that have become too full."""
@@ -45,25 +44,28 @@ class Chains:
         one, other = self._keys[row].tolist()
         lacks_one, lacks_other = self._lacking(one), self._lacking(other)
         if (common := lacks_one & lacks_other).any():
-            self._move([row], self._emptiest(common, 0))
-            return True
-        if not (lacks_one.any() and lacks_other.any()):
+            first = self._emptiest(common, 0)
+        elif lacks_one.any() and lacks_other.any():
+            first, second = self._emptiest(lacks_one, skip), self._emptiest(lacks_other, skip)
+            path = self._path(other, first, second)
+            if one in self._keys[path[-1]]:  # only where a text is the anchor of one row and the positive of another
+                return False
+            self._swap(path, first, second)
+        else:
             return False
-        first, second = self._emptiest(lacks_one, skip), self._emptiest(lacks_other, skip)
-        path = self._path(other, first, second)
-        if one in self._keys[path[-1]]:  # only where a text is the anchor of one row and the positive of another
-            return False
-        self._swap(path, first, second)
-        self._move([row], first)
+        self._batch[row] = first
+        self._fill[first] += 1
         return True
 
     def _relieve(self, batch: int) -> bool:
         """Move one row more out of a batch than into it, along a path to the emptiest batch."""
         target = int(np.argmin(self._fill))
-        for row in np.flatnonzero(self._batch == batch).tolist():
+        rows = np.flatnonzero(self._batch == batch)
+        sizes = np.diff(self._starts)[self._keys[rows]].max(axis=1)
+        for row in rows[np.argsort(sizes, kind="stable")].tolist():  # rows of small groups fit nearly anywhere
             for end in self._keys[row].tolist():
                 path = self._path(end, batch, target)
-                if target not in self._seats_of(end) and len(path) % 2:
+                if len(path) % 2 and self._row_in(end, target) is None:
                     self._swap(path, batch, target)
                     return True
         return False
@@ -71,7 +73,7 @@ class Chains:
     def _path(self, group: int, first: int, second: int) -> list[int]:
         """The rows that lie alternately in two batches, beginning with the row of `group` in `first`."""
         path: list[int] = []
-        while (row := self._seats_of(group).get(first)) is not None:
+        while (row := self._row_in(group, first)) is not None:
             path.append(row)
             one, other = self._keys[row].tolist()
             if one == other:
@@ -81,39 +83,30 @@ class Chains:
         return path
 
     def _swap(self, path: list[int], first: int, second: int) -> None:
-        self._move(path[::2], NOWHERE)
-        self._move(path[1::2], first)
-        self._move(path[::2], second)
+        self._batch[path[::2]] = second
+        self._batch[path[1::2]] = first
+        self._fill[first] -= len(path) % 2
+        self._fill[second] += len(path) % 2
 
-    def _move(self, rows: list[int], to: int) -> None:
-        for row in rows:
-            came_from = int(self._batch[row])
-            self._batch[row] = to
-            for group in set(self._keys[row].tolist()):
-                seats = self._seats_of(group)
-                if seats.get(came_from) == row:
-                    del seats[came_from]
-                if to != NOWHERE:
-                    seats[to] = row
-            if came_from != NOWHERE:
-                self._fill[came_from] -= 1
-            if to != NOWHERE:
-                self._fill[to] += 1
+    def _row_in(self, group: int, batch: int) -> int | None:
+        """The row of a group that stands in a batch."""
+        rows = self._rows_of(group)
+        found = rows[self._batch[rows] == batch]
+        return int(found[0]) if len(found) else None
 
-    def _seats_of(self, group: int) -> dict[int, int]:
-        """Which row of a group stands in which batch; looked up when first asked for."""
-        if group not in self._seats:
-            rows = self._order[self._starts[group] : self._starts[group + 1]] // 2
-            placed = rows[self._batch[rows] != NOWHERE]
-            self._seats[group] = dict(zip(self._batch[placed].tolist(), placed.tolist(), strict=True))
-        return self._seats[group]
+    def _rows_of(self, group: int) -> NDArray[np.int64]:
+        return np.asarray(self._order[self._starts[group] : self._starts[group + 1]] // 2)
 
     def _lacking(self, group: int) -> NDArray[np.bool_]:
+        """The batches without a row of a group."""
+        batches = self._batch[self._rows_of(group)]
         lacking = np.ones(len(self._fill), dtype=bool)
-        lacking[list(self._seats_of(group))] = False
+        lacking[batches[batches != NOWHERE]] = False
         return lacking
 
     def _emptiest(self, among: NDArray[np.bool_], skip: int) -> int:
         """The batch with the fewest rows, or the next after `skip` of these."""
         batches = np.flatnonzero(among)
+        if not skip:
+            return int(batches[np.argmin(self._fill[batches])])
         return int(batches[np.argsort(self._fill[batches], kind="stable")[min(skip, len(batches) - 1)]])
