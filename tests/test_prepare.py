@@ -13,7 +13,7 @@ from mnrl_job.records import SourceRecord
 from mnrl_job.runtime.attempt import Attempt
 from mnrl_job.runtime.tables import read_table
 from mnrl_job.settings import Settings, Source
-from tests.conftest import PAIRS, write_jsonl, write_pairs
+from tests.conftest import PAIRS, write_pairs
 from tests.inputs.conftest import read
 
 LEAKED = ("forgot my password", PAIRS[0][1])
@@ -50,26 +50,11 @@ def test_leaked_pairs_end_the_run_where_they_must_not_be(mnrl_job, leaky):
     assert "set MNRL_LEAKAGE=remove" in ended.last_line
 
 
-def test_leaked_pairs_may_be_kept_and_are_told(mnrl_job, tmp_path, leaky):
-    ended = mnrl_job("train", **leaky | {"MNRL_LEAKAGE": "keep", "MNRL_BATCH_SIZE": "6"})
-    assert ended.code == 0, ended.stderr
-    assert "the gain on it will look larger than it is" in ended.stderr
-    assert audit_of(tmp_path)["rows_to_train_on"] == 19
-
-
 def test_where_every_pair_is_leaked_there_is_nothing_to_train_on(mnrl_job, tmp_path, good):
     write_pairs(tmp_path / "pairs.jsonl", [LEAKED] * 8)
     ended = mnrl_job("train", **good)
     assert ended.code == 65
     assert "every training pair also stands in an eval set" in ended.last_line
-
-
-def test_a_source_that_fills_no_batch_is_named_and_the_others_are_trained_on(mnrl_job, tmp_path, good):
-    write_jsonl(tmp_path / "few.jsonl", [{"anchor": "lone question", "positive": "lone answer"}])
-    ended = mnrl_job("train", **good | {"MNRL_TRAIN_DATA": "pairs.jsonl,few.jsonl"})
-    assert ended.code == 0, ended.stderr
-    assert "few: its 1 pairs fill no batch of 8, so none of them is trained on" in ended.stderr
-    assert audit_of(tmp_path)["batches"]["batches_an_epoch"] == {"pairs": 1, "few": 0}
 
 
 @pytest.fixture
@@ -113,6 +98,31 @@ def test_rows_of_each_source_are_counted_again_without_the_leaked_ones(prepared)
     assert [(row["anchor"], row["positive"]) for row in trained] == [*one[:3], *one[4:], *two[1:]]
     plan = np.load(out.batching.plan)
     assert sorted((batch < 19).sum() for batch in plan) == [0] * 2 + [4] * 4, "a batch is of one source"
+
+
+@pytest.mark.parametrize("policy", ["keep", "remove", "fail"])
+def test_leaked_pairs_are_kept_removed_or_end_the_run(prepared, caplog, policy):
+    rows = list(made_up(20))
+    settings = {"evals": {"x": rows[3]}, "leakage": policy, "batch_size": 4}
+    if policy == "fail":
+        with pytest.raises(
+            DataError, match=r"1 of 20 training pairs also stand in an eval set \(1 in x\), the first is"
+        ):
+            prepared(rows, **settings)
+        return
+    out = prepared(rows, **settings)
+    told = {"keep": "the gain on it will look larger than it is", "remove": "they are left out"}
+    assert f"1 of 20 training pairs also stand in an eval set (1 in x); {told[policy]}" in caplog.text
+    assert out.audit["leakage"]["policy"] == policy
+    assert out.audit["leakage"]["rows"] == 1
+    assert (out.audit["rows_removed_as_leaked"], out.pairs.rows) == ((0, 20) if policy == "keep" else (1, 19))
+
+
+def test_a_source_that_fills_no_batch_is_named_and_the_others_are_trained_on(prepared, caplog):
+    out = prepared(list(made_up(20, "a")), [("lone question", "lone answer")], eval_holdout=0, batch_size=8)
+    assert "s1: its 1 pairs fill no batch of 8, so none of them is trained on" in caplog.text
+    assert out.audit["batches"]["batches_an_epoch"] == {"s0": 2, "s1": 0}
+    assert np.load(out.batching.plan).max() < 20
 
 
 def test_a_near_copy_of_an_eval_pair_is_removed_and_what_shares_only_a_side_is_kept(prepared):

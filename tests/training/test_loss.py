@@ -8,7 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnrl_job.training.loss import NOBODY, GlobalBatchLoss, false_negatives
+from mnrl_job.runtime.tables import NOBODY
+from mnrl_job.training.loss import GlobalBatchLoss, false_negatives
 from tests.conftest import PAIRS, run_ranks
 
 NEGATIVES = [positive + " not at all" for _, positive in PAIRS]

@@ -14,9 +14,8 @@ from mnrl_job.preparation.near_duplicates import merge
 from mnrl_job.preparation.signatures import Column, sign
 from mnrl_job.preparation.texts import text_id
 from mnrl_job.records import Pairs
+from mnrl_job.runtime.tables import NOBODY
 
-# The group of a missing negative, or of one that cannot be trusted: it is nobody's negative.
-NOBODY = -1
 EMPTY = text_id("")
 
 

@@ -8,6 +8,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+# The group of a missing negative, or of one that cannot be trusted: it is nobody's negative.
+NOBODY = -1
+
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Write a table as an Arrow stream, the format `datasets.Dataset.from_file` maps."""

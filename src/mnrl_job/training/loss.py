@@ -13,9 +13,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.util import cos_sim
 
+from mnrl_job.runtime.tables import NOBODY
+
 ROWS_AT_ONCE_ON_CPU = 16
-# The group of a text that is nobody's negative.
-NOBODY = -1
 
 
 class GlobalBatchLoss(MultipleNegativesRankingLoss):
