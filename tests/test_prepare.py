@@ -11,7 +11,7 @@ from mnrl_job.inputs.evalset import write_evalset
 from mnrl_job.prepare import choose_rule, prepare
 from mnrl_job.records import SourceRecord
 from mnrl_job.runtime.attempt import Attempt
-from mnrl_job.runtime.tables import read_table
+from mnrl_job.runtime.tables import NOBODY, read_table
 from mnrl_job.settings import Settings, Source
 from tests.conftest import PAIRS, write_pairs
 from tests.inputs.conftest import read
@@ -172,6 +172,14 @@ def test_a_batch_is_of_one_source_so_the_largest_is_that_of_one(prepared):
     assert out.audit["batches"]["largest_batch_that_uses_nearly_all_rows"] == 40
 
 
+def test_the_largest_batch_at_most_can_be_filled(prepared):
+    """Three anchors and three positives, but no three rows that share neither."""
+    pairs = [("q1", "one answer"), ("q1", "two answers"), ("q2", "third"), ("q3", "third")]
+    out = prepared(pairs, eval_holdout=0, batch_size=2, batching="planned")
+    assert out.audit["batches"]["largest_batch_at_most"] == 2
+    assert np.load(out.batching.plan).shape == (2, 2)
+
+
 def test_a_small_source_does_not_hide_how_large_a_batch_may_be(prepared):
     out = prepared(list(made_up(200, "a")), list(made_up(2, "b")), eval_holdout=0, batch_size=4)
     assert out.audit["batches"]["largest_batch_that_uses_nearly_all_rows"] == 200
@@ -185,6 +193,30 @@ def test_a_batch_that_the_workers_cannot_share_is_refused(prepared):
 def test_weighted_sources_of_which_one_fills_no_batch_would_train_nothing_and_are_refused(prepared):
     with pytest.raises(SettingsError, match=r"MNRL_BATCH_SIZE=8 is larger than the 5 training pairs of s1, and by the"):
         prepared(list(made_up(40, "a")), list(made_up(5, "b")), weights=(2.0, 1.0), eval_holdout=0, batch_size=8)
+
+
+def test_a_source_without_a_batch_by_its_weight_is_told_so(prepared, caplog):
+    out = prepared(list(made_up(40, "a")), list(made_up(40, "b")), weights=(1000.0, 1.0), eval_holdout=0, batch_size=8)
+    assert out.batching.batches == {"s0": 5, "s1": 0}
+    assert "s1: its 40 pairs get no batch by the weights, so none of them is trained on" in caplog.text
+    assert "a smaller MNRL_BATCH_SIZE or other weights may use more" in caplog.text
+
+
+def test_where_a_text_that_is_anchor_and_positive_keeps_the_only_batch_from_filling_it_is_masked(prepared):
+    rows = list(made_up(8))
+    rows[1] = (rows[1][0], rows[0][0])
+    out = prepared(rows, eval_holdout=0, batch_size=8)
+    assert (out.batching.mode, out.batching.steps) == ("masked", 1)
+    assert out.batching.why == "8 pairs have 8 distinct positives: kept apart they fill 0 of 1 batches of 8"
+
+
+def test_and_it_is_refused_where_batches_must_be_planned(prepared):
+    rows = list(made_up(8))
+    rows[1] = (rows[1][0], rows[0][0])
+    with pytest.raises(
+        SettingsError, match=r"=8: no batch can be filled .*; set it to 7 or less, or set MNRL_BATCHING"
+    ):
+        prepared(rows, eval_holdout=0, batch_size=8, batching="planned")
 
 
 def rule_of(positives, sources=None, columns=2, **settings):
@@ -224,9 +256,17 @@ def test_where_77_positives_fill_a_batch_of_64_they_are_kept_apart():
     assert counts == (156,)
 
 
-def test_planned_batches_that_cannot_be_filled_are_refused_with_a_remedy():
-    with pytest.raises(SettingsError, match=r"128: no batch can be filled .* have 77 distinct .* MNRL_BATCHING=masked"):
+def test_planned_batches_that_cannot_be_filled_are_refused_with_what_could_be():
+    with pytest.raises(
+        SettingsError, match=r"128: no batch can be filled .* have 77 distinct .*; set it to 77 or less"
+    ):
         rule_of(SEVENTY_SEVEN, batch_size=128, batching="planned")
+    assert rule_of(SEVENTY_SEVEN, batch_size=77, batching="planned")[1] == (129,)
+
+
+def test_where_no_batch_could_ever_be_filled_only_masking_is_offered():
+    with pytest.raises(SettingsError, match=r"1 distinct positives; set MNRL_BATCHING=masked"):
+        rule_of(np.zeros(50, dtype=np.int64), columns=3, batch_size=8, batching="planned")
 
 
 def test_masking_can_be_asked_for():
@@ -246,3 +286,15 @@ def test_one_positive_for_all_teaches_nothing_unless_there_are_negatives():
     with pytest.raises(DataError, match="one positive between them, so there is nothing to tell it from"):
         rule_of(np.zeros(50, dtype=np.int64), batch_size=8)
     assert rule_of(np.zeros(50, dtype=np.int64), columns=3, batch_size=8)[0].masked
+
+
+def test_one_anchor_for_all_teaches_nothing_either(prepared):
+    """All positives answer it, so none is a negative."""
+    with pytest.raises(DataError, match="the 12 training pairs have one anchor between them, so there is nothing to"):
+        prepared([("Question", positive) for _, positive in made_up(12)], eval_holdout=0, batch_size=4)
+
+
+def test_negatives_that_are_nobodys_do_not_count_as_negatives():
+    groups = np.column_stack([np.arange(50), np.full(50, 99), np.full(50, NOBODY)])
+    with pytest.raises(DataError, match="the 50 training pairs have one positive between them"):
+        choose_rule(Settings(batch_size=8), [SourceRecord("s", "", 1, 50, 50, "", {}, ())], groups)

@@ -19,7 +19,7 @@ from mnrl_job.preparation.oddities import examples
 from mnrl_job.records import Batching, EvalSet, Pairs, SourceRecord
 from mnrl_job.runtime.attempt import Attempt
 from mnrl_job.runtime.logs import log, warn
-from mnrl_job.runtime.tables import read_table, write_labels, write_table
+from mnrl_job.runtime.tables import NOBODY, read_table, write_labels, write_table
 from mnrl_job.settings import Settings
 from mnrl_job.training.batches import (
     Rule,
@@ -27,9 +27,10 @@ from mnrl_job.training.batches import (
     batches_by_source,
     false_negatives_at_random,
     false_negatives_in,
+    plan_epoch,
     plan_run,
 )
-from mnrl_job.training.capacity import largest_batch, most_batches
+from mnrl_job.training.capacity import largest_batch, largest_single_batch, most_batches
 
 HELD_OUT = "holdout"
 # `auto` masks where planned batches use less than this share of the rows that masked ones do (docs/performance.md).
@@ -196,7 +197,7 @@ def largest_batches(sources: Sequence[SourceRecord], groups: NDArray[np.int64]) 
     )
     return {
         "largest_batch_that_uses_nearly_all_rows": next(enough, sizes[-1]),
-        "largest_batch_at_most": max(min(len(np.unique(side)) for side in part.T) for part in parts),
+        "largest_batch_at_most": max(largest_single_batch(part) for part in parts),
     }
 
 
@@ -209,7 +210,7 @@ def choose_rule(
         The rule, the batches of each source in an epoch, and why it is this rule.
 
     Raises:
-        DataError: there is but one positive, and no negative.
+        DataError: there is but one anchor or one positive, and no negative.
         SettingsError: no batch can be filled.
     """
     size = settings.batch_size
@@ -218,37 +219,42 @@ def choose_rule(
     repeats = f"{len(groups)} pairs have {scarce}"
     planned = Rule(size, tuple(Share(source.rows, source.weight) for source in sources))
     masked = replace(planned, masked=True)
-    refuse_hopeless(groups, sources, size, positives)
+    refuse_hopeless(groups, sources, size)
     most = batches_by_source(groups, masked)
     if settings.batching == "masked":
         return masked, most, "MNRL_BATCHING=masked"
     counts = batches_by_source(groups, planned)
+    # A plan may fall short of the count where a text is an anchor here and a positive there.
+    filled = len(plan_epoch(groups, planned, counts, settings.seed, 0))
     if settings.batching == "planned":
-        if not any(counts):
+        if not filled:
+            possible = min(largest_batches(sources, groups)["largest_batch_at_most"], size - 1)
+            lower = f"set it to {possible} or less, or " if possible > 1 else ""
             raise SettingsError(
                 f"MNRL_BATCH_SIZE={size}: no batch can be filled without repeating a text, the {repeats}; "
-                "lower it, or set MNRL_BATCHING=masked"
+                f"{lower}set MNRL_BATCHING=masked"
             )
         return planned, counts, "MNRL_BATCHING=planned"
-    if sum(counts) >= WORTH_MASKING * sum(most):
+    if filled >= WORTH_MASKING * sum(most):
         return planned, counts, "duplicates can be kept apart"
-    why = f"{repeats}: kept apart they fill {sum(counts)} of {sum(most)} batches of {size}"
+    why = f"{repeats}: kept apart they fill {filled} of {sum(most)} batches of {size}"
     warn(f"{why}; so duplicates may meet in a batch, and do not count as negatives (MNRL_BATCHING=masked)")
     return masked, most, why
 
 
-def refuse_hopeless(groups: NDArray[np.int64], sources: Sequence[SourceRecord], size: int, distinct: int) -> None:
+def refuse_hopeless(groups: NDArray[np.int64], sources: Sequence[SourceRecord], size: int) -> None:
     """Data that cannot teach, or cannot fill a batch, however batches are made.
 
     Raises:
-        DataError: there is but one positive, and no negative.
+        DataError: there is but one anchor or one positive, and no negative.
         SettingsError: no source has the rows of a batch, or one has not and weights bind the others to it.
     """
-    if distinct == 1 and groups.shape[1] == 2:
-        raise DataError(
-            f"the {len(groups)} training pairs have one positive between them, so there is nothing to tell it from; "
-            "give pairs with different positives, or negatives"
-        )
+    for column, text in zip(groups.T, ("anchor", "positive"), strict=False):
+        if (column == column[0]).all() and (groups[:, 2:] == NOBODY).all():
+            raise DataError(
+                f"the {len(groups)} training pairs have one {text} between them, so there is nothing to tell it from; "
+                f"give pairs with different {text}s, or negatives"
+            )
     largest, smallest = (choose(sources, key=lambda source: source.rows) for choose in (max, min))
     if size > largest.rows:
         of = "training pairs" if len(sources) == 1 else "training pairs of the largest source"
@@ -267,10 +273,13 @@ def tell_use(settings: Settings, pairs: Pairs, batches: dict[str, int]) -> None:
     """How many of the rows an epoch uses; a warning where it is few, or a source is not used at all."""
     steps, size = sum(batches.values()), settings.batch_size
     used = f"{steps} batches of {size} use {steps * size} of {pairs.rows} pairs an epoch"
+    weighted = any(source.weight is not None for source in pairs.sources)
+    lack = "get no batch by the weights" if weighted else f"fill no batch of {size}"
     for source in pairs.sources:
         if not batches[source.name] and source.rows:
-            warn(f"{source.name}: its {source.rows} pairs fill no batch of {size}, so none of them is trained on")
+            warn(f"{source.name}: its {source.rows} pairs {lack}, so none of them is trained on")
     if steps * size < WORTH_A_WARNING * (pairs.rows // size * size):
-        warn(f"{used}; a smaller MNRL_BATCH_SIZE may use more, see `batches` and `skew` in audit.json")
+        others = " or other weights" if weighted else ""
+        warn(f"{used}; a smaller MNRL_BATCH_SIZE{others} may use more, see `batches` and `skew` in audit.json")
     elif steps * size < pairs.rows:
         log(f"{used}; which are left out changes with the epoch")

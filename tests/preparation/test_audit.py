@@ -9,7 +9,7 @@ import pytest
 
 from mnrl_job.preparation.audit import Leaks, audit
 from mnrl_job.preparation.groups import find_groups
-from mnrl_job.preparation.oddities import SHOWN_CHARACTERS, find_oddities
+from mnrl_job.preparation.oddities import SHOWN_CHARACTERS, examples, find_oddities, shown
 from mnrl_job.records import BadRow
 
 LONG = "every invoice is listed under billing with a link and can be had as a file by mail or by post at any time"
@@ -149,7 +149,7 @@ def test_innocent_texts_are_not_odd():
 
 
 def test_markup_one_word_and_a_pair_of_one_text_are_odd():
-    found = odd("see <a href='x'>here</a>", "a &nbsp; b", "<BR/>line one", "it&#x27;s &#8211; ", "password", "question")
+    found = odd("see <a href='x'>here</a>", "a &nbsp; b", "<BR/>line one", "it&#x27;s fine", "password", "question")
     assert found == {"mojibake": 0, "html": 4, "one_word_positives": 2, "anchor_equals_positive": 1}
 
 
@@ -158,3 +158,9 @@ def test_examples_are_few_and_short():
     examples = find_oddities(table)["html"]["examples"]
     assert len(examples) == 3
     assert all(len(one["positive"]) == SHOWN_CHARACTERS for one in examples)
+
+
+def test_examples_are_taken_from_more_text_than_arrow_can_join(huge):
+    last = huge.num_rows - 1
+    assert [row["anchor"][:4] for row in examples(huge, np.array([7, last]))] == ["0007", "0399"]
+    assert [text[:4] for text in shown(huge["positive"], np.array([last, 400]))] == ["0399", "0000"]

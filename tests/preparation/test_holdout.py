@@ -113,3 +113,12 @@ def test_the_same_seed_holds_out_the_same_rows():
 def test_where_everything_hangs_together_nothing_can_be_held_out():
     with pytest.raises(DataError, match=r"MNRL_EVAL_HOLDOUT=0.1: no group of the 20 rows is small enough"):
         choose_rows(np.stack([np.arange(20), np.full(20, 99)], axis=1), 0.1, 1)
+
+
+def test_pairs_are_taken_from_more_text_than_arrow_can_join(huge, pairs, monkeypatch):
+    monkeypatch.setattr("mnrl_job.preparation.holdout.read_table", lambda _: huge)
+    monkeypatch.setattr("mnrl_job.preparation.holdout.CORPUS_ROWS", 5)
+    numbers = np.arange(2 * huge.num_rows).reshape(-1, 2)
+    out = hold_out(pairs([("q", "a")]), numbers, numbers, 1e-4, seed=1)
+    assert [query[:4] for query in out.queries.values()] == [f"{row % 400:04}" for row in np.flatnonzero(out.rows)]
+    assert len(out.corpus) == out.rows.sum() + 5

@@ -1,5 +1,8 @@
 """Training pairs that also stand in an eval set are found; others are left alone."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from mnrl_job.inputs.evalset import write_evalset
@@ -68,8 +71,18 @@ def test_an_eval_set_in_which_nothing_is_relevant_has_nothing_to_leak(tmp_path):
 
 def test_each_eval_set_is_counted_for_itself(leaks, evalset):
     sets = [evalset("a", [("x", "y")]), evalset("b", [("x", "y"), (QUERY, ANSWER)]), evalset("c", [(QUERY, ANSWER)])]
-    assert [sum(one) for one in leaks(ROWS, *sets)] == [0, 2, 2]
+    sets.append(evalset("d", [("x", "y")]))
+    assert [sum(one) for one in leaks(ROWS, *sets)] == [0, 2, 2, 0]
 
 
 def test_without_eval_sets_there_is_nothing_to_compare_with(tmp_path):
     assert judged_pairs((), tmp_path / "judged.arrow") is None
+
+
+def test_pairs_are_compared_in_more_text_than_arrow_can_join(huge, pairs, evalset, tmp_path, monkeypatch):
+    judged = judged_pairs([evalset("faq", [(huge["anchor"][7].as_py(), "d")])], tmp_path / "judged.arrow")
+    monkeypatch.setattr("mnrl_job.preparation.leakage.read_table", lambda _: huge)
+    read = replace(pairs([("q", "a")]), rows=huge.num_rows)
+    positives = np.where(np.arange(huge.num_rows) % 1000 == 7, 1, 0)
+    (found,) = find_leaks(read, positives, judged, np.array([1]), None, tmp_path / "leaks")
+    assert np.flatnonzero(found).tolist() == [row for row in range(7, huge.num_rows, 1000) if row % 400 == 7]

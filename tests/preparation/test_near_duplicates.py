@@ -2,20 +2,24 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+import tracemalloc
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from mnrl_job.preparation import signatures
+from mnrl_job.preparation import near_duplicates, signatures
 from mnrl_job.preparation.near_duplicates import merge
 from mnrl_job.preparation.signatures import Column, band_rows, sign
-from mnrl_job.preparation.texts import normalise, word_pairs
+from mnrl_job.preparation.texts import normalise, text_id, word_pairs
 from mnrl_job.runtime.tables import write_columns
 from tests.conftest import ROOT, clean_environment, command, write_pairs
 
@@ -69,13 +73,12 @@ def boilerplate(count, seed=0):
         yield f"{common} {' '.join(copy)}"
 
 
-def variants(count, seed=0):
+def variants(count):
     """Texts with several copies each, every one with another word replaced: alike to the text, not to one another."""
-    rng = random.Random(seed)
-    for text in range(count // 6):
+    for text in range(count // 15):
         words = [f"text{text}word{i}" for i in range(60)]
         yield " ".join(words)
-        for at in rng.sample(range(1, 59), 11):
+        for at in range(1, 59, 2):
             yield " ".join([*words[:at], "another", *words[at + 1 :]])
 
 
@@ -94,7 +97,7 @@ def test_groups_are_those_of_comparing_every_text_with_every_other(tmp_path, thr
     groups = np.array(groups_of(texts, threshold, tmp_path))
     assert len(alike) > 20
     assert all(len(set(expected[groups == group])) == 1 for group in groups), "none is merged that is not alike"
-    assert len(set(groups)) <= 1.02 * len(set(expected))
+    assert len(set(groups)) - len(set(expected)) <= 2, "one text in a hundred may be missed"
 
 
 RESET = "请打开设置并选择安全选项来重置您的密码然后按照屏幕上的提示完成操作"
@@ -105,7 +108,7 @@ RESET = "请打开设置并选择安全选项来重置您的密码然后按照�
     [
         (RESET, f"{RESET}吧", True),
         (RESET, "发票可以在账单页面下载也可以通过邮件发送给您的会计请联系客服", False),
-        ("लड़का घर आया और खाना खाया", "लड़की घर आई और खाना खाई", False),
+        ("मेरा बड़ा बेटा आता", "मेरी बड़ी बेटी आती", False),
         ("Open Settings, then “Security” — new pass-word!", "open settings then security new pass word", True),
     ],
 )
@@ -134,6 +137,24 @@ def test_very_long_texts_are_compared(tmp_path):
     assert groups[0] == groups[1] != groups[2]
 
 
+def test_comparing_long_texts_takes_little_memory(tmp_path, monkeypatch):
+    """Block by block, which must not show in the result."""
+    texts = [" ".join(map(str, range(20_000 + i))) for i in range(40)]
+    write_columns(tmp_path / "texts.arrow", text=[*texts, "short", "shorter"])
+    tracemalloc.start()
+    signed = sign([Column(tmp_path / "texts.arrow", "text")], 0.9, tmp_path / "signed")
+    signing = tracemalloc.get_traced_memory()[1]
+    tracemalloc.reset_peak()
+    groups = merge(signed, 0.9)
+    merging = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(set(groups.tolist())) == 3
+    assert signing < 30e6
+    assert merging < 250e6
+    monkeypatch.setattr(near_duplicates, "WORD_PAIRS_AT_ONCE", 100_000)
+    assert merge(signed, 0.9).tolist() == groups.tolist()
+
+
 def test_every_one_of_many_copies_is_found(tmp_path):
     texts = [f"{LONG} {i}" for i in range(300)] + ["something else altogether, said in a few other words than those"]
     assert len(set(groups_of(texts, 0.9, tmp_path))) == 2
@@ -150,6 +171,7 @@ def test_without_a_threshold_only_equal_texts_are_one(tmp_path):
     assert groups[0] == groups[1] != groups[2]
 
 
+@pytest.mark.filterwarnings("error")
 def test_texts_without_a_word_are_alike_only_when_equal(tmp_path):
     groups = groups_of(["?!", "🎉", "…", "?!", "🎉🎉"], 0.9, tmp_path)
     assert len(set(groups)) == 4
@@ -169,7 +191,9 @@ def test_bands_find_what_is_just_at_the_threshold(threshold):
 
 def test_several_processes_sign_as_one_does(tmp_path, monkeypatch):
     """Eight chunks are worth a pool; the machine's number of cores must not show in the result."""
-    write_columns(tmp_path / "texts.arrow", text=[f"{LONG} {i}" for i in range(8 * signatures.TEXTS_PER_CHUNK)])
+    monkeypatch.setattr(signatures, "TEXTS_PER_CHUNK", 50)
+    texts = [f"{LONG} {i}" for i in range(8 * 50 - 7)]
+    write_columns(tmp_path / "texts.arrow", text=texts)
     column = [Column(tmp_path / "texts.arrow", "text")]
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
     several = sign(column, 0.9, tmp_path / "several")
@@ -177,6 +201,7 @@ def test_several_processes_sign_as_one_does(tmp_path, monkeypatch):
     one = sign(column, 0.9, tmp_path / "one")
     for name in ("ids", "bands", "pairs", "starts"):
         np.testing.assert_array_equal(getattr(several, name), getattr(one, name))
+    assert one.ids.tolist() == [text_id(normalise(text)) for text in texts]
 
 
 KILLED = """
@@ -211,6 +236,31 @@ def test_helper_processes_end_with_a_parent_that_is_killed(tmp_path):
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core has no helpers")
+def test_helpers_that_are_killed_end_the_run_whatever_they_were_about_to_tell(tmp_path):
+    """What helpers tell to a parent that is stopped waits in the pipe, and a long message would be cut off there."""
+    write_columns(tmp_path / "texts.arrow", text=[f"{LONG} {i}" for i in range(20_000)])
+    (tmp_path / "script.py").write_text(KILLED, encoding="utf-8")
+    command = [sys.executable, tmp_path / "script.py", tmp_path / "texts.arrow", tmp_path / "signed"]
+    parent = subprocess.Popen(command, cwd=ROOT, env=clean_environment(), stderr=subprocess.PIPE, text=True)
+
+    def helpers():
+        return pgrep("-P", str(parent.pid), "-f", "spawn_main")
+
+    try:
+        until(lambda: helpers() and all(map(ignores_interrupts, helpers())))
+        parent.send_signal(signal.SIGSTOP)
+        born = helpers()
+        until(lambda: not any(map(works, born)))
+        for helper in born:
+            os.kill(int(helper), signal.SIGKILL)
+        parent.send_signal(signal.SIGCONT)
+        _, errors = parent.communicate(timeout=20)
+    finally:
+        parent.kill()
+    assert "InternalError: a helper that reads texts was killed; the machine may be out of memory" in errors
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core has no helpers")
 @pytest.mark.parametrize("request_", [signal.SIGTERM, signal.SIGINT])
 def test_a_run_that_is_asked_to_stop_while_it_reads_texts_stops_and_leaves_no_helper(tmp_path, good, request_):
     """As from a terminal or a batch system: to all processes of the group."""
@@ -227,14 +277,33 @@ def test_a_run_that_is_asked_to_stop_while_it_reads_texts_stops_and_leaves_no_he
     def helpers():
         return pgrep("-P", str(run.pid), "-f", "spawn_main")
 
-    until(helpers)
+    until(lambda: helpers() and all(map(ignores_interrupts, helpers())))
     born = helpers()
     os.killpg(run.pid, request_)
     _, errors = run.communicate(timeout=30)
     assert born
+    assert "Traceback" not in errors, "helpers leave the answer to the parent"
     assert run.returncode == 75, errors
     assert f"stopped on request ({request_.name}); nothing was published" in errors.strip().splitlines()[-1]
     assert not set(born) & set(pgrep("-f", "spawn_main"))
+
+
+def ignores_interrupts(pid):
+    with suppress(FileNotFoundError, ProcessLookupError):
+        status = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+        return bool(int(re.search(r"SigIgn:\s*(\w+)", status)[1], 16) & 1 << signal.SIGINT - 1)
+    return False
+
+
+def works(pid, seconds=0.5):
+    """Whether a process uses the processor."""
+    before = used(pid)
+    time.sleep(seconds)
+    return used(pid) > before
+
+
+def used(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[11])
 
 
 def pgrep(*arguments):

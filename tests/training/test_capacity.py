@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnrl_job.training.capacity import largest_batch, most_batches, rank_among_equals, usable_rows
+from mnrl_job.training.capacity import largest_batch, largest_single_batch, most_batches, rank_among_equals, usable_rows
 
 KEYS = st.lists(st.tuples(st.integers(0, 5), st.integers(10, 15)), min_size=1, max_size=60).map(np.array)
 
@@ -37,6 +37,11 @@ def most_by_trying(keys, batch_size):
 def test_the_bound_is_what_trying_every_plan_finds(keys, size):
     keys = np.array(keys)
     assert most_batches(keys, size) == most_by_trying(keys.tolist(), size)
+
+
+@given(keys=KEYS)
+def test_a_single_batch_is_as_large_as_the_rows_that_one_batch_can_use(keys):
+    assert largest_single_batch(keys) == len(usable_rows(keys, 1))
 
 
 @given(keys=KEYS, limit=st.integers(1, 12))

@@ -77,13 +77,14 @@ def hold_out(pairs: Pairs, texts: NDArray[np.int64], groups: NDArray[np.int64], 
     grades: dict[tuple[str, str], int] = {}
     asked = np.flatnonzero(held)
     for row, query_id, document_id in zip(
-        table.take(pa.array(asked)).to_pylist(), texts[asked, 0].tolist(), groups[asked, 1].tolist(), strict=True
+        table.filter(pa.array(held)).to_pylist(), texts[asked, 0].tolist(), groups[asked, 1].tolist(), strict=True
     ):
         query, document = f"q{query_id & (2**64 - 1):016x}", f"d{document_id}"
         queries.setdefault(query, row["anchor"])
         corpus.setdefault(document, row["positive"])
         grades[query, document] = 1
-    others = table["positive"].take(pa.array(sample)).to_pylist()
+    # One by one, as `take` fails on a column of more than 2 GiB.
+    others = [table["positive"][row].as_py() for row in sample.tolist()]
     for document_id, positive in zip(groups[sample, 1].tolist(), others, strict=True):
         corpus.setdefault(f"d{document_id}", positive)
     return HeldOut(held, queries, corpus, grades)

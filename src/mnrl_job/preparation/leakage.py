@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from mnrl_job.preparation.near_duplicates import merge
@@ -66,8 +67,9 @@ def find_leaks(
     Returns:
         For each eval set the marked rows, shape (rows,).
     """
-    candidates = np.flatnonzero(np.isin(positives, relevant))
-    anchors = read_table(pairs.path).column(pairs.columns[0]).take(candidates)
+    judged_positives = np.isin(positives, relevant)
+    candidates = np.flatnonzero(judged_positives)
+    anchors = read_table(pairs.path)[pairs.columns[0]].filter(pa.array(judged_positives))
     folder.mkdir(parents=True, exist_ok=True)
     write_columns(folder / "anchors.arrow", text=anchors.to_pylist())
     signed = sign(

@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 
 from mnrl_job.preparation.signatures import PAIR_BITS, Signatures
 
-PAIRS_AT_ONCE = 50_000
+WORD_PAIRS_AT_ONCE = 5_000_000
 # With so many others of its band a text is compared, in each band with others.
 NEIGHBOURS = 8
 
@@ -57,8 +57,9 @@ def _candidates(hashes: NDArray[np.uint64], groups: NDArray[np.int64], rng: np.r
 def _similarity(signatures: Signatures, pairs: NDArray[np.int64]) -> NDArray[np.float64]:
     """Jaccard similarity of the word pairs of two texts each, shape (pairs,)."""
     blocks = [np.empty(0)]
-    for start in range(0, len(pairs), PAIRS_AT_ONCE):
-        one, other = (_word_pairs(signatures, texts) for texts in pairs[start : start + PAIRS_AT_ONCE].T)
+    block = np.cumsum(np.diff(signatures.starts)[pairs].sum(axis=1)) // WORD_PAIRS_AT_ONCE
+    for some in np.split(pairs, np.flatnonzero(np.diff(block)) + 1):
+        one, other = (_word_pairs(signatures, texts) for texts in some.T)
         common = (one * other).sum(axis=1)
         blocks.append(common / (one.sum(axis=1) + other.sum(axis=1) - common))
     return np.concatenate(blocks)

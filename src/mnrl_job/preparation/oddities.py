@@ -48,8 +48,13 @@ def find_oddities(table: pa.Table) -> dict[str, Any]:
 
 def examples(table: pa.Table, rows: NDArray[np.int64]) -> list[dict[str, str]]:
     """The first few of some rows, shortened."""
-    some = table.take(pa.array(rows[:EXAMPLES])).to_pylist()
-    return [{name: shortened(text) for name, text in row.items()} for row in some]
+    texts = (shown(column, rows[:EXAMPLES]) for column in table.columns)
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*texts, strict=True)]
+
+
+def shown(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> list[str]:
+    """The texts of some rows, shortened. One by one, as `take` fails on a column of more than 2 GiB."""
+    return [shortened(column[row].as_py()) for row in rows.tolist()]
 
 
 def shortened(text: str) -> str:

@@ -7,7 +7,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mnrl_job.preparation.groups import Groups
-from mnrl_job.preparation.oddities import EXAMPLES, examples, shortened
+from mnrl_job.preparation.oddities import EXAMPLES, examples, shown
 
 TOP_TEXTS = 10
 
@@ -48,13 +48,11 @@ def _skew(table: pa.Table, positives: NDArray[np.int64]) -> dict[str, Any]:
     """How unevenly rows share the groups of positives, and the most frequent ones."""
     _, first, counts = np.unique(positives, return_index=True, return_counts=True)
     top = np.argsort(-counts, kind="stable")[:TOP_TEXTS]
-    texts = table["positive"].take(pa.array(first[top])).to_pylist()
+    texts = shown(table["positive"], first[top])
     return {
         "most_rows_of_one": int(counts.max(initial=0)),
         "share_of_the_ten_most_frequent": round(float(counts[top].sum() / max(1, len(positives))), 4),
-        "top": [
-            {"rows": count, "text": shortened(text)} for count, text in zip(counts[top].tolist(), texts, strict=True)
-        ],
+        "top": [{"rows": count, "text": text} for count, text in zip(counts[top].tolist(), texts, strict=True)],
     }
 
 
@@ -64,12 +62,10 @@ def _near_duplicates(table: pa.Table, found: Groups) -> dict[str, Any]:
     groups, members = np.unique(found.groups[first, 1], return_counts=True)
     several = members > 1
     largest = groups[several][np.argsort(-members[several], kind="stable")[:EXAMPLES]]
-    shown = [first[found.groups[first, 1] == group][:EXAMPLES] for group in largest]
+    members_of = [first[found.groups[first, 1] == group][:EXAMPLES] for group in largest]
     return {
         "groups": int(several.sum()),
         "texts": int(members[several].sum()),
         "largest": int(members.max(initial=0)),
-        "examples": [
-            [shortened(text) for text in table["positive"].take(pa.array(rows)).to_pylist()] for rows in shown
-        ],
+        "examples": [shown(table["positive"], rows) for rows in members_of],
     }

@@ -57,9 +57,13 @@ class Signatures:
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
+    """Some texts of a column; a helper leaves their signatures at `path`."""
+
     column: Column
     start: int
+    count: int
     rows_per_band: int
+    path: Path
 
 
 _Signed = tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int32], NDArray[np.int64]]
@@ -75,8 +79,8 @@ def sign(columns: Sequence[Column], threshold: float | None, folder: Path) -> Si
     """
     rows_per_band = band_rows(threshold) if threshold else 0
     chunks = [
-        _Chunk(column, start, rows_per_band)
-        for column in columns
+        _Chunk(column, start, TEXTS_PER_CHUNK, rows_per_band, folder / f"{number}-{start}")
+        for number, column in enumerate(columns)
         for start in range(0, len(read_table(column.path)), TEXTS_PER_CHUNK)
     ]
     ids, lengths = [np.empty(0, dtype=np.int64)], [np.zeros(1, dtype=np.int64)]
@@ -115,7 +119,8 @@ def _each(chunks: list[_Chunk]) -> Iterator[_Signed]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(cores, len(chunks)), context, initializer=_start, initargs=(os.getpid(),)) as pool:
         try:
-            yield from pool.map(_sign_chunk, chunks)
+            for chunk, _ in zip(chunks, pool.map(_leave_chunk, chunks), strict=True):
+                yield _take_chunk(chunk)
         except BrokenProcessPool as error:
             raise InternalError("a helper that reads texts was killed; the machine may be out of memory") from error
         finally:
@@ -128,19 +133,28 @@ def _start(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
+def _leave_chunk(chunk: _Chunk) -> None:
+    """In a file: a helper that is killed halfway through telling so much would leave the parent reading for ever."""
+    with chunk.path.open("wb") as file:
+        for part in _sign_chunk(chunk):
+            np.save(file, part)
+
+
+def _take_chunk(chunk: _Chunk) -> _Signed:
+    with chunk.path.open("rb") as file:
+        ids, bands, pairs, lengths = (np.load(file) for _ in range(4))
+    chunk.path.unlink()
+    return ids, bands, pairs, lengths
+
+
 def _sign_chunk(chunk: _Chunk) -> _Signed:
     column = read_table(chunk.column.path)[chunk.column.name]
-    texts = [normalise(text) for text in column.slice(chunk.start, TEXTS_PER_CHUNK).to_pylist()]
+    texts = [normalise(text) for text in column.slice(chunk.start, chunk.count).to_pylist()]
     ids = np.array([text_id(text) for text in texts], dtype=np.int64)
     if not chunk.rows_per_band:
         nothing = np.empty(0, dtype=np.int32)
         return ids, nothing.astype(np.uint64), nothing, np.zeros(len(texts), dtype=np.int64)
-    # Each number once in a text: SciPy compares texts that repeat one by way of vectors of 2 ** PAIR_BITS elements.
-    numbers = (
-        np.array(one, dtype=np.uint64) >> np.uint64(64 - PAIR_BITS)
-        for one in RMinHash.hash_token_sets(map(word_pairs, texts))
-    )
-    hashed = [np.unique(one) for one in numbers]
+    hashed = [_numbers(word_pairs(text)) for text in texts]
     lengths = np.array([len(one) for one in hashed], dtype=np.int64)
     flat = np.concatenate(hashed)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint64)
@@ -149,6 +163,16 @@ def _sign_chunk(chunk: _Chunk) -> _Signed:
     # Texts without a word are like no other: each gets bands of its own.
     bands[lengths == 0] = ids[lengths == 0, None].astype(np.uint64)
     return ids, bands, flat.astype(np.int32), lengths
+
+
+def _numbers(pairs: list[str]) -> NDArray[np.uint64]:
+    """The numbers of a text's word pairs, each once.
+
+    SciPy compares texts that repeat one by way of vectors of 2 ** PAIR_BITS elements. One text after another, as the
+    library's lists of numbers take eight times the memory.
+    """
+    (hashes,) = RMinHash.hash_token_sets([pairs])
+    return np.unique(np.array(hashes, dtype=np.uint64) >> np.uint64(64 - PAIR_BITS))
 
 
 def _bands(digests: NDArray[np.uint64], rows_per_band: int) -> NDArray[np.uint64]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
-from scipy.sparse.csgraph import maximum_flow
+from scipy.sparse.csgraph import maximum_bipartite_matching, maximum_flow
 
 Rows = NDArray[np.int64]
 Keys = NDArray[np.int64]
@@ -56,6 +56,13 @@ def largest_batch(keys: Keys, share: float) -> int:
         else:
             low = at + 1
     return _Hubs.of(keys, sizes, low).count() // low
+
+
+def largest_single_batch(keys: Keys) -> int:
+    """The largest batch that can be filled once: a maximum matching (Hopcroft and Karp 1973)."""
+    ones = np.ones(len(keys), dtype=bool)
+    graph = csr_array((ones, (keys[:, 0], keys[:, 1])), shape=tuple(keys.max(axis=0) + 1))
+    return int((maximum_bipartite_matching(graph) >= 0).sum())
 
 
 def rank_among_equals(values: NDArray[np.int64]) -> NDArray[np.int64]:
