@@ -274,11 +274,13 @@ def test_a_run_that_is_asked_to_stop_while_it_reads_texts_stops_and_leaves_no_he
         start_new_session=True,
     )
 
-    def helpers():
-        return pgrep("-P", str(run.pid), "-f", "spawn_main")
+    born: list[str] = []
 
-    until(lambda: helpers() and all(map(ignores_interrupts, helpers())))
-    born = helpers()
+    def ready():
+        born[:] = pgrep("-P", str(run.pid), "-f", "spawn_main")
+        return born and all(map(ignores_interrupts, born))
+
+    until(ready)
     os.killpg(run.pid, request_)
     _, errors = run.communicate(timeout=30)
     assert born
