@@ -95,7 +95,7 @@ CASES = {
         lambda path: write_pairs(path / "few.jsonl", [(f"q {i}", f"answer {i % 7}") for i in range(20)]),
         {"MNRL_TRAIN_DATA": "few.jsonl", "MNRL_BATCHING": "planned"},
         64,
-        "no batch can be filled without repeating a text, the 20 pairs have 7 distinct positives; set it to 7 or less, or",
+        "no batch can be filled without repeating a text, the 20 pairs have 7 distinct positives; set it to 7 or less",
     ),
     "a metric of an eval set that is not there": (None, {"MNRL_PRIMARY_METRIC": "x.ndcg@10"}, 64, "there are: faq"),
     "a storage we do not read": (None, {"MNRL_TRAIN_DATA": "ftp://host/x.jsonl"}, 64, "ftp:// is not supported"),
