@@ -11,9 +11,9 @@ from mnrl_job.inputs.evalset import write_evalset
 from mnrl_job.prepare import choose_rule, prepare
 from mnrl_job.records import SourceRecord
 from mnrl_job.runtime.attempt import Attempt
-from mnrl_job.runtime.tables import NOBODY, read_table
+from mnrl_job.runtime.tables import NOBODY, read_groups, read_table
 from mnrl_job.settings import Settings, Source
-from tests.conftest import PAIRS, write_pairs
+from tests.conftest import PAIRS, write_jsonl, write_pairs
 from tests.inputs.conftest import read
 
 LEAKED = ("forgot my password", PAIRS[0][1])
@@ -59,10 +59,17 @@ def test_where_every_pair_is_leaked_there_is_nothing_to_train_on(mnrl_job, tmp_p
 
 @pytest.fixture
 def prepared(tmp_path):
-    """What `prepare` makes of sources, each a list of pairs, and of eval sets as (query, relevant document) by name."""
+    """What `prepare` makes of sources, each a list of pairs or triplets, and of eval sets.
+
+    These are (query, relevant document) by name.
+    """
 
     def run(*sources, evals=None, weights=None, **settings):
-        paths = [write_pairs(tmp_path / f"s{i}.jsonl", pairs) for i, pairs in enumerate(sources)]
+        columns = ("anchor", "positive", "negative")
+        paths = [
+            write_jsonl(tmp_path / f"s{i}.jsonl", (dict(zip(columns, row, strict=False)) for row in rows))
+            for i, rows in enumerate(sources)
+        ]
         named = [
             Source(f"s{i}", str(path), weight)
             for i, (path, weight) in enumerate(zip(paths, weights or [None] * len(paths), strict=True))
@@ -166,6 +173,28 @@ def test_near_duplicates_never_meet_in_a_batch_and_the_audit_says_what_that_save
     assert out.audit["batches"]["largest_batch_at_most"] == 20
 
 
+def test_what_is_the_same_is_kept_apart_also_where_rows_before_it_were_removed(prepared):
+    rows = list(made_up(40, copies=2))
+    out = prepared(rows, evals={"x": rows[0]}, batch_size=12, batching="planned")
+    trained = read_table(out.pairs.path)["anchor"].to_pylist()
+    assert len(trained) == 39
+    number = np.array([int(anchor.split()[-1]) // 2 for anchor in trained])
+    assert all(len(set(number[batch].tolist())) == 12 for batch in np.load(out.batching.plan))
+
+
+def test_workers_learn_of_each_text_which_group_it_is_of_and_which_negatives_not_to_trust(prepared):
+    rows = [(*pair, f"no {pair[1]}") for pair in made_up(8)]
+    rows[1] = (rows[1][0], rows[1][1], rows[2][1])  # answers another row
+    rows[4] = (rows[3][0], "another answer", rows[3][1])  # a positive of its anchor
+    out = prepared(rows, eval_holdout=0, batch_size=2)
+    groups = read_groups(out.batching.labels)
+    assert groups.shape == (8, 3)
+    assert groups[1, 2] == groups[2, 1]
+    assert groups[3, 0] == groups[4, 0]
+    assert np.flatnonzero(groups[:, 2] == NOBODY).tolist() == [4]
+    assert out.audit["contradictions"]["negatives"] == 1
+
+
 def test_a_batch_is_of_one_source_so_the_largest_is_that_of_one(prepared):
     out = prepared(list(made_up(60, "a")), list(made_up(40, "b")), eval_holdout=0, batch_size=4)
     assert out.audit["batches"]["largest_batch_at_most"] == 60
@@ -207,6 +236,7 @@ def test_where_a_text_that_is_anchor_and_positive_keeps_the_only_batch_from_fill
     rows[1] = (rows[1][0], rows[0][0])
     out = prepared(rows, eval_holdout=0, batch_size=8)
     assert (out.batching.mode, out.batching.steps) == ("masked", 1)
+    assert out.audit["batches"]["false_negatives_in_a_batch"]["as_planned"] == 0, "as they are masked"
     assert out.batching.why == "8 pairs have 8 distinct positives: kept apart they fill 0 of 1 batches of 8"
 
 

@@ -79,6 +79,15 @@ def test_long_texts_are_cut_to_one_line(content):
     assert len(line) < 120
 
 
+def test_of_many_repeated_texts_the_first_few_are_shown(content):
+    content["skew"]["top"] = [{"rows": 20 - i, "text": f"frequent {i}"} for i in range(10)]
+    content["near_duplicates"]["examples"] = [["one text", "one text!"], ["other text", "other text!"]]
+    shown = page(content)
+    assert [f"frequent {i}" in shown for i in range(10)] == [True] * 5 + [False] * 5
+    assert "one text!" in shown
+    assert "other text" not in shown
+
+
 def test_what_a_terminal_would_obey_is_not_sent_to_it(content):
     content["leakage"]["examples"] = [{"anchor": "a\x1b[31mred\x9b0m\x07 question\r\nwith é and 你好", "positive": "p"}]
     lines = lines_of(page(content))

@@ -90,6 +90,17 @@ def test_duplicates_under_another_spelling_are_repetitions_and_another_negative_
     assert told["leakage"] == {"policy": "keep", "rows": 0, "by_eval_set": {}, "examples": []}
 
 
+def test_near_duplicates_count_as_one_positive_and_the_largest_group_is_shown_first(pairs, tmp_path):
+    other = " ".join(reversed(LONG.split()))
+    read = pairs([("q1", f"{LONG} now"), ("q1", f"{LONG} later"), *((f"p{i}", f"{other} {i}") for i in range(3))])
+    told = audit(read, read, find_groups(read, None, 0.9, tmp_path / "texts"), Leaks("keep", {}), ())
+    assert told["duplicates"]["anchors_with_several_positives"] == 0
+    assert told["duplicates"]["positives_with_several_anchors"] == 1
+    near = told["near_duplicates"]
+    assert (near["groups"], near["texts"], near["largest"]) == (2, 5, 3)
+    assert [len(texts) for texts in near["examples"]] == [3, 2]
+
+
 def odd(*positives, anchor="question"):
     table = pa.table({"anchor": [anchor] * len(positives), "positive": list(positives)})
     return {name: one["rows"] for name, one in find_oddities(table).items()}
