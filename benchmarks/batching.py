@@ -33,7 +33,7 @@ from mnrl_job.preparation.groups import find_groups
 from mnrl_job.records import Batching, EvalSet, Pairs, read_results
 from mnrl_job.runtime.tables import write_columns, write_labels
 from mnrl_job.settings import Settings
-from mnrl_job.training.batches import Rule, Share, plan_run
+from mnrl_job.training.batches import Rule, Share, batches_by_source, plan_run
 from mnrl_job.training.trainer import dataset, train
 
 SEEDS = (42, 1, 2)
@@ -99,7 +99,8 @@ def write_pairs(texts: Texts, folder: Path) -> Pairs:
 def ours(pairs: Pairs, seed: int, folder: Path, masked: bool = False) -> Batching:
     """Our groups, our plan, our masks."""
     groups = find_groups(pairs, None, 0.9, folder / "signatures").groups
-    return write_batching(groups, plan_run(groups, Rule(BATCH, (Share(pairs.rows),), masked), seed, 1, None), folder)
+    rule = Rule(BATCH, (Share(pairs.rows),), masked)
+    return write_batching(groups, plan_run(groups, rule, batches_by_source(groups, rule), seed, 1, None), folder)
 
 
 def library(pairs: Pairs, seed: int, folder: Path) -> Batching:
@@ -116,7 +117,7 @@ def write_batching(groups: np.ndarray, plan: np.ndarray, folder: Path) -> Batchi
     place = Path(tempfile.mkdtemp(dir=folder))
     write_labels(place / "labels.arrow", groups)
     np.save(place / "plan.npy", plan)
-    return Batching(place / "labels.arrow", place / "plan.npy", "planned", "", len(plan), {})
+    return Batching(place / "labels.arrow", place / "plan.npy", "planned", len(plan))
 
 
 def run(

@@ -32,7 +32,7 @@ from mnrl_job.inputs.rows import read_rows
 from mnrl_job.preparation.groups import find_groups
 from mnrl_job.records import Pairs
 from mnrl_job.runtime.tables import write_columns
-from mnrl_job.training.batches import Rule, Share, false_negatives_in, plan_run
+from mnrl_job.training.batches import Rule, Share, batches_by_source, false_negatives_in, plan_run
 from mnrl_job.training.capacity import most_batches
 
 RANKS = (1, 2, 8)
@@ -65,9 +65,15 @@ def data_sets(data: Path) -> Iterator[tuple[str, int, list[tuple[str, str]]]]:
     yield "Zipf 1.3, 5,000 rows", 64, [(f"question {i}", f"answer {key}") for i, key in enumerate(skewed)]
 
 
-def ours(dataset: Dataset, groups: np.ndarray, batch_size: int, _ranks: int) -> np.ndarray:
+def ours(_dataset: Dataset, groups: np.ndarray, batch_size: int, _ranks: int) -> np.ndarray:
     """The number of ranks does not matter: the plan is of global batches."""
-    return plan_run(groups, Rule(batch_size, (Share(len(dataset)),)), 42, 1, None)
+    return planned(groups, batch_size)
+
+
+def planned(groups: np.ndarray, batch_size: int) -> np.ndarray:
+    """One epoch of one source."""
+    rule = Rule(batch_size, (Share(len(groups)),))
+    return plan_run(groups, rule, batches_by_source(groups, rule), 42, 1, None)
 
 
 def library(hashed: bool) -> Planner:
@@ -109,9 +115,8 @@ def scale(_: Path, count: int, __: Path) -> Iterator[dict[str, Any]]:
             ("anchors and positives as Zipf 1.3", zipf(rows, rng), zipf(rows, rng)),
         ):
             groups = np.column_stack([anchors, anchors.max() + 1 + positives])
-            rule = Rule(64, (Share(rows),))
             began = time.perf_counter()
-            plan = plan_run(groups, rule, 42, 1, None)
+            plan = planned(groups, 64)
             seconds = time.perf_counter() - began
             facts = {"data": name, "rows": rows, "seconds": round(seconds, 2), "rows_used": plan.size}
             yield facts | {"most_any_plan_could_use": most_batches(groups, 64) * 64}

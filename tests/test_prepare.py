@@ -100,7 +100,7 @@ def test_rows_of_each_source_are_counted_again_without_the_leaked_ones(prepared)
     assert [source.rows for source in out.pairs.sources] == [19, 11]
     assert [one["rows"] for one in out.audit["sources"]] == [20, 12], "as they were read"
     assert out.audit["leakage"]["by_eval_set"] == {"x": 1, "y": 1, "z": 0}
-    assert out.batching.batches == {"s0": 4, "s1": 2}
+    assert out.audit["batches"]["batches_an_epoch"] == {"s0": 4, "s1": 2}
     trained = read_table(out.pairs.path).to_pylist()
     assert [(row["anchor"], row["positive"]) for row in trained] == [*one[:3], *one[4:], *two[1:]]
     plan = np.load(out.batching.plan)
@@ -226,7 +226,7 @@ def test_weighted_sources_of_which_one_fills_no_batch_would_train_nothing_and_ar
 
 def test_a_source_without_a_batch_by_its_weight_is_told_so(prepared, caplog):
     out = prepared(list(made_up(40, "a")), list(made_up(40, "b")), weights=(1000.0, 1.0), eval_holdout=0, batch_size=8)
-    assert out.batching.batches == {"s0": 5, "s1": 0}
+    assert out.audit["batches"]["batches_an_epoch"] == {"s0": 5, "s1": 0}
     assert "s1: its 40 pairs get no batch by the weights, so none of them is trained on" in caplog.text
     assert "a smaller MNRL_BATCH_SIZE or other weights may use more" in caplog.text
 
@@ -237,7 +237,7 @@ def test_where_a_text_that_is_anchor_and_positive_keeps_the_only_batch_from_fill
     out = prepared(rows, eval_holdout=0, batch_size=8)
     assert (out.batching.mode, out.batching.steps) == ("masked", 1)
     assert out.audit["batches"]["false_negatives_in_a_batch"]["as_planned"] == 0, "as they are masked"
-    assert out.batching.why == "8 pairs have 8 distinct positives: kept apart they fill 0 of 1 batches of 8"
+    assert out.audit["batches"]["why"] == "8 pairs have 8 distinct positives: kept apart they fill 0 of 1 batches of 8"
 
 
 def test_and_it_is_refused_where_batches_must_be_planned(prepared):

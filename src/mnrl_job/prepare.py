@@ -160,7 +160,7 @@ def lay_out(
         SettingsError: no batch can be filled.
     """
     rule, counts, why = choose_rule(settings, pairs.sources, groups)
-    plan = plan_run(groups, rule, settings.seed, settings.epochs, settings.max_steps)
+    plan = plan_run(groups, rule, counts, settings.seed, settings.epochs, settings.max_steps)
     labels, path = place.scratch / "labels.arrow", place.scratch / "plan.npy"
     write_labels(labels, groups)
     np.save(path, plan)
@@ -180,7 +180,7 @@ def lay_out(
         },
         **largest_batches(pairs.sources, groups),
     }
-    return Batching(labels, path, mode, why, len(plan), batches), facts
+    return Batching(labels, path, mode, len(plan)), facts
 
 
 def largest_batches(sources: Sequence[SourceRecord], groups: NDArray[np.int64]) -> dict[str, int]:

@@ -40,7 +40,10 @@ class SourceRecord:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """The training pairs as one Arrow file; `columns` are anchor, positive and any negatives, in this order."""
+    """The training pairs as one Arrow file; `columns` are anchor, positive and any negatives, in this order.
+
+    An empty text in a column of negatives means that the row has none there.
+    """
 
     path: Path
     columns: tuple[str, ...]
@@ -67,17 +70,12 @@ class EvalSet:
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How rows become batches. `labels` is an Arrow file with the groups of each row, `plan` a `.npy` of row numbers.
-
-    `mode` is planned or masked, `why` tells why where it was ours to choose. `batches` counts an epoch's, by source.
-    """
+    """How rows become batches: `labels`, an Arrow file with the groups of each row, and `plan`, a `.npy` of rows."""
 
     labels: Path
     plan: Path
     mode: Literal["planned", "masked"]
-    why: str
     steps: int
-    batches: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)

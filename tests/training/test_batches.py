@@ -32,6 +32,10 @@ def epoch_of(groups, batch_size, seed=1, epoch=0, **rule):
     return plan_epoch(groups, one, batches_by_source(groups, one), seed, epoch)
 
 
+def run_of(groups, rule, epochs=1, max_steps=None):
+    return plan_run(groups, rule, batches_by_source(groups, rule), 1, epochs, max_steps)
+
+
 def zipf(rows, exponent=1.3, seed=0):
     return np.unique(np.random.default_rng(seed).zipf(exponent, rows), return_inverse=True)[1]
 
@@ -104,9 +108,9 @@ def test_rows_left_out_change_with_the_epoch():
 def test_a_run_is_its_epochs_in_order_cut_at_max_steps():
     groups = np.arange(80).reshape(-1, 2)
     rule = Rule(8, (Share(40),))
-    run = plan_run(groups, rule, 1, epochs=3, max_steps=None)
+    run = run_of(groups, rule, epochs=3)
     assert run.tolist() == np.concatenate([epoch_of(groups, 8, epoch=epoch) for epoch in range(3)]).tolist()
-    assert plan_run(groups, rule, 1, epochs=3, max_steps=7).tolist() == run[:7].tolist()
+    assert run_of(groups, rule, epochs=3, max_steps=7).tolist() == run[:7].tolist()
 
 
 def test_sixty_four_rows_of_sixteen_positives_fill_every_batch_without_a_collision():
@@ -162,7 +166,7 @@ def source_of(plan, rows=(200, 100)):
 
 def test_a_batch_is_of_one_source_and_sources_take_part_by_size():
     rule = Rule(10, (Share(200), Share(100)))
-    plan = plan_run(TWO, rule, 1, 1, None)
+    plan = run_of(TWO, rule)
     assert source_of(plan) == {0: 20, 1: 10}
     first_of_second = next(step for step, batch in enumerate(plan) if batch[0] >= 200)
     assert first_of_second < 15, "the sources are mixed"
@@ -179,13 +183,13 @@ def test_a_batch_is_of_one_source_and_sources_take_part_by_size():
 )
 def test_with_weights_batches_stand_in_their_proportion(weights, expected):
     rule = Rule(10, (Share(200, weights[0]), Share(100, weights[1])))
-    assert source_of(plan_run(TWO, rule, 1, 1, None)) == expected
+    assert source_of(run_of(TWO, rule)) == expected
 
 
 def test_sources_do_not_keep_each_others_duplicates_apart():
     """Batches are of one source, so a text of both sources costs neither a row."""
     groups = np.concatenate([np.arange(80).reshape(-1, 2)] * 2)
-    assert len(plan_run(groups, Rule(8, (Share(40), Share(40))), 1, 1, None)) == 10
+    assert len(run_of(groups, Rule(8, (Share(40), Share(40))))) == 10
 
 
 def test_a_masked_plan_uses_every_row_whatever_repeats():

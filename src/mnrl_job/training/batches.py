@@ -84,9 +84,8 @@ def plan_epoch(groups: Keys, rule: Rule, counts: Sequence[int], seed: int, epoch
     return rng.permutation(np.concatenate(parts))
 
 
-def plan_run(groups: Keys, rule: Rule, seed: int, epochs: int, max_steps: int | None) -> Plan:
+def plan_run(groups: Keys, rule: Rule, counts: Sequence[int], seed: int, epochs: int, max_steps: int | None) -> Plan:
     """All epochs one after another, cut at `max_steps`. Shape (steps, batch_size)."""
-    counts = batches_by_source(groups, rule)
     plans = [np.empty((0, rule.batch_size), dtype=np.int64)]
     steps = 0
     for epoch in range(epochs):
@@ -134,14 +133,9 @@ def _sharing(batch: NDArray[np.int64], groups: Keys) -> int:
 
     That is the case for each of two rows that share their anchor's group or their positive's.
     """
-    by_anchor, by_positive = (batch * (groups.max(initial=0) + 1) + groups[:, side] for side in (0, 1))
-    _, anchors = np.unique(by_anchor, return_inverse=True)
-    _, positives = np.unique(by_positive, return_inverse=True)
+    span = groups.max(initial=0) + 1
+    anchors, positives = (np.unique(batch * span + groups[:, side], return_inverse=True)[1] for side in (0, 1))
     both = anchors * (positives.max(initial=0) + 1) + positives
-    either = sum(int((counts * (counts - 1)).sum()) for counts in map(_counts, (anchors, positives)))
-    twice = _counts(np.unique(both, return_inverse=True)[1])
-    return either - int((twice * (twice - 1)).sum())
-
-
-def _counts(numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.bincount(numbers)
+    by_anchor, by_positive, by_both = (np.unique(one, return_counts=True)[1] for one in (anchors, positives, both))
+    pairs = [int((counts * (counts - 1)).sum()) for counts in (by_anchor, by_positive, by_both)]
+    return pairs[0] + pairs[1] - pairs[2]
