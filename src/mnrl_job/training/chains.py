@@ -64,14 +64,19 @@ class Chains:
         sizes = np.diff(self._starts)[self._keys[rows]].max(axis=1)
         for row in rows[np.argsort(sizes, kind="stable")].tolist():  # rows of small groups fit nearly anywhere
             for end in self._keys[row].tolist():
+                if self._row_in(end, target) is not None:  # not an end of a path, but a place in it, or in a circle
+                    continue
                 path = self._path(end, batch, target)
-                if len(path) % 2 and self._row_in(end, target) is None:
+                if len(path) % 2:
                     self._swap(path, batch, target)
                     return True
         return False
 
     def _path(self, group: int, first: int, second: int) -> list[int]:
-        """The rows that lie alternately in two batches, beginning with the row of `group` in `first`."""
+        """The rows that lie alternately in two batches, beginning with the row of `group` in `first`.
+
+        The group must have none in `second`: then the path has an end.
+        """
         path: list[int] = []
         while (row := self._row_in(group, first)) is not None:
             path.append(row)
