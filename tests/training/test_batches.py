@@ -179,6 +179,7 @@ def test_a_batch_is_of_one_source_and_sources_take_part_by_size():
         ((4.0, 1.0), {0: 20, 1: 5}),
         ((None, 0.25), {0: 20, 1: 5}),
         ((1.0, 3.0), {0: 3, 1: 10}),
+        ((39.4, 19.7), {0: 20, 1: 10}),  # 20 / 39.4 * 39.4 is less than 20
     ],
 )
 def test_with_weights_batches_stand_in_their_proportion(weights, expected):

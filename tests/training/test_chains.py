@@ -34,6 +34,14 @@ def test_a_row_whose_group_stands_in_every_batch_is_left_out():
     assert_apart(keys, batch)
 
 
+def test_three_rows_round_three_texts_need_three_batches():
+    """Each text is an anchor here and a positive there: the path from one end of the row leads to its other end."""
+    chains, keys, batch, fill = chains_of([(0, 1), (1, 2), (2, 0)], [NOWHERE, 0, 1], 2, 2)
+    chains.place([0])
+    assert batch.tolist() == [NOWHERE, 0, 1]
+    assert_apart(keys, batch)
+
+
 @pytest.mark.timeout(20)
 def test_a_batch_that_is_too_full_is_relieved_also_where_rows_lie_in_a_circle():
     """Rows 0 to 3 go round between two batches for ever; rows 4 and 5 can move, but their groups are larger."""
