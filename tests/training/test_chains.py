@@ -36,7 +36,7 @@ def test_a_row_whose_group_stands_in_every_batch_is_left_out():
 
 def test_three_rows_round_three_texts_need_three_batches():
     """Each text is an anchor here and a positive there: the path from one end of the row leads to its other end."""
-    chains, keys, batch, fill = chains_of([(0, 1), (1, 2), (2, 0)], [NOWHERE, 0, 1], 2, 2)
+    chains, keys, batch, _ = chains_of([(0, 1), (1, 2), (2, 0)], [NOWHERE, 0, 1], 2, 2)
     chains.place([0])
     assert batch.tolist() == [NOWHERE, 0, 1]
     assert_apart(keys, batch)
