@@ -35,7 +35,21 @@ def test_normalising_twice_changes_nothing(text):
 def test_word_pairs_are_each_word_with_the_next_whatever_stands_between():
     assert word_pairs("reset my, (pass-word)!") == ["reset my", "my pass", "pass word"]
     assert word_pairs("password") == ["password"]
-    assert word_pairs("?! 🎉") == []
+    assert word_pairs("?! (–)") == []
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("sort in C++", "sort in C#"),
+        ("sort in C", "sort in C++"),
+        ("a + b", "a < b"),
+        ("from 5 €", "from 5 £"),
+        ("👍", "👎"),
+    ],
+)
+def test_symbols_are_words_of_their_own(one, other):
+    assert word_pairs(normalise(one)) != word_pairs(normalise(other))
 
 
 @pytest.mark.parametrize("words", ["लड़का आया था", "كِتَابٌ جَدِيدٌ هُنَا", "தமிழ் மொழி பேசு", "ọ̀rọ̀ àti ẹ́", "שָׁלוֹם לְכֻלָּם"])
@@ -47,7 +61,7 @@ def test_signs_above_and_below_letters_do_not_cut_words(words):
 
 
 def test_a_sign_of_an_emoji_alone_is_no_word():
-    assert word_pairs(normalise("❤\ufe0f ‼\ufe0f")) == []
+    assert word_pairs(normalise("❤\ufe0f ‼\ufe0f")) == ["❤"]
 
 
 @given(st.text(st.characters(codec="ascii")))

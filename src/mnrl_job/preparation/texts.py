@@ -5,13 +5,15 @@ import re
 import unicodedata
 from itertools import pairwise
 
-# Words; where a script writes no spaces between them (Chinese, Japanese, Thai, Lao, Khmer, Burmese), characters.
+# Words, with the signs that make another word (C, C++, C#); where a script writes no blanks (Chinese, Japanese, Thai, Lao,
+# Khmer, Burmese), characters; and symbols (emoji, currency, a + b and a < b). Never punctuation.
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 # Accents and vowel signs that Unicode has no composed letters for: part of a word, though not `\w` to Python.
 MARKS = "".join(sign for sign in map(chr, range(0x300, 0x20000)) if unicodedata.category(sign).startswith("M"))
-WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+(?:[{MARKS}]+[^\W{UNSPACED}]*)*")
-# The same where there are no marks, in a third of the time.
-ASCII_WORD = re.compile(r"\w+")
+SYMBOLS = "$+<=>|~¢-¥×÷\u20a0-\u20cf\u2190-\u23ff\u2500-\u2bff\U0001f000-\U0001faff"
+WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+(?:[{MARKS}]+[^\W{UNSPACED}]*)*[+#]*|[{SYMBOLS}]")
+# The same where all is ASCII, in a third of the time.
+ASCII_WORD = re.compile(r"\w+[+#]*|[$+<=>|~]")
 
 
 def normalise(text: str) -> str:
