@@ -5,8 +5,8 @@ import re
 import unicodedata
 from itertools import pairwise
 
-# Words, with the signs that make another word (C, C++, C#); where a script writes no blanks (Chinese, Japanese, Thai, Lao,
-# Khmer, Burmese), characters; and symbols (emoji, currency, a + b and a < b). Never punctuation.
+# Words, with the signs that make another word (C, C++, C#); where a script writes no blanks (Chinese, Japanese, Thai,
+# Lao, Khmer, Burmese), characters; and symbols (emoji, currency, a + b and a < b). Never punctuation.
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u2e80-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 # Accents and vowel signs that Unicode has no composed letters for: part of a word, though not `\w` to Python.
 MARKS = "".join(sign for sign in map(chr, range(0x300, 0x20000)) if unicodedata.category(sign).startswith("M"))
