@@ -1,0 +1,210 @@
+"""The contrastive loss over a global batch, worked off in tiles: the matrix of all scores never stands in memory.
+
+A tile holds some of this rank's rows against everything they are compared with, so that each row's softmax is complete
+within its tile. The gradients are therefore added up at once, while the scores are at hand: nothing is computed twice,
+and all that is kept for the backward pass is as large as the embeddings.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from mnrl_job.runtime.tables import NOBODY
+
+Objective = Literal["mnrl", "symmetric", "gte"]
+
+TILE_BYTES = 2**25
+
+
+def contrast(
+    queries: torch.Tensor, documents: torch.Tensor, labels: torch.Tensor, own: slice, scale: float, objective: Objective
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The loss of this rank's rows: the mean of log-partition minus score of the own positive.
+
+    Without false negatives this is what the library's MultipleNegativesRankingLoss computes, for "mnrl" by default (van
+    den Oord et al. 2018, arXiv 1807.03748, equation 4), for "symmetric" with one softmax from the queries and one from
+    the documents, averaged (Günther et al. 2023, arXiv 2310.19923), for "gte" with one softmax over the four directions
+    (Li et al. 2023, arXiv 2308.03281, the improved contrastive loss).
+
+    Args:
+        queries: anchors of the global batch, of unit length, shape (rows, dimension).
+        documents: all positives, then all first negatives, and so on, of unit length, too;
+            shape (rows * columns, dimension).
+        labels: row number, group of the anchor and of each document of each row, shape (rows, 2 + columns).
+        own: the rows whose loss is wanted. Rows of other ranks get their gradient from these, too.
+        scale: multiplies the cosine similarities.
+        objective: what to compare with what.
+
+    Returns:
+        The loss, a scalar that can be differentiated once, and the number of documents that did not count as negatives,
+        summed over the own queries.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        loss, masked = _Contrast.apply(  # type: ignore[no-untyped-call]
+            queries, documents, labels, own, scale, _OBJECTIVES[objective]
+        )
+    return loss, masked
+
+
+def false_negatives(own: torch.Tensor, everywhere: torch.Tensor) -> torch.Tensor:
+    """Mark, for each query of some rows, the documents of the global batch that must not count as its negatives.
+
+    These are documents of the group of its positive or of the query itself, positives of other rows with the same
+    anchor, and documents that are nobody's negative. A query's own positive is never marked, nor are negatives that
+    were given for its anchor: they may be worded nearly as its positive, on purpose.
+
+    Args:
+        own: labels of the rows, shape (rows, 2 + columns).
+        everywhere: labels of the global batch, shape (all rows, 2 + columns).
+
+    Returns:
+        Shape (rows, all rows * columns): all positives, then all first negatives, and so on.
+    """
+    row, anchor, positive = own[:, :3].T[:, :, None]
+    same_anchor = everywhere[:, 1] == anchor
+    marked: list[torch.Tensor] = []
+    for column in everywhere[:, 2:].T:
+        same_group = (column == positive) | (column == anchor)
+        if not marked:
+            marked.append((same_group | same_anchor) & (everywhere[:, 0] != row))
+        else:
+            marked.append(same_group & ~same_anchor | (column == NOBODY))
+    return torch.cat(marked, dim=1)
+
+
+def _false_queries_of_queries(own: torch.Tensor, everywhere: torch.Tensor) -> torch.Tensor:
+    """Mark the queries that share an anchor or a positive with a query, itself among them, shape (rows, all rows)."""
+    anchor, positive = own[:, 1:3].T[:, :, None]
+    anchors, positives = everywhere[:, 1:3].T
+    marked: torch.Tensor = (anchors == anchor) | (positives == positive) | (positives == anchor) | (anchors == positive)
+    return marked
+
+
+def _false_queries_of_positives(own: torch.Tensor, everywhere: torch.Tensor) -> torch.Tensor:
+    """Mark the queries that a row's positive is no negative of, shape (rows, all rows)."""
+    return false_negatives(everywhere, own[:, :3]).T
+
+
+def _false_documents_of_positives(own: torch.Tensor, everywhere: torch.Tensor) -> torch.Tensor:
+    """Mark a row's own documents and the false negatives of its query, shape (rows, all rows * columns)."""
+    marked = false_negatives(own, everywhere)
+    same_row = everywhere[:, 0] == own[:, :1]
+    marked.view(len(own), -1, len(everywhere)).logical_or_(same_row[:, None])
+    return marked
+
+
+_QUERIES, _DOCUMENTS = 0, 1
+
+
+class _Direction(NamedTuple):
+    """What is compared with what. The positives lead the documents: row i of either side belongs to row i."""
+
+    left: int
+    right: int
+    mask: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+# A softmax over one or more directions. The first compares queries and documents: its diagonal holds the positives.
+_Partition = tuple[_Direction, ...]
+
+_QUERY_TO_DOCUMENT = _Direction(_QUERIES, _DOCUMENTS, false_negatives)
+_QUERY_TO_QUERY = _Direction(_QUERIES, _QUERIES, _false_queries_of_queries)
+_DOCUMENT_TO_QUERY = _Direction(_DOCUMENTS, _QUERIES, _false_queries_of_positives)
+_DOCUMENT_TO_DOCUMENT = _Direction(_DOCUMENTS, _DOCUMENTS, _false_documents_of_positives)
+
+_OBJECTIVES: dict[Objective, tuple[_Partition, ...]] = {
+    "mnrl": ((_QUERY_TO_DOCUMENT,),),
+    "symmetric": ((_QUERY_TO_DOCUMENT,), (_DOCUMENT_TO_QUERY,)),
+    "gte": ((_QUERY_TO_DOCUMENT, _QUERY_TO_QUERY, _DOCUMENT_TO_QUERY, _DOCUMENT_TO_DOCUMENT),),
+}
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A global batch, and the sums that grow from tile to tile.
+
+    Attributes:
+        sides: queries and documents.
+        labels: of the global batch.
+        scale: multiplies the cosine similarities.
+        share: of one row's softmax in the loss.
+        masked: entries taken out from the queries to the documents so far.
+        gradients: of the sides; empty where nobody asks for them.
+    """
+
+    sides: tuple[torch.Tensor, ...]
+    labels: torch.Tensor
+    scale: float
+    share: float
+    masked: torch.Tensor
+    gradients: tuple[torch.Tensor, ...]
+
+    def add(self, partition: _Partition, rows: slice) -> torch.Tensor:
+        """Add one softmax of some rows to the sums; its loss, a scalar."""
+        tiles = [self._score(direction, rows) for direction in partition]
+        # A positive is never masked: the largest score is finite, and a row of nothing else has no loss, exactly.
+        positive = tiles[0].diagonal(rows.start).clone()
+        largest = torch.stack([tile.amax(dim=1) for tile in tiles]).amax(dim=0)
+        for tile in tiles:
+            tile.sub_(largest[:, None]).exp_()
+        total = torch.stack([tile.sum(dim=1) for tile in tiles]).sum(dim=0)
+        if self.gradients:
+            tiles[0].diagonal(rows.start).sub_(total)
+            factor = (self.scale * self.share / total)[:, None]
+            for direction, tile in zip(partition, tiles, strict=True):
+                self._descend(direction, rows, tile, factor)
+        return (total.log() + (largest - positive)).sum() * self.share
+
+    def _score(self, direction: _Direction, rows: slice) -> torch.Tensor:
+        """Scores of some rows, shape (rows, right embeddings); minus infinity takes a false negative out."""
+        mask = direction.mask(self.labels[rows], self.labels)
+        if direction is _QUERY_TO_DOCUMENT:
+            self.masked.add_(mask.sum())
+        scores = self.scale * self.sides[direction.left][rows] @ self.sides[direction.right].T
+        return scores.masked_fill_(mask, -torch.inf)
+
+    def _descend(self, direction: _Direction, rows: slice, tile: torch.Tensor, factor: torch.Tensor) -> None:
+        """Add the gradient of a tile, which is the derivative of the loss by the scores up to a factor for each row."""
+        left, right = (self.sides[side] for side in direction[:2])
+        self.gradients[direction.left][rows] += tile @ right * factor
+        self.gradients[direction.right].addmm_(tile.T, left[rows] * factor)
+
+
+class _Contrast(torch.autograd.Function):
+    """The loss with its gradient, in fp32 or better."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: torch.Tensor,
+        documents: torch.Tensor,
+        labels: torch.Tensor,
+        own: slice,
+        scale: float,
+        partitions: tuple[_Partition, ...],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.dtypes = queries.dtype, documents.dtype
+        sides = tuple(side.to(torch.promote_types(side.dtype, torch.float32)) for side in (queries, documents))
+        start, stop, _ = own.indices(len(queries))
+        share = 1 / (len(partitions) * (stop - start))
+        gradients = tuple(map(torch.zeros_like, sides)) if any(ctx.needs_input_grad) else ()
+        batch = _Batch(sides, labels, scale, share, torch.zeros_like(labels[0, 0]), gradients)
+        loss = sides[0].new_zeros(())
+        at_once = max(1, TILE_BYTES // (len(documents) * sides[1].element_size()))
+        for first in range(start, stop, at_once):
+            rows = slice(first, min(first + at_once, stop))
+            for partition in partitions:
+                loss += batch.add(partition, rows)
+        ctx.save_for_backward(*gradients)
+        ctx.mark_non_differentiable(batch.masked)
+        return loss, batch.masked
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        # Scaled before it is rounded, or a loss scaler could not save the small gradients of fp16.
+        scaled = (gradient * upstream for gradient in ctx.saved_tensors)
+        return (*(one.to(dtype) for one, dtype in zip(scaled, ctx.dtypes, strict=True)), None, None, None, None)

@@ -1,0 +1,42 @@
+"""The rows of all ranks as one tensor through which gradients flow back, with one message in either direction."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.autograd.function import once_differentiable
+
+
+def gather_rows(own: torch.Tensor) -> torch.Tensor:
+    """The rows of all ranks, in the order of the ranks; a rank's gradient is the sum of what all ranks ask for.
+
+    So it is in the library's `all_gather_with_grad`. A process alone gets back what it gave.
+
+    Args:
+        own: rows of this rank, as many as on every other, shape (rows, ...).
+
+    Returns:
+        Shape (ranks * rows, ...).
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return own
+    everywhere: torch.Tensor = _Gathering.apply(own)  # type: ignore[no-untyped-call]
+    return everywhere
+
+
+class _Gathering(torch.autograd.Function):
+    """Messages are sent from contiguous memory, as NCCL demands."""
+
+    @staticmethod
+    def forward(ctx: Any, own: torch.Tensor) -> torch.Tensor:
+        ctx.ranks = dist.get_world_size()
+        everywhere = own.new_empty(ctx.ranks * len(own), *own.shape[1:])
+        dist.all_gather_single(everywhere, own.contiguous())
+        return everywhere
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: torch.Tensor) -> torch.Tensor:
+        own = upstream.new_empty(len(upstream) // ctx.ranks, *upstream.shape[1:])
+        dist.reduce_scatter_single(own, upstream.contiguous())
+        return own

@@ -1,0 +1,284 @@
+"""The tiled loss is the library's, value and gradients, leaves out false negatives, and needs little memory.
+
+Started as `python -m tests.training.test_contrast ROLE ...`, this module is a process of one of its own tests.
+"""
+
+import json
+import math
+import resource
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss, multiple_negatives_ranking
+from sentence_transformers.util import all_gather_with_grad
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.nn.functional import normalize
+
+from mnrl_job.runtime.tables import NOBODY
+from mnrl_job.training import contrast as module
+from mnrl_job.training.contrast import contrast
+from mnrl_job.training.gathering import gather_rows
+from tests.conftest import run_ranks
+
+ROWS, DIMENSION, SCALE = 8, 5, 20.0
+FOUR = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
+LIBRARY = {
+    "mnrl": {},
+    "symmetric": {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"},
+    "gte": {"directions": FOUR, "partition_mode": "joint"},
+}
+OBJECTIVES = pytest.mark.parametrize("objective", LIBRARY)
+
+
+def embeddings(columns, rows=ROWS, dtype=torch.float64):
+    """Anchors and the documents of each column, of unit length, shape (1 + columns, rows, dimension)."""
+    made = torch.randn(1 + columns, rows, DIMENSION, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    return normalize(made, dim=2).to(dtype).requires_grad_()
+
+
+def labels_of(groups):
+    """The label of each row: its number, and its groups."""
+    return torch.tensor([[row, *one] for row, one in enumerate(groups)])
+
+
+def apart(columns, rows=ROWS):
+    """Every text is a group of its own."""
+    return labels_of(torch.arange(rows * (1 + columns)).reshape(rows, -1).tolist())
+
+
+def ours(made, labels, objective, own=slice(None), scale=SCALE):
+    return contrast(made[0], made[1:].flatten(0, 1), labels, own, scale, objective)
+
+
+def gradient(loss, made):
+    return torch.autograd.grad(loss, made, retain_graph=True)[0]
+
+
+def set_tiles(monkeypatch, rows, made):
+    monkeypatch.setattr(module, "TILE_BYTES", rows * made[1:].shape[:2].numel() * made.element_size())
+
+
+@OBJECTIVES
+@pytest.mark.parametrize("columns", [1, 2, 3])
+@pytest.mark.parametrize("rows_at_once", [0, 1, 3, 8])
+def test_value_and_gradients_equal_the_librarys(monkeypatch, objective, columns, rows_at_once):
+    made = embeddings(columns)
+    set_tiles(monkeypatch, rows_at_once, made)
+    # The library divides by the length, which takes the radial part out of the gradient.
+    value, masked = ours(normalize(made, dim=2), apart(columns), objective)
+    library = MultipleNegativesRankingLoss(None, scale=SCALE, **LIBRARY[objective])
+    theirs = library.compute_loss_from_embeddings(list(made), None)
+    assert (masked.item(), masked.dtype) == (0, torch.int64)
+    torch.testing.assert_close(value, theirs, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradient(value, made), gradient(theirs, made), rtol=1e-10, atol=1e-12)
+
+
+@OBJECTIVES
+def test_each_ranks_share_equals_the_librarys(monkeypatch, objective):
+    made, labels, rows = embeddings(2), apart(2), ROWS // 2
+    whole, _ = ours(normalize(made, dim=2), labels, objective)
+    library = MultipleNegativesRankingLoss(None, scale=SCALE, gather_across_devices=True, **LIBRARY[objective])
+    shares = []
+    for rank in range(2):
+        everywhere = iter(made)
+        monkeypatch.setattr(multiple_negatives_ranking, "all_gather_with_grad", lambda _, them=everywhere: next(them))
+        monkeypatch.setattr(multiple_negatives_ranking, "get_rank", lambda rank=rank: rank)
+        own = slice(rank * rows, (rank + 1) * rows)
+        theirs = library.compute_loss_from_embeddings(list(made[:, own]), None)
+        value, _ = ours(normalize(made, dim=2), labels, objective, own)
+        torch.testing.assert_close(value, theirs, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(gradient(value, made), gradient(theirs, made), rtol=1e-10, atol=1e-12)
+        shares.append(value)
+    mean = sum(shares) / 2
+    torch.testing.assert_close(mean, whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradient(mean, made), gradient(whole, made), rtol=1e-10, atol=1e-12)
+
+
+def counts(direction, rows, one, row, column):
+    """Whether a text of a row counts in the softmax of another row, said in words rather than in tensors.
+
+    Args:
+        direction: what is compared with what, as the library calls it.
+        rows: groups of the texts of each row, the anchor first.
+        one: row whose softmax it is.
+        row: row of the other text.
+        column: 0 for its anchor, 1 for its positive, 2 for its negative.
+    """
+    (anchor, positive, _), text = rows[one], rows[row][column]
+    same_anchor = rows[row][0] == anchor
+    if direction == "query_to_query":
+        return not ({anchor, positive} & {text} or rows[row][1] in (anchor, positive))
+    if direction == "doc_to_query":
+        return counts("query_to_doc", rows, row, one, 1)
+    if direction == "doc_to_doc" and one == row:
+        return False
+    if column == 1:
+        return one == row or not (text in (anchor, positive) or same_anchor)
+    return text != NOBODY and (text not in (anchor, positive) or same_anchor)
+
+
+def dense(made, rows, objective, own):
+    """The loss with all scores at once, and how many of them were left out from the queries to the documents."""
+    sides = {"query": (made[0], [0]), "doc": (made[1:].flatten(0, 1), [1, 2])}
+    scores, left_out = [], 0
+    for direction in LIBRARY[objective].get("directions", ("query_to_doc",)):
+        left, right = direction.split("_to_")
+        them, columns = sides[right]
+        counted = torch.tensor(
+            [
+                [counts(direction, rows, one, row, column) for column in columns for row in range(len(rows))]
+                for one in range(len(rows))
+            ]
+        )[own]
+        found = SCALE * sides[left][0][: len(rows)][own] @ them.T
+        scores.append(found.masked_fill(~counted, -torch.inf))
+        left_out += (~counted).sum().item() if direction == "query_to_doc" else 0
+    positive = SCALE * (made[0] * made[1]).sum(dim=1)[own]
+    softmaxes = scores if objective == "symmetric" else [torch.cat(scores, dim=1)]
+    partition = torch.stack([softmax.logsumexp(dim=1) for softmax in softmaxes]).mean(dim=0)
+    return (partition - positive).mean(), left_out
+
+
+GROUPS = st.integers(0, 6)
+BATCHES = st.lists(st.tuples(GROUPS, GROUPS, st.one_of(GROUPS, st.just(NOBODY))), min_size=1, max_size=8)
+
+
+@OBJECTIVES
+@given(rows=BATCHES, ends=st.tuples(st.integers(0, 7), st.integers(1, 8)), rows_at_once=st.integers(1, 8))
+def test_false_negatives_are_left_out_in_every_direction(objective, rows, ends, rows_at_once):
+    made, start = embeddings(2, len(rows)), min(ends[0], len(rows) - 1)
+    own = slice(start, max(ends[1], start + 1))
+    expected, left_out = dense(made, rows, objective, own)
+    with pytest.MonkeyPatch.context() as patch:
+        set_tiles(patch, rows_at_once, made)
+        value, masked = ours(made, labels_of(rows), objective, own)
+    assert masked.item() == left_out
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradient(value, made), gradient(expected, made), rtol=1e-10, atol=1e-12)
+
+
+@OBJECTIVES
+def test_the_gradient_is_the_slope(objective):
+    labels = labels_of([(0, 1, 2), (3, 4, 5), (0, 6, NOBODY), (7, 4, 8)])
+    made = embeddings(2, rows=4)
+    assert torch.autograd.gradcheck(lambda made: ours(made, labels, objective, slice(1, 4), scale=3.0)[0], (made,))
+
+
+@pytest.mark.parametrize(("objective", "expected"), [("mnrl", 0), ("symmetric", 0), ("gte", math.log(2))])
+def test_a_batch_of_one_positive_alone_teaches_nothing_and_breaks_nothing(objective, expected):
+    """With all four directions the positive pair itself is met twice."""
+    made = embeddings(1, dtype=torch.float32)
+    value, masked = ours(made, labels_of([[row, 100] for row in range(ROWS)]), objective)
+    assert value.item() == pytest.approx(expected, abs=1e-7)
+    assert masked.item() == ROWS * (ROWS - 1)
+    if objective == "gte":
+        assert gradient(value, made).isfinite().all()
+    else:
+        assert not gradient(value, made).any()
+
+
+@OBJECTIVES
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_scored_in_fp32(objective, dtype):
+    halves = embeddings(2, dtype=dtype)
+    floats = halves.detach().float().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value, _ = ours(halves, apart(2), objective)
+    expected, _ = ours(floats, apart(2), objective)
+    assert value.dtype == torch.float32
+    assert value.item() == expected.item()
+    assert torch.equal(gradient(value, halves), gradient(expected, floats).to(dtype))
+
+
+def test_a_loss_scaler_saves_gradients_too_small_for_fp16():
+    halves = embeddings(1, dtype=torch.float16)
+    floats = halves.detach().float().requires_grad_()
+    (value, _), (expected, _) = (ours(one, apart(1), "mnrl", scale=1e-6) for one in (halves, floats))
+    assert torch.equal(gradient(value * 2**16, halves), (gradient(expected, floats) * 2**16).half())
+    assert gradient(expected, floats).abs().max() < torch.finfo(torch.float16).smallest_normal
+
+
+@OBJECTIVES
+def test_extreme_scores_do_not_overflow(objective):
+    exact, single = embeddings(2), embeddings(2, dtype=torch.float32)
+    expected, _ = ours(exact, apart(2), objective, scale=1e4)
+    value, _ = ours(single, apart(2), objective, scale=1e4)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+    torch.testing.assert_close(gradient(value, single).double(), gradient(expected, exact), rtol=1e-4, atol=1e-2)
+
+
+@OBJECTIVES
+def test_the_host_never_waits_for_a_value(objective):
+    """Fake tensors have none to wait for."""
+    with FakeTensorMode():
+        made = torch.randn(3, ROWS, DIMENSION, requires_grad=True)
+        value, masked = ours(made, torch.zeros(ROWS, 4, dtype=torch.int64), objective)
+        assert gradient(value, made).shape == made.shape
+        with pytest.raises(DataDependentOutputException):
+            masked.item()
+
+
+@pytest.mark.parametrize(("objective", "own"), [("mnrl", 2048), ("gte", 512)])
+def test_a_large_batch_needs_less_than_a_gibibyte(objective, own):
+    """65,536 rows, whose score matrix alone would take 16 GiB; measured is what the loss adds to its inputs.
+
+    Only some rows have their loss computed, for speed: the tiles of the others would come one after another, each in
+    the memory that the last one left, and the gradients are those of the whole batch anyway.
+    """
+    grown = int(run_ranks(1, "tests.training.test_contrast", "memory", objective, own))
+    assert grown < 2**30
+
+
+def test_gathered_rows_and_their_gradients_equal_the_librarys():
+    found = json.loads(run_ranks(2, "tests.training.test_contrast", "gather"))
+    assert found["ours"] == found["theirs"]
+    assert found["ours"]["rows"] == [[0, 1], [2, 3], [10, 11], [12, 13]]
+    assert found["ours"]["gradient"] == [[0, 3], [6, 9]]
+
+
+def test_a_process_alone_gathers_its_own_rows():
+    own = torch.zeros(2, 3)
+    assert gather_rows(own) is own
+
+
+def measure(objective, own):
+    """Print by how many bytes a loss of a large batch and its gradients raise the peak of this process's memory."""
+    torch.set_num_threads(1)
+    sides = [torch.randn(65_536, 384) for _ in range(2)]
+    for side in sides:
+        side.div_(side.norm(dim=1, keepdim=True)).requires_grad_()
+    labels = torch.arange(3 * 65_536).reshape(-1, 3)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    contrast(*sides, labels, slice(1024, 1024 + own), SCALE, objective)[0].backward()
+    sys.stdout.write(str((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024))
+
+
+def gather():
+    """Print the rows of two ranks and the gradient of the first one's.
+
+    Ours get their rows, and what flows back to them, column by column in memory. The library confuses the values then.
+    """
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+    found = {}
+    for name, gathered, laid in [
+        ("ours", gather_rows, lambda tensor: tensor.T.contiguous().T),
+        ("theirs", all_gather_with_grad, torch.clone),
+    ]:
+        own = laid(torch.arange(4.0).reshape(2, 2) + 10 * rank).requires_grad_()
+        rows = gathered(own)
+        rows.backward(laid(torch.arange(8.0).reshape(4, 2) * (1 + rank)))
+        found[name] = {"rows": rows.tolist(), "gradient": own.grad.tolist()}
+    if rank == 0:
+        sys.stdout.write(json.dumps(found))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "gather":
+        gather()
+    else:
+        measure(sys.argv[2], int(sys.argv[3]))
