@@ -24,8 +24,12 @@ test: install-dev ## Run the tests (under 10 minutes on 2 cores).
 chaos: install-dev ## Kill, race and freeze fetchers and publishers by the hundred (about 20 minutes).
 	@$(BIN)/pytest -m chaos --timeout 3600 -s $(ARGS)
 
-bench: install-dev $(VENV)/.aws ## Fetch and publish 1 GiB next to `aws s3 cp` and `rclone copy` (about 10 minutes).
+bench: install-dev $(VENV)/.aws ## Time storage (about 10 minutes) and, given DATA=folder STOCK=script, training (hours).
 	@$(BIN)/python benchmarks/storage.py --aws $(VENV)/.aws/bin/aws $(ARGS)
+	@test -n "$(DATA)" -a -n "$(STOCK)" || echo "to time training too: make bench DATA=debian-folder STOCK=stock_recipe.py"
+	@test -z "$(DATA)" -o -z "$(STOCK)" || for part in train limit ablation evaluation start memory; do \
+	  $(BIN)/python benchmarks/training.py $$part --data "$(DATA)" --stock "$(STOCK)" \
+	    --output benchmarks/results/training-$$part.json || exit 1; done
 
 check: install-dev ## Check format, lint, types, architecture, shell scripts and generated files.
 	@$(BIN)/ruff format --check .
