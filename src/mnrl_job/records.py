@@ -156,6 +156,8 @@ class Comparison:
 class Training:
     """What training did. Tokens are counted over all ranks; `padded_tokens` is what the model had to read.
 
+    `seconds_waited` were spent waiting for batches; `recomputed` says that not all activations of a batch were kept.
+
     `negatives_per_anchor` are the other documents of a batch; `masked_per_anchor` of them, on average, did not count.
     """
 
@@ -167,8 +169,10 @@ class Training:
     masked_per_anchor: float
     precision: str
     seconds: float
+    seconds_waited: float
     tokens: int
     padded_tokens: int
+    recomputed: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,6 +161,14 @@ class Settings(BaseModel):
         "a whole number of at least 2",
         ge=2,
     )
+    mini_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = _setting(
+        "auto", "texts embedded at once on a device; for memory only", "auto or a whole number of at least 1"
+    )
+    loss: Literal["mnrl", "symmetric", "gte"] = _setting(
+        "mnrl",
+        "what a batch compares: queries with documents, also the reverse, or all with all",
+        "mnrl, symmetric or gte",
+    )
     learning_rate: float = _setting(2e-5, "peak learning rate of AdamW", "a number above 0", gt=0, le=1)
     warmup: float = _setting(0.1, "share of the steps the learning rate climbs", "a number from 0 to 1", ge=0, le=1)
     weight_decay: float = _setting(0.01, "weight decay of AdamW", "a number of at least 0", ge=0)

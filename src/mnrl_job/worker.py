@@ -19,6 +19,7 @@ from huggingface_hub.utils.tqdm import enable_progress_bars
 from sentence_transformers import SentenceTransformer
 from transformers.utils.logging import disable_progress_bar
 
+from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.errors import DataError, DeviceError, JobError, MemoryLimit, MissingError, SettingsError
 from mnrl_job.evaluation.retrieval import estimate_seconds, evaluate
 from mnrl_job.evaluation.verify import record_probes, verify
@@ -77,7 +78,8 @@ def rehearse_role(task: WorkerTask) -> None:
     if task.pairs is None or task.batching is None:
         raise ValueError("a rehearsal needs pairs")
     lengths = measure_lengths(model, task.pairs) if PartialState().is_main_process else None
-    evaluation = sum(estimate_seconds(model, one) for one in task.eval_sets)
+    precision = choose_precision(settings.precision, PartialState().device)
+    evaluation = sum(estimate_seconds(model, one, precision) for one in task.eval_sets)
     short = settings.model_copy(update={"max_steps": min(REHEARSED_STEPS, settings.max_steps or REHEARSED_STEPS)})
     train(model, short, task.pairs, task.batching, task.scratch, task.staging)
     if PartialState().is_main_process:
@@ -148,11 +150,13 @@ def load_model(name: str, settings: Settings) -> SentenceTransformer:
 
 def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tuple[Evaluation, ...]:
     """Score the model on every eval set."""
-    primary = task.settings["primary_metric"].rpartition(".")[2]
+    settings = Settings.model_validate(task.settings)
+    primary = settings.primary_metric.rpartition(".")[2]
+    precision = choose_precision(settings.precision, PartialState().device)
     evaluations = []
     for eval_set in task.eval_sets:
         results = task.scratch / f"{when}-{eval_set.name}.jsonl"
-        done = evaluate(model, eval_set, results)
+        done = evaluate(model, eval_set, precision, results)
         moment = f"{when} training, " if task.pairs else ""
         logs.log(f"{moment}{eval_set.name}: {primary} {done.metrics[primary]:.4f}", seconds=done.seconds)
         evaluations.append(done)

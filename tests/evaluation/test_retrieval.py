@@ -23,7 +23,9 @@ def test_metrics_equal_the_librarys_evaluator(model, tmp_path):
     queries = {f"q{i}": anchor for i, (anchor, _) in enumerate(PAIRS)}
     corpus = {f"d{i}": positive for i, (_, positive) in enumerate(PAIRS)}
     grades = {(f"q{i}", f"d{i}"): 1 for i in range(len(PAIRS))} | {("q0", "d3"): 1}
-    ours = evaluate(model, write_evalset("s", "", tmp_path, queries, corpus, grades), tmp_path / "results.jsonl")
+    ours = evaluate(
+        model, write_evalset("s", "", tmp_path, queries, corpus, grades), "fp32", tmp_path / "results.jsonl"
+    )
     relevant = {q: {d for (query, d) in grades if query == q} for q in queries}
     library = InformationRetrievalEvaluator(queries, corpus, relevant, write_csv=False, ndcg_at_k=[10], mrr_at_k=[10])
     theirs = library(model)

@@ -1,7 +1,7 @@
 """A rank of a small training run, started by tests as `python -m tests.training.ranks ROLE FOLDER [STOP_AT]`.
 
-`loss` prints the value of our loss and of the library's, `train` trains from the last checkpoint in FOLDER, if there is
-one, up to a step, and prints the digest of the rows. Only the first rank prints.
+`loss` prints the value of our loss and of the library's, `encode` what texts are embedded to, `train` trains from the
+last checkpoint in FOLDER, if there is one, up to a step, and prints the digest of the rows. Only the first rank prints.
 """
 
 import json
@@ -9,14 +9,18 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import torch
 from accelerate import PartialState
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from transformers import TrainerCallback
 
+from mnrl_job.embedding.chunks import Limit, cut
+from mnrl_job.embedding.encode import encode
 from mnrl_job.records import Batching, Pairs, read_record
 from mnrl_job.settings import Settings
+from mnrl_job.training.collate import Batch
 from mnrl_job.training.loss import GlobalBatchLoss
 from mnrl_job.training.trainer import PlannedTrainer
 
@@ -51,17 +55,43 @@ def loss(folder: Path) -> dict[str, object]:
     model = SentenceTransformer(str(folder / "model"), device="cpu").double()
     found = {}
     for name, one in {
-        "ours": GlobalBatchLoss(model, 20, ranks=2, rows_at_once=3),
+        "ours": GlobalBatchLoss(model, 20, rank=state.process_index),
         "theirs": MultipleNegativesRankingLoss(model, scale=20, gather_across_devices=True),
     }.items():
         model.zero_grad()
-        value = one([model.preprocess(column[own]) for column in texts], labels[own])
+        columns = [column[own] for column in texts]
+        batch = batch_of(model, columns, 3) if name == "ours" else list(map(model.preprocess, columns))
+        value = one(batch, labels[own])
         value.backward()
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         # The trainer averages over the ranks.
         summed = [_mean(gradient) for gradient in [value.detach(), *gradients]]
         found[name] = {"value": summed[0].item(), "gradients": np.concatenate([g.ravel() for g in summed[1:]]).tolist()}
     return found
+
+
+def batch_of(model: SentenceTransformer, columns: list[list[str]], rows_at_once: int) -> Batch:
+    """What the collator makes of these rows, before labels."""
+    texts = [text for column in columns for text in column]
+    lengths = model.preprocess(texts)["attention_mask"].sum(dim=1).numpy()
+    chunks = cut(lengths, Limit(10**6, rows_at_once, 1))
+    padded = [model.preprocess([texts[row] for row in chunk]) for chunk in chunks]
+    return {
+        "chunks": padded,
+        "order": torch.from_numpy(np.concatenate(chunks).argsort()),
+        "tokens": int(lengths.sum()),
+        "padded_tokens": sum(chunk["input_ids"].numel() for chunk in padded),
+    }
+
+
+def embeddings(folder: Path) -> dict[str, object]:
+    """All embeddings, and how many texts this rank has embedded."""
+    model = SentenceTransformer(str(folder / "model"), device="cpu")
+    seen = []
+    model.register_forward_hook(lambda _, __, found: seen.append(len(found["sentence_embedding"])))
+    texts = pa.chunked_array([json.loads((folder / "texts.json").read_text())])
+    found = encode(model, texts, "document", "fp32", folder / "of-two.arrow")
+    return {"embeddings": found.tolist(), "texts": sum(seen)}
 
 
 def _mean(tensor: torch.Tensor) -> torch.Tensor:
@@ -72,7 +102,8 @@ def _mean(tensor: torch.Tensor) -> torch.Tensor:
 def main() -> None:
     state = PartialState(cpu=True)
     role, folder = sys.argv[1], Path(sys.argv[2])
-    told = loss(folder) if role == "loss" else train(folder, int(sys.argv[3]))
+    roles = {"loss": loss, "encode": embeddings, "train": lambda folder: train(folder, int(sys.argv[3]))}
+    told = roles[role](folder)
     if state.is_main_process:
         sys.stdout.write(json.dumps(told))
     state.destroy_process_group()

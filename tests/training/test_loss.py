@@ -5,12 +5,10 @@ import shutil
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from mnrl_job.runtime.tables import NOBODY
-from mnrl_job.training.loss import GlobalBatchLoss, false_negatives
+from mnrl_job.training.loss import GlobalBatchLoss, split
 from tests.conftest import PAIRS, run_ranks
+from tests.training.ranks import batch_of
 
 NEGATIVES = [positive + " not at all" for _, positive in PAIRS]
 COLUMNS = [*([list(column) for column in zip(*PAIRS, strict=True)]), NEGATIVES]
@@ -34,25 +32,30 @@ def apart(columns):
     return labels_of(torch.arange(rows * len(columns)).reshape(rows, -1).tolist())
 
 
-def value_and_gradients(model, loss, columns, labels):
+def value_and_gradients(model, loss, columns, labels, rows_at_once=8):
     model.zero_grad()
-    value = loss([model.preprocess(list(column)) for column in columns], labels)
+    ours = isinstance(loss, GlobalBatchLoss)
+    batch = batch_of(model, columns, rows_at_once) if ours else [model.preprocess(list(column)) for column in columns]
+    value = loss(batch, labels)
     value.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     return value.item(), {name: gradient.clone() for name, gradient in gradients.items()}
 
 
-@pytest.mark.parametrize("rows_at_once", [None, 1, 3, 8])
+@pytest.mark.parametrize("rows_at_once", [1, 3, 24])
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("with_negatives", [False, True])
-def test_value_and_gradients_equal_the_librarys(model, rows_at_once, with_negatives):
+def test_value_and_gradients_equal_the_librarys(model, rows_at_once, pieces, recompute, with_negatives):
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
     columns = COLUMNS if with_negatives else COLUMNS[:2]
     theirs, their_gradients = value_and_gradients(model, MultipleNegativesRankingLoss(model, scale=20), columns, None)
-    loss = GlobalBatchLoss(model, 20, ranks=1, rows_at_once=rows_at_once)
-    ours, our_gradients = value_and_gradients(model, loss, columns, apart(columns))
+    loss = GlobalBatchLoss(model, 20)
+    loss.recompute, loss.pieces = recompute, pieces
+    ours, our_gradients = value_and_gradients(model, loss, columns, apart(columns), rows_at_once)
     assert ours == pytest.approx(theirs, abs=1e-12)
-    assert int(loss.masked) == 0
+    assert int(loss.counts.masked) == 0
     for name, gradient in their_gradients.items():
         torch.testing.assert_close(our_gradients[name], gradient, rtol=1e-9, atol=1e-12)
 
@@ -75,9 +78,9 @@ def test_two_ranks_mask_what_one_would(tmp_path, tiny_model, model):
     (tmp_path / "columns.json").write_text(json.dumps(COLUMNS), encoding="utf-8")
     (tmp_path / "labels.json").write_text(json.dumps(labels.tolist()), encoding="utf-8")
     found = json.loads(run_ranks(2, "tests.training.ranks", "loss", tmp_path))
-    loss = GlobalBatchLoss(model, 20, ranks=1, rows_at_once=None)
+    loss = GlobalBatchLoss(model, 20)
     value, gradients = value_and_gradients(model, loss, COLUMNS, labels)
-    assert int(loss.masked) == 4
+    assert int(loss.counts.masked) == 4
     assert found["ours"]["value"] == pytest.approx(value, abs=1e-12)
     flat = torch.cat([gradient.ravel() for gradient in gradients.values()]).tolist()
     assert found["ours"]["gradients"] == pytest.approx(flat, rel=1e-9, abs=1e-12)
@@ -86,7 +89,7 @@ def test_two_ranks_mask_what_one_would(tmp_path, tiny_model, model):
 def test_a_false_negative_is_left_out_of_the_softmax(model):
     labels = apart(COLUMNS[:2])
     labels[7, 1] = labels[0, 1]  # one anchor with two positives
-    loss = GlobalBatchLoss(model, 20, ranks=1, rows_at_once=None)
+    loss = GlobalBatchLoss(model, 20)
     value, _ = value_and_gradients(model, loss, COLUMNS[:2], labels)
     queries, documents = (model(model.preprocess(column))["sentence_embedding"] for column in COLUMNS[:2])
     scores = 20 * torch.nn.functional.cosine_similarity(queries[:, None], documents[None], dim=2)
@@ -97,59 +100,43 @@ def test_a_false_negative_is_left_out_of_the_softmax(model):
 def test_a_batch_of_one_positive_alone_teaches_nothing_and_breaks_nothing(model):
     columns = [COLUMNS[0], [COLUMNS[1][0]] * 8]
     labels = labels_of([[row, 100] for row in range(8)])
-    loss = GlobalBatchLoss(model, 20, ranks=1, rows_at_once=None)
+    loss = GlobalBatchLoss(model, 20)
     value, gradients = value_and_gradients(model, loss, columns, labels)
     assert value == pytest.approx(0, abs=1e-12)
     assert all(torch.isfinite(gradient).all() and gradient.abs().max() < 1e-12 for gradient in gradients.values())
 
 
-GROUPS = st.integers(0, 6)
-ROWS = st.lists(st.tuples(GROUPS, GROUPS, st.one_of(GROUPS, st.just(NOBODY))), min_size=1, max_size=8)
-
-
-def is_false(rows, query, row, column):
-    """Whether a document must not count against a query, said in words rather than in tensors."""
-    anchor, positive, _ = rows[query]
-    document = rows[row][column]
-    same_anchor = rows[row][0] == anchor
-    if column == 1:
-        return row != query and (document in (anchor, positive) or same_anchor)
-    return document == NOBODY or (document in (anchor, positive) and not same_anchor)
-
-
-@given(rows=ROWS, start=st.integers(0, 7))
-def test_false_negatives_are_those_of_the_own_group_and_nobodys(rows, start):
-    labels = labels_of(rows)
-    start = min(start, len(rows) - 1)
-    marked = false_negatives(labels[start:], labels).tolist()
-    for query, found in enumerate(marked, start=start):
-        expected = [is_false(rows, query, row, column) for column in (1, 2) for row in range(len(rows))]
-        assert found == expected
-
-
-def test_a_hard_negative_counts_for_its_own_anchor_however_it_is_worded_but_not_for_the_anchor_it_answers():
-    rows = [(0, 10, 20), (1, 11, 11), (2, 12, 10), (0, 13, 21)]
-    marked = false_negatives(labels_of(rows), labels_of(rows))[:, 4:]
-    assert marked.tolist() == [
-        [False, False, True, False],  # row 2's negative is row 0's positive
-        [False, False, False, False],  # its own negative is of its positive's group
-        [False, False, False, False],
-        [False, False, False, False],  # of the same anchor as row 0, whose negative stays one
-    ]
-
-
 def test_what_was_trained_on_and_masked_is_counted(model):
     labels = labels_of([[row, 100 + row % 4] for row in range(8)])
-    loss = GlobalBatchLoss(model, 20, ranks=1, rows_at_once=4)
-    loss([model.preprocess(column) for column in COLUMNS[:2]], labels)
-    assert [rows.tolist() for rows in loss.consumed] == [list(range(8))]
-    assert int(loss.masked) == 8
+    loss = GlobalBatchLoss(model, 20)
+    loss(batch_of(model, COLUMNS[:2], 4), labels)
+    assert [rows.tolist() for rows in loss.take_consumed()] == [list(range(8))]
+    assert loss.take_consumed() == ()
+    assert int(loss.counts.masked) == 8
 
 
-def test_length_order_reads_less_padding_and_counts_it(model):
-    padded = {}
-    for rows_at_once in (None, 2):
-        loss = GlobalBatchLoss(model, 20, ranks=1, rows_at_once=rows_at_once)
-        loss([model.preprocess(column) for column in COLUMNS[:2]], apart(COLUMNS[:2]))
-        padded[rows_at_once] = (loss.tokens, loss.padded_tokens)
-    assert padded[None][0] == padded[2][0] <= padded[2][1] < padded[None][1]
+def test_dropout_is_the_same_when_activations_are_computed_again(model):
+    """Else the gradient would be that of other embeddings than those of the loss."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    found = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        loss = GlobalBatchLoss(model.train(), 20)
+        loss.recompute = recompute
+        found.append(value_and_gradients(model, loss, COLUMNS, apart(COLUMNS), 5))
+    assert found[0][0] == found[1][0]
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-9, atol=1e-12)
+
+
+def test_less_is_taken_at_once_until_every_text_stands_alone(model):
+    loss = GlobalBatchLoss(model, 20)
+    tried = []
+    while loss.take_less(5):
+        tried.append((loss.recompute, loss.pieces))
+    assert tried == [(True, 1), (True, 2), (True, 4), (True, 8)]
+    chunk = model.preprocess(COLUMNS[0])
+    assert [len(part["input_ids"]) for part in split(chunk, 3)] == [3, 3, 2]
+    assert [len(part["input_ids"]) for part in split(chunk, 100)] == [1] * 8
+    assert split(chunk, 1) == [chunk]

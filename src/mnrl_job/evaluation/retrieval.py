@@ -6,16 +6,16 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
+import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather, pad_across_processes
 from sentence_transformers import SentenceTransformer
 
+from mnrl_job.embedding.encode import encode
+from mnrl_job.embedding.precision import Precision
 from mnrl_job.evaluation.metrics import mean_metrics, ranking_metrics
 from mnrl_job.records import EvalSet, Evaluation, QueryResult
-from mnrl_job.runtime.logs import shows_progress
 from mnrl_job.runtime.tables import read_table
 from mnrl_job.settings import METRIC_CUTOFFS
 
@@ -24,8 +24,8 @@ TOP_KEPT = 10
 SAMPLED_TEXTS = 64
 
 
-def evaluate(model: SentenceTransformer, eval_set: EvalSet, results: Path) -> Evaluation:
-    """Rank the whole corpus for every query by cosine similarity in fp32.
+def evaluate(model: SentenceTransformer, eval_set: EvalSet, precision: Precision, results: Path) -> Evaluation:
+    """Embed with this precision and rank the whole corpus for every query by cosine similarity in fp32.
 
     All ranks embed their share and hold all embeddings afterwards; the first rank writes one `QueryResult` a line to
     `results`.
@@ -41,11 +41,9 @@ def evaluate(model: SentenceTransformer, eval_set: EvalSet, results: Path) -> Ev
     for query, document, grade in zip(*(column.to_pylist() for column in judgements.columns), strict=True):
         if grade > 0:
             grades[query][document] = grade
-    query_embeddings = embed(model, queries["text"].to_pylist(), "query")
-    corpus_embeddings = embed(model, corpus["text"].to_pylist(), "document")
-    ranked = list(
-        rank(query_embeddings, corpus_embeddings, queries["id"].to_pylist(), corpus["id"].to_pylist(), grades)
-    )
+    asked = encode(model, queries["text"], "query", precision, eval_set.folder / "query-tokens.arrow")
+    found = encode(model, corpus["text"], "document", precision, eval_set.folder / "document-tokens.arrow")
+    ranked = list(rank(asked, found, queries["id"].to_pylist(), corpus["id"].to_pylist(), grades))
     if PartialState().is_main_process:
         with results.open("w", encoding="utf-8") as handle:
             handle.writelines(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in ranked)
@@ -53,33 +51,16 @@ def evaluate(model: SentenceTransformer, eval_set: EvalSet, results: Path) -> Ev
     return Evaluation(eval_set.name, metrics, results, time.perf_counter() - began)
 
 
-def estimate_seconds(model: SentenceTransformer, eval_set: EvalSet) -> float:
+def estimate_seconds(model: SentenceTransformer, eval_set: EvalSet, precision: Precision) -> float:
     """How long `evaluate` would take, by embedding a sample of the documents."""
-    texts = read_table(eval_set.folder / "corpus.arrow")["text"].to_pylist()
-    sample = texts[:: max(1, len(texts) // SAMPLED_TEXTS)][:SAMPLED_TEXTS]
-    embed(model, sample[:1], "document")  # the first call also warms up
-    began = time.perf_counter()
-    embed(model, sample, "document")
-    return (time.perf_counter() - began) / len(sample) * (eval_set.documents + eval_set.queries)
-
-
-def embed(model: SentenceTransformer, texts: list[str], kind: Literal["query", "document"]) -> torch.Tensor:
-    """Unit-length fp32 embeddings, shape (texts, dimension), each rank computing every n-th."""
-    state = PartialState()
-    encode = model.encode_query if kind == "query" else model.encode_document
-    ranks = state.num_processes
-    # Every rank embeds at least one text, so that all have a tensor of the same width to gather.
-    own = texts[state.process_index :: ranks] or texts[:1]
-    part = encode(
-        own,
-        convert_to_tensor=True,
-        normalize_embeddings=True,
-        show_progress_bar=state.is_main_process and shows_progress() and len(own) > 1000,
-    ).float()
-    if ranks == 1:
-        return part
-    every: torch.Tensor = gather(pad_across_processes(part, dim=0)).view(ranks, -1, part.shape[1])
-    return every.transpose(0, 1).reshape(-1, part.shape[1])[: len(texts)]
+    texts = read_table(eval_set.folder / "corpus.arrow")["text"]
+    sample = texts.take(np.arange(0, len(texts), max(1, len(texts) // SAMPLED_TEXTS))[:SAMPLED_TEXTS])
+    seconds = []
+    for _ in range(2):  # the first call tokenises and warms up
+        began = time.perf_counter()
+        encode(model, sample, "document", precision, eval_set.folder / "sample-tokens.arrow")
+        seconds.append(time.perf_counter() - began)
+    return min(seconds) / len(sample) * (eval_set.documents + eval_set.queries)
 
 
 def rank(

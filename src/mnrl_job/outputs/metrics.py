@@ -107,7 +107,7 @@ def _training(settings: Settings, training: Training | None, batching: Batching 
     if training is None or batching is None:
         return None
     return {
-        "loss": "mnrl",
+        "loss": settings.loss,
         "epochs": settings.epochs,
         "steps": training.steps,
         "global_batch_size": settings.batch_size,
@@ -117,6 +117,7 @@ def _training(settings: Settings, training: Training | None, batching: Batching 
         "masked_per_anchor": round(training.masked_per_anchor, 4),
         "learning_rate": settings.learning_rate,
         "precision": training.precision,
+        "recomputed": training.recomputed,
         "final_loss": training.final_loss,
     }
 
@@ -128,9 +129,11 @@ def _evaluation(one: Comparison) -> dict[str, Any]:
 def _performance(run: Run) -> dict[str, Any]:
     training, seconds = run.result.training, dict(run.seconds)
     seconds["evaluate_before"] = sum(one.seconds for one in run.result.before)
-    rates: dict[str, Any] = {"pairs_per_second": None, "tokens_per_second": None, "padding_ratio": None}
+    names = ("pairs_per_second", "tokens_per_second", "padding_ratio", "data_wait_share")
+    rates: dict[str, Any] = dict.fromkeys(names)
     if training is not None:
         rates["pairs_per_second"] = round(training.steps * run.settings.batch_size / training.seconds, 2)
+        rates["data_wait_share"] = round(training.seconds_waited / training.seconds, 4)
         if training.tokens:
             rates["tokens_per_second"] = round(training.tokens / training.seconds, 1)
             rates["padding_ratio"] = round(training.padded_tokens / training.tokens, 3)

@@ -1,9 +1,11 @@
-"""What this machine offers a run: disk, shared memory, user, caches. Asked in milliseconds, without torch."""
+"""What this machine offers a run: disk, memory, shared memory, user, caches. Asked in milliseconds, without torch."""
 
 import os
 import shutil
 import tempfile
 from pathlib import Path
+
+import psutil
 
 from mnrl_job.errors import DeviceError
 from mnrl_job.records import Finding
@@ -11,6 +13,7 @@ from mnrl_job.runtime.devices import Devices
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - asked for its size, nothing is written
 ENOUGH_SHARED_MEMORY = 1 << 30
+CGROUP = Path("/sys/fs/cgroup")
 
 
 def disk(folder: Path, needed: int) -> Finding:
@@ -58,3 +61,12 @@ def _can_be_written(folder: Path) -> bool:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return os.access(folder, os.W_OK | os.X_OK)
+
+
+def free_memory() -> int:
+    """Bytes that can be used now: of the machine, or of the container where that is less."""
+    free = psutil.virtual_memory().available
+    limit, used = (CGROUP / "memory.max", CGROUP / "memory.current")
+    if limit.is_file() and (most := limit.read_text().strip()).isdigit():
+        free = min(free, int(most) - int(used.read_text()))
+    return free

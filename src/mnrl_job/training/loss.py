@@ -1,117 +1,140 @@
-"""The library's loss over the global batch, embedding the rows of a batch in length order and masking false negatives.
+"""MultipleNegativesRankingLoss over the global batch: embedded in chunks, gathered once, compared tile by tile.
 
-The loss sees embeddings, not texts, so it does not care in which order they were computed. Sorted by length and cut
-into small chunks, a batch carries hardly any padding.
+Chunks are of like length (little padding). Where their activations would not fit into memory together, each is embedded
+again when its gradient is needed: GradCache (Gao et al. 2021, arXiv 2101.06983) as activation checkpointing of a chunk.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
-from accelerate.utils import gather
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from sentence_transformers.util import cos_sim
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from mnrl_job.runtime.tables import NOBODY
+from mnrl_job.embedding.precision import Precision, arithmetic
+from mnrl_job.embedding.tokens import Features
+from mnrl_job.training.collate import Batch
+from mnrl_job.training.contrast import Objective, contrast
+from mnrl_job.training.gathering import gather_rows
 
-ROWS_AT_ONCE_ON_CPU = 16
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What the loss has seen so far.
+
+    Attributes:
+        tokens: tokens of this rank; stays 0 for a model without attention mask.
+        padded_tokens: tokens with padding, which is what the model had to read.
+        masked: documents that were not counted as negatives, summed over the queries of this rank.
+        consumed: the row numbers of each global batch, in its order, until someone takes them away.
+    """
+
+    tokens: int
+    padded_tokens: int
+    masked: torch.Tensor
+    consumed: tuple[torch.Tensor, ...]
 
 
-class GlobalBatchLoss(MultipleNegativesRankingLoss):
-    """MultipleNegativesRankingLoss over the documents of all ranks, without false negatives and with little padding.
+class GlobalBatchLoss(nn.Module):
+    """The loss over the documents of all ranks, without false negatives.
 
     Where the batch holds none, value and gradients are the library's.
 
     Args:
         model: gives the embeddings.
         scale: multiplies the cosine similarities.
-        ranks: processes whose documents are gathered as negatives.
-        rows_at_once: rows of a chunk; None embeds each column whole, as suits a GPU.
+        objective: what is compared with what.
+        rank: of this process; its rows come after those of lower ranks.
+        precision: the arithmetic of the model; the loss is computed in fp32.
 
     Attributes:
-        tokens: tokens seen by this rank; stays 0 for a model without attention mask.
-        padded_tokens: tokens with padding, which is what the model had to read.
-        masked: documents that were not counted as negatives, summed over the queries of this rank.
-        consumed: the row numbers of each global batch, in its order, until someone takes them away.
+        recompute: whether a chunk's activations are computed again for its gradient instead of being kept.
+        pieces: into how many each chunk is cut again before it is embedded.
+        counts: what it has seen.
     """
 
-    def __init__(self, model: SentenceTransformer, scale: float, ranks: int, rows_at_once: int | None) -> None:
-        super().__init__(model, scale=scale, similarity_fct=self._similarity, gather_across_devices=ranks > 1)
-        self.rows_at_once = rows_at_once
-        self.tokens: int | torch.Tensor = 0
-        self.padded_tokens = 0
-        self.masked: int | torch.Tensor = 0
-        self.consumed: list[torch.Tensor] = []
-        self._mask = torch.empty(0, dtype=torch.bool)
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        scale: float,
+        objective: Objective = "mnrl",
+        rank: int = 0,
+        precision: Precision = "fp32",
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.scale = scale
+        self.objective = objective
+        self.rank = rank
+        self.precision = precision
+        self.recompute = False
+        self.pieces = 1
+        self.counts = Counts(0, 0, torch.zeros((), dtype=torch.int64, device=model.device), ())
 
-    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: torch.Tensor) -> torch.Tensor:
+    def forward(self, batch: Batch, labels: torch.Tensor) -> torch.Tensor:
         """The loss of this rank's share of the batch, a scalar.
 
         Args:
-            sentence_features: the tokenised columns.
+            batch: the texts of this rank's rows.
             labels: row number and the group of each column's text, shape (rows, 1 + columns).
         """
-        everywhere = gather(labels) if self.gather_across_devices else labels
-        self.consumed.append(everywhere[:, 0])
-        self._mask = false_negatives(labels, everywhere)
-        self.masked = self.masked + self._mask.sum()
-        embeddings = [self._embed(features) for features in sentence_features]
-        return self.compute_loss_from_embeddings(embeddings, labels)
+        rows = len(labels)
+        pieces = [piece for chunk in batch["chunks"] for piece in split(chunk, self.pieces)]
+        # One context for all of them: it casts the weights once.
+        with arithmetic(self.precision, labels.device):
+            texts = torch.cat([self._embed(piece) for piece in pieces])
+        texts = nn.functional.normalize(texts[batch["order"]].to(torch.promote_types(texts.dtype, torch.float32)))
+        columns = gather_rows(texts.view(-1, rows, texts.shape[1]).transpose(0, 1))
+        everywhere = gather_rows(labels)
+        own = slice(self.rank * rows, (self.rank + 1) * rows)
+        queries, documents = columns[:, 0], columns[:, 1:].transpose(0, 1).reshape(-1, texts.shape[1])
+        loss, masked = contrast(queries, documents, everywhere, own, self.scale, self.objective)
+        self.counts = Counts(
+            self.counts.tokens + batch["tokens"],
+            self.counts.padded_tokens + batch["padded_tokens"],
+            self.counts.masked + masked,
+            (*self.counts.consumed, everywhere[:, 0]),
+        )
+        return loss
 
-    def _similarity(self, queries: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
-        """Cosine similarity; minus infinity takes a false negative out of the softmax."""
-        return cos_sim(queries, documents).masked_fill(self._mask, -torch.inf)
+    def take_consumed(self) -> tuple[torch.Tensor, ...]:
+        """The rows of the global batches since this was asked last."""
+        consumed = self.counts.consumed
+        self.counts = replace(self.counts, consumed=())
+        return consumed
 
-    def _embed(self, features: dict[str, Any]) -> torch.Tensor:
-        """Embeddings of one column, shape (rows, dimension), in the order of the rows."""
-        mask = features.get("attention_mask")
-        if mask is None or self.rows_at_once is None:
+    def take_less(self, texts: int) -> bool:
+        """From now on need less memory: keep no activations, then cut chunks of `texts` in ever smaller pieces.
+
+        Returns:
+            Whether there was anything left to spare.
+        """
+        if self.recompute and self.pieces >= texts:
+            return False
+        self.pieces *= 2 if self.recompute else 1
+        self.recompute = True
+        return True
+
+    def _embed(self, features: Features) -> torch.Tensor:
+        """Embeddings of one chunk, shape (texts, dimension)."""
+        if not self.recompute:
             return self._forward_model(features)
-        order = mask.sum(dim=1).argsort(descending=True, stable=True)
-        chunks = [self._forward_model(_take(features, mask, rows)) for rows in order.split(self.rows_at_once)]
-        return torch.cat(chunks)[order.argsort()]
+        embeddings: torch.Tensor = checkpoint(self._forward_model, features, use_reentrant=False)
+        return embeddings
 
-    def _forward_model(self, features: dict[str, Any]) -> torch.Tensor:
-        mask = features.get("attention_mask")
-        if mask is not None:
-            # Kept on the device: reading the number here would make the host wait for it in every step.
-            self.tokens = self.tokens + mask.sum()
-            self.padded_tokens += mask.numel()
-        embeddings: torch.Tensor = self.model(features)["sentence_embedding"]
+    def _forward_model(self, features: Features) -> torch.Tensor:
+        # A copy, because the model leaves its intermediate results in it.
+        embeddings: torch.Tensor = self.model(dict(features))["sentence_embedding"]
         return embeddings
 
 
-def false_negatives(own: torch.Tensor, everywhere: torch.Tensor) -> torch.Tensor:
-    """Mark, for each query of this rank, the documents of the global batch that must not count as its negatives.
-
-    These are documents of the group of its positive or of the query itself, positives of other rows with the same
-    anchor, and documents that are nobody's negative. A query's own positive is never marked, nor are negatives that
-    were given for its anchor: they may be worded nearly as its positive, on purpose.
-
-    Args:
-        own: labels of this rank's rows, shape (rows, 1 + columns).
-        everywhere: labels of the global batch, shape (all rows, 1 + columns).
-
-    Returns:
-        Shape (rows, all rows * (columns - 1)): all positives, then all first negatives, and so on.
-    """
-    row, anchor, positive = own[:, :3].T[:, :, None]
-    same_anchor = everywhere[:, 1] == anchor
-    marked: list[torch.Tensor] = []
-    for column in everywhere[:, 2:].T:
-        same_group = (column == positive) | (column == anchor)
-        if not marked:
-            marked.append((same_group | same_anchor) & (everywhere[:, 0] != row))
-        else:
-            marked.append(same_group & ~same_anchor | (column == NOBODY))
-    return torch.cat(marked, dim=1)
-
-
-def _take(features: dict[str, Any], mask: torch.Tensor, rows: torch.Tensor) -> dict[str, Any]:
-    """Some rows of a column, without the positions that none of them uses."""
-    used = mask[rows].any(dim=0)
-    return {
-        name: value[rows][:, used] if torch.is_tensor(value) and value.shape == mask.shape else value
-        for name, value in features.items()
-    }
+def split(features: Features, pieces: int) -> list[Features]:
+    """Cut a chunk into as many parts of nearly equal numbers of texts, at most one for each text."""
+    if pieces == 1:
+        return [features]
+    texts = len(features["input_ids"])
+    parts: list[Features] = []
+    for rows in torch.arange(texts).tensor_split(min(pieces, texts)):
+        some = slice(int(rows[0]), int(rows[-1]) + 1)
+        parts.append({name: value[some] if torch.is_tensor(value) else value for name, value in features.items()})
+    return parts

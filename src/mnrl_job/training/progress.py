@@ -75,8 +75,7 @@ class Progress(TrainerCallback):
 
     def _take_consumed(self) -> None:
         """Seldom, because it makes the host wait for the device."""
-        self.digest = digest((rows.cpu().numpy() for rows in self._loss.consumed), self.digest)
-        self._loss.consumed.clear()
+        self.digest = digest((rows.cpu().numpy() for rows in self._loss.take_consumed()), self.digest)
 
     def _write(self, step: int, learning_rate: float, grad_norm: float | None) -> None:
         seconds = time.monotonic() - self._began

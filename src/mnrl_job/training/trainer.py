@@ -2,30 +2,38 @@
 
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset
 from sentence_transformers import (
     SentenceTransformer,
     SentenceTransformerTrainer,
     SentenceTransformerTrainingArguments,
 )
+from torch import nn
 from transformers.trainer_callback import PrinterCallback
 
-from mnrl_job.errors import DeviceError, InternalError
+from mnrl_job.embedding.chunks import chunk_limit
+from mnrl_job.embedding.precision import Precision, arithmetic, choose_precision
+from mnrl_job.errors import InternalError, MemoryLimit
 from mnrl_job.records import Batching, Pairs, Training
+from mnrl_job.runtime.logs import warn
 from mnrl_job.settings import Settings
 from mnrl_job.training.batches import Plan
+from mnrl_job.training.collate import TokenCollator, collator
 from mnrl_job.training.consumed import digest
-from mnrl_job.training.loss import ROWS_AT_ONCE_ON_CPU, GlobalBatchLoss
+from mnrl_job.training.loss import GlobalBatchLoss
+from mnrl_job.training.memory import fits
 from mnrl_job.training.progress import Progress
 from mnrl_job.training.sampler import PlannedBatches
 
-Precision = Literal["fp32", "bf16", "fp16"]
+REMEDY = "lower MNRL_MAX_SEQ_LENGTH or MNRL_BATCH_SIZE, or take a smaller model or a larger device"
+# Processes that make batches ready while a GPU computes; a CPU has no time that is not its own.
+LOADERS = 2
 
 
 def train(
@@ -48,14 +56,17 @@ def train(
         DeviceError: the precision wanted is not to be had here.
         InternalError: the rows trained on are not those of the plan.
     """
+    began = time.perf_counter()
     trainer = PlannedTrainer(model, settings, pairs, batching, scratch, staging)
     loss, progress, plan = trainer.global_loss, trainer.progress, trainer.plan
-    began = time.perf_counter()
     trainer.train()
+    # For fp16 it wraps the model's forward pass, which evaluation and saving must see as it was.
+    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     if progress.digest != digest(plan):
         raise InternalError(f"the rows trained on (digest {progress.digest}) are not the planned ones ({digest(plan)})")
-    counts = torch.tensor([int(loss.tokens), loss.padded_tokens, int(loss.masked)], device=PartialState().device)
-    tokens, padded_tokens, masked = reduce(counts, "sum").tolist()
+    counts = loss.counts
+    summed = torch.tensor([counts.tokens, counts.padded_tokens, int(counts.masked)], device=PartialState().device)
+    tokens, padded_tokens, masked = reduce(summed, "sum").tolist()
     return Training(
         steps=len(plan),
         rows_used=len(np.unique(plan)),
@@ -65,38 +76,18 @@ def train(
         masked_per_anchor=masked / plan.size,
         precision=trainer.precision,
         seconds=time.perf_counter() - began,
+        seconds_waited=trainer.seconds_waited,
         tokens=tokens,
         padded_tokens=padded_tokens,
+        recomputed=loss.recompute,
     )
-
-
-def dataset(pairs: Pairs, batching: Batching) -> Dataset:
-    """The texts and, in the column `label`, the row number and the groups of each pair; all mapped into memory."""
-    columns = [Dataset.from_file(str(path)) for path in (pairs.path, batching.labels)]
-    return concatenate_datasets(columns, axis=1)
-
-
-def choose_precision(wanted: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Precision:
-    """`auto` is bf16 on a GPU that has it, else fp32.
-
-    Raises:
-        DeviceError: where the device cannot do what is wanted.
-    """
-    on_gpu = device.type == "cuda"
-    has_bf16 = not on_gpu or torch.cuda.is_bf16_supported(including_emulation=False)
-    if wanted == "auto":
-        return "bf16" if on_gpu and has_bf16 else "fp32"
-    if wanted == "bf16" and not has_bf16:
-        raise DeviceError("MNRL_PRECISION=bf16: this GPU has no bf16; use fp16, fp32 or auto")
-    if wanted == "fp16" and not on_gpu:
-        raise DeviceError("MNRL_PRECISION=fp16 needs a GPU; use bf16, fp32 or auto")
-    return wanted
 
 
 def _arguments(
     settings: Settings, plan: Plan, precision: Precision, folder: Path
 ) -> SentenceTransformerTrainingArguments:
     state = PartialState()
+    on_gpu = state.device.type == "cuda"
     return SentenceTransformerTrainingArguments(
         output_dir=str(folder),
         num_train_epochs=1,
@@ -107,12 +98,13 @@ def _arguments(
         weight_decay=settings.weight_decay,
         lr_scheduler_type=settings.schedule,
         seed=settings.seed,
-        bf16=precision == "bf16",
+        # The loss itself sees to bf16; only fp16 needs the trainer, to scale the loss.
         fp16=precision == "fp16",
-        use_cpu=state.device.type == "cpu",
-        accelerator_config={"use_configured_state": True},
+        use_cpu=not on_gpu,
+        accelerator_config={"use_configured_state": True, "non_blocking": on_gpu},
         dataloader_drop_last=True,
-        dataloader_pin_memory=state.device.type == "cuda",
+        dataloader_pin_memory=on_gpu,
+        dataloader_num_workers=LOADERS if on_gpu else 0,
         logging_steps=log_interval(len(plan)),
         logging_first_step=True,
         logging_nan_inf_filter=False,
@@ -131,6 +123,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         precision: the arithmetic of the forward pass.
         global_loss: the loss, with its counters.
         progress: the last loss, and the digest of the rows trained on.
+        seconds_waited: for batches that were not ready.
     """
 
     def __init__(
@@ -145,21 +138,60 @@ class PlannedTrainer(SentenceTransformerTrainer):
         state = PartialState()
         self.plan: Plan = np.load(batching.plan, mmap_mode="r")[: settings.max_steps]
         self.precision = choose_precision(settings.precision, state.device)
-        rows_at_once = ROWS_AT_ONCE_ON_CPU if state.device.type == "cpu" else None
-        self.global_loss = GlobalBatchLoss(model, settings.scale, state.num_processes, rows_at_once)
-        log = staging / "training_log.jsonl"
-        self.progress = Progress(log, self.plan, self.global_loss, shows=state.is_main_process)
+        self.seconds_waited = 0.0
+        limit = chunk_limit(state.device, settings.mini_batch_size)
+        collate = collator(model, pairs, limit, scratch / "tokens")
+        self.global_loss = GlobalBatchLoss(model, settings.scale, settings.loss, state.process_index, self.precision)
+        self.progress = Progress(
+            staging / "training_log.jsonl", self.plan, self.global_loss, shows=state.is_main_process
+        )
         super().__init__(
             model=model,
             args=_arguments(settings, self.plan, self.precision, scratch / "trainer"),
-            train_dataset=dataset(pairs, batching),
+            data_collator=collate,
+            train_dataset=Dataset.from_file(str(batching.labels)),
             loss=self.global_loss,
             callbacks=[self.progress],
         )
         self.remove_callback(PrinterCallback)
+        if isinstance(collate, TokenCollator):
+            with arithmetic(self.precision, state.device):
+                self.global_loss.recompute = not fits(model.train(), collate.columns, self.plan, state.num_processes)
 
     def get_batch_sampler(self, dataset: Dataset, *_: Any, **__: Any) -> PlannedBatches:
         return PlannedBatches(dataset, self.plan, PartialState().num_processes)
+
+    def get_batch_samples(self, *arguments: Any) -> Any:
+        began = time.perf_counter()
+        samples = super().get_batch_samples(*arguments)
+        self.seconds_waited += time.perf_counter() - began
+        return samples
+
+    def collect_features(self, inputs: Any) -> Any:
+        """Our batches stay whole; the library's would be taken apart by column."""
+        return inputs, inputs["label"]
+
+    def training_step(self, model: nn.Module, inputs: Any, *arguments: Any, **options: Any) -> torch.Tensor:
+        """One step; a process alone that runs out of device memory tries again with less at once.
+
+        Raises:
+            MemoryLimit: not even one text fits.
+        """
+        while True:
+            counts = self.global_loss.counts
+            try:
+                return super().training_step(model, inputs, *arguments, **options)
+            except torch.OutOfMemoryError as error:
+                # Other ranks may wait for this one in the middle of a step.
+                if PartialState().num_processes > 1:
+                    raise
+                told = str(error).splitlines()[0]
+            if not self.global_loss.take_less(max(len(chunk["input_ids"]) for chunk in inputs["chunks"])):
+                raise MemoryLimit(f"not even one text at a time fits into the device's memory: {told}; {REMEDY}")
+            self.global_loss.counts = counts
+            self.model.zero_grad()
+            torch.cuda.empty_cache()
+            warn(f"out of device memory; going on with chunks cut in {self.global_loss.pieces}, without activations")
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """The library's card embeds training texts as widget examples and asks the Hub; ours is written later."""

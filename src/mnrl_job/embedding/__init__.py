@@ -1,0 +1,1 @@
+"""Texts to vectors, for training and evaluation alike: tokens, chunks of little padding, precision."""

@@ -1,0 +1,88 @@
+"""A corpus or its queries to embeddings: tokenised once, in chunks of like length, shared among the ranks."""
+
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce, send_to_device
+from sentence_transformers import SentenceTransformer
+from tqdm import tqdm
+
+from mnrl_job.embedding.chunks import chunk_limit, cut
+from mnrl_job.embedding.precision import Precision, arithmetic
+from mnrl_job.embedding.tokens import PROBED_TEXTS, Tokens, find_form, read_tokens, tokenise
+from mnrl_job.runtime.logs import shows_progress
+
+Kind = Literal["query", "document"]
+# Where a model keeps the prompt of a kind, the first that it has; as the library looks for it.
+PROMPTS: dict[Kind, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
+MANY_CHUNKS = 50
+
+
+def encode(
+    model: SentenceTransformer, texts: pa.ChunkedArray, kind: Kind, precision: Precision, tokens: Path
+) -> torch.Tensor:
+    """What the library's `encode_query` and `encode_document` give, of unit length and in fp32.
+
+    Args:
+        model: on this rank's device.
+        texts: the same on every rank.
+        kind: decides the prompt, and the way through models that have two.
+        precision: the arithmetic of the model.
+        tokens: a file of ours; where it exists it holds the tokens of these texts.
+
+    Returns:
+        Shape (texts, dimension), the same on every rank.
+    """
+    model.eval()
+    known = read_or_tokenise(model, texts, kind, tokens)
+    if known is None:
+        return _encode_texts(model, texts.to_pylist(), kind, precision)
+    state = PartialState()
+    # From long to short, so that every n-th makes equal shares.
+    own = cut(known.lengths, chunk_limit(state.device))[state.process_index :: state.num_processes]
+    shown = state.is_main_process and shows_progress() and len(own) > MANY_CHUNKS
+    embeddings = torch.zeros(len(texts), int(model.get_embedding_dimension() or 0), device=state.device)
+    with torch.inference_mode(), arithmetic(precision, state.device):
+        for rows in tqdm(own, desc=f"embedding each {kind}", unit="chunk", disable=not shown):
+            features = send_to_device(known.features(rows), state.device)
+            found = model(features, task=kind)["sentence_embedding"].float()[:, : model.truncate_dim]
+            embeddings[torch.from_numpy(rows).to(state.device)] = torch.nn.functional.normalize(found)
+    everywhere: torch.Tensor = reduce(embeddings, "sum")
+    return everywhere
+
+
+def read_or_tokenise(model: SentenceTransformer, texts: pa.ChunkedArray, kind: Kind, path: Path) -> Tokens | None:
+    """The tokens of the texts, made by the first worker of this machine; None for models that read something else."""
+    preprocess = partial(model.preprocess, prompt=find_prompt(model, kind), task=kind)
+    form = find_form(preprocess, model.tokenizer, texts.slice(0, PROBED_TEXTS).to_pylist())
+    if form is None:
+        return None
+    state = PartialState()
+    with state.local_main_process_first():
+        if state.is_local_main_process and not path.exists():
+            tokenise(preprocess, texts, path)
+    return read_tokens(path, form)
+
+
+def find_prompt(model: SentenceTransformer, kind: Kind) -> str | None:
+    """What the model puts before each text of a kind."""
+    name = next((name for name in PROMPTS[kind] if name in model.prompts), model.default_prompt_name)
+    return model.prompts.get(name) if name else None
+
+
+def _encode_texts(model: SentenceTransformer, texts: list[str], kind: Kind, precision: Precision) -> torch.Tensor:
+    """By the library, each rank an equal share of neighbours."""
+    state = PartialState()
+    encode_them = model.encode_query if kind == "query" else model.encode_document
+    start, stop = (len(texts) * rank // state.num_processes for rank in (state.process_index, state.process_index + 1))
+    own = texts[start:stop]
+    embeddings = torch.zeros(len(texts), int(model.get_embedding_dimension() or 0), device=state.device)
+    if own:
+        with arithmetic(precision, state.device):
+            embeddings[start:stop] = encode_them(own, convert_to_tensor=True, normalize_embeddings=True).float()
+    everywhere: torch.Tensor = reduce(embeddings, "sum")
+    return everywhere

@@ -1,0 +1,112 @@
+"""Texts tokenised once, kept as Arrow files mapped into memory, and padded no further than a chunk needs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from mnrl_job.runtime.tables import read_table
+
+TEXTS_AT_ONCE = 10_000
+# The library pads to the longest of a call.
+TEXTS_PER_CALL = 256
+PROBED_TEXTS = 64
+
+Features = dict[str, Any]
+Preprocess = Callable[[list[str]], Features]
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the model takes beside the token ids: which tensors, what padding, and what is the same for all texts."""
+
+    names: tuple[str, ...]
+    pad_id: int
+    pads_left: bool
+    constants: Features
+
+    def features(self, texts: list[NDArray[np.int32]]) -> Features:
+        """What the library's own preprocessing gives for these texts, padded to the longest, shape (texts, tokens)."""
+        ids = np.full((len(texts), max(map(len, texts))), self.pad_id, dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for row, text in enumerate(texts):
+            place = slice(-len(text), None) if self.pads_left else slice(len(text))
+            ids[row, place], mask[row, place] = text, 1
+        tensors = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+        return self.constants | {name: torch.from_numpy(tensors[name]) for name in self.names}
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The token ids of n texts, mapped from disk: `lengths`, shape (n,), and the ids of any of them."""
+
+    form: Form
+    lengths: NDArray[np.int64]
+    parts: tuple[tuple[NDArray[np.int32], NDArray[np.int32]], ...]
+
+    def features(self, rows: NDArray[np.int64]) -> Features:
+        """Some texts as model input."""
+        return self.form.features([self[row] for row in rows.tolist()])
+
+    def __getitem__(self, row: int) -> NDArray[np.int32]:
+        ids, starts = self.parts[row // TEXTS_AT_ONCE]
+        at = row % TEXTS_AT_ONCE
+        return ids[starts[at] : starts[at + 1]]
+
+
+def find_form(preprocess: Preprocess, tokenizer: Any, texts: list[str]) -> Form | None:
+    """How the model's input is built from token ids; None for models whose input is something else.
+
+    It is not believed but tried: the input of some texts is built from their ids and must equal the library's.
+    """
+    if not isinstance(tokenizer, PreTrainedTokenizerBase) or tokenizer.pad_token_id is None:
+        return None
+    probed = preprocess(texts[:PROBED_TEXTS])
+    tensors = {name: value for name, value in probed.items() if torch.is_tensor(value)}
+    known = ("input_ids", "attention_mask", "token_type_ids")
+    if not {"input_ids", "attention_mask"} <= set(tensors) <= set(known):
+        return None
+    constants = {name: value for name, value in probed.items() if name not in tensors}
+    left = tokenizer.padding_side == "left"
+    form = Form(tuple(name for name in known if name in tensors), tokenizer.pad_token_id, left, constants)
+    built = form.features(_unpadded(probed))
+    same = all(torch.equal(built[name], tensors[name]) for name in tensors)
+    return form if same else None
+
+
+def tokenise(preprocess: Preprocess, texts: pa.ChunkedArray, path: Path) -> None:
+    """Write the token ids of a column of texts, cut as the model cuts them, in parallel by the tokenizer's threads."""
+    schema = pa.schema([("ids", pa.list_(pa.int32()))])
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for start in range(0, len(texts), TEXTS_AT_ONCE):
+            ids = _tokenised(preprocess, texts.slice(start, TEXTS_AT_ONCE).to_pylist())
+            writer.write_batch(pa.record_batch([pa.array(ids, schema.field("ids").type)], schema=schema))
+
+
+def read_tokens(path: Path, form: Form) -> Tokens:
+    """Map what `tokenise` wrote."""
+    chunks = read_table(path)["ids"].chunks
+    parts = tuple((np.asarray(chunk.values), np.asarray(chunk.offsets)) for chunk in chunks)
+    lengths = [np.diff(starts) for _, starts in parts] or [np.empty(0)]
+    return Tokens(form, np.concatenate(lengths).astype(np.int64), parts)
+
+
+def _tokenised(preprocess: Preprocess, texts: list[str]) -> list[NDArray[np.int32]]:
+    """The ids of each text. Texts of like length go together, since the library pads to the longest."""
+    order = np.argsort([len(text) for text in texts], kind="stable")
+    ids: list[NDArray[np.int32]] = [np.empty(0, dtype=np.int32)] * len(texts)
+    for some in np.split(order, range(TEXTS_PER_CALL, len(order), TEXTS_PER_CALL)):
+        for row, text in zip(some, _unpadded(preprocess([texts[row] for row in some])), strict=True):
+            ids[row] = text
+    return ids
+
+
+def _unpadded(features: Features) -> list[NDArray[np.int32]]:
+    pairs = zip(features["input_ids"].numpy(), features["attention_mask"].numpy().astype(bool), strict=True)
+    return [ids[mask].astype(np.int32) for ids, mask in pairs]

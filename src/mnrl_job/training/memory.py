@@ -1,0 +1,78 @@
+"""Do the activations of a whole batch fit into memory? Measured on one text, counted for the largest batch."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+from sentence_transformers import SentenceTransformer
+from torch.autograd.graph import saved_tensors_hooks
+
+from mnrl_job.embedding.tokens import Features, Tokens
+from mnrl_job.runtime.machine import free_memory
+from mnrl_job.training.batches import Plan
+
+# What a batch may take of the memory that is free: other things grow too, and on a CPU others live there.
+SHARE_OF_GPU = 0.8
+SHARE_OF_MACHINE = 0.5
+# Gradients and the two moments of AdamW come on top of the weights, all in fp32.
+BYTES_OF_A_WEIGHT = 12
+# Tokens with padding for each real one, at most.
+PADDING = 1.2
+ROWS_COUNTED = 1_000_000
+
+
+def fits(model: SentenceTransformer, columns: Sequence[Tokens], plan: Plan, ranks: int) -> bool:
+    """Whether the activations of each rank's share of each batch fit, and need not be computed again.
+
+    Called under the precision of training.
+    """
+    try:
+        needed = PADDING * most_tokens(columns, plan, ranks) * bytes_for_a_token(model, columns)
+    except torch.OutOfMemoryError:
+        return False
+    return needed <= free_bytes(model, ranks)
+
+
+def most_tokens(columns: Sequence[Tokens], plan: Plan, ranks: int) -> int:
+    """Tokens of the largest share that a rank has of a batch."""
+    lengths = np.sum([column.lengths for column in columns], axis=0)
+    at_once = max(1, ROWS_COUNTED // plan.shape[1])
+    blocks = [plan[start : start + at_once] for start in range(0, len(plan), at_once)]
+    return max(int(lengths[block].reshape(len(block) * ranks, -1).sum(axis=1).max()) for block in blocks)
+
+
+def bytes_for_a_token(model: SentenceTransformer, columns: Sequence[Tokens]) -> float:
+    """Bytes kept for the backward pass, by the token, of the longest text: attention grows with its square.
+
+    The difference between two copies of it and one, so that what all texts share (weights in bf16) does not count.
+    """
+    column = max(columns, key=lambda one: int(one.lengths.max()))
+    row = column.lengths.argmax()
+    one, two = (bytes_kept(model, column.features(np.repeat(row, copies))) for copies in (1, 2))
+    return (two - one) / float(column.lengths[row])
+
+
+def bytes_kept(model: SentenceTransformer, features: Features) -> int:
+    """Bytes that a forward pass keeps for the backward pass."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        embeddings = model(send_to_device(features, model.device))["sentence_embedding"]
+    del embeddings
+    return sum(kept.values())
+
+
+def free_bytes(model: SentenceTransformer, ranks: int) -> int:
+    """Bytes that the activations of a rank's share of a batch may take, of what is free now."""
+    training = BYTES_OF_A_WEIGHT * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    if model.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(model.device)
+        unused = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
+        return int(SHARE_OF_GPU * (free + unused - training))
+    return int(SHARE_OF_MACHINE * (free_memory() / ranks - training))

@@ -1,0 +1,78 @@
+"""Tokens on disk give the model exactly the input that the library's preprocessing gives."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mnrl_job.embedding import tokens
+from mnrl_job.embedding.tokens import find_form, read_tokens, tokenise
+from tests.conftest import PAIRS
+
+TEXTS = [text for pair in PAIRS for text in pair] + ["", "zzz 日本", "word " * 100]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(tiny_model), device="cpu")
+
+
+def kept(model, texts, path, preprocess=None):
+    preprocess = preprocess or model.preprocess
+    form = find_form(preprocess, model.tokenizer, texts)
+    tokenise(preprocess, pa.chunked_array([pa.array(texts)]), path)
+    return read_tokens(path, form)
+
+
+def assert_same(built, expected):
+    assert built.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(built[name], value) if torch.is_tensor(value) else built[name] == value
+
+
+@given(rows=st.lists(st.integers(0, len(TEXTS) - 1), min_size=1, max_size=6))
+def test_any_texts_become_what_the_library_makes_of_them(model, tmp_path_factory, rows):
+    path = tmp_path_factory.mktemp("tokens") / "tokens.arrow"
+    found = kept(model, TEXTS, path)
+    assert_same(found.features(np.array(rows)), dict(model.preprocess([TEXTS[row] for row in rows])))
+    assert found.lengths.tolist() == [int(model.preprocess([text])["attention_mask"].sum()) for text in TEXTS]
+
+
+def test_texts_are_found_again_beyond_the_first_part(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokens, "TEXTS_AT_ONCE", 4)
+    monkeypatch.setattr(tokens, "TEXTS_PER_CALL", 3)
+    found = kept(model, TEXTS, tmp_path / "tokens.arrow")
+    assert len(found.parts) == 5
+    for row, text in enumerate(TEXTS):
+        assert found[row].tolist() == model.preprocess([text])["input_ids"][0].tolist()
+
+
+def test_a_prompt_and_padding_on_the_left_are_the_librarys_too(tiny_model, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(tiny_model), device="cpu")
+    model.tokenizer.padding_side = "left"
+
+    def preprocess(texts):
+        return model.preprocess(texts, prompt="is there ")
+
+    found = kept(model, TEXTS, tmp_path / "tokens.arrow", preprocess)
+    assert_same(found.features(np.array([0, 5])), dict(preprocess([TEXTS[0], TEXTS[5]])))
+
+
+def test_a_model_that_reads_no_token_ids_is_left_to_the_library(static_model):
+    assert find_form(static_model.preprocess, static_model.tokenizer, ["a b", "b"]) is None
+
+
+def test_a_form_that_does_not_rebuild_the_input_is_not_believed(model):
+    def strange(texts):
+        features = model.preprocess(texts)
+        return features | {"token_type_ids": torch.ones_like(features["input_ids"])}
+
+    assert find_form(model.preprocess, model.tokenizer, TEXTS) is not None
+    assert find_form(strange, model.tokenizer, TEXTS) is None
+    assert find_form(lambda texts: model.preprocess(texts) | {"more": torch.ones(3)}, model.tokenizer, TEXTS) is None

@@ -1,0 +1,144 @@
+"""One training run in this process, where memory is short and where the model is of another kind."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mnrl_job.embedding.chunks import Limit, chunk_limit
+from mnrl_job.embedding.precision import arithmetic
+from mnrl_job.errors import MemoryLimit
+from mnrl_job.records import Batching, Pairs
+from mnrl_job.runtime.tables import write_columns, write_labels
+from mnrl_job.settings import Settings
+from mnrl_job.training import memory
+from mnrl_job.training.collate import TextCollator, TokenCollator, collator
+from mnrl_job.training.consumed import digest
+from mnrl_job.training.trainer import train
+from tests.conftest import PAIRS
+
+PLAN = np.arange(32).reshape(4, 8)
+SETTINGS = Settings(batch_size=8, precision="fp32", learning_rate=1e-3)
+
+
+@pytest.fixture
+def model(tiny_model):
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(tiny_model), device="cpu")
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Four steps of eight rows each; returns how to train a model on them, and its log."""
+    texts = [(f"{PAIRS[i % 8][0]} {'abcd'[i // 8]}", PAIRS[i % 8][1]) for i in range(32)]
+    write_columns(tmp_path / "pairs.arrow", anchor=[a for a, _ in texts], positive=[p for _, p in texts])
+    write_labels(tmp_path / "labels.arrow", np.stack([np.arange(32), 100 + np.arange(32) % 8], axis=1))
+    np.save(tmp_path / "plan.npy", PLAN)
+    pairs = Pairs(tmp_path / "pairs.arrow", ("anchor", "positive"), 32, 32, {}, (), ())
+    batching = Batching(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", len(PLAN))
+
+    def start(model, **settings):
+        trained = train(model, SETTINGS.model_copy(update=settings), pairs, batching, tmp_path, tmp_path)
+        log = [json.loads(line) for line in (tmp_path / "training_log.jsonl").read_text().splitlines()]
+        return trained, [line["loss"] for line in log]
+
+    start.pairs = pairs
+    return start
+
+
+def weights(model):
+    return torch.cat([weight.detach().ravel() for weight in model.parameters()])
+
+
+def test_the_size_of_chunks_changes_memory_and_not_the_result(run, model, tiny_model, monkeypatch):
+    from sentence_transformers import SentenceTransformer
+
+    kept, losses = run(model)
+    assert (kept.recomputed, kept.rows_digest, kept.rows_used) == (False, digest(PLAN), 32)
+    assert kept.padded_tokens > kept.tokens > 0
+    assert 0 < kept.seconds_waited < kept.seconds
+    monkeypatch.setattr(memory, "free_memory", lambda: 0)
+    other = SentenceTransformer(str(tiny_model), device="cpu")
+    recomputed, other_losses = run(other, mini_batch_size=1)
+    assert recomputed.recomputed
+    assert recomputed.padded_tokens == recomputed.tokens == kept.tokens
+    assert other_losses == pytest.approx(losses, abs=1e-5)
+    torch.testing.assert_close(weights(other), weights(model), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("moment", ["forward", "backward"])
+def test_a_step_that_runs_out_of_memory_is_tried_again_with_less(run, model, tiny_model, moment):
+    from sentence_transformers import SentenceTransformer
+
+    _, losses = run(SentenceTransformer(str(tiny_model), device="cpu"))
+    failed = []
+
+    def fail(tensor):
+        failed.append(len(tensor))
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    def watch(_, __, found):
+        embeddings = found["sentence_embedding"]
+        if len(embeddings) > 2 and moment == "forward":
+            fail(embeddings)
+        if len(embeddings) > 2 and embeddings.requires_grad:
+            embeddings.register_hook(fail)
+
+    model.register_forward_hook(watch)
+    trained, other_losses = run(model)
+    assert trained.recomputed
+    assert len(failed) >= 2
+    assert trained.rows_digest == digest(PLAN)
+    assert trained.masked_per_anchor == 0
+    assert other_losses == pytest.approx(losses, abs=1e-5)
+
+
+def test_where_not_even_one_text_fits_the_numbers_are_told(run, model):
+    def fail(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    model.register_forward_hook(fail)
+    with pytest.raises(MemoryLimit, match=r"not even one text at a time.*allocate 2\.00 GiB.*lower MNRL_MAX_SEQ"):
+        run(model)
+
+
+def test_a_model_that_reads_no_token_ids_is_trained_too(run, static_model):
+    before = weights(static_model).clone()
+    trained, losses = run(static_model)
+    assert trained.tokens == trained.padded_tokens == 0
+    assert len(losses) == 4
+    assert not torch.equal(weights(static_model), before)
+
+
+def test_batches_are_looked_up_by_row_number(run, model, static_model, tmp_path):
+    """The embeddings of all columns, put in order, are those of the texts of the rows."""
+    rows = [{"label": [row, row, 100 + row]} for row in (5, 0, 17)]
+    for one, kind in ((model, TokenCollator), (static_model, TextCollator)):
+        collate = collator(one, run.pairs, chunk_limit(torch.device("cpu")), tmp_path / "some")
+        assert isinstance(collate, kind)
+        batch = collate(rows)
+        with torch.no_grad():
+            found = torch.cat([one(dict(chunk))["sentence_embedding"] for chunk in batch["chunks"]])[batch["order"]]
+        texts = [f"{PAIRS[row % 8][0]} {'abcd'[row // 8]}" for row in (5, 0, 17)]
+        texts += [PAIRS[row % 8][1] for row in (5, 0, 17)]
+        torch.testing.assert_close(found, one.encode(texts, convert_to_tensor=True), rtol=1e-5, atol=1e-6)
+        assert batch["label"].tolist() == [row["label"] for row in rows]
+
+
+def test_memory_is_counted_for_the_largest_share_of_a_batch(run, model, tmp_path):
+    collate = collator(model, run.pairs, Limit(100, 100, 1), tmp_path / "some")
+    lengths = collate.columns[0].lengths + collate.columns[1].lengths
+    plan = np.array([[0, 1, 2, 3], [8, 9, 10, 12]])
+    assert memory.most_tokens(collate.columns, plan, 1) == lengths[plan].sum(axis=1).max()
+    assert memory.most_tokens(collate.columns, plan, 2) == max(lengths[half].sum() for half in plan.reshape(-1, 2))
+
+
+def test_activations_are_counted_once_and_weights_not_at_all(run, model, tmp_path):
+    """Each layer keeps some tens of numbers for each hidden unit of a token; the weights in bf16 would be far more."""
+    columns = collator(model.train(), run.pairs, Limit(100, 100, 1), tmp_path / "some").columns
+    hidden, layers = 32, 2
+    with arithmetic("bf16", model.device):
+        rounded = memory.bytes_for_a_token(model, columns)
+    assert layers * 10 * hidden * 2 < rounded < memory.bytes_for_a_token(model, columns) < layers * 50 * hidden * 4
