@@ -187,7 +187,7 @@ def limit(model_path: str, data: Path) -> Facts:
     model = SentenceTransformer(model_path, device="cpu").train()
     rows = read_rows(data)
     texts = [row[column] for row in rows for column in ("anchor", "positive")]
-    chunks = equal_chunks(model.tokenizer(texts, truncation=True, max_length=CUT)["input_ids"])
+    chunks = packed_chunks(model.tokenizer(texts, truncation=True, max_length=CUT)["input_ids"])
     tokens = sum(len(chunk) * len(chunk[0]) for chunk in chunks)
     weights = torch.randn(model.get_embedding_dimension(), generator=torch.Generator().manual_seed(0))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.01, fused=True)
@@ -212,16 +212,13 @@ def limit(model_path: str, data: Path) -> Facts:
     return facts | {"precision": "bf16" if bf16 else "fp32", "tokens": tokens, "chunks": len(chunks)}
 
 
-def equal_chunks(token_ids: list[list[int]]) -> list[list[list[int]]]:
-    """Texts of exactly the same number of tokens together, at most 1,024 tokens at once."""
-    by_length: dict[int, list[list[int]]] = {}
-    for ids in token_ids:
-        by_length.setdefault(len(ids), []).append(ids)
-    chunks = []
-    for length, alike in sorted(by_length.items(), reverse=True):
-        at_once = max(1, CHUNK_TOKENS // length)
-        chunks += [alike[start : start + at_once] for start in range(0, len(alike), at_once)]
-    return chunks
+def packed_chunks(token_ids: list[list[int]]) -> list[list[list[int]]]:
+    """All tokens in one row, cut into texts of one length: that at which attention costs what it costs for theirs."""
+    stream = [one for ids in token_ids for one in ids]
+    length = round(sum(len(ids) ** 2 for ids in token_ids) / len(stream))
+    texts = [stream[start : start + length] for start in range(0, len(stream) - length + 1, length)]
+    at_once = CHUNK_TOKENS // length
+    return [texts[start : start + at_once] for start in range(0, len(texts), at_once)]
 
 
 def steps_of(chunks: list[list[list[int]]], tokens: float) -> Iterator[list[list[list[int]]]]:

@@ -11,12 +11,10 @@ tokens, batches of 64 where nothing else is said. The output is written anew aft
 `train`: the first ROWS pairs, one epoch, scored before and after; ours and the stock recipe with each seed, and with
     the first the stock recipe with CachedMultipleNegativesRankingLoss, 16 rows at once. Pairs per second count the
     trainer's time alone; wall_seconds all of a process.
-`limit`: ours next to the packed limit: forward and backward over the very same texts, in chunks of at most 1,024 tokens
-    without one token of padding, with as many optimizer steps. Only texts of exactly the same number of tokens share a
-    chunk, chosen among all rows. That is a way of reading no padding that a batch of 64 cannot have: it holds few texts
-    of the same length, so its chunks without padding would be far smaller. Tokenising, reading and the loss are left
-    out too. It is the limit of packing, not of the machine: a chunk costs time of its own, most of it the gradient of
-    the word embeddings, and lengths that few texts have make small chunks (`tokens` over `chunks` tells).
+`limit`: ours next to the packed limit: forward and backward of the same model over as many tokens in chunks of 1,024
+    without one token of padding, with as many optimizer steps. The tokens of all texts stand in one row, cut into texts
+    of one length, that at which attention costs as much as for the real lengths. Tokenising, reading and the loss are
+    left out too.
 `ablation`: ours with everything on, and with one thing at a time off.
 `evaluation`: `mnrl-job evaluate` and the library's InformationRetrievalEvaluator on the eval set, three rounds, taking
     turns at being first; neither counts loading.

@@ -18,7 +18,15 @@ from mnrl_job.runtime.storage.uri import join
 from mnrl_job.settings import Settings
 
 # These say where a run happens and how it is shown, not what comes out.
-WITHOUT_EFFECT = {"run_id", "output", "work_dir", "log_format", "num_processes", "s3_addressing_style"}
+WITHOUT_EFFECT = {
+    "run_id",
+    "output",
+    "work_dir",
+    "log_format",
+    "num_processes",
+    "mini_batch_size",
+    "s3_addressing_style",
+}
 
 
 @dataclass(frozen=True, slots=True)

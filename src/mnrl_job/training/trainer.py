@@ -1,6 +1,7 @@
 """The training loop: Sentence Transformers' trainer over the planned batches."""
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mnrl_job.settings import Settings
 from mnrl_job.training.batches import Plan
 from mnrl_job.training.collate import TokenCollator, collator
 from mnrl_job.training.consumed import digest
+from mnrl_job.training.lookup import shared_lookup, word_embedding
 from mnrl_job.training.loss import GlobalBatchLoss
 from mnrl_job.training.memory import fits
 from mnrl_job.training.progress import Progress
@@ -180,7 +182,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
         while True:
             counts = self.global_loss.counts
             try:
-                return super().training_step(model, inputs, *arguments, **options)
+                with self._lookup(inputs):
+                    return super().training_step(model, inputs, *arguments, **options)
             except torch.OutOfMemoryError as error:
                 # Other ranks may wait for this one in the middle of a step.
                 if PartialState().num_processes > 1:
@@ -192,6 +195,10 @@ class PlannedTrainer(SentenceTransformerTrainer):
             self.model.zero_grad()
             torch.cuda.empty_cache()
             warn(f"out of device memory; going on with chunks cut in {self.global_loss.pieces}, without activations")
+
+    def _lookup(self, inputs: Any) -> AbstractContextManager[None]:
+        words = word_embedding(self.model) if self.model.device.type == "cpu" and inputs["tokens"] else None
+        return shared_lookup(words, [chunk["input_ids"] for chunk in inputs["chunks"]]) if words else nullcontext()
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """The library's card embeds training texts as widget examples and asks the Hub; ours is written later."""
