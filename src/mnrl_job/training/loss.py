@@ -4,6 +4,7 @@ Chunks are of like length (little padding). Where their activations would not fi
 again when its gradient is needed: GradCache (Gao et al. 2021, arXiv 2101.06983) as activation checkpointing of a chunk.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,10 +12,10 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from mnrl_job.embedding.precision import Precision, arithmetic
 from mnrl_job.embedding.tokens import Features
 from mnrl_job.training.collate import Batch
 from mnrl_job.training.contrast import Objective, contrast
+from mnrl_job.training.dropout import CheapDropout
 from mnrl_job.training.gathering import gather_rows
 
 
@@ -45,7 +46,6 @@ class GlobalBatchLoss(nn.Module):
         scale: multiplies the cosine similarities.
         objective: what is compared with what.
         rank: of this process; its rows come after those of lower ranks.
-        precision: the arithmetic of the model; the loss is computed in fp32.
 
     Attributes:
         recompute: whether a chunk's activations are computed again for its gradient instead of being kept.
@@ -53,20 +53,12 @@ class GlobalBatchLoss(nn.Module):
         counts: what it has seen.
     """
 
-    def __init__(
-        self,
-        model: SentenceTransformer,
-        scale: float,
-        objective: Objective = "mnrl",
-        rank: int = 0,
-        precision: Precision = "fp32",
-    ) -> None:
+    def __init__(self, model: SentenceTransformer, scale: float, objective: Objective = "mnrl", rank: int = 0) -> None:
         super().__init__()
         self.model = model
         self.scale = scale
         self.objective = objective
         self.rank = rank
-        self.precision = precision
         self.recompute = False
         self.pieces = 1
         self.counts = Counts(0, 0, torch.zeros((), dtype=torch.int64, device=model.device), ())
@@ -80,9 +72,7 @@ class GlobalBatchLoss(nn.Module):
         """
         rows = len(labels)
         pieces = [piece for chunk in batch["chunks"] for piece in split(chunk, self.pieces)]
-        # One context for all of them: it casts the weights once.
-        with arithmetic(self.precision, labels.device):
-            texts = torch.cat([self._embed(piece) for piece in pieces])
+        texts = torch.cat([self._embed(piece) for piece in pieces])
         texts = nn.functional.normalize(texts[batch["order"]].to(torch.promote_types(texts.dtype, torch.float32)))
         columns = gather_rows(texts.view(-1, rows, texts.shape[1]).transpose(0, 1))
         everywhere = gather_rows(labels)
@@ -123,8 +113,9 @@ class GlobalBatchLoss(nn.Module):
         return embeddings
 
     def _forward_model(self, features: Features) -> torch.Tensor:
-        # A copy, because the model leaves its intermediate results in it.
-        embeddings: torch.Tensor = self.model(dict(features))["sentence_embedding"]
+        with CheapDropout() if self.counts.masked.device.type == "cpu" else nullcontext():
+            # A copy, because the model leaves its intermediate results in it.
+            embeddings: torch.Tensor = self.model(dict(features))["sentence_embedding"]
         return embeddings
 
 

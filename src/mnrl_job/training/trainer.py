@@ -1,7 +1,8 @@
 """The training loop: Sentence Transformers' trainer over the planned batches."""
 
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def _arguments(
         weight_decay=settings.weight_decay,
         lr_scheduler_type=settings.schedule,
         seed=settings.seed,
-        # The loss itself sees to bf16; only fp16 needs the trainer, to scale the loss.
+        # `training_step` sees to bf16; only fp16 needs the trainer, to scale the loss.
         fp16=precision == "fp16",
         use_cpu=not on_gpu,
         accelerator_config={"use_configured_state": True, "non_blocking": on_gpu},
@@ -143,7 +144,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         self.seconds_waited = 0.0
         limit = chunk_limit(state.device, settings.mini_batch_size)
         collate = collator(model, pairs, limit, scratch / "tokens")
-        self.global_loss = GlobalBatchLoss(model, settings.scale, settings.loss, state.process_index, self.precision)
+        self.global_loss = GlobalBatchLoss(model, settings.scale, settings.loss, state.process_index)
         self.progress = Progress(
             staging / "training_log.jsonl", self.plan, self.global_loss, shows=state.is_main_process
         )
@@ -182,7 +183,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         while True:
             counts = self.global_loss.counts
             try:
-                with self._lookup(inputs):
+                with self._thrifty(inputs):
                     return super().training_step(model, inputs, *arguments, **options)
             except torch.OutOfMemoryError as error:
                 # Other ranks may wait for this one in the middle of a step.
@@ -196,9 +197,15 @@ class PlannedTrainer(SentenceTransformerTrainer):
             torch.cuda.empty_cache()
             warn(f"out of device memory; going on with chunks cut in {self.global_loss.pieces}, without activations")
 
-    def _lookup(self, inputs: Any) -> AbstractContextManager[None]:
-        words = word_embedding(self.model) if self.model.device.type == "cpu" and inputs["tokens"] else None
-        return shared_lookup(words, [chunk["input_ids"] for chunk in inputs["chunks"]]) if words else nullcontext()
+    @contextmanager
+    def _thrifty(self, inputs: Any) -> Iterator[None]:
+        """What makes a step cheaper and changes nothing: one context for all chunks, forward and backward."""
+        device = self.model.device
+        with ExitStack() as stack:
+            stack.enter_context(arithmetic(self.precision, device))  # casts the weights once
+            if device.type == "cpu" and inputs["tokens"] and (words := word_embedding(self.model)):
+                stack.enter_context(shared_lookup(words, [chunk["input_ids"] for chunk in inputs["chunks"]]))
+            yield
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """The library's card embeds training texts as widget examples and asks the Hub; ours is written later."""
