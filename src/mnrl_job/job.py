@@ -35,8 +35,8 @@ from mnrl_job.records import (
 )
 from mnrl_job.runtime.attempt import Attempt, attempt, stop_on_request, work_dir
 from mnrl_job.runtime.claims import claimed
-from mnrl_job.runtime.devices import Devices, find_devices
-from mnrl_job.runtime.launch import ask_workers
+from mnrl_job.runtime.devices import find_devices
+from mnrl_job.runtime.launch import ask_workers, started
 from mnrl_job.runtime.logs import log
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.runtime.storage import Store, open_store
@@ -65,18 +65,20 @@ def train(settings: Settings) -> Finished:
         probe(store)
         clock = Clock()
         devices = find_devices(settings.num_processes)
-        with clock("fetch"):
-            inputs = get_inputs(settings, place, devices)
-        with clock("prepare"):
-            eval_sets = read_eval_sets(inputs, place.scratch)
-            read = read_pairs(inputs.train, settings, place.scratch / "pairs.arrow")
-            log(f"read {read.rows} pairs from {len(inputs.train)} source(s)", rejected=read.rejected)
-            prepared = prepare(settings, place, read, eval_sets, devices.workers)
-            check_primary_metric(settings, prepared.eval_sets)
-        task = worker_task(settings, place, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
-        result = ask_workers("train", task, devices, "result.json", WorkerResult)
-        with clock("verify"):
-            verification = verify(task, devices)
+        with started("train", place.scratch, devices) as workers:
+            with clock("fetch"):
+                inputs = get_inputs(settings, place, devices)
+            with clock("prepare"):
+                eval_sets = read_eval_sets(inputs, place.scratch)
+                read = read_pairs(inputs.train, settings, place.scratch / "pairs.arrow")
+                log(f"read {read.rows} pairs from {len(inputs.train)} source(s)", rejected=read.rejected)
+                prepared = prepare(settings, place, read, eval_sets, devices.workers)
+                check_primary_metric(settings, prepared.eval_sets)
+            task = worker_task(settings, place, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
+            with started("verify", place.scratch, replace(devices, workers=1)) as verifier:
+                result = workers.ask(task, "result.json", WorkerResult)
+                with clock("verify"):
+                    verification = verifier.ask(task, "verified.json", Verification)
         write_json(place.staging / "audit.json", with_lengths(prepared.audit, result.lengths))
         return report(settings, place, clock, task, result, read, verification)
 
@@ -94,13 +96,14 @@ def evaluate(settings: Settings) -> Finished:
         probe(store)
         clock = Clock()
         devices = find_devices(settings.num_processes)
-        with clock("fetch"):
-            inputs = get_inputs(settings, place, devices)
-        with clock("prepare"):
-            eval_sets = read_eval_sets(inputs, place.scratch)
-            check_primary_metric(settings, eval_sets)
-        task = worker_task(settings, place, inputs, eval_sets)
-        result = ask_workers("evaluate", task, devices, "result.json", WorkerResult)
+        with started("evaluate", place.scratch, devices) as workers:
+            with clock("fetch"):
+                inputs = get_inputs(settings, place, devices)
+            with clock("prepare"):
+                eval_sets = read_eval_sets(inputs, place.scratch)
+                check_primary_metric(settings, eval_sets)
+            task = worker_task(settings, place, inputs, eval_sets)
+            result = workers.ask(task, "result.json", WorkerResult)
         return report(settings, place, clock, task, result)
 
 
@@ -121,7 +124,8 @@ def verify_run(uri: str, settings: Settings) -> Verification | None:
             return None
         task = WorkerTask(settings.model_dump(mode="json"), "", scratch, folder, eval_sets=(), inputs={})
         try:
-            return verify(task, find_devices(settings.num_processes))
+            one = replace(find_devices(settings.num_processes), workers=1)
+            return ask_workers("verify", task, one, "verified.json", Verification)
         except InternalError as error:
             raise DataError(
                 f"{uri}: every file is as published, but {error}; compare `environment` in its metrics.json with here"
@@ -164,11 +168,6 @@ def finished_before(store: Store, settings_hash: str) -> bool:
     with suppress(JobError):  # who may only read still learns that it is finished
         tidy(store)
     return True
-
-
-def verify(task: WorkerTask, devices: Devices) -> Verification:
-    """Reload the saved model in a fresh process and compare."""
-    return ask_workers("verify", task, replace(devices, workers=1), "verified.json", Verification)
 
 
 def report(

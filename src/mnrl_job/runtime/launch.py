@@ -7,13 +7,15 @@ that `accelerate` and torch.distributed read, and each worker that fails writes 
 
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +26,8 @@ from mnrl_job.runtime.secrets import redact
 
 OUTCOME = "MNRL_JOB_OUTCOME"
 SUPERVISOR = "MNRL_JOB_SUPERVISOR"
+WAIT = "MNRL_JOB_WAIT"
+TASK = "task.json"
 POLL_SECONDS = 0.05
 STOP_SECONDS = 20.0
 SIBLINGS_SECONDS = 2.0
@@ -40,49 +44,62 @@ class Outcome:
 
 
 def ask_workers(role: str, task: WorkerTask, devices: Devices, answer: str, kind: type[Record]) -> Record:
-    """Write the task down, run the workers, and read what the first rank leaves in the scratch file `answer`.
-
-    Raises:
-        JobError: the first failure, as the failing worker itself described it.
-    """
-    path = task.scratch / "task.json"
-    write_record(path, task)
-    run_workers(role, path, task.scratch / "outcomes", devices)
-    return read_record(task.scratch / answer, kind)
+    """Start workers and let them do a task, see `Waiting.ask`."""
+    with started(role, task.scratch, devices) as workers:
+        return workers.ask(task, answer, kind)
 
 
-def run_workers(role: str, task: Path, folder: Path, devices: Devices) -> None:
-    """Run `python -m mnrl_job.worker ROLE TASK` in `devices.workers` processes until all have ended well.
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Workers that import what they need, which takes seconds, and wait for their task."""
+
+    processes: list[subprocess.Popen[bytes]]
+    outcomes: Path
+
+    def ask(self, task: WorkerTask, answer: str, kind: type[Record]) -> Record:
+        """Write the task down, let the workers do it, and read what the first leaves in the scratch file `answer`.
+
+        Raises:
+            JobError: the first failure, as the failing worker itself described it.
+        """
+        write_record(task.scratch / TASK, task)
+        for process in self.processes:
+            if process.stdin is not None:
+                process.stdin.close()
+        _wait(self.processes)
+        if any(process.returncode for process in self.processes):
+            raise _cause(self.outcomes, self.processes)
+        return read_record(task.scratch / answer, kind)
+
+
+@contextmanager
+def started(role: str, scratch: Path, devices: Devices) -> Iterator[Waiting]:
+    """Run `python -m mnrl_job.worker ROLE TASK` in `devices.workers` processes; none outlives the context.
 
     Args:
         role: what the workers do (`train`, `evaluate`, `verify`).
-        task: JSON file that tells them the rest.
-        folder: where failing workers leave their outcome files.
+        scratch: where their task will stand, and where failing workers leave their outcome files.
         devices: how many workers, and whether they have GPUs; they find one another through torch.distributed's
             environment variables.
-
-    Raises:
-        JobError: the first failure, as the failing worker itself described it.
     """
-    count = devices.workers
-    folder.mkdir(parents=True, exist_ok=True)
-    for stale in folder.glob("rank-*.json"):
-        stale.unlink()
-    command = [sys.executable, "-m", "mnrl_job.worker", role, str(task)]
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count)}
-    workers = []
+    outcomes = scratch / "outcomes" / role
+    shutil.rmtree(outcomes, ignore_errors=True)
+    outcomes.mkdir(parents=True)
+    shared = {SUPERVISOR: str(os.getpid()), WAIT: "1"}
+    if devices.workers > 1:
+        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(devices.workers)}
+    command = [sys.executable, "-m", "mnrl_job.worker", role, str(scratch / TASK)]
+    processes: list[subprocess.Popen[bytes]] = []
     try:
-        for rank in range(count):
-            environment = _environment(devices) | {OUTCOME: str(folder / f"rank-{rank}.json")}
-            environment[SUPERVISOR] = str(os.getpid())
-            if count > 1:
-                environment |= shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            workers.append(subprocess.Popen(command, env=environment, start_new_session=True))
-        _wait(workers)
-        if any(worker.returncode for worker in workers):
-            raise _cause(folder, workers)
+        for rank in range(devices.workers):
+            own = {OUTCOME: str(outcomes / f"rank-{rank}.json")}
+            if devices.workers > 1:
+                own |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            environment = _environment(devices) | shared | own
+            processes.append(subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.PIPE))
+        yield Waiting(processes, outcomes)
     finally:
-        _stop(workers)
+        _stop(processes)
 
 
 def _environment(devices: Devices) -> dict[str, str]:
@@ -158,6 +175,8 @@ def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobErro
         explain: turns a library's exception into one of ours, or None for a fault of the program.
     """
     die_with_parent(int(os.environ.get(SUPERVISOR, os.getppid())))
+    if os.environ.get(WAIT):
+        sys.stdin.read()  # until the supervisor closes it, or is gone
     try:
         body()
     except Exception as error:
