@@ -41,6 +41,7 @@ class Contest:
     folder: Path
     rows: int
     seeds: tuple[int, ...]
+    stock_seeds: tuple[int, ...]
 
 
 def ours(contest: Contest, command: str = "train", **settings: str | int) -> Facts:

