@@ -8,51 +8,53 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnrl_job.embedding.chunks import Limit, chunk_limit, cut
+from mnrl_job.embedding.chunks import Limit, chunk_limit, cut, widths
 
-LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=9).map(np.array)
-LIMITS = st.builds(Limit, st.integers(1, 100), st.integers(1, 9), st.integers(0, 20))
-
-
-def cost(chunks, lengths, limit):
-    return sum(len(chunk) * lengths[chunk].max() + limit.overhead for chunk in chunks)
+LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=9).map(np.array)
+LIMITS = st.builds(Limit, st.integers(1, 1000), st.integers(1, 9), st.integers(0, 200))
 
 
-def every_way(ordered, limit):
-    """All ways of cutting texts that are sorted from long to short."""
+def every_way(ordered, limit, longest):
+    """What each way of cutting texts costs, which are sorted from long to short."""
     if not len(ordered):
-        yield []
-    for size in range(1, len(ordered) + 1):
-        if size == 1 or (size <= limit.rows and size * ordered[0] <= limit.tokens):
-            yield from ([size, *others] for others in every_way(ordered[size:], limit))
+        yield 0
+    for size in (1, 2, 3, 4, 6, 8):
+        tokens = size * int(widths(ordered[:1], longest)[0]) if len(ordered) >= size else np.inf
+        if (tokens <= limit.tokens and size <= limit.rows) or (size == 1 and len(ordered)):
+            yield from (tokens + limit.overhead + more for more in every_way(ordered[size:], limit, longest))
 
 
 @given(lengths=LENGTHS, limit=LIMITS)
 def test_each_text_is_in_one_chunk_and_no_way_of_cutting_costs_less(lengths, limit):
-    chunks = cut(lengths, limit)
-    assert sorted(np.concatenate(chunks).tolist()) == list(range(len(lengths)))
+    longest = int(lengths.max())
+    chunks = cut(lengths, limit, longest)
+    assert sorted(np.concatenate([chunk.rows for chunk in chunks]).tolist()) == list(range(len(lengths)))
     for chunk in chunks:
-        assert len(chunk) == 1 or (len(chunk) <= limit.rows and len(chunk) * lengths[chunk].max() <= limit.tokens)
-    ordered = np.sort(lengths)[::-1]
-    starts = [np.concatenate([[0], np.cumsum(sizes)[:-1]]) for sizes in every_way(ordered, limit)]
-    sizes = list(every_way(ordered, limit))
-    least = min(
-        sum(size * ordered[start] + limit.overhead for size, start in zip(one, at, strict=True))
-        for one, at in zip(sizes, starts, strict=True)
-    )
-    assert cost(chunks, lengths, limit) == least
+        assert lengths[chunk.rows].max() <= chunk.width <= longest
+        assert len(chunk.rows) == 1 or (len(chunk.rows) <= limit.rows and chunk.width * len(chunk.rows) <= limit.tokens)
+    cost = sum(chunk.width * len(chunk.rows) + limit.overhead for chunk in chunks)
+    assert cost == min(every_way(np.sort(lengths)[::-1], limit, longest))
 
 
 def test_nothing_is_cut_into_nothing():
-    assert cut(np.empty(0, dtype=np.int64), Limit(10, 10, 1)) == []
+    assert cut(np.empty(0, dtype=np.int64), Limit(10, 10, 1), 0) == []
 
 
-def test_real_lengths_are_read_with_little_padding():
-    """Of texts of 5 to 250 tokens a batch of 64 pairs is padded by less than 15 %; as one block it would double."""
-    lengths = np.random.default_rng(0).gamma(2, 40, 128).clip(5, 256).astype(np.int64)
-    chunks = cut(lengths, chunk_limit(torch.device("cpu")))
-    assert sum(len(chunk) * lengths[chunk].max() for chunk in chunks) < 1.15 * lengths.sum()
-    assert len(lengths) * lengths.max() > 2 * lengths.sum()
+def test_real_lengths_are_read_with_little_padding_in_few_shapes():
+    """Batches of 64 pairs are padded by less than 15 %, as one block they would double; their shapes repeat."""
+    shapes = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        lengths = np.concatenate([rng.integers(6, 20, 64), rng.gamma(3, 28, 64).clip(10, 256).astype(np.int64)])
+        chunks = cut(lengths, chunk_limit(torch.device("cpu")), 256)
+        shapes += [(len(chunk.rows), chunk.width) for chunk in chunks]
+        assert sum(len(chunk.rows) * chunk.width for chunk in chunks) < 1.15 * lengths.sum()
+        assert len(lengths) * lengths.max() > 2 * lengths.sum()
+    assert len(set(shapes)) < len(shapes) / 2
+
+
+def test_no_text_is_padded_beyond_what_the_model_may_take():
+    assert widths(np.array([1, 30, 33, 70, 77]), 77).tolist() == [4, 32, 40, 72, 77]
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -74,7 +74,7 @@ def batch_of(model: SentenceTransformer, columns: list[list[str]], rows_at_once:
     """What the collator makes of these rows, before labels."""
     texts = [text for column in columns for text in column]
     lengths = model.preprocess(texts)["attention_mask"].sum(dim=1).numpy()
-    chunks = cut(lengths, Limit(10**6, rows_at_once, 1))
+    chunks = [chunk.rows for chunk in cut(lengths, Limit(10**6, rows_at_once, 1), lengths.max())]
     padded = [model.preprocess([texts[row] for row in chunk]) for chunk in chunks]
     return {
         "chunks": padded,

@@ -43,14 +43,15 @@ def encode(
         return _encode_texts(model, texts.to_pylist(), kind, precision)
     state = PartialState()
     # From long to short, so that every n-th makes equal shares.
-    own = cut(known.lengths, chunk_limit(state.device))[state.process_index :: state.num_processes]
+    chunks = cut(known.lengths, chunk_limit(state.device), int(known.lengths.max()))
+    own = chunks[state.process_index :: state.num_processes]
     shown = state.is_main_process and shows_progress() and len(own) > MANY_CHUNKS
     embeddings = torch.zeros(len(texts), int(model.get_embedding_dimension() or 0), device=state.device)
     with torch.inference_mode(), arithmetic(precision, state.device):
-        for rows in tqdm(own, desc=f"embedding each {kind}", unit="chunk", disable=not shown):
-            features = send_to_device(known.features(rows), state.device)
+        for chunk in tqdm(own, desc=f"embedding each {kind}", unit="chunk", disable=not shown):
+            features = send_to_device(known.features(chunk.rows, chunk.width), state.device)
             found = model(features, task=kind)["sentence_embedding"].float()[:, : model.truncate_dim]
-            embeddings[torch.from_numpy(rows).to(state.device)] = torch.nn.functional.normalize(found)
+            embeddings[torch.from_numpy(chunk.rows).to(state.device)] = torch.nn.functional.normalize(found)
     everywhere: torch.Tensor = reduce(embeddings, "sum")
     return everywhere
 

@@ -31,9 +31,9 @@ class Form:
     pads_left: bool
     constants: Features
 
-    def features(self, texts: list[NDArray[np.int32]]) -> Features:
-        """What the library's own preprocessing gives for these texts, padded to the longest, shape (texts, tokens)."""
-        ids = np.full((len(texts), max(map(len, texts))), self.pad_id, dtype=np.int64)
+    def features(self, texts: list[NDArray[np.int32]], width: int) -> Features:
+        """What the library's own preprocessing gives for these texts, padded to some width, shape (texts, width)."""
+        ids = np.full((len(texts), width), self.pad_id, dtype=np.int64)
         mask = np.zeros_like(ids)
         for row, text in enumerate(texts):
             place = slice(-len(text), None) if self.pads_left else slice(len(text))
@@ -50,9 +50,9 @@ class Tokens:
     lengths: NDArray[np.int64]
     parts: tuple[tuple[NDArray[np.int32], NDArray[np.int32]], ...]
 
-    def features(self, rows: NDArray[np.int64]) -> Features:
-        """Some texts as model input."""
-        return self.form.features([self[row] for row in rows.tolist()])
+    def features(self, rows: NDArray[np.int64], width: int) -> Features:
+        """Some texts as model input, padded to some width."""
+        return self.form.features([self[row] for row in rows.tolist()], width)
 
     def __getitem__(self, row: int) -> NDArray[np.int32]:
         ids, starts = self.parts[row // TEXTS_AT_ONCE]
@@ -75,7 +75,7 @@ def find_form(preprocess: Preprocess, tokenizer: Any, texts: list[str]) -> Form 
     constants = {name: value for name, value in probed.items() if name not in tensors}
     left = tokenizer.padding_side == "left"
     form = Form(tuple(name for name in known if name in tensors), tokenizer.pad_token_id, left, constants)
-    built = form.features(_unpadded(probed))
+    built = form.features(_unpadded(probed), probed["input_ids"].shape[1])
     same = all(torch.equal(built[name], tensors[name]) for name in tensors)
     return form if same else None
 

@@ -107,6 +107,8 @@ def _environment(devices: Devices) -> dict[str, str]:
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     threads = max(1, cores // devices.workers)
     defaults = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"}
+    # Of compiled matrix products: the usual 1,024 are fewer than the shapes of a run, and the oldest is dropped first.
+    defaults["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "8192"
     return defaults | inherited | _device_environment(devices, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 

@@ -26,11 +26,11 @@ def disk(folder: Path, needed: int) -> Finding:
 
 
 def shared_memory(devices: Devices) -> Finding:
-    """GPU workers of one machine talk through /dev/shm; containers get 64 MB unless told otherwise."""
-    if devices.gpus == 0 or devices.workers == 1:
-        return Finding("shared memory", "passed", "not needed by one worker or on a CPU")
+    """Batches for GPUs, and what these tell one another, go through /dev/shm; containers give it 64 MB."""
+    if devices.gpus == 0:
+        return Finding("shared memory", "passed", "not needed on a CPU")
     size = shutil.disk_usage(SHARED_MEMORY).total if SHARED_MEMORY.is_dir() else 0
-    told = f"{size / 1e6:.0f} MB in {SHARED_MEMORY} for {devices.workers} workers"
+    told = f"{size / 1e6:.0f} MB in {SHARED_MEMORY} for {devices.workers} worker(s)"
     if size < ENOUGH_SHARED_MEMORY:
         remedy = "docker run --ipc=host or --shm-size=1g; in Kubernetes mount an emptyDir with medium: Memory there"
         return Finding("shared memory", "warning", told, remedy)

@@ -29,16 +29,18 @@ class TokenCollator(SentenceTransformerDataCollator):
         super().__init__(preprocess)
         self.columns = columns
         self.limit = limit
+        self.longest = max(int(column.lengths.max()) for column in columns)
 
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
         label = torch.tensor([row["label"] for row in rows])
         numbers = label[:, 0].tolist()
         texts = [column[number] for column in self.columns for number in numbers]
-        chunks = cut(np.array([len(text) for text in texts]), self.limit)
-        padded = [self.columns[0].form.features([texts[at] for at in chunk.tolist()]) for chunk in chunks]
+        chunks = cut(np.array([len(text) for text in texts]), self.limit, self.longest)
+        form = self.columns[0].form
+        padded = [form.features([texts[at] for at in chunk.rows.tolist()], chunk.width) for chunk in chunks]
         return Batch(
             chunks=padded,
-            order=torch.from_numpy(np.concatenate(chunks).argsort()),
+            order=torch.from_numpy(np.concatenate([chunk.rows for chunk in chunks]).argsort()),
             label=label,
             tokens=sum(map(len, texts)),
             padded_tokens=sum(chunk["input_ids"].numel() for chunk in padded),

@@ -49,8 +49,9 @@ def bytes_for_a_token(model: SentenceTransformer, columns: Sequence[Tokens]) -> 
     """
     column = max(columns, key=lambda one: int(one.lengths.max()))
     row = column.lengths.argmax()
-    one, two = (bytes_kept(model, column.features(np.repeat(row, copies))) for copies in (1, 2))
-    return (two - one) / float(column.lengths[row])
+    length = int(column.lengths[row])
+    one, two = (bytes_kept(model, column.features(np.repeat(row, copies), length)) for copies in (1, 2))
+    return (two - one) / length
 
 
 def bytes_kept(model: SentenceTransformer, features: Features) -> int:

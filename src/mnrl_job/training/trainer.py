@@ -186,8 +186,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
                 with self._thrifty(inputs):
                     return super().training_step(model, inputs, *arguments, **options)
             except torch.OutOfMemoryError as error:
-                # Other ranks may wait for this one in the middle of a step.
-                if PartialState().num_processes > 1:
+                # Other ranks may wait for this one in the middle of a step; what has no tokens cannot be cut.
+                if PartialState().num_processes > 1 or not inputs["tokens"]:
                     raise
                 told = str(error).splitlines()[0]
             if not self.global_loss.take_less(max(len(chunk["input_ids"]) for chunk in inputs["chunks"])):
@@ -195,7 +195,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
             self.global_loss.counts = counts
             self.model.zero_grad()
             torch.cuda.empty_cache()
-            warn(f"out of device memory; going on with chunks cut in {self.global_loss.pieces}, without activations")
+            pieces = self.global_loss.pieces
+            warn(f"out of device memory: from now on activations are computed twice, chunks are cut in {pieces}")
 
     @contextmanager
     def _thrifty(self, inputs: Any) -> Iterator[None]:

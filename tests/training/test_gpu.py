@@ -1,0 +1,44 @@
+"""On a GPU: the loss and gradients of the CPU, also in parts, and batches that come from other processes."""
+
+import pytest
+import torch
+
+from mnrl_job.embedding.encode import encode
+from mnrl_job.training.loss import GlobalBatchLoss
+from tests.conftest import PAIRS
+from tests.embedding.test_encode import TEXTS, column
+from tests.training.ranks import batch_of
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
+COLUMNS = [list(column) for column in zip(*PAIRS, strict=True)]
+
+
+def load(folder, device):
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device=device)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("objective", ["mnrl", "symmetric", "gte"])
+def test_value_and_gradients_are_those_of_the_cpu(tiny_model, objective, recompute):
+    from accelerate.utils import send_to_device
+
+    found = {}
+    for device in ("cpu", "cuda"):
+        model = load(tiny_model, device)
+        loss = GlobalBatchLoss(model, 20, objective)
+        loss.recompute = recompute
+        labels = torch.tensor([[row, row, 100 + row % 7] for row in range(8)])
+        batch = send_to_device(batch_of(load(tiny_model, "cpu"), COLUMNS, 3), device)
+        value = loss(batch, labels.to(device))
+        value.backward()
+        found[device] = [value.detach().cpu(), *(weight.grad.cpu() for weight in model.parameters())]
+    torch.testing.assert_close(found["cuda"], found["cpu"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_embeddings_are_those_of_the_cpu(tiny_model, tmp_path, precision):
+    exact = encode(load(tiny_model, "cpu"), column(TEXTS), "query", "fp32", tmp_path / "cpu.arrow")
+    found = encode(load(tiny_model, "cuda"), column(TEXTS), "query", precision, tmp_path / "cuda.arrow").cpu()
+    assert (exact * found).sum(dim=1).min() > 0.999
