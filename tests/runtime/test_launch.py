@@ -1,14 +1,16 @@
-"""Which of several failures is the cause."""
+"""Workers that wait for their task, and which of several failures is the cause."""
 
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from mnrl_job.errors import Diverged, InternalError
-from mnrl_job.records import write_record
+from mnrl_job.records import Verification, WorkerTask, write_record
 from mnrl_job.runtime.devices import Devices
-from mnrl_job.runtime.launch import Outcome, _cause, _device_environment
+from mnrl_job.runtime.launch import Outcome, _cause, _device_environment, started
+from mnrl_job.settings import Settings
 
 ENDINGS = {
     "fails": "raise SystemExit(1)",
@@ -20,10 +22,10 @@ ENDINGS = {
 @pytest.fixture
 def workers():
     def start(*endings):
-        started = [subprocess.Popen([sys.executable, "-c", ENDINGS[ending]]) for ending in endings]
-        for worker in started:
+        ended = [subprocess.Popen([sys.executable, "-c", ENDINGS[ending]]) for ending in endings]
+        for worker in ended:
             worker.wait()
-        return started
+        return ended
 
     return start
 
@@ -51,6 +53,38 @@ def test_a_killed_worker_explains_its_siblings_broken_connections(tmp_path, work
 
 def test_a_worker_that_says_nothing_is_told_by_its_exit_code(tmp_path, workers):
     assert "exit codes [1]" in str(_cause(tmp_path, workers("fails")))
+
+
+@pytest.fixture
+def task(tmp_path, tiny_model):
+    """To verify a saved model."""
+    from sentence_transformers import SentenceTransformer
+
+    from mnrl_job.evaluation.verify import record_probes
+
+    shutil.copytree(tiny_model, tmp_path / "run" / "model")
+    record_probes(SentenceTransformer(str(tiny_model)), tmp_path / "run" / "verification.json")
+    return WorkerTask(Settings().model_dump(mode="json"), "", tmp_path, tmp_path / "run", (), {})
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_worker_waits_for_its_task_and_is_replaced_when_it_was_killed_meanwhile(task, tmp_path, killed):
+    with started("verify", tmp_path, Devices(gpus=0, workers=1)) as waiting:
+        (worker,) = waiting.processes
+        if killed:
+            worker.kill()
+            worker.wait()
+        found = waiting.ask(task, "verified.json", Verification)
+    assert found.reloaded
+    assert worker.returncode == (-9 if killed else 0)
+
+
+def test_workers_that_were_never_asked_end_and_do_nothing(task, tmp_path):
+    write_record(tmp_path / "task.json", task)
+    with started("verify", tmp_path, Devices(gpus=0, workers=2)) as waiting:
+        assert [worker.poll() for worker in waiting.processes] == [None, None]
+    assert all(worker.returncode for worker in waiting.processes)
+    assert not (tmp_path / "verified.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -46,13 +46,15 @@ class Outcome:
 def ask_workers(role: str, task: WorkerTask, devices: Devices, answer: str, kind: type[Record]) -> Record:
     """Start workers and let them do a task, see `Waiting.ask`."""
     with started(role, task.scratch, devices) as workers:
-        return workers.ask(task, answer, kind)
+        return workers.tell(task, answer, kind)
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """Workers that import what they need, which takes seconds, and wait for their task."""
 
+    role: str
+    devices: Devices
     processes: list[subprocess.Popen[bytes]]
     outcomes: Path
 
@@ -62,6 +64,13 @@ class Waiting:
         Raises:
             JobError: the first failure, as the failing worker itself described it.
         """
+        if any(process.poll() is not None for process in self.processes):
+            # One that was killed while it only waited must not cost a finished training.
+            return ask_workers(self.role, task, self.devices, answer, kind)
+        return self.tell(task, answer, kind)
+
+    def tell(self, task: WorkerTask, answer: str, kind: type[Record]) -> Record:
+        """As `ask`, of these very processes."""
         write_record(task.scratch / TASK, task)
         for process in self.processes:
             if process.stdin is not None:
@@ -97,7 +106,7 @@ def started(role: str, scratch: Path, devices: Devices) -> Iterator[Waiting]:
                 own |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             environment = _environment(devices) | shared | own
             processes.append(subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.PIPE))
-        yield Waiting(processes, outcomes)
+        yield Waiting(role, devices, processes, outcomes)
     finally:
         _stop(processes)
 
