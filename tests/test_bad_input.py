@@ -179,6 +179,7 @@ def running(tmp_path, good):
 
 
 def workers_of(process):
+    """The two that train, and the one that waits to verify, in the order of their start."""
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     return [int(child) for child in children]
 
@@ -192,7 +193,7 @@ def gone(pids, seconds=10.0):
 
 def test_sigterm_ends_with_preempted_and_nothing_left(running, tmp_path):
     workers = workers_of(running)
-    assert len(workers) == 2
+    assert len(workers) == 3
     running.send_signal(signal.SIGTERM)
     _, stderr = running.communicate(timeout=60)
     assert running.returncode == 75, stderr
