@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from mnrl_job.embedding.chunks import chunk_limit, cut
 from mnrl_job.embedding.precision import Precision, arithmetic
-from mnrl_job.embedding.tokens import PROBED_TEXTS, Tokens, find_form, read_tokens, tokenise
+from mnrl_job.embedding.tokens import read_or_tokenise
 from mnrl_job.runtime.logs import shows_progress
 
 Kind = Literal["query", "document"]
@@ -38,9 +38,11 @@ def encode(
         Shape (texts, dimension), the same on every rank.
     """
     model.eval()
-    known = read_or_tokenise(model, texts, kind, tokens)
-    if known is None:
+    preprocess = partial(model.preprocess, prompt=find_prompt(model, kind), task=kind)
+    tokenised = read_or_tokenise(preprocess, model.tokenizer, [texts], [tokens])
+    if tokenised is None:
         return _encode_texts(model, texts.to_pylist(), kind, precision)
+    (known,) = tokenised
     state = PartialState()
     # From long to short, so that every n-th makes equal shares.
     chunks = cut(known.lengths, chunk_limit(state.device), int(known.lengths.max()))
@@ -54,19 +56,6 @@ def encode(
             embeddings[torch.from_numpy(chunk.rows).to(state.device)] = torch.nn.functional.normalize(found)
     everywhere: torch.Tensor = reduce(embeddings, "sum")
     return everywhere
-
-
-def read_or_tokenise(model: SentenceTransformer, texts: pa.ChunkedArray, kind: Kind, path: Path) -> Tokens | None:
-    """The tokens of the texts, made by the first worker of this machine; None for models that read something else."""
-    preprocess = partial(model.preprocess, prompt=find_prompt(model, kind), task=kind)
-    form = find_form(preprocess, model.tokenizer, texts.slice(0, PROBED_TEXTS).to_pylist())
-    if form is None:
-        return None
-    state = PartialState()
-    with state.local_main_process_first():
-        if state.is_local_main_process and not path.exists():
-            tokenise(preprocess, texts, path)
-    return read_tokens(path, form)
 
 
 def find_prompt(model: SentenceTransformer, kind: Kind) -> str | None:

@@ -1,6 +1,6 @@
 """Texts tokenised once, kept as Arrow files mapped into memory, and padded no further than a chunk needs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+from accelerate import PartialState
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
@@ -87,6 +88,26 @@ def tokenise(preprocess: Preprocess, texts: pa.ChunkedArray, path: Path) -> None
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             ids = _tokenised(preprocess, texts.slice(start, TEXTS_AT_ONCE).to_pylist())
             writer.write_batch(pa.record_batch([pa.array(ids, schema.field("ids").type)], schema=schema))
+
+
+def read_or_tokenise(
+    preprocess: Preprocess, tokenizer: Any, columns: Sequence[pa.ChunkedArray], paths: Sequence[Path]
+) -> list[Tokens] | None:
+    """The tokens of some columns of texts, made by the first worker of this machine where they are not there yet.
+
+    Returns:
+        Those of each column; None for models that read something else than token ids.
+    """
+    form = find_form(preprocess, tokenizer, columns[0].slice(0, PROBED_TEXTS).to_pylist())
+    if form is None:
+        return None
+    state = PartialState()
+    with state.local_main_process_first():
+        for texts, path in zip(columns, paths, strict=True):
+            if state.is_local_main_process and not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                tokenise(preprocess, texts, path)
+    return [read_tokens(path, form) for path in paths]
 
 
 def read_tokens(path: Path, form: Form) -> Tokens:

@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 
 from mnrl_job.embedding.chunks import Limit, cut
-from mnrl_job.embedding.tokens import PROBED_TEXTS, Preprocess, Tokens, find_form, read_tokens, tokenise
+from mnrl_job.embedding.tokens import Preprocess, Tokens, read_or_tokenise
 from mnrl_job.records import Pairs
 from mnrl_job.runtime.tables import read_table
 
@@ -66,15 +65,8 @@ class TextCollator(SentenceTransformerDataCollator):
 def collator(model: SentenceTransformer, pairs: Pairs, limit: Limit, folder: Path) -> TokenCollator | TextCollator:
     """Tokenise all texts, once for all workers of this machine, where the model reads token ids."""
     table = read_table(pairs.path)
-    probe = table[pairs.columns[0]].slice(0, PROBED_TEXTS).to_pylist()
-    form = find_form(model.preprocess, model.tokenizer, probe)
-    if form is None:
-        return TextCollator(model.preprocess, pairs.columns, Dataset.from_file(str(pairs.path)))
-    state = PartialState()
     paths = [folder / f"{column}.arrow" for column in pairs.columns]
-    with state.local_main_process_first():
-        if state.is_local_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            for column, path in zip(pairs.columns, paths, strict=True):
-                tokenise(model.preprocess, table[column], path)
-    return TokenCollator(model.preprocess, [read_tokens(path, form) for path in paths], limit)
+    columns = read_or_tokenise(model.preprocess, model.tokenizer, [table[column] for column in pairs.columns], paths)
+    if columns is None:
+        return TextCollator(model.preprocess, pairs.columns, Dataset.from_file(str(pairs.path)))
+    return TokenCollator(model.preprocess, columns, limit)
