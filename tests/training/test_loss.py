@@ -121,11 +121,14 @@ def test_dropout_is_the_same_when_activations_are_computed_again(model):
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.5
     found = []
+    calls = []
+    model.register_forward_pre_hook(lambda *_: calls.append(recompute))
     for recompute in (False, True):
         torch.manual_seed(0)
         loss = GlobalBatchLoss(model.train(), 20)
         loss.recompute = recompute
         found.append(value_and_gradients(model, loss, COLUMNS, apart(COLUMNS), 5))
+    assert calls.count(True) == 2 * calls.count(False) > 2, "once for the loss, once more for the gradient"
     assert found[0][0] == found[1][0]
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-9, atol=1e-12)
 

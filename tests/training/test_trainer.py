@@ -69,7 +69,7 @@ def test_the_size_of_chunks_changes_memory_and_not_the_result(run, model, tiny_m
     torch.testing.assert_close(weights(other), weights(model), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("moment", ["forward", "backward"])
+@pytest.mark.parametrize("moment", ["forward", "backward", "end of backward"])
 def test_a_step_that_runs_out_of_memory_is_tried_again_with_less(run, model, tiny_model, moment):
     from sentence_transformers import SentenceTransformer
 
@@ -84,10 +84,13 @@ def test_a_step_that_runs_out_of_memory_is_tried_again_with_less(run, model, tin
         embeddings = found["sentence_embedding"]
         if len(embeddings) > 2 and moment == "forward":
             fail(embeddings)
-        if len(embeddings) > 2 and embeddings.requires_grad:
+        if len(embeddings) > 2 and embeddings.requires_grad and moment == "backward":
             embeddings.register_hook(fail)
 
     model.register_forward_hook(watch)
+    if moment == "end of backward":  # when most weights have their gradient already
+        words = model.transformers_model.get_input_embeddings().weight
+        words.register_hook(lambda gradient: fail(gradient) if len(failed) < 2 else None)
     trained, other_losses = run(model)
     assert trained.recomputed
     assert len(failed) >= 2
@@ -145,6 +148,16 @@ def test_memory_is_counted_for_the_largest_share_of_a_batch(run, model, tmp_path
     plan = np.array([[0, 1, 2, 3], [8, 9, 10, 12]])
     assert memory.most_tokens(collate.columns, plan, 1) == lengths[plan].sum(axis=1).max()
     assert memory.most_tokens(collate.columns, plan, 2) == max(lengths[half].sum() for half in plan.reshape(-1, 2))
+
+
+def test_activations_are_kept_as_long_as_they_fit_beside_gradients_and_moments(run, model, tmp_path, monkeypatch):
+    columns = collator(model.train(), run.pairs, Limit(100, 100, 1), tmp_path / "some").columns
+    tokens = memory.PADDING * memory.most_tokens(columns, PLAN, 2)
+    needed = tokens * memory.bytes_for_a_token(model, columns) / memory.SHARE_OF_MACHINE
+    trained = 12 * sum(weight.numel() for weight in model.parameters())
+    for free, enough in ((needed + trained + 10, True), (needed + trained - 10, False)):
+        monkeypatch.setattr(memory, "free_memory", lambda free=free: 2 * free)
+        assert memory.fits(model, columns, PLAN, ranks=2) == enough
 
 
 def test_activations_are_counted_once_and_weights_not_at_all(run, model, tmp_path):
