@@ -1,7 +1,8 @@
 """A rank of a small training run, started by tests as `python -m tests.training.ranks ROLE FOLDER [STOP_AT]`.
 
 `loss` prints the value of our loss and of the library's, `encode` what texts are embedded to, `train` trains from the
-last checkpoint in FOLDER, if there is one, up to a step, and prints the digest of the rows. Only the first rank prints.
+last checkpoint in FOLDER, if there is one, up to a step, and prints the digest of the rows; so does `short`, where the
+second rank has memory for two texts at a time. Only the first rank prints.
 """
 
 import json
@@ -35,15 +36,23 @@ class StopAt(TrainerCallback):
         control.should_save = control.should_training_stop = state.global_step == self.step
 
 
-def train(folder: Path, stop_at: int) -> dict[str, object]:
+def train(folder: Path, stop_at: int, texts_that_fit: int | None = None) -> dict[str, object]:
     settings = read_record(folder / "settings.json", Settings)
     pairs, batching = read_record(folder / "pairs.json", Pairs), read_record(folder / "batching.json", Batching)
     model = SentenceTransformer(str(folder / "model"), device="cpu")
+    if texts_that_fit:
+        model.register_forward_hook(lambda _, __, found: fail_above(texts_that_fit, found["sentence_embedding"]))
     trainer = PlannedTrainer(model, settings, pairs, batching, folder, folder)
     trainer.add_callback(StopAt(stop_at))
     checkpoints = folder.glob("trainer/checkpoint-*")
     trainer.train(resume_from_checkpoint=next((str(path) for path in checkpoints), None))
-    return {"step": trainer.state.global_step, "digest": trainer.progress.digest}
+    done = {"step": trainer.state.global_step, "digest": trainer.progress.digest}
+    return done | {"recomputed": trainer.global_loss.recompute}
+
+
+def fail_above(most: int, texts: torch.Tensor) -> None:
+    if len(texts) > most:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
 def loss(folder: Path) -> dict[str, object]:
@@ -103,6 +112,7 @@ def main() -> None:
     state = PartialState(cpu=True)
     role, folder = sys.argv[1], Path(sys.argv[2])
     roles = {"loss": loss, "encode": embeddings, "train": lambda folder: train(folder, int(sys.argv[3]))}
+    roles["short"] = lambda folder: train(folder, 0, 2 if state.process_index == 1 else None)
     told = roles[role](folder)
     if state.is_main_process:
         sys.stdout.write(json.dumps(told))

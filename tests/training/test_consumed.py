@@ -55,8 +55,18 @@ def test_a_run_resumed_in_its_second_epoch_trains_on_the_rows_it_had_not_seen(ru
     folder, plan = run
     assert len(plan) == 15
     stopped = json.loads(run_ranks(before, "tests.training.ranks", "train", folder, 7))
-    assert stopped == {"step": 7, "digest": digest(plan[:7])}
+    assert stopped == {"step": 7, "digest": digest(plan[:7]), "recomputed": False}
     resumed = json.loads(run_ranks(after, "tests.training.ranks", "train", folder, 0))
-    assert resumed == {"step": 15, "digest": digest(plan)}
+    assert resumed == {"step": 15, "digest": digest(plan), "recomputed": False}
     logged = [json.loads(line) for line in (folder / "training_log.jsonl").open()]
     assert [line["rows_digest"] for line in logged] == [digest(plan[:step]) for step in range(8, 16)]
+
+
+def test_where_one_of_two_ranks_runs_out_of_memory_both_go_on_with_less(run):
+    folder, plan = run
+    losses = []
+    for role in ("train", "short"):
+        done = json.loads(run_ranks(2, "tests.training.ranks", role, folder, 0))
+        assert done == {"step": 15, "digest": digest(plan), "recomputed": role == "short"}
+        losses.append([json.loads(line)["loss"] for line in (folder / "training_log.jsonl").open()])
+    assert losses[1] == pytest.approx(losses[0], abs=1e-3)  # bf16, cut in other chunks

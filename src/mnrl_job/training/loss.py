@@ -36,6 +36,10 @@ class Counts:
     consumed: tuple[torch.Tensor, ...]
 
 
+class Shortage(torch.OutOfMemoryError):
+    """Some rank has not enough device memory for its share of the batch, and every rank has heard so."""
+
+
 class GlobalBatchLoss(nn.Module):
     """The loss over the documents of all ranks, without false negatives.
 
@@ -69,13 +73,19 @@ class GlobalBatchLoss(nn.Module):
         Args:
             batch: the texts of this rank's rows.
             labels: row number and the group of each column's text, shape (rows, 1 + columns).
+
+        Raises:
+            Shortage: on every rank alike, so that all can try again.
         """
         rows = len(labels)
         pieces = [piece for chunk in batch["chunks"] for piece in split(chunk, self.pieces)]
-        texts = torch.cat([self._embed(piece) for piece in pieces])
+        texts, short = self._embed_all(pieces)
+        everywhere = gather_rows(torch.cat([labels, labels.new_full((rows, 1), bool(short))], dim=1))
+        if texts is None or everywhere[:, -1].any():
+            raise Shortage(short or "another rank is out of device memory")
+        everywhere = everywhere[:, :-1]
         texts = nn.functional.normalize(texts[batch["order"]].to(torch.promote_types(texts.dtype, torch.float32)))
         columns = gather_rows(texts.view(-1, rows, texts.shape[1]).transpose(0, 1))
-        everywhere = gather_rows(labels)
         own = slice(self.rank * rows, (self.rank + 1) * rows)
         queries, documents = columns[:, 0], columns[:, 1:].transpose(0, 1).reshape(-1, texts.shape[1])
         loss, masked = contrast(queries, documents, everywhere, own, self.scale, self.objective)
@@ -104,6 +114,13 @@ class GlobalBatchLoss(nn.Module):
         self.pieces *= 2 if self.recompute else 1
         self.recompute = True
         return True
+
+    def _embed_all(self, pieces: list[Features]) -> tuple[torch.Tensor | None, str]:
+        """The embeddings of all pieces, one after another; or what the device says where its memory is too small."""
+        try:
+            return torch.cat([self._embed(piece) for piece in pieces]), ""
+        except torch.OutOfMemoryError as error:
+            return None, str(error).splitlines()[0]
 
     def _embed(self, features: Features) -> torch.Tensor:
         """Embeddings of one chunk, shape (texts, dimension)."""

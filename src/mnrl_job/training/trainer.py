@@ -29,7 +29,7 @@ from mnrl_job.training.batches import Plan
 from mnrl_job.training.collate import TokenCollator, collator
 from mnrl_job.training.consumed import digest
 from mnrl_job.training.lookup import shared_lookup, word_embedding
-from mnrl_job.training.loss import GlobalBatchLoss
+from mnrl_job.training.loss import GlobalBatchLoss, Shortage
 from mnrl_job.training.memory import fits
 from mnrl_job.training.progress import Progress
 from mnrl_job.training.sampler import PlannedBatches
@@ -175,7 +175,9 @@ class PlannedTrainer(SentenceTransformerTrainer):
         return inputs, inputs["label"]
 
     def training_step(self, model: nn.Module, inputs: Any, *arguments: Any, **options: Any) -> torch.Tensor:
-        """One step; a process alone that runs out of device memory tries again with less at once.
+        """One step; where device memory runs out, tried again with less at once.
+
+        Several ranks can do so while they embed, which is when activations pile up; after that they wait for one another.
 
         Raises:
             MemoryLimit: not even one text fits.
@@ -186,8 +188,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
                 with self._thrifty(inputs):
                     return super().training_step(model, inputs, *arguments, **options)
             except torch.OutOfMemoryError as error:
-                # Other ranks may wait for this one in the middle of a step; what has no tokens cannot be cut.
-                if PartialState().num_processes > 1 or not inputs["tokens"]:
+                together = PartialState().num_processes == 1 or isinstance(error, Shortage)
+                if not together or not inputs["tokens"]:  # what has no tokens cannot be cut
                     raise
                 told = str(error).splitlines()[0]
             if not self.global_loss.take_less(max(len(chunk["input_ids"]) for chunk in inputs["chunks"])):
