@@ -1,6 +1,7 @@
 """Our loss is the library's, value and gradients, whatever the order of embedding; and leaves out false negatives."""
 
 import json
+import math
 import shutil
 
 import pytest
@@ -44,15 +45,15 @@ def value_and_gradients(model, loss, columns, labels, rows_at_once=8):
 
 @pytest.mark.parametrize("rows_at_once", [1, 3, 24])
 @pytest.mark.parametrize("pieces", [1, 2])
-@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("kept_tokens", [math.inf, 40, 0])
 @pytest.mark.parametrize("with_negatives", [False, True])
-def test_value_and_gradients_equal_the_librarys(model, rows_at_once, pieces, recompute, with_negatives):
+def test_value_and_gradients_equal_the_librarys(model, rows_at_once, pieces, kept_tokens, with_negatives):
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
     columns = COLUMNS if with_negatives else COLUMNS[:2]
     theirs, their_gradients = value_and_gradients(model, MultipleNegativesRankingLoss(model, scale=20), columns, None)
     loss = GlobalBatchLoss(model, 20)
-    loss.recompute, loss.pieces = recompute, pieces
+    loss.kept_tokens, loss.pieces = kept_tokens, pieces
     ours, our_gradients = value_and_gradients(model, loss, columns, apart(columns), rows_at_once)
     assert ours == pytest.approx(theirs, abs=1e-12)
     assert int(loss.counts.masked) == 0
@@ -122,23 +123,25 @@ def test_dropout_is_the_same_when_activations_are_computed_again(model):
             module.p = 0.5
     found = []
     calls = []
-    model.register_forward_pre_hook(lambda *_: calls.append(recompute))
-    for recompute in (False, True):
+    model.register_forward_pre_hook(lambda *_: calls.append(kept_tokens))
+    for kept_tokens in (math.inf, 40, 0):
         torch.manual_seed(0)
         loss = GlobalBatchLoss(model.train(), 20)
-        loss.recompute = recompute
+        loss.kept_tokens = kept_tokens
         found.append(value_and_gradients(model, loss, COLUMNS, apart(COLUMNS), 5))
-    assert calls.count(True) == 2 * calls.count(False) > 2, "once for the loss, once more for the gradient"
-    assert found[0][0] == found[1][0]
-    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-9, atol=1e-12)
+    assert calls.count(0) == 2 * calls.count(math.inf) > 2, "once for the loss, once more for the gradient"
+    assert calls.count(math.inf) < calls.count(40) < calls.count(0), "some are kept, the others computed again"
+    assert found[0][0] == found[1][0] == found[2][0]
+    for other in found[1:]:
+        torch.testing.assert_close(found[0][1], other[1], rtol=1e-9, atol=1e-12)
 
 
 def test_less_is_taken_at_once_until_every_text_stands_alone(model):
     loss = GlobalBatchLoss(model, 20)
     tried = []
     while loss.take_less(5):
-        tried.append((loss.recompute, loss.pieces))
-    assert tried == [(True, 1), (True, 2), (True, 4), (True, 8)]
+        tried.append((loss.kept_tokens, loss.pieces))
+    assert tried == [(0, 1), (0, 2), (0, 4), (0, 8)]
     chunk = model.preprocess(COLUMNS[0])
     assert [len(part["input_ids"]) for part in split(chunk, 3)] == [3, 3, 2]
     assert [len(part["input_ids"]) for part in split(chunk, 100)] == [1] * 8

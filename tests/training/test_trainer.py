@@ -1,6 +1,7 @@
 """One training run in this process, where memory is short and where the model is of another kind."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -155,9 +156,9 @@ def test_activations_are_kept_as_long_as_they_fit_beside_gradients_and_moments(r
     tokens = memory.PADDING * memory.most_tokens(columns, PLAN, 2)
     needed = tokens * memory.bytes_for_a_token(model, columns) / memory.SHARE_OF_MACHINE
     trained = 12 * sum(weight.numel() for weight in model.parameters())
-    for free, enough in ((needed + trained + 10, True), (needed + trained - 10, False)):
+    for free, enough in ((needed + trained + 10, math.inf), (needed + trained - 10, 0)):
         monkeypatch.setattr(memory, "free_memory", lambda free=free: 2 * free)
-        assert memory.fits(model, columns, PLAN, ranks=2) == enough
+        assert memory.tokens_that_fit(model, columns, PLAN, ranks=2) == enough
 
 
 def test_activations_are_counted_once_and_weights_not_at_all(run, model, tmp_path):

@@ -30,6 +30,7 @@ WAIT = "MNRL_JOB_WAIT"
 TASK = "task.json"
 POLL_SECONDS = 0.05
 STOP_SECONDS = 20.0
+MALLOC = {"hugetlb": 1, "mmap_threshold": 2**32, "trim_threshold": 2**34}
 SIBLINGS_SECONDS = 2.0
 
 
@@ -118,6 +119,8 @@ def _environment(devices: Devices) -> dict[str, str]:
     defaults = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"}
     # Of compiled matrix products: the usual 1,024 are fewer than the shapes of a run, and the oldest is dropped first.
     defaults["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "8192"
+    # Activations in huge pages that are not given back after each step; a C library without these settings ignores them.
+    defaults["GLIBC_TUNABLES"] = ":".join(f"glibc.malloc.{name}={value}" for name, value in MALLOC.items())
     return defaults | inherited | _device_environment(devices, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 

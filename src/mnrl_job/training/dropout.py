@@ -1,13 +1,14 @@
 """Dropout on a CPU, where drawing a random number for each activation takes a third of a step.
 
 torch draws 32 bits or more for every number, in order. Here 64 random bits decide about four numbers: whether each is
-dropped, with a probability right to 1 in 65,536. As in torch's own, the numbers come from its generator, so a seed
-repeats a run, and activations computed again are the same.
+dropped, with a probability right to 1 in 65,536. The bits are drawn by SFC64, twice as fast, which torch's generator
+seeds each time; so a seed repeats a run, and activations computed again are the same.
 """
 
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
@@ -26,7 +27,8 @@ class CheapDropout(TorchFunctionMode):
 
 def dropout(numbers: torch.Tensor, p: float) -> torch.Tensor:
     """Each number is 0 with probability p, else divided by 1 - p (Srivastava et al. 2014, section 4)."""
-    bits = torch.empty(-(-numbers.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    seed = int(torch.empty((), dtype=torch.int64).random_())
+    bits = torch.from_numpy(np.random.SFC64(seed).random_raw(-(-numbers.numel() // 4))).view(torch.int16)
     kept = torch.empty(numbers.shape, dtype=numbers.dtype)
     torch.ge(bits[: numbers.numel()].view(numbers.shape), round(p * STEPS) - STEPS // 2, out=kept)
     return numbers * kept.mul_(1 / (1 - p))

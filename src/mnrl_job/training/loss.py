@@ -1,10 +1,11 @@
 """MultipleNegativesRankingLoss over the global batch: embedded in chunks, gathered once, compared tile by tile.
 
-Chunks are of like length (little padding). Where their activations would not fit into memory together, each is embedded
-again when its gradient is needed: GradCache (Gao et al. 2021, arXiv 2101.06983) as activation checkpointing of a chunk.
+Chunks are of like length (little padding). Where their activations do not fit into memory together, as many are kept as
+do; the other chunks are embedded again when their gradient is needed: GradCache (Gao et al. 2021, arXiv 2101.06983) as
+activation checkpointing of a chunk.
 """
 
-from contextlib import nullcontext
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,7 +16,6 @@ from torch.utils.checkpoint import checkpoint
 from mnrl_job.embedding.tokens import Features
 from mnrl_job.training.collate import Batch
 from mnrl_job.training.contrast import Objective, contrast
-from mnrl_job.training.dropout import CheapDropout
 from mnrl_job.training.gathering import gather_rows
 
 
@@ -52,7 +52,7 @@ class GlobalBatchLoss(nn.Module):
         rank: of this process; its rows come after those of lower ranks.
 
     Attributes:
-        recompute: whether a chunk's activations are computed again for its gradient instead of being kept.
+        kept_tokens: of so many tokens with padding the activations are kept; the others' are computed again.
         pieces: into how many each chunk is cut again before it is embedded.
         counts: what it has seen.
     """
@@ -63,7 +63,7 @@ class GlobalBatchLoss(nn.Module):
         self.scale = scale
         self.objective = objective
         self.rank = rank
-        self.recompute = False
+        self.kept_tokens = math.inf
         self.pieces = 1
         self.counts = Counts(0, 0, torch.zeros((), dtype=torch.int64, device=model.device), ())
 
@@ -109,30 +109,31 @@ class GlobalBatchLoss(nn.Module):
         Returns:
             Whether there was anything left to spare.
         """
-        if self.recompute and self.pieces >= texts:
-            return False
-        self.pieces *= 2 if self.recompute else 1
-        self.recompute = True
+        if self.kept_tokens == 0:
+            if self.pieces >= texts:
+                return False
+            self.pieces *= 2
+        self.kept_tokens = 0
         return True
 
     def _embed_all(self, pieces: list[Features]) -> tuple[torch.Tensor | None, str]:
         """The embeddings of all pieces, one after another; or what the device says where its memory is too small."""
+        room = self.kept_tokens
+        embeddings: list[torch.Tensor] = []
         try:
-            return torch.cat([self._embed(piece) for piece in pieces]), ""
+            for piece in pieces:
+                if math.isfinite(room):
+                    room -= piece["input_ids"].numel()
+                kept = room >= 0
+                embeddings.append(self._embed(piece) if kept else checkpoint(self._embed, piece, use_reentrant=False))
+            return torch.cat(embeddings), ""
         except torch.OutOfMemoryError as error:
             return None, str(error).splitlines()[0]
 
     def _embed(self, features: Features) -> torch.Tensor:
-        """Embeddings of one chunk, shape (texts, dimension)."""
-        if not self.recompute:
-            return self._forward_model(features)
-        embeddings: torch.Tensor = checkpoint(self._forward_model, features, use_reentrant=False)
-        return embeddings
-
-    def _forward_model(self, features: Features) -> torch.Tensor:
-        with CheapDropout() if self.counts.masked.device.type == "cpu" else nullcontext():
-            # A copy, because the model leaves its intermediate results in it.
-            embeddings: torch.Tensor = self.model(dict(features))["sentence_embedding"]
+        """Embeddings of one piece, shape (texts, dimension)."""
+        # A copy, because the model leaves its intermediate results in it.
+        embeddings: torch.Tensor = self.model(dict(features))["sentence_embedding"]
         return embeddings
 
 

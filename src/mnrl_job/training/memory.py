@@ -1,5 +1,6 @@
 """Do the activations of a whole batch fit into memory? Measured on one text, counted for the largest batch."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,16 +23,18 @@ PADDING = 1.2
 ROWS_COUNTED = 1_000_000
 
 
-def fits(model: SentenceTransformer, columns: Sequence[Tokens], plan: Plan, ranks: int) -> bool:
-    """Whether the activations of each rank's share of each batch fit, and need not be computed again.
+def tokens_that_fit(model: SentenceTransformer, columns: Sequence[Tokens], plan: Plan, ranks: int) -> float:
+    """Of how many tokens with padding a rank can keep the activations; infinity if all of each batch.
 
-    Called under the precision of training.
+    Called under the precision of training. Where not all fit, a CPU keeps none: its memory has other users.
     """
     try:
-        needed = PADDING * most_tokens(columns, plan, ranks) * bytes_for_a_token(model, columns)
+        room = free_bytes(model, ranks) / bytes_for_a_token(model, columns)
     except torch.OutOfMemoryError:
-        return False
-    return needed <= free_bytes(model, ranks)
+        return 0
+    if room >= PADDING * most_tokens(columns, plan, ranks):
+        return math.inf
+    return max(room, 0) if model.device.type == "cuda" else 0
 
 
 def most_tokens(columns: Sequence[Tokens], plan: Plan, ranks: int) -> int:

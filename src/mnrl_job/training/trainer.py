@@ -1,5 +1,6 @@
 """The training loop: Sentence Transformers' trainer over the planned batches."""
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -28,9 +29,10 @@ from mnrl_job.settings import Settings
 from mnrl_job.training.batches import Plan
 from mnrl_job.training.collate import TokenCollator, collator
 from mnrl_job.training.consumed import digest
+from mnrl_job.training.dropout import CheapDropout
 from mnrl_job.training.lookup import shared_lookup, word_embedding
 from mnrl_job.training.loss import GlobalBatchLoss, Shortage
-from mnrl_job.training.memory import fits
+from mnrl_job.training.memory import tokens_that_fit
 from mnrl_job.training.progress import Progress
 from mnrl_job.training.sampler import PlannedBatches
 
@@ -82,7 +84,7 @@ def train(
         seconds_waited=trainer.seconds_waited,
         tokens=tokens,
         padded_tokens=padded_tokens,
-        recomputed=loss.recompute,
+        recomputed=math.isfinite(loss.kept_tokens),
     )
 
 
@@ -159,7 +161,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
         self.remove_callback(PrinterCallback)
         if isinstance(collate, TokenCollator):
             with arithmetic(self.precision, state.device):
-                self.global_loss.recompute = not fits(model.train(), collate.columns, self.plan, state.num_processes)
+                fitting = tokens_that_fit(model.train(), collate.columns, self.plan, state.num_processes)
+            self.global_loss.kept_tokens = fitting
 
     def get_batch_sampler(self, dataset: Dataset, *_: Any, **__: Any) -> PlannedBatches:
         return PlannedBatches(dataset, self.plan, PartialState().num_processes)
@@ -177,7 +180,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
     def training_step(self, model: nn.Module, inputs: Any, *arguments: Any, **options: Any) -> torch.Tensor:
         """One step; where device memory runs out, tried again with less at once.
 
-        Several ranks can do so while they embed, which is when activations pile up; after that they wait for one another.
+        Several ranks can do so while they embed, which is when activations pile up; later they wait for one another.
 
         Raises:
             MemoryLimit: not even one text fits.
@@ -206,6 +209,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
         device = self.model.device
         with ExitStack() as stack:
             stack.enter_context(arithmetic(self.precision, device))  # casts the weights once
+            if device.type == "cpu":
+                stack.enter_context(CheapDropout())
             if device.type == "cpu" and inputs["tokens"] and (words := word_embedding(self.model)):
                 stack.enter_context(shared_lookup(words, [chunk["input_ids"] for chunk in inputs["chunks"]]))
             yield
