@@ -164,6 +164,9 @@ class Settings(BaseModel):
     mini_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = _setting(
         "auto", "texts embedded at once on a device; for memory only", "auto or a whole number of at least 1"
     )
+    gradient_checkpointing: bool = _setting(
+        False, "compute each layer again for its gradient: less memory for long texts, slower", "true or false"
+    )
     loss: Literal["mnrl", "symmetric", "gte"] = _setting(
         "mnrl",
         "what a batch compares: queries with documents, also the reverse, or all with all",

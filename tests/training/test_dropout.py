@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mnrl_job.training.dropout import CheapDropout, attention, dropout
+from mnrl_job.training.dropout import attention, cheap_dropout, dropout
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
@@ -54,7 +54,7 @@ def test_wherever_a_model_drops_out_it_is_replaced_and_nowhere_else():
         torch.manual_seed(0)
         return layer(query), functional.scaled_dot_product_attention(query, key, value, dropout_p=0.5)
 
-    with CheapDropout():
+    with cheap_dropout():
         replaced = both()
         causal = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         assert torch.equal(layer.eval()(query), query)

@@ -9,7 +9,7 @@ import torch
 
 from mnrl_job.embedding.chunks import Limit, chunk_limit
 from mnrl_job.embedding.precision import arithmetic
-from mnrl_job.errors import MemoryLimit
+from mnrl_job.errors import MemoryLimit, SettingsError
 from mnrl_job.records import Batching, Pairs
 from mnrl_job.runtime.tables import write_columns, write_labels
 from mnrl_job.settings import Settings
@@ -168,3 +168,34 @@ def test_activations_are_counted_once_and_weights_not_at_all(run, model, tmp_pat
     with arithmetic("bf16", model.device):
         rounded = memory.bytes_for_a_token(model, columns)
     assert layers * 10 * hidden * 2 < rounded < memory.bytes_for_a_token(model, columns) < layers * 50 * hidden * 4
+
+
+@pytest.mark.parametrize("again", ["layers", "chunks", "both"])
+def test_what_is_computed_again_teaches_the_same(run, model, tiny_model, monkeypatch, again):
+    """Also with dropout, which must fall alike both times."""
+    from sentence_transformers import SentenceTransformer
+
+    other = SentenceTransformer(str(tiny_model), device="cpu")
+    for module in (*model.modules(), *other.modules()):
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    _, losses = run(model)
+    if again != "layers":
+        monkeypatch.setattr(memory, "free_memory", lambda: 0)
+    trained, other_losses = run(other, gradient_checkpointing=again != "chunks")
+    assert trained.recomputed == (again != "layers")
+    assert other_losses == pytest.approx(losses, abs=1e-5)
+    torch.testing.assert_close(weights(other), weights(model), rtol=0, atol=1e-4)
+
+
+def test_of_layers_computed_again_only_the_inputs_are_counted(run, model, tmp_path):
+    columns = collator(model.train(), run.pairs, Limit(100, 100, 1), tmp_path / "some").columns
+    kept = memory.bytes_for_a_token(model, columns)
+    memory.checkpoint_layers(model)
+    hidden, layers = 32, 2
+    assert layers * hidden * 4 < memory.bytes_for_a_token(model, columns) < kept / 3
+
+
+def test_a_model_without_layers_to_compute_again_is_refused(run, static_model):
+    with pytest.raises(SettingsError, match="MNRL_GRADIENT_CHECKPOINTING=true: this model has no layers"):
+        run(static_model, gradient_checkpointing=True)

@@ -119,7 +119,7 @@ def _environment(devices: Devices) -> dict[str, str]:
     defaults = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"}
     # Of compiled matrix products: the usual 1,024 are fewer than the shapes of a run, and the oldest is dropped first.
     defaults["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "8192"
-    # Activations in huge pages that are not given back after each step; a C library without these settings ignores them.
+    # Activations in huge pages that are not given back after each step; a C library that lacks these ignores them.
     defaults["GLIBC_TUNABLES"] = ":".join(f"glibc.malloc.{name}={value}" for name, value in MALLOC.items())
     return defaults | inherited | _device_environment(devices, os.environ.get("CUDA_VISIBLE_DEVICES"))
 

@@ -5,24 +5,26 @@ dropped, with a probability right to 1 in 65,536. The bits are drawn by SFC64, t
 seeds each time; so a seed repeats a run, and activations computed again are the same.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 STEPS = 2**16
+TORCH_DROPOUT, TORCH_ATTENTION = functional.dropout, functional.scaled_dot_product_attention
 
 
-class CheapDropout(TorchFunctionMode):
-    """While it lasts, dropout and attention with dropout are computed as below, wherever a model calls them."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        return REPLACED.get(func, func)(*args, **(kwargs or {}))
+@contextmanager
+def cheap_dropout() -> Iterator[None]:
+    """While it lasts, dropout and attention with dropout are computed as below, wherever a model calls torch's."""
+    vars(functional).update(dropout=_dropout, scaled_dot_product_attention=_attention)
+    try:
+        yield
+    finally:
+        vars(functional).update(dropout=TORCH_DROPOUT, scaled_dot_product_attention=TORCH_ATTENTION)
 
 
 def dropout(numbers: torch.Tensor, p: float) -> torch.Tensor:
@@ -60,7 +62,7 @@ def attention(
 def _dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:  # noqa: A002
     """As `torch.nn.functional.dropout` is called."""
     if not training or p == 0 or inplace:
-        return functional.dropout(input, p, training, inplace)
+        return TORCH_DROPOUT(input, p, training, inplace)
     return dropout(input, p)
 
 
@@ -77,11 +79,5 @@ def _attention(
     scale = options.pop("scale", None) or query.shape[-1] ** -0.5
     if dropout_p == 0 or is_causal or options.get("enable_gqa"):
         options["scale"] = scale
-        return functional.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, **options)
+        return TORCH_ATTENTION(query, key, value, attn_mask, dropout_p, is_causal, **options)
     return attention(query, key, value, attn_mask, dropout_p, scale)
-
-
-REPLACED: dict[Callable[..., Any], Callable[..., Any]] = {
-    functional.dropout: _dropout,
-    functional.scaled_dot_product_attention: _attention,
-}

@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from sentence_transformers import SentenceTransformer
 from torch.autograd.graph import saved_tensors_hooks
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from mnrl_job.embedding.tokens import Features, Tokens
+from mnrl_job.errors import SettingsError
 from mnrl_job.runtime.machine import free_memory
 from mnrl_job.training.batches import Plan
 
@@ -35,6 +38,22 @@ def tokens_that_fit(model: SentenceTransformer, columns: Sequence[Tokens], plan:
     if room >= PADDING * most_tokens(columns, plan, ranks):
         return math.inf
     return max(room, 0) if model.device.type == "cuda" else 0
+
+
+def checkpoint_layers(model: SentenceTransformer) -> None:
+    """From now on keep only the input of each layer, and compute the layer again for its gradient (arXiv 1604.06174).
+
+    Raises:
+        SettingsError: the model has no layers that can do so.
+    """
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    if not _checkpointed(model):
+        raise SettingsError("MNRL_GRADIENT_CHECKPOINTING=true: this model has no layers to compute again; leave it out")
+
+
+def _checkpointed(model: SentenceTransformer) -> list[torch.nn.Module]:
+    layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
+    return [layer for layer in layers if layer.gradient_checkpointing]
 
 
 def most_tokens(columns: Sequence[Tokens], plan: Plan, ranks: int) -> int:
@@ -66,7 +85,13 @@ def bytes_kept(model: SentenceTransformer, features: Features) -> int:
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
+    def keep_input(_: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
+        keep(given[0])
+
+    with ExitStack() as stack:
+        for layer in _checkpointed(model):  # keeps its input, but not where the hooks of saved tensors would see it
+            stack.callback(layer.register_forward_pre_hook(keep_input).remove)
+        stack.enter_context(saved_tensors_hooks(keep, lambda tensor: tensor))
         embeddings = model(send_to_device(features, model.device))["sentence_embedding"]
     del embeddings
     return sum(kept.values())

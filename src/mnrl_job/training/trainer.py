@@ -29,14 +29,14 @@ from mnrl_job.settings import Settings
 from mnrl_job.training.batches import Plan
 from mnrl_job.training.collate import TokenCollator, collator
 from mnrl_job.training.consumed import digest
-from mnrl_job.training.dropout import CheapDropout
+from mnrl_job.training.dropout import cheap_dropout
 from mnrl_job.training.lookup import shared_lookup, word_embedding
 from mnrl_job.training.loss import GlobalBatchLoss, Shortage
-from mnrl_job.training.memory import tokens_that_fit
+from mnrl_job.training.memory import checkpoint_layers, tokens_that_fit
 from mnrl_job.training.progress import Progress
 from mnrl_job.training.sampler import PlannedBatches
 
-REMEDY = "lower MNRL_MAX_SEQ_LENGTH or MNRL_BATCH_SIZE, or take a smaller model or a larger device"
+REMEDY = "lower MNRL_MAX_SEQ_LENGTH, set MNRL_GRADIENT_CHECKPOINTING=true, or take a smaller model or a larger device"
 # Processes that make batches ready while a GPU computes; a CPU has no time that is not its own.
 LOADERS = 2
 
@@ -59,6 +59,7 @@ def train(
     Raises:
         Diverged: the loss became NaN or infinite.
         DeviceError: the precision wanted is not to be had here.
+        SettingsError: layers are to be checkpointed, and the model cannot do so.
         InternalError: the rows trained on are not those of the plan.
     """
     began = time.perf_counter()
@@ -144,6 +145,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
         self.plan: Plan = np.load(batching.plan, mmap_mode="r")[: settings.max_steps]
         self.precision = choose_precision(settings.precision, state.device)
         self.seconds_waited = 0.0
+        if settings.gradient_checkpointing:
+            checkpoint_layers(model)
         limit = chunk_limit(state.device, settings.mini_batch_size)
         collate = collator(model, pairs, limit, scratch / "tokens")
         self.global_loss = GlobalBatchLoss(model, settings.scale, settings.loss, state.process_index)
@@ -210,7 +213,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         with ExitStack() as stack:
             stack.enter_context(arithmetic(self.precision, device))  # casts the weights once
             if device.type == "cpu":
-                stack.enter_context(CheapDropout())
+                stack.enter_context(cheap_dropout())
             if device.type == "cpu" and inputs["tokens"] and (words := word_embedding(self.model)):
                 stack.enter_context(shared_lookup(words, [chunk["input_ids"] for chunk in inputs["chunks"]]))
             yield
