@@ -34,7 +34,7 @@ def test_ranks_that_read_different_inputs_end_before_they_train(tmp_path):
         task = tmp_path / f"task-{rank}.json"
         write_record(task, WorkerTask(settings, "./no-model", tmp_path, tmp_path, (), inputs))
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "MNRL_JOB_OUTCOME": str(tmp_path / f"rank-{rank}.json")}
-        command = [sys.executable, "-m", "mnrl_job.worker", "train", str(task)]
+        command = [sys.executable, "-m", "mnrl_job.start_worker", "train", str(task)]
         workers.append(subprocess.Popen(command, env=clean_environment(**shared, **own), stderr=subprocess.DEVNULL))
     assert [worker.wait(120) for worker in workers] == [65, 65]
     told = json.loads((tmp_path / "rank-1.json").read_text(encoding="utf-8"))["message"]

@@ -65,7 +65,8 @@ def train(settings: Settings) -> Finished:
         probe(store)
         clock = Clock()
         devices = find_devices(settings.num_processes)
-        with started("train", place.scratch, devices) as workers:
+        one = replace(devices, workers=1)
+        with started("train", place.scratch, devices) as workers, started("verify", place.scratch, one) as verifier:
             with clock("fetch"):
                 inputs = get_inputs(settings, place, devices)
             with clock("prepare"):
@@ -75,10 +76,9 @@ def train(settings: Settings) -> Finished:
                 prepared = prepare(settings, place, read, eval_sets, devices.workers)
                 check_primary_metric(settings, prepared.eval_sets)
             task = worker_task(settings, place, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
-            with started("verify", place.scratch, replace(devices, workers=1)) as verifier:
-                result = workers.ask(task, "result.json", WorkerResult)
-                with clock("verify"):
-                    verification = verifier.ask(task, "verified.json", Verification)
+            result = workers.ask(task, "result.json", WorkerResult)
+            with clock("verify"):
+                verification = verifier.ask(task, "verified.json", Verification)
         write_json(place.staging / "audit.json", with_lengths(prepared.audit, result.lengths))
         return report(settings, place, clock, task, result, read, verification)
 

@@ -1,6 +1,6 @@
 """The process on a device: evaluate before, train, evaluate after, save. Ranks meet only here.
 
-Started by the supervisor as `python -m mnrl_job.worker ROLE TASK.json`, once per device.
+Started by the supervisor once per device, by way of `start_worker`.
 """
 
 import json
@@ -236,10 +236,6 @@ ROLES = {"train": train_role, "evaluate": evaluate_role, "rehearse": rehearse_ro
 
 
 def main() -> None:
-    """Entry of the process."""
+    """The whole life of the process, which ends here."""
     role, path = sys.argv[1:]
     worker_main(lambda: run(ROLES[role], read_record(Path(path), WorkerTask)), explain)
-
-
-if __name__ == "__main__":
-    main()

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from mnrl_job.errors import InternalError, JobError, by_kind
 from mnrl_job.records import Record, WorkerTask, read_record, write_record
@@ -84,7 +85,7 @@ class Waiting:
 
 @contextmanager
 def started(role: str, scratch: Path, devices: Devices) -> Iterator[Waiting]:
-    """Run `python -m mnrl_job.worker ROLE TASK` in `devices.workers` processes; none outlives the context.
+    """Run `python -m mnrl_job.start_worker ROLE TASK` in `devices.workers` processes; none outlives the context.
 
     Args:
         role: what the workers do (`train`, `evaluate`, `verify`).
@@ -98,7 +99,7 @@ def started(role: str, scratch: Path, devices: Devices) -> Iterator[Waiting]:
     shared = {SUPERVISOR: str(os.getpid()), WAIT: "1"}
     if devices.workers > 1:
         shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(devices.workers)}
-    command = [sys.executable, "-m", "mnrl_job.worker", role, str(scratch / TASK)]
+    command = [sys.executable, "-m", "mnrl_job.start_worker", role, str(scratch / TASK)]
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(devices.workers):
@@ -181,8 +182,8 @@ def _stop(workers: list[subprocess.Popen[bytes]]) -> None:
             worker.wait()
 
 
-def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobError | None]) -> None:
-    """Run a worker's body; on failure leave an outcome file and end the process with the exit code.
+def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobError | None]) -> NoReturn:
+    """Run a worker's body and end the process with the exit code; on failure leave an outcome file.
 
     Args:
         body: the work.
@@ -191,16 +192,18 @@ def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobErro
     die_with_parent(int(os.environ.get(SUPERVISOR, os.getppid())))
     if os.environ.get(WAIT):
         sys.stdin.read()  # until the supervisor closes it, or is gone
+    code = 0
     try:
         body()
     except Exception as error:
         known = error if isinstance(error, JobError) else explain(error)
         failure = known or InternalError(f"{type(error).__name__}: {error}")
         _write_outcome(os.environ, failure, "" if known else traceback.format_exc())
-        # Not by tearing down: with a sibling gone, the runtime of the process group may abort this process.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(failure.code)
+        code = failure.code
+    # Not by tearing down, which takes a second; and with a sibling gone, the process group's runtime may abort it.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _write_outcome(environ: Mapping[str, str], failure: JobError, trace: str) -> None:
