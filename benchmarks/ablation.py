@@ -1,0 +1,103 @@
+"""One training with one thing off, in a process of its own; training.py calls it for each arm.
+
+    python benchmarks/ablation.py ARM MODEL TRAIN EVAL
+
+The last line that is printed is JSON. All arms have the same seed, and the same batches by our groups and plan, so they
+differ in arithmetic alone.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from batching import ours, write_pairs
+from sentence_transformers import SentenceTransformer
+
+from mnrl_job.embedding import chunks
+from mnrl_job.embedding.chunks import Chunk
+from mnrl_job.evaluation.retrieval import evaluate
+from mnrl_job.inputs.evalset import read_evalset
+from mnrl_job.inputs.fetch import Fetched
+from mnrl_job.inputs.rows import read_rows
+from mnrl_job.settings import Settings
+from mnrl_job.training import collate, trainer
+
+BATCH = 64
+CUT = 256
+TEXTS_AT_ONCE = 16
+
+
+def as_they_come(lengths: np.ndarray, *_: Any) -> list[Chunk]:
+    """Sixteen texts at once in the order of the batch, padded to the longest of them."""
+    rows = np.split(np.arange(len(lengths)), range(TEXTS_AT_ONCE, len(lengths), TEXTS_AT_ONCE))
+    return [Chunk(some, int(lengths[some].max())) for some in rows]
+
+
+def whole_columns(lengths: np.ndarray, *_: Any) -> list[Chunk]:
+    """All anchors at once, then all positives, as the library does."""
+    return [Chunk(some, int(lengths[some].max())) for some in np.split(np.arange(len(lengths)), 2)]
+
+
+Patch = Callable[[], Any]
+# What is replaced, and environment variables that are set, in each arm.
+ARMS: dict[str, tuple[list[Patch], dict[str, str]]] = {
+    "everything on": ([], {}),
+    "fp32": ([], {}),
+    "not in length order, 16 texts at once": ([lambda: mock.patch.object(collate, "cut", as_they_come)], {}),
+    "each column at once": ([lambda: mock.patch.object(collate, "cut", whole_columns)], {}),
+    "every width and number of texts": (
+        [
+            lambda: mock.patch.object(chunks, "widths", np.minimum),
+            lambda: mock.patch.object(chunks, "sizes", lambda most: np.arange(1, most + 1)),
+        ],
+        {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"},
+    ),
+    "torch's dropout": ([lambda: mock.patch.object(trainer, "cheap_dropout", nullcontext)], {}),
+    "words looked up by each chunk": ([lambda: mock.patch.object(trainer, "word_embedding", return_value=None)], {}),
+    "memory as the C library has it": ([], {"GLIBC_TUNABLES": ""}),
+    "activations computed twice": ([lambda: mock.patch.object(trainer, "tokens_that_fit", return_value=0)], {}),
+}
+
+
+def train(arm: str, model_path: str, train_data: Path, eval_data: Path) -> dict[str, Any]:
+    patches, _ = ARMS[arm]
+    settings = Settings(batch_size=BATCH, precision="fp32" if arm == "fp32" else "auto")
+    model = SentenceTransformer(model_path, device="cpu")
+    model.max_seq_length = CUT
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        pairs = write_pairs([(row["anchor"], row["positive"]) for _, row in read_rows(train_data)], folder)
+        eval_set = read_evalset(Fetched("eval", "eval", (), eval_data), folder / "eval")
+        batching = ours(pairs, settings.seed, folder)
+        for patch in patches:
+            patch().start()
+        done = trainer.train(model, settings, pairs, batching, folder, folder)
+        mock.patch.stopall()
+        scored = evaluate(model, eval_set, done.precision, folder / "after.jsonl")
+    return {
+        "pairs_per_second": round(done.steps * BATCH / done.seconds, 2),
+        "padding_ratio": round(done.padded_tokens / done.tokens, 3),
+        "ndcg@10_after": round(scored.metrics["ndcg@10"], 4),
+        "final_loss": round(done.final_loss, 4),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("arm", choices=ARMS)
+    parser.add_argument("model")
+    parser.add_argument("train", type=Path)
+    parser.add_argument("eval", type=Path)
+    options = parser.parse_args()
+    sys.stdout.write(json.dumps(train(options.arm, options.model, options.train, options.eval)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
