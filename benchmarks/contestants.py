@@ -33,7 +33,7 @@ Facts = dict[str, Any]
 
 @dataclass(frozen=True)
 class Contest:
-    """What the contestants share. They run in `folder`, away from any .env file."""
+    """What the contestants share. They run in `folder`, away from any .env file, on the CPU unless told otherwise."""
 
     data: Path
     stock: Path
@@ -42,6 +42,7 @@ class Contest:
     rows: int
     seeds: tuple[int, ...]
     stock_seeds: tuple[int, ...]
+    on_gpu: bool = False
 
 
 def ours(contest: Contest, command: str = "train", **settings: str | int) -> Facts:
@@ -53,7 +54,7 @@ def ours(contest: Contest, command: str = "train", **settings: str | int) -> Fac
     if command == "train":
         shared |= {"train_data": str(pairs(contest)), "batch_size": BATCH}
     chosen = {f"MNRL_{key.upper()}": str(value) for key, value in (shared | settings).items()}
-    _, facts = run([str(Path(sys.executable).with_name("mnrl-job")), command], contest.folder, chosen)
+    _, facts = run([str(Path(sys.executable).with_name("mnrl-job")), command], contest, chosen)
     return facts | read_metrics(json.loads((runs / name / "metrics.json").read_text(encoding="utf-8")))
 
 
@@ -71,7 +72,7 @@ def read_metrics(metrics: Facts) -> Facts:
     return facts | {"seconds": seconds}
 
 
-def stock(contest: Contest, seed: int, *replaced: tuple[str, str]) -> Facts:
+def stock(contest: Contest, seed: int, *replaced: tuple[str, str], batch: int = BATCH) -> Facts:
     """A copy of the stock recipe with another seed, and with texts replaced."""
     recipe = replace(contest.stock.read_text(encoding="utf-8"), r"\bseed=\d+", f"seed={seed}")
     for pattern, text in replaced:
@@ -79,8 +80,8 @@ def stock(contest: Contest, seed: int, *replaced: tuple[str, str]) -> Facts:
     script = contest.folder / "recipe.py"
     script.write_text(recipe, encoding="utf-8")
     command = [sys.executable, str(script), "--model", contest.model, "--train", str(pairs(contest))]
-    command += ["--eval", str(contest.data / "eval"), "--batch-size", str(BATCH), "--output", "stock"]
-    printed, facts = run(command, contest.folder)
+    command += ["--eval", str(contest.data / "eval"), "--batch-size", str(batch), "--output", "stock"]
+    printed, facts = run(command, contest)
     names = {"peak_rss_gib": "peak_gib"}
     kept = ("pairs_per_second", "train_seconds", "eval_seconds", "ndcg@10_before", "ndcg@10_after", "peak_rss_gib")
     return facts | {names.get(key, key): printed[key] for key in kept}
@@ -95,17 +96,21 @@ def replace(recipe: str, pattern: str, text: str) -> str:
 
 def library(contest: Contest, part: str, *files: Path) -> Facts:
     command = [sys.executable, str(Path(__file__).resolve()), part, contest.model, *map(str, files)]
-    printed, facts = run(command, contest.folder)
+    printed, facts = run(command, contest)
     return facts | printed
 
 
-def run(command: list[str], folder: Path, settings: dict[str, str] | None = None) -> tuple[Facts, Facts]:
+def run(command: list[str], contest: Contest, settings: dict[str, str] | None = None) -> tuple[Facts, Facts]:
     """Run one contestant; its last line where that is JSON, and what could be seen from outside."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MNRL_")}
-    environment = kept | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"} | (settings or {})
+    devices = {} if contest.on_gpu else {"CUDA_VISIBLE_DEVICES": ""}
+    environment = kept | devices | {"HF_HUB_OFFLINE": "1"} | (settings or {})
     stolen, began = elsewhere(), time.perf_counter()
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=folder, env=environment, **pipes) as process, watched(process.pid) as peak:
+    with (
+        subprocess.Popen(command, cwd=contest.folder, env=environment, **pipes) as process,
+        watched(process.pid) as peak,
+    ):
         output, errors = process.communicate()
     took = time.perf_counter() - began
     if process.returncode:
