@@ -25,6 +25,7 @@ WITHOUT_EFFECT = {
     "log_format",
     "num_processes",
     "mini_batch_size",
+    "gradient_checkpointing",
     "s3_addressing_style",
 }
 
