@@ -1,5 +1,6 @@
-"""The rows of all ranks as one tensor through which gradients flow back, with one message in either direction."""
+"""What ranks tell one another in a step: rows, through which gradients flow back, and whether anything is wrong."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 
 def gather_rows(own: torch.Tensor) -> torch.Tensor:
-    """The rows of all ranks, in the order of the ranks; a rank's gradient is the sum of what all ranks ask for.
+    """The rows of all ranks, in the order of the ranks, with one message in either direction; a rank's gradient is the sum of what all ranks ask for.
 
     So it is in the library's `all_gather_with_grad`. A process alone gets back what it gave.
 
@@ -18,10 +19,29 @@ def gather_rows(own: torch.Tensor) -> torch.Tensor:
     Returns:
         Shape (ranks * rows, ...).
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if _alone():
         return own
     everywhere: torch.Tensor = _Gathering.apply(own)  # type: ignore[no-untyped-call]
     return everywhere
+
+
+def on_any_rank(flag: bool) -> bool:
+    """Whether a flag is up on some rank. Asked from host to host, so that no GPU has to finish its work for it."""
+    if _alone():
+        return flag
+    raised = torch.tensor(int(flag))
+    dist.all_reduce(raised, dist.ReduceOp.MAX, group=_hosts())
+    return bool(raised)
+
+
+def _alone() -> bool:
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
+
+
+@cache
+def _hosts() -> dist.ProcessGroup | None:
+    """The ranks' processors as a group; None, which is all ranks as they are, where they have no GPUs."""
+    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
 
 class _Gathering(torch.autograd.Function):

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from mnrl_job.embedding.tokens import Features
 from mnrl_job.training.collate import Batch
 from mnrl_job.training.contrast import Objective, contrast
-from mnrl_job.training.gathering import gather_rows
+from mnrl_job.training.gathering import gather_rows, on_any_rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +80,11 @@ class GlobalBatchLoss(nn.Module):
         rows = len(labels)
         pieces = [piece for chunk in batch["chunks"] for piece in split(chunk, self.pieces)]
         texts, short = self._embed_all(pieces)
-        everywhere = gather_rows(torch.cat([labels, labels.new_full((rows, 1), bool(short))], dim=1))
-        if texts is None or everywhere[:, -1].any():
+        if on_any_rank(texts is None) or texts is None:
             raise Shortage(short or "another rank is out of device memory")
-        everywhere = everywhere[:, :-1]
         texts = nn.functional.normalize(texts[batch["order"]].to(torch.promote_types(texts.dtype, torch.float32)))
         columns = gather_rows(texts.view(-1, rows, texts.shape[1]).transpose(0, 1))
+        everywhere = gather_rows(labels)
         own = slice(self.rank * rows, (self.rank + 1) * rows)
         queries, documents = columns[:, 0], columns[:, 1:].transpose(0, 1).reshape(-1, texts.shape[1])
         loss, masked = contrast(queries, documents, everywhere, own, self.scale, self.objective)
