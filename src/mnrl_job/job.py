@@ -19,6 +19,7 @@ from mnrl_job.groundwork import (
 )
 from mnrl_job.inputs.pairs import read_pairs
 from mnrl_job.outputs.audit_page import with_lengths
+from mnrl_job.outputs.checkpoints import fetch_newest, kept
 from mnrl_job.outputs.metrics import Run, metrics
 from mnrl_job.outputs.model_card import model_card
 from mnrl_job.outputs.publish import already_published, clear, record_failure, seal, tidy, upload
@@ -33,7 +34,7 @@ from mnrl_job.records import (
     WorkerTask,
     read_results,
 )
-from mnrl_job.runtime.attempt import Attempt, attempt, stop_on_request, work_dir
+from mnrl_job.runtime.attempt import Attempt, attempt, effective, stop_on_request, work_dir
 from mnrl_job.runtime.claims import claimed
 from mnrl_job.runtime.devices import find_devices
 from mnrl_job.runtime.launch import ask_workers, started
@@ -66,7 +67,11 @@ def train(settings: Settings) -> Finished:
         clock = Clock()
         devices = find_devices(settings.num_processes)
         one = replace(devices, workers=1)
-        with started("train", place.scratch, devices) as workers, started("verify", place.scratch, one) as verifier:
+        with (
+            kept(place.scratch / "trainer", place.store, place.scratch.name),
+            started("train", place.scratch, devices) as workers,
+            started("verify", place.scratch, one) as verifier,
+        ):
             with clock("fetch"):
                 inputs = get_inputs(settings, place, devices)
             with clock("prepare"):
@@ -76,6 +81,8 @@ def train(settings: Settings) -> Finished:
                 prepared = prepare(settings, place, read, eval_sets, devices.workers)
                 check_primary_metric(settings, prepared.eval_sets)
             task = worker_task(settings, place, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
+            facts = {"settings": effective(settings), "inputs": task.inputs}
+            task = replace(task, resume=fetch_newest(place.store(), place.scratch / "checkpoints", facts))
             result = workers.ask(task, "result.json", WorkerResult)
             with clock("verify"):
                 verification = verifier.ask(task, "verified.json", Verification)
@@ -208,6 +215,8 @@ def report(
         files = upload(place.staging, store, claim, files)
         facts = {"run_id": place.run_id, "attempt": 1, "settings_sha256": place.settings_hash, "inputs": task.inputs}
         seal(store, claim, place.staging, facts | {"files": files})
+    with suppress(JobError):  # the run stands; what is left beside it goes the next time
+        tidy(store)
     return Finished(place.run, content)
 
 

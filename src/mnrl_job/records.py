@@ -97,7 +97,7 @@ class Finding:
 class WorkerTask:
     """What a worker is to do. `settings` are the run's, as JSON values; `staging` holds what will be published.
 
-    `inputs` are SHA-256 by input; all ranks, on all nodes, must have the same.
+    `inputs` are SHA-256 by input; all ranks, on all nodes, must have the same. `resume` is the folder of a checkpoint.
     """
 
     settings: dict[str, Any]
@@ -108,6 +108,7 @@ class WorkerTask:
     inputs: dict[str, str]
     pairs: Pairs | None = None
     batching: Batching | None = None
+    resume: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +151,24 @@ class Comparison:
     delta: dict[str, float] = field(default_factory=dict)
     confidence: dict[str, tuple[float, float]] = field(default_factory=dict)
     p_value: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """A model's scores on the eval sets."""
+
+    evaluations: tuple[Evaluation, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a training has spent up to some step, over all ranks and attempts."""
+
+    tokens: int = 0
+    padded_tokens: int = 0
+    masked: int = 0
+    seconds: float = 0.0
+    seconds_waited: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

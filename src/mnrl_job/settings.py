@@ -19,6 +19,7 @@ from mnrl_job.errors import SettingsError
 PREFIX = "MNRL_"
 RANKING_METRICS = ("accuracy", "precision", "recall", "mrr", "map", "ndcg")
 METRIC_CUTOFFS = (1, 3, 5, 10, 100)
+SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,34 @@ class Source:
     def __str__(self) -> str:
         weight = "" if self.weight is None else f":{self.weight!r}".removesuffix(".0")
         return f"{self.name}{weight}={self.uri}"
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """How often: after so many steps, or so many seconds."""
+
+    steps: int | None = None
+    seconds: float | None = None
+
+    def __str__(self) -> str:
+        if self.steps:
+            return str(self.steps)
+        unit = next(unit for unit in "hms" if (self.seconds or 0) % SECONDS[unit] == 0)
+        return f"{int(self.seconds or 0) // SECONDS[unit]}{unit}"
+
+    def due(self, step: int, seconds: float) -> bool:
+        """Whether it is time, at this step and so many seconds after the last time."""
+        return step % self.steps == 0 if self.steps else seconds >= (self.seconds or 0)
+
+
+def _parse_every(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"([0-9]+)([smh]?)", value.strip())
+    if not found or not int(found[1]):
+        raise ValueError("neither steps nor a time")
+    number, unit = int(found[1]), found[2]
+    return Every(seconds=float(number * SECONDS[unit])) if unit else Every(steps=number)
 
 
 def _parse_sources(value: object) -> object:
@@ -89,6 +118,7 @@ def _parse_primary_metric(value: object) -> object:
 
 Sources = Annotated[tuple[Source, ...], BeforeValidator(_parse_sources)]
 EvalSources = Annotated[Sources, AfterValidator(_refuse_weights)]
+Interval = Annotated[Every, BeforeValidator(_parse_every)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
 NearDuplicates = Annotated[Annotated[float, Field(gt=0.5, le=1)] | None, BeforeValidator(_parse_near_duplicates)]
 PrimaryMetric = Annotated[str, BeforeValidator(_parse_primary_metric)]
@@ -184,6 +214,9 @@ class Settings(BaseModel):
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = _setting(
         "auto", "arithmetic of the forward pass; weights stay fp32", "auto, fp32, bf16 or fp16"
+    )
+    checkpoint_every: Interval = _setting(
+        Every(seconds=600.0), "how often a checkpoint is saved", "steps (500) or a time (90s, 10m, 1h)"
     )
     primary_metric: PrimaryMetric = _setting("ndcg@10", "the metric the run is judged by", METRIC)
     seed: int = _setting(42, "everything random comes from it", "a whole number from 0 to 4294967295", ge=0, lt=2**32)

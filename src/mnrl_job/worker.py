@@ -10,6 +10,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ from mnrl_job.records import (
     Evaluation,
     ModelFacts,
     Rehearsal,
+    Scores,
     TokenLengths,
     Training,
     WorkerResult,
@@ -35,30 +37,58 @@ from mnrl_job.records import (
     write_record,
 )
 from mnrl_job.runtime import logs
+from mnrl_job.runtime.attempt import effective
 from mnrl_job.runtime.launch import worker_main
+from mnrl_job.runtime.stopping import note_requests
 from mnrl_job.settings import Settings
+from mnrl_job.training.checkpoints import Keeping
 from mnrl_job.training.lengths import measure_lengths
 from mnrl_job.training.trainer import train
 
 REHEARSED_STEPS = 4
+BEFORE = "before.json"
 
 
 def train_role(task: WorkerTask) -> None:
-    """The whole way of a training worker."""
+    """The whole way of a training worker. It stops on request only where a checkpoint is saved, or none is needed."""
+    note_requests()
     settings = Settings.model_validate(task.settings)
     state = PartialState()
     check_same_inputs(task)
     model = load_model(task.model, settings)
-    before = evaluate_all(model, task, "before")
     if task.pairs is None or task.batching is None:
         raise ValueError("a training task needs pairs")
+    before = scores_before(model, task)
     lengths = measure_lengths(model, task.pairs) if state.is_main_process else None
     logs.log(f"training on {task.pairs.rows} pairs with {describe_devices(state)}")
-    training = train(model, settings, task.pairs, task.batching, task.scratch, task.staging)
+    facts = {"settings": effective(settings), "inputs": task.inputs}
+    keeping = Keeping(facts, carried_files(task), task.resume)
+    training = train(model, settings, task.pairs, task.batching, task.scratch, task.staging, keeping)
     after = evaluate_all(model, task, "after")
     if state.is_main_process:
         save(model, task.staging)
         write_result(task, model, before, after, training, lengths)
+
+
+def scores_before(model: SentenceTransformer, task: WorkerTask) -> tuple[Evaluation, ...]:
+    """Of the model as it is; a run that goes on from a checkpoint finds them there, with the log up to then."""
+    if task.resume is None:
+        scored = evaluate_all(model, task, "before")
+        if PartialState().is_main_process:
+            write_record(task.scratch / BEFORE, Scores(scored))
+        return scored
+    if PartialState().is_main_process:
+        for path in carried_files(task):
+            if (task.resume / path.name).exists():
+                path.write_bytes((task.resume / path.name).read_bytes())
+    kept = read_record(task.resume / BEFORE, Scores).evaluations
+    return tuple(replace(one, results=task.scratch / one.results.name) for one in kept)
+
+
+def carried_files(task: WorkerTask) -> tuple[Path, ...]:
+    """What a checkpoint holds beside the training's state."""
+    results = (task.scratch / f"before-{one.name}.jsonl" for one in task.eval_sets)
+    return (task.scratch / BEFORE, *results, task.staging / "training_log.jsonl")
 
 
 def evaluate_role(task: WorkerTask) -> None:

@@ -15,6 +15,7 @@ from mnrl_job.embedding.chunks import chunk_limit, cut
 from mnrl_job.embedding.precision import Precision, arithmetic
 from mnrl_job.embedding.tokens import read_or_tokenise
 from mnrl_job.runtime.logs import shows_progress
+from mnrl_job.runtime.stopping import give_way
 
 Kind = Literal["query", "document"]
 # Where a model keeps the prompt of a kind, the first that it has; as the library looks for it.
@@ -36,6 +37,9 @@ def encode(
 
     Returns:
         Shape (texts, dimension), the same on every rank.
+
+    Raises:
+        Preempted: this process was asked to stop.
     """
     model.eval()
     preprocess = partial(model.preprocess, prompt=find_prompt(model, kind), task=kind)
@@ -51,6 +55,7 @@ def encode(
     embeddings = torch.zeros(len(texts), int(model.get_embedding_dimension() or 0), device=state.device)
     with torch.inference_mode(), arithmetic(precision, state.device):
         for chunk in tqdm(own, desc=f"embedding each {kind}", unit="chunk", disable=not shown):
+            give_way()
             features = send_to_device(known.features(chunk.rows, chunk.width), state.device)
             found = model(features, task=kind)["sentence_embedding"].float()[:, : model.truncate_dim]
             embeddings[torch.from_numpy(chunk.rows).to(state.device)] = torch.nn.functional.normalize(found)

@@ -23,7 +23,8 @@ MARKER = "_SUCCESS"
 MANIFEST = "manifest.json"
 FAILURE = "failure.json"
 # What an attempt finds at the output and does not touch.
-KEPT = (f"{claims.FOLDER}/", "checkpoints/", FAILURE)
+CHECKPOINTS = "checkpoints/"
+KEPT = (f"{claims.FOLDER}/", CHECKPOINTS, FAILURE)
 
 
 class FileFacts(TypedDict):
@@ -62,7 +63,7 @@ def tidy(run: Store) -> None:
     This needs no claim: whoever still waits for one will find the run finished and write nothing.
     """
     run.sweep()
-    for entry in (*run.entries(f"{claims.FOLDER}/"), *run.entries(PROBE)):
+    for entry in (*run.entries(f"{claims.FOLDER}/"), *run.entries(PROBE), *run.entries(CHECKPOINTS)):
         run.delete(entry.key)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from mnrl_job.errors import Preempted
 from mnrl_job.runtime.files import writable_folder
@@ -26,6 +27,7 @@ WITHOUT_EFFECT = {
     "num_processes",
     "mini_batch_size",
     "gradient_checkpointing",
+    "checkpoint_every",
     "s3_addressing_style",
 }
 
@@ -89,8 +91,12 @@ def work_dir(settings: Settings) -> Path | None:
 
 def hash_of(settings: Settings) -> str:
     """SHA-256 over the settings that can change the result."""
-    values = settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(effective(settings), sort_keys=True).encode()).hexdigest()
+
+
+def effective(settings: Settings) -> dict[str, Any]:
+    """The settings that can change the result, as JSON values."""
+    return settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
+from accelerate.utils import reduce
 from sentence_transformers import SentenceTransformer
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -95,6 +96,12 @@ class GlobalBatchLoss(nn.Module):
             (*self.counts.consumed, everywhere[:, 0]),
         )
         return loss
+
+    def totals(self) -> tuple[int, int, int]:
+        """Tokens, tokens with padding, and masked documents of all ranks; every rank must ask."""
+        counts = (self.counts.tokens, self.counts.padded_tokens, int(self.counts.masked))
+        tokens, padded_tokens, masked = reduce(torch.tensor(counts, device=self.counts.masked.device), "sum").tolist()
+        return tokens, padded_tokens, masked
 
     def take_consumed(self) -> tuple[torch.Tensor, ...]:
         """The rows of the global batches since this was asked last."""

@@ -29,16 +29,21 @@ class Progress(TrainerCallback):
         self._plan = plan
         self._shows = shows
         self._began = self._said = time.monotonic()
+        self._resumed_at = 0
+        self._before = 0.0
         self._bar: tqdm[Any] | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._began = self._said = time.monotonic()
+        self._resumed_at = state.global_step
         self.digest = digest(self._plan[: state.global_step])
         if self._shows:
-            self._path.write_text("", encoding="utf-8")
-            self._bar = tqdm(total=len(self._plan), desc="training", unit="step", disable=not shows_progress())
+            self._keep_lines(state.global_step)
+            hidden = not shows_progress()
+            total = len(self._plan)
+            self._bar = tqdm(total=total, initial=state.global_step, desc="training", unit="step", disable=hidden)
 
     def on_log(
         self,
@@ -73,6 +78,13 @@ class Progress(TrainerCallback):
         if self._bar is not None:
             self._bar.close()
 
+    def _keep_lines(self, step: int) -> None:
+        """Of the log of the attempt this one goes on from, the lines up to its checkpoint."""
+        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        self._path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        self._before = json.loads(kept[-1])["seconds"] if kept else 0.0
+
     def _take_consumed(self) -> None:
         """Seldom, because it makes the host wait for the device."""
         self.digest = digest((rows.cpu().numpy() for rows in self._loss.take_consumed()), self.digest)
@@ -85,13 +97,13 @@ class Progress(TrainerCallback):
             "loss": self.loss,
             "learning_rate": learning_rate,
             "grad_norm": grad_norm,
-            "pairs_per_second": round(step * self._plan.shape[1] / max(seconds, 1e-9), 2),
-            "seconds": round(seconds, 3),
+            "pairs_per_second": round((step - self._resumed_at) * self._plan.shape[1] / max(seconds, 1e-9), 2),
+            "seconds": round(self._before + seconds, 3),
             "rows_digest": self.digest,
         }
         with self._path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
         if not shows_progress() and time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
-            eta = round(seconds / step * (len(self._plan) - step))
+            eta = round(seconds / (step - self._resumed_at) * (len(self._plan) - step))
             log(f"step {step} of {len(self._plan)}, loss {self.loss:.4f}, {eta} s to go", **line, eta_seconds=eta)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import reduce
 from datasets import Dataset
 from sentence_transformers import (
     SentenceTransformer,
@@ -22,11 +21,12 @@ from transformers.trainer_callback import PrinterCallback
 
 from mnrl_job.embedding.chunks import chunk_limit
 from mnrl_job.embedding.precision import Precision, arithmetic, choose_precision
-from mnrl_job.errors import InternalError, MemoryLimit
-from mnrl_job.records import Batching, Pairs, Training
+from mnrl_job.errors import InternalError, MemoryLimit, Preempted
+from mnrl_job.records import Batching, Pairs, Totals, Training
 from mnrl_job.runtime.logs import warn
 from mnrl_job.settings import Settings
 from mnrl_job.training.batches import Plan
+from mnrl_job.training.checkpoints import Checkpoints, Keeping
 from mnrl_job.training.collate import TokenCollator, collator
 from mnrl_job.training.consumed import digest
 from mnrl_job.training.dropout import cheap_dropout
@@ -42,7 +42,13 @@ LOADERS = 2
 
 
 def train(
-    model: SentenceTransformer, settings: Settings, pairs: Pairs, batching: Batching, scratch: Path, staging: Path
+    model: SentenceTransformer,
+    settings: Settings,
+    pairs: Pairs,
+    batching: Batching,
+    scratch: Path,
+    staging: Path,
+    keeping: Keeping | None = None,
 ) -> Training:
     """Fine-tune `model` in place with MultipleNegativesRankingLoss over the global batch.
 
@@ -55,36 +61,37 @@ def train(
         batching: the labels of the pairs, and the plan: which rows meet in which step.
         scratch: folder for the trainer's own files.
         staging: folder where the first rank writes `training_log.jsonl`.
+        keeping: what checkpoints are made of, and the one to go on from; None to make none.
 
     Raises:
+        Preempted: a stop was asked for; a checkpoint is saved.
         Diverged: the loss became NaN or infinite.
         DeviceError: the precision wanted is not to be had here.
         SettingsError: layers are to be checkpointed, and the model cannot do so.
         InternalError: the rows trained on are not those of the plan.
     """
-    began = time.perf_counter()
-    trainer = PlannedTrainer(model, settings, pairs, batching, scratch, staging)
+    trainer = PlannedTrainer(model, settings, pairs, batching, scratch, staging, keeping)
     loss, progress, plan = trainer.global_loss, trainer.progress, trainer.plan
-    trainer.train()
+    trainer.train(resume_from_checkpoint=str(keeping.resume) if keeping and keeping.resume else None)
+    if trainer.state.global_step < len(plan):
+        raise Preempted(f"stopped on request after step {trainer.state.global_step} of {len(plan)}")
     # For fp16 it wraps the model's forward pass, which evaluation and saving must see as it was.
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     if progress.digest != digest(plan):
         raise InternalError(f"the rows trained on (digest {progress.digest}) are not the planned ones ({digest(plan)})")
-    counts = loss.counts
-    summed = torch.tensor([counts.tokens, counts.padded_tokens, int(counts.masked)], device=PartialState().device)
-    tokens, padded_tokens, masked = reduce(summed, "sum").tolist()
+    totals = trainer.totals()
     return Training(
         steps=len(plan),
         rows_used=len(np.unique(plan)),
         rows_digest=progress.digest,
         final_loss=progress.loss,
         negatives_per_anchor=settings.batch_size * (len(pairs.columns) - 1) - 1,
-        masked_per_anchor=masked / plan.size,
+        masked_per_anchor=totals.masked / plan.size,
         precision=trainer.precision,
-        seconds=time.perf_counter() - began,
-        seconds_waited=trainer.seconds_waited,
-        tokens=tokens,
-        padded_tokens=padded_tokens,
+        seconds=totals.seconds,
+        seconds_waited=totals.seconds_waited,
+        tokens=totals.tokens,
+        padded_tokens=totals.padded_tokens,
         recomputed=math.isfinite(loss.kept_tokens),
     )
 
@@ -114,7 +121,8 @@ def _arguments(
         logging_steps=log_interval(len(plan)),
         logging_first_step=True,
         logging_nan_inf_filter=False,
-        save_strategy="no",
+        save_strategy="no",  # `Checkpoints` says when
+        save_total_limit=2,
         eval_strategy="no",
         report_to=[],
         disable_tqdm=True,
@@ -140,8 +148,11 @@ class PlannedTrainer(SentenceTransformerTrainer):
         batching: Batching,
         scratch: Path,
         staging: Path,
+        keeping: Keeping | None = None,
     ) -> None:
         state = PartialState()
+        self.before = keeping.before() if keeping else Totals()
+        self.began = time.perf_counter()
         self.plan: Plan = np.load(batching.plan, mmap_mode="r")[: settings.max_steps]
         self.precision = choose_precision(settings.precision, state.device)
         self.seconds_waited = 0.0
@@ -162,10 +173,23 @@ class PlannedTrainer(SentenceTransformerTrainer):
             callbacks=[self.progress],
         )
         self.remove_callback(PrinterCallback)
+        if keeping:
+            self.add_callback(Checkpoints(settings.checkpoint_every, keeping, self.totals))
         if isinstance(collate, TokenCollator):
             with arithmetic(self.precision, state.device):
                 fitting = tokens_that_fit(model.train(), collate.columns, self.plan, state.num_processes)
             self.global_loss.kept_tokens = fitting
+
+    def totals(self) -> Totals:
+        """What the training has spent so far, also before it was resumed; every rank must ask."""
+        tokens, padded_tokens, masked = self.global_loss.totals()
+        return Totals(
+            tokens=self.before.tokens + tokens,
+            padded_tokens=self.before.padded_tokens + padded_tokens,
+            masked=self.before.masked + masked,
+            seconds=self.before.seconds + time.perf_counter() - self.began,
+            seconds_waited=self.before.seconds_waited + self.seconds_waited,
+        )
 
     def get_batch_sampler(self, dataset: Dataset, *_: Any, **__: Any) -> PlannedBatches:
         return PlannedBatches(dataset, self.plan, PartialState().num_processes)
@@ -217,6 +241,10 @@ class PlannedTrainer(SentenceTransformerTrainer):
             if device.type == "cpu" and inputs["tokens"] and (words := word_embedding(self.model)):
                 stack.enter_context(shared_lookup(words, [chunk["input_ids"] for chunk in inputs["chunks"]]))
             yield
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """The weights of a checkpoint, without the library's card, which asks the Hub."""
+        self.model.save_pretrained(str(output_dir), create_model_card=False)
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """The library's card embeds training texts as widget examples and asks the Hub; ours is written later."""

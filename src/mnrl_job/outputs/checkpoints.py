@@ -1,0 +1,142 @@
+"""Checkpoints at the run's place: uploaded while training goes on, two kept, the newest whole one fetched again."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mnrl_job.errors import DataError, JobError, Preempted, SettingsError
+from mnrl_job.runtime.logs import log, warn
+from mnrl_job.runtime.sealed import SEAL, read_seal
+from mnrl_job.runtime.storage import Store, transfer
+
+FOLDER = "checkpoints"
+KEPT = 2
+LOOK_SECONDS = 1.0
+
+
+@contextmanager
+def kept(local: Path, store: Callable[[], Store], name: str) -> Iterator[None]:
+    """While workers write checkpoints into `local`, keep the newest at the run's place; also once they have ended.
+
+    Args:
+        local: the folder in which they appear as `checkpoint-STEP`.
+        store: opens the run's place.
+        name: of this attempt, so that two at once never mix files.
+    """
+    keeper = _Keeper(local, store, name)
+    ended = threading.Event()
+    thread = threading.Thread(target=keeper.follow, args=(ended,), daemon=True)
+    thread.start()
+    try:
+        yield
+    except Preempted as error:
+        _end(thread, ended, keeper)
+        if keeper.step is None:
+            raise
+        raise Preempted(f"{error}: it goes on from step {keeper.step}") from None
+    finally:
+        _end(thread, ended, keeper)
+
+
+def _end(thread: threading.Thread, ended: threading.Event, keeper: "_Keeper") -> None:
+    if not ended.is_set():
+        ended.set()
+        thread.join()
+        keeper.look()
+
+
+class _Keeper:
+    """`step` is that of the newest checkpoint at the run's place, None before there is one."""
+
+    def __init__(self, local: Path, store: Callable[[], Store], name: str) -> None:
+        self.step: int | None = None
+        self._local = local
+        self._store = store
+        self._name = name
+        self._warned = False
+
+    def follow(self, ended: threading.Event) -> None:
+        while not ended.wait(LOOK_SECONDS):
+            self.look()
+
+    def look(self) -> None:
+        """Upload the newest checkpoint if it is not there yet; what storage refuses is tried again the next time."""
+        steps = sorted(int(seal.parent.name.rpartition("-")[2]) for seal in self._local.glob(f"checkpoint-*/{SEAL}"))
+        if not steps or steps[-1] == self.step:
+            return
+        try:
+            self._upload(steps[-1])
+        except (JobError, OSError) as error:  # OSError: a newer one has taken its place meanwhile
+            if not self._warned:
+                warn(f"the checkpoint of step {steps[-1]} is not uploaded yet: {error}; training goes on")
+            self._warned = True
+
+    def _upload(self, step: int) -> None:
+        folder = self._local / f"checkpoint-{step}"
+        store = self._store()
+        place = store.child(FOLDER).child(f"step-{step:09d}-{self._name}")
+        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+        last = {SEAL: files.pop(SEAL)}
+        transfer.upload(place, files)
+        transfer.upload(place, last)
+        self.step, self._warned = step, False
+        log(f"the checkpoint of step {step} is kept")
+        for old in names(store)[KEPT:]:
+            remove(store, old)
+
+
+def names(store: Store) -> list[str]:
+    """The checkpoints at a run's place that have a manifest, the newest first."""
+    sealed = {entry.key.split("/")[1] for entry in store.entries(f"{FOLDER}/") if entry.key.endswith(f"/{SEAL}")}
+    return sorted(sealed, reverse=True)
+
+
+def remove(store: Store, name: str = "") -> None:
+    """Delete a checkpoint, its manifest first; or all of them, also partial ones."""
+    entries = list(store.entries(f"{FOLDER}/{name}/" if name else f"{FOLDER}/"))
+    for entry in sorted(entries, key=lambda one: not one.key.endswith(f"/{SEAL}")):
+        store.delete(entry.key)
+
+
+def fetch_newest(store: Store, folder: Path, facts: dict[str, dict[str, Any]]) -> Path | None:
+    """The newest checkpoint that is whole, on this machine; None where there is none.
+
+    Args:
+        store: the run's place.
+        folder: where to.
+        facts: what it must have in common with this run: `settings` and `inputs`, by name.
+
+    Raises:
+        SettingsError: it was made with other settings.
+        DataError: it was made from other data.
+    """
+    for name in names(store):
+        place = store.child(FOLDER).child(name)
+        transfer.download(place, list(place.entries()), folder / name)
+        sealed = read_seal(folder / name)
+        if sealed is None:
+            warn(f"{store.label}/{FOLDER}/{name} is damaged; looking for the one before")
+            continue
+        refuse_other(f"{store.label}/{FOLDER}/{name}", sealed, facts)
+        log(f"going on from the checkpoint of step {sealed['step']} of {sealed['of']}")
+        return folder / name
+    return None
+
+
+def refuse_other(label: str, sealed: dict[str, Any], facts: dict[str, dict[str, Any]]) -> None:
+    """A run goes on only with the settings and the data it began with.
+
+    Raises:
+        SettingsError: a setting that can change the result has another value.
+        DataError: an input is another.
+    """
+    remedy = "go back to that, or choose another MNRL_RUN_ID"
+    for name, value in facts["settings"].items():
+        if sealed["settings"].get(name) != value:
+            was = sealed["settings"].get(name)
+            raise SettingsError(f"MNRL_{name.upper()}: {label} was made with {was!r}, now it is {value!r}; {remedy}")
+    for name in facts["inputs"].keys() | sealed["inputs"].keys():
+        if sealed["inputs"].get(name) != facts["inputs"].get(name):
+            raise DataError(f"{name}: {label} was made from other data; {remedy}")

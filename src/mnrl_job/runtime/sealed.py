@@ -1,0 +1,38 @@
+"""A folder that is whole or does not count: a manifest, written last, names every file with its size and SHA-256."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from mnrl_job.runtime.files import sha256_of
+
+SEAL = "manifest.json"
+
+
+def seal(folder: Path, facts: dict[str, Any]) -> None:
+    """Write the manifest over the files that stand in a folder; it appears whole or not at all."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of([path])}
+        for path in paths
+    }
+    partial = folder / f".{SEAL}"
+    with partial.open("w", encoding="utf-8") as handle:
+        json.dump(facts | {"files": files}, handle, indent=2)
+        handle.flush()
+        os.fsync(handle.fileno())
+    partial.replace(folder / SEAL)
+
+
+def read_seal(folder: Path) -> dict[str, Any] | None:
+    """The facts of a folder that is just as it was sealed; None for one that is not."""
+    try:
+        facts: dict[str, Any] = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        for name, file in facts["files"].items():
+            path = folder / name
+            if path.stat().st_size != file["bytes"] or sha256_of([path]) != file["sha256"]:
+                return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return facts

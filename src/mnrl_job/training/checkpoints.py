@@ -1,0 +1,71 @@
+"""Checkpoints of a training: made when all ranks agree that one is due, and valid only once sealed."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from mnrl_job.records import Totals, read_record, write_record
+from mnrl_job.runtime import stopping
+from mnrl_job.runtime.sealed import seal
+from mnrl_job.settings import Every
+from mnrl_job.training.gathering import on_any_rank
+
+TOTALS = "totals.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What checkpoints hold beside the trainer's state.
+
+    Attributes:
+        facts: what a run that goes on from one must have in common with this run.
+        carried: files that go along, by their names.
+        resume: the folder of the checkpoint to go on from.
+    """
+
+    facts: dict[str, Any]
+    carried: tuple[Path, ...]
+    resume: Path | None
+
+    def before(self) -> Totals:
+        """What was spent up to the checkpoint."""
+        return read_record(self.resume / TOTALS, Totals) if self.resume else Totals()
+
+
+class Checkpoints(TrainerCallback):
+    """Has the trainer save weights, optimizer, schedule, scaler and random states, and adds what it does not know.
+
+    Args:
+        every: how often.
+        keeping: what goes along.
+        totals: what was spent so far; asked on every rank.
+    """
+
+    def __init__(self, every: Every, keeping: Keeping, totals: Callable[[], Totals]) -> None:
+        self._every = every
+        self._keeping = keeping
+        self._totals = totals
+        self._saved = time.monotonic()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        stop = on_any_rank(stopping.asked())
+        due = self._every.due(state.global_step, time.monotonic() - self._saved)
+        control.should_save = stop or on_any_rank(due)
+        control.should_training_stop |= stop
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        totals = self._totals()
+        PartialState().wait_for_everyone()  # every rank has written its random state
+        if state.is_world_process_zero:
+            write_record(folder / TOTALS, totals)
+            for path in filter(Path.exists, self._keeping.carried):
+                (folder / path.name).write_bytes(path.read_bytes())
+            seal(folder, self._keeping.facts | {"step": state.global_step, "of": state.max_steps})
+        self._saved = time.monotonic()

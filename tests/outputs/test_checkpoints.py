@@ -1,0 +1,118 @@
+"""Checkpoints at the run's place: two are kept, the newest whole one is fetched, those of another run refused."""
+
+import threading
+
+import pytest
+
+from mnrl_job.errors import DataError, Preempted, SettingsError, StorageError
+from mnrl_job.outputs import checkpoints
+from mnrl_job.outputs.checkpoints import fetch_newest, kept, names, remove
+from mnrl_job.runtime.sealed import seal
+from tests.conftest import open_at
+
+FACTS = {"settings": {"batch_size": 8, "seed": 1}, "inputs": {"train/faq": "abc"}}
+
+
+@pytest.fixture
+def local(tmp_path):
+    return tmp_path / "trainer"
+
+
+def write(local, step, facts=FACTS):
+    folder = local / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    (folder / "weights").write_text(f"weights of step {step}")
+    seal(folder, facts | {"step": step, "of": 100})
+
+
+def keep(local, store, *steps, name="a"):
+    for step in steps:
+        with kept(local, lambda: store, name):
+            write(local, step)
+
+
+def test_the_newest_is_fetched_and_two_are_kept(store, local, tmp_path):
+    keep(local, store, 9, 10, 100)
+    assert names(store) == ["step-000000100-a", "step-000000010-a"]
+    found = fetch_newest(store, tmp_path / "resumed", FACTS)
+    assert (found / "weights").read_text() == "weights of step 100"
+    remove(store)
+    assert list(store.entries()) == []
+    assert fetch_newest(store, tmp_path / "none", FACTS) is None
+
+
+def test_while_training_goes_on_they_are_uploaded(store, local, monkeypatch):
+    monkeypatch.setattr(checkpoints, "LOOK_SECONDS", 0.01)
+    seen = threading.Event()
+    monkeypatch.setattr(checkpoints, "log", lambda *_: seen.set())
+    with kept(local, lambda: store, "a"):
+        write(local, 5)
+        assert seen.wait(30)
+        assert names(store) == ["step-000000005-a"]
+
+
+@pytest.mark.parametrize("damage", ["changed", "partial"])
+def test_a_damaged_one_is_skipped_for_the_one_before(store, local, tmp_path, damage):
+    keep(local, store, 10, 20)
+    key = "checkpoints/step-000000020-a/weights"
+    if damage == "partial":
+        store.delete("checkpoints/step-000000020-a/manifest.json")
+    else:
+        store.write(key, b"weights of step 2O")
+    assert fetch_newest(store, tmp_path / "resumed", FACTS).name == "step-000000010-a"
+
+
+def test_two_attempts_at_once_do_not_mix_their_files(store, local, tmp_path):
+    keep(local, store, 10)
+    keep(tmp_path / "other", store, 10, name="b")
+    assert names(store) == ["step-000000010-b", "step-000000010-a"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "error", "told"),
+    [
+        (
+            {"settings": {"batch_size": 16, "seed": 1}, "inputs": FACTS["inputs"]},
+            SettingsError,
+            r"MNRL_BATCH_SIZE: .*step-000000010-a was made with 8, now it is 16; go back to that, or choose another",
+        ),
+        (
+            {"settings": FACTS["settings"], "inputs": {"train/faq": "abd"}},
+            DataError,
+            r"train/faq: .*step-000000010-a was made from other data",
+        ),
+    ],
+)
+def test_another_setting_or_other_data_is_refused_by_name(store, local, tmp_path, facts, error, told):
+    keep(local, store, 10)
+    with pytest.raises(error, match=told):
+        fetch_newest(store, tmp_path / "resumed", facts)
+
+
+def test_storage_that_fails_does_not_stop_the_training_and_catches_up(store, local):
+    places = [store]
+
+    def refuse():
+        if len(places) > 1:
+            return store
+        places.append(store)
+        raise StorageError("it does not answer")
+
+    with kept(local, refuse, "a"):
+        write(local, 3)
+    with kept(local, refuse, "a"):
+        pass
+    assert names(store) == ["step-000000003-a"]
+
+
+def test_who_is_stopped_hears_where_it_goes_on(store, local):
+    with pytest.raises(Preempted, match=r"^stopped: it goes on from step 3$"), kept(local, lambda: store, "a"):
+        write(local, 3)
+        raise Preempted("stopped")
+    with pytest.raises(Preempted, match=r"^stopped$"), kept(local / "none", lambda: store, "a"):
+        raise Preempted("stopped")
+
+
+def test_the_folder_of_a_store_is_reached_by_name(tmp_path, local):
+    keep(local, open_at(str(tmp_path / "out")), 1)
+    assert (tmp_path / "out" / "checkpoints" / "step-000000001-a" / "weights").exists()
