@@ -28,7 +28,8 @@ SETTINGS = {
 def place(tmp_path_factory, tiny_model):
     """Twenty-four pairs, and a model with dropout."""
     folder = tmp_path_factory.mktemp("resume")
-    write_pairs(folder / "pairs.jsonl", [(f"{a} {'xyz'[n]}", f"{p} {'xyz'[n]} again") for n in range(3) for a, p in PAIRS])
+    pairs = [(f"{anchor} {mark}", f"{positive} {mark} again") for mark in "xyz" for anchor, positive in PAIRS]
+    write_pairs(folder / "pairs.jsonl", pairs)
     write_evalset(folder / "faq.json")
     shutil.copytree(tiny_model, folder / "model")
     config = json.loads((folder / "model" / "config.json").read_text())

@@ -106,11 +106,16 @@ def test_storage_that_fails_does_not_stop_the_training_and_catches_up(store, loc
 
 
 def test_who_is_stopped_hears_where_it_goes_on(store, local):
-    with pytest.raises(Preempted, match=r"^stopped: it goes on from step 3$"), kept(local, lambda: store, "a"):
-        write(local, 3)
-        raise Preempted("stopped")
-    with pytest.raises(Preempted, match=r"^stopped$"), kept(local / "none", lambda: store, "a"):
-        raise Preempted("stopped")
+    def stop(place, *steps):
+        with kept(place, lambda: store, "a"):
+            for step in steps:
+                write(place, step)
+            raise Preempted("stopped")
+
+    with pytest.raises(Preempted, match=r"^stopped: it goes on from step 3$"):
+        stop(local, 3)
+    with pytest.raises(Preempted, match=r"^stopped$"):
+        stop(local / "none")
 
 
 def test_the_folder_of_a_store_is_reached_by_name(tmp_path, local):

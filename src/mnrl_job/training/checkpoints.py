@@ -1,6 +1,5 @@
 """Checkpoints of a training: made when all ranks agree that one is due, and valid only once sealed."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
