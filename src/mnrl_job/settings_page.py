@@ -15,6 +15,8 @@ def default_text(field: str) -> str:
 def _text(value: object) -> str:
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return str(value).lower()
     return ",".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
 
 

@@ -9,9 +9,10 @@ from torch.autograd.function import once_differentiable
 
 
 def gather_rows(own: torch.Tensor) -> torch.Tensor:
-    """The rows of all ranks, in the order of the ranks, with one message in either direction; a rank's gradient is the sum of what all ranks ask for.
+    """The rows of all ranks, in the order of the ranks, with one message in either direction.
 
-    So it is in the library's `all_gather_with_grad`. A process alone gets back what it gave.
+    A rank's gradient is the sum of what all ranks ask for, as in the library's `all_gather_with_grad`. A process alone
+    gets back what it gave.
 
     Args:
         own: rows of this rank, as many as on every other, shape (rows, ...).
