@@ -188,16 +188,12 @@ def test_what_is_computed_again_teaches_the_same(run, model, tiny_model, monkeyp
     torch.testing.assert_close(weights(other), weights(model), rtol=0, atol=1e-4)
 
 
-def test_of_layers_computed_again_only_the_inputs_are_counted(run, model, tmp_path, monkeypatch):
+def test_of_layers_computed_again_only_the_inputs_are_counted(run, model, tmp_path):
     columns = collator(model.train(), run.pairs, Limit(100, 100, 1), tmp_path / "some").columns
     kept = memory.bytes_for_a_token(model, columns)
     memory.checkpoint_layers(model)
     hidden, layers = 32, 2
-    counted = memory.bytes_for_a_token(model, columns)
-    assert layers * hidden * 4 < counted < kept / 3
-    monkeypatch.setattr(memory, "_checkpointed", lambda _: [])
-    seen_anyway = memory.bytes_for_a_token(model, columns)
-    assert counted - seen_anyway >= (layers - 1) * hidden * 4, "what the hooks of saved tensors do not see"
+    assert layers * hidden * 4 < memory.bytes_for_a_token(model, columns) < kept / 3
 
 
 def test_a_model_without_layers_to_compute_again_is_refused(run, static_model):
