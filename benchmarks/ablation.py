@@ -10,7 +10,6 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from unittest import mock
 
 import numpy as np
 from batching import ours, write_pairs
+from contestants import BATCH, CUT
 from sentence_transformers import SentenceTransformer
 
 from mnrl_job.embedding import chunks
@@ -29,8 +29,6 @@ from mnrl_job.inputs.rows import read_rows
 from mnrl_job.settings import Settings
 from mnrl_job.training import collate, trainer
 
-BATCH = 64
-CUT = 256
 TEXTS_AT_ONCE = 16
 
 
@@ -45,24 +43,23 @@ def whole_columns(lengths: np.ndarray, *_: Any) -> list[Chunk]:
     return [Chunk(some, int(lengths[some].max())) for some in np.split(np.arange(len(lengths)), 2)]
 
 
-Patch = Callable[[], Any]
-# What is replaced, and environment variables that are set, in each arm.
-ARMS: dict[str, tuple[list[Patch], dict[str, str]]] = {
+# What is replaced once it is started, and environment variables that are set, in each arm.
+ARMS: dict[str, tuple[list[Any], dict[str, str]]] = {
     "everything on": ([], {}),
     "fp32": ([], {}),
-    "not in length order, 16 texts at once": ([lambda: mock.patch.object(collate, "cut", as_they_come)], {}),
-    "each column at once": ([lambda: mock.patch.object(collate, "cut", whole_columns)], {}),
+    "not in length order, 16 texts at once": ([mock.patch.object(collate, "cut", as_they_come)], {}),
+    "each column at once": ([mock.patch.object(collate, "cut", whole_columns)], {}),
     "every width and number of texts": (
         [
-            lambda: mock.patch.object(chunks, "widths", np.minimum),
-            lambda: mock.patch.object(chunks, "sizes", lambda most: np.arange(1, most + 1)),
+            mock.patch.object(chunks, "widths", np.minimum),
+            mock.patch.object(chunks, "sizes", lambda most: np.arange(1, most + 1)),
         ],
         {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"},
     ),
-    "torch's dropout": ([lambda: mock.patch.object(trainer, "cheap_dropout", nullcontext)], {}),
-    "words looked up by each chunk": ([lambda: mock.patch.object(trainer, "word_embedding", return_value=None)], {}),
+    "torch's dropout": ([mock.patch.object(trainer, "cheap_dropout", nullcontext)], {}),
+    "words looked up by each chunk": ([mock.patch.object(trainer, "word_embedding", return_value=None)], {}),
     "memory as the C library has it": ([], {"GLIBC_TUNABLES": ""}),
-    "activations computed twice": ([lambda: mock.patch.object(trainer, "tokens_that_fit", return_value=0)], {}),
+    "activations computed twice": ([mock.patch.object(trainer, "tokens_that_fit", return_value=0)], {}),
 }
 
 
@@ -77,7 +74,7 @@ def train(arm: str, model_path: str, train_data: Path, eval_data: Path) -> dict[
         eval_set = read_evalset(Fetched("eval", "eval", (), eval_data), folder / "eval")
         batching = ours(pairs, settings.seed, folder)
         for patch in patches:
-            patch().start()
+            patch.start()
         done = trainer.train(model, settings, pairs, batching, folder, folder)
         mock.patch.stopall()
         scored = evaluate(model, eval_set, done.precision, folder / "after.jsonl")

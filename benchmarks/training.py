@@ -99,7 +99,7 @@ def ablation(contest: Contest) -> Iterator[Facts]:
         files = [str(pairs(contest)), str(contest.data / "eval")]
         told, facts = run(
             [*script, contest.model, *files],
-            contest.folder,
+            contest,
             worker_environment(Devices(gpus=0, workers=1)) | environment,
         )
         whole = whole or told

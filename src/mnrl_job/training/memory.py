@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 
 import numpy as np
 import torch
@@ -47,13 +46,9 @@ def checkpoint_layers(model: SentenceTransformer) -> None:
         SettingsError: the model has no layers that can do so.
     """
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    if not _checkpointed(model):
-        raise SettingsError("MNRL_GRADIENT_CHECKPOINTING=true: this model has no layers to compute again; leave it out")
-
-
-def _checkpointed(model: SentenceTransformer) -> list[torch.nn.Module]:
     layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
-    return [layer for layer in layers if layer.gradient_checkpointing]
+    if not any(layer.gradient_checkpointing for layer in layers):
+        raise SettingsError("MNRL_GRADIENT_CHECKPOINTING=true: this model has no layers to compute again; leave it out")
 
 
 def most_tokens(columns: Sequence[Tokens], plan: Plan, ranks: int) -> int:
@@ -85,13 +80,7 @@ def bytes_kept(model: SentenceTransformer, features: Features) -> int:
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    def keep_input(_: torch.nn.Module, given: tuple[torch.Tensor, ...]) -> None:
-        keep(given[0])
-
-    with ExitStack() as stack:
-        for layer in _checkpointed(model):  # keeps its input, but not where the hooks of saved tensors would see it
-            stack.callback(layer.register_forward_pre_hook(keep_input).remove)
-        stack.enter_context(saved_tensors_hooks(keep, lambda tensor: tensor))
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
         embeddings = model(send_to_device(features, model.device))["sentence_embedding"]
     del embeddings
     return sum(kept.values())

@@ -238,8 +238,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
             stack.enter_context(arithmetic(self.precision, device))  # casts the weights once
             if device.type == "cpu":
                 stack.enter_context(cheap_dropout())
-            if device.type == "cpu" and inputs["tokens"] and (words := word_embedding(self.model)):
-                stack.enter_context(shared_lookup(words, [chunk["input_ids"] for chunk in inputs["chunks"]]))
+                if inputs["tokens"] and (words := word_embedding(self.model)):
+                    stack.enter_context(shared_lookup(words, [chunk["input_ids"] for chunk in inputs["chunks"]]))
             yield
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
