@@ -2,7 +2,7 @@
 
 import sys
 
-from mnrl_job.cli import main
+from mnrl_job.start import main
 
 if __name__ == "__main__":
     sys.exit(main())

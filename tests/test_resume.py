@@ -1,85 +1,57 @@
 """A run that is stopped or killed goes on where it was, and ends with the weights it would have had."""
 
-import hashlib
 import json
-import shutil
 import signal
-import subprocess
-import time
 
 import pytest
 
-from tests.conftest import PAIRS, clean_environment, command, write_evalset, write_pairs
-
-STEPS = 300
-SETTINGS = {
-    "MNRL_TRAIN_DATA": "pairs.jsonl",
-    "MNRL_EVAL_DATA": "faq.json",
-    "MNRL_BASE_MODEL": "model",
-    "MNRL_OUTPUT": "out",
-    "MNRL_BATCH_SIZE": "8",
-    "MNRL_EPOCHS": str(STEPS // 3),
-    "MNRL_CHECKPOINT_EVERY": "20",
-    "MNRL_LEAKAGE": "keep",
-}
+from tests.runs import STEPS, make_scene
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, tiny_model):
-    """Twenty-four pairs, and a model with dropout."""
-    folder = tmp_path_factory.mktemp("resume")
-    pairs = [(f"{anchor} {mark}", f"{positive} {mark} again") for mark in "xyz" for anchor, positive in PAIRS]
-    write_pairs(folder / "pairs.jsonl", pairs)
-    write_evalset(folder / "faq.json")
-    shutil.copytree(tiny_model, folder / "model")
-    config = json.loads((folder / "model" / "config.json").read_text())
-    config |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
-    (folder / "model" / "config.json").write_text(json.dumps(config))
-    return folder
-
-
-def start(place, run_id, processes):
-    chosen = SETTINGS | {"MNRL_RUN_ID": run_id, "MNRL_NUM_PROCESSES": str(processes), "MNRL_PRECISION": "fp32"}
-    log = (place / f"{run_id}.log").open("a")
-    return subprocess.Popen(command("train"), cwd=place, env=clean_environment(**chosen), stderr=log, stdout=log)
-
-
-def outcome(place, run_id):
-    """The hash of the weights, the digest of the rows, and the logged steps."""
-    run = place / "out" / run_id
-    assert (run / "_SUCCESS").exists(), (place / f"{run_id}.log").read_text()[-3000:]
-    assert not (run / "checkpoints").exists()
-    metrics = json.loads((run / "metrics.json").read_text())
-    steps = [json.loads(line)["step"] for line in (run / "training_log.jsonl").open()]
-    weights = hashlib.sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest()
-    return weights, metrics["training"]["rows_digest"], metrics["evaluation"], steps
+def scene(tmp_path_factory, tiny_model):
+    return make_scene(tmp_path_factory.mktemp("resume"), tiny_model)
 
 
 @pytest.fixture(scope="module", params=[1, 2])
-def undisturbed(request, place):
-    name = f"whole-{request.param}"
-    assert start(place, name, request.param).wait(120) == 0, (place / f"{name}.log").read_text()[-3000:]
-    found = outcome(place, name)
+def undisturbed(request, scene):
+    name, processes = f"whole-{request.param}", {"MNRL_NUM_PROCESSES": str(request.param)}
+    assert scene.run(name, **processes) == 0, scene.log(name)[-3000:]
+    found = scene.outcome(name)
     assert found[-1] == list(range(1, STEPS + 1))
-    return request.param, found
+    return processes, found
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_it_ends_with_the_weights_of_a_run_that_was_left_alone(place, undisturbed, how):
+def test_it_ends_with_the_weights_of_a_run_that_was_left_alone(scene, undisturbed, how):
     processes, expected = undisturbed
-    name = f"{how.name.lower()}-{processes}"
-    process = start(place, name, processes)
-    checkpoints = place / "out" / name / "checkpoints"
-    deadline = time.monotonic() + 60
-    while not list(checkpoints.glob("*/manifest.json")):
-        assert process.poll() is None, (place / f"{name}.log").read_text()[-3000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    name = f"{how.name.lower()}-{processes['MNRL_NUM_PROCESSES']}"
+    process = scene.start(name, **processes)
+    scene.until(process, name, scene.has_checkpoint(name))
     process.send_signal(how)
     assert process.wait(60) == (75 if how == signal.SIGTERM else -signal.SIGKILL)
-    assert not (place / "out" / name / "_SUCCESS").exists()
+    assert not (scene.place(name) / "_SUCCESS").exists()
     if how == signal.SIGTERM:
-        assert "it goes on from step" in (place / f"{name}.log").read_text()
-    assert start(place, name, processes).wait(120) == 0, (place / f"{name}.log").read_text()[-3000:]
-    assert "going on from the checkpoint of step" in (place / f"{name}.log").read_text()
-    assert outcome(place, name) == expected
+        assert "it goes on from step" in scene.log(name)
+    assert scene.run(name, **processes) == 0, scene.log(name)[-3000:]
+    assert "going on from the checkpoint of step" in scene.log(name)
+    assert scene.outcome(name) == expected
+    first, second = scene.metrics(name)["run"]["attempts"]
+    assert (first["outcome"], second["outcome"]) == ("preempted" if how == signal.SIGTERM else "killed", "succeeded")
+    assert first["steps_done"] - first["steps_lost"] + second["steps_done"] == STEPS
+    assert second["steps_lost"] == 0
+    if how == signal.SIGTERM:
+        assert first["steps_lost"] == 0
+
+
+def test_with_another_number_of_processes_it_goes_on_with_the_same_batches(scene):
+    process = scene.start("fewer", MNRL_NUM_PROCESSES="2")
+    scene.until(process, "fewer", scene.has_checkpoint("fewer"))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75
+    assert scene.run("fewer", MNRL_NUM_PROCESSES="1") == 0, scene.log("fewer")[-3000:]
+    assert scene.run("alone", MNRL_NUM_PROCESSES="1") == 0
+    (_, digest, _, steps), (_, expected, _, _) = scene.outcome("fewer"), scene.outcome("alone")
+    assert digest == expected
+    assert steps == list(range(1, STEPS + 1))
+    assert json.loads((scene.place("fewer") / "metrics.json").read_text())["training"]["steps"] == STEPS

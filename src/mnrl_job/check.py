@@ -16,14 +16,14 @@ from mnrl_job.outputs.publish import already_published
 from mnrl_job.prepare import prepare
 from mnrl_job.records import Finding, Rehearsal, TokenLengths, WorkerTask
 from mnrl_job.runtime import machine
-from mnrl_job.runtime.attempt import Attempt, attempt, stop_on_request
+from mnrl_job.runtime.attempt import Attempt, attempt
 from mnrl_job.runtime.devices import Devices, describe_gpus, find_devices
 from mnrl_job.runtime.launch import ask_workers
+from mnrl_job.runtime.stopping import stop_on_request
 from mnrl_job.runtime.storage.probe import probe, write_speed
+from mnrl_job.runtime.watch import Care
 from mnrl_job.settings import Settings, Source
 
-# What Kubernetes gives a pod between SIGTERM and SIGKILL unless told otherwise.
-GRACE_SECONDS = 30
 # Weights and the two moments of Adam, in fp32.
 CHECKPOINT_BYTES_PER_PARAMETER = 12
 
@@ -71,7 +71,7 @@ def check(settings: Settings, tell: Callable[[Finding], None]) -> tuple[tuple[Fi
         audit = None
         if located and devices and (task_and_audit := check_data(settings, place, located, devices, findings)):
             task, audit = task_and_audit
-            audit = with_lengths(audit, check_model(task, devices, speed, findings))
+            audit = with_lengths(audit, check_model(task, devices, place.care, speed, findings))
     return tuple(findings.found), audit
 
 
@@ -161,7 +161,9 @@ def check_data(
     return None
 
 
-def check_model(task: WorkerTask, devices: Devices, speed: float | None, findings: Findings) -> TokenLengths | None:
+def check_model(
+    task: WorkerTask, devices: Devices, care: Care, speed: float | None, findings: Findings
+) -> TokenLengths | None:
     """Load the model and train a few steps for the clock; tell how long all of it will take.
 
     Returns:
@@ -170,7 +172,7 @@ def check_model(task: WorkerTask, devices: Devices, speed: float | None, finding
     steps = task.batching.steps if task.batching else 0
     with findings.checking("model"):
         began = time.perf_counter()
-        seen = ask_workers("rehearse", task, devices, "rehearsal.json", Rehearsal)
+        seen = ask_workers("rehearse", task, devices, care, "rehearsal.json", Rehearsal)
         loading = time.perf_counter() - began - seen.seconds
         findings.passed(
             "model",
@@ -184,18 +186,19 @@ def check_model(task: WorkerTask, devices: Devices, speed: float | None, finding
             f"{seen.evaluation_seconds:.1f} s, start-up {2 * loading:.0f} s",
         )
         if speed:
-            findings.add(grace(seen.parameters * CHECKPOINT_BYTES_PER_PARAMETER, speed))
+            findings.add(grace(seen.parameters * CHECKPOINT_BYTES_PER_PARAMETER, speed, care.grace_seconds))
         return seen.lengths
     return None
 
 
-def grace(size: int, speed: float) -> Finding:
+def grace(size: int, speed: float, period: float) -> Finding:
     """How many checkpoints of `size` bytes can be uploaded between SIGTERM and SIGKILL."""
     seconds = size / speed
-    fit = int(GRACE_SECONDS / seconds)
-    told = f"a checkpoint of {size / 1e6:.0f} MB takes {seconds:.1f} s to the output; {fit} fit into {GRACE_SECONDS} s"
+    fit = int(period / seconds)
+    told = f"a checkpoint of {size / 1e6:.0f} MB takes {seconds:.1f} s to the output; {fit} fit into {period:g} s"
     if fit < 1:
-        remedy = f"set terminationGracePeriodSeconds to at least {round(2 * seconds) + GRACE_SECONDS}"
+        enough = round(2 * seconds + period)
+        remedy = f"set terminationGracePeriodSeconds (docker stop --time) and MNRL_GRACE_PERIOD to at least {enough} s"
         return Finding("grace period", "warning", told, remedy)
     return Finding("grace period", "passed", told)
 

@@ -6,25 +6,33 @@ JobError
 ├── MissingError    66   an input does not exist
 ├── StorageError    69   storage unavailable            (a retry can help)
 ├── InternalError   70   a fault of the program         (a retry can help)
+├── Hang            71   no progress                    (a retry can help)
 ├── Preempted       75   stopped on request             (a retry can help)
 ├── DeniedError     77   not allowed to read or write
-├── DeviceError     78   no usable device
+├── DeviceError     78   no usable device, or no disk
 ├── MemoryLimit     79   out of device memory
-└── Diverged        81   the loss became NaN or infinite
+└── Diverged        81   the loss became NaN or exploded
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class JobError(Exception):
-    """A failure a user can act on. `str(error)` is one clear line: what, where, what would be right."""
+    """A failure a user can act on. `str(error)` is one clear line: what, where, what would be right.
+
+    `details` are facts for `failure.json` that do not fit into a line.
+    """
 
     code: ClassVar[int] = 70
     kind: ClassVar[str] = "internal"
     retry_helps: ClassVar[bool] = False
 
-    def as_dict(self) -> dict[str, object]:
-        """What `failure.json` and the termination log hold."""
+    def __init__(self, message: str, details: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.details = details or {}
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the termination log holds, and `failure.json` beside the details."""
         return {
             "exit_code": self.code,
             "class": self.kind,
@@ -59,6 +67,10 @@ class InternalError(JobError):
         self.trace = trace
 
 
+class Hang(JobError):
+    code, kind, retry_helps = 71, "hang", True
+
+
 class Preempted(JobError):
     code, kind, retry_helps = 75, "preempted", True
 
@@ -79,9 +91,9 @@ class Diverged(JobError):
     code, kind = 81, "diverged"
 
 
-def by_kind(kind: str, message: str, trace: str = "") -> JobError:
+def by_kind(kind: str, message: str, trace: str = "", details: dict[str, Any] | None = None) -> JobError:
     """Rebuild the error that another process wrote down as `kind` and `message`."""
     for cls in JobError.__subclasses__():
         if cls.kind == kind and cls is not InternalError:
-            return cls(message)
+            return cls(message, details)
     return InternalError(message, trace)

@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -34,14 +35,18 @@ from mnrl_job.records import (
     WorkerTask,
     read_results,
 )
-from mnrl_job.runtime.attempt import Attempt, attempt, effective, stop_on_request, work_dir
+from mnrl_job.runtime.attempt import Attempt, attempt, effective, work_dir
 from mnrl_job.runtime.claims import claimed
 from mnrl_job.runtime.devices import find_devices
 from mnrl_job.runtime.launch import ask_workers, started
 from mnrl_job.runtime.logs import log
+from mnrl_job.runtime.machine import out_of_room
 from mnrl_job.runtime.secrets import redact
+from mnrl_job.runtime.status import Status
+from mnrl_job.runtime.stopping import stop_on_request
 from mnrl_job.runtime.storage import Store, open_store
 from mnrl_job.runtime.storage.probe import probe
+from mnrl_job.runtime.watch import Care
 from mnrl_job.settings import Settings
 
 
@@ -64,13 +69,14 @@ def train(settings: Settings) -> Finished:
         if finished_before(store, place.settings_hash):
             return Finished(place.run, None)
         probe(store)
-        clock = Clock()
+        place.diary.write(store)
+        clock = Clock(place.status)
         devices = find_devices(settings.num_processes)
         one = replace(devices, workers=1)
         with (
-            kept(place.scratch / "trainer", place.store, place.scratch.name),
-            started("train", place.scratch, devices) as workers,
-            started("verify", place.scratch, one) as verifier,
+            kept(place),
+            started("train", place.scratch, devices, place.care) as workers,
+            started("verify", place.scratch, one, place.care) as verifier,
         ):
             with clock("fetch"):
                 inputs = get_inputs(settings, place, devices)
@@ -81,9 +87,7 @@ def train(settings: Settings) -> Finished:
                 prepared = prepare(settings, place, read, eval_sets, devices.workers)
                 check_primary_metric(settings, prepared.eval_sets)
             task = worker_task(settings, place, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
-            facts = {"settings": effective(settings), "inputs": task.inputs}
-            task = replace(task, resume=fetch_newest(place.store(), place.scratch / "checkpoints", facts))
-            result = workers.ask(task, "result.json", WorkerResult)
+            result = workers.ask(from_checkpoint(settings, place, task), "result.json", WorkerResult)
             with clock("verify"):
                 verification = verifier.ask(task, "verified.json", Verification)
         write_json(place.staging / "audit.json", with_lengths(prepared.audit, result.lengths))
@@ -101,9 +105,10 @@ def evaluate(settings: Settings) -> Finished:
         if finished_before(store, place.settings_hash):
             return Finished(place.run, None)
         probe(store)
-        clock = Clock()
+        place.diary.write(store)
+        clock = Clock(place.status)
         devices = find_devices(settings.num_processes)
-        with started("evaluate", place.scratch, devices) as workers:
+        with started("evaluate", place.scratch, devices, place.care) as workers:
             with clock("fetch"):
                 inputs = get_inputs(settings, place, devices)
             with clock("prepare"):
@@ -132,7 +137,8 @@ def verify_run(uri: str, settings: Settings) -> Verification | None:
         task = WorkerTask(settings.model_dump(mode="json"), "", scratch, folder, eval_sets=(), inputs={})
         try:
             one = replace(find_devices(settings.num_processes), workers=1)
-            return ask_workers("verify", task, one, "verified.json", Verification)
+            care = Care(settings.hang_timeout.seconds or 0.0, settings.grace_period.seconds or 0.0)
+            return ask_workers("verify", task, one, care, "verified.json", Verification)
         except InternalError as error:
             raise DataError(
                 f"{uri}: every file is as published, but {error}; compare `environment` in its metrics.json with here"
@@ -140,13 +146,15 @@ def verify_run(uri: str, settings: Settings) -> Verification | None:
 
 
 class Clock:
-    """How long each step took, in seconds."""
+    """How long each step took, in seconds; the status says which one it is."""
 
-    def __init__(self) -> None:
+    def __init__(self, status: Status) -> None:
         self.seconds: dict[str, float] = {}
+        self._status = status
 
     @contextmanager
     def __call__(self, step: str) -> Iterator[None]:
+        self._status.enter(step)
         began = time.perf_counter()
         yield
         self.seconds[step] = time.perf_counter() - began
@@ -159,9 +167,34 @@ def opened(settings: Settings) -> Iterator[Attempt]:
         try:
             yield place
         except Exception as error:
-            failure = error if isinstance(error, JobError) else InternalError(f"{type(error).__name__}: {error}")
-            record_failure(place.store(attempts=2), failure)
-            raise
+            failure = as_job_error(error, place.scratch)
+            store = place.store(attempts=2)
+            where = {"phase": place.status.phase, "step": place.status.step}
+            place.diary.write(store, outcome=failure.kind, message=redact(str(failure)), last_step=place.status.step)
+            record_failure(store, failure, where)
+            raise failure from None if failure is error else error
+
+
+def as_job_error(error: Exception, scratch: Path) -> JobError:
+    """Which failure an exception means."""
+    if isinstance(error, JobError):
+        return error
+    return out_of_room(error, scratch) or InternalError(f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def from_checkpoint(settings: Settings, place: Attempt, task: WorkerTask) -> WorkerTask:
+    """The task, to be gone on with from the newest checkpoint at the run's place, if there is one.
+
+    Raises:
+        SettingsError: it was made with other settings.
+        DataError: it was made from other data.
+    """
+    facts = {"settings": effective(settings), "inputs": task.inputs}
+    found = fetch_newest(place.store(), place.scratch / "checkpoints", facts)
+    if found is None:
+        return task
+    place.diary.write(place.store(), first_step=found.step, last_step=found.step)
+    return replace(task, resume=found.folder)
 
 
 def finished_before(store: Store, settings_hash: str) -> bool:
@@ -187,6 +220,9 @@ def report(
     verification: Verification | None = None,
 ) -> Finished:
     """Write what the run leaves behind, then publish it."""
+    steps = result.training.steps if result.training else 0
+    place.diary.write(place.store(), outcome="succeeded", last_step=steps)
+    attempts = place.diary.all(place.store())
     run = Run(
         id=place.run_id,
         started_at=place.started_at,
@@ -199,6 +235,7 @@ def report(
         pairs=read,
         batching=task.batching,
         verification=verification,
+        attempts=attempts,
     )
     if task.pairs is not None:
         (place.staging / "model" / "README.md").write_text(redact(model_card(metrics(run))), encoding="utf-8")
@@ -213,8 +250,14 @@ def report(
         content = metrics(run)
         write_json(place.staging / "metrics.json", content)
         files = upload(place.staging, store, claim, files)
-        facts = {"run_id": place.run_id, "attempt": 1, "settings_sha256": place.settings_hash, "inputs": task.inputs}
+        facts = {
+            "run_id": place.run_id,
+            "attempt": len(attempts),
+            "settings_sha256": place.settings_hash,
+            "inputs": task.inputs,
+        }
         seal(store, claim, place.staging, facts | {"files": files})
+    place.status.finish()
     with suppress(JobError):  # the run stands; what is left beside it goes the next time
         tidy(store)
     return Finished(place.run, content)

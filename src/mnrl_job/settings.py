@@ -63,6 +63,13 @@ def _parse_every(value: object) -> object:
     return Every(seconds=float(number * SECONDS[unit])) if unit else Every(steps=number)
 
 
+def _parse_time(value: object) -> object:
+    every = _parse_every(value)
+    if isinstance(every, Every) and every.seconds is None:
+        raise ValueError("a number without a unit")
+    return every
+
+
 def _parse_sources(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -119,6 +126,7 @@ def _parse_primary_metric(value: object) -> object:
 Sources = Annotated[tuple[Source, ...], BeforeValidator(_parse_sources)]
 EvalSources = Annotated[Sources, AfterValidator(_refuse_weights)]
 Interval = Annotated[Every, BeforeValidator(_parse_every)]
+Time = Annotated[Every, BeforeValidator(_parse_time)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
 NearDuplicates = Annotated[Annotated[float, Field(gt=0.5, le=1)] | None, BeforeValidator(_parse_near_duplicates)]
 PrimaryMetric = Annotated[str, BeforeValidator(_parse_primary_metric)]
@@ -217,6 +225,14 @@ class Settings(BaseModel):
     )
     checkpoint_every: Interval = _setting(
         Every(seconds=600.0), "how often a checkpoint is saved", "steps (500) or a time (90s, 10m, 1h)"
+    )
+    grace_period: Time = _setting(
+        Every(seconds=30.0),
+        "from the request to stop until the end by force: terminationGracePeriodSeconds, or docker stop --time",
+        "a time (30s, 5m)",
+    )
+    hang_timeout: Time = _setting(
+        Every(seconds=600.0), "workers that all stand still for so long are stopped", "a time (90s, 10m, 1h)"
     )
     primary_metric: PrimaryMetric = _setting("ndcg@10", "the metric the run is judged by", METRIC)
     seed: int = _setting(42, "everything random comes from it", "a whole number from 0 to 4294967295", ge=0, lt=2**32)

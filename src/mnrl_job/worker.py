@@ -3,14 +3,18 @@
 Started by the supervisor once per device, by way of `start_worker`.
 """
 
+import faulthandler
 import json
 import math
 import os
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,7 +42,9 @@ from mnrl_job.records import (
 )
 from mnrl_job.runtime import logs
 from mnrl_job.runtime.attempt import effective
+from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.runtime.launch import worker_main
+from mnrl_job.runtime.machine import out_of_room
 from mnrl_job.runtime.stopping import note_requests
 from mnrl_job.settings import Settings
 from mnrl_job.training.checkpoints import Keeping
@@ -160,6 +166,7 @@ def load_model(name: str, settings: Settings) -> SentenceTransformer:
         SettingsError: texts are to be cut at more tokens than the model can take.
     """
     is_folder = Path(name).is_dir()
+    begin("load")
     path, _, revision = (name, "", "") if is_folder else name.partition("@")
     try:
         model = SentenceTransformer(path, revision=revision or None, device=str(PartialState().device))
@@ -186,6 +193,7 @@ def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tup
     evaluations = []
     for eval_set in task.eval_sets:
         results = task.scratch / f"{when}-{eval_set.name}.jsonl"
+        begin(f"evaluate_{when}")
         done = evaluate(model, eval_set, precision, results)
         moment = f"{when} training, " if task.pairs else ""
         logs.log(f"{moment}{eval_set.name}: {primary} {done.metrics[primary]:.4f}", seconds=done.seconds)
@@ -195,6 +203,7 @@ def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tup
 
 def save(model: SentenceTransformer, folder: Path) -> None:
     """Write the model folder and the embeddings it must give again."""
+    begin("save")
     record_probes(model, folder / "verification.json")
     # The card is written from the run's record later; the library's own asks the Hub and quotes training texts.
     model.save_pretrained(str(folder / "model"), create_model_card=False, safe_serialization=True)
@@ -235,24 +244,29 @@ def describe_devices(state: PartialState) -> str:
     return f"{state.num_processes} x CPU ({torch.get_num_threads()} threads)"
 
 
-def explain(error: Exception) -> JobError | None:
+def explain(error: Exception, scratch: Path) -> JobError | None:
     """Which of our errors a library's exception is, if any."""
     if isinstance(error, torch.OutOfMemoryError):
         return MemoryLimit(
             f"out of device memory: {str(error).splitlines()[0]}; lower MNRL_BATCH_SIZE or MNRL_MAX_SEQ_LENGTH"
         )
-    return None
+    return out_of_room(error, scratch)
 
 
-def run(role: Callable[[WorkerTask], None], task: WorkerTask) -> None:
-    """Set the process up and do its part."""
+def run(role: Callable[[WorkerTask], None], path: Path) -> None:
+    """Set the process up and do its part of the task that stands there."""
+    task = read_record(path, WorkerTask)
+    faulthandler.register(signal.SIGUSR1)  # the supervisor asks where a hanging worker stands
     on_cpu = bool(os.environ.get("ACCELERATE_USE_CPU"))
     if not on_cpu and not torch.cuda.is_available():
         raise DeviceError(
             f"the driver shows a GPU, but torch {torch.__version__} cannot use it; install a torch build for this "
             "driver, or set CUDA_VISIBLE_DEVICES= to train on the CPU"
         )
-    state = PartialState(cpu=on_cpu)
+    settings = Settings.model_validate(task.settings)
+    # The supervisor's watchdog is to notice first, since it can tell what hangs.
+    patience = timedelta(seconds=2 * (settings.hang_timeout.seconds or 0.0))
+    state = PartialState(cpu=on_cpu, timeout=patience)
     logs.set_up(task.settings["log_format"], quiet=not state.is_main_process)
     disable_progress_bar()
     if logs.shows_progress():
@@ -268,4 +282,5 @@ ROLES = {"train": train_role, "evaluate": evaluate_role, "rehearse": rehearse_ro
 def main() -> None:
     """The whole life of the process, which ends here."""
     role, path = sys.argv[1:]
-    worker_main(lambda: run(ROLES[role], read_record(Path(path), WorkerTask)), explain)
+    body = partial(run, ROLES[role], Path(path))
+    worker_main(body, partial(explain, scratch=Path(path).parent))

@@ -1,13 +1,16 @@
 """Checkpoints at the run's place: two are kept, the newest whole one is fetched, those of another run refused."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 
 from mnrl_job.errors import DataError, Preempted, SettingsError, StorageError
 from mnrl_job.outputs import checkpoints
 from mnrl_job.outputs.checkpoints import fetch_newest, kept, names, remove
+from mnrl_job.runtime.diary import Diary
 from mnrl_job.runtime.sealed import seal
+from mnrl_job.runtime.status import Status
 from tests.conftest import open_at
 
 FACTS = {"settings": {"batch_size": 8, "seed": 1}, "inputs": {"train/faq": "abc"}}
@@ -25,9 +28,19 @@ def write(local, step, facts=FACTS):
     seal(folder, facts | {"step": step, "of": 100})
 
 
+def attempt(local, store, name="a"):
+    """An attempt that trains in the folder `local`; `store` opens the run's place."""
+    status = Status(local.parent / "progress.json", "r", grace_seconds=30)
+    scratch = local.with_name(name)
+    scratch.mkdir(parents=True, exist_ok=True)
+    (scratch / "trainer").unlink(missing_ok=True)
+    (scratch / "trainer").symlink_to(local)
+    return SimpleNamespace(scratch=scratch, status=status, diary=Diary(name), store=lambda **_: store())
+
+
 def keep(local, store, *steps, name="a"):
     for step in steps:
-        with kept(local, lambda: store, name):
+        with kept(attempt(local, lambda: store, name)):
             write(local, step)
 
 
@@ -35,7 +48,8 @@ def test_the_newest_is_fetched_and_two_are_kept(store, local, tmp_path):
     keep(local, store, 9, 10, 100)
     assert names(store) == ["step-000000100-a", "step-000000010-a"]
     found = fetch_newest(store, tmp_path / "resumed", FACTS)
-    assert (found / "weights").read_text() == "weights of step 100"
+    assert (found.folder / "weights").read_text() == "weights of step 100"
+    assert found.step == 100
     remove(store)
     assert list(store.entries()) == []
     assert fetch_newest(store, tmp_path / "none", FACTS) is None
@@ -45,7 +59,7 @@ def test_while_training_goes_on_they_are_uploaded(store, local, monkeypatch):
     monkeypatch.setattr(checkpoints, "LOOK_SECONDS", 0.01)
     seen = threading.Event()
     monkeypatch.setattr(checkpoints, "log", lambda *_: seen.set())
-    with kept(local, lambda: store, "a"):
+    with kept(attempt(local, lambda: store)):
         write(local, 5)
         assert seen.wait(30)
         assert names(store) == ["step-000000005-a"]
@@ -59,7 +73,7 @@ def test_a_damaged_one_is_skipped_for_the_one_before(store, local, tmp_path, dam
         store.delete("checkpoints/step-000000020-a/manifest.json")
     else:
         store.write(key, b"weights of step 2O")
-    assert fetch_newest(store, tmp_path / "resumed", FACTS).name == "step-000000010-a"
+    assert fetch_newest(store, tmp_path / "resumed", FACTS).folder.name == "step-000000010-a"
 
 
 def test_two_attempts_at_once_do_not_mix_their_files(store, local, tmp_path):
@@ -98,16 +112,16 @@ def test_storage_that_fails_does_not_stop_the_training_and_catches_up(store, loc
         places.append(store)
         raise StorageError("it does not answer")
 
-    with kept(local, refuse, "a"):
+    with kept(attempt(local, refuse)):
         write(local, 3)
-    with kept(local, refuse, "a"):
+    with kept(attempt(local, refuse)):
         pass
     assert names(store) == ["step-000000003-a"]
 
 
 def test_who_is_stopped_hears_where_it_goes_on(store, local):
     def stop(place, *steps):
-        with kept(place, lambda: store, "a"):
+        with kept(attempt(place, lambda: store)):
             for step in steps:
                 write(place, step)
             raise Preempted("stopped")

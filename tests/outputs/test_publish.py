@@ -225,12 +225,13 @@ def test_two_attempts_with_the_same_settings_leave_one_run_of_one_of_them(store,
 
 
 def test_a_failure_is_told_in_full_but_never_beside_a_marker(store, publish):
-    record_failure(store, DataError("bad row"))
+    record_failure(store, DataError("bad row", {"rows": [3]}), {"phase": "prepare", "step": 0})
     told = {"exit_code": 65, "class": "data", "message": "bad row", "retry_helps": False}
+    told |= {"phase": "prepare", "step": 0, "rows": [3]}
     assert json.loads(content(store, "failure.json")) == told
     publish(store, FIRST)
     assert store.entry("failure.json") is None
-    record_failure(store, DataError("too late"))
+    record_failure(store, DataError("too late"), {})
     assert is_whole(store, FIRST)
 
 
@@ -239,15 +240,15 @@ def test_a_failure_that_was_written_while_another_attempt_finished_is_taken_back
     store = open_at(uri)
     proxy.faults = [Fault("delay", "PUT .*failure", seconds=0.5)]
     Timer(0.2, put, (server, uri, {"_SUCCESS": b""})).start()
-    record_failure(store, DataError("late"))
+    record_failure(store, DataError("late"), {})
     assert set(objects(server, uri)) == {"_SUCCESS"}
 
 
 def test_a_failure_that_cannot_be_written_does_not_hide_what_failed(proxy, reach, tmp_path):
     proxy.faults = [Fault("status", times=1_000_000, status=403)]
-    record_failure(open_at(reach(proxy)), DataError("bad row"))
+    record_failure(open_at(reach(proxy)), DataError("bad row"), {})
     (tmp_path / "file").write_text("in the way")
-    record_failure(local.LocalStore(tmp_path / "file" / "r1", "MNRL_OUTPUT"), DataError("bad row"))
+    record_failure(local.LocalStore(tmp_path / "file" / "r1", "MNRL_OUTPUT"), DataError("bad row"), {})
     assert (tmp_path / "file").read_text() == "in the way"
 
 

@@ -10,8 +10,10 @@ from mnrl_job.errors import Diverged, InternalError
 from mnrl_job.records import Verification, WorkerTask, write_record
 from mnrl_job.runtime.devices import Devices
 from mnrl_job.runtime.launch import Outcome, _cause, _device_environment, started
+from mnrl_job.runtime.watch import Care
 from mnrl_job.settings import Settings
 
+CARE = Care(hang_seconds=60, grace_seconds=30)
 ENDINGS = {
     "fails": "raise SystemExit(1)",
     "aborts": "import os; os.abort()",
@@ -69,7 +71,7 @@ def task(tmp_path, tiny_model):
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_worker_waits_for_its_task_and_is_replaced_when_it_was_killed_meanwhile(task, tmp_path, killed):
-    with started("verify", tmp_path, Devices(gpus=0, workers=1)) as waiting:
+    with started("verify", tmp_path, Devices(gpus=0, workers=1), CARE) as waiting:
         (worker,) = waiting.processes
         if killed:
             worker.kill()
@@ -81,7 +83,7 @@ def test_a_worker_waits_for_its_task_and_is_replaced_when_it_was_killed_meanwhil
 
 def test_workers_that_were_never_asked_end_and_do_nothing(task, tmp_path):
     write_record(tmp_path / "task.json", task)
-    with started("verify", tmp_path, Devices(gpus=0, workers=2)) as waiting:
+    with started("verify", tmp_path, Devices(gpus=0, workers=2), CARE) as waiting:
         assert [worker.poll() for worker in waiting.processes] == [None, None]
     assert all(worker.returncode for worker in waiting.processes)
     assert not (tmp_path / "verified.json").exists()

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from mnrl_job.embedding.chunks import chunk_limit, cut
 from mnrl_job.embedding.precision import Precision, arithmetic
-from mnrl_job.embedding.tokens import read_or_tokenise
+from mnrl_job.embedding.tokens import TEXTS_AT_ONCE, read_or_tokenise
+from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.runtime.logs import shows_progress
 from mnrl_job.runtime.stopping import give_way
 
@@ -56,6 +57,7 @@ def encode(
     with torch.inference_mode(), arithmetic(precision, state.device):
         for chunk in tqdm(own, desc=f"embedding each {kind}", unit="chunk", disable=not shown):
             give_way()
+            beat()
             features = send_to_device(known.features(chunk.rows, chunk.width), state.device)
             found = model(features, task=kind)["sentence_embedding"].float()[:, : model.truncate_dim]
             embeddings[torch.from_numpy(chunk.rows).to(state.device)] = torch.nn.functional.normalize(found)
@@ -74,10 +76,12 @@ def _encode_texts(model: SentenceTransformer, texts: list[str], kind: Kind, prec
     state = PartialState()
     encode_them = model.encode_query if kind == "query" else model.encode_document
     start, stop = (len(texts) * rank // state.num_processes for rank in (state.process_index, state.process_index + 1))
-    own = texts[start:stop]
     embeddings = torch.zeros(len(texts), int(model.get_embedding_dimension() or 0), device=state.device)
-    if own:
-        with arithmetic(precision, state.device):
-            embeddings[start:stop] = encode_them(own, convert_to_tensor=True, normalize_embeddings=True).float()
+    with arithmetic(precision, state.device):
+        for first in range(start, stop, TEXTS_AT_ONCE):
+            give_way()
+            beat()
+            some = slice(first, min(first + TEXTS_AT_ONCE, stop))
+            embeddings[some] = encode_them(texts[some], convert_to_tensor=True, normalize_embeddings=True).float()
     everywhere: torch.Tensor = reduce(embeddings, "sum")
     return everywhere

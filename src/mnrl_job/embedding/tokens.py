@@ -12,6 +12,7 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
+from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.runtime.tables import read_table
 
 TEXTS_AT_ONCE = 10_000
@@ -86,6 +87,7 @@ def tokenise(preprocess: Preprocess, texts: pa.ChunkedArray, path: Path) -> None
     schema = pa.schema([("ids", pa.list_(pa.int32()))])
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for start in range(0, len(texts), TEXTS_AT_ONCE):
+            beat()
             ids = _tokenised(preprocess, texts.slice(start, TEXTS_AT_ONCE).to_pylist())
             writer.write_batch(pa.record_batch([pa.array(ids, schema.field("ids").type)], schema=schema))
 

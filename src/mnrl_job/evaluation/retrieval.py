@@ -16,6 +16,7 @@ from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import Precision
 from mnrl_job.evaluation.metrics import mean_metrics, ranking_metrics
 from mnrl_job.records import EvalSet, Evaluation, QueryResult
+from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.runtime.tables import read_table
 from mnrl_job.settings import METRIC_CUTOFFS
 
@@ -83,6 +84,7 @@ def rank(
     depth = min(max(METRIC_CUTOFFS), len(corpus_ids))
     at_once = max(1, SCORES_AT_ONCE // len(corpus_ids))
     for start in range(0, len(query_ids), at_once):
+        beat()
         scores = queries[start : start + at_once] @ corpus.T
         best = torch.topk(scores, depth, dim=1)
         for offset, query in enumerate(query_ids[start : start + at_once]):

@@ -1,31 +1,39 @@
 """Checkpoints at the run's place: uploaded while training goes on, two kept, the newest whole one fetched again."""
 
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mnrl_job.errors import DataError, JobError, Preempted, SettingsError
+from mnrl_job.runtime.attempt import Attempt
 from mnrl_job.runtime.logs import log, warn
 from mnrl_job.runtime.sealed import SEAL, read_seal
 from mnrl_job.runtime.storage import Store, transfer
 
 FOLDER = "checkpoints"
+# Where the workers write theirs, as `checkpoint-STEP` in the scratch.
+TRAINER = "trainer"
 KEPT = 2
 LOOK_SECONDS = 1.0
+SECONDS_BETWEEN_ENTRIES = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A whole one on this machine, made after `step` steps."""
+
+    folder: Path
+    step: int
 
 
 @contextmanager
-def kept(local: Path, store: Callable[[], Store], name: str) -> Iterator[None]:
-    """While workers write checkpoints into `local`, keep the newest at the run's place; also once they have ended.
-
-    Args:
-        local: the folder in which they appear as `checkpoint-STEP`.
-        store: opens the run's place.
-        name: of this attempt, so that two at once never mix files.
-    """
-    keeper = _Keeper(local, store, name)
+def kept(place: Attempt) -> Iterator[None]:
+    """While workers write checkpoints, keep the newest at the run's place; also once they have ended."""
+    keeper = _Keeper(place)
     ended = threading.Event()
     thread = threading.Thread(target=keeper.follow, args=(ended,), daemon=True)
     thread.start()
@@ -50,16 +58,18 @@ def _end(thread: threading.Thread, ended: threading.Event, keeper: "_Keeper") ->
 class _Keeper:
     """`step` is that of the newest checkpoint at the run's place, None before there is one."""
 
-    def __init__(self, local: Path, store: Callable[[], Store], name: str) -> None:
+    def __init__(self, place: Attempt) -> None:
         self.step: int | None = None
-        self._local = local
-        self._store = store
-        self._name = name
+        self._place = place
+        self._local = place.scratch / TRAINER
         self._warned = False
+        self._entered = time.monotonic()
 
     def follow(self, ended: threading.Event) -> None:
         while not ended.wait(LOOK_SECONDS):
             self.look()
+            if time.monotonic() - self._entered > SECONDS_BETWEEN_ENTRIES:
+                self._enter(self._place.store(attempts=1))
 
     def look(self) -> None:
         """Upload the newest checkpoint if it is not there yet; what storage refuses is tried again the next time."""
@@ -74,17 +84,24 @@ class _Keeper:
             self._warned = True
 
     def _upload(self, step: int) -> None:
+        began = time.monotonic()
         folder = self._local / f"checkpoint-{step}"
-        store = self._store()
-        place = store.child(FOLDER).child(f"step-{step:09d}-{self._name}")
+        store = self._place.store()
+        place = store.child(FOLDER).child(f"step-{step:09d}-{self._place.scratch.name}")
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         last = {SEAL: files.pop(SEAL)}
         transfer.upload(place, files)
         transfer.upload(place, last)
         self.step, self._warned = step, False
         log(f"the checkpoint of step {step} is kept")
+        self._place.status.kept(step, time.monotonic() - began)
+        self._enter(store)
         for old in names(store)[KEPT:]:
             remove(store, old)
+
+    def _enter(self, store: Store) -> None:
+        self._entered = time.monotonic()
+        self._place.diary.write(store, last_step=max(self._place.status.step, self.step or 0))
 
 
 def names(store: Store) -> list[str]:
@@ -100,7 +117,7 @@ def remove(store: Store, name: str = "") -> None:
         store.delete(entry.key)
 
 
-def fetch_newest(store: Store, folder: Path, facts: dict[str, dict[str, Any]]) -> Path | None:
+def fetch_newest(store: Store, folder: Path, facts: dict[str, dict[str, Any]]) -> Checkpoint | None:
     """The newest checkpoint that is whole, on this machine; None where there is none.
 
     Args:
@@ -121,7 +138,7 @@ def fetch_newest(store: Store, folder: Path, facts: dict[str, dict[str, Any]]) -
             continue
         refuse_other(f"{store.label}/{FOLDER}/{name}", sealed, facts)
         log(f"going on from the checkpoint of step {sealed['step']} of {sealed['of']}")
-        return folder / name
+        return Checkpoint(folder / name, sealed["step"])
     return None
 
 

@@ -27,6 +27,7 @@ class Run:
     eval_sets: tuple[EvalSet, ...]
     comparisons: tuple[Comparison, ...]
     seconds: dict[str, float]
+    attempts: list[dict[str, Any]]
     pairs: Pairs | None = None
     batching: Batching | None = None
     verification: Verification | None = None
@@ -42,7 +43,7 @@ def metrics(run: Run) -> dict[str, Any]:
             "id": run.id,
             "started_at": _iso(run.started_at),
             "finished_at": _iso(datetime.now(UTC)),
-            "attempts": [{"started_at": _iso(run.started_at), "outcome": "succeeded"}],
+            "attempts": run.attempts,
         },
         "model": {
             "base": run.base_model.partition("@")[0],

@@ -119,14 +119,14 @@ def seal(run: Store, claim: Claim, staging: Path, manifest: dict[str, object]) -
     raise StorageError(f"{run.label}: {MARKER} never reads back as it was sent; mend the storage, then start again")
 
 
-def record_failure(run: Store, failure: JobError) -> None:
-    """Leave `failure.json` beside an unfinished run, never beside a complete one.
+def record_failure(run: Store, failure: JobError, where: dict[str, object]) -> None:
+    """Leave `failure.json` beside an unfinished run, never beside a complete one; `where` in the run it happened.
 
     Where it cannot be written, that is often the very failure to tell; it must not take that one's place.
     """
     try:
         if run.entry(MARKER) is None:
-            run.write(FAILURE, redact(json.dumps(failure.as_dict(), indent=2)).encode())
+            run.write(FAILURE, redact(json.dumps(failure.as_dict() | where | failure.details, indent=2)).encode())
             if run.entry(MARKER) is not None:  # another attempt finished meanwhile
                 run.delete(FAILURE)
     except JobError as error:

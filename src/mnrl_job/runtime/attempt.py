@@ -1,21 +1,21 @@
-"""Where a run works and writes: its id, its folder at the output, its scratch; and stopping on request."""
+"""Where a run works and writes: its id, its folder at the output, its scratch, its status."""
 
 import hashlib
 import json
-import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-from mnrl_job.errors import Preempted
+from mnrl_job.runtime.diary import Diary
 from mnrl_job.runtime.files import writable_folder
+from mnrl_job.runtime.status import FILE, Status
 from mnrl_job.runtime.storage import Store, open_store
 from mnrl_job.runtime.storage.uri import join
+from mnrl_job.runtime.watch import Care
 from mnrl_job.settings import Settings
 
 # These say where a run happens and how it is shown, not what comes out.
@@ -28,6 +28,8 @@ WITHOUT_EFFECT = {
     "mini_batch_size",
     "gradient_checkpointing",
     "checkpoint_every",
+    "grace_period",
+    "hang_timeout",
     "s3_addressing_style",
 }
 
@@ -47,6 +49,9 @@ class Attempt:
     staging: Path
     inputs: Path
     addressing_style: str
+    status: Status
+    diary: Diary
+    care: Care
 
     def store(self, attempts: int | None = None) -> Store:
         """The run's place, opened anew: credentials may have rotated since the last time."""
@@ -66,6 +71,8 @@ def attempt(settings: Settings) -> Iterator[Attempt]:
     parent = work_dir(settings)
     with tempfile.TemporaryDirectory(prefix="mnrl-job-", dir=parent) as name:
         scratch = Path(name)
+        grace = settings.grace_period.seconds or 0.0
+        status = Status((parent or scratch) / FILE, run_id, grace)
         place = Attempt(
             run_id=run_id,
             started_at=now,
@@ -75,9 +82,15 @@ def attempt(settings: Settings) -> Iterator[Attempt]:
             staging=scratch / "run",
             inputs=(parent or scratch) / "inputs",
             addressing_style=settings.s3_addressing_style,
+            status=status,
+            diary=Diary(scratch.name),
+            care=Care(settings.hang_timeout.seconds or 0.0, grace, status.follow),
         )
         place.staging.mkdir()
-        yield place
+        try:
+            yield place
+        finally:
+            status.close()
 
 
 def work_dir(settings: Settings) -> Path | None:
@@ -97,22 +110,3 @@ def hash_of(settings: Settings) -> str:
 def effective(settings: Settings) -> dict[str, Any]:
     """The settings that can change the result, as JSON values."""
     return settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)
-
-
-@contextmanager
-def stop_on_request() -> Iterator[None]:
-    """Turn SIGTERM and SIGINT into `Preempted`, once; a second signal cannot disturb the cleaning up."""
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        for each in handled:
-            signal.signal(each, signal.SIG_IGN)
-        name = signal.Signals(number).name
-        raise Preempted(f"stopped on request ({name}); nothing was published, start the job again")
-
-    handled = (signal.SIGTERM, signal.SIGINT)
-    previous = [signal.signal(each, stop) for each in handled]
-    try:
-        yield
-    finally:
-        for each, handler in zip(handled, previous, strict=True):
-            signal.signal(each, handler)

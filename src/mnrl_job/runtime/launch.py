@@ -16,14 +16,18 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from mnrl_job.errors import InternalError, JobError, by_kind
+from mnrl_job.errors import Hang, InternalError, JobError, by_kind
 from mnrl_job.records import Record, WorkerTask, read_record, write_record
+from mnrl_job.runtime import heartbeat
 from mnrl_job.runtime.devices import Devices
+from mnrl_job.runtime.logs import warn
 from mnrl_job.runtime.secrets import redact
+from mnrl_job.runtime.stopping import seconds_since_asked
+from mnrl_job.runtime.watch import Care, Watch
 
 OUTCOME = "MNRL_JOB_OUTCOME"
 SUPERVISOR = "MNRL_JOB_SUPERVISOR"
@@ -31,23 +35,26 @@ WAIT = "MNRL_JOB_WAIT"
 TASK = "task.json"
 POLL_SECONDS = 0.05
 STOP_SECONDS = 20.0
+# Of the grace period; the rest is for uploading and leaving.
+WORKERS_SHARE = 0.85
 MALLOC = {"hugetlb": 1, "mmap_threshold": 2**32, "trim_threshold": 2**34}
 SIBLINGS_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Why a worker failed, written by that worker. `at` orders cause before consequence."""
+    """Why a worker failed, written by that worker. `at`, of a clock nobody can set, orders cause before consequence."""
 
     kind: str
     message: str
     trace: str
     at: float
+    details: dict[str, Any] = field(default_factory=dict)
 
 
-def ask_workers(role: str, task: WorkerTask, devices: Devices, answer: str, kind: type[Record]) -> Record:
+def ask_workers(role: str, task: WorkerTask, devices: Devices, care: Care, answer: str, kind: type[Record]) -> Record:
     """Start workers and let them do a task, see `Waiting.ask`."""
-    with started(role, task.scratch, devices) as workers:
+    with started(role, task.scratch, devices, care) as workers:
         return workers.tell(task, answer, kind)
 
 
@@ -57,6 +64,7 @@ class Waiting:
 
     role: str
     devices: Devices
+    care: Care
     processes: list[subprocess.Popen[bytes]]
     outcomes: Path
 
@@ -68,7 +76,7 @@ class Waiting:
         """
         if any(process.poll() is not None for process in self.processes):
             # One that was killed while it only waited must not cost a finished training.
-            return ask_workers(self.role, task, self.devices, answer, kind)
+            return ask_workers(self.role, task, self.devices, self.care, answer, kind)
         return self.tell(task, answer, kind)
 
     def tell(self, task: WorkerTask, answer: str, kind: type[Record]) -> Record:
@@ -77,14 +85,20 @@ class Waiting:
         for process in self.processes:
             if process.stdin is not None:
                 process.stdin.close()
-        _wait(self.processes)
+        beats = [self.outcomes / f"beat-{rank}.json" for rank in range(len(self.processes))]
+        try:
+            _wait(self.processes, Watch(beats, self.care))
+        except Hang:
+            for process in self.processes:
+                process.kill()  # what hangs does not end by itself
+            raise
         if any(process.returncode for process in self.processes):
             raise _cause(self.outcomes, self.processes)
         return read_record(task.scratch / answer, kind)
 
 
 @contextmanager
-def started(role: str, scratch: Path, devices: Devices) -> Iterator[Waiting]:
+def started(role: str, scratch: Path, devices: Devices, care: Care) -> Iterator[Waiting]:
     """Run `python -m mnrl_job.start_worker ROLE TASK` in `devices.workers` processes; none outlives the context.
 
     Args:
@@ -92,6 +106,7 @@ def started(role: str, scratch: Path, devices: Devices) -> Iterator[Waiting]:
         scratch: where their task will stand, and where failing workers leave their outcome files.
         devices: how many workers, and whether they have GPUs; they find one another through torch.distributed's
             environment variables.
+        care: how they are looked after.
     """
     outcomes = scratch / "outcomes" / role
     shutil.rmtree(outcomes, ignore_errors=True)
@@ -103,14 +118,14 @@ def started(role: str, scratch: Path, devices: Devices) -> Iterator[Waiting]:
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(devices.workers):
-            own = {OUTCOME: str(outcomes / f"rank-{rank}.json")}
+            own = {OUTCOME: str(outcomes / f"rank-{rank}.json"), heartbeat.FILE: str(outcomes / f"beat-{rank}.json")}
             if devices.workers > 1:
                 own |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             environment = worker_environment(devices) | shared | own
             processes.append(subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.PIPE))
-        yield Waiting(role, devices, processes, outcomes)
+        yield Waiting(role, devices, care, processes, outcomes)
     finally:
-        _stop(processes)
+        _stop(processes, care)
 
 
 def worker_environment(devices: Devices) -> dict[str, str]:
@@ -140,10 +155,15 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait(workers: list[subprocess.Popen[bytes]]) -> None:
-    """Wait until all have ended, or one has failed and its siblings had a moment to end too."""
+def _wait(workers: list[subprocess.Popen[bytes]], watch: Watch) -> None:
+    """Wait until all have ended, or one has failed and its siblings had a moment to end too.
+
+    Raises:
+        Hang: none of them gets on.
+    """
     deadline = None
     while any(worker.poll() is None for worker in workers):
+        watch.look(workers)
         if deadline is None and any(worker.returncode for worker in workers):
             deadline = time.monotonic() + SIBLINGS_SECONDS
         if deadline is not None and time.monotonic() > deadline:
@@ -165,16 +185,21 @@ def _cause(folder: Path, workers: list[subprocess.Popen[bytes]]) -> JobError:
         return InternalError(f"worker {killed[0][0]} was killed by {name}{hint}")
     if not outcomes:
         codes = [worker.returncode for worker in workers]
+        for cls in JobError.__subclasses__():
+            if cls.code in codes and cls is not InternalError:
+                return cls("a worker could not write down why it ended; its output above says it")
         return InternalError(f"a worker ended without a word (exit codes {codes}); its output above may say more")
     first = (explained or outcomes)[0]
-    return by_kind(first.kind, first.message, first.trace)
+    return by_kind(first.kind, first.message, first.trace, first.details)
 
 
-def _stop(workers: list[subprocess.Popen[bytes]]) -> None:
+def _stop(workers: list[subprocess.Popen[bytes]], care: Care) -> None:
+    """End them: by request, which gives them what is left of the grace period to save, and then by force."""
     running = [worker for worker in workers if worker.poll() is None]
     for worker in running:
         worker.terminate()
-    deadline = time.monotonic() + STOP_SECONDS
+    since = seconds_since_asked()
+    deadline = time.monotonic() + (WORKERS_SHARE * care.grace_seconds - since if since else STOP_SECONDS)
     for worker in running:
         try:
             worker.wait(max(0.0, deadline - time.monotonic()))
@@ -199,7 +224,10 @@ def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobErro
     except Exception as error:
         known = error if isinstance(error, JobError) else explain(error)
         failure = known or InternalError(f"{type(error).__name__}: {error}")
-        _write_outcome(os.environ, failure, "" if known else traceback.format_exc())
+        try:
+            _write_outcome(os.environ, failure, "" if known else traceback.format_exc())
+        except OSError:  # no room even for this
+            warn(str(failure))
         code = failure.code
     # Not by tearing down, which takes a second; and with a sibling gone, the process group's runtime may abort it.
     sys.stdout.flush()
@@ -209,7 +237,7 @@ def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobErro
 
 def _write_outcome(environ: Mapping[str, str], failure: JobError, trace: str) -> None:
     path = Path(environ[OUTCOME])
-    write_record(path, Outcome(failure.kind, redact(str(failure)), redact(trace), time.time()))
+    write_record(path, Outcome(failure.kind, redact(str(failure)), redact(trace), time.monotonic(), failure.details))
 
 
 def die_with_parent(parent: int) -> None:

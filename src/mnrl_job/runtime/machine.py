@@ -1,5 +1,6 @@
 """What this machine offers a run: disk, memory, shared memory, user, caches. Asked in milliseconds, without torch."""
 
+import errno
 import os
 import shutil
 import tempfile
@@ -13,6 +14,7 @@ from mnrl_job.runtime.devices import Devices
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - asked for its size, nothing is written
 ENOUGH_SHARED_MEMORY = 1 << 30
+NO_ROOM = 1 << 20
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -23,6 +25,15 @@ def disk(folder: Path, needed: int) -> Finding:
     if free < needed:
         return Finding("disk", "failed", told, "free space, or name a larger MNRL_WORK_DIR", DeviceError.kind)
     return Finding("disk", "passed", told)
+
+
+def out_of_room(error: BaseException, scratch: Path) -> DeviceError | None:
+    """What an error means if the scratch is full: not every library says so plainly."""
+    told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if told or shutil.disk_usage(scratch).free < NO_ROOM:
+        where = f"{scratch.parent} is full ({type(error).__name__}: {error})"
+        return DeviceError(f"disk: {where}; free space, or name a larger MNRL_WORK_DIR")
+    return None
 
 
 def shared_memory(devices: Devices) -> Finding:

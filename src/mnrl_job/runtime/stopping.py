@@ -1,11 +1,34 @@
-"""A worker asked to stop: noted by SIGTERM, acted upon where nothing is lost."""
+"""Stopping on request: the supervisor at once, a worker where nothing is lost."""
 
 import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from mnrl_job.errors import Preempted
 
-_asked = False
+_asked_at: float | None = None
+
+
+@contextmanager
+def stop_on_request() -> Iterator[None]:
+    """Turn SIGTERM and SIGINT into `Preempted`, once; a second signal cannot disturb the cleaning up."""
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        for each in handled:
+            signal.signal(each, signal.SIG_IGN)
+        _note(number, None)
+        name = signal.Signals(number).name
+        raise Preempted(f"stopped on request ({name}); nothing was published, start the job again")
+
+    handled = (signal.SIGTERM, signal.SIGINT)
+    previous = [signal.signal(each, stop) for each in handled]
+    try:
+        yield
+    finally:
+        for each, handler in zip(handled, previous, strict=True):
+            signal.signal(each, handler)
 
 
 def note_requests() -> None:
@@ -15,7 +38,12 @@ def note_requests() -> None:
 
 def asked() -> bool:
     """Whether this process was asked to stop."""
-    return _asked
+    return _asked_at is not None
+
+
+def seconds_since_asked() -> float:
+    """How long ago that was; 0 where nobody asked."""
+    return 0.0 if _asked_at is None else time.monotonic() - _asked_at
 
 
 def give_way() -> None:
@@ -24,10 +52,10 @@ def give_way() -> None:
     Raises:
         Preempted: it was.
     """
-    if _asked:
+    if asked():
         raise Preempted("stopped on request")
 
 
 def _note(_number: int, _frame: FrameType | None) -> None:
-    global _asked
-    _asked = True
+    global _asked_at
+    _asked_at = _asked_at or time.monotonic()

@@ -11,11 +11,16 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from mnrl_job.records import Totals, read_record, write_record
 from mnrl_job.runtime import stopping
+from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.runtime.sealed import seal
 from mnrl_job.settings import Every
 from mnrl_job.training.gathering import on_any_rank
+from mnrl_job.training.progress import Progress
 
 TOTALS = "totals.json"
+# The first one comes early: it shows whether saving and uploading work, and how long they take.
+FIRST_SECONDS = 60.0
+WORTH_SAVING_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +48,31 @@ class Checkpoints(TrainerCallback):
     Args:
         every: how often.
         keeping: what goes along.
+        progress: knows whether the steps so far are sound.
         totals: what was spent so far; asked on every rank.
     """
 
-    def __init__(self, every: Every, keeping: Keeping, totals: Callable[[], Totals]) -> None:
+    def __init__(self, every: Every, keeping: Keeping, progress: Progress, totals: Callable[[], Totals]) -> None:
         self._every = every
         self._keeping = keeping
+        self._progress = progress
         self._totals = totals
-        self._saved = time.monotonic()
+        self._saved = self._began = time.monotonic()
+        self._first = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         stop = on_any_rank(stopping.asked())
-        due = self._every.due(state.global_step, time.monotonic() - self._saved)
+        since = time.monotonic() - self._saved
+        due = self._every.due(state.global_step, since)
+        if state.global_step == state.max_steps:
+            due = since > WORTH_SAVING_SECONDS  # for a stop while the model is evaluated or published
+        elif self._first and self._every.seconds:
+            due = since > min(self._every.seconds, FIRST_SECONDS)
         control.should_save = stop or on_any_rank(due)
         control.should_training_stop |= stop
+        if control.should_save:
+            self._began = time.monotonic()
+            self._progress.take_consumed(state.global_step)  # weights that are not numbers are never kept
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
@@ -67,4 +83,5 @@ class Checkpoints(TrainerCallback):
             for path in filter(Path.exists, self._keeping.carried):
                 (folder / path.name).write_bytes(path.read_bytes())
             seal(folder, self._keeping.facts | {"step": state.global_step, "of": state.max_steps})
-        self._saved = time.monotonic()
+        self._first, self._saved = False, time.monotonic()
+        beat(save_seconds=round(self._saved - self._began, 3))

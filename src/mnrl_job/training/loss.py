@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mnrl_job.embedding.tokens import Features
+from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.training.collate import Batch
 from mnrl_job.training.contrast import Objective, contrast
 from mnrl_job.training.gathering import gather_rows, on_any_rank
@@ -29,12 +30,14 @@ class Counts:
         padded_tokens: tokens with padding, which is what the model had to read.
         masked: documents that were not counted as negatives, summed over the queries of this rank.
         consumed: the row numbers of each global batch, in its order, until someone takes them away.
+        losses: of this rank, for each of these batches.
     """
 
     tokens: int
     padded_tokens: int
     masked: torch.Tensor
-    consumed: tuple[torch.Tensor, ...]
+    consumed: tuple[torch.Tensor, ...] = ()
+    losses: tuple[torch.Tensor, ...] = ()
 
 
 class Shortage(torch.OutOfMemoryError):
@@ -66,7 +69,7 @@ class GlobalBatchLoss(nn.Module):
         self.rank = rank
         self.kept_tokens = math.inf
         self.pieces = 1
-        self.counts = Counts(0, 0, torch.zeros((), dtype=torch.int64, device=model.device), ())
+        self.counts = Counts(0, 0, torch.zeros((), dtype=torch.int64, device=model.device))
 
     def forward(self, batch: Batch, labels: torch.Tensor) -> torch.Tensor:
         """The loss of this rank's share of the batch, a scalar.
@@ -94,6 +97,7 @@ class GlobalBatchLoss(nn.Module):
             self.counts.padded_tokens + batch["padded_tokens"],
             self.counts.masked + masked,
             (*self.counts.consumed, everywhere[:, 0]),
+            (*self.counts.losses, loss.detach()),
         )
         return loss
 
@@ -103,11 +107,11 @@ class GlobalBatchLoss(nn.Module):
         tokens, padded_tokens, masked = reduce(torch.tensor(counts, device=self.counts.masked.device), "sum").tolist()
         return tokens, padded_tokens, masked
 
-    def take_consumed(self) -> tuple[torch.Tensor, ...]:
-        """The rows of the global batches since this was asked last."""
-        consumed = self.counts.consumed
-        self.counts = replace(self.counts, consumed=())
-        return consumed
+    def take_consumed(self) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
+        """The rows of the global batches since this was asked last, and this rank's losses."""
+        consumed, losses = self.counts.consumed, self.counts.losses
+        self.counts = replace(self.counts, consumed=(), losses=())
+        return consumed, losses
 
     def take_less(self, texts: int) -> bool:
         """From now on need less memory: keep no activations, then cut chunks of `texts` in ever smaller pieces.
@@ -138,6 +142,7 @@ class GlobalBatchLoss(nn.Module):
 
     def _embed(self, features: Features) -> torch.Tensor:
         """Embeddings of one piece, shape (texts, dimension)."""
+        beat()
         # A copy, because the model leaves its intermediate results in it.
         embeddings: torch.Tensor = self.model(dict(features))["sentence_embedding"]
         return embeddings

@@ -6,29 +6,40 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mnrl_job.errors import Diverged
+from mnrl_job.runtime.heartbeat import beat, begin
 from mnrl_job.runtime.logs import log, shows_progress
 from mnrl_job.training.batches import Plan
 from mnrl_job.training.consumed import digest
+from mnrl_job.training.divergence import Divergence
 from mnrl_job.training.loss import GlobalBatchLoss
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress(TrainerCallback):
-    """Follows the trainer. `loss` is the last loss logged, the mean over ranks; `digest` that of the rows so far."""
+    """Follows the trainer. `loss` is the last loss logged, the mean over ranks; `digest` that of the rows so far.
 
-    def __init__(self, path: Path, plan: Plan, loss: GlobalBatchLoss, shows: bool) -> None:
+    Args:
+        path: of the training log.
+        plan: the rows of each step.
+        loss: knows the rows and the loss of each step that was made.
+        divergence: judges them.
+        shows: whether this is the rank that tells.
+    """
+
+    def __init__(self, path: Path, plan: Plan, loss: GlobalBatchLoss, divergence: Divergence, shows: bool) -> None:
         self.loss = math.nan
         self.digest = ""
         self._loss = loss
         self._path = path
         self._plan = plan
+        self._divergence = divergence
         self._shows = shows
-        self._began = self._said = time.monotonic()
+        self._began = self._said = self._stepped = time.monotonic()
         self._resumed_at = 0
         self._before = 0.0
         self._bar: tqdm[Any] | None = None
@@ -36,9 +47,10 @@ class Progress(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._began = self._said = time.monotonic()
+        self._began = self._said = self._stepped = time.monotonic()
         self._resumed_at = state.global_step
         self.digest = digest(self._plan[: state.global_step])
+        begin("train", step=state.global_step, of=len(self._plan))
         if self._shows:
             self._keep_lines(state.global_step)
             hidden = not shows_progress()
@@ -56,38 +68,46 @@ class Progress(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         self.loss = float(logs["loss"])
-        self._take_consumed()
-        if not math.isfinite(self.loss):
-            raise Diverged(
-                f"the loss became {self.loss} at step {state.global_step}; lower MNRL_LEARNING_RATE "
-                f"({args.learning_rate:g}), or use MNRL_PRECISION=fp32"
-            )
+        self.take_consumed(state.global_step)
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{self.loss:.4f}")
         if self._shows:
             self._write(state.global_step, float(logs["learning_rate"]), logs.get("grad_norm"))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        now = time.monotonic()
+        eta = (now - self._began) / (state.global_step - self._resumed_at) * (len(self._plan) - state.global_step)
+        beat(step=state.global_step, step_seconds=round(now - self._stepped, 3), eta_seconds=round(eta))
+        self._stepped = now
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._take_consumed()
+        self.take_consumed(state.global_step)
         if self._bar is not None:
             self._bar.close()
+
+    def take_consumed(self, step: int) -> None:
+        """Look at the steps made since the last time; seldom, because it makes the host wait for the device.
+
+        Raises:
+            Diverged: the loss of one is not finite, or it exploded.
+        """
+        rows, losses = self._loss.take_consumed()
+        batches = [each.cpu().numpy() for each in rows]
+        self.digest = digest(batches, self.digest)
+        self._divergence.look(step, batches, torch.stack(losses).tolist() if losses else [])
 
     def _keep_lines(self, step: int) -> None:
         """Of the log of the attempt this one goes on from, the lines up to its checkpoint."""
         lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] <= step]
         self._path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        self._before = json.loads(kept[-1])["seconds"] if kept else 0.0
-
-    def _take_consumed(self) -> None:
-        """Seldom, because it makes the host wait for the device."""
-        self.digest = digest((rows.cpu().numpy() for rows in self._loss.take_consumed()), self.digest)
+        if kept:
+            last = json.loads(kept[-1])
+            self._before, self.loss = last["seconds"], last["loss"]
 
     def _write(self, step: int, learning_rate: float, grad_norm: float | None) -> None:
         seconds = time.monotonic() - self._began
@@ -101,9 +121,12 @@ class Progress(TrainerCallback):
             "seconds": round(self._before + seconds, 3),
             "rows_digest": self.digest,
         }
+        memory = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
         with self._path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
+        beat(loss=self.loss, pairs_per_second=line["pairs_per_second"], gpu_memory_bytes=memory)
         if not shows_progress() and time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
             eta = round(seconds / (step - self._resumed_at) * (len(self._plan) - step))
-            log(f"step {step} of {len(self._plan)}, loss {self.loss:.4f}, {eta} s to go", **line, eta_seconds=eta)
+            told = f"step {step} of {len(self._plan)}, loss {self.loss:.4f}, {eta} s to go"
+            log(told, **line, eta_seconds=eta, gpu_memory_bytes=memory)

@@ -29,6 +29,7 @@ from mnrl_job.training.batches import Plan
 from mnrl_job.training.checkpoints import Checkpoints, Keeping
 from mnrl_job.training.collate import TokenCollator, collator
 from mnrl_job.training.consumed import digest
+from mnrl_job.training.divergence import Divergence
 from mnrl_job.training.dropout import cheap_dropout
 from mnrl_job.training.lookup import shared_lookup, word_embedding
 from mnrl_job.training.loss import GlobalBatchLoss, Shortage
@@ -65,7 +66,7 @@ def train(
 
     Raises:
         Preempted: a stop was asked for; a checkpoint is saved.
-        Diverged: the loss became NaN or infinite.
+        Diverged: the loss became NaN or infinite, or exploded.
         DeviceError: the precision wanted is not to be had here.
         SettingsError: layers are to be checkpointed, and the model cannot do so.
         InternalError: the rows trained on are not those of the plan.
@@ -161,9 +162,10 @@ class PlannedTrainer(SentenceTransformerTrainer):
         limit = chunk_limit(state.device, settings.mini_batch_size)
         collate = collator(model, pairs, limit, scratch / "tokens")
         self.global_loss = GlobalBatchLoss(model, settings.scale, settings.loss, state.process_index)
-        self.progress = Progress(
-            staging / "training_log.jsonl", self.plan, self.global_loss, shows=state.is_main_process
-        )
+        candidates = settings.batch_size * (len(pairs.columns) - 1)
+        divergence = Divergence(pairs.path, candidates, settings.learning_rate)
+        log_path = staging / "training_log.jsonl"
+        self.progress = Progress(log_path, self.plan, self.global_loss, divergence, shows=state.is_main_process)
         super().__init__(
             model=model,
             args=_arguments(settings, self.plan, self.precision, scratch / "trainer"),
@@ -174,7 +176,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         )
         self.remove_callback(PrinterCallback)
         if keeping:
-            self.add_callback(Checkpoints(settings.checkpoint_every, keeping, self.totals))
+            self.add_callback(Checkpoints(settings.checkpoint_every, keeping, self.progress, self.totals))
         if isinstance(collate, TokenCollator):
             with arithmetic(self.precision, state.device):
                 fitting = tokens_that_fit(model.train(), collate.columns, self.plan, state.num_processes)

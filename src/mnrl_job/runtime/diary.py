@@ -1,0 +1,76 @@
+"""The attempts at a run, each in a file at the run's place: begun, ended, why, how far, what was lost."""
+
+import json
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from mnrl_job.errors import JobError
+from mnrl_job.runtime.storage import Store
+from mnrl_job.runtime.storage.base import content
+
+FOLDER = "checkpoints/attempts"
+# What an attempt says of itself until it can say more; if it never does, it was killed.
+KILLED = "killed"
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptFacts:
+    """One attempt. `ended_at` of one that was killed is the last moment it was heard of, to the minute.
+
+    It trained from `first_step` to `last_step`.
+    """
+
+    name: str
+    started_at: str
+    ended_at: str
+    outcome: str = KILLED
+    message: str = ""
+    first_step: int = 0
+    last_step: int = 0
+
+
+class Diary:
+    """Writes down how this attempt goes. It never stops a run: what cannot be written is let go.
+
+    Args:
+        name: of this attempt.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._facts = AttemptFacts(name, _now(), _now())
+
+    def write(self, store: Store, **news: Any) -> None:
+        """Add what is new, such as `last_step`, and keep all of it at the run's place."""
+        self._facts = replace(self._facts, ended_at=_now(), **news)
+        with suppress(JobError):
+            store.write(f"{FOLDER}/{self._facts.name}.json", json.dumps(asdict(self._facts)).encode())
+
+    def all(self, store: Store) -> list[dict[str, Any]]:
+        """All attempts at this run in order, this one last, as `metrics.json` lists them."""
+        others = []
+        with suppress(JobError):
+            for entry in store.entries(f"{FOLDER}/"):
+                with suppress(ValueError, TypeError):
+                    others.append(AttemptFacts(**json.loads(content(store, entry.key) or b"")))
+        earlier = sorted((one for one in others if one.name != self._facts.name), key=lambda one: one.started_at)
+        attempts = [*earlier, self._facts]
+        nexts = [one.first_step for one in attempts[1:]] + [self._facts.last_step]
+        return [_described(one, following) for one, following in zip(attempts, nexts, strict=True)]
+
+
+def _described(one: AttemptFacts, next_began: int) -> dict[str, Any]:
+    told = {
+        "started_at": one.started_at,
+        "ended_at": one.ended_at,
+        "outcome": one.outcome,
+        "message": one.message or None,
+        "seconds": (datetime.fromisoformat(one.ended_at) - datetime.fromisoformat(one.started_at)).total_seconds(),
+        "steps_done": one.last_step - one.first_step,
+    }
+    return told | {"steps_lost": max(0, one.last_step - max(one.first_step, next_began))}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -1,0 +1,52 @@
+"""Signs of life: a worker writes down that it gets on, and with what; the supervisor reads that unasked."""
+
+import json
+import math
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+FILE = "MNRL_JOB_HEARTBEAT"
+SECONDS_BETWEEN_WRITES = 0.5
+
+
+@dataclass(slots=True)
+class _Heart:
+    """`facts` are numbers worth knowing about what is being done, such as `step`, `of` and `loss`."""
+
+    doing: str = ""
+    beats: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+    written: float = -math.inf
+
+
+_heart = _Heart()
+
+
+def begin(doing: str, **facts: Any) -> None:
+    """Say what this worker does from now on; the facts of what it did before are forgotten."""
+    _heart.doing, _heart.facts, _heart.written = doing, {}, -math.inf
+    beat(**facts)
+
+
+def beat(**facts: Any) -> None:
+    """Say that it gets on; cheap enough for every chunk of a batch. Facts stay until they are told anew."""
+    _heart.beats += 1
+    _heart.facts |= facts
+    path, now = os.environ.get(FILE), time.monotonic()
+    if path and now - _heart.written >= SECONDS_BETWEEN_WRITES:
+        _heart.written = now
+        partial = Path(f"{path}.partial")
+        partial.write_text(json.dumps({"doing": _heart.doing, "beats": _heart.beats} | _heart.facts), encoding="utf-8")
+        partial.replace(path)
+
+
+def last_beat(path: Path) -> dict[str, Any]:
+    """What a worker wrote down last: `doing`, `beats` and the facts; empty before its first sign of life."""
+    with suppress(OSError, ValueError):
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+    return {}

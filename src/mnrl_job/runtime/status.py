@@ -1,0 +1,108 @@
+"""Where the run is, for whoever asks: `progress.json` in the work folder, and Kubeflow where it listens."""
+
+import json
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mnrl_job.runtime.kubeflow import Reporter
+from mnrl_job.runtime.logs import warn
+
+FILE = "progress.json"
+SECONDS_BETWEEN_WRITES = 1.0
+# Only a run that is published is done.
+MOST_PERCENT_BEFORE_THE_END = 99
+# For all that is neither a step, nor saving, nor uploading: noticing the request, ending the processes.
+LEAVING_SECONDS = 3.0
+
+
+class Status:
+    """What the supervisor knows of its run, and the times that a stop on request will take.
+
+    Attributes:
+        step: that training has reached.
+        phase: of the story, such as `fetch` or `training`.
+
+    Args:
+        path: of `progress.json`.
+        run_id: names the run.
+        grace_seconds: so long it has to end, once it is asked to.
+    """
+
+    def __init__(self, path: Path, run_id: str, grace_seconds: float) -> None:
+        self.phase = "starting"
+        self.step = 0
+        self._path = path
+        self._run = {"run_id": run_id, "started_at": _now()}
+        self._facts: dict[str, Any] = {}
+        self._grace = grace_seconds
+        self._warned = False
+        self._written = 0.0
+        self._kubeflow = Reporter.from_environment()
+
+    def enter(self, phase: str) -> None:
+        """The story goes on with another step."""
+        self.phase, self._written = phase, 0.0
+        self._tell()
+
+    def follow(self, beat: dict[str, Any]) -> None:
+        """The first worker got on, see `runtime/heartbeat.py`."""
+        if not beat:
+            return
+        self._facts |= {name: value for name, value in beat.items() if name not in ("doing", "beats")}
+        self.step = self._facts.get("step", 0)
+        if beat["doing"] != self.phase:
+            self.enter(beat["doing"])
+        elif time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES:
+            self._tell()
+
+    def kept(self, step: int, seconds: float) -> None:
+        """A checkpoint is at the run's place; sending it took so long. Warns where a stop would take too long."""
+        self._facts |= {"checkpoint_step": step}
+        times = {
+            "a step": self._facts.get("step_seconds", 0.0),
+            "saving": self._facts.get("save_seconds", 0.0),
+            "uploading": seconds,
+        }
+        needed = sum(times.values()) + LEAVING_SECONDS
+        if needed > self._grace and not self._warned:
+            self._warned = True
+            told = ", ".join(f"{name} {value:.1f} s" for name, value in times.items())
+            warn(
+                f"a stop on request takes about {needed:.0f} s ({told}), longer than MNRL_GRACE_PERIOD "
+                f"({self._grace:g} s): a pre-empted run would go on from the checkpoint before; raise "
+                "terminationGracePeriodSeconds (docker stop --time) and MNRL_GRACE_PERIOD"
+            )
+
+    def finish(self) -> None:
+        """The run is published."""
+        self.phase, self._facts = "done", self._facts | {"eta_seconds": 0}
+        self._tell()
+
+    def close(self) -> None:
+        """Say the last word, also of a run that failed."""
+        if self._kubeflow:
+            self._kubeflow.close()
+
+    def content(self) -> dict[str, Any]:
+        """What `progress.json` holds."""
+        facts = self._facts
+        share = int(100 * facts["step"] / facts["of"]) if "of" in facts else 0
+        percent = 100 if self.phase == "done" else min(share, MOST_PERCENT_BEFORE_THE_END)
+        return self._run | {"phase": self.phase, "percent": percent} | facts | {"updated_at": _now()}
+
+    def _tell(self) -> None:
+        self._written = time.monotonic()
+        content = self.content()
+        with suppress(OSError):  # the run is more than its progress
+            partial = self._path.with_name(f".{FILE}")
+            partial.write_text(json.dumps(content, indent=2), encoding="utf-8")
+            partial.replace(self._path)
+        if self._kubeflow:
+            self._kubeflow.report(content)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

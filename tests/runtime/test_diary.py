@@ -1,0 +1,52 @@
+"""The attempts at a run: how each went, and what it lost."""
+
+import pytest
+
+from mnrl_job.errors import StorageError
+from mnrl_job.runtime import diary
+from mnrl_job.runtime.diary import Diary
+
+
+@pytest.fixture
+def at(monkeypatch):
+    """Set the time of day."""
+    return lambda clock: monkeypatch.setattr(diary, "_now", lambda: f"2026-01-01T{clock}Z")
+
+
+def test_each_attempt_tells_what_it_did_and_what_was_lost_of_it(store, at):
+    at("10:00:00")
+    killed = Diary("a")
+    killed.write(store)
+    at("10:05:00")
+    killed.write(store, last_step=50)
+    at("11:00:00")
+    stopped = Diary("b")
+    stopped.write(store, first_step=40, last_step=40)
+    stopped.write(store, outcome="preempted", message="stopped on request", last_step=70)
+    at("12:00:00")
+    last = Diary("c")
+    last.write(store, first_step=70, last_step=100, outcome="succeeded")
+    attempts = last.all(store)
+    told = [(one["outcome"], one["steps_done"], one["steps_lost"], one["seconds"]) for one in attempts]
+    assert told == [("killed", 50, 10, 300.0), ("preempted", 30, 0, 0.0), ("succeeded", 30, 0, 0.0)]
+    assert [one["message"] for one in attempts] == [None, "stopped on request", None]
+
+
+def test_storage_that_fails_stops_no_run(at):
+    at("10:00:00")
+
+    class Gone:
+        def write(self, *_):
+            raise StorageError("it does not answer")
+
+        entries = write
+
+    alone = Diary("a")
+    alone.write(Gone(), last_step=3, outcome="succeeded")
+    assert [one["steps_done"] for one in alone.all(Gone())] == [3]
+
+
+def test_what_is_no_entry_is_passed_over(store, at):
+    at("10:00:00")
+    store.write("checkpoints/attempts/broken.json", b"{")
+    assert len(Diary("a").all(store)) == 1

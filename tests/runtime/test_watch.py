@@ -1,0 +1,110 @@
+"""Workers hang when none of them gets on; neither a clock nor a pause makes it look so."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mnrl_job.errors import Hang
+from mnrl_job.runtime import heartbeat, watch
+from mnrl_job.runtime.heartbeat import beat, begin, last_beat
+from mnrl_job.runtime.watch import Care, Watch
+
+
+class Clock:
+    """The time as a watch sees it."""
+
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        pass
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(watch, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def told(tmp_path, clock):
+    """A watch over two workers with 10 s of patience, and what it tells of the first."""
+    seen = []
+    paths = [tmp_path / "0.json", tmp_path / "1.json"]
+    return Watch(paths, Care(10, 30, seen.append)), paths, seen
+
+
+def alive(path, beats, doing="train", **facts):
+    facts = {"doing": doing, "beats": beats} | facts
+    path.write_text(str(facts).replace("'", '"'))
+
+
+def test_one_worker_that_gets_on_is_enough_since_the_others_wait_for_it(told, clock):
+    looker, paths, seen = told
+    for second in range(60):
+        clock.now = float(second)
+        alive(paths[1], second)
+        looker.look([])
+    assert seen
+
+
+def test_when_all_stand_still_each_is_named_with_where_it_stands(told, clock):
+    looker, paths, _ = told
+    alive(paths[0], 7, step=11, of=40)
+    with pytest.raises(Hang, match=r"no worker got on for 10 s .*: worker 0 stood at train, step 12 of 40, worker 1 stood at start"):
+        for second in range(14):
+            clock.now = float(second)
+            looker.look([])
+
+
+def test_before_the_first_sign_of_life_a_worker_may_take_its_time(told, clock):
+    looker, _, _ = told
+    for second in range(60):
+        clock.now = float(second)
+        looker.look([])
+
+
+def test_a_machine_that_slept_is_no_hang(told, clock):
+    looker, paths, _ = told
+    alive(paths[0], 1)
+    for second in (1.0, 2.0, 9000.0, 9001.0):
+        clock.now = second
+        looker.look([])
+
+
+def test_who_hangs_prints_where_it_stands(monkeypatch):
+    monkeypatch.setattr(watch, "PRINTING_SECONDS", 2.0)
+    code = (
+        "import faulthandler, signal, time; faulthandler.register(signal.SIGUSR1); print(1, flush=True); time.sleep(99)"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    worker.stdout.readline()
+    watch._have_them_print([worker])
+    worker.send_signal(signal.SIGKILL)
+    assert "line 1 in <module>" in worker.communicate()[1]
+
+
+def test_a_beat_is_written_at_once_when_something_new_begins_and_seldom_after(tmp_path, monkeypatch):
+    path = tmp_path / "beat.json"
+    monkeypatch.setenv(heartbeat.FILE, str(path))
+    begin("load")
+    begin("train", step=0, of=3)
+    beat(step=1)
+    assert last_beat(path)["step"] == 0
+    time.sleep(heartbeat.SECONDS_BETWEEN_WRITES)
+    beat(loss=0.5)
+    found = last_beat(path)
+    assert {name: found[name] for name in ("doing", "step", "of", "loss")} == {
+        "doing": "train",
+        "step": 1,
+        "of": 3,
+        "loss": 0.5,
+    }
+    begin("save")
+    assert set(last_beat(path)) == {"doing", "beats"}

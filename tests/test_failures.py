@@ -1,0 +1,159 @@
+"""Whatever happens to a run, its exit code and `failure.json` tell the truth, and nothing is left running."""
+
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from tests.runs import STEPS, make_scene, orphans, workers_of
+from tests.servers.proxy import Fault, proxied
+from tests.servers.s3 import BUCKET
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory, tiny_model):
+    return make_scene(tmp_path_factory.mktemp("failures"), tiny_model)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(scene):
+    assert scene.run("whole") == 0, scene.log("whole")[-3000:]
+    return scene.outcome("whole")
+
+
+def test_workers_that_hang_are_stopped_and_say_where_they_stand(scene):
+    process = scene.start("hangs", MNRL_NUM_PROCESSES="2", MNRL_HANG_TIMEOUT="3s")
+    scene.until(process, "hangs", scene.has_checkpoint("hangs"))
+    workers_of(process, "train")[1].suspend()
+    assert process.wait(60) == 71
+    failure = scene.failure("hangs")
+    assert (failure["class"], failure["retry_helps"], failure["phase"]) == ("hang", True, "train")
+    assert failure["step"] > 0
+    assert "no worker got on for 3 s (MNRL_HANG_TIMEOUT): worker 0 stood at train, step " in failure["message"]
+    assert "training_step" in scene.log("hangs")  # the traceback of the one that could still print
+    assert orphans(scene) == []
+    assert scene.run("hangs", MNRL_NUM_PROCESSES="2") == 0
+    assert scene.metrics("hangs")["run"]["attempts"][0]["outcome"] == "hang"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_worker_that_is_killed_ends_the_run_and_the_next_attempt_goes_on(scene, processes):
+    name, settings = f"killed-{processes}", {"MNRL_NUM_PROCESSES": str(processes)}
+    process = scene.start(name, **settings)
+    scene.until(process, name, scene.has_checkpoint(name))
+    workers_of(process, "train")[-1].kill()
+    assert process.wait(60) == 70
+    assert f"worker {processes - 1} was killed by SIGKILL" in scene.failure(name)["message"]
+    assert orphans(scene) == []
+    assert scene.run(name, **settings) == 0
+    assert "going on from the checkpoint of step" in scene.log(name)
+
+
+def test_a_loss_that_is_no_number_names_the_step_and_its_rows(scene):
+    assert scene.run("nan", MNRL_LEARNING_RATE="1", MNRL_WEIGHT_DECAY="1e30", MNRL_WARMUP="0") == 81
+    failure = scene.failure("nan")
+    assert failure["class"] == "diverged"
+    assert len(failure["rows"]) == 8
+    assert f"the loss became nan at step {failure['step']}, whose 8 rows begin with the anchors " in failure["message"]
+    assert repr(failure["rows"][0]) in failure["message"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A work folder with room for the inputs, and not for a checkpoint."""
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", tmp_path]).returncode:
+        pytest.skip("may not mount a small disk here")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", tmp_path], check=True)
+
+
+def test_a_full_work_folder_has_the_code_of_the_environment(scene, small_disk):
+    assert scene.run("full", MNRL_WORK_DIR=str(small_disk)) == 78, scene.log("full")[-3000:]
+    assert "name a larger MNRL_WORK_DIR" in scene.log("full").splitlines()[-1]
+    assert orphans(scene) == []
+
+
+def test_storage_that_is_gone_for_a_while_does_not_stop_the_training(scene, undisturbed, rclone):
+    with proxied(rclone) as proxy:
+        output = {"MNRL_OUTPUT": f"s3://{BUCKET}/gone", **proxy.environment}
+        process = scene.start("gone", **output)
+        scene.until(process, "gone", lambda: any(".claims" not in one and "PUT" in one for one in proxy.seen))
+        proxy.faults = [Fault("status", r"PUT .*checkpoints/step", times=1_000_000, status=503)]
+        scene.until(process, "gone", scene.says("gone", "is not uploaded yet"))
+        proxy.faults = []
+        assert process.wait(120) == 0, scene.log("gone")[-3000:]
+    names = {name.removeprefix("gone/gone/") for name in rclone.objects("gone/")}
+    assert "_SUCCESS" in names
+    assert not [name for name in names if name.startswith("checkpoints/")]
+
+
+MOMENTS = ["", "the evaluation begins", "before training", "training on", "is kept", "after training, faq"]
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_stop_at_any_moment_loses_nothing(scene, undisturbed, moment):
+    name = f"moment-{MOMENTS.index(moment)}"
+    process = scene.start(name)
+    if moment == "the evaluation begins":
+        scene.until(process, name, lambda: workers_of(process, "train"))
+    elif moment:
+        scene.until(process, name, scene.says(name, moment))
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.01)
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)  # an impatient scheduler
+    assert process.wait(30) == 75, scene.log(name)[-3000:]
+    assert orphans(scene) == []
+    assert not (scene.place(name) / "_SUCCESS").exists()
+    assert scene.run(name) == 0, scene.log(name)[-3000:]
+    assert scene.outcome(name) == undisturbed
+
+
+def test_progress_is_told_in_a_file_and_to_kubeflow_and_is_done_only_at_the_end(scene, tmp_path):
+    reports, seen = [], []
+
+    class Controller(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            reports.append((self.headers["Authorization"], json.loads(body)["trainerStatus"]))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    controller = HTTPServer(("127.0.0.1", 0), Controller)
+    threading.Thread(target=controller.serve_forever, args=(0.05,), daemon=True).start()
+    (tmp_path / "token").write_text("secret\n")
+    told = {
+        "KUBEFLOW_TRAINER_SERVER_URL": f"http://127.0.0.1:{controller.server_port}/status",
+        "KUBEFLOW_TRAINER_SERVER_TOKEN": str(tmp_path / "token"),
+        "MNRL_WORK_DIR": str(tmp_path / "work"),
+    }
+    process = scene.start("told", **told)
+    while process.poll() is None:
+        path = tmp_path / "work" / "progress.json"
+        seen += [json.loads(path.read_text())] if path.exists() else []
+        time.sleep(0.05)
+    assert process.returncode == 0
+    controller.shutdown()
+    seen.append(json.loads(path.read_text()))
+    phases = list(dict.fromkeys(one["phase"] for one in seen))
+    assert {"evaluate_before", "train", "publish", "done"} <= set(phases)
+    assert all(one["percent"] < 100 for one in seen if one["phase"] != "done")
+    assert (seen[-1]["phase"], seen[-1]["percent"], seen[-1]["step"]) == ("done", 100, STEPS)
+    training = [one for one in seen if one["phase"] == "train" and "loss" in one]
+    assert {"of", "eta_seconds", "loss", "pairs_per_second", "gpu_memory_bytes", "updated_at"} <= set(training[0])
+    assert {token for token, _ in reports} == {"Bearer secret"}
+    assert [status["progressPercentage"] for _, status in reports][-1] == 100
+    assert all(status["progressPercentage"] < 100 for _, status in reports[:-1])
+
+
+def test_a_grace_period_that_is_too_short_is_told_early(scene):
+    assert scene.run("short", MNRL_GRACE_PERIOD="1s", MNRL_MAX_STEPS="25") == 0
+    assert "longer than MNRL_GRACE_PERIOD (1 s)" in scene.log("short")
