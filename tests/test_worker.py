@@ -14,15 +14,15 @@ from tests.conftest import clean_environment
 from tests.servers.s3 import free_port
 
 
-def test_running_out_of_device_memory_has_its_own_code_and_a_remedy():
-    error = explain(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"))
+def test_running_out_of_device_memory_has_its_own_code_and_a_remedy(tmp_path):
+    error = explain(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"), tmp_path)
     assert isinstance(error, MemoryLimit)
     assert error.code == 79
     assert "Tried to allocate 2.00 GiB.; lower MNRL_BATCH_SIZE" in str(error)
 
 
-def test_a_fault_of_ours_stays_one():
-    assert explain(KeyError("x")) is None
+def test_a_fault_of_ours_stays_one(tmp_path):
+    assert explain(KeyError("x"), tmp_path) is None
 
 
 def test_ranks_that_read_different_inputs_end_before_they_train(tmp_path):

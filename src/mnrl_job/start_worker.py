@@ -2,9 +2,12 @@
 
 import gc
 
+from mnrl_job.runtime.lifeline import die_with_supervisor
+
 
 def main() -> None:
     """Import everything with the garbage collector out of the way, a fifth sooner, then wait for the task."""
+    die_with_supervisor()
     gc.disable()
     from mnrl_job import worker
 

@@ -26,18 +26,20 @@ class Clock:
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    clock = Clock()
+def told(tmp_path, monkeypatch):
+    """A watch over two workers with 10 s of patience, their heartbeats, and what it tells of the first."""
+    clock, seen = Clock(), []
     monkeypatch.setattr(watch, "time", clock)
-    return clock
-
-
-@pytest.fixture
-def told(tmp_path, clock):
-    """A watch over two workers with 10 s of patience, and what it tells of the first."""
-    seen = []
     paths = [tmp_path / "0.json", tmp_path / "1.json"]
-    return Watch(paths, Care(10, 30, seen.append)), paths, seen
+    looker = Watch(paths, Care(10, 30, seen.append))
+
+    def look(*seconds, before=str):
+        for second in seconds:
+            clock.now = float(second)
+            before(second)
+            looker.look([])
+
+    return look, paths, seen
 
 
 def alive(path, beats, doing="train", **facts):
@@ -45,37 +47,29 @@ def alive(path, beats, doing="train", **facts):
     path.write_text(str(facts).replace("'", '"'))
 
 
-def test_one_worker_that_gets_on_is_enough_since_the_others_wait_for_it(told, clock):
-    looker, paths, seen = told
-    for second in range(60):
-        clock.now = float(second)
-        alive(paths[1], second)
-        looker.look([])
+def test_one_worker_that_gets_on_is_enough_since_the_others_wait_for_it(told):
+    look, paths, seen = told
+    look(*range(60), before=lambda second: alive(paths[1], second))
     assert seen
 
 
-def test_when_all_stand_still_each_is_named_with_where_it_stands(told, clock):
-    looker, paths, _ = told
+def test_when_all_stand_still_each_is_named_with_where_it_stands(told):
+    look, paths, _ = told
     alive(paths[0], 7, step=11, of=40)
-    with pytest.raises(Hang, match=r"no worker got on for 10 s .*: worker 0 stood at train, step 12 of 40, worker 1 stood at start"):
-        for second in range(14):
-            clock.now = float(second)
-            looker.look([])
+    each = "worker 0 stood at train, step 12 of 40, worker 1 stood at start"
+    with pytest.raises(Hang, match=rf"^no worker got on for 10 s \(MNRL_HANG_TIMEOUT\): {each}; "):
+        look(*range(14))
 
 
-def test_before_the_first_sign_of_life_a_worker_may_take_its_time(told, clock):
-    looker, _, _ = told
-    for second in range(60):
-        clock.now = float(second)
-        looker.look([])
+def test_before_the_first_sign_of_life_a_worker_may_take_its_time(told):
+    look, _, _ = told
+    look(*range(60))
 
 
-def test_a_machine_that_slept_is_no_hang(told, clock):
-    looker, paths, _ = told
+def test_a_machine_that_slept_is_no_hang(told):
+    look, paths, _ = told
     alive(paths[0], 1)
-    for second in (1.0, 2.0, 9000.0, 9001.0):
-        clock.now = second
-        looker.look([])
+    look(1, 2, 9000, 9001)
 
 
 def test_who_hangs_prints_where_it_stands(monkeypatch):

@@ -39,11 +39,11 @@ def kept(place: Attempt) -> Iterator[None]:
     thread.start()
     try:
         yield
-    except Preempted as error:
+    except Preempted:
         _end(thread, ended, keeper)
         if keeper.step is None:
             raise
-        raise Preempted(f"{error}: it goes on from step {keeper.step}") from None
+        raise Preempted(f"stopped on request; start the job again, it goes on from step {keeper.step}") from None
     finally:
         _end(thread, ended, keeper)
 

@@ -16,7 +16,7 @@ from rensa import RMinHash
 
 from mnrl_job.errors import InternalError
 from mnrl_job.preparation.texts import normalise, text_id, word_pairs
-from mnrl_job.runtime.launch import die_with_parent
+from mnrl_job.runtime.lifeline import die_with_parent
 from mnrl_job.runtime.tables import read_table
 
 PERMUTATIONS = 64

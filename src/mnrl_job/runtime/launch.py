@@ -5,7 +5,6 @@ launcher imports torch a second time (1.5 s here). So the supervisor starts the 
 that `accelerate` and torch.distributed read, and each worker that fails writes an outcome file that tells why.
 """
 
-import ctypes
 import os
 import shutil
 import signal
@@ -24,13 +23,13 @@ from mnrl_job.errors import Hang, InternalError, JobError, by_kind
 from mnrl_job.records import Record, WorkerTask, read_record, write_record
 from mnrl_job.runtime import heartbeat
 from mnrl_job.runtime.devices import Devices
+from mnrl_job.runtime.lifeline import SUPERVISOR
 from mnrl_job.runtime.logs import warn
 from mnrl_job.runtime.secrets import redact
-from mnrl_job.runtime.stopping import seconds_since_asked
+from mnrl_job.runtime.stopping import seconds_since_asked, uninterrupted
 from mnrl_job.runtime.watch import Care, Watch
 
 OUTCOME = "MNRL_JOB_OUTCOME"
-SUPERVISOR = "MNRL_JOB_SUPERVISOR"
 WAIT = "MNRL_JOB_WAIT"
 TASK = "task.json"
 POLL_SECONDS = 0.05
@@ -122,7 +121,9 @@ def started(role: str, scratch: Path, devices: Devices, care: Care) -> Iterator[
             if devices.workers > 1:
                 own |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             environment = worker_environment(devices) | shared | own
-            processes.append(subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.PIPE))
+            with uninterrupted():  # or nobody would end a worker that has just begun
+                worker = subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.PIPE)
+                processes.append(worker)
         yield Waiting(role, devices, care, processes, outcomes)
     finally:
         _stop(processes, care)
@@ -187,7 +188,10 @@ def _cause(folder: Path, workers: list[subprocess.Popen[bytes]]) -> JobError:
         codes = [worker.returncode for worker in workers]
         for cls in JobError.__subclasses__():
             if cls.code in codes and cls is not InternalError:
-                return cls("a worker could not write down why it ended; its output above says it")
+                return cls(
+                    "a worker had no room to write down why it ended (its output above tells): the disk is full; "
+                    "free space, or name a larger MNRL_WORK_DIR"
+                )
         return InternalError(f"a worker ended without a word (exit codes {codes}); its output above may say more")
     first = (explained or outcomes)[0]
     return by_kind(first.kind, first.message, first.trace, first.details)
@@ -215,7 +219,6 @@ def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobErro
         body: the work.
         explain: turns a library's exception into one of ours, or None for a fault of the program.
     """
-    die_with_parent(int(os.environ.get(SUPERVISOR, os.getppid())))
     if os.environ.get(WAIT):
         sys.stdin.read()  # until the supervisor closes it, or is gone
     code = 0
@@ -238,12 +241,3 @@ def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobErro
 def _write_outcome(environ: Mapping[str, str], failure: JobError, trace: str) -> None:
     path = Path(environ[OUTCOME])
     write_record(path, Outcome(failure.kind, redact(str(failure)), redact(trace), time.monotonic(), failure.details))
-
-
-def die_with_parent(parent: int) -> None:
-    """A parent that is killed takes this process along (Linux: PR_SET_PDEATHSIG), also one that is gone already."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(InternalError.code)

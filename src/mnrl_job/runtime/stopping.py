@@ -4,23 +4,39 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 from mnrl_job.errors import Preempted
 
-_asked_at: float | None = None
+
+@dataclass(slots=True)
+class _Request:
+    """The request to stop: its signal's name, and when it came; `held` while nothing may be interrupted."""
+
+    name: str = ""
+    at: float | None = None
+    held: bool = False
+
+    def note(self, number: int, _frame: FrameType | None = None) -> None:
+        if self.at is None:
+            self.name, self.at = signal.Signals(number).name, time.monotonic()
+
+
+_request = _Request()
 
 
 @contextmanager
 def stop_on_request() -> Iterator[None]:
     """Turn SIGTERM and SIGINT into `Preempted`, once; a second signal cannot disturb the cleaning up."""
+    _request.at = None
 
     def stop(number: int, _frame: FrameType | None) -> None:
         for each in handled:
             signal.signal(each, signal.SIG_IGN)
-        _note(number, None)
-        name = signal.Signals(number).name
-        raise Preempted(f"stopped on request ({name}); nothing was published, start the job again")
+        _request.note(number)
+        if not _request.held:
+            give_way()
 
     handled = (signal.SIGTERM, signal.SIGINT)
     previous = [signal.signal(each, stop) for each in handled]
@@ -31,19 +47,30 @@ def stop_on_request() -> Iterator[None]:
             signal.signal(each, handler)
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """A request to stop that comes inside takes effect at the end."""
+    _request.held = True
+    try:
+        yield
+    finally:
+        _request.held = False
+    give_way()
+
+
 def note_requests() -> None:
     """From now on SIGTERM does not end this process, but is remembered. A second one changes nothing."""
-    signal.signal(signal.SIGTERM, _note)
+    signal.signal(signal.SIGTERM, _request.note)
 
 
 def asked() -> bool:
     """Whether this process was asked to stop."""
-    return _asked_at is not None
+    return _request.at is not None
 
 
 def seconds_since_asked() -> float:
     """How long ago that was; 0 where nobody asked."""
-    return 0.0 if _asked_at is None else time.monotonic() - _asked_at
+    return 0.0 if _request.at is None else time.monotonic() - _request.at
 
 
 def give_way() -> None:
@@ -53,9 +80,4 @@ def give_way() -> None:
         Preempted: it was.
     """
     if asked():
-        raise Preempted("stopped on request")
-
-
-def _note(_number: int, _frame: FrameType | None) -> None:
-    global _asked_at
-    _asked_at = _asked_at or time.monotonic()
+        raise Preempted(f"stopped on request ({_request.name}); nothing was published, start the job again")
