@@ -80,6 +80,27 @@ def test_a_full_work_folder_has_the_code_of_the_environment(scene, small_disk):
     assert orphans(scene) == []
 
 
+@pytest.fixture
+def small_memory():
+    """A memory control group of 300 MB; gives the file that takes processes in."""
+    group = Path("/sys/fs/cgroup/memory/mnrl-job-test")
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text("300000000")
+    except OSError:
+        pytest.skip("may not limit memory here")
+    yield group / "cgroup.procs"
+    group.rmdir()
+
+
+def test_a_worker_that_the_kernel_killed_for_memory_has_the_code_of_memory(scene, small_memory):
+    process = scene.start("oom")
+    small_memory.write_text(str(process.pid))
+    assert process.wait(60) == 79, scene.log("oom")[-3000:]
+    assert "the container's memory is used up" in scene.log("oom").splitlines()[-1]
+    assert orphans(scene) == []
+
+
 def test_storage_that_is_gone_for_a_while_does_not_stop_the_training(scene, rclone):
     with proxied(rclone) as proxy:
         output = {"MNRL_OUTPUT": f"s3://{BUCKET}/gone", **proxy.environment}

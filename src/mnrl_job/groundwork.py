@@ -10,6 +10,7 @@ from mnrl_job.inputs.evalset import read_evalset
 from mnrl_job.records import Batching, EvalSet, Pairs, WorkerTask
 from mnrl_job.runtime.attempt import Attempt
 from mnrl_job.runtime.devices import Devices
+from mnrl_job.runtime.files import sha256_of
 from mnrl_job.runtime.logs import warn
 from mnrl_job.runtime.machine import caches, disk, shared_memory
 from mnrl_job.runtime.secrets import redact
@@ -55,14 +56,15 @@ def worker_task(
     pairs: Pairs | None = None,
     batching: Batching | None = None,
 ) -> WorkerTask:
-    """What the workers need to know."""
+    """What the workers need to know. The plan of batches counts as an input: all must train by the same one."""
+    plan = {"batches": sha256_of([batching.plan])} if batching else {}
     return WorkerTask(
         settings=settings.model_dump(mode="json"),
         model=inputs.model,
         scratch=place.scratch,
         staging=place.staging,
         eval_sets=eval_sets,
-        inputs=input_hashes(inputs, eval_sets, pairs),
+        inputs=input_hashes(inputs, eval_sets, pairs) | plan,
         pairs=pairs,
         batching=batching,
     )

@@ -93,7 +93,7 @@ def test_two_attempts_at_once_do_not_mix_their_files(store, local, tmp_path):
         (
             {"settings": FACTS["settings"], "inputs": {"train/faq": "abd"}},
             DataError,
-            r"train/faq: .*step-000000010-a was made from other data",
+            r"train/faq: .*step-000000010-a was made from others",
         ),
     ],
 )

@@ -156,4 +156,4 @@ def refuse_other(label: str, sealed: dict[str, Any], facts: dict[str, dict[str, 
             raise SettingsError(f"MNRL_{name.upper()}: {label} was made with {was!r}, now it is {value!r}; {remedy}")
     for name in facts["inputs"].keys() | sealed["inputs"].keys():
         if sealed["inputs"].get(name) != facts["inputs"].get(name):
-            raise DataError(f"{name}: {label} was made from other data; {remedy}")
+            raise DataError(f"{name}: {label} was made from others; {remedy}")

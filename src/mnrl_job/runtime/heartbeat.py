@@ -15,7 +15,7 @@ SECONDS_BETWEEN_WRITES = 0.5
 
 @dataclass(slots=True)
 class _Heart:
-    """`facts` are numbers worth knowing about what is being done, such as `step`, `of` and `loss`."""
+    """`facts` are numbers worth knowing about what was done so far, such as `step`, `of` and `loss`."""
 
     doing: str = ""
     beats: int = 0
@@ -27,8 +27,8 @@ _heart = _Heart()
 
 
 def begin(doing: str, **facts: Any) -> None:
-    """Say what this worker does from now on; the facts of what it did before are forgotten."""
-    _heart.doing, _heart.facts, _heart.written = doing, {}, -math.inf
+    """Say what this worker does from now on; written at once."""
+    _heart.doing, _heart.written = doing, -math.inf
     beat(**facts)
 
 

@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mnrl_job.errors import Hang, InternalError, JobError, by_kind
+from mnrl_job.errors import Hang, InternalError, JobError, MemoryLimit, by_kind
 from mnrl_job.records import Record, WorkerTask, read_record, write_record
 from mnrl_job.runtime import heartbeat
 from mnrl_job.runtime.devices import Devices
 from mnrl_job.runtime.lifeline import SUPERVISOR
 from mnrl_job.runtime.logs import warn
+from mnrl_job.runtime.machine import oom_kills
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.runtime.stopping import seconds_since_asked, uninterrupted
 from mnrl_job.runtime.watch import Care, Watch
@@ -66,6 +67,7 @@ class Waiting:
     care: Care
     processes: list[subprocess.Popen[bytes]]
     outcomes: Path
+    oom_kills: int
 
     def ask(self, task: WorkerTask, answer: str, kind: type[Record]) -> Record:
         """Write the task down, let the workers do it, and read what the first leaves in the scratch file `answer`.
@@ -92,7 +94,7 @@ class Waiting:
                 process.kill()  # what hangs does not end by itself
             raise
         if any(process.returncode for process in self.processes):
-            raise _cause(self.outcomes, self.processes)
+            raise _cause(self.outcomes, self.processes, oom_kills() - self.oom_kills)
         return read_record(task.scratch / answer, kind)
 
 
@@ -115,6 +117,7 @@ def started(role: str, scratch: Path, devices: Devices, care: Care) -> Iterator[
         shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(devices.workers)}
     command = [sys.executable, "-m", "mnrl_job.start_worker", role, str(scratch / TASK)]
     processes: list[subprocess.Popen[bytes]] = []
+    killed_before = oom_kills()
     try:
         for rank in range(devices.workers):
             own = {OUTCOME: str(outcomes / f"rank-{rank}.json"), heartbeat.FILE: str(outcomes / f"beat-{rank}.json")}
@@ -124,7 +127,7 @@ def started(role: str, scratch: Path, devices: Devices, care: Care) -> Iterator[
             with uninterrupted():  # or nobody would end a worker that has just begun
                 worker = subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.PIPE)
                 processes.append(worker)
-        yield Waiting(role, devices, care, processes, outcomes)
+        yield Waiting(role, devices, care, processes, outcomes, killed_before)
     finally:
         _stop(processes, care)
 
@@ -172,7 +175,7 @@ def _wait(workers: list[subprocess.Popen[bytes]], watch: Watch) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def _cause(folder: Path, workers: list[subprocess.Popen[bytes]]) -> JobError:
+def _cause(folder: Path, workers: list[subprocess.Popen[bytes]], out_of_memory: int = 0) -> JobError:
     """The first failure that explains itself; else the worker that was killed; else the first fault of ours.
 
     When one worker is gone, its siblings fail too: their collectives break, or their runtime aborts them.
@@ -181,9 +184,14 @@ def _cause(folder: Path, workers: list[subprocess.Popen[bytes]]) -> JobError:
     killed = [(rank, -worker.returncode) for rank, worker in enumerate(workers) if (worker.returncode or 0) < 0]
     explained = [one for one in outcomes if one.kind != InternalError.kind]
     if killed and not explained:
-        name = signal.Signals(killed[0][1]).name
+        rank, name = killed[0][0], signal.Signals(killed[0][1]).name
+        if name == "SIGKILL" and out_of_memory:
+            return MemoryLimit(
+                f"worker {rank} was killed since the container's memory is used up; give it more, or lower "
+                "MNRL_BATCH_SIZE, MNRL_MAX_SEQ_LENGTH or MNRL_NUM_PROCESSES"
+            )
         hint = "; the machine may have run out of memory" if name == "SIGKILL" else ""
-        return InternalError(f"worker {killed[0][0]} was killed by {name}{hint}")
+        return InternalError(f"worker {rank} was killed by {name}{hint}")
     if not outcomes:
         codes = [worker.returncode for worker in workers]
         for cls in JobError.__subclasses__():

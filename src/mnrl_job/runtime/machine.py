@@ -74,6 +74,20 @@ def _can_be_written(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
 
 
+def oom_kills() -> int:
+    """Processes of this container that the kernel has killed for want of memory; 0 where it does not count them."""
+    counters = [CGROUP / "memory.events", CGROUP / "memory" / "memory.oom_control"]
+    for line in Path("/proc/self/cgroup").read_text().splitlines() if CGROUP.is_dir() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "memory":
+            counters.insert(0, CGROUP / "memory" / path.lstrip("/") / "memory.oom_control")
+        elif not controllers:
+            counters.insert(0, CGROUP / path.lstrip("/") / "memory.events")
+    for counter in filter(Path.is_file, counters):
+        return sum(int(line.split()[1]) for line in counter.read_text().splitlines() if line.startswith("oom_kill "))
+    return 0
+
+
 def free_memory() -> int:
     """Bytes that can be used now: of the machine, or of the container where that is less."""
     free = psutil.virtual_memory().available

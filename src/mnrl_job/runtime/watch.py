@@ -81,8 +81,8 @@ class Watch:
 
 
 def _described(beat: Beat) -> str:
-    step = f", step {beat['step'] + 1} of {beat['of']}" if "of" in beat else ""
-    return f"{beat.get('doing', 'start')}{step}"
+    doing = beat.get("doing", "start")
+    return f"{doing}, step {beat['step'] + 1} of {beat['of']}" if doing == "train" else doing
 
 
 def _have_them_print(workers: Sequence[subprocess.Popen[bytes]]) -> None:
