@@ -4,7 +4,10 @@ import json
 import signal
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from mnrl_job.runtime.devices import visible_gpus
 from tests.runs import STEPS, make_scene
 
 
@@ -55,3 +58,23 @@ def test_with_another_number_of_processes_it_goes_on_with_the_same_batches(scene
     assert digest == expected
     assert steps == list(range(1, STEPS + 1))
     assert json.loads((scene.place("fewer") / "metrics.json").read_text())["training"]["steps"] == STEPS
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not visible_gpus(), reason="needs a GPU")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_on_a_gpu_it_goes_on_too(scene, how):
+    """A GPU adds in another order each time, so the weights are compared as numbers."""
+    settings = {"CUDA_VISIBLE_DEVICES": "0", "MNRL_PRECISION": "auto"}
+    assert scene.run("gpu-whole", **settings) == 0, scene.log("gpu-whole")[-3000:]
+    name = f"gpu-{how.name.lower()}"
+    process = scene.start(name, **settings)
+    scene.until(process, name, scene.has_checkpoint(name))
+    process.send_signal(how)
+    assert process.wait(60) == (75 if how == signal.SIGTERM else -signal.SIGKILL)
+    assert scene.run(name, **settings) == 0, scene.log(name)[-3000:]
+    found, expected = scene.outcome(name), scene.outcome("gpu-whole")
+    assert (found[1], found[3]) == (expected[1], expected[3])
+    whole, resumed = (load_file(scene.place(run) / "model" / "model.safetensors") for run in ("gpu-whole", name))
+    for weight in whole:
+        torch.testing.assert_close(resumed[weight], whole[weight], rtol=1e-2, atol=1e-3)

@@ -1,7 +1,7 @@
 """Whole runs, disturbed at random: each finishes, with the weights of a run that was left alone.
 
-`CHAOS_ROUNDS` says how many runs, `CHAOS_SEED` repeats a failure. Each run is disturbed one to three times, each time in
-an attempt of its own, and then left alone.
+`CHAOS_ROUNDS` says how many runs, `CHAOS_SEED` repeats a failure. Each run is disturbed one to three times, each
+time in an attempt of its own, and then left alone.
 """
 
 import os

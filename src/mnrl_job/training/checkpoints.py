@@ -18,9 +18,9 @@ from mnrl_job.training.gathering import on_any_rank
 from mnrl_job.training.progress import Progress
 
 TOTALS = "totals.json"
-# The first one comes early: it shows whether saving and uploading work, and how long they take.
-FIRST_SECONDS = 60.0
-WORTH_SAVING_SECONDS = 60.0
+# Work worth a checkpoint. The first one is made after it, however seldom they are wanted: it shows early whether saving
+# and uploading work, and how long they take. The last one is made for it, in case evaluating or publishing is stopped.
+WORTH_SAVING_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,9 @@ class Checkpoints(TrainerCallback):
         since = time.monotonic() - self._saved
         due = self._every.due(state.global_step, since)
         if state.global_step == state.max_steps:
-            due = since > WORTH_SAVING_SECONDS  # for a stop while the model is evaluated or published
+            due = since > WORTH_SAVING_SECONDS
         elif self._first and self._every.seconds:
-            due = since > min(self._every.seconds, FIRST_SECONDS)
+            due = since > min(self._every.seconds, WORTH_SAVING_SECONDS)
         control.should_save = stop or on_any_rank(due)
         control.should_training_stop |= stop
         if control.should_save:

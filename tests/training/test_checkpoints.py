@@ -1,0 +1,107 @@
+"""Stopped after any step and gone on with, a training ends with the very weights of one that was left alone."""
+
+import hashlib
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from mnrl_job.errors import Preempted
+from mnrl_job.records import Batching, Pairs
+from mnrl_job.runtime import stopping
+from mnrl_job.runtime.sealed import read_seal
+from mnrl_job.runtime.tables import write_columns, write_labels
+from mnrl_job.settings import Every, Settings
+from mnrl_job.training import checkpoints
+from mnrl_job.training.checkpoints import Keeping
+from mnrl_job.training.trainer import train
+from tests.conftest import PAIRS
+
+# Two epochs of four steps.
+PLAN = np.concatenate([np.arange(32), np.random.default_rng(1).permutation(32)]).reshape(8, 8)
+SETTINGS = Settings(batch_size=8, precision="fp32", learning_rate=1e-3, checkpoint_every=Every(seconds=600.0))
+
+
+@pytest.fixture(scope="module")
+def dropping(tmp_path_factory, tiny_model):
+    """A model with dropout, so that the random numbers count."""
+    folder = tmp_path_factory.mktemp("model") / "model"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    texts = [(f"{PAIRS[i % 8][0]} {'abcd'[i // 8]}", PAIRS[i % 8][1]) for i in range(32)]
+    write_columns(folder / "pairs.arrow", anchor=[a for a, _ in texts], positive=[p for _, p in texts])
+    write_labels(folder / "labels.arrow", np.stack([np.arange(32), 100 + np.arange(32) % 8], axis=1))
+    np.save(folder / "plan.npy", PLAN)
+    pairs = Pairs(folder / "pairs.arrow", ("anchor", "positive"), 32, 32, {}, (), ())
+    return pairs, Batching(folder / "labels.arrow", folder / "plan.npy", "planned", len(PLAN))
+
+
+@pytest.fixture
+def go(data, dropping, tmp_path):
+    """Train, from a checkpoint if one is given. Returns what came of it and the hash of the weights."""
+
+    def start(resume=None, settings=SETTINGS):
+        torch.manual_seed(settings.seed)
+        model = SentenceTransformer(str(dropping), device="cpu")
+        log = tmp_path / "training_log.jsonl"
+        if resume:
+            log.write_bytes((resume / log.name).read_bytes())
+        done = train(
+            model, settings, *data, tmp_path, tmp_path, Keeping({"settings": {}, "inputs": {}}, (log,), resume)
+        )
+        digest = hashlib.sha256(
+            b"".join(weight.detach().numpy().tobytes() for weight in model.parameters())
+        ).hexdigest()
+        return (done.steps, done.rows_digest, done.final_loss, done.tokens, digest), log.read_text().count("\n")
+
+    return start
+
+
+@pytest.mark.parametrize("step", range(1, 9))
+def test_stopped_after_any_step_it_ends_the_same(go, tmp_path, monkeypatch, step):
+    undisturbed = go()
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "on_any_rank", stop_at(step))
+        if step < len(PLAN):
+            with pytest.raises(Preempted, match=f"after step {step} of 8"):
+                go()
+        else:
+            go()
+    checkpoint = tmp_path / "trainer" / f"checkpoint-{step}"
+    assert read_seal(checkpoint)["step"] == step
+    assert go(resume=checkpoint) == undisturbed
+
+
+def stop_at(step):
+    """As if a stop were asked for in this step: ranks ask one another twice in each, first for that."""
+    asked = iter(range(1000))
+    return lambda flag: flag or next(asked) == 2 * (step - 1)
+
+
+def test_a_last_checkpoint_is_made_where_much_work_hangs_on_it(go, tmp_path, monkeypatch):
+    go()
+    assert not (tmp_path / "trainer" / "checkpoint-8").exists()
+    monkeypatch.setattr(checkpoints, "WORTH_SAVING_SECONDS", 0.0)
+    go(settings=SETTINGS.model_copy(update={"checkpoint_every": Every(steps=1000)}))
+    assert read_seal(tmp_path / "trainer" / "checkpoint-8") is not None
+
+
+def test_a_request_to_stop_that_was_noted_is_what_ranks_tell_one_another(monkeypatch):
+    monkeypatch.setattr(stopping, "_request", stopping._Request())
+    assert not stopping.asked()
+    stopping._request.note(15)
+    stopping._request.note(15)
+    assert stopping.asked()
+    with pytest.raises(Preempted, match="SIGTERM"):
+        stopping.give_way()
