@@ -36,7 +36,7 @@ def test_workers_that_hang_are_stopped_and_say_where_they_stand(scene):
     failure = scene.failure("hangs")
     assert (failure["class"], failure["retry_helps"], failure["phase"]) == ("hang", True, "train")
     assert failure["step"] > 0
-    assert "no worker got on for 3 s (MNRL_HANG_TIMEOUT): worker 0 stood at train, step " in failure["message"]
+    assert "s (MNRL_HANG_TIMEOUT=3s): worker 0 stood at train, step " in failure["message"]
     assert "training_step" in scene.log("hangs")  # the traceback of the one that could still print
     assert orphans(scene) == []
     assert scene.run("hangs", MNRL_NUM_PROCESSES="2") == 0

@@ -46,6 +46,7 @@ from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.runtime.launch import worker_main
 from mnrl_job.runtime.machine import out_of_room
 from mnrl_job.runtime.stopping import note_requests
+from mnrl_job.runtime.watch import LOAD
 from mnrl_job.settings import Settings
 from mnrl_job.training.checkpoints import Keeping
 from mnrl_job.training.lengths import measure_lengths
@@ -166,7 +167,7 @@ def load_model(name: str, settings: Settings) -> SentenceTransformer:
         SettingsError: texts are to be cut at more tokens than the model can take.
     """
     is_folder = Path(name).is_dir()
-    begin("load")
+    begin(LOAD)
     path, _, revision = (name, "", "") if is_folder else name.partition("@")
     try:
         model = SentenceTransformer(path, revision=revision or None, device=str(PartialState().device))

@@ -56,14 +56,19 @@ def test_one_worker_that_gets_on_is_enough_since_the_others_wait_for_it(told):
 def test_when_all_stand_still_each_is_named_with_where_it_stands(told):
     look, paths, _ = told
     alive(paths[0], 7, step=11, of=40)
-    each = "worker 0 stood at train, step 12 of 40, worker 1 stood at start"
-    with pytest.raises(Hang, match=rf"^no worker got on for 10 s \(MNRL_HANG_TIMEOUT\): {each}; "):
+    alive(paths[1], 7, "evaluate_before")
+    each = "worker 0 stood at train, step 12 of 40, worker 1 stood at evaluate_before"
+    with pytest.raises(Hang, match=rf"^no worker got on for 11 s \(MNRL_HANG_TIMEOUT=10s\): {each}; "):
         look(*range(14))
 
 
-def test_before_the_first_sign_of_life_a_worker_may_take_its_time(told):
-    look, _, _ = told
-    look(*range(60))
+def test_starting_and_loading_may_take_ten_times_as_long_but_not_for_ever(told):
+    look, paths, _ = told
+    look(*range(100))
+    alive(paths[0], 1, "load")
+    look(*range(100, 200))
+    with pytest.raises(Hang, match="worker 0 stood at load, worker 1 stood at start"):
+        look(*range(200, 220))
 
 
 def test_a_machine_that_slept_is_no_hang(told):

@@ -15,6 +15,9 @@ SECONDS_BETWEEN_LOOKS = 0.5
 LONGEST_PAUSE_SECONDS = 2.0
 # Time for workers to print where they stand.
 PRINTING_SECONDS = 1.0
+START, LOAD = "start", "load"
+# Importing and loading make no sign of life, and a model may first have to be downloaded.
+PATIENCE_AT_FIRST = 10
 
 Beat = dict[str, Any]
 
@@ -63,25 +66,31 @@ class Watch:
             return
         self._looked += passed
         beats = [last_beat(path) for path in self._paths]
-        alive = any(beats) and beats == self._beats
-        self._silent = self._silent + min(passed, LONGEST_PAUSE_SECONDS) if alive else 0.0
-        self._beats = beats
-        if self._silent == 0.0:
+        if beats != self._beats:
+            self._silent = 0.0
             self._care.follow(beats[0])
-        if self._silent > self._care.hang_seconds:
+        else:
+            self._silent += min(passed, LONGEST_PAUSE_SECONDS)
+        self._beats = beats
+        early = any(_doing(beat) in (START, LOAD) for beat in beats)
+        if self._silent > self._care.hang_seconds * (PATIENCE_AT_FIRST if early else 1):
             _have_them_print(workers)
             raise Hang(self._description())
 
     def _description(self) -> str:
         each = (f"worker {rank} stood at {_described(beat)}" for rank, beat in enumerate(self._beats))
         return (
-            f"no worker got on for {self._care.hang_seconds:g} s (MNRL_HANG_TIMEOUT): {', '.join(each)}; "
-            "start again, and if it happens again look at the tracebacks above"
+            f"no worker got on for {self._silent:.0f} s (MNRL_HANG_TIMEOUT={self._care.hang_seconds:g}s): "
+            f"{', '.join(each)}; start again, and if it happens again look at the tracebacks above"
         )
 
 
+def _doing(beat: Beat) -> str:
+    return str(beat.get("doing", START))
+
+
 def _described(beat: Beat) -> str:
-    doing = beat.get("doing", "start")
+    doing = _doing(beat)
     return f"{doing}, step {beat['step'] + 1} of {beat['of']}" if doing == "train" else doing
 
 
