@@ -219,10 +219,9 @@ def report(
     read: Pairs | None = None,
     verification: Verification | None = None,
 ) -> Finished:
-    """Write what the run leaves behind, then publish it."""
+    """Make the run's record and its model's card, then publish."""
     steps = result.training.steps if result.training else 0
     place.diary.write(place.store(), outcome="succeeded", last_step=steps)
-    attempts = place.diary.all(place.store())
     run = Run(
         id=place.run_id,
         started_at=place.started_at,
@@ -235,10 +234,15 @@ def report(
         pairs=read,
         batching=task.batching,
         verification=verification,
-        attempts=attempts,
+        attempts=place.diary.all(place.store()),
     )
     if task.pairs is not None:
         (place.staging / "model" / "README.md").write_text(redact(model_card(metrics(run))), encoding="utf-8")
+    return publish(place, clock, run, task.inputs)
+
+
+def publish(place: Attempt, clock: Clock, run: Run, inputs: dict[str, str]) -> Finished:
+    """Put what is staged at the run's place, whole or not at all."""
     store = place.store()
     with claimed(store) as claim:
         if already_published(store, place.settings_hash):
@@ -252,9 +256,9 @@ def report(
         files = upload(place.staging, store, claim, files)
         facts = {
             "run_id": place.run_id,
-            "attempt": len(attempts),
+            "attempt": len(run.attempts),
             "settings_sha256": place.settings_hash,
-            "inputs": task.inputs,
+            "inputs": inputs,
         }
         seal(store, claim, place.staging, facts | {"files": files})
     place.status.finish()
