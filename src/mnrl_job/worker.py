@@ -46,7 +46,7 @@ from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.runtime.launch import worker_main
 from mnrl_job.runtime.machine import out_of_room
 from mnrl_job.runtime.stopping import note_requests
-from mnrl_job.runtime.watch import LOAD
+from mnrl_job.runtime.watch import LOAD, PATIENCE_AT_FIRST
 from mnrl_job.settings import Settings
 from mnrl_job.training.checkpoints import Keeping
 from mnrl_job.training.lengths import measure_lengths
@@ -266,7 +266,7 @@ def run(role: Callable[[WorkerTask], None], path: Path) -> None:
         )
     settings = Settings.model_validate(task.settings)
     # The supervisor's watchdog is to notice first, since it can tell what hangs.
-    patience = timedelta(seconds=2 * (settings.hang_timeout.seconds or 0.0))
+    patience = timedelta(seconds=2 * PATIENCE_AT_FIRST * (settings.hang_timeout.seconds or 0.0))
     state = PartialState(cpu=on_cpu, timeout=patience)
     logs.set_up(task.settings["log_format"], quiet=not state.is_main_process)
     disable_progress_bar()
