@@ -1,5 +1,6 @@
 """The story of a run: one call a step, in order. This module knows every step; no step knows another."""
 
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mnrl_job.errors import DataError, InternalError, JobError
+from mnrl_job.errors import DataError, InternalError, JobError, SettingsError
 from mnrl_job.evaluation.significance import compare
 from mnrl_job.groundwork import (
     check_primary_metric,
@@ -34,11 +35,14 @@ from mnrl_job.records import (
     WorkerTask,
     read_results,
 )
+from mnrl_job.runtime.agreement import facts_of
 from mnrl_job.runtime.attempt import Attempt, attempt, effective, stop_on_request, work_dir
 from mnrl_job.runtime.claims import claimed
 from mnrl_job.runtime.devices import find_devices
 from mnrl_job.runtime.launch import ask_workers, started
 from mnrl_job.runtime.logs import log
+from mnrl_job.runtime.meeting import Meeting, meeting
+from mnrl_job.runtime.nodes import Nodes, find_nodes
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.runtime.storage import Store, open_store
 from mnrl_job.runtime.storage.probe import probe
@@ -47,7 +51,7 @@ from mnrl_job.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a run ended well. `content` is that of `metrics.json`; None where the run had been published before."""
+    """How a run ended well. `content` is that of `metrics.json`; None where it was published before, or by node 0."""
 
     run: str
     content: dict[str, Any] | None
@@ -59,35 +63,52 @@ def train(settings: Settings) -> Finished:
     Raises:
         JobError: anything that kept the run from being published; `failure.json` tells the same.
     """
-    with opened(settings) as place:
-        store = place.store()
-        if finished_before(store, place.settings_hash):
+    nodes = find_nodes(settings, os.environ)
+    with opened(settings, nodes) as place:
+        if finished_before(place.store(), place.settings_hash):
             return Finished(place.run, None)
-        probe(store)
-        clock = Clock()
-        devices = find_devices(settings.num_processes)
-        one = replace(devices, workers=1)
-        with (
-            kept(place.scratch / "trainer", place.store, place.scratch.name),
-            started("train", place.scratch, devices) as workers,
-            started("verify", place.scratch, one) as verifier,
-        ):
-            with clock("fetch"):
-                inputs = get_inputs(settings, place, devices)
-            with clock("prepare"):
-                eval_sets = read_eval_sets(inputs, place.scratch)
-                read = read_pairs(inputs.train, settings, place.scratch / "pairs.arrow")
-                log(f"read {read.rows} pairs from {len(inputs.train)} source(s)", rejected=read.rejected)
-                prepared = prepare(settings, place, read, eval_sets, devices.workers)
-                check_primary_metric(settings, prepared.eval_sets)
-            task = worker_task(settings, place, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
-            facts = {"settings": effective(settings), "inputs": task.inputs}
-            task = replace(task, resume=fetch_newest(place.store(), place.scratch / "checkpoints", facts))
-            result = workers.ask(task, "result.json", WorkerResult)
-            with clock("verify"):
-                verification = verifier.ask(task, "verified.json", Verification)
-        write_json(place.staging / "audit.json", with_lengths(prepared.audit, result.lengths))
-        return report(settings, place, clock, task, result, read, verification)
+        with meeting(nodes, place.run_id, settings.node_timeout.seconds or 0) as others:
+            return train_together(settings, place, others)
+
+
+def train_together(settings: Settings, place: Attempt, others: Meeting) -> Finished:
+    """The part of this node: all prepare and train alike, then the first goes on alone."""
+    nodes = others.nodes
+    if nodes.is_first:
+        probe(place.store())
+    clock = Clock()
+    devices = find_devices(settings.num_processes)
+    one = replace(devices, workers=int(nodes.is_first))
+    with (
+        kept(place.scratch / "trainer", place.store, place.scratch.name),
+        started("train", place.scratch, devices, others) as workers,
+        started("verify", place.scratch, one) as verifier,
+    ):
+        with clock("fetch"):
+            inputs = get_inputs(settings, place, devices)
+        with clock("prepare"):
+            eval_sets = read_eval_sets(inputs, place.scratch)
+            read = read_pairs(inputs.train, settings, place.scratch / "pairs.arrow")
+            log(f"read {read.rows} pairs from {len(inputs.train)} source(s)", rejected=read.rejected)
+            prepared = prepare(settings, place, read, eval_sets, nodes.count * devices.workers)
+            check_primary_metric(settings, prepared.eval_sets)
+        task = worker_task(settings, place, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
+        task = resumed(task, settings, place)
+        others.agree(facts_of(effective(settings), task.inputs, prepared.batching, devices.workers, task.resume))
+        result = workers.ask(task, "result.json", WorkerResult)
+        if not nodes.is_first:
+            others.wait_for_first()
+            return Finished(place.run, None)
+        with clock("verify"):
+            verification = verifier.ask(task, "verified.json", Verification)
+    write_json(place.staging / "audit.json", with_lengths(prepared.audit, result.lengths))
+    return report(settings, place, clock, task, result, read, verification)
+
+
+def resumed(task: WorkerTask, settings: Settings, place: Attempt) -> WorkerTask:
+    """The task, from the newest checkpoint on where there is one."""
+    common = {"settings": effective(settings), "inputs": task.inputs}
+    return replace(task, resume=fetch_newest(place.store(), place.scratch / "checkpoints", common))
 
 
 def evaluate(settings: Settings) -> Finished:
@@ -96,7 +117,10 @@ def evaluate(settings: Settings) -> Finished:
     Raises:
         JobError: anything that kept the scores from being published.
     """
-    with opened(settings) as place:
+    nodes = find_nodes(settings, os.environ)
+    if nodes.count > 1:
+        raise SettingsError(f"MNRL_NODES: there are {nodes.count} nodes, but evaluate works on one; start it on one")
+    with opened(settings, nodes) as place:
         store = place.store()
         if finished_before(store, place.settings_hash):
             return Finished(place.run, None)
@@ -153,14 +177,15 @@ class Clock:
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[Attempt]:
-    """The place of this attempt; whatever goes wrong inside is written to its `failure.json`."""
+def opened(settings: Settings, nodes: Nodes) -> Iterator[Attempt]:
+    """The place of this attempt; whatever goes wrong inside is written to its `failure.json`, by the first node."""
     with stop_on_request(), attempt(settings) as place:
         try:
             yield place
         except Exception as error:
             failure = error if isinstance(error, JobError) else InternalError(f"{type(error).__name__}: {error}")
-            record_failure(place.store(attempts=2), failure)
+            if nodes.is_first:
+                record_failure(place.store(attempts=2), failure)
             raise
 
 

@@ -63,6 +63,12 @@ def _parse_every(value: object) -> object:
     return Every(seconds=float(number * SECONDS[unit])) if unit else Every(steps=number)
 
 
+def _refuse_steps(every: Every) -> Every:
+    if every.seconds is None:
+        raise ValueError("a number without a unit")
+    return every
+
+
 def _parse_sources(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -119,6 +125,7 @@ def _parse_primary_metric(value: object) -> object:
 Sources = Annotated[tuple[Source, ...], BeforeValidator(_parse_sources)]
 EvalSources = Annotated[Sources, AfterValidator(_refuse_weights)]
 Interval = Annotated[Every, BeforeValidator(_parse_every)]
+Time = Annotated[Interval, AfterValidator(_refuse_steps)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
 NearDuplicates = Annotated[Annotated[float, Field(gt=0.5, le=1)] | None, BeforeValidator(_parse_near_duplicates)]
 PrimaryMetric = Annotated[str, BeforeValidator(_parse_primary_metric)]
@@ -222,6 +229,24 @@ class Settings(BaseModel):
     seed: int = _setting(42, "everything random comes from it", "a whole number from 0 to 4294967295", ge=0, lt=2**32)
     num_processes: Literal["auto"] | Annotated[int, Field(ge=1)] = _setting(
         "auto", "workers on this machine: one per visible GPU, on a CPU 1", "auto or a whole number of at least 1"
+    )
+    nodes: Annotated[int, Field(ge=1)] | None = _setting(
+        None,
+        "machines that train together; when empty, what the scheduler says (PET_NNODES, …), else 1",
+        "a whole number of at least 1",
+    )
+    node_rank: Annotated[int, Field(ge=0)] | None = _setting(
+        None,
+        "which of them this is; when empty, what the scheduler says (JOB_COMPLETION_INDEX, PET_NODE_RANK, …)",
+        "a whole number from 0",
+    )
+    master: str = _setting(
+        "",
+        "the first of them, as the others reach it; when empty, what the scheduler says",
+        "host or host:port (29500 when left out; the next one is used, too)",
+    )
+    node_timeout: Time = _setting(
+        Every(seconds=30.0), "a node that gives no sign of life for so long is lost", "a time (30s, 2m, 1h)"
     )
     s3_addressing_style: Literal["auto", "path", "virtual"] = _setting(
         "auto", "how S3 requests name the bucket; most S3-likes need path", "auto, path or virtual"

@@ -67,6 +67,7 @@ def train_role(task: WorkerTask) -> None:
     after = evaluate_all(model, task, "after")
     if state.is_main_process:
         save(model, task.staging)
+    if state.is_local_main_process:
         write_result(task, model, before, after, training, lengths)
 
 

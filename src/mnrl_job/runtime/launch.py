@@ -20,9 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from mnrl_job.errors import InternalError, JobError, by_kind
+from mnrl_job.errors import Hang, InternalError, JobError, by_kind
 from mnrl_job.records import Record, WorkerTask, read_record, write_record
 from mnrl_job.runtime.devices import Devices
+from mnrl_job.runtime.meeting import Meeting
+from mnrl_job.runtime.nodes import ALONE, Nodes, interface_to
 from mnrl_job.runtime.secrets import redact
 
 OUTCOME = "MNRL_JOB_OUTCOME"
@@ -33,6 +35,8 @@ POLL_SECONDS = 0.05
 STOP_SECONDS = 20.0
 MALLOC = {"hugetlb": 1, "mmap_threshold": 2**32, "trim_threshold": 2**34}
 SIBLINGS_SECONDS = 2.0
+# What launchers and schedulers say to workers; ours are told by us.
+FOR_WORKERS = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class Waiting:
     devices: Devices
     processes: list[subprocess.Popen[bytes]]
     outcomes: Path
+    others: Meeting | None = None
 
     def ask(self, task: WorkerTask, answer: str, kind: type[Record]) -> Record:
         """Write the task down, let the workers do it, and read what the first leaves in the scratch file `answer`.
@@ -68,7 +73,8 @@ class Waiting:
         """
         if any(process.poll() is not None for process in self.processes):
             # One that was killed while it only waited must not cost a finished training.
-            return ask_workers(self.role, task, self.devices, answer, kind)
+            with started(self.role, task.scratch, self.devices, self.others) as anew:
+                return anew.tell(task, answer, kind)
         return self.tell(task, answer, kind)
 
     def tell(self, task: WorkerTask, answer: str, kind: type[Record]) -> Record:
@@ -77,14 +83,14 @@ class Waiting:
         for process in self.processes:
             if process.stdin is not None:
                 process.stdin.close()
-        _wait(self.processes)
+        _wait(self.processes, self.others)
         if any(process.returncode for process in self.processes):
             raise _cause(self.outcomes, self.processes)
         return read_record(task.scratch / answer, kind)
 
 
 @contextmanager
-def started(role: str, scratch: Path, devices: Devices) -> Iterator[Waiting]:
+def started(role: str, scratch: Path, devices: Devices, others: Meeting | None = None) -> Iterator[Waiting]:
     """Run `python -m mnrl_job.start_worker ROLE TASK` in `devices.workers` processes; none outlives the context.
 
     Args:
@@ -92,30 +98,35 @@ def started(role: str, scratch: Path, devices: Devices) -> Iterator[Waiting]:
         scratch: where their task will stand, and where failing workers leave their outcome files.
         devices: how many workers, and whether they have GPUs; they find one another through torch.distributed's
             environment variables.
+        others: the other nodes whose workers take part; while ours work, we also hear what happens there.
     """
     outcomes = scratch / "outcomes" / role
     shutil.rmtree(outcomes, ignore_errors=True)
     outcomes.mkdir(parents=True)
-    shared = {SUPERVISOR: str(os.getpid()), WAIT: "1"}
-    if devices.workers > 1:
-        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(devices.workers)}
+    nodes = others.nodes if others else ALONE
+    shared = {SUPERVISOR: str(os.getpid()), WAIT: "1"} | _meeting_place(devices, nodes)
     command = [sys.executable, "-m", "mnrl_job.start_worker", role, str(scratch / TASK)]
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for rank in range(devices.workers):
             own = {OUTCOME: str(outcomes / f"rank-{rank}.json")}
-            if devices.workers > 1:
-                own |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            if devices.workers * nodes.count > 1:
+                own |= {"RANK": str(nodes.rank * devices.workers + rank), "LOCAL_RANK": str(rank)}
             environment = worker_environment(devices) | shared | own
             processes.append(subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.PIPE))
-        yield Waiting(role, devices, processes, outcomes)
+        yield Waiting(role, devices, processes, outcomes, others)
+    except Hang:
+        for process in processes:
+            process.kill()  # it waits for one that is gone, and would not hear a request
+        raise
     finally:
         _stop(processes)
 
 
 def worker_environment(devices: Devices) -> dict[str, str]:
     """What all workers of a machine have in common: ours without settings, how many threads, how memory is managed."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MNRL_")}
+    foreign = ("MNRL_", "TORCHELASTIC_")
+    inherited = {name: os.environ[name] for name in os.environ.keys() - FOR_WORKERS if not name.startswith(foreign)}
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     threads = max(1, cores // devices.workers)
     defaults = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"}
@@ -134,20 +145,34 @@ def _device_environment(devices: Devices, visible: str | None) -> dict[str, str]
     return {"CUDA_VISIBLE_DEVICES": ",".join(names[: devices.workers])}
 
 
+def _meeting_place(devices: Devices, nodes: Nodes) -> dict[str, str]:
+    """Where workers find one another, as torch.distributed reads it; nothing for one that is alone."""
+    if devices.workers * nodes.count == 1:
+        return {}
+    place = {"WORLD_SIZE": str(devices.workers * nodes.count)}
+    if nodes.count == 1:
+        return place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    place |= {"MASTER_ADDR": nodes.master, "MASTER_PORT": str(nodes.port)}
+    interface = os.environ.get("GLOO_SOCKET_IFNAME") or interface_to(nodes.master)
+    return place | {"GLOO_SOCKET_IFNAME": interface} if interface else place
+
+
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def _wait(workers: list[subprocess.Popen[bytes]]) -> None:
-    """Wait until all have ended, or one has failed and its siblings had a moment to end too."""
+def _wait(workers: list[subprocess.Popen[bytes]], others: Meeting | None) -> None:
+    """Wait until all have ended, or one has failed and its siblings had a moment to end too, or another node fails."""
     deadline = None
     while any(worker.poll() is None for worker in workers):
         if deadline is None and any(worker.returncode for worker in workers):
             deadline = time.monotonic() + SIBLINGS_SECONDS
         if deadline is not None and time.monotonic() > deadline:
             return
+        if deadline is None and others:
+            others.check()
         time.sleep(POLL_SECONDS)
 
 
