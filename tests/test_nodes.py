@@ -19,8 +19,8 @@ SETTINGS = {
     "MNRL_BASE_MODEL": "model",
     "MNRL_OUTPUT": "out",
     "MNRL_BATCH_SIZE": "8",
-    "MNRL_EPOCHS": "100",
-    "MNRL_CHECKPOINT_EVERY": "50",
+    "MNRL_EPOCHS": "60",
+    "MNRL_CHECKPOINT_EVERY": "30",
     "MNRL_LEAKAGE": "keep",
     "MNRL_PRECISION": "fp32",
 }
@@ -55,9 +55,10 @@ def start(place, name, wrapped, **settings):
     return subprocess.Popen(wrapped(*command("train")), cwd=place, env=environment, stderr=log, stdout=log)
 
 
-def start_both(place, pair, run_id):
+def start_both(place, pair, run_id, own=({}, {})):
+    shared = ON_TWO | {"MNRL_RUN_ID": run_id}
     return [
-        start(place, f"{run_id}-{rank}", host.command, **ON_TWO, MNRL_RUN_ID=run_id, MNRL_NODE_RANK=str(rank))
+        start(place, f"{run_id}-{rank}", host.command, **shared, **own[rank], MNRL_NODE_RANK=str(rank))
         for rank, host in enumerate(pair)
     ]
 
@@ -77,9 +78,13 @@ def said(place, run_id):
     return "\n".join(path.read_text()[-3000:] for path in sorted(place.glob(f"{run_id}-?.log")))
 
 
+def checkpoints(place, run_id):
+    return {path.parent.name for path in (place / "out" / run_id / "checkpoints").glob("*/manifest.json")}
+
+
 def wait_for_a_checkpoint(place, run_id, nodes):
-    deadline = time.monotonic() + SECONDS
-    while not list((place / "out" / run_id / "checkpoints").glob("*/manifest.json")):
+    before, deadline = checkpoints(place, run_id), time.monotonic() + SECONDS
+    while not checkpoints(place, run_id) - before:
         assert all(node.poll() is None for node in nodes), said(place, run_id)
         assert time.monotonic() < deadline, said(place, run_id)
         time.sleep(0.05)
@@ -110,7 +115,7 @@ def test_two_nodes_train_as_one_node_with_two_workers(place, pair, on_one_node):
     assert "node 0 reports and publishes" in (place / "both-1.log").read_text()
 
 
-def test_both_end_when_one_is_cut_off_and_then_go_on_where_they_were(place, pair, on_one_node):
+def test_nodes_that_are_cut_off_and_then_stopped_end_with_the_weights_of_those_left_alone(place, pair, on_one_node):
     nodes = start_both(place, pair, "cut")
     wait_for_a_checkpoint(place, "cut", nodes)
     pair[1].cable("down")
@@ -119,18 +124,26 @@ def test_both_end_when_one_is_cut_off_and_then_go_on_where_they_were(place, pair
         told = (place / f"cut-{rank}.log").read_text().splitlines()[-1]
         assert f"node {1 - rank} is lost: no sign of life for 3 s" in told
     assert json.loads((place / "out" / "cut" / "failure.json").read_text())["class"] == "hang"
+
     pair[1].cable("up")
+    nodes = start_both(place, pair, "cut")
+    wait_for_a_checkpoint(place, "cut", nodes)
+    nodes[1].send_signal(signal.SIGTERM)
+    assert codes(place, "cut", nodes, seconds=30) == [75, 75], said(place, "cut")
+    assert "it goes on from step" in (place / "cut-0.log").read_text().splitlines()[-1]
+    assert not (place / "out" / "cut" / "_SUCCESS").exists()
+
     nodes = start_both(place, pair, "cut")
     assert codes(place, "cut", nodes) == [0, 0], said(place, "cut")
     for rank in (0, 1):
-        assert "going on from the checkpoint of step" in (place / f"cut-{rank}.log").read_text()
+        assert (place / f"cut-{rank}.log").read_text().count("going on from the checkpoint of step") == 2
     assert outcome(place, "cut") == on_one_node
 
 
-def test_a_request_to_stop_one_node_stops_both_with_a_checkpoint(place, pair):
-    nodes = start_both(place, pair, "asked")
-    wait_for_a_checkpoint(place, "asked", nodes)
-    nodes[1].send_signal(signal.SIGTERM)
-    assert codes(place, "asked", nodes, seconds=30) == [75, 75], said(place, "asked")
-    assert "it goes on from step" in (place / "asked-0.log").read_text()
-    assert not (place / "out" / "asked" / "_SUCCESS").exists()
+def test_nodes_with_other_settings_end_before_they_train(place, pair):
+    seeds = ({"MNRL_SEED": "1"}, {"MNRL_SEED": "2"})
+    nodes = start_both(place, pair, "unlike", seeds)
+    assert codes(place, "unlike", nodes) == [64, 64], said(place, "unlike")
+    for rank in (0, 1):
+        told = (place / f"unlike-{rank}.log").read_text().splitlines()[-1]
+        assert "node 1 has MNRL_SEED=2, node 0 has 1; give all nodes the same settings" in told

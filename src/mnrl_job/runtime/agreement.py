@@ -60,8 +60,8 @@ def difference(first: Facts, other: Facts, node: int) -> JobError | None:
         )
     if first.workers != other.workers:
         return SettingsError(
-            f"node {node} has {other.workers} worker(s), node 0 has {first.workers}; give all nodes as many devices, or "
-            "set MNRL_NUM_PROCESSES"
+            f"node {node} has {other.workers} worker(s), node 0 has {first.workers}; give all nodes the same devices, "
+            "or set MNRL_NUM_PROCESSES"
         )
     if first.resume != other.resume:
         return Hang(

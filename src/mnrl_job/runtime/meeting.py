@@ -14,7 +14,7 @@ from typing import Any
 
 from mnrl_job.errors import DeviceError, Hang, InternalError, JobError, SettingsError, by_kind
 from mnrl_job.runtime.agreement import Facts, difference
-from mnrl_job.runtime.logs import log
+from mnrl_job.runtime.logs import log, warn
 from mnrl_job.runtime.nodes import Nodes
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.runtime.wire import Line, Message, listen
@@ -91,6 +91,8 @@ class Meeting:
             JobError: they are not; or another node failed or is lost.
         """
         if self.nodes.is_first:
+            if missing := [node for node in range(1, self.nodes.count) if node not in self._lines]:
+                log(f"waiting for node {', '.join(map(str, missing))}")
             for node in range(1, self.nodes.count):
                 if error := _compare(facts, self._hear_of(node, "facts"), node):
                     raise error
@@ -210,6 +212,7 @@ class Meeting:
                 refusal = SettingsError(
                     f"node {node} is to run {theirs}, node 0 {ours}; give all nodes the same settings"
                 )
+                warn(str(refusal))
                 line.say({"failed": _described(0, refusal)})
                 return
             with self._changed:

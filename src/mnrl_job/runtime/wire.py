@@ -42,10 +42,11 @@ class Line:
         text = self._reader.readline(LONGEST_MESSAGE)
         if not text.endswith(b"\n"):
             raise ConnectionError("it hung up")
-        message = json.loads(text)
-        if not isinstance(message, dict):
-            raise ValueError("it speaks another language")
-        return message
+        with suppress(ValueError):
+            message = json.loads(text)
+            if isinstance(message, dict):
+                return message
+        raise ValueError("it speaks another language")
 
     def finish(self) -> None:
         """Say no more. What was said still arrives, which closing at once would not promise."""
