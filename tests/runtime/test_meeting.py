@@ -184,7 +184,7 @@ def joins(port, then, node=1):
 @pytest.mark.parametrize(
     ("then", "reason"),
     [
-        (lambda _: time.sleep(3), "no sign of life for 1 s"),
+        (lambda _: time.sleep(2), "no sign of life for 1 s"),
         (lambda line: line.finish(), "it hung up"),
         (lambda line: line._connection.sendall(b"GET / HTTP/1.1\r\n"), "it speaks another language"),
     ],

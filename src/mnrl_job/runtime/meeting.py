@@ -47,7 +47,8 @@ def meeting(nodes: Nodes, run_id: str, timeout: float, patience: float = PATIENC
         if nodes.count > 1:
             met.open()
         yield met
-        met.say(published=True)
+        if nodes.is_first:
+            met.say(published=True)
     except Exception as error:
         failure = error if isinstance(error, JobError) else InternalError(f"{type(error).__name__}: {error}")
         cause = met.settle(failure)
@@ -71,15 +72,15 @@ class Meeting:
         self._told: dict[int, JobError] = {}  # what other nodes failed with, the first heard first
         self._changed = threading.Condition()
         self._closing = threading.Event()
-        self.listener: socket.socket | None = None
+        self._listener: socket.socket | None = None
         self._threads: list[threading.Thread] = []
 
     def open(self) -> None:
         """Wait for the name of the first node; then it listens, and the others knock."""
         self._wait_for_name()
         if self.nodes.is_first:
-            self.listener = listen(self.nodes.port + 1)
-            self._start(self._welcome, self.listener)
+            self._listener = listen(self.nodes.port + 1)
+            self._start(self._welcome, self._listener)
         else:
             self._start(self._knock)
         self._start(self._beat)
@@ -125,9 +126,7 @@ class Meeting:
 
     def say(self, **message: Any) -> None:
         """Tell every node there is a line to."""
-        with self._changed:
-            lines = list(self._lines.values())
-        for line in lines:
+        for line in self._known():
             line.say(message)
 
     def settle(self, failure: JobError) -> JobError:
@@ -147,12 +146,19 @@ class Meeting:
     def close(self) -> None:
         """Hang up, once the others have heard everything."""
         self._closing.set()
-        if self.listener:
-            self.listener.close()
-        for line in self._lines.values():
+        if self._listener:
+            with suppress(OSError):
+                self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for others to come
+            self._listener.close()
+        for line in self._known():
             line.finish()
-        for thread in self._threads:
-            thread.join(CLOSE_SECONDS)
+        latest = time.monotonic() + CLOSE_SECONDS
+        for thread in list(self._threads):
+            thread.join(max(0.0, latest - time.monotonic()))
+
+    def _known(self) -> list[Line]:
+        with self._changed:
+            return list(self._lines.values())
 
     def _cause(self, failure: JobError) -> JobError:
         """Of what went wrong on all nodes: the first that explains itself."""
