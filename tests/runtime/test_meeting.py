@@ -154,18 +154,24 @@ def test_one_that_fails_before_the_others_agree_ends_them_too(gather):
     assert [str(error) for error in ended] == ["node 1: no such file"] * 3
 
 
-def test_the_cause_is_the_failure_that_explains_itself_not_its_consequences(gather):
+@pytest.mark.parametrize("cause", [MemoryLimit("out of memory"), InternalError("worker 0 was killed by SIGKILL")])
+def test_the_cause_is_the_failure_that_explains_itself_not_its_consequences(gather, cause):
     def broken(others):
         others.agree(FACTS)
-        raise InternalError("connection closed by peer")
+        raise InternalError("connection closed by peer", "Traceback")
 
-    def cause(others):
+    def first(others):
         others.agree(FACTS)
         time.sleep(0.2)
-        raise MemoryLimit("out of memory")
+        raise cause
 
-    ended = gather(broken, broken, cause)
-    assert {(type(error), str(error)) for error in ended} == {(MemoryLimit, "node 2: out of memory")}
+    ended = gather(broken, broken, first)
+    assert {(type(error), str(error)) for error in ended} == {(type(cause), f"node 2: {cause}")}
+
+
+def test_a_fault_that_nobody_explains_is_told_with_its_traceback(gather):
+    ended = gather(part(), part(failure=InternalError("a fault", "Traceback")))
+    assert [(str(error), error.trace) for error in ended] == [("node 1: a fault", "Traceback")] * 2
 
 
 def joins(port, then, node=1):

@@ -268,7 +268,7 @@ class Meeting:
     def _note(self, node: int, message: Message) -> None:
         with self._changed:
             if failed := message.pop("failed", None):
-                self._told.setdefault(node, by_kind(failed["kind"], failed["message"]))
+                self._told.setdefault(node, by_kind(**failed))
             self._heard |= {(node, what): value for what, value in message.items()}
             self._changed.notify_all()
 
@@ -286,10 +286,16 @@ def _compare(own: Facts, told: Message, node: int) -> JobError | None:
 
 
 def _explains(failure: JobError) -> bool:
-    return not isinstance(failure, InternalError)
+    """A fault with a traceback may be but a connection that broke, because of what happened on another node."""
+    return not (isinstance(failure, InternalError) and failure.trace)
 
 
 def _described(node: int, failure: JobError) -> Message:
     """A failure as it is told, with the node it happened on."""
     text = redact(str(failure))
-    return {"kind": failure.kind, "message": text if text.startswith("node ") else f"node {node}: {text}"}
+    trace = redact(failure.trace) if isinstance(failure, InternalError) else ""
+    return {
+        "kind": failure.kind,
+        "message": text if text.startswith("node ") else f"node {node}: {text}",
+        "trace": trace,
+    }
