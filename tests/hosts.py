@@ -37,11 +37,11 @@ def why_not() -> str:
         return "network namespaces need root"
     if shutil.which("ip") is None:
         return "network namespaces need iproute2"
-    tried = subprocess.run(["ip", "netns", "add", f"mnrl-try-{os.getpid()}"], capture_output=True, text=True)
-    if tried.returncode:
-        return f"network namespaces cannot be made here: {tried.stderr.strip()}"
-    ip("netns", "del", f"mnrl-try-{os.getpid()}")
-    return ""
+    try:
+        with two_hosts():
+            return ""
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"network namespaces cannot be made here: {getattr(error, 'stderr', None) or error}"
 
 
 @contextmanager

@@ -26,7 +26,8 @@ SETTINGS = {
 }
 ON_TWO = {"MNRL_NODES": "2", "MNRL_MASTER": "node-0:29700", "MNRL_NODE_TIMEOUT": "3s"}
 
-pytestmark = pytest.mark.skipif(bool(hosts.why_not()), reason=hosts.why_not())
+LACKING = hosts.why_not()
+pytestmark = pytest.mark.skipif(bool(LACKING), reason=LACKING)
 
 
 @pytest.fixture(scope="module")

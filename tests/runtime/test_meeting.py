@@ -245,6 +245,19 @@ def test_a_node_that_outlived_its_attempt_is_not_joined_again(gather):
     assert gather(part(), replaced) == [None, None]
 
 
+def test_nodes_wait_for_the_name_of_the_first(gather, monkeypatch):
+    known, asked = socket.getaddrinfo, []
+
+    def answer(*arguments, **options):
+        asked.append(arguments)
+        if len(asked) < 4:
+            raise socket.gaierror(-2, "Name or service not known")
+        return known(*arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    assert gather(part(), part()) == [None, None]
+
+
 def test_a_name_that_never_comes_is_told():
     with (
         pytest.raises(Hang, match=r"the name of node 0, no-such\.invalid, is not known here"),

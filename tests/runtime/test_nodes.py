@@ -4,6 +4,7 @@ import psutil
 import pytest
 
 from mnrl_job.errors import SettingsError
+from mnrl_job.job import evaluate
 from mnrl_job.runtime.devices import Devices
 from mnrl_job.runtime.launch import started, worker_environment
 from mnrl_job.runtime.meeting import Meeting
@@ -117,6 +118,11 @@ def test_everything_that_is_missing_is_named_at_once():
 def test_what_makes_no_sense_is_one_line_that_names_the_variable(environ, settings, said):
     (problem,) = problems(environ, **settings)
     assert problem.startswith(said)
+
+
+def test_evaluation_is_refused_on_several_nodes():
+    with pytest.raises(SettingsError, match="there are 2 nodes, but evaluate works on one; start it on one"):
+        evaluate(Settings(nodes=2, node_rank=0, master="a", run_id="tune"))
 
 
 def test_the_interface_is_the_one_on_the_way_to_the_master():
