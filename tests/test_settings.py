@@ -159,6 +159,15 @@ def test_num_processes_refuses_anything_else_in_one_line(value):
     assert problem.endswith("expected auto or a whole number of at least 1")
 
 
+@pytest.mark.parametrize(("value", "seconds"), [("5s", 5), ("2m", 120), ("1h", 3600)])
+def test_a_time_has_a_unit(value, seconds):
+    settings, _ = read_settings("train", {}, NEEDED | {"MNRL_NODE_TIMEOUT": value}, {})
+    assert settings.node_timeout.seconds == seconds
+    assert Settings.model_validate(settings.model_dump(mode="json")) == settings
+    (problem,) = problems_of(environ=NEEDED | {"MNRL_NODE_TIMEOUT": value[:-1]})
+    assert problem.endswith("is not accepted (a number without a unit); expected a time (30s, 2m, 1h)")
+
+
 def test_env_example_docs_schema_and_flags_all_show_every_setting(mnrl_job):
     names = [env_name(field) for field in Settings.model_fields]
     env_example = (ROOT / "env.example").read_text(encoding="utf-8")

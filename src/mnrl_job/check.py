@@ -1,5 +1,6 @@
 """The story of a check: everything that can be known before GPU time is spent, each answer with its remedy."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from mnrl_job.runtime import machine
 from mnrl_job.runtime.attempt import Attempt, attempt
 from mnrl_job.runtime.devices import Devices, describe_gpus, find_devices
 from mnrl_job.runtime.launch import ask_workers
+from mnrl_job.runtime.nodes import find_nodes
 from mnrl_job.runtime.stopping import stop_on_request
 from mnrl_job.runtime.storage.probe import probe, write_speed
 from mnrl_job.runtime.watch import Care
@@ -149,7 +151,8 @@ def check_data(
         findings.passed("rows", f"{read.rows} pairs from {read.rows_read} rows, {sum(read.rejected.values())} rejected")
         prepared = None
         with findings.checking("batches", SettingsError):
-            prepared = prepare(settings, place, read, eval_sets, devices.workers)
+            workers = find_nodes(settings, os.environ).count * devices.workers
+            prepared = prepare(settings, place, read, eval_sets, workers)
             for one in prepared.eval_sets:
                 findings.passed(f"eval set {one.name}", f"{one.queries} queries over {one.documents} documents")
             for finding in audit_findings(prepared.audit):

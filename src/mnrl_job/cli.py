@@ -139,7 +139,7 @@ def _row(finding: Finding) -> str:
 def conclude(finished: "Finished") -> None:
     """Say how it ended: the metrics as a table on stdout, then one plain sentence on stderr."""
     if finished.content is None:
-        logs.log(f"{finished.run} is already published with these settings; nothing to do")
+        logs.log(f"{finished.run} is already published with these settings; nothing more to do")
         return
     evaluation = finished.content["evaluation"]
     primary = finished.content["primary_metric"]

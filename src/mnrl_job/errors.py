@@ -6,7 +6,7 @@ JobError
 ├── MissingError    66   an input does not exist
 ├── StorageError    69   storage unavailable            (a retry can help)
 ├── InternalError   70   a fault of the program         (a retry can help)
-├── Hang            71   no progress                    (a retry can help)
+├── Hang            71   no progress, or a node is lost (a retry can help)
 ├── Preempted       75   stopped on request             (a retry can help)
 ├── DeniedError     77   not allowed to read or write
 ├── DeviceError     78   no usable device, or no disk

@@ -1,5 +1,6 @@
 """The story of a run: one call a step, in order. This module knows every step; no step knows another."""
 
+import os
 import tempfile
 import time
 import traceback
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mnrl_job.errors import DataError, InternalError, JobError
+from mnrl_job.errors import DataError, InternalError, JobError, SettingsError
 from mnrl_job.evaluation.significance import compare
 from mnrl_job.groundwork import (
     check_primary_metric,
@@ -35,12 +36,15 @@ from mnrl_job.records import (
     WorkerTask,
     read_results,
 )
+from mnrl_job.runtime.agreement import facts_of
 from mnrl_job.runtime.attempt import Attempt, attempt, effective, work_dir
 from mnrl_job.runtime.claims import claimed
 from mnrl_job.runtime.devices import find_devices
 from mnrl_job.runtime.launch import ask_workers, started
 from mnrl_job.runtime.logs import log
 from mnrl_job.runtime.machine import out_of_room
+from mnrl_job.runtime.meeting import Meeting, meeting
+from mnrl_job.runtime.nodes import Nodes, find_nodes
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.runtime.status import Status
 from mnrl_job.runtime.stopping import stop_on_request
@@ -52,7 +56,7 @@ from mnrl_job.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a run ended well. `content` is that of `metrics.json`; None where the run had been published before."""
+    """How a run ended well. `content` is that of `metrics.json`; None where it was published before, or by node 0."""
 
     run: str
     content: dict[str, Any] | None
@@ -64,34 +68,47 @@ def train(settings: Settings) -> Finished:
     Raises:
         JobError: anything that kept the run from being published; `failure.json` tells the same.
     """
-    with opened(settings) as place:
-        store = place.store()
-        if finished_before(store, place.settings_hash):
+    nodes = find_nodes(settings, os.environ)
+    with opened(settings, nodes) as place:
+        if finished_before(place.store(), place.settings_hash):
             return Finished(place.run, None)
-        probe(store)
-        place.diary.write(store)
-        clock = Clock(place.status)
-        devices = find_devices(settings.num_processes)
-        one = replace(devices, workers=1)
-        with (
-            kept(place),
-            started("train", place.scratch, devices, place.care) as workers,
-            started("verify", place.scratch, one, place.care) as verifier,
-        ):
-            with clock("fetch"):
-                inputs = get_inputs(settings, place, devices)
-            with clock("prepare"):
-                eval_sets = read_eval_sets(inputs, place.scratch)
-                read = read_pairs(inputs.train, settings, place.scratch / "pairs.arrow")
-                log(f"read {read.rows} pairs from {len(inputs.train)} source(s)", rejected=read.rejected)
-                prepared = prepare(settings, place, read, eval_sets, devices.workers)
-                check_primary_metric(settings, prepared.eval_sets)
-            task = worker_task(settings, place, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
-            result = workers.ask(from_checkpoint(settings, place, task), "result.json", WorkerResult)
-            with clock("verify"):
-                verification = verifier.ask(task, "verified.json", Verification)
-        write_json(place.staging / "audit.json", with_lengths(prepared.audit, result.lengths))
-        return report(settings, place, clock, task, result, read, verification)
+        with meeting(nodes, place.run_id, settings.node_timeout.seconds or 0.0) as others:
+            return train_together(settings, place, others)
+
+
+def train_together(settings: Settings, place: Attempt, others: Meeting) -> Finished:
+    """The part of this node: all prepare and train alike, then the first goes on alone."""
+    nodes = others.nodes
+    if nodes.is_first:
+        probe(place.store())
+    place.diary.write(place.store())
+    clock = Clock(place.status)
+    devices = find_devices(settings.num_processes)
+    one = replace(devices, workers=int(nodes.is_first))
+    with (
+        kept(place),
+        started("train", place.scratch, devices, place.care, others) as workers,
+        started("verify", place.scratch, one, place.care) as verifier,
+    ):
+        with clock("fetch"):
+            inputs = get_inputs(settings, place, devices)
+        with clock("prepare"):
+            eval_sets = read_eval_sets(inputs, place.scratch)
+            read = read_pairs(inputs.train, settings, place.scratch / "pairs.arrow")
+            log(f"read {read.rows} pairs from {len(inputs.train)} source(s)", rejected=read.rejected)
+            prepared = prepare(settings, place, read, eval_sets, nodes.count * devices.workers)
+            check_primary_metric(settings, prepared.eval_sets)
+        task = worker_task(settings, place, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
+        task = from_checkpoint(settings, place, task)
+        others.agree(facts_of(effective(settings), task.inputs, devices.workers, task.resume))
+        result = workers.ask(task, "result.json", WorkerResult)
+        if not nodes.is_first:
+            others.wait_for_first()
+            return Finished(place.run, None)
+        with clock("verify"):
+            verification = verifier.ask(task, "verified.json", Verification)
+    write_json(place.staging / "audit.json", with_lengths(prepared.audit, result.lengths))
+    return report(settings, place, clock, task, result, read, verification)
 
 
 def evaluate(settings: Settings) -> Finished:
@@ -100,7 +117,10 @@ def evaluate(settings: Settings) -> Finished:
     Raises:
         JobError: anything that kept the scores from being published.
     """
-    with opened(settings) as place:
+    nodes = find_nodes(settings, os.environ)
+    if nodes.count > 1:
+        raise SettingsError(f"MNRL_NODES: there are {nodes.count} nodes, but evaluate works on one; start it on one")
+    with opened(settings, nodes) as place:
         store = place.store()
         if finished_before(store, place.settings_hash):
             return Finished(place.run, None)
@@ -161,18 +181,23 @@ class Clock:
 
 
 @contextmanager
-def opened(settings: Settings) -> Iterator[Attempt]:
-    """The place of this attempt; whatever goes wrong inside is written to its `failure.json`."""
-    with stop_on_request(), attempt(settings) as place:
+def opened(settings: Settings, nodes: Nodes) -> Iterator[Attempt]:
+    """The place of this attempt; whatever goes wrong inside is written to its `failure.json`, by the first node."""
+    with stop_on_request(), attempt(settings, nodes.is_first) as place:
         try:
             yield place
         except Exception as error:
             failure = as_job_error(error, place.scratch)
-            store = place.store(attempts=2)
-            where = {"phase": place.status.phase, "step": place.status.step}
-            place.diary.write(store, outcome=failure.kind, message=redact(str(failure)), last_step=place.status.step)
-            record_failure(store, failure, where)
+            if nodes.is_first:
+                note_failure(place, failure)
             raise failure from None if failure is error else error
+
+
+def note_failure(place: Attempt, failure: JobError) -> None:
+    """Tell of it beside the run, and among its attempts."""
+    store, step = place.store(attempts=2), place.status.step
+    place.diary.write(store, outcome=failure.kind, message=redact(str(failure)), last_step=step)
+    record_failure(store, failure, {"phase": place.status.phase, "step": step})
 
 
 def as_job_error(error: Exception, scratch: Path) -> JobError:

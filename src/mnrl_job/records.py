@@ -215,7 +215,7 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class WorkerResult:
-    """What the first rank reports when a worker group has finished."""
+    """What the first worker of a node reports when all have finished."""
 
     model: ModelFacts
     before: tuple[Evaluation, ...]

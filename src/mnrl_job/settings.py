@@ -239,6 +239,24 @@ class Settings(BaseModel):
     num_processes: Literal["auto"] | Annotated[int, Field(ge=1)] = _setting(
         "auto", "workers on this machine: one per visible GPU, on a CPU 1", "auto or a whole number of at least 1"
     )
+    nodes: Annotated[int, Field(ge=1)] | None = _setting(
+        None,
+        "machines that train together; when empty, what the scheduler says (PET_NNODES, …), else 1",
+        "a whole number of at least 1",
+    )
+    node_rank: Annotated[int, Field(ge=0)] | None = _setting(
+        None,
+        "which of them this is; when empty, what the scheduler says (JOB_COMPLETION_INDEX, PET_NODE_RANK, …)",
+        "a whole number from 0",
+    )
+    master: str = _setting(
+        "",
+        "the first of them, as the others reach it; when empty, what the scheduler says",
+        "host or host:port (29500 when left out; the next one is used, too)",
+    )
+    node_timeout: Time = _setting(
+        Every(seconds=30.0), "a node that gives no sign of life for so long is lost", "a time (30s, 2m, 1h)"
+    )
     s3_addressing_style: Literal["auto", "path", "virtual"] = _setting(
         "auto", "how S3 requests name the bucket; most S3-likes need path", "auto, path or virtual"
     )

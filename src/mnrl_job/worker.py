@@ -43,8 +43,8 @@ from mnrl_job.records import (
 from mnrl_job.runtime import logs
 from mnrl_job.runtime.attempt import effective
 from mnrl_job.runtime.heartbeat import begin
-from mnrl_job.runtime.launch import worker_main
 from mnrl_job.runtime.machine import out_of_room
+from mnrl_job.runtime.outcomes import worker_main
 from mnrl_job.runtime.stopping import note_requests
 from mnrl_job.runtime.watch import LOAD, PATIENCE_AT_FIRST
 from mnrl_job.settings import Settings
@@ -74,6 +74,7 @@ def train_role(task: WorkerTask) -> None:
     after = evaluate_all(model, task, "after")
     if state.is_main_process:
         save(model, task.staging)
+    if state.is_local_main_process:
         write_result(task, model, before, after, training, lengths)
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mnrl_job.records import Batching, Comparison, EvalSet, Pairs, Training, Verification, WorkerResult
+from mnrl_job.runtime.agreement import PACKAGES
 from mnrl_job.settings import Settings
 
 SCHEMA_VERSION = 1
-PACKAGES = ("mnrl-job", "sentence-transformers", "transformers", "accelerate", "datasets", "torch")
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,10 @@ WITHOUT_EFFECT = {
     "work_dir",
     "log_format",
     "num_processes",
+    "nodes",
+    "node_rank",
+    "master",
+    "node_timeout",
     "mini_batch_size",
     "gradient_checkpointing",
     "checkpoint_every",
@@ -59,8 +63,12 @@ class Attempt:
 
 
 @contextmanager
-def attempt(settings: Settings) -> Iterator[Attempt]:
+def attempt(settings: Settings, reports: bool = True) -> Iterator[Attempt]:
     """Name the run, make its scratch, and clean that up afterwards. The run's own place is not touched.
+
+    Args:
+        settings: the run's.
+        reports: whether this node speaks for the run.
 
     Raises:
         JobError: the scratch cannot be written.
@@ -72,7 +80,7 @@ def attempt(settings: Settings) -> Iterator[Attempt]:
     with tempfile.TemporaryDirectory(prefix="mnrl-job-", dir=parent) as name:
         scratch = Path(name)
         grace = settings.grace_period.seconds or 0.0
-        status = Status((parent or scratch) / FILE, run_id, grace)
+        status = Status((parent or scratch) / FILE, run_id, grace, reports)
         place = Attempt(
             run_id=run_id,
             started_at=now,
@@ -83,7 +91,7 @@ def attempt(settings: Settings) -> Iterator[Attempt]:
             inputs=(parent or scratch) / "inputs",
             addressing_style=settings.s3_addressing_style,
             status=status,
-            diary=Diary(scratch.name),
+            diary=Diary(scratch.name, reports),
             care=Care(settings.hang_timeout.seconds or 0.0, grace, status.follow),
         )
         place.staging.mkdir()

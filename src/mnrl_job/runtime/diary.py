@@ -36,14 +36,18 @@ class Diary:
 
     Args:
         name: of this attempt.
+        keeps: whether this node is the one that writes.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, keeps: bool = True) -> None:
+        self._keeps = keeps
         self._facts = AttemptFacts(name, _now(), _now())
 
     def write(self, store: Store, **news: Any) -> None:
         """Add what is new, such as `last_step`, and keep all of it at the run's place."""
         self._facts = replace(self._facts, ended_at=_now(), **news)
+        if not self._keeps:
+            return
         with suppress(JobError):
             store.write(f"{FOLDER}/{self._facts.name}.json", json.dumps(asdict(self._facts)).encode())
 

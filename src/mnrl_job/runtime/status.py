@@ -29,9 +29,10 @@ class Status:
         path: of `progress.json`.
         run_id: names the run.
         grace_seconds: so long it has to end, once it is asked to.
+        reports: whether this node speaks for the run.
     """
 
-    def __init__(self, path: Path, run_id: str, grace_seconds: float) -> None:
+    def __init__(self, path: Path, run_id: str, grace_seconds: float, reports: bool = True) -> None:
         self.phase = "starting"
         self.step = 0
         self._path = path
@@ -40,7 +41,7 @@ class Status:
         self._grace = grace_seconds
         self._warned = False
         self._written = 0.0
-        self._kubeflow = Reporter.from_environment()
+        self._kubeflow = Reporter.from_environment() if reports else None
 
     def enter(self, phase: str) -> None:
         """The story goes on with another step."""

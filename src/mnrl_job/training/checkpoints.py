@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mnrl_job.records import Totals, read_record, write_record
@@ -77,8 +78,12 @@ class Checkpoints(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         totals = self._totals()
-        PartialState().wait_for_everyone()  # every rank has written its random state
+        # Every rank has written its random state, on its own machine.
+        own = folder.glob(f"rng_state_{PartialState().process_index}.pth")
+        random_states = gather_object([(path.name, path.read_bytes()) for path in own])
         if state.is_world_process_zero:
+            for name, content in random_states:
+                (folder / name).write_bytes(content)
             write_record(folder / TOTALS, totals)
             for path in filter(Path.exists, self._keeping.carried):
                 (folder / path.name).write_bytes(path.read_bytes())

@@ -1,0 +1,68 @@
+"""What supervisors of several nodes say to one another: JSON objects, one a line of text, over TCP."""
+
+import json
+import socket
+import threading
+from contextlib import suppress
+from typing import Any
+
+from mnrl_job.errors import SettingsError
+
+LONGEST_MESSAGE = 1 << 24
+
+Message = dict[str, Any]
+
+
+class Line:
+    """The connection to one node."""
+
+    def __init__(self, connection: socket.socket, timeout: float) -> None:
+        connection.settimeout(timeout)
+        self._connection = connection
+        self._reader = connection.makefile("rb")
+        self._guard = threading.Lock()
+
+    def patience(self, seconds: float) -> None:
+        """How long to wait for the next message."""
+        self._connection.settimeout(seconds)
+
+    def say(self, message: Message) -> None:
+        """Whether anybody listens is found out by hearing."""
+        with self._guard, suppress(OSError):
+            self._connection.sendall(json.dumps(message).encode() + b"\n")
+
+    def hear(self) -> Message:
+        """The next message.
+
+        Raises:
+            TimeoutError: none came in time.
+            OSError: the line is broken.
+            ValueError: it speaks another language.
+        """
+        text = self._reader.readline(LONGEST_MESSAGE)
+        if not text.endswith(b"\n"):
+            raise ConnectionError("it hung up")
+        with suppress(ValueError):
+            message = json.loads(text)
+            if isinstance(message, dict):
+                return message
+        raise ValueError("it speaks another language")
+
+    def finish(self) -> None:
+        """Say no more. What was said still arrives, which closing at once would not promise."""
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)
+
+
+def listen(port: int) -> socket.socket:
+    """Be there on a port, at all addresses of this machine.
+
+    Raises:
+        SettingsError: the port is taken.
+    """
+    try:
+        if socket.has_dualstack_ipv6():
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+        return socket.create_server(("", port))
+    except OSError as error:
+        raise SettingsError(f"MNRL_MASTER: node 0 cannot listen on port {port}: {error}; name another port") from error

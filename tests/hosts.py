@@ -1,0 +1,67 @@
+"""Hosts of their own on one machine: network namespaces with addresses and names (iproute2), joined by a cable."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+NAMES = Path("/etc/netns")
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host: the name of its namespace and of its end of the cable."""
+
+    name: str
+    address: str
+
+    def command(self, *command: str) -> list[str]:
+        """A command as this host runs it."""
+        return ["ip", "netns", "exec", self.name, *command]
+
+    def cable(self, state: str) -> None:
+        """Plug it in (`up`) or pull it out (`down`)."""
+        ip("-n", self.name, "link", "set", "cable", state)
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+
+
+def why_not() -> str:
+    """Why there can be no hosts here; empty where there can."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    if shutil.which("ip") is None:
+        return "network namespaces need iproute2"
+    try:
+        with two_hosts():
+            return ""
+    except (OSError, subprocess.CalledProcessError) as error:
+        return f"network namespaces cannot be made here: {getattr(error, 'stderr', None) or error}"
+
+
+@contextmanager
+def two_hosts() -> Iterator[tuple[Host, Host]]:
+    """`node-0` and `node-1`, as they call one another."""
+    hosts = tuple(Host(f"mnrl-{os.getpid()}-{number}", f"10.9.0.{number + 1}") for number in range(2))
+    names = "127.0.0.1 localhost\n" + "".join(f"{host.address} node-{at}\n" for at, host in enumerate(hosts))
+    try:
+        for host in hosts:
+            ip("netns", "add", host.name)
+            (NAMES / host.name).mkdir(parents=True)
+            (NAMES / host.name / "hosts").write_text(names)
+        first, second = hosts
+        ip("-n", first.name, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", second.name)
+        for host in hosts:
+            ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", "cable")
+            ip("-n", host.name, "link", "set", "lo", "up")
+            host.cable("up")
+        yield first, second
+    finally:
+        for host in hosts:
+            subprocess.run(["ip", "netns", "del", host.name], capture_output=True)
+            shutil.rmtree(NAMES / host.name, ignore_errors=True)

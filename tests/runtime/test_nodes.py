@@ -1,0 +1,155 @@
+"""Who takes part: from the settings, or from what each scheduler says."""
+
+import psutil
+import pytest
+
+from mnrl_job.errors import SettingsError
+from mnrl_job.job import evaluate
+from mnrl_job.runtime.devices import Devices
+from mnrl_job.runtime.launch import started, worker_environment
+from mnrl_job.runtime.meeting import Meeting
+from mnrl_job.runtime.nodes import ALONE, Nodes, find_nodes, interface_to
+from mnrl_job.settings import Settings
+
+KUBEFLOW = {
+    "PET_NNODES": "4",
+    "PET_NPROC_PER_NODE": "auto",
+    "PET_NODE_RANK": "3",
+    "PET_MASTER_ADDR": "tune-node-0-0.tune",
+    "PET_MASTER_PORT": "29400",
+}
+TORCHRUN = {
+    "TORCHELASTIC_RUN_ID": "x",
+    "GROUP_WORLD_SIZE": "2",
+    "GROUP_RANK": "1",
+    "LOCAL_WORLD_SIZE": "1",
+    "WORLD_SIZE": "2",
+    "RANK": "1",
+    "MASTER_ADDR": "host-a",
+    "MASTER_PORT": "1234",
+}
+BY_HAND = {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "host-a"}
+# Kubelet writes a pod's full name into its /etc/hosts where it has a subdomain.
+INDEXED_JOB = "tune-2.tune-pods.team.svc.cluster.local"
+JOB_SET = "tune-workers-0-2.tune.team.svc.cluster.local"
+
+
+def found(environ, full_name="", **settings):
+    return find_nodes(Settings(**{"run_id": "tune"} | settings), environ, lambda: full_name)
+
+
+def problems(environ, full_name="", **settings):
+    with pytest.raises(SettingsError) as caught:
+        found(environ, full_name, **settings)
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("environ", "full_name", "settings", "expected"),
+    [
+        ({}, "", {"nodes": 2, "node_rank": 1, "master": "a.example"}, Nodes(2, 1, "a.example", 29500)),
+        (KUBEFLOW, "", {}, Nodes(4, 3, "tune-node-0-0.tune", 29400)),
+        (KUBEFLOW | {"PET_NNODES": "4:4"}, "", {}, Nodes(4, 3, "tune-node-0-0.tune", 29400)),
+        (TORCHRUN, "", {}, Nodes(2, 1, "host-a", 1235)),
+        (BY_HAND, "", {}, Nodes(2, 0, "host-a", 29500)),
+        (
+            {"JOB_COMPLETION_INDEX": "2"},
+            INDEXED_JOB,
+            {"nodes": 3},
+            Nodes(3, 2, "tune-0.tune-pods.team.svc.cluster.local", 29500),
+        ),
+        (
+            {"JOB_COMPLETION_INDEX": "2"},
+            JOB_SET,
+            {"nodes": 3},
+            Nodes(3, 2, "tune-workers-0-0.tune.team.svc.cluster.local", 29500),
+        ),
+        (KUBEFLOW, "", {"nodes": 8, "node_rank": 7, "master": "b:5"}, Nodes(8, 7, "b", 5)),
+    ],
+    ids=["settings", "kubeflow", "kubeflow-range", "torchrun", "by-hand", "indexed-job", "jobset", "settings-win"],
+)
+def test_nodes_are_known_from_settings_or_scheduler(environ, full_name, settings, expected):
+    assert found(environ, full_name, **settings) == expected
+
+
+@pytest.mark.parametrize("environ", [{}, {"JOB_COMPLETION_INDEX": "3"}, KUBEFLOW | {"PET_NNODES": "1"}])
+def test_without_a_number_of_nodes_a_machine_works_alone(environ):
+    assert found(environ, run_id="") == ALONE
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("a", ("a", 29500)),
+        ("a.b:1", ("a.b", 1)),
+        ("[::1]:7", ("::1", 7)),
+        ("[::1]", ("::1", 29500)),
+        ("fd00::5", ("fd00::5", 29500)),
+    ],
+)
+def test_a_master_may_have_a_port(text, place):
+    nodes = found({}, nodes=2, node_rank=0, master=text)
+    assert (nodes.master, nodes.port) == place
+
+
+def test_everything_that_is_missing_is_named_at_once():
+    assert problems({"JOB_COMPLETION_INDEX": "1"}, "tune-1", nodes=2, run_id="") == [
+        "MNRL_MASTER is required, the host of node 0, since there are 2 nodes",
+        "MNRL_RUN_ID is required, the same on all 2 nodes; the name of the job would do",
+    ]
+    (missing,) = problems({"PET_NNODES": "2", "MASTER_ADDR": "a"})
+    assert missing.startswith("MNRL_NODE_RANK is required")
+
+
+@pytest.mark.parametrize(
+    ("environ", "settings", "said"),
+    [
+        ({"PET_NNODES": "1:4"}, {}, "PET_NNODES='1:4': the number of nodes must not change"),
+        ({"NNODES": "two"}, {}, "NNODES='two' is not accepted"),
+        ({"NNODES": "0"}, {}, "NNODES='0' is not accepted"),
+        (KUBEFLOW | {"PET_NODE_RANK": "x"}, {}, "PET_NODE_RANK='x' is not accepted"),
+        (KUBEFLOW | {"PET_NODE_RANK": "4"}, {}, "PET_NODE_RANK=4: there are 4 nodes, so the last is number 3"),
+        (KUBEFLOW | {"PET_MASTER_PORT": "65536"}, {}, "PET_MASTER_PORT: 65536 is not accepted"),
+        (KUBEFLOW, {"node_rank": 5}, "MNRL_NODE_RANK=5: there are 4 nodes"),
+        (KUBEFLOW, {"master": "a:b"}, "MNRL_MASTER='a:b' is not accepted; expected host or host:port"),
+        (TORCHRUN | {"LOCAL_WORLD_SIZE": "8"}, {}, "LOCAL_WORLD_SIZE=8: start one process a node"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line_that_names_the_variable(environ, settings, said):
+    (problem,) = problems(environ, **settings)
+    assert problem.startswith(said)
+
+
+def test_evaluation_is_refused_on_several_nodes():
+    with pytest.raises(SettingsError, match="there are 2 nodes, but evaluate works on one; start it on one"):
+        evaluate(Settings(nodes=2, node_rank=0, master="a", run_id="tune"))
+
+
+def test_the_interface_is_the_one_on_the_way_to_the_master():
+    addresses = psutil.net_if_addrs()[interface_to("127.0.0.1")]
+    assert "127.0.0.1" in [one.address for one in addresses]
+    assert interface_to("no-such-host.invalid") is None
+
+
+def test_workers_are_numbered_over_all_nodes(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "9")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    spoken = []
+    monkeypatch.setattr("mnrl_job.runtime.launch.subprocess.Popen", lambda *_, env, **__: spoken.append(env) or Gone())
+    others = Meeting(Nodes(3, 2, "127.0.0.1", 29700), "tune", 30.0, 60.0)
+    with started("train", tmp_path, Devices(gpus=0, workers=2), others):
+        pass
+    assert [(one["RANK"], one["LOCAL_RANK"], one["WORLD_SIZE"]) for one in spoken] == [("4", "0", "6"), ("5", "1", "6")]
+    assert {(one["MASTER_ADDR"], one["MASTER_PORT"]) for one in spoken} == {("127.0.0.1", "29700")}
+    assert all(one["GLOO_SOCKET_IFNAME"] == interface_to("127.0.0.1") for one in spoken)
+    alone = worker_environment(Devices(gpus=0, workers=1))
+    assert not {"RANK", "TORCHELASTIC_USE_AGENT_STORE"} & set(alone)
+
+
+class Gone:
+    """A process that has ended."""
+
+    returncode = 0
+
+    def poll(self):
+        return 0
