@@ -105,7 +105,11 @@ def test_a_node_alone_meets_nobody(gather):
     [
         ({"settings": {"seed": 2}}, SettingsError, "node 1 has MNRL_SEED=2, node 0 has 1; give all nodes"),
         ({"inputs": {"train/pairs": "xyz"}}, DataError, "node 1 reads other data for train/pairs than node 0 (SHA-256"),
-        ({"inputs": {"train/pairs": "abc", "batches": "other"}}, DataError, "node 1 has made another batch plan than node 0"),
+        (
+            {"inputs": {"train/pairs": "abc", "batches": "other"}},
+            DataError,
+            "node 1 has made another batch plan than node 0",
+        ),
         ({"versions": {"torch": "2.12.0"}}, DeviceError, "node 1 has torch 2.12.0, node 0 has 2.13.0; run the same"),
         ({"workers": 2}, SettingsError, "node 1 has 2 worker(s), node 0 has 1; give all nodes the same devices"),
         ({"resume": "step-5"}, Hang, "node 1 would go on from step-5, node 0 from the beginning; let all nodes reach"),

@@ -9,6 +9,7 @@ from mnrl_job.runtime.devices import Devices
 from mnrl_job.runtime.launch import started, worker_environment
 from mnrl_job.runtime.meeting import Meeting
 from mnrl_job.runtime.nodes import ALONE, Nodes, find_nodes, interface_to
+from mnrl_job.runtime.watch import Care
 from mnrl_job.settings import Settings
 
 KUBEFLOW = {
@@ -137,7 +138,7 @@ def test_workers_are_numbered_over_all_nodes(tmp_path, monkeypatch):
     spoken = []
     monkeypatch.setattr("mnrl_job.runtime.launch.subprocess.Popen", lambda *_, env, **__: spoken.append(env) or Gone())
     others = Meeting(Nodes(3, 2, "127.0.0.1", 29700), "tune", 30.0, 60.0)
-    with started("train", tmp_path, Devices(gpus=0, workers=2), others):
+    with started("train", tmp_path, Devices(gpus=0, workers=2), Care(60, 30), others):
         pass
     assert [(one["RANK"], one["LOCAL_RANK"], one["WORLD_SIZE"]) for one in spoken] == [("4", "0", "6"), ("5", "1", "6")]
     assert {(one["MASTER_ADDR"], one["MASTER_PORT"]) for one in spoken} == {("127.0.0.1", "29700")}
