@@ -37,8 +37,18 @@ def facts_of(settings: dict[str, Any], inputs: dict[str, str], workers: int, res
     return Facts(settings, inputs, versions, workers, resume.name if resume else None)
 
 
-def difference(first: Facts, other: Facts, node: int) -> JobError | None:
-    """The first thing that a node has otherwise than node 0, as the error with which all nodes end."""
+def compare(first: Facts, told: dict[str, Any], node: int) -> JobError | None:
+    """The first thing that a node has otherwise than node 0, as the error with which all nodes end.
+
+    Args:
+        first: the facts of node 0.
+        told: those of the other node, as it sent them.
+        node: its number.
+    """
+    try:
+        other = Facts(**told)
+    except TypeError:
+        return DeviceError(f"node {node} runs another mnrl-job than node 0; run the same image on all nodes")
     if name := _differing(first.settings, other.settings):
         values = f"MNRL_{name.upper()}={other.settings.get(name)!r}, node 0 has {first.settings.get(name)!r}"
         return SettingsError(f"node {node} has {values}; give all nodes the same settings")

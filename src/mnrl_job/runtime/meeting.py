@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
-from mnrl_job.errors import DeviceError, Hang, InternalError, JobError, SettingsError, by_kind
-from mnrl_job.runtime.agreement import Facts, difference
+from mnrl_job.errors import Hang, InternalError, JobError, SettingsError, by_kind
+from mnrl_job.runtime.agreement import Facts, compare
 from mnrl_job.runtime.logs import log, warn
 from mnrl_job.runtime.nodes import Nodes
 from mnrl_job.runtime.secrets import redact
@@ -95,7 +95,7 @@ class Meeting:
             if missing := [node for node in range(1, self.nodes.count) if node not in self._lines]:
                 log(f"waiting for node {', '.join(map(str, missing))}")
             for node in range(1, self.nodes.count):
-                if error := _compare(facts, self._hear_of(node, "facts"), node):
+                if error := compare(facts, self._hear_of(node, "facts"), node):
                     raise error
             self.say(agreed=True)
         else:
@@ -275,14 +275,6 @@ class Meeting:
     def _beat(self) -> None:
         while not self._closing.wait(min(BEAT_SECONDS, self._timeout / 4)):
             self.say()
-
-
-def _compare(own: Facts, told: Message, node: int) -> JobError | None:
-    try:
-        theirs = Facts(**told)
-    except TypeError:
-        return DeviceError(f"node {node} runs another mnrl-job than node 0; run the same image on all nodes")
-    return difference(own, theirs, node)
 
 
 def _explains(failure: JobError) -> bool:
