@@ -38,8 +38,8 @@ def place(tmp_path_factory, tiny_model):
     return folder
 
 
-def start(place, run_id, processes):
-    chosen = SETTINGS | {"MNRL_RUN_ID": run_id, "MNRL_NUM_PROCESSES": str(processes), "MNRL_PRECISION": "fp32"}
+def start(place, run_id, processes, **more):
+    chosen = SETTINGS | more | {"MNRL_RUN_ID": run_id, "MNRL_NUM_PROCESSES": str(processes), "MNRL_PRECISION": "fp32"}
     log = (place / f"{run_id}.log").open("a")
     return subprocess.Popen(command("train"), cwd=place, env=clean_environment(**chosen), stderr=log, stdout=log)
 
@@ -67,8 +67,20 @@ def undisturbed(request, place):
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_it_ends_with_the_weights_of_a_run_that_was_left_alone(place, undisturbed, how):
     processes, expected = undisturbed
-    name = f"{how.name.lower()}-{processes}"
-    process = start(place, name, processes)
+    assert interrupted(place, f"{how.name.lower()}-{processes}", processes, how) == expected
+
+
+@pytest.mark.parametrize(("processes", "how"), [(1, signal.SIGKILL), (2, signal.SIGTERM)])
+def test_so_does_one_that_trains_an_adapter(place, processes, how):
+    lora = {"MNRL_LORA_RANK": "4", "MNRL_LEARNING_RATE": "1e-3", "MNRL_EPOCHS": "40"}
+    assert start(place, f"lora-{processes}", processes, **lora).wait(120) == 0
+    expected = outcome(place, f"lora-{processes}")
+    assert interrupted(place, f"lora-{how.name.lower()}-{processes}", processes, how, **lora) == expected
+
+
+def interrupted(place, name, processes, how, **more):
+    """What comes of a run that is stopped after its first checkpoint, and started again."""
+    process = start(place, name, processes, **more)
     checkpoints = place / "out" / name / "checkpoints"
     deadline = time.monotonic() + 60
     while not list(checkpoints.glob("*/manifest.json")):
@@ -80,6 +92,6 @@ def test_it_ends_with_the_weights_of_a_run_that_was_left_alone(place, undisturbe
     assert not (place / "out" / name / "_SUCCESS").exists()
     if how == signal.SIGTERM:
         assert "it goes on from step" in (place / f"{name}.log").read_text()
-    assert start(place, name, processes).wait(120) == 0, (place / f"{name}.log").read_text()[-3000:]
+    assert start(place, name, processes, **more).wait(120) == 0, (place / f"{name}.log").read_text()[-3000:]
     assert "going on from the checkpoint of step" in (place / f"{name}.log").read_text()
-    assert outcome(place, name) == expected
+    return outcome(place, name)

@@ -184,7 +184,7 @@ def check_model(task: WorkerTask, devices: Devices, speed: float | None, finding
             f"{seen.evaluation_seconds:.1f} s, start-up {2 * loading:.0f} s",
         )
         if speed:
-            findings.add(grace(seen.parameters * CHECKPOINT_BYTES_PER_PARAMETER, speed))
+            findings.add(grace(seen.trainable_parameters * CHECKPOINT_BYTES_PER_PARAMETER, speed))
         return seen.lengths
     return None
 
