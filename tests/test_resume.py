@@ -29,22 +29,35 @@ def undisturbed(request, scene):
 def test_it_ends_with_the_weights_of_a_run_that_was_left_alone(scene, undisturbed, how):
     processes, expected = undisturbed
     name = f"{how.name.lower()}-{processes['MNRL_NUM_PROCESSES']}"
-    process = scene.start(name, **processes)
-    scene.until(process, name, scene.has_checkpoint(name))
-    process.send_signal(how)
-    assert process.wait(60) == (75 if how == signal.SIGTERM else -signal.SIGKILL)
-    assert not (scene.place(name) / "_SUCCESS").exists()
-    if how == signal.SIGTERM:
-        assert "it goes on from step" in scene.log(name)
-    assert scene.run(name, **processes) == 0, scene.log(name)[-3000:]
-    assert "going on from the checkpoint of step" in scene.log(name)
-    assert scene.outcome(name) == expected
+    assert interrupted(scene, name, how, **processes) == expected
     first, second = scene.metrics(name)["run"]["attempts"]
     assert (first["outcome"], second["outcome"]) == ("preempted" if how == signal.SIGTERM else "killed", "succeeded")
     assert first["steps_done"] - first["steps_lost"] + second["steps_done"] == STEPS
     assert second["steps_lost"] == 0
     if how == signal.SIGTERM:
         assert first["steps_lost"] == 0
+
+
+@pytest.mark.parametrize(("processes", "how"), [("1", signal.SIGKILL), ("2", signal.SIGTERM)])
+def test_so_does_one_that_trains_an_adapter(scene, processes, how):
+    lora = {"MNRL_LORA_RANK": "4", "MNRL_LEARNING_RATE": "1e-3", "MNRL_EPOCHS": "40", "MNRL_NUM_PROCESSES": processes}
+    whole = f"lora-whole-{processes}"
+    assert scene.run(whole, **lora) == 0, scene.log(whole)[-3000:]
+    assert interrupted(scene, f"lora-{processes}", how, **lora) == scene.outcome(whole)
+
+
+def interrupted(scene, name, how, **settings):
+    """What comes out of a run that was stopped or killed after its first checkpoint, and then gone on with."""
+    process = scene.start(name, **settings)
+    scene.until(process, name, scene.has_checkpoint(name))
+    process.send_signal(how)
+    assert process.wait(60) == (75 if how == signal.SIGTERM else -signal.SIGKILL)
+    assert not (scene.place(name) / "_SUCCESS").exists()
+    if how == signal.SIGTERM:
+        assert "it goes on from step" in scene.log(name)
+    assert scene.run(name, **settings) == 0, scene.log(name)[-3000:]
+    assert "going on from the checkpoint of step" in scene.log(name)
+    return scene.outcome(name)
 
 
 def test_with_another_number_of_processes_it_goes_on_with_the_same_batches(scene):

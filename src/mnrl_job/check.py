@@ -189,7 +189,7 @@ def check_model(
             f"{seen.evaluation_seconds:.1f} s, start-up {2 * loading:.0f} s",
         )
         if speed:
-            findings.add(grace(seen.parameters * CHECKPOINT_BYTES_PER_PARAMETER, speed, care.grace_seconds))
+            findings.add(grace(seen.trainable_parameters * CHECKPOINT_BYTES_PER_PARAMETER, speed, care.grace_seconds))
         return seen.lengths
     return None
 

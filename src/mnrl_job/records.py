@@ -178,6 +178,7 @@ class Training:
     `seconds_waited` were spent waiting for batches; `recomputed` says that not all activations of a batch were kept.
 
     `negatives_per_anchor` are the other documents of a batch; `masked_per_anchor` of them, on average, did not count.
+    `trainable_parameters` is how many numbers were trained; with LoRA few of the model's.
     """
 
     steps: int
@@ -192,6 +193,7 @@ class Training:
     tokens: int
     padded_tokens: int
     recomputed: bool
+    trainable_parameters: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +233,7 @@ class Rehearsal:
     """A few training steps for the clock. `seconds` is all of it, `evaluation_seconds` one pass over all eval sets."""
 
     parameters: int
+    trainable_parameters: int
     device: str
     torch: str
     peak_memory_bytes: int

@@ -205,6 +205,12 @@ class Settings(BaseModel):
     gradient_checkpointing: bool = _setting(
         False, "compute each layer again for its gradient: less memory for long texts, slower", "true or false"
     )
+    lora_rank: int | None = _setting(
+        None,
+        "train adapters of this rank beside the linear layers instead of the model's own weights (LoRA)",
+        "a whole number of at least 1",
+        ge=1,
+    )
     loss: Literal["mnrl", "symmetric", "gte"] = _setting(
         "mnrl",
         "what a batch compares: queries with documents, also the reverse, or all with all",

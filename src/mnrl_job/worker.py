@@ -50,10 +50,13 @@ from mnrl_job.runtime.watch import LOAD, PATIENCE_AT_FIRST
 from mnrl_job.settings import Settings
 from mnrl_job.training.checkpoints import Keeping
 from mnrl_job.training.lengths import measure_lengths
+from mnrl_job.training.lora import merged
 from mnrl_job.training.trainer import train
 
 REHEARSED_STEPS = 4
 BEFORE = "before.json"
+# Many large models are published in bf16, in which small steps of the optimizer would be rounded away.
+FP32 = {"dtype": torch.float32}
 
 
 def train_role(task: WorkerTask) -> None:
@@ -71,6 +74,8 @@ def train_role(task: WorkerTask) -> None:
     facts = {"settings": effective(settings), "inputs": task.inputs}
     keeping = Keeping(facts, carried_files(task), task.resume)
     training = train(model, settings, task.pairs, task.batching, task.scratch, task.staging, keeping)
+    if settings.lora_rank:
+        model = merged(model, load_model(task.model, settings))
     after = evaluate_all(model, task, "after")
     if state.is_main_process:
         save(model, task.staging)
@@ -119,13 +124,15 @@ def rehearse_role(task: WorkerTask) -> None:
     precision = choose_precision(settings.precision, PartialState().device)
     evaluation = sum(estimate_seconds(model, one, precision) for one in task.eval_sets)
     short = settings.model_copy(update={"max_steps": min(REHEARSED_STEPS, settings.max_steps or REHEARSED_STEPS)})
-    train(model, short, task.pairs, task.batching, task.scratch, task.staging)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    training = train(model, short, task.pairs, task.batching, task.scratch, task.staging)
     if PartialState().is_main_process:
         log = [json.loads(line)["seconds"] for line in (task.staging / "training_log.jsonl").open()]
         # The first step also warms up.
         step = (log[-1] - log[0]) / (len(log) - 1) if len(log) > 1 else log[0]
         rehearsal = Rehearsal(
-            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            parameters=parameters,
+            trainable_parameters=training.trainable_parameters,
             device=describe_devices(PartialState()),
             torch=torch.__version__,
             peak_memory_bytes=peak_memory(),
@@ -171,7 +178,9 @@ def load_model(name: str, settings: Settings) -> SentenceTransformer:
     begin(LOAD)
     path, _, revision = (name, "", "") if is_folder else name.partition("@")
     try:
-        model = SentenceTransformer(path, revision=revision or None, device=str(PartialState().device))
+        model = SentenceTransformer(
+            path, revision=revision or None, device=str(PartialState().device), model_kwargs=FP32
+        )
     except torch.OutOfMemoryError:
         raise
     except Exception as error:

@@ -16,6 +16,7 @@ from mnrl_job.settings import Settings
 from mnrl_job.training import memory
 from mnrl_job.training.collate import TextCollator, TokenCollator, collator
 from mnrl_job.training.consumed import digest
+from mnrl_job.training.lora import merged
 from mnrl_job.training.trainer import train
 from tests.conftest import PAIRS
 
@@ -199,3 +200,29 @@ def test_of_layers_computed_again_only_the_inputs_are_counted(run, model, tmp_pa
 def test_a_model_without_layers_to_compute_again_is_refused(run, static_model):
     with pytest.raises(SettingsError, match="MNRL_GRADIENT_CHECKPOINTING=true: this model has no layers"):
         run(static_model, gradient_checkpointing=True)
+
+
+@pytest.mark.parametrize("again", ["nothing", "layers", "chunks"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_adapter_learns_while_the_model_stands_still(
+    run, model, tiny_model, tmp_path, monkeypatch, again, precision
+):
+    from sentence_transformers import SentenceTransformer
+
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    settings = {"lora_rank": 4, "learning_rate": 0.02}
+    expected = run(SentenceTransformer(str(tiny_model), device="cpu"), **settings)[1]
+    if again == "chunks":
+        monkeypatch.setattr(memory, "free_memory", lambda: 0)
+    trained, losses = run(model, precision=precision, gradient_checkpointing=again == "layers", **settings)
+    assert losses == pytest.approx(expected, abs=1e-5 if precision == "fp32" else 0.05)
+    assert losses[-1] < losses[0] - 0.1
+    assert trained.recomputed == (again == "chunks")
+    moved = {name: weight for name, weight in model.named_parameters() if ".lora_" in name}
+    assert trained.trainable_parameters == sum(weight.numel() for weight in moved.values())
+    assert all(weight.abs().sum() > 0 for weight in moved.values())
+    plain = merged(model, SentenceTransformer(str(tiny_model), device="cpu"))
+    still = [name for name, weight in plain.named_parameters() if "LayerNorm" in name or "embeddings" in name]
+    assert still
+    assert all(torch.equal(plain.state_dict()[name], before[name]) for name in still)
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()

@@ -120,6 +120,8 @@ def _training(settings: Settings, training: Training | None, batching: Batching 
         "precision": training.precision,
         "recomputed": training.recomputed,
         "final_loss": training.final_loss,
+        "lora_rank": settings.lora_rank,
+        "trainable_parameters": training.trainable_parameters,
     }
 
 

@@ -84,8 +84,18 @@ def _training(content: dict[str, Any]) -> str:
     facts = [
         f"- {data['rows_used']} pairs, {training['epochs']} epoch(s), {training['steps']} steps of "
         f"{training['global_batch_size']} pairs, {training['negatives_per_anchor']} negatives for each anchor",
+        *_adapter(training),
         f"- learning rate {training['learning_rate']:g}, precision {training['precision']}, "
         f"final loss {training['final_loss']:.4f}",
         "- " + ", ".join(f"{name} {version}" for name, version in packages.items()),
     ]
     return "\n".join(sources + facts)
+
+
+def _adapter(training: dict[str, Any]) -> list[str]:
+    if training["lora_rank"] is None:
+        return []
+    return [
+        f"- trained were the {training['trainable_parameters']} numbers of a LoRA adapter of rank "
+        f"{training['lora_rank']}; it is merged into this model, and stands by itself in `adapter/` of the run"
+    ]

@@ -18,6 +18,8 @@ def word_embedding(model: SentenceTransformer) -> nn.Embedding | None:
     found = backbone.get_input_embeddings() if backbone is not None else None
     if type(found) is not nn.Embedding or found.sparse or found.scale_grad_by_freq or found.max_norm:
         return None
+    if not found.weight.requires_grad:  # then there is no gradient to save
+        return None
     return found
 
 

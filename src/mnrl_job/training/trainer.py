@@ -32,6 +32,7 @@ from mnrl_job.training.consumed import digest
 from mnrl_job.training.divergence import Divergence
 from mnrl_job.training.dropout import cheap_dropout
 from mnrl_job.training.lookup import shared_lookup, word_embedding
+from mnrl_job.training.lora import ADAPTER, adapt, read_adapter, write_adapter
 from mnrl_job.training.loss import GlobalBatchLoss, Shortage
 from mnrl_job.training.memory import checkpoint_layers, tokens_that_fit
 from mnrl_job.training.progress import Progress
@@ -53,6 +54,8 @@ def train(
 ) -> Training:
     """Fine-tune `model` in place with MultipleNegativesRankingLoss over the global batch.
 
+    With LoRA it is given an adapter, which alone is trained; `training.lora.merged` makes a plain model of it.
+
     The loss is that of Henderson et al. 2017 (arXiv 1705.00652), section 4.4, on scaled cosine similarities.
 
     Args:
@@ -68,7 +71,7 @@ def train(
         Preempted: a stop was asked for; a checkpoint is saved.
         Diverged: the loss became NaN or infinite, or exploded.
         DeviceError: the precision wanted is not to be had here.
-        SettingsError: layers are to be checkpointed, and the model cannot do so.
+        SettingsError: layers are to be checkpointed or adapted, and the model has none of the kind.
         InternalError: the rows trained on are not those of the plan.
     """
     trainer = PlannedTrainer(model, settings, pairs, batching, scratch, staging, keeping)
@@ -80,6 +83,8 @@ def train(
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     if progress.digest != digest(plan):
         raise InternalError(f"the rows trained on (digest {progress.digest}) are not the planned ones ({digest(plan)})")
+    if settings.lora_rank and PartialState().is_main_process:
+        write_adapter(model, settings.base_model, staging / ADAPTER)
     totals = trainer.totals()
     return Training(
         steps=len(plan),
@@ -94,6 +99,7 @@ def train(
         tokens=totals.tokens,
         padded_tokens=totals.padded_tokens,
         recomputed=math.isfinite(loss.kept_tokens),
+        trainable_parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
     )
 
 
@@ -134,6 +140,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
     """The library's trainer over planned batches, speaking only through our progress.
 
     Attributes:
+        settings: the run's.
         plan: row numbers, shape (steps, batch size).
         precision: the arithmetic of the forward pass.
         global_loss: the loss, with its counters.
@@ -152,11 +159,14 @@ class PlannedTrainer(SentenceTransformerTrainer):
         keeping: Keeping | None = None,
     ) -> None:
         state = PartialState()
+        self.settings = settings
         self.before = keeping.before() if keeping else Totals()
         self.began = time.perf_counter()
         self.plan: Plan = np.load(batching.plan, mmap_mode="r")[: settings.max_steps]
         self.precision = choose_precision(settings.precision, state.device)
         self.seconds_waited = 0.0
+        if settings.lora_rank:
+            adapt(model, settings.lora_rank, settings.seed, self.precision)
         if settings.gradient_checkpointing:
             checkpoint_layers(model)
         limit = chunk_limit(state.device, settings.mini_batch_size)
@@ -245,8 +255,17 @@ class PlannedTrainer(SentenceTransformerTrainer):
             yield
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """The weights of a checkpoint, without the library's card, which asks the Hub."""
-        self.model.save_pretrained(str(output_dir), create_model_card=False)
+        """The weights of a checkpoint, without the library's card, which asks the Hub; with LoRA the adapter's."""
+        if self.settings.lora_rank:
+            write_adapter(self.model, self.settings.base_model, Path(str(output_dir)) / ADAPTER)
+        else:
+            self.model.save_pretrained(str(output_dir), create_model_card=False)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.settings.lora_rank:
+            read_adapter(self.model, Path(resume_from_checkpoint) / ADAPTER)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint)
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """The library's card embeds training texts as widget examples and asks the Hub; ours is written later."""
