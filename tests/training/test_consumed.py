@@ -59,7 +59,7 @@ def test_a_run_resumed_in_its_second_epoch_trains_on_the_rows_it_had_not_seen(ru
     resumed = json.loads(run_ranks(after, "tests.training.ranks", "train", folder, 0))
     assert resumed == {"step": 15, "digest": digest(plan), "recomputed": False}
     logged = [json.loads(line) for line in (folder / "training_log.jsonl").open()]
-    assert [line["rows_digest"] for line in logged] == [digest(plan[:step]) for step in range(8, 16)]
+    assert [line["rows_digest"] for line in logged] == [digest(plan[:step]) for step in range(1, 16)]
 
 
 def test_where_one_of_two_ranks_runs_out_of_memory_both_go_on_with_less(run):

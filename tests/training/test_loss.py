@@ -110,9 +110,11 @@ def test_a_batch_of_one_positive_alone_teaches_nothing_and_breaks_nothing(model)
 def test_what_was_trained_on_and_masked_is_counted(model):
     labels = labels_of([[row, 100 + row % 4] for row in range(8)])
     loss = GlobalBatchLoss(model, 20)
-    loss(batch_of(model, COLUMNS[:2], 4), labels)
-    assert [rows.tolist() for rows in loss.take_consumed()] == [list(range(8))]
-    assert loss.take_consumed() == ()
+    value = loss(batch_of(model, COLUMNS[:2], 4), labels)
+    consumed, losses = loss.take_consumed()
+    assert [rows.tolist() for rows in consumed] == [list(range(8))]
+    assert losses == (value.detach(),)
+    assert loss.take_consumed() == ((), ())
     assert int(loss.counts.masked) == 8
 
 

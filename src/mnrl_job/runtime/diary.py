@@ -43,9 +43,10 @@ class Diary:
         self._keeps = keeps
         self._facts = AttemptFacts(name, _now(), _now())
 
-    def write(self, store: Store, **news: Any) -> None:
-        """Add what is new, such as `last_step`, and keep all of it at the run's place."""
-        self._facts = replace(self._facts, ended_at=_now(), **news)
+    def write(self, store: Store, last_step: int = 0, **news: Any) -> None:
+        """Add what is new, and keep all of it at the run's place. Who knows less of the steps takes none back."""
+        reached = max(last_step, self._facts.last_step)
+        self._facts = replace(self._facts, ended_at=_now(), last_step=reached, **news)
         if not self._keeps:
             return
         with suppress(JobError):
