@@ -32,6 +32,15 @@ def test_each_attempt_tells_what_it_did_and_what_was_lost_of_it(store, at):
     assert [one["message"] for one in attempts] == [None, "stopped on request", None]
 
 
+def test_a_checkpoint_that_was_made_counts_though_nobody_told_of_it(store, at):
+    at("10:00:00")
+    Diary("a").write(store)
+    at("11:00:00")
+    last = Diary("b")
+    last.write(store, first_step=40, last_step=100)
+    assert [(one["steps_done"], one["steps_lost"]) for one in last.all(store)] == [(40, 0), (60, 0)]
+
+
 def test_storage_that_fails_stops_no_run(at):
     at("10:00:00")
 

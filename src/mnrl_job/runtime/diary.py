@@ -66,15 +66,16 @@ class Diary:
 
 
 def _described(one: AttemptFacts, next_began: int) -> dict[str, Any]:
+    reached = max(one.last_step, next_began)  # it may have been killed before it could tell of its last checkpoint
     told = {
         "started_at": one.started_at,
         "ended_at": one.ended_at,
         "outcome": one.outcome,
         "message": one.message or None,
         "seconds": (datetime.fromisoformat(one.ended_at) - datetime.fromisoformat(one.started_at)).total_seconds(),
-        "steps_done": one.last_step - one.first_step,
+        "steps_done": reached - one.first_step,
     }
-    return told | {"steps_lost": max(0, one.last_step - max(one.first_step, next_began))}
+    return told | {"steps_lost": reached - max(one.first_step, next_began)}
 
 
 def _now() -> str:
