@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.conftest import PAIRS, clean_environment, command, write_evalset, write_pairs
+from tests.conftest import FSDP2, PAIRS, clean_environment, command, write_evalset, write_pairs
 
 STEPS = 300
 SETTINGS = {
@@ -70,12 +70,23 @@ def test_it_ends_with_the_weights_of_a_run_that_was_left_alone(place, undisturbe
     assert interrupted(place, f"{how.name.lower()}-{processes}", processes, how) == expected
 
 
-@pytest.mark.parametrize(("processes", "how"), [(1, signal.SIGKILL), (2, signal.SIGTERM)])
-def test_so_does_one_that_trains_an_adapter(place, processes, how):
-    lora = {"MNRL_LORA_RANK": "4", "MNRL_LEARNING_RATE": "1e-3", "MNRL_EPOCHS": "40"}
-    assert start(place, f"lora-{processes}", processes, **lora).wait(120) == 0
-    expected = outcome(place, f"lora-{processes}")
-    assert interrupted(place, f"lora-{how.name.lower()}-{processes}", processes, how, **lora) == expected
+LORA = {"MNRL_LORA_RANK": "4", "MNRL_LEARNING_RATE": "1e-3", "MNRL_EPOCHS": "40"}
+SHARDED = {"MNRL_ACCELERATE_CONFIG": "fsdp.yaml", "MNRL_EPOCHS": "40"}
+
+
+@pytest.mark.parametrize(
+    ("name", "processes", "how", "more"),
+    [
+        ("lora-1", 1, signal.SIGKILL, LORA),
+        ("lora-2", 2, signal.SIGTERM, LORA),
+        ("sharded", 2, signal.SIGTERM, SHARDED),
+    ],
+)
+def test_so_does_one_that_trains_an_adapter_or_a_sharded_model(place, name, processes, how, more):
+    (place / "fsdp.yaml").write_text(FSDP2)
+    assert start(place, name, processes, **more).wait(120) == 0, (place / f"{name}.log").read_text()[-3000:]
+    expected = outcome(place, name)
+    assert interrupted(place, f"{name}-{how.name.lower()}", processes, how, **more) == expected
 
 
 def interrupted(place, name, processes, how, **more):

@@ -229,6 +229,9 @@ class Settings(BaseModel):
     num_processes: Literal["auto"] | Annotated[int, Field(ge=1)] = _setting(
         "auto", "workers on this machine: one per visible GPU, on a CPU 1", "auto or a whole number of at least 1"
     )
+    accelerate_config: str | None = _setting(
+        None, "an accelerate configuration file, for a model that workers hold in shares (FSDP2)", "a YAML file"
+    )
     s3_addressing_style: Literal["auto", "path", "virtual"] = _setting(
         "auto", "how S3 requests name the bucket; most S3-likes need path", "auto, path or virtual"
     )
