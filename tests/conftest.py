@@ -44,6 +44,22 @@ PAIRS = [
 ]
 
 
+# As `accelerate config` writes it, for the tiny model.
+FSDP2 = """\
+compute_environment: LOCAL_MACHINE
+distributed_type: FSDP
+mixed_precision: 'no'
+num_machines: 1
+num_processes: 2
+fsdp_config:
+  fsdp_version: 2
+  fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP
+  fsdp_transformer_layer_cls_to_wrap: BertLayer
+  fsdp_reshard_after_forward: true
+  fsdp_state_dict_type: SHARDED_STATE_DICT
+"""
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a command ended."""

@@ -6,6 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.conftest import FSDP2, PAIRS, write_pairs
+
+# Long enough to be a chunk of its own, so that ranks have different numbers of chunks.
+LONG = ("settings " * 30, "open the data page and " * 8)
 LORA = {"MNRL_LORA_RANK": "4", "MNRL_LEARNING_RATE": "0.02", "MNRL_EPOCHS": "4"}
 
 
@@ -61,3 +65,40 @@ def test_a_model_published_in_bf16_is_trained_and_saved_in_fp32(mnrl_job, good, 
     assert {weight.dtype for weight in saved.values()} == {torch.float32}
     weight = saved["encoder.layer.0.output.dense.weight"]
     assert not torch.equal(weight, weight.bfloat16().float())
+
+
+def train_whole_and_shared(mnrl_job, settings, tmp_path):
+    """The weights of both."""
+    write_pairs(tmp_path / "pairs.jsonl", [*PAIRS[:-1], LONG])
+    (tmp_path / "fsdp.yaml").write_text(FSDP2)
+    settings = settings | {"MNRL_NUM_PROCESSES": "2", "MNRL_PRECISION": "fp32", "MNRL_EPOCHS": "6"}
+    for name, file in {"whole": {}, "shared": {"MNRL_ACCELERATE_CONFIG": "fsdp.yaml"}}.items():
+        ended = mnrl_job("train", **settings | file | {"MNRL_RUN_ID": name})
+        assert ended.code == 0, ended.stderr
+        yield load_file(tmp_path / "out" / name / "model" / "model.safetensors")
+
+
+@pytest.mark.parametrize("more", [{}, LORA, {"MNRL_GRADIENT_CHECKPOINTING": "true", "MNRL_MINI_BATCH_SIZE": "3"}])
+def test_a_model_held_in_shares_learns_what_one_held_whole_does(mnrl_job, good, tmp_path, more):
+    """Also where ranks have different numbers of chunks, for each of which all must gather each layer."""
+    whole, shared = train_whole_and_shared(mnrl_job, good | more, tmp_path)
+    torch.testing.assert_close(shared, whole, rtol=0, atol=1e-4)
+    run = tmp_path / "out" / "shared"
+    assert "accelerate_config" in read(run / "manifest.json")["inputs"]
+    assert (run / "adapter").exists() == ("MNRL_LORA_RANK" in more)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("more", [{}, LORA])
+def test_two_gpus_hold_a_model_in_shares(mnrl_job, good, tmp_path, more):
+    whole, shared = train_whole_and_shared(mnrl_job, good | more | {"CUDA_VISIBLE_DEVICES": "0,1"}, tmp_path)
+    torch.testing.assert_close(shared, whole, rtol=0, atol=1e-3)
+
+
+def test_a_file_that_wants_what_there_is_not_is_refused_before_the_data_is_read(mnrl_job, good, tmp_path):
+    (tmp_path / "ds.yaml").write_text(FSDP2.replace("FSDP", "DEEPSPEED"))
+    ended = mnrl_job("train", **good, MNRL_ACCELERATE_CONFIG="ds.yaml")
+    assert ended.code == 64
+    assert "distributed_type DEEPSPEED is not supported" in ended.last_line
+    assert "read 8 pairs" not in ended.stderr

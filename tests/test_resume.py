@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from mnrl_job.runtime.devices import visible_gpus
+from tests.conftest import FSDP2
 from tests.runs import STEPS, make_scene
 
 
@@ -38,12 +39,23 @@ def test_it_ends_with_the_weights_of_a_run_that_was_left_alone(scene, undisturbe
         assert first["steps_lost"] == 0
 
 
-@pytest.mark.parametrize(("processes", "how"), [("1", signal.SIGKILL), ("2", signal.SIGTERM)])
-def test_so_does_one_that_trains_an_adapter(scene, processes, how):
-    lora = {"MNRL_LORA_RANK": "4", "MNRL_LEARNING_RATE": "1e-3", "MNRL_EPOCHS": "40", "MNRL_NUM_PROCESSES": processes}
-    whole = f"lora-whole-{processes}"
-    assert scene.run(whole, **lora) == 0, scene.log(whole)[-3000:]
-    assert interrupted(scene, f"lora-{processes}", how, **lora) == scene.outcome(whole)
+LORA = {"MNRL_LORA_RANK": "4", "MNRL_LEARNING_RATE": "1e-3", "MNRL_EPOCHS": "40"}
+SHARDED = {"MNRL_ACCELERATE_CONFIG": "fsdp.yaml", "MNRL_EPOCHS": "40"}
+
+
+@pytest.mark.parametrize(
+    ("name", "processes", "how", "more"),
+    [
+        ("lora-1", "1", signal.SIGKILL, LORA),
+        ("lora-2", "2", signal.SIGTERM, LORA),
+        ("sharded", "2", signal.SIGTERM, SHARDED),
+    ],
+)
+def test_so_does_one_that_trains_an_adapter_or_a_sharded_model(scene, name, processes, how, more):
+    (scene.folder / "fsdp.yaml").write_text(FSDP2)
+    settings = more | {"MNRL_NUM_PROCESSES": processes}
+    assert scene.run(name, **settings) == 0, scene.log(name)[-3000:]
+    assert interrupted(scene, f"{name}-{how.name.lower()}", how, **settings) == scene.outcome(name)
 
 
 def interrupted(scene, name, how, **settings):

@@ -17,6 +17,7 @@ from mnrl_job.outputs.publish import already_published
 from mnrl_job.prepare import prepare
 from mnrl_job.records import Finding, Rehearsal, TokenLengths, WorkerTask
 from mnrl_job.runtime import machine
+from mnrl_job.runtime.accelerate_file import check_accelerate_file
 from mnrl_job.runtime.attempt import Attempt, attempt
 from mnrl_job.runtime.devices import Devices, describe_gpus, find_devices
 from mnrl_job.runtime.launch import ask_workers
@@ -124,6 +125,10 @@ def check_machine(
     with findings.checking("devices"):
         devices = find_devices(settings.num_processes)
         findings.passed("devices", f"{describe_gpus()}; {devices.workers} worker(s)")
+    if devices and settings.accelerate_config:
+        with findings.checking("accelerate config"):
+            check_accelerate_file(settings.accelerate_config, devices.workers)
+            findings.passed("accelerate config", f"{settings.accelerate_config}: supported")
     looked_at = [machine.shared_memory(devices)] if devices else []
     looked_at += [machine.user(), machine.caches()]
     looked_at += [machine.disk(place.scratch, needed_bytes(located))] if located else []

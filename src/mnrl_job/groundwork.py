@@ -8,6 +8,7 @@ from mnrl_job.errors import SettingsError, by_kind
 from mnrl_job.inputs.collect import Inputs, fetch_inputs, input_hashes, locate_inputs, needed_bytes
 from mnrl_job.inputs.evalset import read_evalset
 from mnrl_job.records import Batching, EvalSet, Pairs, WorkerTask
+from mnrl_job.runtime.accelerate_file import check_accelerate_file
 from mnrl_job.runtime.attempt import Attempt
 from mnrl_job.runtime.devices import Devices
 from mnrl_job.runtime.files import sha256_of
@@ -21,8 +22,10 @@ def get_inputs(settings: Settings, place: Attempt, devices: Devices) -> Inputs:
     """Find every input, check that the machine has room for them, then fetch.
 
     Raises:
-        JobError: an input is missing or denied, or the disk is too small.
+        JobError: an input is missing or denied, the disk is too small, or accelerate is to do what is not supported.
     """
+    if settings.accelerate_config:
+        check_accelerate_file(settings.accelerate_config, devices.workers)
     located = locate_inputs(settings)
     for finding in (disk(place.scratch, needed_bytes(located)), shared_memory(devices), caches()):
         if finding.status == "failed":
@@ -57,14 +60,18 @@ def worker_task(
     batching: Batching | None = None,
 ) -> WorkerTask:
     """What the workers need to know. The plan of batches counts as an input: all must train by the same one."""
-    plan = {"batches": sha256_of([batching.plan])} if batching else {}
+    hashes = input_hashes(inputs, eval_sets, pairs)
+    if settings.accelerate_config:
+        hashes["accelerate_config"] = sha256_of([Path(settings.accelerate_config)])
+    if batching:
+        hashes["batches"] = sha256_of([batching.plan])
     return WorkerTask(
         settings=settings.model_dump(mode="json"),
         model=inputs.model,
         scratch=place.scratch,
         staging=place.staging,
         eval_sets=eval_sets,
-        inputs=input_hashes(inputs, eval_sets, pairs) | plan,
+        inputs=hashes,
         pairs=pairs,
         batching=batching,
     )

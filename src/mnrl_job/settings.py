@@ -263,6 +263,9 @@ class Settings(BaseModel):
     node_timeout: Time = _setting(
         Every(seconds=30.0), "a node that gives no sign of life for so long is lost", "a time (30s, 2m, 1h)"
     )
+    accelerate_config: str | None = _setting(
+        None, "an accelerate configuration file, for a model that workers hold in shares (FSDP2)", "a YAML file"
+    )
     s3_addressing_style: Literal["auto", "path", "virtual"] = _setting(
         "auto", "how S3 requests name the bucket; most S3-likes need path", "auto, path or virtual"
     )

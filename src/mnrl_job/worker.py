@@ -51,6 +51,7 @@ from mnrl_job.settings import Settings
 from mnrl_job.training.checkpoints import Keeping
 from mnrl_job.training.lengths import measure_lengths
 from mnrl_job.training.lora import merged
+from mnrl_job.training.sharding import is_sharded, pass_through, shard_on_processors, unsharded
 from mnrl_job.training.trainer import train
 
 REHEARSED_STEPS = 4
@@ -74,8 +75,9 @@ def train_role(task: WorkerTask) -> None:
     facts = {"settings": effective(settings), "inputs": task.inputs}
     keeping = Keeping(facts, carried_files(task), task.resume)
     training = train(model, settings, task.pairs, task.batching, task.scratch, task.staging, keeping)
-    if settings.lora_rank:
-        model = merged(model, load_model(task.model, settings))
+    if settings.lora_rank or is_sharded():
+        make_plain = merged if settings.lora_rank else unsharded
+        model = make_plain(model, load_model(task.model, settings))
     after = evaluate_all(model, task, "after")
     if state.is_main_process:
         save(model, task.staging)
@@ -275,9 +277,12 @@ def run(role: Callable[[WorkerTask], None], path: Path) -> None:
             "driver, or set CUDA_VISIBLE_DEVICES= to train on the CPU"
         )
     settings = Settings.model_validate(task.settings)
+    if settings.accelerate_config:
+        pass_through(settings.accelerate_config)
     # The supervisor's watchdog is to notice first, since it can tell what hangs.
     patience = timedelta(seconds=2 * PATIENCE_AT_FIRST * (settings.hang_timeout.seconds or 0.0))
     state = PartialState(cpu=on_cpu, timeout=patience)
+    shard_on_processors(state)
     logs.set_up(task.settings["log_format"], quiet=not state.is_main_process)
     disable_progress_bar()
     if logs.shows_progress():

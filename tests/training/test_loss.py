@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from mnrl_job.training.loss import GlobalBatchLoss, split
+from mnrl_job.training.loss import GlobalBatchLoss, cut_to, split
 from tests.conftest import PAIRS, run_ranks
 from tests.training.ranks import batch_of
 
@@ -148,3 +148,13 @@ def test_less_is_taken_at_once_until_every_text_stands_alone(model):
     assert [len(part["input_ids"]) for part in split(chunk, 3)] == [3, 3, 2]
     assert [len(part["input_ids"]) for part in split(chunk, 100)] == [1] * 8
     assert split(chunk, 1) == [chunk]
+
+
+def test_pieces_are_halved_until_there_are_as_many_as_another_rank_has():
+    rows = torch.arange(22).reshape(11, 2)
+    pieces = [{"input_ids": part, "modality": "text"} for part in rows.split((2, 8, 1))]
+    cut = cut_to(pieces, 6)
+    assert [len(piece["input_ids"]) for piece in cut] == [2, 2, 2, 2, 2, 1]
+    assert torch.equal(torch.cat([piece["input_ids"] for piece in cut]), rows)
+    assert {piece["modality"] for piece in cut} == {"text"}
+    assert cut_to(pieces, 3) == pieces

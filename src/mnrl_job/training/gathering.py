@@ -27,12 +27,17 @@ def gather_rows(own: torch.Tensor) -> torch.Tensor:
 
 
 def on_any_rank(flag: bool) -> bool:
-    """Whether a flag is up on some rank. Asked from host to host, so that no GPU has to finish its work for it."""
+    """Whether a flag is up on some rank."""
+    return bool(most_of_ranks(int(flag)))
+
+
+def most_of_ranks(number: int) -> int:
+    """The largest number of any rank. Asked from host to host, so that no GPU has to finish its work for it."""
     if _alone():
-        return flag
-    raised = torch.tensor(int(flag))
-    dist.all_reduce(raised, dist.ReduceOp.MAX, group=_hosts())
-    return bool(raised)
+        return number
+    largest = torch.tensor(number)
+    dist.all_reduce(largest, dist.ReduceOp.MAX, group=_hosts())
+    return int(largest)
 
 
 def _alone() -> bool:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from accelerate import PartialState
 from peft import LoraConfig, LoraModel
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
@@ -20,6 +21,7 @@ from transformers import PreTrainedModel
 
 from mnrl_job.embedding.precision import DTYPES, Precision
 from mnrl_job.errors import SettingsError
+from mnrl_job.training.sharding import whole
 
 # alpha / r, as most recipes have it: the learning rate that suits one rank then suits others.
 SCALE = 2
@@ -66,26 +68,28 @@ def merged(model: SentenceTransformer, fresh: SentenceTransformer) -> SentenceTr
         `fresh`, a plain model again.
     """
     tuner = _inject(fresh, _config(model))
-    _copy(_weights(model), fresh)
+    _copy(_gathered(model), fresh)
     tuner.merge_and_unload(safe_merge=True)
     return fresh
 
 
 def write_adapter(model: SentenceTransformer, base: str, folder: Path) -> None:
-    """Save the adapter as peft does.
+    """Save the adapter as peft does, on the first rank; every rank must ask.
 
     Args:
         model: with an adapter.
         base: what the user calls the base model, with an optional `@revision`.
         folder: where to.
     """
+    weights = _gathered(model)
+    if not PartialState().is_main_process:
+        return
     config = copy(_config(model))
     config.base_model_name_or_path, _, revision = base.partition("@")
     config.revision = revision or None
     config.inference_mode = True
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(str(folder))
-    weights = {name: weight.detach().cpu().contiguous() for name, weight in _weights(model).items()}
     save_file(weights, folder / WEIGHTS, {"format": "pt"})
 
 
@@ -112,6 +116,11 @@ def _weights(model: SentenceTransformer) -> dict[str, nn.Parameter]:
     """A and B of each layer by the names they have in peft's files."""
     weights = _backbone(model).named_parameters()
     return {f"base_model.model.{name.replace(f'.{NAME}.', '.')}": one for name, one in weights if ".lora_" in name}
+
+
+def _gathered(model: SentenceTransformer) -> dict[str, torch.Tensor]:
+    """The weights whole, in the processor's memory, also where ranks hold them in shares."""
+    return {name: whole(weight.detach()).cpu().contiguous() for name, weight in _weights(model).items()}
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from mnrl_job.embedding.tokens import Features
 from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.training.collate import Batch
 from mnrl_job.training.contrast import Objective, contrast
-from mnrl_job.training.gathering import gather_rows, on_any_rank
+from mnrl_job.training.gathering import gather_rows, most_of_ranks, on_any_rank
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,7 @@ class GlobalBatchLoss(nn.Module):
     Attributes:
         kept_tokens: of so many tokens with padding the activations are kept; the others' are computed again.
         pieces: into how many each chunk is cut again before it is embedded.
+        in_step: whether ranks must embed as many pieces each, because they hold the model together (FSDP).
         counts: what it has seen.
     """
 
@@ -69,6 +70,7 @@ class GlobalBatchLoss(nn.Module):
         self.rank = rank
         self.kept_tokens = math.inf
         self.pieces = 1
+        self.in_step = False
         self.counts = Counts(0, 0, torch.zeros((), dtype=torch.int64, device=model.device))
 
     def forward(self, batch: Batch, labels: torch.Tensor) -> torch.Tensor:
@@ -83,6 +85,8 @@ class GlobalBatchLoss(nn.Module):
         """
         rows = len(labels)
         pieces = [piece for chunk in batch["chunks"] for piece in split(chunk, self.pieces)]
+        if self.in_step:
+            pieces = cut_to(pieces, most_of_ranks(len(pieces)))
         texts, short = self._embed_all(pieces)
         if on_any_rank(texts is None) or texts is None:
             raise Shortage(short or "another rank is out of device memory")
@@ -138,6 +142,8 @@ class GlobalBatchLoss(nn.Module):
                 embeddings.append(self._embed(piece) if kept else checkpoint(self._embed, piece, use_reentrant=False))
             return torch.cat(embeddings), ""
         except torch.OutOfMemoryError as error:
+            if self.in_step:  # the others wait for this rank's share of a layer, and cannot be told
+                raise
             return None, str(error).splitlines()[0]
 
     def _embed(self, features: Features) -> torch.Tensor:
@@ -158,3 +164,12 @@ def split(features: Features, pieces: int) -> list[Features]:
         some = slice(int(rows[0]), int(rows[-1]) + 1)
         parts.append({name: value[some] if torch.is_tensor(value) else value for name, value in features.items()})
     return parts
+
+
+def cut_to(pieces: list[Features], count: int) -> list[Features]:
+    """Halve the largest pieces until there are so many, as long as there are texts enough; their order stays."""
+    pieces = list(pieces)
+    while len(pieces) < count:
+        largest = max(range(len(pieces)), key=lambda at: len(pieces[at]["input_ids"]))
+        pieces[largest : largest + 1] = split(pieces[largest], 2)
+    return pieces

@@ -17,6 +17,7 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from torch import nn
+from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
 from mnrl_job.embedding.chunks import chunk_limit
@@ -31,12 +32,14 @@ from mnrl_job.training.collate import TokenCollator, collator
 from mnrl_job.training.consumed import digest
 from mnrl_job.training.divergence import Divergence
 from mnrl_job.training.dropout import cheap_dropout
+from mnrl_job.training.gathering import on_any_rank
 from mnrl_job.training.lookup import shared_lookup, word_embedding
 from mnrl_job.training.lora import ADAPTER, adapt, read_adapter, write_adapter
 from mnrl_job.training.loss import GlobalBatchLoss, Shortage
 from mnrl_job.training.memory import checkpoint_layers, tokens_that_fit
 from mnrl_job.training.progress import Progress
 from mnrl_job.training.sampler import PlannedBatches
+from mnrl_job.training.sharding import fit_for_sharding, is_sharded
 
 REMEDY = "lower MNRL_MAX_SEQ_LENGTH, set MNRL_GRADIENT_CHECKPOINTING=true, or take a smaller model or a larger device"
 # Processes that make batches ready while a GPU computes; a CPU has no time that is not its own.
@@ -83,7 +86,7 @@ def train(
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     if progress.digest != digest(plan):
         raise InternalError(f"the rows trained on (digest {progress.digest}) are not the planned ones ({digest(plan)})")
-    if settings.lora_rank and PartialState().is_main_process:
+    if settings.lora_rank:
         write_adapter(model, settings.base_model, staging / ADAPTER)
     totals = trainer.totals()
     return Training(
@@ -118,7 +121,8 @@ def _arguments(
         weight_decay=settings.weight_decay,
         lr_scheduler_type=settings.schedule,
         seed=settings.seed,
-        # `training_step` sees to bf16; only fp16 needs the trainer, to scale the loss.
+        # `training_step` sees to bf16, unless weights are gathered in it; fp16 needs the trainer to scale the loss.
+        bf16=precision == "bf16" and is_sharded(),
         fp16=precision == "fp16",
         use_cpu=not on_gpu,
         accelerator_config={"use_configured_state": True, "non_blocking": on_gpu},
@@ -166,7 +170,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
         self.precision = choose_precision(settings.precision, state.device)
         self.seconds_waited = 0.0
         if settings.lora_rank:
-            adapt(model, settings.lora_rank, settings.seed, self.precision)
+            # What is sharded is rounded as it is gathered.
+            adapt(model, settings.lora_rank, settings.seed, "fp32" if is_sharded() else self.precision)
         if settings.gradient_checkpointing:
             checkpoint_layers(model)
         limit = chunk_limit(state.device, settings.mini_batch_size)
@@ -191,6 +196,11 @@ class PlannedTrainer(SentenceTransformerTrainer):
             with arithmetic(self.precision, state.device):
                 fitting = tokens_that_fit(model.train(), collate.columns, self.plan, state.num_processes)
             self.global_loss.kept_tokens = fitting
+        if self.is_fsdp_enabled:
+            fit_for_sharding(model)
+            self.global_loss.in_step = True
+            if on_any_rank(math.isfinite(self.global_loss.kept_tokens)):
+                self.global_loss.kept_tokens = 0
 
     def totals(self) -> Totals:
         """What the training has spent so far, also before it was resumed; every rank must ask."""
@@ -250,19 +260,26 @@ class PlannedTrainer(SentenceTransformerTrainer):
             stack.enter_context(arithmetic(self.precision, device))  # casts the weights once
             if device.type == "cpu":
                 stack.enter_context(cheap_dropout())
-                if inputs["tokens"] and (words := word_embedding(self.model)):
+                if inputs["tokens"] and not self.is_fsdp_enabled and (words := word_embedding(self.model)):
                     stack.enter_context(shared_lookup(words, [chunk["input_ids"] for chunk in inputs["chunks"]]))
             yield
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """The weights of a checkpoint, without the library's card, which asks the Hub; with LoRA the adapter's."""
+        """The weights of a checkpoint, without the library's card, which asks the Hub; with LoRA the adapter's.
+
+        Every rank is asked. Shares are saved together with the optimizer's, by the trainer.
+        """
+        if self.is_fsdp_enabled:
+            return
         if self.settings.lora_rank:
             write_adapter(self.model, self.settings.base_model, Path(str(output_dir)) / ADAPTER)
-        else:
+        elif self.args.should_save:
             self.model.save_pretrained(str(output_dir), create_model_card=False)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        if self.settings.lora_rank:
+        if self.is_fsdp_enabled:
+            Trainer._load_from_checkpoint(self, resume_from_checkpoint, model)
+        elif self.settings.lora_rank:
             read_adapter(self.model, Path(resume_from_checkpoint) / ADAPTER)
         else:
             super()._load_from_checkpoint(resume_from_checkpoint)

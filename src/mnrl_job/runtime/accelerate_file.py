@@ -1,0 +1,51 @@
+"""An accelerate configuration file, as far as it can be judged before anything heavy begins, without accelerate."""
+
+from pathlib import Path
+
+import yaml
+
+from mnrl_job.errors import MissingError, SettingsError
+from mnrl_job.runtime.logs import warn
+
+SUPPORTED = ("NO", "MULTI_CPU", "MULTI_GPU", "FSDP")
+
+
+def check_accelerate_file(name: str, workers: int) -> None:
+    """Warn of what in the file is not its to say.
+
+    Args:
+        name: its path.
+        workers: processes of this run.
+
+    Raises:
+        MissingError: there is no such file.
+        SettingsError: it cannot be read, or wants what this program does not do.
+    """
+    path = Path(name)
+    if not path.is_file():
+        raise MissingError(f"MNRL_ACCELERATE_CONFIG: {name} is no file; give the path of an accelerate configuration")
+    content = _content(path)
+    wanted, fsdp = str(content.get("distributed_type", "NO")).upper(), content.get("fsdp_config")
+    remedy = "give a file with distributed_type: FSDP and fsdp_version: 2"
+    if wanted not in SUPPORTED:
+        raise SettingsError(f"MNRL_ACCELERATE_CONFIG: {name}: distributed_type {wanted} is not supported; {remedy}")
+    if wanted == "FSDP":
+        if not isinstance(fsdp, dict) or str(fsdp.get("fsdp_version")) != "2":
+            raise SettingsError(f"MNRL_ACCELERATE_CONFIG: {name}: only version 2 of FSDP is supported; {remedy}")
+        if workers == 1:
+            warn(f"{name} wants FSDP, but one worker has nobody to share the model with; it trains as without")
+    if content.get("num_processes", workers) not in (workers, -1):
+        warn(f"num_processes in {name} does not count; there are {workers} workers (MNRL_NUM_PROCESSES)")
+    if str(content.get("mixed_precision", "no")) != "no":
+        warn(f"mixed_precision in {name} does not count; MNRL_PRECISION says what is computed in")
+
+
+def _content(path: Path) -> dict[str, object]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise SettingsError(f"MNRL_ACCELERATE_CONFIG: {path} cannot be read: {reason}; give a YAML file") from error
+    if not isinstance(content, dict):
+        raise SettingsError(f"MNRL_ACCELERATE_CONFIG: {path} holds no names and values; give a YAML file")
+    return content

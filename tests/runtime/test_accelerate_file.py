@@ -1,0 +1,52 @@
+"""What of an accelerate configuration file is refused, and what is said not to count."""
+
+import pytest
+
+from mnrl_job.errors import MissingError, SettingsError
+from mnrl_job.runtime.accelerate_file import check_accelerate_file
+from tests.conftest import FSDP2
+
+
+def check(tmp_path, content, workers=2):
+    path = tmp_path / "accelerate.yaml"
+    path.write_text(content)
+    check_accelerate_file(str(path), workers)
+
+
+def test_fsdp2_is_taken_without_a_word(tmp_path, caplog):
+    check(tmp_path, FSDP2)
+    assert caplog.text == ""
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(MissingError, match=r"MNRL_ACCELERATE_CONFIG: .*none\.yaml is no file"):
+        check_accelerate_file(str(tmp_path / "none.yaml"), 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("a: [", "cannot be read"),
+        ("- a", "holds no names and values"),
+        ("distributed_type: DEEPSPEED", "distributed_type DEEPSPEED is not supported"),
+        ("distributed_type: XLA", "distributed_type XLA is not supported"),
+        ("distributed_type: FSDP", "only version 2 of FSDP"),
+        (FSDP2.replace("version: 2", "version: 1"), "only version 2 of FSDP"),
+    ],
+)
+def test_what_is_not_supported_is_refused(tmp_path, content, reason):
+    with pytest.raises(SettingsError, match=f"MNRL_ACCELERATE_CONFIG: .*{reason}.*; give a"):
+        check(tmp_path, content)
+
+
+@pytest.mark.parametrize(
+    ("content", "workers", "told"),
+    [
+        (FSDP2, 1, "one worker has nobody to share the model with"),
+        (FSDP2, 4, "there are 4 workers"),
+        (FSDP2.replace("'no'", "bf16"), 2, "MNRL_PRECISION says"),
+    ],
+)
+def test_what_does_not_count_is_said(tmp_path, caplog, content, workers, told):
+    check(tmp_path, content, workers)
+    assert told in caplog.text
