@@ -12,7 +12,8 @@ from mnrl_job.prepare import choose_rule, prepare
 from mnrl_job.records import SourceRecord
 from mnrl_job.runtime.attempt import Attempt
 from mnrl_job.runtime.tables import NOBODY, read_groups, read_table
-from mnrl_job.settings import Settings, Source
+from mnrl_job.setting_types import Source
+from mnrl_job.settings import Settings
 from tests.conftest import PAIRS, write_jsonl, write_pairs
 from tests.inputs.conftest import read
 

@@ -25,7 +25,8 @@ from mnrl_job.runtime.nodes import find_nodes
 from mnrl_job.runtime.stopping import stop_on_request
 from mnrl_job.runtime.storage.probe import probe, write_speed
 from mnrl_job.runtime.watch import Care
-from mnrl_job.settings import Settings, Source
+from mnrl_job.setting_types import Source
+from mnrl_job.settings import Settings
 
 # Weights and the two moments of Adam, in fp32.
 CHECKPOINT_BYTES_PER_PARAMETER = 12

@@ -6,130 +6,26 @@ default. All problems are reported at once.
 """
 
 import difflib
-import math
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mnrl_job.errors import SettingsError
+from mnrl_job.setting_types import (
+    METRIC_CUTOFFS,
+    RANKING_METRICS,
+    EvalSources,
+    Every,
+    Interval,
+    Names,
+    NearDuplicates,
+    PrimaryMetric,
+    Sources,
+    Time,
+)
 
 PREFIX = "MNRL_"
-RANKING_METRICS = ("accuracy", "precision", "recall", "mrr", "map", "ndcg")
-METRIC_CUTOFFS = (1, 3, 5, 10, 100)
-SECONDS = {"s": 1, "m": 60, "h": 3600}
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One place data comes from: `name=uri` or `name:weight=uri`. Without a name it takes its file's or folder's."""
-
-    name: str
-    uri: str
-    weight: float | None = None
-
-    def __str__(self) -> str:
-        weight = "" if self.weight is None else f":{self.weight!r}".removesuffix(".0")
-        return f"{self.name}{weight}={self.uri}"
-
-
-@dataclass(frozen=True, slots=True)
-class Every:
-    """How often: after so many steps, or so many seconds."""
-
-    steps: int | None = None
-    seconds: float | None = None
-
-    def __str__(self) -> str:
-        if self.steps:
-            return str(self.steps)
-        unit = next(unit for unit in "hms" if (self.seconds or 0) % SECONDS[unit] == 0)
-        return f"{int(self.seconds or 0) // SECONDS[unit]}{unit}"
-
-    def due(self, step: int, seconds: float) -> bool:
-        """Whether it is time, at this step and so many seconds after the last time."""
-        return step % self.steps == 0 if self.steps else seconds >= (self.seconds or 0)
-
-
-def _parse_every(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    found = re.fullmatch(r"([0-9]+)([smh]?)", value.strip())
-    if not found or not int(found[1]):
-        raise ValueError("neither steps nor a time")
-    number, unit = int(found[1]), found[2]
-    return Every(seconds=float(number * SECONDS[unit])) if unit else Every(steps=number)
-
-
-def _parse_time(value: object) -> object:
-    every = _parse_every(value)
-    if isinstance(every, Every) and every.seconds is None:
-        raise ValueError("a number without a unit")
-    return every
-
-
-def _parse_sources(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    sources = tuple(_parse_source(item.strip()) for item in value.split(",") if item.strip())
-    names = [source.name for source in sources]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"two sources share the name {repeated[0]!r}; name them apart as name=uri")
-    return sources
-
-
-def _parse_source(item: str) -> Source:
-    # A weight holds no slash, so that the colon of s3://bucket/a=b begins none.
-    if named := re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_.-]*)(?::([^=/\\]*))?=(.+)", item):
-        return Source(named[1], named[3], _parse_weight(named[2], item))
-    stem = re.split(r"[/\\]", item.rstrip("/\\"))[-1]
-    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", re.sub(r"(?<=.)\..*$", "", stem)).lstrip("-._").rstrip("-.")
-    return Source(name or "data", item)
-
-
-def _parse_weight(text: str | None, item: str) -> float | None:
-    if text is None:
-        return None
-    try:
-        weight = float(text)
-    except ValueError:
-        weight = math.nan
-    if not (0 < weight < math.inf):
-        raise ValueError(f"{item!r}: the weight {text!r} is not a number above 0, as in name:2.5=uri")
-    return weight
-
-
-def _refuse_weights(sources: tuple[Source, ...]) -> tuple[Source, ...]:
-    for source in sources:
-        if source.weight is not None:
-            raise ValueError(f"{str(source)!r}: an eval set has no weight; write {source.name}={source.uri}")
-    return sources
-
-
-def _parse_near_duplicates(value: object) -> object:
-    return None if str(value).strip().casefold() == "off" else value
-
-
-def _parse_names(value: object) -> object:
-    return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
-
-
-def _parse_primary_metric(value: object) -> object:
-    pattern = rf"(?:[A-Za-z0-9_.-]+\.)?(?:{'|'.join(RANKING_METRICS)})@(?:{'|'.join(map(str, METRIC_CUTOFFS))})"
-    if not re.fullmatch(pattern, str(value)):
-        raise ValueError("unknown metric")
-    return value
-
-
-Sources = Annotated[tuple[Source, ...], BeforeValidator(_parse_sources)]
-EvalSources = Annotated[Sources, AfterValidator(_refuse_weights)]
-Interval = Annotated[Every, BeforeValidator(_parse_every)]
-Time = Annotated[Every, BeforeValidator(_parse_time)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
-NearDuplicates = Annotated[Annotated[float, Field(gt=0.5, le=1)] | None, BeforeValidator(_parse_near_duplicates)]
-PrimaryMetric = Annotated[str, BeforeValidator(_parse_primary_metric)]
 PLACES = "comma separated; a file, folder or glob, local or s3://"
 SOURCES = f"one or more of uri, name=uri or name:weight=uri, {PLACES}"
 EVAL_SOURCES = f"one or more of uri or name=uri, {PLACES}"

@@ -30,7 +30,7 @@ from mnrl_job.outputs.publish import already_published, clear, record_failure, s
 from mnrl_job.runtime import claims
 from mnrl_job.runtime.parallel import parallel
 from mnrl_job.runtime.storage import Store, base, open_store, s3, transfer
-from mnrl_job.settings import Source
+from mnrl_job.setting_types import Source
 
 IO = ("open", "os.", "http.client.send")
 # What Python and boto3 read for themselves is no step.

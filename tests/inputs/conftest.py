@@ -3,7 +3,8 @@
 from mnrl_job.inputs.fetch import fetch, locate
 from mnrl_job.inputs.pairs import read_pairs
 from mnrl_job.runtime.tables import read_table
-from mnrl_job.settings import Settings, Source
+from mnrl_job.setting_types import Source
+from mnrl_job.settings import Settings
 
 
 def read(tmp_path, *sources, **settings):

@@ -9,7 +9,7 @@ from mnrl_job.errors import DataError
 from mnrl_job.inputs.evalset import read_evalset
 from mnrl_job.inputs.fetch import fetch, locate
 from mnrl_job.runtime.tables import read_table
-from mnrl_job.settings import Source
+from mnrl_job.setting_types import Source
 from tests.conftest import write_jsonl
 
 QUERIES = {"q1": "one", "q2": "two"}

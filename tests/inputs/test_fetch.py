@@ -12,7 +12,8 @@ from mnrl_job.inputs.fetch import fetch, locate, locate_model
 from mnrl_job.inputs.pairs import read_pairs
 from mnrl_job.records import BadRow
 from mnrl_job.runtime.tables import read_table
-from mnrl_job.settings import Settings, Source
+from mnrl_job.setting_types import Source
+from mnrl_job.settings import Settings
 from tests.conftest import prefix_of, put
 from tests.servers.proxy import Fault
 from tests.servers.s3 import BUCKET

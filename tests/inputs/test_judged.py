@@ -9,7 +9,7 @@ from mnrl_job.errors import DataError
 from mnrl_job.inputs import judged
 from mnrl_job.inputs.fetch import fetch, locate
 from mnrl_job.records import BadRow
-from mnrl_job.settings import Source
+from mnrl_job.setting_types import Source
 from tests.conftest import write_jsonl
 from tests.inputs.conftest import read
 

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mnrl_job.errors import DataError
-from mnrl_job.settings import Source
+from mnrl_job.setting_types import Source
 from tests.conftest import write_jsonl
 from tests.inputs.conftest import read
 

@@ -14,7 +14,8 @@ from mnrl_job.records import Batching, Pairs
 from mnrl_job.runtime import stopping
 from mnrl_job.runtime.sealed import read_seal
 from mnrl_job.runtime.tables import write_columns, write_labels
-from mnrl_job.settings import Every, Settings
+from mnrl_job.setting_types import Every
+from mnrl_job.settings import Settings
 from mnrl_job.training import checkpoints
 from mnrl_job.training.checkpoints import Keeping
 from mnrl_job.training.trainer import train

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from mnrl_job.settings import METRIC_CUTOFFS
+from mnrl_job.setting_types import METRIC_CUTOFFS
 
 
 def ranking_metrics(ranked: Sequence[int], judged: Sequence[int]) -> dict[str, float]:

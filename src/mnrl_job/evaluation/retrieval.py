@@ -18,7 +18,7 @@ from mnrl_job.evaluation.metrics import mean_metrics, ranking_metrics
 from mnrl_job.records import EvalSet, Evaluation, QueryResult
 from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.runtime.tables import read_table
-from mnrl_job.settings import METRIC_CUTOFFS
+from mnrl_job.setting_types import METRIC_CUTOFFS
 
 SCORES_AT_ONCE = 2**26  # 256 MiB of fp32
 TOP_KEPT = 10

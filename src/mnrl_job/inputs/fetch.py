@@ -11,7 +11,7 @@ from pathlib import Path
 from mnrl_job.errors import JobError, MissingError
 from mnrl_job.runtime.storage import Entry, Store, is_remote, local_path, open_store
 from mnrl_job.runtime.storage.transfer import download
-from mnrl_job.settings import Source
+from mnrl_job.setting_types import Source
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 WILD = re.compile(r"[*?\[]")

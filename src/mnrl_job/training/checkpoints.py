@@ -14,7 +14,7 @@ from mnrl_job.records import Totals, read_record, write_record
 from mnrl_job.runtime import stopping
 from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.runtime.sealed import seal
-from mnrl_job.settings import Every
+from mnrl_job.setting_types import Every
 from mnrl_job.training.gathering import on_any_rank
 from mnrl_job.training.progress import Progress
 
