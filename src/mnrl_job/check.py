@@ -128,7 +128,8 @@ def check_machine(
         findings.passed("devices", f"{describe_gpus()}; {devices.workers} worker(s)")
     if devices and settings.accelerate_config:
         with findings.checking("accelerate config"):
-            check_accelerate_file(settings.accelerate_config, devices.workers)
+            nodes = find_nodes(settings, os.environ).count
+            check_accelerate_file(settings.accelerate_config, devices.workers, nodes)
             findings.passed("accelerate config", f"{settings.accelerate_config}: supported")
     looked_at = [machine.shared_memory(devices)] if devices else []
     looked_at += [machine.user(), machine.caches()]

@@ -39,6 +39,12 @@ def test_what_is_not_supported_is_refused(tmp_path, content, reason):
         check(tmp_path, content)
 
 
+def test_shares_are_not_spread_over_several_machines(tmp_path):
+    (tmp_path / "accelerate.yaml").write_text(FSDP2)
+    with pytest.raises(SettingsError, match="FSDP over 2 nodes is not supported"):
+        check_accelerate_file(str(tmp_path / "accelerate.yaml"), 1, nodes=2)
+
+
 @pytest.mark.parametrize(
     ("content", "workers", "told"),
     [

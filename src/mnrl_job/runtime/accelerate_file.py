@@ -8,36 +8,46 @@ from mnrl_job.errors import MissingError, SettingsError
 from mnrl_job.runtime.logs import warn
 
 SUPPORTED = ("NO", "MULTI_CPU", "MULTI_GPU", "FSDP")
+REMEDY = "give a file with distributed_type: FSDP and fsdp_version: 2"
 
 
-def check_accelerate_file(name: str, workers: int) -> None:
+def check_accelerate_file(name: str, workers: int, nodes: int = 1) -> None:
     """Warn of what in the file is not its to say.
 
     Args:
         name: its path.
-        workers: processes of this run.
+        workers: processes on each machine.
+        nodes: machines.
 
     Raises:
         MissingError: there is no such file.
         SettingsError: it cannot be read, or wants what this program does not do.
     """
-    path = Path(name)
+    path, workers = Path(name), workers * nodes
     if not path.is_file():
         raise MissingError(f"MNRL_ACCELERATE_CONFIG: {name} is no file; give the path of an accelerate configuration")
     content = _content(path)
-    wanted, fsdp = str(content.get("distributed_type", "NO")).upper(), content.get("fsdp_config")
-    remedy = "give a file with distributed_type: FSDP and fsdp_version: 2"
+    wanted = str(content.get("distributed_type", "NO")).upper()
     if wanted not in SUPPORTED:
-        raise SettingsError(f"MNRL_ACCELERATE_CONFIG: {name}: distributed_type {wanted} is not supported; {remedy}")
+        raise SettingsError(f"MNRL_ACCELERATE_CONFIG: {name}: distributed_type {wanted} is not supported; {REMEDY}")
     if wanted == "FSDP":
-        if not isinstance(fsdp, dict) or str(fsdp.get("fsdp_version")) != "2":
-            raise SettingsError(f"MNRL_ACCELERATE_CONFIG: {name}: only version 2 of FSDP is supported; {remedy}")
-        if workers == 1:
-            warn(f"{name} wants FSDP, but one worker has nobody to share the model with; it trains as without")
+        _check_fsdp(name, content.get("fsdp_config"), workers, nodes)
     if content.get("num_processes", workers) not in (workers, -1):
         warn(f"num_processes in {name} does not count; there are {workers} workers (MNRL_NUM_PROCESSES)")
     if str(content.get("mixed_precision", "no")) != "no":
         warn(f"mixed_precision in {name} does not count; MNRL_PRECISION says what is computed in")
+
+
+def _check_fsdp(name: str, fsdp: object, workers: int, nodes: int) -> None:
+    if not isinstance(fsdp, dict) or str(fsdp.get("fsdp_version")) != "2":
+        raise SettingsError(f"MNRL_ACCELERATE_CONFIG: {name}: only version 2 of FSDP is supported; {REMEDY}")
+    if nodes > 1:
+        raise SettingsError(
+            f"MNRL_ACCELERATE_CONFIG: {name}: FSDP over {nodes} nodes is not supported, since checkpoints are put "
+            "together from shares on one disk; start it on one node, or without the file"
+        )
+    if workers == 1:
+        warn(f"{name} wants FSDP, but one worker has nobody to share the model with; it trains as without")
 
 
 def _content(path: Path) -> dict[str, object]:
