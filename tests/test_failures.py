@@ -182,7 +182,10 @@ def test_progress_is_told_in_a_file_and_to_kubeflow_and_is_done_only_at_the_end(
     assert {"of", "eta_seconds", "loss", "pairs_per_second", "gpu_memory_bytes", "updated_at"} <= set(training[0])
     assert {token for token, _ in reports} == {"Bearer secret"}
     assert [status["progressPercentage"] for _, status in reports][-1] == 100
-    assert all(status["progressPercentage"] < 100 for _, status in reports[:-1])
+    told = [
+        (status["progressPercentage"], {"name": "phase", "value": "done"} in status["metrics"]) for _, status in reports
+    ]
+    assert all((percent == 100) == done for percent, done in told)
 
 
 def test_a_grace_period_that_is_too_short_is_told_early(scene):

@@ -50,7 +50,7 @@ def test_a_run_reads_from_and_writes_to_s3_alone_and_is_verified_and_known_again
     run = objects(server, f"{place}/runs/r")
     manifest = json.loads(run["manifest.json"])
     assert run.keys() == manifest["files"].keys() | {"manifest.json", "_SUCCESS"}
-    assert manifest["inputs"].keys() == {"train/data", "eval/faq", "base_model"}
+    assert manifest["inputs"].keys() == {"train/data", "eval/faq", "base_model", "batches"}
     assert json.loads(run["metrics.json"])["data"]["train"]["sources"][0]["uri"] == f"{place}/data"
     assert not server.uploads()
 

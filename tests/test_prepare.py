@@ -11,7 +11,10 @@ from mnrl_job.inputs.evalset import write_evalset
 from mnrl_job.prepare import choose_rule, prepare
 from mnrl_job.records import SourceRecord
 from mnrl_job.runtime.attempt import Attempt
+from mnrl_job.runtime.diary import Diary
+from mnrl_job.runtime.status import Status
 from mnrl_job.runtime.tables import NOBODY, read_groups, read_table
+from mnrl_job.runtime.watch import Care
 from mnrl_job.setting_types import Source
 from mnrl_job.settings import Settings
 from tests.conftest import PAIRS, write_jsonl, write_pairs
@@ -82,7 +85,10 @@ def prepared(tmp_path):
         )
         scratch = tmp_path / "scratch"
         (scratch / "eval").mkdir(parents=True)
-        place = Attempt("r", datetime.now(UTC), "", "", scratch, scratch / "run", scratch, "auto")
+        status = Status(scratch / "progress.json", "r", grace_seconds=30)
+        care = Care(hang_seconds=60, grace_seconds=30)
+        folders = (scratch, scratch / "run", scratch)
+        place = Attempt("r", datetime.now(UTC), "", "", *folders, "auto", status, Diary("r"), care)
         return prepare(Settings(**settings), place, pairs, eval_sets, workers=2)
 
     return run

@@ -90,7 +90,7 @@ def publish_run(staging: str, uri: str, settings_hash: str) -> None:
     try:
         publish(Path(staging), store, settings_hash)
     except JobError as error:
-        record_failure(open_store(uri, "MNRL_OUTPUT", "path", 2), error)
+        record_failure(open_store(uri, "MNRL_OUTPUT", "path", 2), error, {})
         raise
 
 
