@@ -15,7 +15,7 @@ import psutil
 
 from tests.conftest import PAIRS, clean_environment, command, write_evalset, write_pairs
 
-STEPS = 300
+STEPS = 180
 SETTINGS = {
     "MNRL_TRAIN_DATA": "pairs.jsonl",
     "MNRL_EVAL_DATA": "faq.json",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import STEPS, make_scene, orphans, workers_of
+from tests.runs import make_scene, orphans, workers_of
 from tests.servers.proxy import Fault, proxied
 from tests.servers.s3 import BUCKET
 
@@ -43,14 +43,13 @@ def test_workers_that_hang_are_stopped_and_say_where_they_stand(scene):
     assert scene.metrics("hangs")["run"]["attempts"][0]["outcome"] == "hang"
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_worker_that_is_killed_ends_the_run_and_the_next_attempt_goes_on(scene, processes):
-    name, settings = f"killed-{processes}", {"MNRL_NUM_PROCESSES": str(processes)}
+def test_a_worker_that_is_killed_ends_the_run_and_the_next_attempt_goes_on(scene):
+    name, settings = "killed", {"MNRL_NUM_PROCESSES": "2"}
     process = scene.start(name, **settings)
     scene.until(process, name, scene.has_checkpoint(name))
     workers_of(process, "train")[-1].kill()
     assert process.wait(60) == 70
-    assert f"worker {processes - 1} was killed by SIGKILL" in scene.failure(name)["message"]
+    assert "worker 1 was killed by SIGKILL" in scene.failure(name)["message"]
     assert orphans(scene) == []
     assert scene.run(name, **settings) == 0
     assert "going on from the checkpoint of step" in scene.log(name)
@@ -121,7 +120,7 @@ def answers_sigterm(pid):
     return int(caught, 16) >> (signal.SIGTERM - 1) & 1
 
 
-MOMENTS = ["the program begins", "workers begin", "before training", "training on", "is kept", "after training, faq"]
+MOMENTS = ["the program begins", "workers begin", "before training", "is kept", "after training, faq"]
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -165,6 +164,7 @@ def test_progress_is_told_in_a_file_and_to_kubeflow_and_is_done_only_at_the_end(
         "KUBEFLOW_TRAINER_SERVER_URL": f"http://127.0.0.1:{controller.server_port}/status",
         "KUBEFLOW_TRAINER_SERVER_TOKEN": str(tmp_path / "token"),
         "MNRL_WORK_DIR": str(tmp_path / "work"),
+        "MNRL_EPOCHS": "300",
     }
     process = scene.start("told", **told)
     while process.poll() is None:
@@ -177,15 +177,15 @@ def test_progress_is_told_in_a_file_and_to_kubeflow_and_is_done_only_at_the_end(
     phases = list(dict.fromkeys(one["phase"] for one in seen))
     assert {"train", "verify", "done"} <= set(phases)
     assert all(one["percent"] < 100 for one in seen if one["phase"] != "done")
-    assert (seen[-1]["phase"], seen[-1]["percent"], seen[-1]["step"]) == ("done", 100, STEPS)
+    assert (seen[-1]["phase"], seen[-1]["percent"], seen[-1]["step"]) == ("done", 100, 900)
     training = [one for one in seen if one["phase"] == "train" and "loss" in one]
     assert {"of", "eta_seconds", "loss", "pairs_per_second", "gpu_memory_bytes", "updated_at"} <= set(training[0])
     assert {token for token, _ in reports} == {"Bearer secret"}
     assert [status["progressPercentage"] for _, status in reports][-1] == 100
-    told = [
-        (status["progressPercentage"], {"name": "phase", "value": "done"} in status["metrics"]) for _, status in reports
-    ]
-    assert all((percent == 100) == done for percent, done in told)
+    done = {"name": "phase", "value": "done"}
+    assert [
+        status for _, status in reports if (status["progressPercentage"] == 100) != (done in status["metrics"])
+    ] == []
 
 
 def test_a_grace_period_that_is_too_short_is_told_early(scene):

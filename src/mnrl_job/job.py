@@ -196,7 +196,8 @@ def opened(settings: Settings, nodes: Nodes) -> Iterator[Attempt]:
 def note_failure(place: Attempt, failure: JobError) -> None:
     """Tell of it beside the run, and among its attempts."""
     store, step = place.store(attempts=2), place.status.step
-    place.diary.write(store, outcome=failure.kind, message=redact(str(failure)), last_step=step)
+    if place.diary.begun:
+        place.diary.write(store, outcome=failure.kind, message=redact(str(failure)), last_step=step)
     record_failure(store, failure, {"phase": place.status.phase, "step": step})
 
 

@@ -34,12 +34,16 @@ class AttemptFacts:
 class Diary:
     """Writes down how this attempt goes. It never stops a run: what cannot be written is let go.
 
+    Attributes:
+        begun: whether there is anything to tell of this attempt.
+
     Args:
         name: of this attempt.
         keeps: whether this node is the one that writes.
     """
 
     def __init__(self, name: str, keeps: bool = True) -> None:
+        self.begun = False
         self._keeps = keeps
         self._facts = AttemptFacts(name, _now(), _now())
 
@@ -47,6 +51,7 @@ class Diary:
         """Add what is new, and keep all of it at the run's place. Who knows less of the steps takes none back."""
         reached = max(last_step, self._facts.last_step)
         self._facts = replace(self._facts, ended_at=_now(), last_step=reached, **news)
+        self.begun = True
         if not self._keeps:
             return
         with suppress(JobError):

@@ -80,6 +80,7 @@ class Waiting:
                 process.stdin.close()
         beats = [self.outcomes / f"beat-{rank}.json" for rank in range(len(self.processes))]
         _wait(self.processes, Watch(beats, self.care), self.others)
+        self.care.follow(heartbeat.last_beat(beats[0]))
         if any(process.returncode for process in self.processes):
             raise cause(self.outcomes, self.processes, oom_kills() - self.oom_kills)
         return read_record(task.scratch / answer, kind)
@@ -125,7 +126,8 @@ def started(role: str, scratch: Path, devices: Devices, care: Care, others: Meet
 
 def worker_environment(devices: Devices) -> dict[str, str]:
     """What all workers of a machine have in common: ours without settings, how many threads, how memory is managed."""
-    foreign = ("MNRL_", "TORCHELASTIC_")
+    # The library's own report to Kubeflow would say 100 % when training ends.
+    foreign = ("MNRL_", "TORCHELASTIC_", "KUBEFLOW_TRAINER_SERVER_")
     inherited = {name: os.environ[name] for name in os.environ.keys() - FOR_WORKERS if not name.startswith(foreign)}
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     threads = max(1, cores // devices.workers)
