@@ -21,7 +21,7 @@ train: install ## Train on the bundled example (on a CPU where there is no GPU);
 test: install-dev ## Run the tests (under 10 minutes on 2 cores).
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
-chaos: install-dev ## Kill, race and freeze fetchers and publishers by the hundred (about 20 minutes).
+chaos: install-dev ## Kill, race, freeze and starve fetchers, publishers and whole runs (about 40 minutes).
 	@$(BIN)/pytest -m chaos --timeout 3600 -s $(ARGS)
 
 bench: install-dev $(VENV)/.aws ## Time storage (about 10 minutes) and, given DATA=folder STOCK=script, training (hours).
