@@ -120,7 +120,7 @@ def answers_sigterm(pid):
     return int(caught, 16) >> (signal.SIGTERM - 1) & 1
 
 
-MOMENTS = ["the program begins", "workers begin", "before training", "is kept", "after training, faq"]
+MOMENTS = ["the program begins", "workers begin", "before training", "after training, faq"]
 
 
 @pytest.mark.parametrize("moment", MOMENTS)

@@ -46,8 +46,7 @@ SHARDED = {"MNRL_ACCELERATE_CONFIG": "fsdp.yaml", "MNRL_EPOCHS": "40"}
 @pytest.mark.parametrize(
     ("name", "processes", "how", "more"),
     [
-        ("lora-1", "1", signal.SIGKILL, LORA),
-        ("lora-2", "2", signal.SIGTERM, LORA),
+        ("adapter", "2", signal.SIGKILL, LORA),
         ("sharded", "2", signal.SIGTERM, SHARDED),
     ],
 )
