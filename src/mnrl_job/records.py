@@ -252,8 +252,13 @@ def read_results(path: Path) -> list[QueryResult]:
 
 def write_record(path: Path, record: Any) -> None:
     """Write a record as JSON, whole or not at all."""
+    write_text(path, json.dumps(asdict(record), default=str, ensure_ascii=False))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file between processes: a reader finds it whole or as it was. Nothing is flushed to the disk."""
     temporary = path.with_name(path.name + ".partial")
-    temporary.write_text(json.dumps(asdict(record), default=str, ensure_ascii=False), encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,8 @@ class _Keeper:
         while not ended.wait(LOOK_SECONDS):
             self.look()
             if time.monotonic() - self._entered > SECONDS_BETWEEN_ENTRIES:
-                self._enter(self._place.store(attempts=1))
+                with suppress(JobError):  # storage that is away must not end this thread
+                    self._enter(self._place.store(attempts=1))
 
     def look(self) -> None:
         """Upload the newest checkpoint if it is not there yet; what storage refuses is tried again the next time."""

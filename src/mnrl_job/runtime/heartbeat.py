@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mnrl_job.records import write_text
+
 FILE = "MNRL_JOB_HEARTBEAT"
 SECONDS_BETWEEN_WRITES = 0.5
 
@@ -39,9 +41,7 @@ def beat(**facts: Any) -> None:
     path, now = os.environ.get(FILE), time.monotonic()
     if path and now - _heart.written >= SECONDS_BETWEEN_WRITES:
         _heart.written = now
-        partial = Path(f"{path}.partial")
-        partial.write_text(json.dumps({"doing": _heart.doing, "beats": _heart.beats} | _heart.facts), encoding="utf-8")
-        partial.replace(path)
+        write_text(Path(path), json.dumps({"doing": _heart.doing, "beats": _heart.beats} | _heart.facts))
 
 
 def last_beat(path: Path) -> dict[str, Any]:

@@ -1,11 +1,10 @@
 """A folder that is whole or does not count: a manifest, written last, names every file with its size and SHA-256."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from mnrl_job.runtime.files import sha256_of
+from mnrl_job.runtime.files import sha256_of, write_whole
 
 SEAL = "manifest.json"
 
@@ -17,12 +16,7 @@ def seal(folder: Path, facts: dict[str, Any]) -> None:
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of([path])}
         for path in paths
     }
-    partial = folder / f".{SEAL}"
-    with partial.open("w", encoding="utf-8") as handle:
-        json.dump(facts | {"files": files}, handle, indent=2)
-        handle.flush()
-        os.fsync(handle.fileno())
-    partial.replace(folder / SEAL)
+    write_whole(folder / SEAL, json.dumps(facts | {"files": files}, indent=2).encode())
 
 
 def read_seal(folder: Path) -> dict[str, Any] | None:

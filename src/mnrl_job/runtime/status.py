@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mnrl_job.records import write_text
 from mnrl_job.runtime.kubeflow import Reporter
 from mnrl_job.runtime.logs import warn
 
@@ -22,8 +23,7 @@ class Status:
     """What the supervisor knows of its run, and the times that a stop on request will take.
 
     Attributes:
-        step: that training has reached.
-        phase: of the story, such as `fetch` or `training`.
+        phase: of the story, such as `fetch` or `train`.
 
     Args:
         path: of `progress.json`.
@@ -34,7 +34,6 @@ class Status:
 
     def __init__(self, path: Path, run_id: str, grace_seconds: float, reports: bool = True) -> None:
         self.phase = "starting"
-        self.step = 0
         self._path = path
         self._run = {"run_id": run_id, "started_at": _now()}
         self._facts: dict[str, Any] = {}
@@ -42,6 +41,11 @@ class Status:
         self._warned = False
         self._written = 0.0
         self._kubeflow = Reporter.from_environment() if reports else None
+
+    @property
+    def step(self) -> int:
+        """That training has reached."""
+        return int(self._facts.get("step", 0))
 
     def enter(self, phase: str) -> None:
         """The story goes on with another step."""
@@ -53,7 +57,6 @@ class Status:
         if not beat:
             return
         self._facts |= {name: value for name, value in beat.items() if name not in ("doing", "beats")}
-        self.step = self._facts.get("step", 0)
         if beat["doing"] != self.phase:
             self.enter(beat["doing"])
         elif time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES:
@@ -98,9 +101,7 @@ class Status:
         self._written = time.monotonic()
         content = self.content()
         with suppress(OSError):  # the run is more than its progress
-            partial = self._path.with_name(f".{FILE}")
-            partial.write_text(json.dumps(content, indent=2), encoding="utf-8")
-            partial.replace(self._path)
+            write_text(self._path, json.dumps(content, indent=2))
         if self._kubeflow:
             self._kubeflow.report(content)
 

@@ -76,8 +76,9 @@ class Progress(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         now = time.monotonic()
-        eta = (now - self._began) / (state.global_step - self._resumed_at) * (len(self._plan) - state.global_step)
-        beat(step=state.global_step, step_seconds=round(now - self._stepped, 3), eta_seconds=round(eta))
+        beat(
+            step=state.global_step, step_seconds=round(now - self._stepped, 3), eta_seconds=self._eta(state.global_step)
+        )
         self._stepped = now
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
@@ -109,6 +110,11 @@ class Progress(TrainerCallback):
             last = json.loads(kept[-1])
             self._before, self.loss = last["seconds"], last["loss"]
 
+    def _eta(self, step: int) -> int:
+        """Seconds of training still to come, as fast as since this attempt began."""
+        spent = time.monotonic() - self._began
+        return round(spent / (step - self._resumed_at) * (len(self._plan) - step))
+
     def _write(self, step: int, learning_rate: float, grad_norm: float | None) -> None:
         seconds = time.monotonic() - self._began
         line = {
@@ -127,6 +133,6 @@ class Progress(TrainerCallback):
         beat(loss=self.loss, pairs_per_second=line["pairs_per_second"], gpu_memory_bytes=memory)
         if not shows_progress() and time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
-            eta = round(seconds / (step - self._resumed_at) * (len(self._plan) - step))
+            eta = self._eta(step)
             told = f"step {step} of {len(self._plan)}, loss {self.loss:.4f}, {eta} s to go"
             log(told, **line, eta_seconds=eta, gpu_memory_bytes=memory)
