@@ -72,7 +72,7 @@ def train(settings: Settings) -> Finished:
     with opened(settings, nodes) as place:
         if finished_before(place.store(), place.settings_hash):
             return Finished(place.run, None)
-        with meeting(nodes, place.run_id, settings.node_timeout.seconds or 0.0) as others:
+        with meeting(nodes, place.run_id, settings.node_timeout.seconds) as others:
             return train_together(settings, place, others)
 
 
@@ -157,7 +157,7 @@ def verify_run(uri: str, settings: Settings) -> Verification | None:
         task = WorkerTask(settings.model_dump(mode="json"), "", scratch, folder, eval_sets=(), inputs={})
         try:
             one = replace(find_devices(settings.num_processes), workers=1)
-            care = Care(settings.hang_timeout.seconds or 0.0, settings.grace_period.seconds or 0.0)
+            care = Care(settings.hang_timeout.seconds, settings.grace_period.seconds)
             return ask_workers("verify", task, one, care, "verified.json", Verification)
         except InternalError as error:
             raise DataError(

@@ -26,6 +26,17 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """A length of time."""
+
+    seconds: float
+
+    def __str__(self) -> str:
+        unit = next(unit for unit in "hms" if self.seconds % SECONDS[unit] == 0)
+        return f"{int(self.seconds) // SECONDS[unit]}{unit}"
+
+
+@dataclass(frozen=True, slots=True)
 class Every:
     """How often: after so many steps, or so many seconds."""
 
@@ -33,10 +44,7 @@ class Every:
     seconds: float | None = None
 
     def __str__(self) -> str:
-        if self.steps:
-            return str(self.steps)
-        unit = next(unit for unit in "hms" if (self.seconds or 0) % SECONDS[unit] == 0)
-        return f"{int(self.seconds or 0) // SECONDS[unit]}{unit}"
+        return str(self.steps or Span(self.seconds or 0.0))
 
     def due(self, step: int, seconds: float) -> bool:
         """Whether it is time, at this step and so many seconds after the last time."""
@@ -55,9 +63,11 @@ def _parse_every(value: object) -> object:
 
 def _parse_time(value: object) -> object:
     every = _parse_every(value)
-    if isinstance(every, Every) and every.seconds is None:
+    if not isinstance(every, Every):
+        return value
+    if every.seconds is None:
         raise ValueError("a number without a unit")
-    return every
+    return Span(every.seconds)
 
 
 def _parse_sources(value: object) -> object:
@@ -116,7 +126,7 @@ def _parse_primary_metric(value: object) -> object:
 Sources = Annotated[tuple[Source, ...], BeforeValidator(_parse_sources)]
 EvalSources = Annotated[Sources, AfterValidator(_refuse_weights)]
 Interval = Annotated[Every, BeforeValidator(_parse_every)]
-Time = Annotated[Every, BeforeValidator(_parse_time)]
+Time = Annotated[Span, BeforeValidator(_parse_time)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
 NearDuplicates = Annotated[Annotated[float, Field(gt=0.5, le=1)] | None, BeforeValidator(_parse_near_duplicates)]
 PrimaryMetric = Annotated[str, BeforeValidator(_parse_primary_metric)]

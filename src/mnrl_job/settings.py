@@ -22,6 +22,7 @@ from mnrl_job.setting_types import (
     NearDuplicates,
     PrimaryMetric,
     Sources,
+    Span,
     Time,
 )
 
@@ -129,12 +130,12 @@ class Settings(BaseModel):
         Every(seconds=600.0), "how often a checkpoint is saved", "steps (500) or a time (90s, 10m, 1h)"
     )
     grace_period: Time = _setting(
-        Every(seconds=30.0),
+        Span(30.0),
         "from the request to stop until the end by force: terminationGracePeriodSeconds, or docker stop --time",
         "a time (30s, 5m)",
     )
     hang_timeout: Time = _setting(
-        Every(seconds=600.0), "workers that all stand still for so long are stopped", "a time (90s, 10m, 1h)"
+        Span(600.0), "workers that all stand still for so long are stopped", "a time (90s, 10m, 1h)"
     )
     primary_metric: PrimaryMetric = _setting("ndcg@10", "the metric the run is judged by", METRIC)
     seed: int = _setting(42, "everything random comes from it", "a whole number from 0 to 4294967295", ge=0, lt=2**32)
@@ -157,7 +158,7 @@ class Settings(BaseModel):
         "host or host:port (29500 when left out; the next one is used, too)",
     )
     node_timeout: Time = _setting(
-        Every(seconds=30.0), "a node that gives no sign of life for so long is lost", "a time (30s, 2m, 1h)"
+        Span(30.0), "a node that gives no sign of life for so long is lost", "a time (30s, 2m, 1h)"
     )
     accelerate_config: str | None = _setting(
         None, "an accelerate configuration file, for a model that workers hold in shares (FSDP2)", "a YAML file"

@@ -280,7 +280,7 @@ def run(role: Callable[[WorkerTask], None], path: Path) -> None:
     if settings.accelerate_config:
         pass_through(settings.accelerate_config)
     # The supervisor's watchdog is to notice first, since it can tell what hangs.
-    patience = timedelta(seconds=2 * PATIENCE_AT_FIRST * (settings.hang_timeout.seconds or 0.0))
+    patience = timedelta(seconds=2 * PATIENCE_AT_FIRST * settings.hang_timeout.seconds)
     state = PartialState(cpu=on_cpu, timeout=patience)
     shard_on_processors(state)
     logs.set_up(task.settings["log_format"], quiet=not state.is_main_process)

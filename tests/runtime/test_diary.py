@@ -3,14 +3,14 @@
 import pytest
 
 from mnrl_job.errors import StorageError
-from mnrl_job.runtime import diary
+from mnrl_job.runtime import dates
 from mnrl_job.runtime.diary import Diary
 
 
 @pytest.fixture
 def at(monkeypatch):
     """Set the time of day."""
-    return lambda clock: monkeypatch.setattr(diary, "_now", lambda: f"2026-01-01T{clock}Z")
+    return lambda clock: monkeypatch.setattr(dates, "now", lambda: f"2026-01-01T{clock}Z")
 
 
 def test_each_attempt_tells_what_it_did_and_what_was_lost_of_it(store, at):

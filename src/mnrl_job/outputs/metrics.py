@@ -4,11 +4,12 @@ import importlib.metadata
 import platform
 import subprocess
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from mnrl_job.records import Batching, Comparison, EvalSet, Pairs, Training, Verification, WorkerResult
+from mnrl_job.runtime import dates
 from mnrl_job.runtime.agreement import PACKAGES
 from mnrl_job.settings import Settings
 
@@ -41,8 +42,8 @@ def metrics(run: Run) -> dict[str, Any]:
         "status": "succeeded",
         "run": {
             "id": run.id,
-            "started_at": _iso(run.started_at),
-            "finished_at": _iso(datetime.now(UTC)),
+            "started_at": dates.told(run.started_at),
+            "finished_at": dates.now(),
             "attempts": run.attempts,
         },
         "model": {
@@ -83,10 +84,6 @@ def environment(devices: tuple[str, ...]) -> dict[str, Any]:
         "image": None,
         "git_sha": _git_sha(),
     }
-
-
-def _iso(moment: datetime) -> str:
-    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _train_data(read: Pairs | None, training: Training | None) -> dict[str, Any] | None:

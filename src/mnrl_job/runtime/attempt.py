@@ -79,7 +79,7 @@ def attempt(settings: Settings, reports: bool = True) -> Iterator[Attempt]:
     parent = work_dir(settings)
     with tempfile.TemporaryDirectory(prefix="mnrl-job-", dir=parent) as name:
         scratch = Path(name)
-        grace = settings.grace_period.seconds or 0.0
+        grace = settings.grace_period.seconds
         status = Status((parent or scratch) / FILE, run_id, grace, reports)
         place = Attempt(
             run_id=run_id,
@@ -92,7 +92,7 @@ def attempt(settings: Settings, reports: bool = True) -> Iterator[Attempt]:
             addressing_style=settings.s3_addressing_style,
             status=status,
             diary=Diary(scratch.name, reports),
-            care=Care(settings.hang_timeout.seconds or 0.0, grace, status.follow),
+            care=Care(settings.hang_timeout.seconds, grace, status.follow),
         )
         place.staging.mkdir()
         try:

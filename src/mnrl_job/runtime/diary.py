@@ -3,10 +3,11 @@
 import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from mnrl_job.errors import JobError
+from mnrl_job.runtime import dates
 from mnrl_job.runtime.storage import Store
 from mnrl_job.runtime.storage.base import content
 
@@ -45,12 +46,12 @@ class Diary:
     def __init__(self, name: str, keeps: bool = True) -> None:
         self.begun = False
         self._keeps = keeps
-        self._facts = AttemptFacts(name, _now(), _now())
+        self._facts = AttemptFacts(name, dates.now(), dates.now())
 
     def write(self, store: Store, last_step: int = 0, **news: Any) -> None:
         """Add what is new, and keep all of it at the run's place. Who knows less of the steps takes none back."""
         reached = max(last_step, self._facts.last_step)
-        self._facts = replace(self._facts, ended_at=_now(), last_step=reached, **news)
+        self._facts = replace(self._facts, ended_at=dates.now(), last_step=reached, **news)
         self.begun = True
         if not self._keeps:
             return
@@ -81,7 +82,3 @@ def _described(one: AttemptFacts, next_began: int) -> dict[str, Any]:
         "steps_done": reached - one.first_step,
     }
     return told | {"steps_lost": reached - max(one.first_step, next_began)}
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

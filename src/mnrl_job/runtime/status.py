@@ -3,11 +3,11 @@
 import json
 import time
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from mnrl_job.records import write_text
+from mnrl_job.runtime import dates
 from mnrl_job.runtime.kubeflow import Reporter
 from mnrl_job.runtime.logs import warn
 
@@ -35,7 +35,7 @@ class Status:
     def __init__(self, path: Path, run_id: str, grace_seconds: float, reports: bool = True) -> None:
         self.phase = "starting"
         self._path = path
-        self._run = {"run_id": run_id, "started_at": _now()}
+        self._run = {"run_id": run_id, "started_at": dates.now()}
         self._facts: dict[str, Any] = {}
         self._grace = grace_seconds
         self._warned = False
@@ -95,7 +95,7 @@ class Status:
         facts = self._facts
         share = int(100 * facts["step"] / facts["of"]) if "of" in facts else 0
         percent = 100 if self.phase == "done" else min(share, MOST_PERCENT_BEFORE_THE_END)
-        return self._run | {"phase": self.phase, "percent": percent} | facts | {"updated_at": _now()}
+        return self._run | {"phase": self.phase, "percent": percent} | facts | {"updated_at": dates.now()}
 
     def _tell(self) -> None:
         self._written = time.monotonic()
@@ -104,7 +104,3 @@ class Status:
             write_text(self._path, json.dumps(content, indent=2))
         if self._kubeflow:
             self._kubeflow.report(content)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
