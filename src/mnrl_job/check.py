@@ -1,6 +1,5 @@
 """The story of a check: everything that can be known before GPU time is spent, each answer with its remedy."""
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,6 @@ from mnrl_job.runtime.accelerate_file import check_accelerate_file
 from mnrl_job.runtime.attempt import Attempt, attempt
 from mnrl_job.runtime.devices import Devices, describe_gpus, find_devices
 from mnrl_job.runtime.launch import ask_workers
-from mnrl_job.runtime.nodes import find_nodes
 from mnrl_job.runtime.stopping import stop_on_request
 from mnrl_job.runtime.storage.probe import probe, write_speed
 from mnrl_job.runtime.watch import Care
@@ -128,8 +126,7 @@ def check_machine(
         findings.passed("devices", f"{describe_gpus()}; {devices.workers} worker(s)")
     if devices and settings.accelerate_config:
         with findings.checking("accelerate config"):
-            nodes = find_nodes(settings, os.environ).count
-            check_accelerate_file(settings.accelerate_config, devices.workers, nodes)
+            check_accelerate_file(settings.accelerate_config, devices.workers, place.nodes.count)
             findings.passed("accelerate config", f"{settings.accelerate_config}: supported")
     looked_at = [machine.shared_memory(devices)] if devices else []
     looked_at += [machine.user(), machine.caches()]
@@ -158,8 +155,7 @@ def check_data(
         findings.passed("rows", f"{read.rows} pairs from {read.rows_read} rows, {sum(read.rejected.values())} rejected")
         prepared = None
         with findings.checking("batches", SettingsError):
-            workers = find_nodes(settings, os.environ).count * devices.workers
-            prepared = prepare(settings, place, read, eval_sets, workers)
+            prepared = prepare(settings, place, read, eval_sets, place.nodes.count * devices.workers)
             for one in prepared.eval_sets:
                 findings.passed(f"eval set {one.name}", f"{one.queries} queries over {one.documents} documents")
             for finding in audit_findings(prepared.audit):

@@ -1,7 +1,6 @@
 """What a run and a check do alike: inputs fetched and read, and what the workers are told."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from mnrl_job.runtime.devices import Devices
 from mnrl_job.runtime.files import sha256_of
 from mnrl_job.runtime.logs import warn
 from mnrl_job.runtime.machine import caches, disk, shared_memory
-from mnrl_job.runtime.nodes import find_nodes
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.settings import Settings
 
@@ -27,8 +25,7 @@ def get_inputs(settings: Settings, place: Attempt, devices: Devices) -> Inputs:
         JobError: an input is missing or denied, the disk is too small, or accelerate is to do what is not supported.
     """
     if settings.accelerate_config:
-        nodes = find_nodes(settings, os.environ).count
-        check_accelerate_file(settings.accelerate_config, devices.workers, nodes)
+        check_accelerate_file(settings.accelerate_config, devices.workers, place.nodes.count)
     located = locate_inputs(settings)
     for finding in (disk(place.scratch, needed_bytes(located)), shared_memory(devices), caches()):
         if finding.status == "failed":

@@ -37,14 +37,14 @@ from mnrl_job.records import (
     read_results,
 )
 from mnrl_job.runtime.agreement import facts_of
-from mnrl_job.runtime.attempt import Attempt, attempt, effective, work_dir
+from mnrl_job.runtime.attempt import Attempt, attempt, common, effective, work_dir
 from mnrl_job.runtime.claims import claimed
 from mnrl_job.runtime.devices import find_devices
 from mnrl_job.runtime.launch import ask_workers, started
 from mnrl_job.runtime.logs import log
 from mnrl_job.runtime.machine import out_of_room
 from mnrl_job.runtime.meeting import Meeting, meeting
-from mnrl_job.runtime.nodes import Nodes, find_nodes
+from mnrl_job.runtime.nodes import find_nodes
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.runtime.status import Status
 from mnrl_job.runtime.stopping import stop_on_request
@@ -68,11 +68,10 @@ def train(settings: Settings) -> Finished:
     Raises:
         JobError: anything that kept the run from being published; `failure.json` tells the same.
     """
-    nodes = find_nodes(settings, os.environ)
-    with opened(settings, nodes) as place:
+    with opened(settings) as place:
         if finished_before(place.store(), place.settings_hash):
             return Finished(place.run, None)
-        with meeting(nodes, place.run_id, settings.node_timeout.seconds) as others:
+        with meeting(place.nodes, place.run_id, settings.node_timeout.seconds) as others:
             return train_together(settings, place, others)
 
 
@@ -120,7 +119,7 @@ def evaluate(settings: Settings) -> Finished:
     nodes = find_nodes(settings, os.environ)
     if nodes.count > 1:
         raise SettingsError(f"MNRL_NODES: there are {nodes.count} nodes, but evaluate works on one; start it on one")
-    with opened(settings, nodes) as place:
+    with opened(settings) as place:
         store = place.store()
         if finished_before(store, place.settings_hash):
             return Finished(place.run, None)
@@ -181,14 +180,14 @@ class Clock:
 
 
 @contextmanager
-def opened(settings: Settings, nodes: Nodes) -> Iterator[Attempt]:
+def opened(settings: Settings) -> Iterator[Attempt]:
     """The place of this attempt; whatever goes wrong inside is written to its `failure.json`, by the first node."""
-    with stop_on_request(), attempt(settings, nodes.is_first) as place:
+    with stop_on_request(), attempt(settings) as place:
         try:
             yield place
         except Exception as error:
             failure = as_job_error(error, place.scratch)
-            if nodes.is_first:
+            if place.nodes.is_first:
                 note_failure(place, failure)
             raise failure from None if failure is error else error
 
@@ -215,8 +214,7 @@ def from_checkpoint(settings: Settings, place: Attempt, task: WorkerTask) -> Wor
         SettingsError: it was made with other settings.
         DataError: it was made from other data.
     """
-    facts = {"settings": effective(settings), "inputs": task.inputs}
-    found = fetch_newest(place.store(), place.scratch / "checkpoints", facts)
+    found = fetch_newest(place.store(), place.scratch / "checkpoints", common(settings, task.inputs))
     if found is None:
         return task
     place.diary.write(place.store(), first_step=found.step, last_step=found.step)

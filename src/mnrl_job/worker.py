@@ -41,7 +41,7 @@ from mnrl_job.records import (
     write_record,
 )
 from mnrl_job.runtime import logs
-from mnrl_job.runtime.attempt import effective
+from mnrl_job.runtime.attempt import common
 from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.runtime.machine import out_of_room
 from mnrl_job.runtime.outcomes import worker_main
@@ -72,8 +72,7 @@ def train_role(task: WorkerTask) -> None:
     before = scores_before(model, task)
     lengths = measure_lengths(model, task.pairs) if state.is_main_process else None
     logs.log(f"training on {task.pairs.rows} pairs with {describe_devices(state)}")
-    facts = {"settings": effective(settings), "inputs": task.inputs}
-    keeping = Keeping(facts, carried_files(task), task.resume)
+    keeping = Keeping(common(settings, task.inputs), carried_files(task), task.resume)
     training = train(model, settings, task.pairs, task.batching, task.scratch, task.staging, keeping)
     if settings.lora_rank or is_sharded():
         make_plain = merged if settings.lora_rank else unsharded

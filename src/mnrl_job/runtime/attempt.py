@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 from mnrl_job.runtime.diary import Diary
 from mnrl_job.runtime.files import writable_folder
+from mnrl_job.runtime.nodes import ALONE, Nodes, find_nodes
 from mnrl_job.runtime.status import FILE, Status
 from mnrl_job.runtime.storage import Store, open_store
 from mnrl_job.runtime.storage.uri import join
@@ -56,6 +58,7 @@ class Attempt:
     status: Status
     diary: Diary
     care: Care
+    nodes: Nodes = ALONE
 
     def store(self, attempts: int | None = None) -> Store:
         """The run's place, opened anew: credentials may have rotated since the last time."""
@@ -63,16 +66,13 @@ class Attempt:
 
 
 @contextmanager
-def attempt(settings: Settings, reports: bool = True) -> Iterator[Attempt]:
+def attempt(settings: Settings) -> Iterator[Attempt]:
     """Name the run, make its scratch, and clean that up afterwards. The run's own place is not touched.
 
-    Args:
-        settings: the run's.
-        reports: whether this node speaks for the run.
-
     Raises:
-        JobError: the scratch cannot be written.
+        JobError: the scratch cannot be written, or it cannot be found out which nodes take part.
     """
+    nodes = find_nodes(settings, os.environ)
     now = datetime.now(UTC)
     settings_hash = hash_of(settings)
     run_id = settings.run_id or f"{now:%Y%m%d-%H%M%S}-{settings_hash[:6]}"
@@ -80,7 +80,7 @@ def attempt(settings: Settings, reports: bool = True) -> Iterator[Attempt]:
     with tempfile.TemporaryDirectory(prefix="mnrl-job-", dir=parent) as name:
         scratch = Path(name)
         grace = settings.grace_period.seconds
-        status = Status((parent or scratch) / FILE, run_id, grace, reports)
+        status = Status((parent or scratch) / FILE, run_id, grace, nodes.is_first)
         place = Attempt(
             run_id=run_id,
             started_at=now,
@@ -91,8 +91,9 @@ def attempt(settings: Settings, reports: bool = True) -> Iterator[Attempt]:
             inputs=(parent or scratch) / "inputs",
             addressing_style=settings.s3_addressing_style,
             status=status,
-            diary=Diary(scratch.name, reports),
+            diary=Diary(scratch.name, nodes.is_first),
             care=Care(settings.hang_timeout.seconds, grace, status.follow),
+            nodes=nodes,
         )
         place.staging.mkdir()
         try:
@@ -118,3 +119,8 @@ def hash_of(settings: Settings) -> str:
 def effective(settings: Settings) -> dict[str, Any]:
     """The settings that can change the result, as JSON values."""
     return settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)
+
+
+def common(settings: Settings, inputs: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """What all attempts at a run have in common, by name: `settings`, and `inputs` by their SHA-256."""
+    return {"settings": effective(settings), "inputs": inputs}
