@@ -36,20 +36,25 @@ class Scene:
 
     folder: Path
 
-    def start(self, run_id: str, *arguments: str, **settings: str) -> subprocess.Popen[bytes]:
-        """Start or go on with a run; what it says goes to its log."""
+    def start(
+        self, run_id: str, log: str = "", wrapped: Callable[..., list[str]] = lambda *words: [*words], **settings: str
+    ) -> subprocess.Popen[bytes]:
+        """Start or go on with a run; what it says goes to a log, `run_id` unless it is named otherwise.
+
+        `wrapped` turns the command into that of another host.
+        """
         chosen = SETTINGS | {"MNRL_RUN_ID": run_id} | settings
-        log = (self.folder / f"{run_id}.log").open("a")
-        return subprocess.Popen(
-            command("train", *arguments), cwd=self.folder, env=clean_environment(**chosen), stderr=log, stdout=log
-        )
+        told = (self.folder / f"{log or run_id}.log").open("a")
+        environment = clean_environment(**chosen)
+        return subprocess.Popen(wrapped(*command("train")), cwd=self.folder, env=environment, stderr=told, stdout=told)
 
     def run(self, run_id: str, **settings: str) -> int:
         """Wait until it has ended. Returns the exit code."""
         return self.start(run_id, **settings).wait(PATIENCE_SECONDS)
 
     def log(self, run_id: str) -> str:
-        return (self.folder / f"{run_id}.log").read_text()
+        path = self.folder / f"{run_id}.log"
+        return path.read_text() if path.exists() else ""
 
     def place(self, run_id: str) -> Path:
         return self.folder / "out" / run_id
@@ -89,11 +94,16 @@ def make_scene(folder: Path, model: Path) -> Scene:
     pairs = [(f"{anchor} {mark}", f"{positive} {mark} again") for mark in "xyz" for anchor, positive in PAIRS]
     write_pairs(folder / "pairs.jsonl", pairs)
     write_evalset(folder / "faq.json")
-    shutil.copytree(model, folder / "model")
-    config = json.loads((folder / "model" / "config.json").read_text())
-    config |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
-    (folder / "model" / "config.json").write_text(json.dumps(config))
+    copy_with_dropout(model, folder / "model")
     return Scene(folder)
+
+
+def copy_with_dropout(model: Path, folder: Path) -> None:
+    """So that random numbers count."""
+    shutil.copytree(model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
+    (folder / "config.json").write_text(json.dumps(config))
 
 
 def workers_of(process: subprocess.Popen[bytes], role: str) -> list[psutil.Process]:

@@ -51,64 +51,60 @@ class Round:
         self.told.append(f"{what}: exit {code}")
         return code
 
-    def wait_a_while(self, process: subprocess.Popen[bytes]) -> bool:
-        """Until a random moment. Returns whether the run is still there."""
+    def disturb(self, what: str, disturbance: Callable[[subprocess.Popen[bytes]], object], **settings: str) -> int:
+        """Start an attempt, disturb it at a random moment unless it has ended, and wait until it ends."""
+        process = self.start(**settings)
         with suppress(subprocess.TimeoutExpired):
             process.wait(self.rng.uniform(0.3, USUAL_SECONDS))
-        return process.poll() is None
+        if process.poll() is None:
+            disturbance(process)
+        return self.end(process, what)
 
-    def any_worker(self, process: subprocess.Popen[bytes]) -> psutil.Process | None:
-        workers = workers_of(process, self.rng.choice(["train", "train", "verify"]))
-        return self.rng.choice(workers) if workers else None
+    def to_any_worker(self, act: Callable[[psutil.Process], None]) -> Callable[[subprocess.Popen[bytes]], None]:
+        """Do something to a worker of a run, if it has one by then."""
+
+        def find_one(process: subprocess.Popen[bytes]) -> None:
+            workers = workers_of(process, self.rng.choice(["train", "train", "verify"]))
+            if workers:
+                with suppress(psutil.Error):
+                    act(self.rng.choice(workers))
+
+        return find_one
 
 
 Disturbance = Callable[[Round], int]
 
 
 def stopped(one: Round) -> int:
-    process = one.start()
-    if one.wait_a_while(process):
-        process.send_signal(one.rng.choice([signal.SIGTERM, signal.SIGINT]))
-    return one.end(process, "stopped")
+    return one.disturb("stopped", lambda process: process.send_signal(one.rng.choice([signal.SIGTERM, signal.SIGINT])))
 
 
 def stopped_twice(one: Round) -> int:
-    process = one.start()
-    if one.wait_a_while(process):
+    def stop(process: subprocess.Popen[bytes]) -> None:
         process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             process.wait(one.rng.uniform(0, 1))
         process.send_signal(signal.SIGTERM)
-    return one.end(process, "stopped twice")
+
+    return one.disturb("stopped twice", stop)
 
 
 def killed(one: Round) -> int:
-    process = one.start()
-    if one.wait_a_while(process):
-        process.kill()
-    return one.end(process, "killed")
+    return one.disturb("killed", subprocess.Popen.kill)
 
 
 def worker_killed(one: Round) -> int:
-    process = one.start()
-    if one.wait_a_while(process) and (worker := one.any_worker(process)):
-        with suppress(psutil.Error):
-            worker.kill()
-    return one.end(process, "worker killed")
+    return one.disturb("worker killed", one.to_any_worker(psutil.Process.kill))
 
 
 def worker_hangs(one: Round) -> int:
-    process = one.start()
-    if one.wait_a_while(process) and (worker := one.any_worker(process)):
-        with suppress(psutil.Error):
-            worker.suspend()
-    return one.end(process, "worker hangs")
+    return one.disturb("worker hangs", one.to_any_worker(psutil.Process.suspend))
 
 
 def frozen(one: Round) -> int:
     """The whole machine stands still for a while, longer than a hang may last."""
-    process = one.start()
-    if one.wait_a_while(process):
+
+    def freeze(process: subprocess.Popen[bytes]) -> None:
         with suppress(psutil.Error):
             everyone = [psutil.Process(process.pid), *psutil.Process(process.pid).children()]
             for each in everyone:
@@ -117,39 +113,36 @@ def frozen(one: Round) -> int:
             for each in everyone:
                 with suppress(psutil.Error):
                     each.resume()
-    return one.end(process, "frozen")
+
+    return one.disturb("frozen", freeze)
 
 
 def storage_away(one: Round) -> int:
     """For a while, or for good."""
-    if not one.place.server:
-        return stopped(one)
-    with proxied(one.place.server) as proxy:
-        process = one.start(**proxy.environment)
-        if one.wait_a_while(process):
-            how = one.rng.choice([{"kind": "reset"}, {"kind": "status", "status": 503}, {"kind": "lose"}])
-            proxy.faults = [Fault(times=one.rng.randint(1, 30), **how)]
-        return one.end(process, "storage away")
+    how = one.rng.choice([{"kind": "reset"}, {"kind": "status", "status": 503}, {"kind": "lose"}])
+    return behind_a_proxy(one, "storage away", Fault(times=one.rng.randint(1, 30), **how))
 
 
 def storage_corrupts(one: Round) -> int:
-    if not one.place.server:
-        return stopped(one)
+    fault = Fault("corrupt", r"(GET|PUT) .*/(checkpoints|model)/", times=one.rng.randint(1, 3))
+    return behind_a_proxy(one, "storage corrupts", fault)
+
+
+def behind_a_proxy(one: Round, what: str, fault: Fault) -> int:
+    assert one.place.server
     with proxied(one.place.server) as proxy:
-        process = one.start(**proxy.environment)
-        if one.wait_a_while(process):
-            proxy.faults = [Fault("corrupt", r"(GET|PUT) .*/(checkpoints|model)/", times=one.rng.randint(1, 3))]
-        return one.end(process, "storage corrupts")
+        return one.disturb(what, lambda _: proxy.faults.append(fault), **proxy.environment)
 
 
 def disk_full(one: Round) -> int:
     with small_disk(one.scene.folder / f"{one.name}-disk") as disk:
-        process = one.start(MNRL_WORK_DIR=str(disk))
-        if one.wait_a_while(process):
+
+        def fill(_: subprocess.Popen[bytes]) -> None:
             with suppress(OSError), (disk / "filler").open("wb") as filler:
                 while filler.write(bytes(1 << 16)):
                     filler.flush()
-        return one.end(process, "disk full")
+
+        return one.disturb("disk full", fill, MNRL_WORK_DIR=str(disk))
 
 
 @contextmanager
@@ -206,6 +199,7 @@ DISTURBANCES: dict[Disturbance, set[int]] = {
     disk_full: {78},
     checkpoint_damaged: {-signal.SIGKILL},
 }
+NEED_A_SERVER = {storage_away, storage_corrupts}
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +230,8 @@ def test_a_run_that_is_disturbed_ends_like_one_that_was_left_alone(scene: Scene,
         place, processes = rng.choice(places), rng.choice(["1", "2"])
         one = Round(scene, place, f"round-{number}", settings_of(place, processes), rng)
         try:
-            for disturb in rng.choices(list(DISTURBANCES), k=rng.randint(1, MOST_FAULTS)):
+            possible = [each for each in DISTURBANCES if place.server or each not in NEED_A_SERVER]
+            for disturb in rng.choices(possible, k=rng.randint(1, MOST_FAULTS)):
                 code = disturb(one)
                 assert code in {0, *DISTURBANCES[disturb]}, one.told[-1]
                 wait_for_none_left(scene)

@@ -1,8 +1,6 @@
 """Stopped after any step and gone on with, a training ends with the very weights of one that was left alone."""
 
 import hashlib
-import json
-import shutil
 
 import numpy as np
 import pytest
@@ -20,6 +18,7 @@ from mnrl_job.training import checkpoints
 from mnrl_job.training.checkpoints import Keeping
 from mnrl_job.training.trainer import train
 from tests.conftest import PAIRS
+from tests.runs import copy_with_dropout
 
 # Two epochs of four steps.
 PLAN = np.concatenate([np.arange(32), np.random.default_rng(1).permutation(32)]).reshape(8, 8)
@@ -30,10 +29,7 @@ SETTINGS = Settings(batch_size=8, precision="fp32", learning_rate=1e-3, checkpoi
 def dropping(tmp_path_factory, tiny_model):
     """A model with dropout, so that the random numbers count."""
     folder = tmp_path_factory.mktemp("model") / "model"
-    shutil.copytree(tiny_model, folder)
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1}
-    (folder / "config.json").write_text(json.dumps(config))
+    copy_with_dropout(tiny_model, folder)
     return folder
 
 
