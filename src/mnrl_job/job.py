@@ -1,7 +1,6 @@
 """The story of a run: one call a step, in order. This module knows every step; no step knows another."""
 
 import os
-import tempfile
 import time
 import traceback
 from collections.abc import Iterator
@@ -40,6 +39,7 @@ from mnrl_job.runtime.agreement import facts_of
 from mnrl_job.runtime.attempt import Attempt, attempt, common, effective, work_dir
 from mnrl_job.runtime.claims import claimed
 from mnrl_job.runtime.devices import find_devices
+from mnrl_job.runtime.files import scratch_folder
 from mnrl_job.runtime.launch import ask_workers, started
 from mnrl_job.runtime.logs import log
 from mnrl_job.runtime.machine import out_of_room
@@ -147,8 +147,7 @@ def verify_run(uri: str, settings: Settings) -> Verification | None:
     Raises:
         JobError: the run is missing, unfinished or damaged, and what differs; or the storage does not answer.
     """
-    with stop_on_request(), tempfile.TemporaryDirectory(prefix="mnrl-job-", dir=work_dir(settings)) as name:
-        scratch = Path(name)
+    with stop_on_request(), scratch_folder(work_dir(settings)) as scratch:
         store = open_store(uri, "URI", settings.s3_addressing_style)
         folder = recheck(store, scratch / "run")
         if not (folder / "model").is_dir():

@@ -3,13 +3,16 @@
 import errno
 import hashlib
 import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from mnrl_job.errors import DeniedError, SettingsError, StorageError
 from mnrl_job.runtime import files
-from mnrl_job.runtime.files import exclusive, sha256_of, storage_error, writable_folder, write_whole
+from mnrl_job.runtime.files import exclusive, scratch_folder, sha256_of, storage_error, writable_folder, write_whole
 
 
 @pytest.mark.parametrize(
@@ -94,3 +97,31 @@ def test_a_folder_below_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SettingsError, match=r"MNRL_WORK_DIR: cannot write to .*file/work: Not a directory"):
         writable_folder(tmp_path / "file" / "work", "MNRL_WORK_DIR")
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from mnrl_job.runtime.files import scratch_folder
+with scratch_folder(Path(sys.argv[1])) as folder:
+    (folder / "data").write_bytes(bytes(1000))
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_scratch_is_removed_at_the_end_or_by_the_next_once_its_process_was_killed(tmp_path):
+    living, killed = (
+        subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for _ in range(2)
+    )
+    held, left = (Path(one.stdout.readline().decode().strip()) for one in (living, killed))
+    (tmp_path / "of-somebody-else").mkdir()
+    killed.kill()
+    killed.wait()
+    assert left.exists()
+    with scratch_folder(tmp_path) as own:
+        assert {path.name for path in tmp_path.iterdir()} == {"of-somebody-else", held.name, own.name}
+        assert (held / "data").exists()
+    living.communicate()
+    assert {path.name for path in tmp_path.iterdir()} == {"of-somebody-else"}

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mnrl_job.runtime.diary import Diary
-from mnrl_job.runtime.files import writable_folder
+from mnrl_job.runtime.files import scratch_folder, writable_folder
 from mnrl_job.runtime.nodes import ALONE, Nodes, find_nodes
 from mnrl_job.runtime.status import FILE, Status
 from mnrl_job.runtime.storage import Store, open_store
@@ -77,8 +76,7 @@ def attempt(settings: Settings) -> Iterator[Attempt]:
     settings_hash = hash_of(settings)
     run_id = settings.run_id or f"{now:%Y%m%d-%H%M%S}-{settings_hash[:6]}"
     parent = work_dir(settings)
-    with tempfile.TemporaryDirectory(prefix="mnrl-job-", dir=parent) as name:
-        scratch = Path(name)
+    with scratch_folder(parent) as scratch:
         grace = settings.grace_period.seconds
         status = Status((parent or scratch) / FILE, run_id, grace, nodes.is_first)
         place = Attempt(

@@ -1,17 +1,20 @@
-"""Files on a local disk: hashed, and written whole or not at all."""
+"""Files on a local disk: hashed, written whole or not at all, and scratch that nobody leaves behind."""
 
 import errno
 import fcntl
 import hashlib
 import os
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mnrl_job.errors import DeniedError, JobError, SettingsError, StorageError
 
 CHUNK = 1 << 20
+SCRATCH = "mnrl-job-"
 # What a mount answers that has no links, or no renaming (object stores behind FUSE, some network shares).
 CANNOT_RENAME = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV, errno.EMLINK, errno.EINVAL}
 
@@ -63,6 +66,39 @@ def exclusive(path: Path) -> Iterator[None]:
         with suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def scratch_folder(parent: Path | None) -> Iterator[Path]:
+    """A folder of this process's own, removed at its end; so are those beside it whose processes were killed.
+
+    A process holds a lock on its folder as long as it lives. Where a mount has no locks, nothing else is removed.
+    """
+    beside = parent or Path(tempfile.gettempdir())
+    with ExitStack() as stack:
+        with locked(beside):  # nobody finds a folder before it is held
+            for left in beside.glob(f"{SCRATCH}*"):
+                with suppress(OSError), locked(left, fcntl.LOCK_NB) as nobodys:
+                    if nobodys:
+                        shutil.rmtree(left)
+            own = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=SCRATCH, dir=parent)))
+            stack.enter_context(locked(own))
+        yield own
+
+
+@contextmanager
+def locked(folder: Path, how: int = 0) -> Iterator[bool]:
+    """Whether this process got the lock on a folder, for as long as it is inside."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | how)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
 
 
 def writable_folder(folder: Path, variable: str) -> Path:

@@ -149,7 +149,7 @@ def upload(store: Store, files: Mapping[str, Path], writing: Writing = nullconte
     def digest(key: str) -> None:
         digests[key] = sha256_of([files[key]])
 
-    with progress(f"publishing {len(files)} file(s)", 2 * sum(sizes.values())) as advance:
+    with progress(f"uploading {len(files)} file(s)", 2 * sum(sizes.values())) as advance:
 
         def send(key: str) -> None:
             _send(store, key, files[key], writing, advance)
