@@ -100,6 +100,9 @@ def test_one_process_and_two_train_on_the_same_batches_to_the_same_model(mnrl_jo
     losses = [[line["loss"] for line in read_lines(run / "training_log.jsonl")] for run in (one, two)]
     assert len(losses[0]) == read_json(one / "metrics.json")["training"]["steps"] == 16
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    for number in ("in_batch_accuracy", "chance", "positive_score", "negative_score", "anisotropy"):
+        seen = [[line[number] for line in read_lines(run / "training_log.jsonl")] for run in (one, two)]
+        np.testing.assert_allclose(seen[0], seen[1], atol=1e-3, err_msg=number)
     weights = [load_file(run / "model" / "model.safetensors") for run in (one, two)]
     for name in weights[0]:
         np.testing.assert_allclose(weights[0][name], weights[1][name], atol=2e-4)
