@@ -26,6 +26,7 @@ from mnrl_job.outputs.model_card import model_card
 from mnrl_job.outputs.publish import already_published, clear, record_failure, seal, tidy, upload
 from mnrl_job.outputs.rankings import write_rankings
 from mnrl_job.outputs.recheck import recheck
+from mnrl_job.outputs.report import report as report_page
 from mnrl_job.prepare import prepare
 from mnrl_job.records import (
     Comparison,
@@ -242,7 +243,7 @@ def report(
     read: Pairs | None = None,
     verification: Verification | None = None,
 ) -> Finished:
-    """Make the run's record and its model's card, then publish."""
+    """Make the run's record, its page and its model's card, then publish."""
     steps = result.training.steps if result.training else 0
     place.diary.write(place.store(), outcome="succeeded", last_step=steps)
     run = Run(
@@ -259,8 +260,11 @@ def report(
         verification=verification,
         attempts=place.diary.all(place.store()),
     )
+    content = metrics(run)
     if task.pairs is not None:
-        (place.staging / "model" / "README.md").write_text(redact(model_card(metrics(run))), encoding="utf-8")
+        (place.staging / "model" / "README.md").write_text(redact(model_card(content)), encoding="utf-8")
+    page = report_page(place.staging, content, settings, task.eval_sets, place.settings_hash, task.inputs)
+    (place.staging / "report.html").write_text(page, encoding="utf-8")
     return publish(place, clock, run, task.inputs)
 
 
