@@ -91,7 +91,7 @@ def rank_after(number: int) -> int:
 
 def eval_set(folder: Path, name: str, queries: int) -> EvalSet:
     texts = {f"q{number}": f"query {number} about topic {number % 97}" for number in range(queries)}
-    corpus = {f"d{number}": f"document {number} says: {'all there is to say ' * 8}" for number in range(queries)}
+    corpus = {f"d{number}": f"document {number} says: {'all there is to say ' * 20}" for number in range(queries)}
     for number in (3, 4, 5):  # one wins, one ties, one loses
         texts[f"q{number}"] = f"{EVIL} {number}"
         corpus[f"d{number}"] = f"{EVIL} document {number}"

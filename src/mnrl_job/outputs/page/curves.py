@@ -55,10 +55,10 @@ def _embeddings(log: Log) -> tuple[Chart, ...]:
     ]
     positive, negative = (smoothed(name, _column(log, key))[0] for name, key in SCORES.items())
     negative = replace(negative, kind="other")
-    alike = smoothed("mean cosine of unrelated documents", _column(log, "anisotropy"))
+    alike = smoothed("mean cosine", _column(log, "anisotropy"))
     return _drawn(
         line_chart("In-batch accuracy", steps, accuracy, _two_digits, from_zero=True),
-        line_chart("Scores of positive and hardest negative", steps, [positive, negative], _two_digits),
+        line_chart("Margin of the positive", steps, [positive, negative], _two_digits),
         line_chart("Anisotropy", steps, alike, _two_digits, from_zero=True),
     )
 

@@ -95,8 +95,8 @@ def slope(content: dict[str, Any]) -> Markup:
     name, _, metric = primary["name"].rpartition(".")
     low, high = content["evaluation"][name]["confidence"][metric]
     before, after = primary["before"], primary["after"]
-    place = scale(0, 1, 12, 668, loose=False)
-    parts = [Markup('<line class="rail" x1="12" x2="668" y1="52" y2="52"/>')]
+    place = scale(0, 1, 12, 448, loose=False)
+    parts = [Markup('<line class="rail" x1="12" x2="448" y1="52" y2="52"/>')]
     parts += [
         Markup('<text class="tick x" x="{:.1f}" y="78">{}</text>').format(place(tick), f"{tick:g}")
         for tick in (0, 0.25, 0.5, 0.75, 1)
@@ -113,7 +113,7 @@ def slope(content: dict[str, Any]) -> Markup:
         anchor = "middle" if apart else ("end" if (side < 0) == (after >= before) else "start")
         parts.append(
             Markup('<text class="mark {}" x="{:.1f}" y="30">{} {}</text>').format(
-                anchor, min(620.0, max(60.0, place(value))), word, plain(value)
+                anchor, min(400.0, max(60.0, place(value))), word, plain(value)
             )
         )
-    return Markup('<svg class="slope" viewBox="0 0 680 86" aria-hidden="true">{}</svg>').format(Markup("").join(parts))
+    return Markup('<svg class="slope" viewBox="0 0 460 86" aria-hidden="true">{}</svg>').format(Markup("").join(parts))

@@ -1,7 +1,7 @@
 "use strict";
 // The table of queries: sorted, filtered and paged. Texts reach the page as textContent only.
 {
-  const PAGE = 50;
+  const PAGE = 25;
   const explorer = document.getElementById("explorer");
   const sources = [...document.querySelectorAll(".queries-data")];
   const parsed = new Map();
@@ -89,15 +89,15 @@
   function row(data, at) {
     const made = element("tr");
     made.append(queryCell(data, at));
+    if (data.after) {
+      const tone = { won: "good", lost: "bad", tied: "open" }[data.outcome[at]];
+      made.append(element("td", change(data.after.value[at] - data.before.value[at]), `gain ${tone}`));
+    }
     const numbers = [data.before.rank[at].toLocaleString("en")];
     if (data.after) numbers.push(data.after.rank[at].toLocaleString("en"));
     numbers.push(score(data.before.value[at]));
     if (data.after) numbers.push(score(data.after.value[at]));
     made.append(...numbers.map((text) => element("td", text)));
-    if (data.after) {
-      const tone = { won: "good", lost: "bad", tied: "open" }[data.outcome[at]];
-      made.append(element("td", change(data.after.value[at] - data.before.value[at]), `gain ${tone}`));
-    }
     return made;
   }
 
@@ -160,6 +160,7 @@
     const compared = Boolean(current().after);
     Object.assign(state, { key: compared ? "change" : "before", down: compared });
     explorer.hidden = false;
+    document.getElementById("no-script").hidden = true;
     listen();
     count();
     show();
