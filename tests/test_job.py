@@ -59,7 +59,7 @@ def test_the_eight_rows_of_the_how_to_keep_ndcg_at_3_at_one_and_reload(mnrl_job,
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     manifest = read_json(run / "manifest.json")
     assert files == set(manifest["files"]) | {"manifest.json", "_SUCCESS"}
-    assert {"metrics.json", "audit.json", "training_log.jsonl", "rankings/faq.jsonl"} <= files
+    assert {"metrics.json", "audit.json", "report.html", "training_log.jsonl", "rankings/faq.jsonl"} <= files
     assert {"model/model.safetensors", "model/README.md", "model/modules.json"} <= files
     for name, facts in manifest["files"].items():
         assert hashlib.sha256((run / name).read_bytes()).hexdigest() == facts["sha256"], name
