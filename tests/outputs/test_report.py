@@ -11,6 +11,7 @@ from mnrl_job.outputs.page import queries
 from mnrl_job.outputs.page.charts import Series, line_chart, scale
 from mnrl_job.outputs.page.numbers import signed
 from mnrl_job.outputs.page.verdict import verdict
+from mnrl_job.runtime.tables import write_columns
 from tests.outputs.left_behind import EVIL, left_behind, log
 
 
@@ -167,9 +168,12 @@ def test_secrets_are_starred_out(run, monkeypatch):
     run.content["model"]["base"] = "https://user:hidden-word@host/model?token=abc"
     write = (run.staging / "audit.json").read_text().replace("single", "with hf_very_secret in it")
     (run.staging / "audit.json").write_text(write.replace('"rows": 1,', '"rows": 2,'))
+    texts = {f"q{number}": "x " * 117 + "hf_very_secret" for number in range(30)}  # one would see hf_v
+    write_columns(run.eval_sets[0].folder / "queries.arrow", id=texts, text=texts.values())
     page = run.page()
-    assert "hf_very_secret" not in page
+    assert "hf_v" not in page
     assert "hidden-word" not in page
+    assert data_of(page)["query"][0].endswith("x ***")
     assert "with *** in it" in Reader(page).text
 
 

@@ -59,9 +59,14 @@ def words(values: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
+def one_line(text: str) -> str:
+    """A text without line breaks."""
+    return " ".join(text.split())
+
+
 def cut(text: str, characters: int) -> str:
     """One line of a text, not longer than this."""
-    line = " ".join(text.split())
+    line = one_line(text)
     return line if len(line) <= characters else line[: characters - 1] + "…"
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
-from mnrl_job.outputs.page.numbers import cut
+from mnrl_job.outputs.page.numbers import cut, one_line
 from mnrl_job.records import EvalSet
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.runtime.tables import read_table
@@ -19,6 +19,7 @@ QUERIES_SHOWN = 20_000
 CHANGES_TOLD = 10
 QUERY_CHARACTERS = 240
 DOCUMENT_CHARACTERS = 200
+LONGEST_SECRET = 500
 # Of JSON inside a script element, so that no text can end it.
 ESCAPED = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
@@ -141,10 +142,13 @@ def _with_texts(lines: list[dict[str, Any]], eval_set: EvalSet) -> list[Change]:
 
 
 def _texts(path: Path, ids: Iterable[str], characters: int) -> dict[str, str]:
-    """The texts of these ids, shortened; read one by one, as a corpus may be larger than memory."""
+    """The texts of these ids, shortened, without secrets; read one by one, as a corpus may be larger than memory."""
     table, wanted = read_table(path), list(dict.fromkeys(ids))
     rows = pc.index_in(pa.array(wanted, table["id"].type), value_set=table["id"]).to_pylist()
-    return {one: cut(table["text"][row].as_py(), characters) for one, row in zip(wanted, rows, strict=True)}
+    # Starred out before they are cut: half a secret would not be known for one.
+    whole = [one_line(table["text"][row].as_py()[: characters + LONGEST_SECRET]) for row in rows]
+    texts = redact("\n".join(whole)).split("\n")
+    return {one: cut(text, characters) for one, text in zip(wanted, texts, strict=True)} if wanted else {}
 
 
 def _wanted(path: Path, queries: set[str]) -> dict[str, str]:
