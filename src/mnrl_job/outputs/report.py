@@ -42,30 +42,24 @@ def report(
         settings_sha256: the hash of the settings that can change the result.
         inputs: the SHA-256 of each input, by name.
     """
-    style, script = (_part(name) for name in ("style.css", "script.js"))
     log = _log(staging / "training_log.jsonl")
     audit = staging / "audit.json"
-    return (
-        _environment()
-        .get_template("template.html")
-        .render(
-            style=style,
-            script=script,
-            policy=_policy(style, script),
-            content=content,
-            verdict=verdict(content, log),
-            slope=slope(content),
-            scores=scores(content),
-            explorers=_explorers(staging / "rankings", content, eval_sets),
-            curves=curves(log, settings.batch_size),
-            training=training_facts(content),
-            speed=speed(content),
-            phases=phases(content),
-            highlights=highlights(json.loads(audit.read_text(encoding="utf-8"))) if audit.exists() else (),
-            settings=setting_rows(settings),
-            lineage=lineage(content, settings_sha256),
-            hashes=hashes(content, inputs),
-        )
+    template = _environment().get_template("template.html")
+    return template.render(
+        **_code(),
+        content=content,
+        verdict=verdict(content, log),
+        slope=slope(content),
+        scores=scores(content),
+        explorers=_explorers(staging / "rankings", content, eval_sets),
+        curves=curves(log, settings.batch_size),
+        training=training_facts(content),
+        speed=speed(content),
+        phases=phases(content),
+        highlights=highlights(json.loads(audit.read_text(encoding="utf-8"))) if audit.exists() else (),
+        settings=setting_rows(settings),
+        lineage=lineage(content, settings_sha256),
+        hashes=hashes(content, inputs),
     )
 
 
@@ -97,16 +91,14 @@ def _log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _part(name: str) -> Markup:
-    return Markup((FOLDER / name).read_text(encoding="utf-8"))  # noqa: S704 - ours
-
-
-def _policy(style: str, script: str) -> str:
-    """What the browser may do: apply this style and run this script, and nothing else."""
+def _code() -> dict[str, str]:
+    """Style and script, and the policy: the browser may apply this one and run that one, and nothing else."""
+    style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     style_hash, script_hash = (
         base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (style, script)
     )
-    return (
+    policy = (
         f"default-src 'none'; style-src 'sha256-{style_hash}'; script-src 'sha256-{script_hash}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
+    return {"style": Markup(style), "script": Markup(script), "policy": policy}  # noqa: S704 - ours

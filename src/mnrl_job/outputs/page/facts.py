@@ -54,9 +54,10 @@ def setting_rows(settings: Settings) -> tuple[SettingRow, ...]:
 def phases(content: dict[str, Any]) -> tuple[Phase, ...]:
     """Where the time went."""
     spent = content["performance"]["seconds"]
-    known = {name: spent[name] for name in PHASES if name in spent}
+    names = PHASES if content["training"] else PHASES | {"evaluate_before": "evaluating"}
+    known = {name: spent[key] for key, name in names.items() if key in spent}
     longest = max(known.values(), default=0.0) or 1.0
-    return tuple(Phase(PHASES[name], seconds(value), round(100 * value / longest, 1)) for name, value in known.items())
+    return tuple(Phase(name, seconds(value), round(100 * value / longest, 1)) for name, value in known.items())
 
 
 def speed(content: dict[str, Any]) -> Rows:

@@ -46,7 +46,7 @@ def _rejected(audit: dict[str, Any]) -> Iterator[Highlight]:
 
 def _leaked(leakage: dict[str, Any]) -> Iterator[Highlight]:
     if leakage["rows"]:
-        done = {"remove": "They were removed.", "keep": "They were kept: the scores below are too good."}
+        done = {"remove": "They were removed.", "keep": "They were kept: the scores are too good."}
         meaning = f"These pairs also stand in an eval set. {done.get(leakage['policy'], '')}"
         yield Highlight(count(leakage["rows"]), "pairs leaked", meaning, _rows(leakage["examples"]))
 
