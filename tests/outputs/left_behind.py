@@ -158,7 +158,7 @@ def log(steps: int = 60) -> list[dict[str, Any]]:
             "positive_score": 0.55 + 0.2 * (1 - math.exp(-step / 15)),
             "negative_score": 0.5 - 0.2 * (1 - math.exp(-step / 15)),
             "anisotropy": 0.2 - 0.1 * step / steps,
-            "collapse": None,
+            "collapse": "" if step > 4 else None,
         }
         for step in range(1, steps + 1)
     ]

@@ -131,6 +131,13 @@ def test_curves_are_drawn_and_told_in_words_and_tables(run):
     assert "No collapse." in page.text
 
 
+def test_of_a_few_steps_nobody_says_that_nothing_collapsed(run):
+    (run.staging / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log()[:3]))
+    text = Reader(run.page()).text
+    assert "Too few steps were logged" in text
+    assert "No collapse." not in text
+
+
 def test_a_chart_of_one_point_of_equal_points_and_of_none():
     assert "circle" in line_chart("Loss", [1], [Series("loss", [0.5])]).svg
     assert "polyline" in line_chart("Loss", [1, 2], [Series("loss", [0.5, 0.5])]).svg
