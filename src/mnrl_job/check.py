@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mnrl_job.errors import JobError, SettingsError
-from mnrl_job.groundwork import check_primary_metric, read_eval_sets, worker_task
+from mnrl_job.groundwork import check_eval_names, read_eval_sets, worker_task
 from mnrl_job.inputs.collect import LocatedInputs, fetch_inputs, needed_bytes
 from mnrl_job.inputs.fetch import Located, locate, locate_model
 from mnrl_job.inputs.pairs import read_pairs
@@ -161,7 +161,7 @@ def check_data(
             for finding in audit_findings(prepared.audit):
                 findings.add(finding)
         if prepared:
-            check_primary_metric(settings, prepared.eval_sets)
+            check_eval_names(settings, prepared.eval_sets)
             task = worker_task(settings, place, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
             return task, prepared.audit
     return None

@@ -40,14 +40,23 @@ def read_eval_sets(inputs: Inputs, scratch: Path) -> tuple[EvalSet, ...]:
     return tuple(read_evalset(source, scratch / "eval" / source.name) for source in inputs.evals)
 
 
-def check_primary_metric(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> None:
-    """An eval set named in `MNRL_PRIMARY_METRIC` must be there."""
-    wanted = settings.primary_metric.rpartition(".")[0]
+def check_eval_names(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> None:
+    """The eval sets that settings name must be there; and there must be one to judge by, if there is a gate.
+
+    Raises:
+        SettingsError: one is not.
+    """
     names = [one.name for one in eval_sets]
-    if wanted and wanted not in names:
+    wanted = settings.primary_metric.rpartition(".")[0]
+    asked = {wanted: f"MNRL_PRIMARY_METRIC={settings.primary_metric}"} if wanted else {}
+    asked |= dict.fromkeys(settings.guard_evals, f"MNRL_GUARD_EVALS={','.join(settings.guard_evals)}")
+    for name, origin in asked.items():
+        if name not in names:
+            raise SettingsError(f"{origin}: no eval set is named {name!r}; there are: {', '.join(names) or 'none'}")
+    if not names and (settings.min_gain is not None or settings.max_p_value is not None):
         raise SettingsError(
-            f"MNRL_PRIMARY_METRIC={settings.primary_metric}: no eval set is named {wanted!r}; "
-            f"there are: {', '.join(names) or 'none'}"
+            "MNRL_MIN_GAIN and MNRL_MAX_P_VALUE need an eval set to judge by; name one in MNRL_EVAL_DATA, or hold "
+            "training pairs out (MNRL_EVAL_HOLDOUT)"
         )
 
 

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypedDict, TypeVar
 
 from pydantic import TypeAdapter
 
@@ -141,9 +141,20 @@ class Evaluation:
     seconds: float
 
 
+class Changes(TypedDict):
+    """How many queries got better, worse, or stayed."""
+
+    won: int
+    lost: int
+    tied: int
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One eval set before and after: each metric's values, gain, interval and p-value. No `after`: evaluation only."""
+    """One eval set before and after: each metric's values, gain, interval and p-value. No `after`: evaluation only.
+
+    `queries` are how many won, lost or kept what they had; `bm25` what the words alone would find.
+    """
 
     name: str
     before: dict[str, float]
@@ -151,6 +162,17 @@ class Comparison:
     delta: dict[str, float] = field(default_factory=dict)
     confidence: dict[str, tuple[float, float]] = field(default_factory=dict)
     p_value: dict[str, float] = field(default_factory=dict)
+    queries: dict[str, Changes] = field(default_factory=dict)
+    bm25: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a run passed its gate: the rule in words, and what of it was not met."""
+
+    passed: bool
+    rule: str
+    failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

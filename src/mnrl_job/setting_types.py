@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 RANKING_METRICS = ("accuracy", "precision", "recall", "mrr", "map", "ndcg")
 METRIC_CUTOFFS = (1, 3, 5, 10, 100)
+DEEPEST_CUTOFF = 10_000
 SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -116,9 +117,17 @@ def _parse_names(value: object) -> object:
     return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
 
+def _parse_cutoffs(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    cutoffs = sorted({int(item) if item.strip().isdecimal() else 0 for item in value.split(",") if item.strip()})
+    if not cutoffs or not 1 <= cutoffs[0] <= cutoffs[-1] <= DEEPEST_CUTOFF:
+        raise ValueError(f"a k is a whole number from 1 to {DEEPEST_CUTOFF}")
+    return tuple(cutoffs)
+
+
 def _parse_primary_metric(value: object) -> object:
-    pattern = rf"(?:[A-Za-z0-9_.-]+\.)?(?:{'|'.join(RANKING_METRICS)})@(?:{'|'.join(map(str, METRIC_CUTOFFS))})"
-    if not re.fullmatch(pattern, str(value)):
+    if not re.fullmatch(rf"(?:[A-Za-z0-9_.-]+\.)?(?:{'|'.join(RANKING_METRICS)})@[1-9][0-9]*", str(value)):
         raise ValueError("unknown metric")
     return value
 
@@ -129,4 +138,5 @@ Interval = Annotated[Every, BeforeValidator(_parse_every)]
 Time = Annotated[Span, BeforeValidator(_parse_time)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
 NearDuplicates = Annotated[Annotated[float, Field(gt=0.5, le=1)] | None, BeforeValidator(_parse_near_duplicates)]
+Cutoffs = Annotated[tuple[int, ...], BeforeValidator(_parse_cutoffs)]
 PrimaryMetric = Annotated[str, BeforeValidator(_parse_primary_metric)]

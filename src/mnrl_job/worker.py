@@ -206,7 +206,7 @@ def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tup
     for eval_set in task.eval_sets:
         results = task.scratch / f"{when}-{eval_set.name}.jsonl"
         begin(f"evaluate_{when}")
-        done = evaluate(model, eval_set, precision, results)
+        done = evaluate(model, eval_set, precision, settings.metrics_at, results)
         moment = f"{when} training, " if task.pairs else ""
         logs.log(f"{moment}{eval_set.name}: {primary} {done.metrics[primary]:.4f}", seconds=done.seconds)
         evaluations.append(done)

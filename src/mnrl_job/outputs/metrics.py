@@ -8,7 +8,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from mnrl_job.records import Batching, Comparison, EvalSet, Pairs, Training, Verification, WorkerResult
+from mnrl_job.errors import GateError
+from mnrl_job.records import Batching, Comparison, EvalSet, Pairs, Training, Verdict, Verification, WorkerResult
 from mnrl_job.runtime import dates
 from mnrl_job.runtime.agreement import PACKAGES
 from mnrl_job.settings import Settings
@@ -27,6 +28,7 @@ class Run:
     result: WorkerResult
     eval_sets: tuple[EvalSet, ...]
     comparisons: tuple[Comparison, ...]
+    verdict: Verdict
     seconds: dict[str, float]
     attempts: list[dict[str, Any]]
     pairs: Pairs | None = None
@@ -39,7 +41,7 @@ def metrics(run: Run) -> dict[str, Any]:
     facts = run.result.model
     return {
         "schema_version": SCHEMA_VERSION,
-        "status": "succeeded",
+        "status": "succeeded" if run.verdict.passed else GateError.kind,
         "run": {
             "id": run.id,
             "started_at": dates.told(run.started_at),
@@ -57,7 +59,7 @@ def metrics(run: Run) -> dict[str, Any]:
         "training": _training(run.settings, run.result.training, run.batching),
         "evaluation": {one.name: _evaluation(one) for one in run.comparisons},
         "primary_metric": primary(run.settings.primary_metric, run.comparisons),
-        "gate": {"passed": True, "rule": "none"},
+        "gate": asdict(run.verdict),
         "verification": asdict(run.verification) if run.verification else None,
         "performance": _performance(run),
         "environment": environment(run.result.devices),

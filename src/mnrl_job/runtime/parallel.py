@@ -1,4 +1,4 @@
-"""A few threads for work that mostly waits for the network."""
+"""A few threads, for work that mostly waits for the network, or that others need not wait for."""
 
 import os
 import queue
@@ -63,3 +63,22 @@ def parallel(function: Callable[[Item], Result], items: Sequence[Item], threads:
     finally:
         todo.clear()
     return [cast("Result", outcome.result) for outcome in outcomes]
+
+
+def background(call: Callable[[], Result]) -> Callable[[], Result]:
+    """Begin something in a thread of its own.
+
+    Returns:
+        What waits for the result, and raises what `call` raised.
+    """
+    outcome = _Outcome(call)
+    thread = threading.Thread(target=outcome.run, daemon=True)
+    thread.start()
+
+    def result() -> Result:
+        thread.join()
+        if outcome.error is not None:
+            raise outcome.error
+        return cast("Result", outcome.result)
+
+    return result
