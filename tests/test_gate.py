@@ -45,9 +45,12 @@ def test_a_run_below_the_gate_is_kept_and_passes_once_the_gate_is_lowered(mnrl_j
         ({"MNRL_METRICS_AT": "1,5"}, "MNRL_PRIMARY_METRIC='ndcg@10' is not accepted (MNRL_METRICS_AT has 1,5)"),
         ({"MNRL_METRICS_AT": "0,5"}, "MNRL_METRICS_AT='0,5' is not accepted (a k is a whole number from 1 to 10000)"),
         ({"MNRL_EVAL_DATA": "", "MNRL_EVAL_HOLDOUT": "0", "MNRL_MIN_GAIN": "0"}, "need an eval set to judge by"),
+        ({"MNRL_EVAL_DATA": "", "MNRL_EVAL_HOLDOUT": "0", "MNRL_EVAL_EVERY": "5"}, "need an eval set to judge by"),
+        ({"MNRL_PATIENCE": "2"}, "MNRL_PATIENCE='2' is not accepted (nothing is scored while it trains; set MNRL_EVAL"),
+        ({"MNRL_ACCELERATE_CONFIG": "fsdp.yaml", "MNRL_EVAL_EVERY": "5"}, "MNRL_ACCELERATE_CONFIG='fsdp.yaml' is not"),
     ],
 )
-def test_a_gate_that_cannot_be_held_is_refused(mnrl_job, good, settings, told):
+def test_judging_by_what_there_is_not_is_refused(mnrl_job, good, settings, told):
     ended = mnrl_job("train", **good | settings)
     assert ended.code == 64, ended.stderr
     assert told in ended.stderr

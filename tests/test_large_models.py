@@ -22,7 +22,7 @@ def test_an_adapter_is_trained_and_saved_merged_and_as_it_is(mnrl_job, good, tmp
     from peft import PeftModel
     from transformers import AutoModel
 
-    more = {"MNRL_NUM_PROCESSES": processes, "MNRL_GRADIENT_CHECKPOINTING": "true"}
+    more = {"MNRL_NUM_PROCESSES": processes, "MNRL_GRADIENT_CHECKPOINTING": "true", "MNRL_EVAL_EVERY": "2"}
     ended = mnrl_job("train", **good, **LORA, **more)
     assert ended.code == 0, ended.stderr
     run = tmp_path / "out" / "r"
@@ -38,6 +38,7 @@ def test_an_adapter_is_trained_and_saved_merged_and_as_it_is(mnrl_job, good, tmp
 
     training = read(run / "metrics.json")["training"]
     assert (training["lora_rank"], training["trainable_parameters"]) == (4, 3584)
+    assert [one["step"] for one in training["scores"]] == [2, 4]
     assert read(run / "metrics.json")["model"]["parameters"] == sum(weight.numel() for weight in base.values())
     assert read(run / "adapter" / "adapter_config.json")["base_model_name_or_path"] == good["MNRL_BASE_MODEL"]
     card = (run / "model" / "README.md").read_text(encoding="utf-8")

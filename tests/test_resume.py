@@ -40,6 +40,8 @@ def test_it_ends_with_the_weights_of_a_run_that_was_left_alone(scene, undisturbe
 
 
 LORA = {"MNRL_LORA_RANK": "4", "MNRL_LEARNING_RATE": "1e-3", "MNRL_EPOCHS": "40"}
+# The tiny model scores the same all the time, so that patience ends it.
+SCORED = {"MNRL_EVAL_EVERY": "25", "MNRL_PATIENCE": "3"}
 SHARDED = {"MNRL_ACCELERATE_CONFIG": "fsdp.yaml", "MNRL_EPOCHS": "40"}
 
 
@@ -48,13 +50,18 @@ SHARDED = {"MNRL_ACCELERATE_CONFIG": "fsdp.yaml", "MNRL_EPOCHS": "40"}
     [
         ("adapter", "2", signal.SIGKILL, LORA),
         ("sharded", "2", signal.SIGTERM, SHARDED),
+        ("scored", "2", signal.SIGTERM, SCORED),
     ],
 )
-def test_so_does_one_that_trains_an_adapter_or_a_sharded_model(scene, name, processes, how, more):
+def test_so_does_one_that_trains_an_adapter_or_a_sharded_model_or_ends_early(scene, name, processes, how, more):
     (scene.folder / "fsdp.yaml").write_text(FSDP2)
     settings = more | {"MNRL_NUM_PROCESSES": processes}
     assert scene.run(name, **settings) == 0, scene.log(name)[-3000:]
-    assert interrupted(scene, f"{name}-{how.name.lower()}", how, **settings) == scene.outcome(name)
+    resumed = f"{name}-{how.name.lower()}"
+    assert interrupted(scene, resumed, how, **settings) == scene.outcome(name)
+    trainings = [scene.metrics(run)["training"] for run in (name, resumed)]
+    assert trainings[0]["scores"] == trainings[1]["scores"]
+    assert trainings[0]["steps"] == (100 if more is SCORED else STEPS * 2 // 3)
 
 
 def interrupted(scene, name, how, **settings):

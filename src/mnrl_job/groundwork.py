@@ -53,10 +53,11 @@ def check_eval_names(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> None
     for name, origin in asked.items():
         if name not in names:
             raise SettingsError(f"{origin}: no eval set is named {name!r}; there are: {', '.join(names) or 'none'}")
-    if not names and (settings.min_gain is not None or settings.max_p_value is not None):
+    judging = (settings.min_gain, settings.max_p_value, settings.eval_every)
+    if not names and any(one is not None for one in judging):
         raise SettingsError(
-            "MNRL_MIN_GAIN and MNRL_MAX_P_VALUE need an eval set to judge by; name one in MNRL_EVAL_DATA, or hold "
-            "training pairs out (MNRL_EVAL_HOLDOUT)"
+            "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE and MNRL_EVAL_EVERY need an eval set to judge by; name one in "
+            "MNRL_EVAL_DATA, or hold training pairs out (MNRL_EVAL_HOLDOUT)"
         )
 
 

@@ -194,13 +194,29 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class StepScore:
+    """The primary metric of the model in training, at a step."""
+
+    step: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepScores:
+    """The scores of a training, in order."""
+
+    scores: tuple[StepScore, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Training:
     """What training did. Tokens are counted over all ranks; `padded_tokens` is what the model had to read.
 
     `seconds_waited` were spent waiting for batches; `recomputed` says that not all activations of a batch were kept.
 
     `negatives_per_anchor` are the other documents of a batch; `masked_per_anchor` of them, on average, did not count.
-    `trainable_parameters` is how many numbers were trained; with LoRA few of the model's.
+    `trainable_parameters` is how many numbers were trained; with LoRA few of the model's. `scores` were taken while it
+    trained; the weights are then those of `best_step`.
     """
 
     steps: int
@@ -216,6 +232,8 @@ class Training:
     padded_tokens: int
     recomputed: bool
     trainable_parameters: int
+    scores: tuple[StepScore, ...] = ()
+    best_step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

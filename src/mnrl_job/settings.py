@@ -144,6 +144,17 @@ class Settings(BaseModel):
     primary_metric: PrimaryMetric = _setting(
         "ndcg@10", "the metric the run is judged by", METRIC, validate_default=True
     )
+    eval_every: Interval | None = _setting(
+        None,
+        "how often the model is scored while it trains, by the primary metric; the best weights are then published",
+        "steps (500) or a time (90s, 10m, 1h)",
+    )
+    patience: int | None = _setting(
+        None,
+        "training ends after so many scores in a row that were no better than the best (MNRL_EVAL_EVERY)",
+        "a whole number of at least 1",
+        ge=1,
+    )
     min_gain: float | None = _setting(
         None,
         "the gate: how much the primary metric must rise; below it the run is kept, but is no success",
@@ -192,6 +203,20 @@ class Settings(BaseModel):
     log_format: Literal["auto", "text", "json"] = _setting(
         "auto", "text on a terminal, else JSON lines on stderr", "auto, text or json"
     )
+
+    @field_validator("patience")
+    @classmethod
+    def _is_tried(cls, patience: int | None, info: ValidationInfo) -> int | None:
+        if patience is not None and info.data.get("eval_every", True) is None:
+            raise ValueError("nothing is scored while it trains; set MNRL_EVAL_EVERY, too")
+        return patience
+
+    @field_validator("accelerate_config")
+    @classmethod
+    def _is_whole(cls, file: str | None, info: ValidationInfo) -> str | None:
+        if file and info.data.get("eval_every") is not None:
+            raise ValueError("a model that workers hold in shares cannot be scored while it trains: MNRL_EVAL_EVERY")
+        return file
 
     @field_validator("primary_metric")
     @classmethod

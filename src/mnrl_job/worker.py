@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from shutil import copyfile
 
 import torch
 from accelerate import PartialState
@@ -26,6 +27,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.errors import DataError, DeviceError, JobError, MemoryLimit, MissingError, SettingsError
+from mnrl_job.evaluation.gate import primary
 from mnrl_job.evaluation.retrieval import estimate_seconds, evaluate
 from mnrl_job.evaluation.verify import record_probes, verify
 from mnrl_job.records import (
@@ -48,6 +50,7 @@ from mnrl_job.runtime.outcomes import worker_main
 from mnrl_job.runtime.stopping import note_requests
 from mnrl_job.runtime.watch import LOAD, PATIENCE_AT_FIRST
 from mnrl_job.settings import Settings
+from mnrl_job.training.best import SCORES, WEIGHTS
 from mnrl_job.training.checkpoints import Keeping
 from mnrl_job.training.lengths import measure_lengths
 from mnrl_job.training.lora import merged
@@ -73,7 +76,8 @@ def train_role(task: WorkerTask) -> None:
     lengths = measure_lengths(model, task.pairs) if state.is_main_process else None
     logs.log(f"training on {task.pairs.rows} pairs with {describe_devices(state)}")
     keeping = Keeping(common(settings, task.inputs), carried_files(task), task.resume)
-    training = train(model, settings, task.pairs, task.batching, task.scratch, task.staging, keeping)
+    score = partial(score_now, model, task) if settings.eval_every else None
+    training = train(model, settings, task.pairs, task.batching, task.scratch, task.staging, keeping, score)
     if settings.lora_rank or is_sharded():
         make_plain = merged if settings.lora_rank else unsharded
         model = make_plain(model, load_model(task.model, settings))
@@ -91,10 +95,10 @@ def scores_before(model: SentenceTransformer, task: WorkerTask) -> tuple[Evaluat
         if PartialState().is_main_process:
             write_record(task.scratch / BEFORE, Scores(scored))
         return scored
-    if PartialState().is_main_process:
+    if PartialState().is_local_main_process:
         for path in carried_files(task):
             if (task.resume / path.name).exists():
-                path.write_bytes((task.resume / path.name).read_bytes())
+                copyfile(task.resume / path.name, path)
     kept = read_record(task.resume / BEFORE, Scores).evaluations
     return tuple(replace(one, results=task.scratch / one.results.name) for one in kept)
 
@@ -102,7 +106,19 @@ def scores_before(model: SentenceTransformer, task: WorkerTask) -> tuple[Evaluat
 def carried_files(task: WorkerTask) -> tuple[Path, ...]:
     """What a checkpoint holds beside the training's state."""
     results = (task.scratch / f"before-{one.name}.jsonl" for one in task.eval_sets)
-    return (task.scratch / BEFORE, *results, task.staging / "training_log.jsonl")
+    best = task.scratch / WEIGHTS, task.scratch / SCORES
+    return (task.scratch / BEFORE, *results, *best, task.staging / "training_log.jsonl")
+
+
+def score_now(model: SentenceTransformer, task: WorkerTask) -> float:
+    """The primary metric of the model in training."""
+    settings = Settings.model_validate(task.settings)
+    eval_set = primary(settings.primary_metric, task.eval_sets)
+    if eval_set is None:
+        raise ValueError("a score needs an eval set")
+    precision = choose_precision(settings.precision, PartialState().device)
+    scored = evaluate(model, eval_set, precision, settings.metrics_at, task.scratch / "during.jsonl")
+    return scored.metrics[settings.primary_metric.rpartition(".")[2]]
 
 
 def evaluate_role(task: WorkerTask) -> None:

@@ -1,13 +1,18 @@
 """The gate: whether the trained model is good enough to be called a success."""
 
-from mnrl_job.records import Comparison, Verdict
+from collections.abc import Sequence
+from typing import TypeVar
+
+from mnrl_job.records import Comparison, EvalSet, Verdict
 from mnrl_job.settings import Settings
 
+Judged = TypeVar("Judged", Comparison, EvalSet)
 
-def primary(metric: str, comparisons: tuple[Comparison, ...]) -> Comparison | None:
+
+def primary(metric: str, named: Sequence[Judged]) -> Judged | None:
     """The eval set a run is judged by: the one that `MNRL_PRIMARY_METRIC` names, else the first."""
     name = metric.rpartition(".")[0]
-    return next((one for one in comparisons if one.name == name), comparisons[0] if comparisons else None)
+    return next((one for one in named if one.name == name), named[0] if named else None)
 
 
 def judge(settings: Settings, comparisons: tuple[Comparison, ...]) -> Verdict:

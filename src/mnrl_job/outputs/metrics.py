@@ -121,6 +121,8 @@ def _training(settings: Settings, training: Training | None, batching: Batching 
         "final_loss": training.final_loss,
         "lora_rank": settings.lora_rank,
         "trainable_parameters": training.trainable_parameters,
+        "scores": [asdict(one) for one in training.scores],
+        "best_step": training.best_step,
     }
 
 

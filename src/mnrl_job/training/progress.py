@@ -74,12 +74,16 @@ class Progress(TrainerCallback):
         if self._shows:
             self._write(state.global_step, float(logs["learning_rate"]), logs.get("grad_norm"))
 
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._stepped = time.monotonic()
+
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         now = time.monotonic()
         beat(
             step=state.global_step, step_seconds=round(now - self._stepped, 3), eta_seconds=self._eta(state.global_step)
         )
-        self._stepped = now
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
 
