@@ -17,6 +17,7 @@ from mnrl_job.setting_types import (
     RANKING_METRICS,
     EvalSources,
     Every,
+    HardnessWeight,
     Interval,
     Names,
     NearDuplicates,
@@ -112,6 +113,11 @@ class Settings(BaseModel):
         "mnrl",
         "what a batch compares: queries with documents, also the reverse, or all with all",
         "mnrl, symmetric or gte",
+    )
+    hardness: HardnessWeight | None = _setting(
+        None,
+        "weigh a negative more the more similar it is to the query: how much, and which negatives",
+        "a number above 0 for all negatives, or in_batch_negatives:9, hard_negatives:5 or all_negatives:9",
     )
     learning_rate: float = _setting(2e-5, "peak learning rate of AdamW", "a number above 0", gt=0, le=1)
     warmup: float = _setting(0.1, "share of the steps the learning rate climbs", "a number from 0 to 1", ge=0, le=1)

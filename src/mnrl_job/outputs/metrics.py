@@ -106,6 +106,8 @@ def _training(settings: Settings, training: Training | None, batching: Batching 
         return None
     return {
         "loss": settings.loss,
+        "scale": settings.scale,
+        "hardness": str(settings.hardness) if settings.hardness else None,
         "epochs": settings.epochs,
         "steps": training.steps,
         "global_batch_size": settings.batch_size,

@@ -84,12 +84,17 @@ def _training(content: dict[str, Any]) -> str:
     facts = [
         f"- {data['rows_used']} pairs, {training['epochs']} epoch(s), {training['steps']} steps of "
         f"{training['global_batch_size']} pairs, {training['negatives_per_anchor']} negatives for each anchor",
+        f"- loss `{training['loss']}`, scale {training['scale']:g}{_hardness(training)}",
         *_adapter(training),
         f"- learning rate {training['learning_rate']:g}, precision {training['precision']}, "
         f"final loss {training['final_loss']:.4f}",
         "- " + ", ".join(f"{name} {version}" for name, version in packages.items()),
     ]
     return "\n".join(sources + facts)
+
+
+def _hardness(training: dict[str, Any]) -> str:
+    return f", hardness weighting `{training['hardness']}`" if training["hardness"] else ""
 
 
 def _adapter(training: dict[str, Any]) -> list[str]:
