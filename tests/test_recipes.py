@@ -2,6 +2,9 @@
 
 import json
 
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
 from tests.conftest import PAIRS, write_jsonl
 
 
@@ -26,3 +29,34 @@ def test_hardness_changes_what_is_learnt_and_is_told(mnrl_job, good, tmp_path):
     assert training["hardness"] == "all_negatives:9"
     assert "loss `mnrl`, scale 20, hardness weighting `all_negatives:9`" in card_of(tmp_path / "out" / "all")
     assert read(tmp_path / "out" / "plain" / "metrics.json")["training"]["hardness"] is None
+
+
+def test_prompts_are_trained_with_evaluated_with_and_saved(mnrl_job, good, tmp_path, tiny_model):
+    """Those that the settings give, else the base model's own."""
+    prompts = {"query": "where is my ", "document": "open "}
+    base = SentenceTransformer(str(tiny_model), device="cpu")
+    base.prompts = prompts
+    base.save_pretrained(str(tmp_path / "prompted"), create_model_card=False)
+    given = {"MNRL_QUERY_PROMPT": prompts["query"], "MNRL_DOCUMENT_PROMPT": prompts["document"]}
+    runs = {"without": {}, "given": given, "own": {"MNRL_BASE_MODEL": "prompted"}}
+    runs["taken"] = runs["own"] | {"MNRL_QUERY_PROMPT": "add "}
+    weights, metrics = {}, {}
+    for run, settings in runs.items():
+        ended = mnrl_job("train", **good | settings | {"MNRL_RUN_ID": run, "MNRL_LEARNING_RATE": "1e-3"})
+        assert ended.code == 0, ended.stderr
+        weights[run] = load_file(tmp_path / "out" / run / "model" / "model.safetensors")
+        metrics[run] = read(tmp_path / "out" / run / "metrics.json")
+        reloaded = SentenceTransformer(str(tmp_path / "out" / run / "model"), device="cpu").prompts
+        assert reloaded == metrics[run]["model"]["prompts"]
+
+    name = "encoder.layer.0.output.dense.weight"
+    assert weights["own"][name].equal(weights["given"][name])
+    assert not weights["own"][name].equal(weights["without"][name])
+    assert not weights["own"][name].equal(weights["taken"][name])
+    assert metrics["own"]["evaluation"] == metrics["given"]["evaluation"]
+    assert metrics["given"]["model"]["prompts"] == prompts
+    assert metrics["taken"]["model"]["prompts"] == prompts | {"query": "add "}
+    assert metrics["without"]["model"]["prompts"] == {"query": "", "document": ""}
+    card = card_of(tmp_path / "out" / "own")
+    assert 'prompts `"where is my "` before each query and `"open "` before each document' in card
+    assert "trained without prompts" in card_of(tmp_path / "out" / "without")

@@ -171,6 +171,14 @@ def test_any_other_hardness_is_refused_in_one_line(text):
     assert "expected a number above 0 for all negatives, or in_batch_negatives:9, hard_negatives:5" in problem
 
 
+def test_the_space_at_the_end_of_a_prompt_is_kept_and_an_empty_flag_takes_a_prompt_away():
+    settings, _ = read_settings("train", {"document_prompt": ""}, NEEDED | {"MNRL_QUERY_PROMPT": "query: "}, {})
+    assert (settings.query_prompt, settings.document_prompt) == ("query: ", "")
+    assert Settings.model_validate(settings.model_dump(mode="json")) == settings
+    unset, _ = read_settings("train", {}, NEEDED | {"MNRL_QUERY_PROMPT": ""}, {})
+    assert unset.query_prompt is None
+
+
 @pytest.mark.parametrize("value", ["auto", "1", "8"])
 def test_num_processes_takes_auto_or_a_number(value):
     settings, _ = read_settings("train", {}, NEEDED | {"MNRL_NUM_PROCESSES": value}, {})

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 RANKING_METRICS = ("accuracy", "precision", "recall", "mrr", "map", "ndcg")
 METRIC_CUTOFFS = (1, 3, 5, 10, 100)
@@ -150,5 +150,7 @@ Interval = Annotated[Every, BeforeValidator(_parse_every)]
 Time = Annotated[Span, BeforeValidator(_parse_time)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
 NearDuplicates = Annotated[Annotated[float, Field(gt=0.5, le=1)] | None, BeforeValidator(_parse_near_duplicates)]
+# The space at its end belongs to a prompt.
+Prompt = Annotated[str, StringConstraints(strip_whitespace=False)]
 HardnessWeight = Annotated[Hardness, BeforeValidator(_parse_hardness)]
 PrimaryMetric = Annotated[str, BeforeValidator(_parse_primary_metric)]

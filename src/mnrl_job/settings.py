@@ -22,6 +22,7 @@ from mnrl_job.setting_types import (
     Names,
     NearDuplicates,
     PrimaryMetric,
+    Prompt,
     Sources,
     Span,
     Time,
@@ -126,6 +127,14 @@ class Settings(BaseModel):
         "linear", "how the learning rate falls after warm-up", "linear, cosine or constant_with_warmup"
     )
     scale: float = _setting(20.0, "multiplies the cosine similarity (1 / temperature)", "a number above 0", gt=0)
+    query_prompt: Prompt | None = _setting(
+        None, "what the model puts before each query (anchor); its own prompt when empty", "a text, as in 'query: '"
+    )
+    document_prompt: Prompt | None = _setting(
+        None,
+        "what the model puts before each document (positives, negatives, corpus); its own prompt when empty",
+        "a text, as in 'passage: '",
+    )
     max_seq_length: int | None = _setting(
         None, "tokens a text is cut at; the model's own when empty", "a whole number of at least 2", ge=2
     )
