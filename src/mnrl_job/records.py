@@ -242,6 +242,8 @@ class ModelFacts:
     embedding_dimension: int
     max_seq_length: int | None
     revision: str | None
+    query_prompt: str
+    document_prompt: str
 
 
 @dataclass(frozen=True, slots=True)

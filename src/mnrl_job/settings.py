@@ -18,10 +18,12 @@ from mnrl_job.setting_types import (
     Cutoffs,
     EvalSources,
     Every,
+    HardnessWeight,
     Interval,
     Names,
     NearDuplicates,
     PrimaryMetric,
+    Prompt,
     Sources,
     Span,
     Time,
@@ -114,6 +116,11 @@ class Settings(BaseModel):
         "what a batch compares: queries with documents, also the reverse, or all with all",
         "mnrl, symmetric or gte",
     )
+    hardness: HardnessWeight | None = _setting(
+        None,
+        "weigh a negative more the more similar it is to the query: how much, and which negatives",
+        "a number above 0 for all negatives, or in_batch_negatives:9, hard_negatives:5 or all_negatives:9",
+    )
     learning_rate: float = _setting(2e-5, "peak learning rate of AdamW", "a number above 0", gt=0, le=1)
     warmup: float = _setting(0.1, "share of the steps the learning rate climbs", "a number from 0 to 1", ge=0, le=1)
     weight_decay: float = _setting(0.01, "weight decay of AdamW", "a number of at least 0", ge=0)
@@ -121,6 +128,14 @@ class Settings(BaseModel):
         "linear", "how the learning rate falls after warm-up", "linear, cosine or constant_with_warmup"
     )
     scale: float = _setting(20.0, "multiplies the cosine similarity (1 / temperature)", "a number above 0", gt=0)
+    query_prompt: Prompt | None = _setting(
+        None, "what the model puts before each query (anchor); its own prompt when empty", "a text, as in 'query: '"
+    )
+    document_prompt: Prompt | None = _setting(
+        None,
+        "what the model puts before each document (positives, negatives, corpus); its own prompt when empty",
+        "a text, as in 'passage: '",
+    )
     max_seq_length: int | None = _setting(
         None, "tokens a text is cut at; the model's own when empty", "a whole number of at least 2", ge=2
     )

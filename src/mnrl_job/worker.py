@@ -25,8 +25,10 @@ from huggingface_hub.utils.tqdm import enable_progress_bars
 from sentence_transformers import SentenceTransformer
 from transformers.utils.logging import disable_progress_bar
 
+from mnrl_job.embedding.loading import load_model
 from mnrl_job.embedding.precision import choose_precision
-from mnrl_job.errors import DataError, DeviceError, JobError, MemoryLimit, MissingError, SettingsError
+from mnrl_job.embedding.prompts import find_prompt
+from mnrl_job.errors import DataError, DeviceError, JobError, MemoryLimit
 from mnrl_job.evaluation.gate import primary
 from mnrl_job.evaluation.retrieval import estimate_seconds, evaluate
 from mnrl_job.evaluation.verify import record_probes, verify
@@ -48,7 +50,7 @@ from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.runtime.machine import out_of_room
 from mnrl_job.runtime.outcomes import worker_main
 from mnrl_job.runtime.stopping import note_requests
-from mnrl_job.runtime.watch import LOAD, PATIENCE_AT_FIRST
+from mnrl_job.runtime.watch import PATIENCE_AT_FIRST
 from mnrl_job.settings import Settings
 from mnrl_job.training.best import SCORES, WEIGHTS
 from mnrl_job.training.checkpoints import Keeping
@@ -59,8 +61,6 @@ from mnrl_job.training.trainer import train
 
 REHEARSED_STEPS = 4
 BEFORE = "before.json"
-# Many large models are published in bf16, in which small steps of the optimizer would be rounded away.
-FP32 = {"dtype": torch.float32}
 
 
 def train_role(task: WorkerTask) -> None:
@@ -183,36 +183,6 @@ def check_same_inputs(task: WorkerTask) -> None:
                 )
 
 
-def load_model(name: str, settings: Settings) -> SentenceTransformer:
-    """Load a folder or a Hub id with an optional `@revision` onto this worker's device.
-
-    Raises:
-        MissingError: there is no such model on the Hub, or it cannot be reached.
-        DataError: the folder's model is damaged.
-        SettingsError: texts are to be cut at more tokens than the model can take.
-    """
-    is_folder = Path(name).is_dir()
-    begin(LOAD)
-    path, _, revision = (name, "", "") if is_folder else name.partition("@")
-    try:
-        model = SentenceTransformer(
-            path, revision=revision or None, device=str(PartialState().device), model_kwargs=FP32
-        )
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        reason = f"MNRL_BASE_MODEL: {name} cannot be loaded: {str(error).strip().splitlines()[0]}"
-        if is_folder:
-            raise DataError(f"{reason}; the folder is damaged or holds no Sentence Transformers model") from error
-        raise MissingError(f"{reason}; give a model folder, or a Hub id that can be reached from here") from error
-    if settings.max_seq_length:
-        longest = getattr(getattr(model.transformers_model, "config", None), "max_position_embeddings", None)
-        if longest and settings.max_seq_length > longest > 0:
-            raise SettingsError(f"MNRL_MAX_SEQ_LENGTH={settings.max_seq_length}: the model takes {longest} at most")
-        model.max_seq_length = settings.max_seq_length
-    return model
-
-
 def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tuple[Evaluation, ...]:
     """Score the model on every eval set."""
     settings = Settings.model_validate(task.settings)
@@ -252,6 +222,8 @@ def write_result(
         embedding_dimension=int(model.get_embedding_dimension() or 0),
         max_seq_length=int(limit) if limit and math.isfinite(limit) else None,
         revision=task.model.partition("@")[2] or None,
+        query_prompt=find_prompt(model, "query") or "",
+        document_prompt=find_prompt(model, "document") or "",
     )
     devices = (describe_devices(PartialState()),)
     result = WorkerResult(facts, before, devices, peak_memory(), after, training, lengths)

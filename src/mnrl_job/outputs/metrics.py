@@ -54,6 +54,7 @@ def metrics(run: Run) -> dict[str, Any]:
             "parameters": facts.parameters,
             "embedding_dimension": facts.embedding_dimension,
             "max_seq_length": facts.max_seq_length,
+            "prompts": {"query": facts.query_prompt, "document": facts.document_prompt},
         },
         "data": {"train": _train_data(run.pairs, run.result.training), "eval": _eval_data(run.eval_sets)},
         "training": _training(run.settings, run.result.training, run.batching),
@@ -108,6 +109,8 @@ def _training(settings: Settings, training: Training | None, batching: Batching 
         return None
     return {
         "loss": settings.loss,
+        "scale": settings.scale,
+        "hardness": str(settings.hardness) if settings.hardness else None,
         "epochs": settings.epochs,
         "steps": training.steps,
         "global_batch_size": settings.batch_size,

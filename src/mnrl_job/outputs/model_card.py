@@ -1,5 +1,6 @@
 """The model card: what the model was trained on and how well it does. It quotes no training text."""
 
+import json
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -21,7 +22,7 @@ documents = model.encode_document(["a passage", "another passage"])
 scores = model.similarity(queries, documents)
 ```
 
-{length}
+{length} {prompts}
 
 ## How good it is
 
@@ -50,6 +51,7 @@ def model_card(content: dict[str, Any]) -> str:
         base=model["base"],
         dimension=model["embedding_dimension"],
         length=f"Texts are cut at {cut} tokens." if cut else "Texts are read whole.",
+        prompts=_prompts(model["prompts"]),
         evaluation=_evaluation(content),
         training=_training(content),
     )
@@ -84,12 +86,27 @@ def _training(content: dict[str, Any]) -> str:
     facts = [
         f"- {data['rows_used']} pairs, {training['epochs']} epoch(s), {training['steps']} steps of "
         f"{training['global_batch_size']} pairs, {training['negatives_per_anchor']} negatives for each anchor",
+        f"- loss `{training['loss']}`, scale {training['scale']:g}{_hardness(training)}",
         *_adapter(training),
         f"- learning rate {training['learning_rate']:g}, precision {training['precision']}, "
         f"final loss {training['final_loss']:.4f}",
         "- " + ", ".join(f"{name} {version}" for name, version in packages.items()),
     ]
     return "\n".join(sources + facts)
+
+
+def _prompts(prompts: dict[str, str]) -> str:
+    if not any(prompts.values()):
+        return "It was trained without prompts."
+    query, document = (json.dumps(prompts[kind], ensure_ascii=False) for kind in ("query", "document"))
+    return (
+        f"It was trained with the prompts `{query}` before each query and `{document}` before each document: "
+        "`encode_query` and `encode_document` put them there, `encode` and other programs do not."
+    )
+
+
+def _hardness(training: dict[str, Any]) -> str:
+    return f", hardness weighting `{training['hardness']}`" if training["hardness"] else ""
 
 
 def _adapter(training: dict[str, Any]) -> list[str]:

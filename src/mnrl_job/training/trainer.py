@@ -187,7 +187,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
             checkpoint_layers(model)
         limit = chunk_limit(state.device, settings.mini_batch_size)
         collate = collator(model, pairs, limit, scratch / "tokens")
-        self.global_loss = GlobalBatchLoss(model, settings.scale, settings.loss, state.process_index)
+        rank, hardness = state.process_index, settings.hardness
+        self.global_loss = GlobalBatchLoss(model, settings.scale, settings.loss, rank, hardness)
         candidates = settings.batch_size * (len(pairs.columns) - 1)
         divergence = Divergence(pairs.path, candidates, settings.learning_rate)
         log_path = staging / "training_log.jsonl"
