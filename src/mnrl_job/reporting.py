@@ -18,11 +18,13 @@ from mnrl_job.records import Comparison, EvalSet, Pairs, Verdict, Verification, 
 from mnrl_job.runtime.attempt import Attempt
 from mnrl_job.runtime.claims import claimed
 from mnrl_job.runtime.logs import warn
-from mnrl_job.runtime.parallel import background
+from mnrl_job.runtime.parallel import background, settle
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.runtime.status import Clock
 from mnrl_job.settings import Settings
 
+# A file of a checkpoint whose upload failed may still be on its way, and would come after the others are removed.
+LATE_SECONDS = 30.0
 # By eval set; None where there is nothing to tell.
 Lexical = dict[str, dict[str, float] | None]
 
@@ -127,6 +129,7 @@ def publish(place: Attempt, clock: Clock, run: Run, inputs: dict[str, str]) -> F
         told = f"the gate: {'; '.join(run.verdict.failed)}"
         raise GateError(f"{told}; the run is kept in {place.run}, without _SUCCESS", content)
     place.status.finish()
+    settle(LATE_SECONDS)
     with suppress(JobError):  # the run stands; what is left beside it goes the next time
         tidy(store)
     return Finished(place.run, content)
