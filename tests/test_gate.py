@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.conftest import write_evalset
+from tests.conftest import read_metrics, write_evalset
 
 
 def test_a_run_below_the_gate_is_kept_and_passes_once_the_gate_is_lowered(mnrl_job, good, tmp_path):
@@ -15,7 +15,7 @@ def test_a_run_below_the_gate_is_kept_and_passes_once_the_gate_is_lowered(mnrl_j
     assert "the gate: faq.ndcg@10 changed by" in ended.last_line
     assert "MNRL_MIN_GAIN is 0.9; the run is kept in out/r, without _SUCCESS" in ended.last_line
     assert "won/lost/tied" in ended.stdout
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = read_metrics(run)
     assert (metrics["status"], metrics["gate"]["passed"]) == ("gate", False)
     assert metrics["run"]["attempts"][-1]["outcome"] == "gate"
     failure = json.loads((run / "failure.json").read_text())
@@ -28,7 +28,7 @@ def test_a_run_below_the_gate_is_kept_and_passes_once_the_gate_is_lowered(mnrl_j
     ended = mnrl_job("train", **good, **checkpoints, MNRL_MIN_GAIN="-1")
     assert ended.code == 0, ended.stderr
     assert "going on from the checkpoint of step 2 of 3" in ended.stderr
-    assert json.loads((run / "metrics.json").read_text())["gate"] == {
+    assert read_metrics(run)["gate"] == {
         "passed": True,
         "rule": "faq.ndcg@10 rises by -1 or more",
         "failed": [],
@@ -61,7 +61,7 @@ def test_metrics_are_taken_where_one_asks(mnrl_job, good, tmp_path):
     more = {"MNRL_METRICS_AT": "2,20", "MNRL_PRIMARY_METRIC": "map@20", "MNRL_EVAL_DATA": "faq.json,general.json"}
     ended = mnrl_job("evaluate", **good | more)
     assert ended.code == 0, ended.stderr
-    metrics = json.loads((tmp_path / "out" / "r" / "metrics.json").read_text())
+    metrics = read_metrics(tmp_path / "out" / "r")
     for name in ("faq", "general"):
         one = metrics["evaluation"][name]
         assert {metric.partition("@")[2] for metric in one["before"]} == {"2", "20"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import FSDP2, PAIRS, write_pairs
+from tests.conftest import FSDP2, PAIRS, read_metrics, write_pairs
 
 # Long enough to be a chunk of its own, so that ranks have different numbers of chunks.
 LONG = ("settings " * 30, "open the data page and " * 8)
@@ -36,7 +36,7 @@ def test_an_adapter_is_trained_and_saved_merged_and_as_it_is(mnrl_job, good, tmp
     for name in moved:
         torch.testing.assert_close(by_peft[name], merged[name])
 
-    training = read(run / "metrics.json")["training"]
+    training = read_metrics(run)["training"]
     assert (training["lora_rank"], training["trainable_parameters"]) == (4, 3584)
     assert [one["step"] for one in training["scores"]] == [2, 4]
     assert read(run / "metrics.json")["model"]["parameters"] == sum(weight.numel() for weight in base.values())

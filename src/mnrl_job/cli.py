@@ -168,7 +168,7 @@ def _table(one: dict[str, Any], primary: str) -> str:
     return "\n".join(lines)
 
 
-def _verdict(primary: dict[str, Any] | None) -> str:
+def _verdict(primary: Mapping[str, Any] | None) -> str:
     if primary is None:
         return "not evaluated; "
     if primary["after"] is None:

@@ -15,6 +15,7 @@ JobError
 └── Diverged        81   the loss became NaN or exploded
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -93,7 +94,7 @@ class GateError(JobError):
 
     code, kind = 80, "gate"
 
-    def __init__(self, message: str, content: dict[str, Any]) -> None:
+    def __init__(self, message: str, content: Mapping[str, Any]) -> None:
         super().__init__(message)
         self.content = content
 

@@ -1,6 +1,7 @@
 """What a run and a check do alike: inputs fetched and read, and what the workers are told."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,6 @@ def worker_task(
     )
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON for people and programs."""
     path.write_text(redact(json.dumps(content, indent=2, ensure_ascii=False)), encoding="utf-8")

@@ -3,9 +3,10 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 Record = TypeVar("Record")
 

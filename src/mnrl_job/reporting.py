@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
 
 from mnrl_job.errors import GateError, JobError
 from mnrl_job.evaluation.bm25 import lexical_metrics
@@ -11,6 +10,7 @@ from mnrl_job.evaluation.gate import judge
 from mnrl_job.evaluation.significance import compare
 from mnrl_job.groundwork import write_json
 from mnrl_job.outputs.metrics import Run, metrics
+from mnrl_job.outputs.metrics_schema import Metrics
 from mnrl_job.outputs.model_card import model_card
 from mnrl_job.outputs.publish import already_published, clear, seal, tidy, upload, write_manifest
 from mnrl_job.outputs.rankings import write_rankings
@@ -34,7 +34,7 @@ class Finished:
     """How a run ended well. `content` is that of `metrics.json`; None where it was published before, or by node 0."""
 
     run: str
-    content: dict[str, Any] | None
+    content: Metrics | None
 
 
 def lexical(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> Callable[[], Lexical]:

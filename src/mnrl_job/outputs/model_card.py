@@ -1,6 +1,7 @@
 """The model card: what the model was trained on and how well it does. It quotes no training text."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -34,7 +35,7 @@ scores = model.similarity(queries, documents)
 """
 
 
-def model_card(content: dict[str, Any]) -> str:
+def model_card(content: Mapping[str, Any]) -> str:
     """Render the card (README.md of the model folder) from the content of `metrics.json`."""
     model, run = content["model"], content["run"]
     cut = model["max_seq_length"]
@@ -58,7 +59,7 @@ def model_card(content: dict[str, Any]) -> str:
     return f"---\n{data.to_yaml()}\n---\n{body}"
 
 
-def _eval_results(content: dict[str, Any]) -> list[EvalResult] | None:
+def _eval_results(content: Mapping[str, Any]) -> list[EvalResult] | None:
     results = [
         EvalResult("information-retrieval", "custom", name, metric, round(value, 4), metric_name=metric)
         for name, one in content["evaluation"].items()
@@ -68,7 +69,7 @@ def _eval_results(content: dict[str, Any]) -> list[EvalResult] | None:
     return results or None
 
 
-def _evaluation(content: dict[str, Any]) -> str:
+def _evaluation(content: Mapping[str, Any]) -> str:
     lines = ["| eval set | metric | before | after | gain | 95 % interval |", "|---|---|---|---|---|---|"]
     for name, one in content["evaluation"].items():
         for metric in (metric for metric in one["after"] if metric.endswith("@10")):
@@ -80,7 +81,7 @@ def _evaluation(content: dict[str, Any]) -> str:
     return "\n".join(lines) if content["evaluation"] else "It was not evaluated."
 
 
-def _training(content: dict[str, Any]) -> str:
+def _training(content: Mapping[str, Any]) -> str:
     data, training, packages = content["data"]["train"], content["training"], content["environment"]["packages"]
     sources = [f"- `{one['name']}`: {one['rows']} pairs, SHA-256 `{one['sha256']}`" for one in data["sources"]]
     facts = [
