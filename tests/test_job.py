@@ -59,7 +59,7 @@ def test_the_eight_rows_of_the_how_to_keep_ndcg_at_3_at_one_and_reload(mnrl_job,
     files = {str(path.relative_to(run)) for path in run.rglob("*") if path.is_file()}
     manifest = read_json(run / "manifest.json")
     assert files == set(manifest["files"]) | {"manifest.json", "_SUCCESS"}
-    assert {"metrics.json", "audit.json", "training_log.jsonl", "rankings/faq.jsonl"} <= files
+    assert {"metrics.json", "audit.json", "report.html", "training_log.jsonl", "rankings/faq.jsonl"} <= files
     assert {"model/model.safetensors", "model/README.md", "model/modules.json"} <= files
     for name, facts in manifest["files"].items():
         assert hashlib.sha256((run / name).read_bytes()).hexdigest() == facts["sha256"], name
@@ -100,6 +100,9 @@ def test_one_process_and_two_train_on_the_same_batches_to_the_same_model(mnrl_jo
     losses = [[line["loss"] for line in read_lines(run / "training_log.jsonl")] for run in (one, two)]
     assert len(losses[0]) == read_json(one / "metrics.json")["training"]["steps"] == 16
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
+    for number in ("in_batch_accuracy", "chance", "positive_score", "negative_score", "anisotropy"):
+        seen = [[line[number] for line in read_lines(run / "training_log.jsonl")] for run in (one, two)]
+        np.testing.assert_allclose(seen[0], seen[1], atol=1e-3, err_msg=number)
     weights = [load_file(run / "model" / "model.safetensors") for run in (one, two)]
     for name in weights[0]:
         np.testing.assert_allclose(weights[0][name], weights[1][name], atol=2e-4)

@@ -14,6 +14,7 @@ from mnrl_job.outputs.metrics_schema import Metrics
 from mnrl_job.outputs.model_card import model_card
 from mnrl_job.outputs.publish import already_published, clear, seal, tidy, upload, write_manifest
 from mnrl_job.outputs.rankings import write_rankings
+from mnrl_job.outputs.report import report as report_page
 from mnrl_job.records import Comparison, EvalSet, Pairs, Verdict, Verification, WorkerResult, WorkerTask, read_results
 from mnrl_job.runtime.attempt import Attempt
 from mnrl_job.runtime.claims import claimed
@@ -60,7 +61,7 @@ def report(
     read: Pairs | None = None,
     verification: Verification | None = None,
 ) -> Finished:
-    """Make the run's record and its model's card, judge it, then publish.
+    """Judge the run, make its record, its page and its model's card, then publish.
 
     Raises:
         GateError: the model is not good enough; all is published, but not as a success.
@@ -86,8 +87,11 @@ def report(
         verification=verification,
         attempts=place.diary.all(place.store()),
     )
+    content = metrics(run)
     if task.pairs is not None:
-        (place.staging / "model" / "README.md").write_text(redact(model_card(metrics(run))), encoding="utf-8")
+        (place.staging / "model" / "README.md").write_text(redact(model_card(content)), encoding="utf-8")
+    page = report_page(place.staging, content, settings, task.eval_sets, place.settings_hash, task.inputs)
+    (place.staging / "report.html").write_text(page, encoding="utf-8")
     return publish(place, clock, run, task.inputs)
 
 

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from mnrl_job.embedding.tokens import Features
 from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.setting_types import Hardness
+from mnrl_job.training.checks import measure
 from mnrl_job.training.collate import Batch
 from mnrl_job.training.contrast import Objective, contrast
 from mnrl_job.training.gathering import gather_rows, most_of_ranks, on_any_rank
@@ -62,6 +63,8 @@ class GlobalBatchLoss(nn.Module):
         pieces: into how many each chunk is cut again before it is embedded.
         in_step: whether ranks must embed as many pieces each, because they hold the model together (FSDP).
         counts: what it has seen.
+        watched: whether the embeddings of the next batch are to be looked at, too.
+        measured: what they looked like, as `checks.measure` gives it; None before any was looked at.
     """
 
     def __init__(
@@ -82,6 +85,8 @@ class GlobalBatchLoss(nn.Module):
         self.pieces = 1
         self.in_step = False
         self.counts = Counts(0, 0, torch.zeros((), dtype=torch.int64, device=model.device))
+        self.watched = False
+        self.measured: torch.Tensor | None = None
 
     def forward(self, batch: Batch, labels: torch.Tensor) -> torch.Tensor:
         """The loss of this rank's share of the batch, a scalar.
@@ -106,6 +111,8 @@ class GlobalBatchLoss(nn.Module):
         own = slice(self.rank * rows, (self.rank + 1) * rows)
         queries, documents = columns[:, 0], columns[:, 1:].transpose(0, 1).reshape(-1, texts.shape[1])
         loss, masked = contrast(queries, documents, everywhere, own, self.scale, self.objective, self.hardness)
+        if self.watched:
+            self.measured = measure(queries, documents, everywhere)
         self.counts = Counts(
             self.counts.tokens + batch["tokens"],
             self.counts.padded_tokens + batch["padded_tokens"],

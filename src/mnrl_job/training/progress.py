@@ -3,16 +3,19 @@
 import json
 import math
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mnrl_job.runtime.heartbeat import beat, begin
-from mnrl_job.runtime.logs import log, shows_progress
+from mnrl_job.runtime.logs import log, shows_progress, warn
 from mnrl_job.training.batches import Plan
+from mnrl_job.training.checks import CollapseAlarm, on_host
 from mnrl_job.training.consumed import digest
 from mnrl_job.training.divergence import Divergence
 from mnrl_job.training.loss import GlobalBatchLoss
@@ -39,6 +42,8 @@ class Progress(TrainerCallback):
         self._plan = plan
         self._divergence = divergence
         self._shows = shows
+        self._alarm = CollapseAlarm()
+        self._alarmed = False
         self._began = self._said = self._stepped = time.monotonic()
         self._resumed_at = 0
         self._before = 0.0
@@ -57,6 +62,14 @@ class Progress(TrainerCallback):
             total = len(self._plan)
             self._bar = tqdm(total=total, initial=state.global_step, desc="training", unit="step", disable=hidden)
 
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._stepped = time.monotonic()
+        step = state.global_step + 1
+        is_logged = step == 1 or step % state.logging_steps == 0  # as the trainer decides when the step is over
+        self._loss.watched = self._shows and is_logged
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -73,11 +86,6 @@ class Progress(TrainerCallback):
             self._bar.set_postfix(loss=f"{self.loss:.4f}")
         if self._shows:
             self._write(state.global_step, float(logs["learning_rate"]), logs.get("grad_norm"))
-
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._stepped = time.monotonic()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         now = time.monotonic()
@@ -121,6 +129,8 @@ class Progress(TrainerCallback):
 
     def _write(self, step: int, learning_rate: float, grad_norm: float | None) -> None:
         seconds = time.monotonic() - self._began
+        on_gpu = torch.cuda.is_available()
+        memory = torch.cuda.max_memory_reserved() if on_gpu else psutil.Process().memory_info().rss
         line = {
             "step": step,
             "of": len(self._plan),
@@ -129,14 +139,26 @@ class Progress(TrainerCallback):
             "grad_norm": grad_norm,
             "pairs_per_second": round((step - self._resumed_at) * self._plan.shape[1] / max(seconds, 1e-9), 2),
             "seconds": round(self._before + seconds, 3),
+            "memory_bytes": memory,
             "rows_digest": self.digest,
+            **self._look_at_embeddings(),
         }
-        memory = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else None
         with self._path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
-        beat(loss=self.loss, pairs_per_second=line["pairs_per_second"], gpu_memory_bytes=memory)
+        beat(loss=self.loss, pairs_per_second=line["pairs_per_second"], gpu_memory_bytes=memory if on_gpu else None)
         if not shows_progress() and time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
             eta = self._eta(step)
             told = f"step {step} of {len(self._plan)}, loss {self.loss:.4f}, {eta} s to go"
-            log(told, **line, eta_seconds=eta, gpu_memory_bytes=memory)
+            log(told, **line, eta_seconds=eta, gpu_memory_bytes=memory if on_gpu else None)
+
+    def _look_at_embeddings(self) -> dict[str, Any]:
+        """What the batch just trained on looked like; says so once where its embeddings have become useless."""
+        if self._loss.measured is None:
+            return {}
+        checks, self._loss.measured = on_host(self._loss.measured), None
+        collapse = self._alarm.look(checks)
+        if collapse and not self._alarmed:
+            warn(f"the embeddings collapse: {collapse}; lower MNRL_LEARNING_RATE, or look at the training pairs")
+        self._alarmed = self._alarmed or bool(collapse)
+        return asdict(checks) | {"collapse": collapse}

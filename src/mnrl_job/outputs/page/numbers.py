@@ -1,0 +1,75 @@
+"""Numbers as the page writes them."""
+
+from collections.abc import Iterable
+
+MINUS = "\u2212"
+
+
+def plain(value: float, digits: int = 3) -> str:
+    """A score: `0.389`."""
+    return f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """A change: `+0.197`, `−0.020`, and `0.000` for none."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if not float(text) else text.replace("-", MINUS)
+
+
+def chance(p_value: float) -> str:
+    """A p-value: `0.0005`, `0.34`."""
+    return f"{p_value:.4f}" if p_value < 0.01 else f"{p_value:.2f}"
+
+
+def count(value: float) -> str:
+    """A whole number: `10,000`."""
+    return f"{value:,.0f}"
+
+
+def short(value: float) -> str:
+    """A number on an axis, as short as it can be told apart: `0.05`, `2e-05`, `12,000`."""
+    if value and abs(value) < 0.001:
+        return f"{value:.3g}".replace("-", MINUS).replace("e\u22120", f"e{MINUS}").replace("e\u2212", f"e{MINUS}")
+    return f"{value:,.4g}".replace("-", MINUS) if abs(value) < 1000 else count(value)
+
+
+def seconds(value: float) -> str:
+    """A length of time: `4.2 s`, `3 min 20 s`, `2 h 5 min`."""
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def size(value: float) -> str:
+    """Bytes: `512 MB`, `3.1 GB`."""
+    return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
+
+
+def share(value: float) -> str:
+    """`12.5 %`."""
+    return f"{value:.1%}".replace("%", " %")
+
+
+def words(values: Iterable[str]) -> str:
+    """`a, b and c`."""
+    *most, last = values
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def one_line(text: str) -> str:
+    """A text without line breaks."""
+    return " ".join(text.split())
+
+
+def cut(text: str, characters: int) -> str:
+    """One line of a text, not longer than this."""
+    line = one_line(text)
+    return line if len(line) <= characters else line[: characters - 1] + "…"
+
+
+def moment(text: str) -> str:
+    """`2026-01-31T09:30:00Z` as `2026-01-31 09:30:00 UTC`."""
+    return text.replace("T", " ").replace("Z", " UTC")

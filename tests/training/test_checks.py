@@ -1,0 +1,114 @@
+"""What a batch's embeddings look like, and when that is an alarm."""
+
+import json
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from mnrl_job.runtime.tables import NOBODY
+from mnrl_job.training import checks
+from mnrl_job.training.checks import Checks, CollapseAlarm, measure, on_host
+from tests.training.test_trainer import model, run
+
+__all__ = ["model", "run"]
+
+GOOD = Checks(0.9, 0.125, 0.8, 0.2, 0.1)
+
+
+@pytest.fixture
+def batch():
+    """Eight rows of unrelated texts with a negative each."""
+    torch.manual_seed(1)
+    queries = normalize(torch.randn(8, 16))
+    documents = normalize(torch.cat([queries + 0.4 * torch.randn(8, 16), torch.randn(8, 16)]))
+    labels = torch.arange(32).reshape(8, 4)
+    labels[:, 0] = torch.arange(8)
+    return queries, documents, labels + torch.tensor([0, 100, 100, 100])
+
+
+def test_they_are_what_counting_by_hand_gives(batch):
+    queries, documents, _labels = batch
+    found = on_host(measure(*batch))
+    scores = queries @ documents.T
+    positives = scores.diagonal()
+    others = scores.masked_fill(torch.eye(8, 16, dtype=torch.bool), -2)
+    assert found.in_batch_accuracy == pytest.approx((positives > others.amax(dim=1)).float().mean().item(), abs=1e-5)
+    assert found.chance == pytest.approx(1 / 16, abs=1e-5)
+    assert found.positive_score == pytest.approx(positives.mean().item(), abs=1e-5)
+    assert found.negative_score == pytest.approx(others.amax(dim=1).mean().item(), abs=1e-5)
+    between = documents[:8] @ documents[:8].T
+    assert found.anisotropy == pytest.approx((between.sum().item() - 8) / 56, abs=1e-5)
+
+
+def test_a_false_negative_does_not_count(batch):
+    queries, documents, labels = batch
+    documents = documents.clone()
+    documents[1] = queries[0]
+    assert on_host(measure(queries, documents, labels)).in_batch_accuracy < 1
+    labels[1, 2] = labels[0, 2]
+    documents[8:] = documents[0]
+    labels[:, 3] = NOBODY
+    found = on_host(measure(queries, documents, labels))
+    assert found.negative_score < 1
+    assert found.chance == pytest.approx((6 / 8 + 2 / 7) / 8, abs=1e-5)
+
+
+def test_only_a_sample_of_a_large_batch_is_looked_at_and_all_of_it_scored(batch, monkeypatch):
+    whole = measure(*batch)
+    monkeypatch.setattr(checks, "SAMPLED_ROWS", 4)
+    queries, documents, _labels = batch
+    even = on_host(measure(*batch))
+    assert even.positive_score == pytest.approx((queries @ documents.T).diagonal()[::2].mean().item(), abs=1e-5)
+    assert even.chance == on_host(whole).chance
+    monkeypatch.setattr(checks, "TILE_BYTES", 1)
+    assert on_host(measure(*batch)).positive_score == pytest.approx((queries[0] @ documents[0]).item(), abs=1e-5)
+
+
+def test_where_no_query_has_a_negative_there_is_nothing_to_say(batch):
+    queries, documents, labels = batch
+    labels[:, 1] = 7
+    found = on_host(measure(queries, documents[:8], labels[:, :3]))
+    assert (found.in_batch_accuracy, found.chance, found.negative_score) == (None, None, None)
+    assert CollapseAlarm().look(found) is None
+
+
+def test_texts_that_all_look_alike_are_an_alarm():
+    same = normalize(torch.ones(8, 16))
+    labels = torch.arange(24).reshape(8, 3)
+    found = on_host(measure(same, same, labels))
+    assert (found.in_batch_accuracy, found.anisotropy) == (0.0, 1.0)
+    alarm = CollapseAlarm()
+    told = [alarm.look(found) for _ in range(5)]
+    assert told[:4] == [None] * 4
+    assert told[4] == "unrelated documents look alike: their mean cosine similarity is 1.00"
+
+
+def test_positives_that_are_no_longer_found_are_an_alarm_and_ones_that_never_were_are_not():
+    guessing = Checks(0.1, 0.125, 0.5, 0.5, 0.1)
+    alarm = CollapseAlarm()
+    assert [alarm.look(GOOD) for _ in range(10)] == [None] * 10
+    told = [alarm.look(guessing) for _ in range(5)]
+    assert told[:4] == [None] * 4
+    assert told[4] == "the in-batch accuracy fell from 0.90 to 0.10, where guessing gives 0.12"
+    never = CollapseAlarm()
+    assert [never.look(guessing) for _ in range(10)] == [None] * 10
+
+
+def test_a_training_logs_them_and_trains_no_differently(run, model, tiny_model, tmp_path, monkeypatch):
+    from sentence_transformers import SentenceTransformer
+
+    _, losses = run(model)
+    lines = [json.loads(line) for line in (tmp_path / "training_log.jsonl").open()]
+    assert len(lines) == 4
+    for line in lines:
+        assert line["chance"] == pytest.approx(1 / 8)
+        assert 0 <= line["in_batch_accuracy"] <= 1
+        assert line["negative_score"] <= 1 >= line["positive_score"]
+        assert line["memory_bytes"] > 10_000_000
+        assert line["collapse"] is None
+    monkeypatch.setattr("mnrl_job.training.loss.measure", lambda *_: None)
+    unwatched = SentenceTransformer(str(tiny_model), device="cpu")
+    assert run(unwatched)[1] == losses
+    for one, other in zip(model.parameters(), unwatched.parameters(), strict=True):
+        assert torch.equal(one, other)
