@@ -39,15 +39,17 @@ check: install-dev ## Check format, lint, types, architecture, shell scripts and
 	@$(BIN)/shellcheck .ci/run scripts/* examples/*/*.sh
 	@$(BIN)/mnrl-job settings --format env | diff - env.example || { echo "env.example is stale: run make docs"; exit 1; }
 	@$(BIN)/mnrl-job settings --format markdown | diff - docs/settings.md || { echo "docs/settings.md is stale: run make docs"; exit 1; }
+	@$(BIN)/python -m mnrl_job.outputs.metrics_schema | diff - docs/metrics.schema.json || { echo "docs/metrics.schema.json is stale: run make docs"; exit 1; }
 	@echo "all checks passed"
 
 format: install-dev ## Format the code and mend what the linter can mend.
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-docs: install ## Write the files that are made from the settings: env.example and docs/settings.md.
+docs: install ## Write the files that are made from the code: env.example, docs/settings.md, docs/metrics.schema.json.
 	@$(BIN)/mnrl-job settings --format env >env.example
 	@$(BIN)/mnrl-job settings --format markdown >docs/settings.md
+	@$(BIN)/python -m mnrl_job.outputs.metrics_schema >docs/metrics.schema.json
 
 lock: install-dev ## Resolve the dependencies anew into requirements.lock and requirements-dev.lock.
 	@scripts/lock $(BIN)

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from botocore.loaders import JSONFileLoader
 from filelock import FileLock
@@ -94,6 +95,13 @@ def mnrl_job(tmp_path: Path) -> Callable[..., Ended]:
         return Ended(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+def read_metrics(run: Path) -> dict[str, Any]:
+    """The `metrics.json` of a run, which must be as its published schema says."""
+    content: dict[str, Any] = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    jsonschema.validate(content, json.loads((ROOT / "docs" / "metrics.schema.json").read_text(encoding="utf-8")))
+    return content
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> Path:

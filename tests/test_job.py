@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.conftest import PAIRS, write_evalset, write_jsonl, write_pairs
+from tests.conftest import PAIRS, read_metrics, write_evalset, write_jsonl, write_pairs
 
 EIGHT_ROWS = [
     ("How do I reset my password?", "Open Settings, choose Security and click Reset password."),
@@ -46,7 +46,7 @@ def test_the_eight_rows_of_the_how_to_keep_ndcg_at_3_at_one_and_reload(mnrl_job,
     assert "succeeded: faq.ndcg@3 stayed from 1.0000 to 1.0000; the run is in out/eight" in ended.last_line
 
     run = tmp_path / "out" / "eight"
-    metrics = read_json(run / "metrics.json")
+    metrics = read_metrics(run)
     assert metrics["status"] == "succeeded"
     assert metrics["primary_metric"] == {"name": "faq.ndcg@3", "before": 1.0, "after": 1.0, "delta": 0.0}
     assert metrics["verification"]["shape"] == [1, 384]

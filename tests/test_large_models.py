@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import FSDP2, PAIRS, write_pairs
+from tests.conftest import FSDP2, PAIRS, read_metrics, write_pairs
 
 # Long enough to be a chunk of its own, so that ranks have different numbers of chunks.
 LONG = ("settings " * 30, "open the data page and " * 8)
@@ -22,7 +22,7 @@ def test_an_adapter_is_trained_and_saved_merged_and_as_it_is(mnrl_job, good, tmp
     from peft import PeftModel
     from transformers import AutoModel
 
-    more = {"MNRL_NUM_PROCESSES": processes, "MNRL_GRADIENT_CHECKPOINTING": "true"}
+    more = {"MNRL_NUM_PROCESSES": processes, "MNRL_GRADIENT_CHECKPOINTING": "true", "MNRL_EVAL_EVERY": "2"}
     ended = mnrl_job("train", **good, **LORA, **more)
     assert ended.code == 0, ended.stderr
     run = tmp_path / "out" / "r"
@@ -36,8 +36,9 @@ def test_an_adapter_is_trained_and_saved_merged_and_as_it_is(mnrl_job, good, tmp
     for name in moved:
         torch.testing.assert_close(by_peft[name], merged[name])
 
-    training = read(run / "metrics.json")["training"]
+    training = read_metrics(run)["training"]
     assert (training["lora_rank"], training["trainable_parameters"]) == (4, 3584)
+    assert [one["step"] for one in training["scores"]] == [2, 4]
     assert read(run / "metrics.json")["model"]["parameters"] == sum(weight.numel() for weight in base.values())
     assert read(run / "adapter" / "adapter_config.json")["base_model_name_or_path"] == good["MNRL_BASE_MODEL"]
     card = (run / "model" / "README.md").read_text(encoding="utf-8")
@@ -78,7 +79,7 @@ def train_whole_and_shared(mnrl_job, settings, tmp_path):
         yield load_file(tmp_path / "out" / name / "model" / "model.safetensors")
 
 
-@pytest.mark.parametrize("more", [{}, LORA, {"MNRL_GRADIENT_CHECKPOINTING": "true", "MNRL_MINI_BATCH_SIZE": "3"}])
+@pytest.mark.parametrize("more", [LORA, {"MNRL_GRADIENT_CHECKPOINTING": "true", "MNRL_MINI_BATCH_SIZE": "3"}])
 def test_a_model_held_in_shares_learns_what_one_held_whole_does(mnrl_job, good, tmp_path, more):
     """Also where ranks have different numbers of chunks, for each of which all must gather each layer."""
     whole, shared = train_whole_and_shared(mnrl_job, good | more, tmp_path)

@@ -73,14 +73,7 @@ def on_one_node(scene):
     return scene.outcome("alone")
 
 
-def test_two_nodes_train_as_one_node_with_two_workers(scene, pair, on_one_node):
-    nodes = start_both(scene, pair, "both")
-    assert codes(scene, "both", nodes) == [0, 0], said(scene, "both")
-    assert scene.outcome("both") == on_one_node
-    assert "node 0 reports and publishes" in (scene.folder / "both-1.log").read_text()
-
-
-def test_nodes_that_are_cut_off_and_then_stopped_end_with_the_weights_of_those_left_alone(scene, pair, on_one_node):
+def test_nodes_that_are_cut_off_and_then_stopped_end_as_one_node_with_two_workers(scene, pair, on_one_node):
     nodes = start_both(scene, pair, "cut")
     wait_for_a_checkpoint(scene, "cut", nodes)
     pair[1].cable("down")
@@ -102,6 +95,7 @@ def test_nodes_that_are_cut_off_and_then_stopped_end_with_the_weights_of_those_l
     assert codes(scene, "cut", nodes) == [0, 0], said(scene, "cut")
     for rank in (0, 1):
         assert (scene.folder / f"cut-{rank}.log").read_text().count("going on from the checkpoint of step") == 2
+    assert "node 0 reports and publishes" in (scene.folder / "cut-1.log").read_text()
     assert scene.outcome("cut") == on_one_node
 
 

@@ -15,7 +15,7 @@ from mnrl_job.runtime.diary import Diary
 from mnrl_job.runtime.status import Status
 from mnrl_job.runtime.tables import NOBODY, read_groups, read_table
 from mnrl_job.runtime.watch import Care
-from mnrl_job.setting_types import Source
+from mnrl_job.setting_types import Hardness, Source
 from mnrl_job.settings import Settings
 from tests.conftest import PAIRS, write_jsonl, write_pairs
 from tests.inputs.conftest import read
@@ -219,6 +219,12 @@ def test_the_largest_batch_at_most_can_be_filled(prepared):
 def test_a_small_source_does_not_hide_how_large_a_batch_may_be(prepared):
     out = prepared(list(made_up(200, "a")), list(made_up(2, "b")), eval_holdout=0, batch_size=4)
     assert out.audit["batches"]["largest_batch_that_uses_nearly_all_rows"] == 200
+
+
+def test_hard_negatives_can_be_weighed_only_where_there_are_some(prepared):
+    wanted = {"batch_size": 4, "hardness": Hardness("hard_negatives", 5)}
+    with pytest.raises(SettingsError, match=r"MNRL_HARDNESS=hard_negatives:5: .* no column of negatives; give one, or"):
+        prepared(list(made_up(8)), **wanted)
 
 
 def test_a_batch_that_the_workers_cannot_share_is_refused(prepared):

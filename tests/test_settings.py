@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mnrl_job import settings_page
 from mnrl_job.cli import export_others
 from mnrl_job.errors import SettingsError
-from mnrl_job.setting_types import Source
+from mnrl_job.setting_types import Hardness, Source
 from mnrl_job.settings import Settings, env_name, flag_name, read_settings
 from tests.conftest import ROOT
 
@@ -146,6 +146,37 @@ def test_weights_reach_the_workers():
     (source,) = sources_of("faq:3=faq.jsonl")
     settings, _ = read_settings("train", {}, NEEDED | {"MNRL_TRAIN_DATA": str(source)}, {})
     assert Settings.model_validate(json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
+
+
+@pytest.mark.parametrize(
+    ("text", "hardness"),
+    [
+        ("9", Hardness("all_negatives", 9)),
+        ("in_batch_negatives:9", Hardness("in_batch_negatives", 9)),
+        ("hard_negatives:2.5", Hardness("hard_negatives", 2.5)),
+    ],
+)
+def test_hardness_is_a_strength_and_which_negatives(text, hardness):
+    settings, _ = read_settings("train", {}, NEEDED | {"MNRL_HARDNESS": text}, {})
+    assert settings.hardness == hardness
+    assert Settings.model_validate(json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
+    again, _ = read_settings("train", {}, NEEDED | {"MNRL_HARDNESS": str(hardness)}, {})
+    assert again == settings
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "inf", "much", "negatives:9", "hard_negatives", "hard_negatives:", ":9"])
+def test_any_other_hardness_is_refused_in_one_line(text):
+    (problem,) = problems_of(environ=NEEDED | {"MNRL_HARDNESS": text})
+    assert problem.startswith(f"MNRL_HARDNESS={text!r} is not accepted")
+    assert "expected a number above 0 for all negatives, or in_batch_negatives:9, hard_negatives:5" in problem
+
+
+def test_the_space_at_the_end_of_a_prompt_is_kept_and_an_empty_flag_takes_a_prompt_away():
+    settings, _ = read_settings("train", {"document_prompt": ""}, NEEDED | {"MNRL_QUERY_PROMPT": "query: "}, {})
+    assert (settings.query_prompt, settings.document_prompt) == ("query: ", "")
+    assert Settings.model_validate(settings.model_dump(mode="json")) == settings
+    unset, _ = read_settings("train", {}, NEEDED | {"MNRL_QUERY_PROMPT": ""}, {})
+    assert unset.query_prompt is None
 
 
 @pytest.mark.parametrize("value", ["auto", "1", "8"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mnrl_job.errors import JobError, SettingsError
-from mnrl_job.groundwork import check_primary_metric, read_eval_sets, worker_task
+from mnrl_job.groundwork import check_eval_names, read_eval_sets, worker_task
 from mnrl_job.inputs.collect import LocatedInputs, fetch_inputs, needed_bytes
 from mnrl_job.inputs.fetch import Located, locate, locate_model
 from mnrl_job.inputs.pairs import read_pairs
@@ -23,7 +23,7 @@ from mnrl_job.runtime.launch import ask_workers
 from mnrl_job.runtime.stopping import stop_on_request
 from mnrl_job.runtime.storage.probe import probe, write_speed
 from mnrl_job.runtime.watch import Care
-from mnrl_job.setting_types import Source
+from mnrl_job.setting_types import Every, Source
 from mnrl_job.settings import Settings
 
 # Weights and the two moments of Adam, in fp32.
@@ -161,7 +161,7 @@ def check_data(
             for finding in audit_findings(prepared.audit):
                 findings.add(finding)
         if prepared:
-            check_primary_metric(settings, prepared.eval_sets)
+            check_eval_names(settings, prepared.eval_sets)
             task = worker_task(settings, place, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
             return task, prepared.audit
     return None
@@ -185,16 +185,25 @@ def check_model(
             f"loads and trains on {seen.device} with torch {seen.torch}: "
             f"{seen.parameters / 1e6:.1f} million parameters, peak memory {seen.peak_memory_bytes / 1e9:.1f} GB",
         )
-        total = 2 * loading + 2 * seen.evaluation_seconds + steps * seen.step_seconds
+        evaluations = 2 + scores_while(steps, seen.step_seconds, Settings.model_validate(task.settings).eval_every)
+        total = 2 * loading + evaluations * seen.evaluation_seconds + steps * seen.step_seconds
         findings.passed(
             "expected time",
-            f"about {_duration(total)}: {steps} steps of {seen.step_seconds:.2f} s, 2 evaluations of "
+            f"about {_duration(total)}: {steps} steps of {seen.step_seconds:.2f} s, {evaluations} evaluations of "
             f"{seen.evaluation_seconds:.1f} s, start-up {2 * loading:.0f} s",
         )
         if speed:
             findings.add(grace(seen.trainable_parameters * CHECKPOINT_BYTES_PER_PARAMETER, speed, care.grace_seconds))
         return seen.lengths
     return None
+
+
+def scores_while(steps: int, step_seconds: float, every: Every | None) -> int:
+    """How often the model is scored while it trains, if patience does not end it."""
+    if every is None:
+        return 0
+    between = every.steps or max(1, int((every.seconds or 0) / step_seconds))
+    return -(-steps // between)
 
 
 def grace(size: int, speed: float, period: float) -> Finding:

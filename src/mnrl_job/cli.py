@@ -15,14 +15,14 @@ import click
 from dotenv import dotenv_values
 
 from mnrl_job import __version__, settings_page
-from mnrl_job.errors import InternalError, JobError, SettingsError, by_kind
+from mnrl_job.errors import GateError, InternalError, JobError, SettingsError, by_kind
 from mnrl_job.records import Finding
 from mnrl_job.runtime import logs
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.settings import PREFIX, Settings, accepts, flag_name, read_settings
 
 if TYPE_CHECKING:
-    from mnrl_job.job import Finished
+    from mnrl_job.reporting import Finished
 
 TERMINATION_LOG = Path("/dev/termination-log")
 # Kubernetes cuts the log at 4096 bytes; a character takes 4 at most.
@@ -141,27 +141,34 @@ def conclude(finished: "Finished") -> None:
     if finished.content is None:
         logs.log(f"{finished.run} is already published with these settings; nothing more to do")
         return
-    evaluation = finished.content["evaluation"]
-    primary = finished.content["primary_metric"]
+    show(finished.content)
+    logs.log(f"succeeded: {_verdict(finished.content['primary_metric'])}the run is in {finished.run}")
+
+
+def show(content: Mapping[str, Any]) -> None:
+    """The metrics of each eval set as a table on stdout."""
+    evaluation, primary = content["evaluation"], content["primary_metric"]
     for name, one in evaluation.items():
         click.echo(f"\n{name}\n{_table(one, primary['name'].rpartition('.')[2])}")
     if evaluation:
         click.echo()
-    logs.log(f"succeeded: {_verdict(primary)}the run is in {finished.run}")
 
 
 def _table(one: dict[str, Any], primary: str) -> str:
-    lines = [f"  {'metric':<14}{'before':>8}{'after':>8}{'gain':>9}   95 % interval"]
-    for metric in dict.fromkeys((primary, *SHOWN_METRICS)):
-        line = f"  {metric:<14}{one['before'][metric]:>8.4f}"
+    header = f"  {'metric':<14}" + f"{'bm25':>8}" * bool(one["bm25"]) + f"{'before':>8}"
+    lines = [header + (f"{'after':>8}{'gain':>9}   {'95 % interval':<21}won/lost/tied" if one["after"] else "")]
+    for metric in dict.fromkeys((primary, *(shown for shown in SHOWN_METRICS if shown in one["before"]))):
+        line = f"  {metric:<14}" + (f"{one['bm25'][metric]:>8.4f}" if one["bm25"] else "")
+        line += f"{one['before'][metric]:>8.4f}"
         if one["after"]:
             low, high = one["confidence"][metric]
-            line += f"{one['after'][metric]:>8.4f}{one['delta'][metric]:>+9.4f}   {low:+.4f} to {high:+.4f}"
+            changes = "/".join(str(count) for count in one["queries"][metric].values())
+            line += f"{one['after'][metric]:>8.4f}{one['delta'][metric]:>+9.4f}   {low:+.4f} to {high:+.4f}   {changes}"
         lines.append(line)
-    return "\n".join(lines if one["after"] else [lines[0][:22], *lines[1:]])
+    return "\n".join(lines)
 
 
-def _verdict(primary: dict[str, Any] | None) -> str:
+def _verdict(primary: Mapping[str, Any] | None) -> str:
     if primary is None:
         return "not evaluated; "
     if primary["after"] is None:
@@ -191,6 +198,8 @@ def fail(failure: JobError) -> int:
     """Tell of a failure: a traceback for our faults, one clear message for the user's."""
     if isinstance(failure, InternalError) and failure.trace:
         click.echo(redact(failure.trace), err=True)
+    if isinstance(failure, GateError):
+        show(failure.content)
     retry = "; starting again can help" if failure.retry_helps else ""
     fields = failure.as_dict()
     logs.LOG.log(

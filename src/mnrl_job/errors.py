@@ -11,9 +11,11 @@ JobError
 ├── DeniedError     77   not allowed to read or write
 ├── DeviceError     78   no usable device, or no disk
 ├── MemoryLimit     79   out of device memory
+├── GateError       80   trained, but below the gate
 └── Diverged        81   the loss became NaN or exploded
 """
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -87,6 +89,16 @@ class MemoryLimit(JobError):
     code, kind = 79, "memory"
 
 
+class GateError(JobError):
+    """The run is kept for whoever wants to look, without `_SUCCESS`; `content` is that of its `metrics.json`."""
+
+    code, kind = 80, "gate"
+
+    def __init__(self, message: str, content: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.content = content
+
+
 class Diverged(JobError):
     code, kind = 81, "diverged"
 
@@ -94,6 +106,6 @@ class Diverged(JobError):
 def by_kind(kind: str, message: str, trace: str = "", details: dict[str, Any] | None = None) -> JobError:
     """Rebuild the error that another process wrote down as `kind` and `message`."""
     for cls in JobError.__subclasses__():
-        if cls.kind == kind and cls is not InternalError:
+        if cls.kind == kind and cls not in (InternalError, GateError):
             return cls(message, details)
     return InternalError(message, trace)

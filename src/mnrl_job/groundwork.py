@@ -1,6 +1,7 @@
 """What a run and a check do alike: inputs fetched and read, and what the workers are told."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +41,24 @@ def read_eval_sets(inputs: Inputs, scratch: Path) -> tuple[EvalSet, ...]:
     return tuple(read_evalset(source, scratch / "eval" / source.name) for source in inputs.evals)
 
 
-def check_primary_metric(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> None:
-    """An eval set named in `MNRL_PRIMARY_METRIC` must be there."""
-    wanted = settings.primary_metric.rpartition(".")[0]
+def check_eval_names(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> None:
+    """The eval sets that settings name must be there; and there must be one to judge by, if there is a gate.
+
+    Raises:
+        SettingsError: one is not.
+    """
     names = [one.name for one in eval_sets]
-    if wanted and wanted not in names:
+    wanted = settings.primary_metric.rpartition(".")[0]
+    asked = {wanted: f"MNRL_PRIMARY_METRIC={settings.primary_metric}"} if wanted else {}
+    asked |= dict.fromkeys(settings.guard_evals, f"MNRL_GUARD_EVALS={','.join(settings.guard_evals)}")
+    for name, origin in asked.items():
+        if name not in names:
+            raise SettingsError(f"{origin}: no eval set is named {name!r}; there are: {', '.join(names) or 'none'}")
+    judging = (settings.min_gain, settings.max_p_value, settings.eval_every)
+    if not names and any(one is not None for one in judging):
         raise SettingsError(
-            f"MNRL_PRIMARY_METRIC={settings.primary_metric}: no eval set is named {wanted!r}; "
-            f"there are: {', '.join(names) or 'none'}"
+            "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE and MNRL_EVAL_EVERY need an eval set to judge by; name one in "
+            "MNRL_EVAL_DATA, or hold training pairs out (MNRL_EVAL_HOLDOUT)"
         )
 
 
@@ -77,6 +88,6 @@ def worker_task(
     )
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON for people and programs."""
     path.write_text(redact(json.dumps(content, indent=2, ensure_ascii=False)), encoding="utf-8")

@@ -1,44 +1,24 @@
 """The story of a run: one call a step, in order. This module knows every step; no step knows another."""
 
 import os
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from mnrl_job.errors import DataError, InternalError, JobError, SettingsError
-from mnrl_job.evaluation.significance import compare
-from mnrl_job.groundwork import (
-    check_primary_metric,
-    get_inputs,
-    read_eval_sets,
-    worker_task,
-    write_json,
-)
+from mnrl_job.groundwork import check_eval_names, get_inputs, read_eval_sets, worker_task, write_json
 from mnrl_job.inputs.pairs import read_pairs
 from mnrl_job.outputs.audit_page import with_lengths
 from mnrl_job.outputs.checkpoints import fetch_newest, kept
-from mnrl_job.outputs.metrics import Run, metrics
-from mnrl_job.outputs.model_card import model_card
-from mnrl_job.outputs.publish import already_published, clear, record_failure, seal, tidy, upload
-from mnrl_job.outputs.rankings import write_rankings
+from mnrl_job.outputs.publish import already_published, record_failure, tidy
 from mnrl_job.outputs.recheck import recheck
-from mnrl_job.outputs.report import report as report_page
 from mnrl_job.prepare import prepare
-from mnrl_job.records import (
-    Comparison,
-    Pairs,
-    Verification,
-    WorkerResult,
-    WorkerTask,
-    read_results,
-)
+from mnrl_job.records import Verification, WorkerResult, WorkerTask
+from mnrl_job.reporting import Finished, lexical, report
 from mnrl_job.runtime.agreement import facts_of
 from mnrl_job.runtime.attempt import Attempt, attempt, common, effective, work_dir
-from mnrl_job.runtime.claims import claimed
 from mnrl_job.runtime.devices import find_devices
 from mnrl_job.runtime.files import scratch_folder
 from mnrl_job.runtime.launch import ask_workers, started
@@ -47,20 +27,12 @@ from mnrl_job.runtime.machine import out_of_room
 from mnrl_job.runtime.meeting import Meeting, meeting
 from mnrl_job.runtime.nodes import find_nodes
 from mnrl_job.runtime.secrets import redact
-from mnrl_job.runtime.status import Status
+from mnrl_job.runtime.status import Clock
 from mnrl_job.runtime.stopping import stop_on_request
 from mnrl_job.runtime.storage import Store, open_store
 from mnrl_job.runtime.storage.probe import probe
 from mnrl_job.runtime.watch import Care
 from mnrl_job.settings import Settings
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """How a run ended well. `content` is that of `metrics.json`; None where it was published before, or by node 0."""
-
-    run: str
-    content: dict[str, Any] | None
 
 
 def train(settings: Settings) -> Finished:
@@ -97,10 +69,11 @@ def train_together(settings: Settings, place: Attempt, others: Meeting) -> Finis
             read = read_pairs(inputs.train, settings, place.scratch / "pairs.arrow")
             log(f"read {read.rows} pairs from {len(inputs.train)} source(s)", rejected=read.rejected)
             prepared = prepare(settings, place, read, eval_sets, nodes.count * devices.workers)
-            check_primary_metric(settings, prepared.eval_sets)
+            check_eval_names(settings, prepared.eval_sets)
         task = worker_task(settings, place, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
         task = from_checkpoint(settings, place, task)
         others.agree(facts_of(effective(settings), task.inputs, devices.workers, task.resume))
+        words = lexical(settings, task.eval_sets if nodes.is_first else ())
         result = workers.ask(task, "result.json", WorkerResult)
         if not nodes.is_first:
             others.wait_for_first()
@@ -108,7 +81,7 @@ def train_together(settings: Settings, place: Attempt, others: Meeting) -> Finis
         with clock("verify"):
             verification = verifier.ask(task, "verified.json", Verification)
     write_json(place.staging / "audit.json", with_lengths(prepared.audit, result.lengths))
-    return report(settings, place, clock, task, result, read, verification)
+    return report(settings, place, clock, task, result, words(), read, verification)
 
 
 def evaluate(settings: Settings) -> Finished:
@@ -133,10 +106,11 @@ def evaluate(settings: Settings) -> Finished:
                 inputs = get_inputs(settings, place, devices)
             with clock("prepare"):
                 eval_sets = read_eval_sets(inputs, place.scratch)
-                check_primary_metric(settings, eval_sets)
+                check_eval_names(settings, eval_sets)
             task = worker_task(settings, place, inputs, eval_sets)
+            words = lexical(settings, eval_sets)
             result = workers.ask(task, "result.json", WorkerResult)
-        return report(settings, place, clock, task, result)
+        return report(settings, place, clock, task, result, words())
 
 
 def verify_run(uri: str, settings: Settings) -> Verification | None:
@@ -162,21 +136,6 @@ def verify_run(uri: str, settings: Settings) -> Verification | None:
             raise DataError(
                 f"{uri}: every file is as published, but {error}; compare `environment` in its metrics.json with here"
             ) from error
-
-
-class Clock:
-    """How long each step took, in seconds; the status says which one it is."""
-
-    def __init__(self, status: Status) -> None:
-        self.seconds: dict[str, float] = {}
-        self._status = status
-
-    @contextmanager
-    def __call__(self, step: str) -> Iterator[None]:
-        self._status.enter(step)
-        began = time.perf_counter()
-        yield
-        self.seconds[step] = time.perf_counter() - began
 
 
 @contextmanager
@@ -232,72 +191,3 @@ def finished_before(store: Store, settings_hash: str) -> bool:
     with suppress(JobError):  # who may only read still learns that it is finished
         tidy(store)
     return True
-
-
-def report(
-    settings: Settings,
-    place: Attempt,
-    clock: Clock,
-    task: WorkerTask,
-    result: WorkerResult,
-    read: Pairs | None = None,
-    verification: Verification | None = None,
-) -> Finished:
-    """Make the run's record, its page and its model's card, then publish."""
-    steps = result.training.steps if result.training else 0
-    place.diary.write(place.store(), outcome="succeeded", last_step=steps)
-    run = Run(
-        id=place.run_id,
-        started_at=place.started_at,
-        settings=settings,
-        base_model=settings.base_model,
-        result=result,
-        eval_sets=task.eval_sets,
-        comparisons=tuple(compare_set(settings, task, result, one.name) for one in task.eval_sets),
-        seconds=clock.seconds,
-        pairs=read,
-        batching=task.batching,
-        verification=verification,
-        attempts=place.diary.all(place.store()),
-    )
-    content = metrics(run)
-    if task.pairs is not None:
-        (place.staging / "model" / "README.md").write_text(redact(model_card(content)), encoding="utf-8")
-    page = report_page(place.staging, content, settings, task.eval_sets, place.settings_hash, task.inputs)
-    (place.staging / "report.html").write_text(page, encoding="utf-8")
-    return publish(place, clock, run, task.inputs)
-
-
-def publish(place: Attempt, clock: Clock, run: Run, inputs: dict[str, str]) -> Finished:
-    """Put what is staged at the run's place, whole or not at all."""
-    store = place.store()
-    with claimed(store) as claim:
-        if already_published(store, place.settings_hash):
-            store.sweep()
-            return Finished(place.run, None)
-        clear(store, claim)
-        with clock("publish"):
-            files = upload(place.staging, store, claim, {})
-        content = metrics(run)
-        write_json(place.staging / "metrics.json", content)
-        files = upload(place.staging, store, claim, files)
-        facts = {
-            "run_id": place.run_id,
-            "attempt": len(run.attempts),
-            "settings_sha256": place.settings_hash,
-            "inputs": inputs,
-        }
-        seal(store, claim, place.staging, facts | {"files": files})
-    place.status.finish()
-    with suppress(JobError):  # the run stands; what is left beside it goes the next time
-        tidy(store)
-    return Finished(place.run, content)
-
-
-def compare_set(settings: Settings, task: WorkerTask, result: WorkerResult, name: str) -> Comparison:
-    """Before against after on one eval set, also query by query into `rankings/`."""
-    before = next(one for one in result.before if one.name == name)
-    after = next((one for one in result.after if one.name == name), None)
-    results = read_results(before.results), read_results(after.results) if after else []
-    write_rankings(task.staging / "rankings" / f"{name}.jsonl", *results)
-    return compare(name, *results, settings.seed) if after else Comparison(name, before.metrics)

@@ -58,6 +58,7 @@ def prepare(settings: Settings, place: Attempt, read: Pairs, eval_sets: tuple[Ev
         SettingsError: the data cannot fill a batch.
     """
     check_workers(settings, workers)
+    check_hardness(settings, read)
     found, leaks = compare_texts(settings, place, read, eval_sets)
     kept = np.ones(read.rows, dtype=bool)
     if leaks.policy == "remove":
@@ -76,6 +77,15 @@ def check_workers(settings: Settings, workers: int) -> None:
     if size % workers:
         nearest = max(1, round(size / workers)) * workers
         raise SettingsError(f"MNRL_BATCH_SIZE={size} is not a multiple of the {workers} workers; {nearest} would be")
+
+
+def check_hardness(settings: Settings, read: Pairs) -> None:
+    """Hard negatives can be weighed only where there are some."""
+    if settings.hardness and settings.hardness.mode == "hard_negatives" and len(read.columns) == 2:
+        raise SettingsError(
+            f"MNRL_HARDNESS={settings.hardness}: the training pairs have no column of negatives; "
+            f"give one, or set MNRL_HARDNESS=in_batch_negatives:{settings.hardness.strength:g}"
+        )
 
 
 def compare_texts(

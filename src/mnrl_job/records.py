@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 Record = TypeVar("Record")
 
@@ -141,9 +142,20 @@ class Evaluation:
     seconds: float
 
 
+class Changes(TypedDict):
+    """How many queries got better, worse, or stayed."""
+
+    won: int
+    lost: int
+    tied: int
+
+
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One eval set before and after: each metric's values, gain, interval and p-value. No `after`: evaluation only."""
+    """One eval set before and after: each metric's values, gain, interval and p-value. No `after`: evaluation only.
+
+    `queries` are how many won, lost or kept what they had; `bm25` what the words alone would find.
+    """
 
     name: str
     before: dict[str, float]
@@ -151,6 +163,17 @@ class Comparison:
     delta: dict[str, float] = field(default_factory=dict)
     confidence: dict[str, tuple[float, float]] = field(default_factory=dict)
     p_value: dict[str, float] = field(default_factory=dict)
+    queries: dict[str, Changes] = field(default_factory=dict)
+    bm25: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a run passed its gate: the rule in words, and what of it was not met."""
+
+    passed: bool
+    rule: str
+    failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +195,29 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class StepScore:
+    """The primary metric of the model in training, at a step."""
+
+    step: int
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class StepScores:
+    """The scores of a training, in order."""
+
+    scores: tuple[StepScore, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Training:
     """What training did. Tokens are counted over all ranks; `padded_tokens` is what the model had to read.
 
     `seconds_waited` were spent waiting for batches; `recomputed` says that not all activations of a batch were kept.
 
     `negatives_per_anchor` are the other documents of a batch; `masked_per_anchor` of them, on average, did not count.
-    `trainable_parameters` is how many numbers were trained; with LoRA few of the model's.
+    `trainable_parameters` is how many numbers were trained; with LoRA few of the model's. `scores` were taken while it
+    trained; the weights are then those of `best_step`.
     """
 
     steps: int
@@ -194,6 +233,8 @@ class Training:
     padded_tokens: int
     recomputed: bool
     trainable_parameters: int
+    scores: tuple[StepScore, ...] = ()
+    best_step: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +243,8 @@ class ModelFacts:
     embedding_dimension: int
     max_seq_length: int | None
     revision: str | None
+    query_prompt: str
+    document_prompt: str
 
 
 @dataclass(frozen=True, slots=True)

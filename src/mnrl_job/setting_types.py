@@ -3,13 +3,15 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
 RANKING_METRICS = ("accuracy", "precision", "recall", "mrr", "map", "ndcg")
 METRIC_CUTOFFS = (1, 3, 5, 10, 100)
+DEEPEST_CUTOFF = 10_000
 SECONDS = {"s": 1, "m": 60, "h": 3600}
+HardnessMode = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,17 @@ class Every:
     def due(self, step: int, seconds: float) -> bool:
         """Whether it is time, at this step and so many seconds after the last time."""
         return step % self.steps == 0 if self.steps else seconds >= (self.seconds or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Hardness:
+    """How much more a negative counts the more similar it is to the query, and which negatives: the library's names."""
+
+    mode: HardnessMode
+    strength: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+    def __str__(self) -> str:
+        return f"{self.mode}:{self.strength:g}"
 
 
 def _parse_every(value: object) -> object:
@@ -108,6 +121,15 @@ def _refuse_weights(sources: tuple[Source, ...]) -> tuple[Source, ...]:
     return sources
 
 
+def _parse_hardness(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    mode, colon, strength = value.rpartition(":")
+    if colon and mode not in get_args(HardnessMode):
+        raise ValueError(f"{mode!r} names no negatives")
+    return {"mode": mode or "all_negatives", "strength": strength}
+
+
 def _parse_near_duplicates(value: object) -> object:
     return None if str(value).strip().casefold() == "off" else value
 
@@ -116,9 +138,17 @@ def _parse_names(value: object) -> object:
     return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
 
+def _parse_cutoffs(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    cutoffs = sorted({int(item) if item.strip().isdecimal() else 0 for item in value.split(",") if item.strip()})
+    if not cutoffs or not 1 <= cutoffs[0] <= cutoffs[-1] <= DEEPEST_CUTOFF:
+        raise ValueError(f"a k is a whole number from 1 to {DEEPEST_CUTOFF}")
+    return tuple(cutoffs)
+
+
 def _parse_primary_metric(value: object) -> object:
-    pattern = rf"(?:[A-Za-z0-9_.-]+\.)?(?:{'|'.join(RANKING_METRICS)})@(?:{'|'.join(map(str, METRIC_CUTOFFS))})"
-    if not re.fullmatch(pattern, str(value)):
+    if not re.fullmatch(rf"(?:[A-Za-z0-9_.-]+\.)?(?:{'|'.join(RANKING_METRICS)})@[1-9][0-9]*", str(value)):
         raise ValueError("unknown metric")
     return value
 
@@ -129,4 +159,8 @@ Interval = Annotated[Every, BeforeValidator(_parse_every)]
 Time = Annotated[Span, BeforeValidator(_parse_time)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
 NearDuplicates = Annotated[Annotated[float, Field(gt=0.5, le=1)] | None, BeforeValidator(_parse_near_duplicates)]
+Cutoffs = Annotated[tuple[int, ...], BeforeValidator(_parse_cutoffs)]
+# The space at its end belongs to a prompt.
+Prompt = Annotated[str, StringConstraints(strip_whitespace=False)]
+HardnessWeight = Annotated[Hardness, BeforeValidator(_parse_hardness)]
 PrimaryMetric = Annotated[str, BeforeValidator(_parse_primary_metric)]

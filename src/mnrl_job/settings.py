@@ -9,18 +9,21 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from mnrl_job.errors import SettingsError
 from mnrl_job.setting_types import (
     METRIC_CUTOFFS,
     RANKING_METRICS,
+    Cutoffs,
     EvalSources,
     Every,
+    HardnessWeight,
     Interval,
     Names,
     NearDuplicates,
     PrimaryMetric,
+    Prompt,
     Sources,
     Span,
     Time,
@@ -30,7 +33,7 @@ PREFIX = "MNRL_"
 PLACES = "comma separated; a file, folder or glob, local or s3://"
 SOURCES = f"one or more of uri, name=uri or name:weight=uri, {PLACES}"
 EVAL_SOURCES = f"one or more of uri or name=uri, {PLACES}"
-METRIC = f"{'|'.join(RANKING_METRICS)}@{'|'.join(map(str, METRIC_CUTOFFS))}, or NAME.metric"
+METRIC = f"{'|'.join(RANKING_METRICS)}@k with a k of MNRL_METRICS_AT, or NAME.metric"
 
 
 def _setting(default: Any, meaning: str, accepts: str, **limits: Any) -> Any:
@@ -113,6 +116,11 @@ class Settings(BaseModel):
         "what a batch compares: queries with documents, also the reverse, or all with all",
         "mnrl, symmetric or gte",
     )
+    hardness: HardnessWeight | None = _setting(
+        None,
+        "weigh a negative more the more similar it is to the query: how much, and which negatives",
+        "a number above 0 for all negatives, or in_batch_negatives:9, hard_negatives:5 or all_negatives:9",
+    )
     learning_rate: float = _setting(2e-5, "peak learning rate of AdamW", "a number above 0", gt=0, le=1)
     warmup: float = _setting(0.1, "share of the steps the learning rate climbs", "a number from 0 to 1", ge=0, le=1)
     weight_decay: float = _setting(0.01, "weight decay of AdamW", "a number of at least 0", ge=0)
@@ -120,6 +128,14 @@ class Settings(BaseModel):
         "linear", "how the learning rate falls after warm-up", "linear, cosine or constant_with_warmup"
     )
     scale: float = _setting(20.0, "multiplies the cosine similarity (1 / temperature)", "a number above 0", gt=0)
+    query_prompt: Prompt | None = _setting(
+        None, "what the model puts before each query (anchor); its own prompt when empty", "a text, as in 'query: '"
+    )
+    document_prompt: Prompt | None = _setting(
+        None,
+        "what the model puts before each document (positives, negatives, corpus); its own prompt when empty",
+        "a text, as in 'passage: '",
+    )
     max_seq_length: int | None = _setting(
         None, "tokens a text is cut at; the model's own when empty", "a whole number of at least 2", ge=2
     )
@@ -137,7 +153,40 @@ class Settings(BaseModel):
     hang_timeout: Time = _setting(
         Span(600.0), "workers that all stand still for so long are stopped", "a time (90s, 10m, 1h)"
     )
-    primary_metric: PrimaryMetric = _setting("ndcg@10", "the metric the run is judged by", METRIC)
+    metrics_at: Cutoffs = _setting(
+        METRIC_CUTOFFS, "how many documents of a ranking each metric looks at", "whole numbers k, comma separated"
+    )
+    primary_metric: PrimaryMetric = _setting(
+        "ndcg@10", "the metric the run is judged by", METRIC, validate_default=True
+    )
+    eval_every: Interval | None = _setting(
+        None,
+        "how often the model is scored while it trains, by the primary metric; the best weights are then published",
+        "steps (500) or a time (90s, 10m, 1h)",
+    )
+    patience: int | None = _setting(
+        None,
+        "training ends after so many scores in a row that were no better than the best (MNRL_EVAL_EVERY)",
+        "a whole number of at least 1",
+        ge=1,
+    )
+    min_gain: float | None = _setting(
+        None,
+        "the gate: how much the primary metric must rise; below it the run is kept, but is no success",
+        "a number from -1 to 1",
+        ge=-1,
+        le=1,
+    )
+    max_p_value: float | None = _setting(
+        None,
+        "the gate: how likely the gain may be chance; guard evals then fail only where a loss is as unlikely chance",
+        "a number above 0 and up to 1",
+        gt=0,
+        le=1,
+    )
+    guard_evals: Names = _setting(
+        (), "the gate: eval sets whose metric must not fall", "names of eval sets, comma separated"
+    )
     seed: int = _setting(42, "everything random comes from it", "a whole number from 0 to 4294967295", ge=0, lt=2**32)
     num_processes: Literal["auto"] | Annotated[int, Field(ge=1)] = _setting(
         "auto", "workers on this machine: one per visible GPU, on a CPU 1", "auto or a whole number of at least 1"
@@ -169,6 +218,28 @@ class Settings(BaseModel):
     log_format: Literal["auto", "text", "json"] = _setting(
         "auto", "text on a terminal, else JSON lines on stderr", "auto, text or json"
     )
+
+    @field_validator("patience")
+    @classmethod
+    def _is_tried(cls, patience: int | None, info: ValidationInfo) -> int | None:
+        if patience is not None and info.data.get("eval_every", True) is None:
+            raise ValueError("nothing is scored while it trains; set MNRL_EVAL_EVERY, too")
+        return patience
+
+    @field_validator("accelerate_config")
+    @classmethod
+    def _is_whole(cls, file: str | None, info: ValidationInfo) -> str | None:
+        if file and info.data.get("eval_every") is not None:
+            raise ValueError("a model that workers hold in shares cannot be scored while it trains: MNRL_EVAL_EVERY")
+        return file
+
+    @field_validator("primary_metric")
+    @classmethod
+    def _is_measured(cls, metric: str, info: ValidationInfo) -> str:
+        measured = info.data.get("metrics_at", ())
+        if measured and int(metric.rpartition("@")[2]) not in measured:
+            raise ValueError(f"MNRL_METRICS_AT has {','.join(map(str, measured))}")
+        return metric
 
 
 REQUIRED = {
@@ -248,7 +319,8 @@ def _explain(error: ValidationError, values: Mapping[str, str], origins: Mapping
     for detail in error.errors():
         field = str(detail["loc"][0])
         reason = f" ({detail['ctx']['error']})" if detail["type"] == "value_error" else ""
-        name, _, file = origins[field].partition(" in ")
+        name, _, file = origins.get(field, env_name(field)).partition(" in ")
         place = f" in {file}" if file else ""
-        problems[field] = f"{name}={values[field]!r}{place} is not accepted{reason}; expected {accepts(field)}"
+        value = values.get(field, Settings.model_fields[field].default)
+        problems[field] = f"{name}={value!r}{place} is not accepted{reason}; expected {accepts(field)}"
     return list(problems.values())

@@ -16,6 +16,7 @@ from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from shutil import copyfile
 
 import torch
 from accelerate import PartialState
@@ -24,8 +25,11 @@ from huggingface_hub.utils.tqdm import enable_progress_bars
 from sentence_transformers import SentenceTransformer
 from transformers.utils.logging import disable_progress_bar
 
+from mnrl_job.embedding.loading import load_model
 from mnrl_job.embedding.precision import choose_precision
-from mnrl_job.errors import DataError, DeviceError, JobError, MemoryLimit, MissingError, SettingsError
+from mnrl_job.embedding.prompts import find_prompt
+from mnrl_job.errors import DataError, DeviceError, JobError, MemoryLimit
+from mnrl_job.evaluation.gate import primary
 from mnrl_job.evaluation.retrieval import estimate_seconds, evaluate
 from mnrl_job.evaluation.verify import record_probes, verify
 from mnrl_job.records import (
@@ -46,8 +50,9 @@ from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.runtime.machine import out_of_room
 from mnrl_job.runtime.outcomes import worker_main
 from mnrl_job.runtime.stopping import note_requests
-from mnrl_job.runtime.watch import LOAD, PATIENCE_AT_FIRST
+from mnrl_job.runtime.watch import PATIENCE_AT_FIRST
 from mnrl_job.settings import Settings
+from mnrl_job.training.best import SCORES, WEIGHTS
 from mnrl_job.training.checkpoints import Keeping
 from mnrl_job.training.lengths import measure_lengths
 from mnrl_job.training.lora import merged
@@ -56,8 +61,6 @@ from mnrl_job.training.trainer import train
 
 REHEARSED_STEPS = 4
 BEFORE = "before.json"
-# Many large models are published in bf16, in which small steps of the optimizer would be rounded away.
-FP32 = {"dtype": torch.float32}
 
 
 def train_role(task: WorkerTask) -> None:
@@ -73,7 +76,8 @@ def train_role(task: WorkerTask) -> None:
     lengths = measure_lengths(model, task.pairs) if state.is_main_process else None
     logs.log(f"training on {task.pairs.rows} pairs with {describe_devices(state)}")
     keeping = Keeping(common(settings, task.inputs), carried_files(task), task.resume)
-    training = train(model, settings, task.pairs, task.batching, task.scratch, task.staging, keeping)
+    score = partial(score_now, model, task) if settings.eval_every else None
+    training = train(model, settings, task.pairs, task.batching, task.scratch, task.staging, keeping, score)
     if settings.lora_rank or is_sharded():
         make_plain = merged if settings.lora_rank else unsharded
         model = make_plain(model, load_model(task.model, settings))
@@ -91,10 +95,10 @@ def scores_before(model: SentenceTransformer, task: WorkerTask) -> tuple[Evaluat
         if PartialState().is_main_process:
             write_record(task.scratch / BEFORE, Scores(scored))
         return scored
-    if PartialState().is_main_process:
+    if PartialState().is_local_main_process:
         for path in carried_files(task):
             if (task.resume / path.name).exists():
-                path.write_bytes((task.resume / path.name).read_bytes())
+                copyfile(task.resume / path.name, path)
     kept = read_record(task.resume / BEFORE, Scores).evaluations
     return tuple(replace(one, results=task.scratch / one.results.name) for one in kept)
 
@@ -102,7 +106,19 @@ def scores_before(model: SentenceTransformer, task: WorkerTask) -> tuple[Evaluat
 def carried_files(task: WorkerTask) -> tuple[Path, ...]:
     """What a checkpoint holds beside the training's state."""
     results = (task.scratch / f"before-{one.name}.jsonl" for one in task.eval_sets)
-    return (task.scratch / BEFORE, *results, task.staging / "training_log.jsonl")
+    best = task.scratch / WEIGHTS, task.scratch / SCORES
+    return (task.scratch / BEFORE, *results, *best, task.staging / "training_log.jsonl")
+
+
+def score_now(model: SentenceTransformer, task: WorkerTask) -> float:
+    """The primary metric of the model in training."""
+    settings = Settings.model_validate(task.settings)
+    eval_set = primary(settings.primary_metric, task.eval_sets)
+    if eval_set is None:
+        raise ValueError("a score needs an eval set")
+    precision = choose_precision(settings.precision, PartialState().device)
+    scored = evaluate(model, eval_set, precision, settings.metrics_at, task.scratch / "during.jsonl")
+    return scored.metrics[settings.primary_metric.rpartition(".")[2]]
 
 
 def evaluate_role(task: WorkerTask) -> None:
@@ -167,36 +183,6 @@ def check_same_inputs(task: WorkerTask) -> None:
                 )
 
 
-def load_model(name: str, settings: Settings) -> SentenceTransformer:
-    """Load a folder or a Hub id with an optional `@revision` onto this worker's device.
-
-    Raises:
-        MissingError: there is no such model on the Hub, or it cannot be reached.
-        DataError: the folder's model is damaged.
-        SettingsError: texts are to be cut at more tokens than the model can take.
-    """
-    is_folder = Path(name).is_dir()
-    begin(LOAD)
-    path, _, revision = (name, "", "") if is_folder else name.partition("@")
-    try:
-        model = SentenceTransformer(
-            path, revision=revision or None, device=str(PartialState().device), model_kwargs=FP32
-        )
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        reason = f"MNRL_BASE_MODEL: {name} cannot be loaded: {str(error).strip().splitlines()[0]}"
-        if is_folder:
-            raise DataError(f"{reason}; the folder is damaged or holds no Sentence Transformers model") from error
-        raise MissingError(f"{reason}; give a model folder, or a Hub id that can be reached from here") from error
-    if settings.max_seq_length:
-        longest = getattr(getattr(model.transformers_model, "config", None), "max_position_embeddings", None)
-        if longest and settings.max_seq_length > longest > 0:
-            raise SettingsError(f"MNRL_MAX_SEQ_LENGTH={settings.max_seq_length}: the model takes {longest} at most")
-        model.max_seq_length = settings.max_seq_length
-    return model
-
-
 def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tuple[Evaluation, ...]:
     """Score the model on every eval set."""
     settings = Settings.model_validate(task.settings)
@@ -206,7 +192,7 @@ def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tup
     for eval_set in task.eval_sets:
         results = task.scratch / f"{when}-{eval_set.name}.jsonl"
         begin(f"evaluate_{when}")
-        done = evaluate(model, eval_set, precision, results)
+        done = evaluate(model, eval_set, precision, settings.metrics_at, results)
         moment = f"{when} training, " if task.pairs else ""
         logs.log(f"{moment}{eval_set.name}: {primary} {done.metrics[primary]:.4f}", seconds=done.seconds)
         evaluations.append(done)
@@ -236,6 +222,8 @@ def write_result(
         embedding_dimension=int(model.get_embedding_dimension() or 0),
         max_seq_length=int(limit) if limit and math.isfinite(limit) else None,
         revision=task.model.partition("@")[2] or None,
+        query_prompt=find_prompt(model, "query") or "",
+        document_prompt=find_prompt(model, "document") or "",
     )
     devices = (describe_devices(PartialState()),)
     result = WorkerResult(facts, before, devices, peak_memory(), after, training, lengths)

@@ -7,8 +7,9 @@ import pyarrow as pa
 import pytest
 import torch
 
-from mnrl_job.embedding.encode import encode, find_prompt
+from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import choose_precision, cpu_has_bf16
+from mnrl_job.embedding.prompts import find_prompt
 from mnrl_job.errors import DeviceError
 from tests.conftest import PAIRS, run_ranks
 
@@ -34,6 +35,16 @@ def test_queries_and_documents_with_their_prompts_equal_the_librarys(model, tmp_
     for _ in range(2):  # the second time with the tokens of the first
         ours = encode(model, column(TEXTS), kind, "fp32", tmp_path / "tokens.arrow")
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_tokens_with_one_prompt_are_not_taken_for_those_with_another(model, tmp_path):
+    found = []
+    for prompt in ("", "where is my ", "open "):
+        model.prompts["query"] = prompt
+        theirs = model.encode_query(TEXTS, convert_to_tensor=True, normalize_embeddings=True)
+        found.append(encode(model, column(TEXTS), "query", "fp32", tmp_path / "tokens.arrow"))
+        torch.testing.assert_close(found[-1], theirs, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(found[1], found[2], atol=1e-3)
 
 
 def test_the_default_prompt_serves_where_a_kind_has_none(model):

@@ -28,7 +28,7 @@ def test_every_metric_equals_trec_eval(documents, seed, relevant, highest):
     names = {f"{trec}.{CUTS}" for trec in OURS_TO_TREC.values()} | {"recip_rank"}
     run = {"q": {document: float(documents - place) for place, document in enumerate(order)}}
     theirs = pytrec_eval.RelevanceEvaluator({"q": grades}, names).evaluate(run)["q"]
-    ours = ranking_metrics([grades.get(document, 0) for document in order[:100]], list(grades.values()))
+    ours = ranking_metrics([grades.get(document, 0) for document in order[:100]], list(grades.values()), METRIC_CUTOFFS)
     for k in METRIC_CUTOFFS:
         for name, trec in OURS_TO_TREC.items():
             assert ours[f"{name}@{k}"] == pytest.approx(theirs[f"{trec}_{k}"], abs=1e-9), name
@@ -37,4 +37,4 @@ def test_every_metric_equals_trec_eval(documents, seed, relevant, highest):
 
 
 def test_nothing_found_is_zero_everywhere():
-    assert set(ranking_metrics([0, 0, 0], [1]).values()) == {0.0}
+    assert set(ranking_metrics([0, 0, 0], [1], METRIC_CUTOFFS).values()) == {0.0}

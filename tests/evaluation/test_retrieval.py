@@ -7,6 +7,7 @@ import torch
 
 from mnrl_job.evaluation.retrieval import evaluate, rank
 from mnrl_job.inputs.evalset import write_evalset
+from mnrl_job.setting_types import METRIC_CUTOFFS
 from tests.conftest import PAIRS
 
 
@@ -23,9 +24,8 @@ def test_metrics_equal_the_librarys_evaluator(model, tmp_path):
     queries = {f"q{i}": anchor for i, (anchor, _) in enumerate(PAIRS)}
     corpus = {f"d{i}": positive for i, (_, positive) in enumerate(PAIRS)}
     grades = {(f"q{i}", f"d{i}"): 1 for i in range(len(PAIRS))} | {("q0", "d3"): 1}
-    ours = evaluate(
-        model, write_evalset("s", "", tmp_path, queries, corpus, grades), "fp32", tmp_path / "results.jsonl"
-    )
+    eval_set = write_evalset("s", "", tmp_path, queries, corpus, grades)
+    ours = evaluate(model, eval_set, "fp32", METRIC_CUTOFFS, tmp_path / "results.jsonl")
     relevant = {q: {d for (query, d) in grades if query == q} for q in queries}
     library = InformationRetrievalEvaluator(queries, corpus, relevant, write_csv=False, ndcg_at_k=[10], mrr_at_k=[10])
     theirs = library(model)
@@ -41,7 +41,7 @@ def test_the_rank_is_that_of_the_best_relevant_document_in_the_whole_corpus():
     corpus = torch.eye(200)
     query = torch.arange(200, 0, -1).float().unsqueeze(0)
     ids = [f"d{i}" for i in range(200)]
-    (result,) = rank(query, corpus, ["q"], ids, {"q": {"d150": 1, "d199": 2}})
+    (result,) = rank(query, corpus, ["q"], ids, {"q": {"d150": 1, "d199": 2}}, [1, 100])
     assert (result.rank, result.score) == (151, 50.0)
     assert result.metrics["recall@100"] == 0.0
     assert result.top[0] == ("d0", 200.0)

@@ -1,5 +1,6 @@
 """What was saved is what was trained, or the run fails."""
 
+import json
 import shutil
 
 import pytest
@@ -23,6 +24,15 @@ def test_an_intact_model_verifies(recorded):
     assert found.reloaded
     assert found.embedding_dimension == 32
     assert found.max_difference <= 1e-6
+
+
+@pytest.mark.parametrize("kind", ["query", "document"])
+def test_a_prompt_that_was_not_saved_is_found(recorded, kind):
+    path = recorded / "model" / "config_sentence_transformers.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(config | {"prompts": config["prompts"] | {kind: "where is my "}}), encoding="utf-8")
+    with pytest.raises(InternalError, match="does not give the embeddings"):
+        verify(recorded / "model", recorded / "verification.json")
 
 
 def test_one_changed_tensor_is_found(recorded):

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from mnrl_job.errors import StorageError
-from mnrl_job.runtime.parallel import parallel
+from mnrl_job.runtime.parallel import parallel, settle
 
 
 class Stopped(Exception):
@@ -85,4 +85,28 @@ def test_a_signal_is_not_delayed_by_threads_that_hang(hang):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - began < 1
+
+
+def test_what_had_been_begun_beside_a_failure_can_be_waited_for_but_not_for_ever(hang):
+    done = []
+
+    def work(number):
+        if number == 0:
+            raise StorageError("number 0 failed")
+        if number == 1:
+            time.sleep(0.2)
+            done.append(number)
+        elif number == 2:
+            hang()
+
+    with pytest.raises(StorageError):
+        parallel(work, range(2), threads=2)
+    assert done == []
+    settle(10)
+    assert done == [1]
+    with pytest.raises(StorageError):
+        parallel(work, [0, 2], threads=2)
+    began = time.monotonic()
+    settle(0.1)
     assert time.monotonic() - began < 1

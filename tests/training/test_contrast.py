@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.nn.functional import normalize
 
 from mnrl_job.runtime.tables import NOBODY
+from mnrl_job.setting_types import Hardness
 from mnrl_job.training import contrast as module
 from mnrl_job.training.contrast import contrast
 from mnrl_job.training.gathering import gather_rows
@@ -31,6 +32,7 @@ LIBRARY = {
     "gte": {"directions": FOUR, "partition_mode": "joint"},
 }
 OBJECTIVES = pytest.mark.parametrize("objective", LIBRARY)
+MODES = ("in_batch_negatives", "hard_negatives", "all_negatives")
 
 
 def embeddings(columns, rows=ROWS, dtype=torch.float64):
@@ -49,8 +51,8 @@ def apart(columns, rows=ROWS):
     return labels_of(torch.arange(rows * (1 + columns)).reshape(rows, -1).tolist())
 
 
-def ours(made, labels, objective, own=slice(None), scale=SCALE):
-    return contrast(made[0], made[1:].flatten(0, 1), labels, own, scale, objective)
+def ours(made, labels, objective, own=slice(None), scale=SCALE, hardness=None):
+    return contrast(made[0], made[1:].flatten(0, 1), labels, own, scale, objective, hardness)
 
 
 def gradient(loss, made):
@@ -97,6 +99,28 @@ def test_each_ranks_share_equals_the_librarys(monkeypatch, objective):
     torch.testing.assert_close(gradient(mean, made), gradient(whole, made), rtol=1e-10, atol=1e-12)
 
 
+@OBJECTIVES
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("columns", [1, 3])
+@pytest.mark.parametrize("rows_at_once", [3, 8])
+def test_with_hardness_too(monkeypatch, objective, mode, columns, rows_at_once):
+    made, rows = embeddings(columns), ROWS // 2
+    set_tiles(monkeypatch, rows_at_once, made)
+    options = LIBRARY[objective] | {"hardness_mode": mode, "hardness_strength": 9.0}
+    library = MultipleNegativesRankingLoss(None, scale=SCALE, gather_across_devices=True, **options)
+    everywhere = iter(made)
+    monkeypatch.setattr(multiple_negatives_ranking, "all_gather_with_grad", lambda _: next(everywhere))
+    monkeypatch.setattr(multiple_negatives_ranking, "get_rank", lambda: 1)
+    own = slice(rows, 2 * rows)
+    theirs = library.compute_loss_from_embeddings(list(made[:, own]), None)
+    unit = normalize(made, dim=2)
+    value, _ = ours(unit, apart(columns), objective, own, hardness=Hardness(mode, 9.0))
+    torch.testing.assert_close(value, theirs, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradient(value, made), gradient(theirs, made), rtol=1e-10, atol=1e-12)
+    plain, _ = ours(unit, apart(columns), objective, own)
+    assert (value.item() == plain.item()) == (mode == "hard_negatives" and columns == 1)
+
+
 def counts(direction, rows, one, row, column):
     """Whether a text of a row counts in the softmax of another row, said in words rather than in tensors.
 
@@ -120,7 +144,13 @@ def counts(direction, rows, one, row, column):
     return text != NOBODY and (text not in (anchor, positive) or same_anchor)
 
 
-def dense(made, rows, objective, own):
+def weighed(mode, one, row, column):
+    """Whether hardness counts for a document of a row, in the softmax of another row."""
+    hard = one == row and column > 1
+    return {"in_batch_negatives": one != row, "hard_negatives": hard, "all_negatives": one != row or hard}[mode]
+
+
+def dense(made, rows, objective, own, hardness):
     """The loss with all scores at once, and how many of them were left out from the queries to the documents."""
     sides = {"query": (made[0], [0]), "doc": (made[1:].flatten(0, 1), [1, 2])}
     scores, left_out = [], 0
@@ -133,7 +163,14 @@ def dense(made, rows, objective, own):
                 for one in range(len(rows))
             ]
         )[own]
-        found = SCALE * sides[left][0][: len(rows)][own] @ them.T
+        cosines = sides[left][0][: len(rows)][own] @ them.T
+        found = SCALE * cosines
+        if hardness and direction == "query_to_doc":
+            chosen = [
+                [weighed(hardness.mode, one, row, column) for column in columns for row in range(len(rows))]
+                for one in range(len(rows))
+            ]
+            found = found + hardness.strength * cosines.detach() * torch.tensor(chosen)[own]
         scores.append(found.masked_fill(~counted, -torch.inf))
         left_out += (~counted).sum().item() if direction == "query_to_doc" else 0
     positive = SCALE * (made[0] * made[1]).sum(dim=1)[own]
@@ -144,17 +181,23 @@ def dense(made, rows, objective, own):
 
 GROUPS = st.integers(0, 6)
 BATCHES = st.lists(st.tuples(GROUPS, GROUPS, st.one_of(GROUPS, st.just(NOBODY))), min_size=1, max_size=8)
+HARDNESS = st.none() | st.builds(Hardness, st.sampled_from(MODES), st.just(9.0))
 
 
 @OBJECTIVES
-@given(rows=BATCHES, ends=st.tuples(st.integers(0, 7), st.integers(1, 8)), rows_at_once=st.integers(1, 8))
-def test_false_negatives_are_left_out_in_every_direction(objective, rows, ends, rows_at_once):
+@given(
+    rows=BATCHES,
+    ends=st.tuples(st.integers(0, 7), st.integers(1, 8)),
+    rows_at_once=st.integers(1, 8),
+    hardness=HARDNESS,
+)
+def test_false_negatives_are_left_out_in_every_direction(objective, rows, ends, rows_at_once, hardness):
     made, start = embeddings(2, len(rows)), min(ends[0], len(rows) - 1)
     own = slice(start, max(ends[1], start + 1))
-    expected, left_out = dense(made, rows, objective, own)
+    expected, left_out = dense(made, rows, objective, own, hardness)
     with pytest.MonkeyPatch.context() as patch:
         set_tiles(patch, rows_at_once, made)
-        value, masked = ours(made, labels_of(rows), objective, own)
+        value, masked = ours(made, labels_of(rows), objective, own, hardness=hardness)
     assert masked.item() == left_out
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(gradient(value, made), gradient(expected, made), rtol=1e-10, atol=1e-12)

@@ -16,6 +16,7 @@ from mnrl_job.settings import Settings
 from mnrl_job.training import memory
 from mnrl_job.training.collate import TextCollator, TokenCollator, collator
 from mnrl_job.training.consumed import digest
+from mnrl_job.training.lengths import measure_lengths
 from mnrl_job.training.lora import merged
 from mnrl_job.training.trainer import train
 from tests.conftest import PAIRS
@@ -131,6 +132,40 @@ def test_batches_are_looked_up_by_row_number(run, model, static_model, tmp_path)
         texts += [PAIRS[row % 8][1] for row in (5, 0, 17)]
         torch.testing.assert_close(found, one.encode(texts, convert_to_tensor=True), rtol=1e-5, atol=1e-6)
         assert batch["label"].tolist() == [row["label"] for row in rows]
+
+
+@pytest.mark.parametrize("in_mean", [True, False])
+def test_anchors_and_documents_have_their_prompts(run, model, static_model, tmp_path, in_mean):
+    """Of different length, which the model must know where they do not count in the mean."""
+    model.set_pooling_include_prompt(in_mean)
+    rows = [{"label": [row, row, 100 + row]} for row in (5, 0, 17)]
+    anchors = [f"{PAIRS[row % 8][0]} {'abcd'[row // 8]}" for row in (5, 0, 17)]
+    positives = [PAIRS[row % 8][1] for row in (5, 0, 17)]
+    for one, prompts in ((model, ("where is my ", "open a ")), (static_model, ("b c ", "c "))):
+        one.prompts = dict(zip(("query", "document"), prompts, strict=True))
+        batch = collator(one, run.pairs, Limit(100, 4, 1), tmp_path / "some")(rows)
+        with torch.no_grad():
+            found = torch.cat([one(dict(chunk))["sentence_embedding"] for chunk in batch["chunks"]])[batch["order"]]
+        queries, documents = (
+            encode(texts, convert_to_tensor=True)
+            for encode, texts in ((one.encode_query, anchors), (one.encode_document, positives))
+        )
+        torch.testing.assert_close(found, torch.cat([queries, documents]), rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(found, one.encode(anchors + positives, convert_to_tensor=True), atol=1e-3)
+
+
+def test_columns_with_prompts_of_the_same_length_are_cut_together(run, model, tmp_path):
+    model.prompts = {"query": "where is ", "document": "open a "}
+    rows = [{"label": [row, row, 100 + row]} for row in range(8)]
+    assert len(collator(model, run.pairs, Limit(1000, 100, 1000), tmp_path / "some")(rows)["chunks"]) == 1
+
+
+def test_prompts_count_in_the_lengths_of_texts(run, model):
+    before = measure_lengths(model, run.pairs).columns
+    model.prompts = {"query": "where is my ", "document": "open "}
+    after = measure_lengths(model, run.pairs).columns
+    more = {name: after[name]["p100"] - before[name]["p100"] for name in before}
+    assert more == {"anchor": 3, "positive": 1}
 
 
 def test_other_processes_can_make_the_batches(run, model, tmp_path):

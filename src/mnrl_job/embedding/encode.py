@@ -2,7 +2,6 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import pyarrow as pa
 import torch
@@ -13,14 +12,12 @@ from tqdm import tqdm
 
 from mnrl_job.embedding.chunks import chunk_limit, cut
 from mnrl_job.embedding.precision import Precision, arithmetic
+from mnrl_job.embedding.prompts import Kind, find_prompt, token_file
 from mnrl_job.embedding.tokens import TEXTS_AT_ONCE, read_or_tokenise
 from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.runtime.logs import shows_progress
 from mnrl_job.runtime.stopping import give_way
 
-Kind = Literal["query", "document"]
-# Where a model keeps the prompt of a kind, the first that it has; as the library looks for it.
-PROMPTS: dict[Kind, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 MANY_CHUNKS = 50
 
 
@@ -34,7 +31,7 @@ def encode(
         texts: the same on every rank.
         kind: decides the prompt, and the way through models that have two.
         precision: the arithmetic of the model.
-        tokens: a file of ours; where it exists it holds the tokens of these texts.
+        tokens: a file of ours, one for each prompt; where it exists it holds the tokens of these texts.
 
     Returns:
         Shape (texts, dimension), the same on every rank.
@@ -43,8 +40,9 @@ def encode(
         Preempted: this process was asked to stop.
     """
     model.eval()
-    preprocess = partial(model.preprocess, prompt=find_prompt(model, kind), task=kind)
-    tokenised = read_or_tokenise(preprocess, model.tokenizer, [texts], [tokens])
+    prompt = find_prompt(model, kind)
+    preprocess = partial(model.preprocess, prompt=prompt, task=kind)
+    tokenised = read_or_tokenise([preprocess], model.tokenizer, [texts], [token_file(tokens, prompt)])
     if tokenised is None:
         return _encode_texts(model, texts.to_pylist(), kind, precision)
     (known,) = tokenised
@@ -63,12 +61,6 @@ def encode(
             embeddings[torch.from_numpy(chunk.rows).to(state.device)] = torch.nn.functional.normalize(found)
     everywhere: torch.Tensor = reduce(embeddings, "sum")
     return everywhere
-
-
-def find_prompt(model: SentenceTransformer, kind: Kind) -> str | None:
-    """What the model puts before each text of a kind."""
-    name = next((name for name in PROMPTS[kind] if name in model.prompts), model.default_prompt_name)
-    return model.prompts.get(name) if name else None
 
 
 def _encode_texts(model: SentenceTransformer, texts: list[str], kind: Kind, precision: Precision) -> torch.Tensor:

@@ -93,23 +93,32 @@ def tokenise(preprocess: Preprocess, texts: pa.ChunkedArray, path: Path) -> None
 
 
 def read_or_tokenise(
-    preprocess: Preprocess, tokenizer: Any, columns: Sequence[pa.ChunkedArray], paths: Sequence[Path]
+    preprocess: Sequence[Preprocess], tokenizer: Any, columns: Sequence[pa.ChunkedArray], paths: Sequence[Path]
 ) -> list[Tokens] | None:
     """The tokens of some columns of texts, made by the first worker of this machine where they are not there yet.
+
+    Args:
+        preprocess: of the model, for each column with its prompt.
+        tokenizer: of the model.
+        columns: the texts.
+        paths: for each column where its tokens are kept.
 
     Returns:
         Those of each column; None for models that read something else than token ids.
     """
-    form = find_form(preprocess, tokenizer, columns[0].slice(0, PROBED_TEXTS).to_pylist())
-    if form is None:
-        return None
+    forms: list[Form] = []
+    for make, texts in zip(preprocess, columns, strict=True):
+        form = find_form(make, tokenizer, texts.slice(0, PROBED_TEXTS).to_pylist())
+        if form is None:
+            return None
+        forms.append(form)
     state = PartialState()
     with state.local_main_process_first():
-        for texts, path in zip(columns, paths, strict=True):
+        for make, texts, path in zip(preprocess, columns, paths, strict=True):
             if state.is_local_main_process and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                tokenise(preprocess, texts, path)
-    return [read_tokens(path, form) for path in paths]
+                tokenise(make, texts, path)
+    return [read_tokens(path, form) for path, form in zip(paths, forms, strict=True)]
 
 
 def read_tokens(path: Path, form: Form) -> Tokens:

@@ -3,10 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from mnrl_job.setting_types import METRIC_CUTOFFS
 
-
-def ranking_metrics(ranked: Sequence[int], judged: Sequence[int]) -> dict[str, float]:
+def ranking_metrics(ranked: Sequence[int], judged: Sequence[int], cutoffs: Sequence[int]) -> dict[str, float]:
     """Score one query's ranking at every cutoff k.
 
     accuracy@k is 1 where a relevant document is among the first k; precision@k divides the relevant ones found by k,
@@ -17,10 +15,11 @@ def ranking_metrics(ranked: Sequence[int], judged: Sequence[int]) -> dict[str, f
     Args:
         ranked: grade of each retrieved document, best first; 0 where it is not relevant.
         judged: grades of all relevant documents of the query, in any order, each above 0.
+        cutoffs: the k, each at least 1.
     """
     metrics: dict[str, float] = {}
     ideal = sorted(judged, reverse=True)
-    for k in METRIC_CUTOFFS:
+    for k in cutoffs:
         hits = [rank for rank, grade in enumerate(ranked[:k], start=1) if grade > 0]
         metrics[f"accuracy@{k}"] = float(bool(hits))
         metrics[f"precision@{k}"] = len(hits) / k

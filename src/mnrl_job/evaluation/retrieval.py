@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,22 +13,24 @@ from sentence_transformers import SentenceTransformer
 
 from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import Precision
+from mnrl_job.evaluation.judgements import relevant_documents
 from mnrl_job.evaluation.metrics import mean_metrics, ranking_metrics
 from mnrl_job.records import EvalSet, Evaluation, QueryResult
 from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.runtime.tables import read_table
-from mnrl_job.setting_types import METRIC_CUTOFFS
 
 SCORES_AT_ONCE = 2**26  # 256 MiB of fp32
 TOP_KEPT = 10
 SAMPLED_TEXTS = 64
 
 
-def evaluate(model: SentenceTransformer, eval_set: EvalSet, precision: Precision, results: Path) -> Evaluation:
+def evaluate(
+    model: SentenceTransformer, eval_set: EvalSet, precision: Precision, cutoffs: Sequence[int], results: Path
+) -> Evaluation:
     """Embed with this precision and rank the whole corpus for every query by cosine similarity in fp32.
 
-    All ranks embed their share and hold all embeddings afterwards; the first rank writes one `QueryResult` a line to
-    `results`.
+    Metrics are taken at each of the `cutoffs`. All ranks embed their share and hold all embeddings afterwards; the
+    first rank writes one `QueryResult` a line to `results`.
 
     Returns:
         The mean metrics, the same on every rank.
@@ -37,14 +38,10 @@ def evaluate(model: SentenceTransformer, eval_set: EvalSet, precision: Precision
     began = time.perf_counter()
     queries = read_table(eval_set.folder / "queries.arrow")
     corpus = read_table(eval_set.folder / "corpus.arrow")
-    grades: dict[str, dict[str, int]] = defaultdict(dict)
-    judgements = read_table(eval_set.folder / "judgements.arrow")
-    for query, document, grade in zip(*(column.to_pylist() for column in judgements.columns), strict=True):
-        if grade > 0:
-            grades[query][document] = grade
+    grades = relevant_documents(eval_set)
     asked = encode(model, queries["text"], "query", precision, eval_set.folder / "query-tokens.arrow")
     found = encode(model, corpus["text"], "document", precision, eval_set.folder / "document-tokens.arrow")
-    ranked = list(rank(asked, found, queries["id"].to_pylist(), corpus["id"].to_pylist(), grades))
+    ranked = list(rank(asked, found, queries["id"].to_pylist(), corpus["id"].to_pylist(), grades, cutoffs))
     if PartialState().is_main_process:
         with results.open("w", encoding="utf-8") as handle:
             handle.writelines(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in ranked)
@@ -70,6 +67,7 @@ def rank(
     query_ids: list[str],
     corpus_ids: list[str],
     grades: dict[str, dict[str, int]],
+    cutoffs: Sequence[int],
 ) -> Iterator[QueryResult]:
     """Rank the corpus for each query, as many queries at a time as `SCORES_AT_ONCE` holds.
 
@@ -79,9 +77,10 @@ def rank(
         query_ids: ids of `queries`, in order.
         corpus_ids: ids of `corpus`, in order.
         grades: the relevant documents of each query with their grades.
+        cutoffs: the k of the metrics.
     """
     row_of = {identifier: row for row, identifier in enumerate(corpus_ids)}
-    depth = min(max(METRIC_CUTOFFS), len(corpus_ids))
+    depth = min(max(*cutoffs, TOP_KEPT), len(corpus_ids))
     at_once = max(1, SCORES_AT_ONCE // len(corpus_ids))
     for start in range(0, len(query_ids), at_once):
         beat()
@@ -95,6 +94,6 @@ def rank(
                 query_id=query,
                 rank=int((scores[offset] > best_relevant).sum()) + 1,
                 score=float(best_relevant),
-                metrics=ranking_metrics([relevant.get(d, 0) for d in documents], list(relevant.values())),
+                metrics=ranking_metrics([relevant.get(d, 0) for d in documents], list(relevant.values()), cutoffs),
                 top=tuple(zip(documents[:TOP_KEPT], best.values[offset].tolist()[:TOP_KEPT], strict=True)),
             )

@@ -6,10 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnrl_job.evaluation.metrics import mean_metrics
-from mnrl_job.records import Comparison, QueryResult
+from mnrl_job.records import Changes, Comparison, QueryResult
 
 RESAMPLES = 2_000
 VALUES_AT_ONCE = 4_000_000
+# Less is rounding.
+SAME = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,38 +23,43 @@ class Certainty:
     p_value: float
 
 
-def certainty(before: NDArray[np.float64], after: NDArray[np.float64], seed: int) -> Certainty:
-    """Compare one metric, query by query.
+def certainty(gains: NDArray[np.float64], seed: int) -> list[Certainty]:
+    """Judge the gain of each metric, query by query; all metrics from the same resamples.
 
     The interval is the percentile bootstrap over queries (Efron 1979); the p-value a two-sided sign-flip
     randomisation test (Smucker et al. 2007), counted with the observed outcome, so that it is never 0.
 
     Args:
-        before: the metric of each query before training, shape (queries,).
-        after: the same queries after.
+        gains: after minus before, shape (queries, metrics).
         seed: of the resampling.
     """
-    gains = after - before
     rng = np.random.default_rng(seed)
-    rows = max(1, VALUES_AT_ONCE // len(gains))
+    queries = len(gains)
+    rows = max(1, VALUES_AT_ONCE // queries)
     means: list[NDArray[np.float64]] = []
-    extreme = 0
+    extreme = np.zeros(gains.shape[1])
     for start in range(0, RESAMPLES, rows):
-        shape = (min(rows, RESAMPLES - start), len(gains))
-        means.append(gains[rng.integers(0, len(gains), shape)].mean(axis=1))
-        flipped = (gains * rng.choice((-1.0, 1.0), shape)).mean(axis=1)
-        extreme += int((np.abs(flipped) >= abs(gains.mean()) - 1e-12).sum())
-    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
-    return Certainty(float(low), float(high), (extreme + 1) / (RESAMPLES + 1))
+        shape = (min(rows, RESAMPLES - start), queries)
+        means.append(_draws(rng, *shape) @ gains / queries)
+        flipped = rng.choice((-1.0, 1.0), shape) @ gains / queries
+        extreme += (np.abs(flipped) >= np.abs(gains.mean(axis=0)) - SAME).sum(axis=0)
+    bounds = np.quantile(np.concatenate(means), (0.025, 0.975), axis=0).T.tolist()
+    p_values = ((extreme + 1) / (RESAMPLES + 1)).tolist()
+    return [Certainty(low, high, p_value) for (low, high), p_value in zip(bounds, p_values, strict=True)]
+
+
+def _draws(rng: np.random.Generator, resamples: int, queries: int) -> NDArray[np.float64]:
+    """How often each query is drawn in each resample, shape (resamples, queries)."""
+    drawn = rng.integers(0, queries, (resamples, queries)) + queries * np.arange(resamples)[:, None]
+    return np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)
 
 
 def compare(name: str, before: list[QueryResult], after: list[QueryResult], seed: int) -> Comparison:
     """Set the two results of one eval set side by side, every metric with its certainty. Queries come in one order."""
     old, new = ([query.metrics for query in results] for results in (before, after))
-    sure = {
-        metric: certainty(np.array([query[metric] for query in old]), np.array([query[metric] for query in new]), seed)
-        for metric in old[0]
-    }
+    metrics = list(old[0])
+    gains = np.array([[late[one] - early[one] for one in metrics] for early, late in zip(old, new, strict=True)])
+    sure = dict(zip(metrics, certainty(gains, seed), strict=True))
     means_before, means_after = mean_metrics(old), mean_metrics(new)
     return Comparison(
         name=name,
@@ -61,4 +68,10 @@ def compare(name: str, before: list[QueryResult], after: list[QueryResult], seed
         delta={metric: means_after[metric] - value for metric, value in means_before.items()},
         confidence={metric: (one.low, one.high) for metric, one in sure.items()},
         p_value={metric: one.p_value for metric, one in sure.items()},
+        queries={metric: _changes(column) for metric, column in zip(metrics, gains.T, strict=True)},
     )
+
+
+def _changes(gains: NDArray[np.float64]) -> Changes:
+    won, lost = int((gains > SAME).sum()), int((gains < -SAME).sum())
+    return {"won": won, "lost": lost, "tied": len(gains) - won - lost}

@@ -26,8 +26,13 @@ TOLERANCE = 1e-4
 
 
 def embed_probes(model: SentenceTransformer) -> torch.Tensor:
-    """Unit-length fp32 embeddings of the fixed texts, shape (texts, dimension)."""
-    return model.encode(list(PROBES), convert_to_tensor=True, normalize_embeddings=True).float().cpu()
+    """Unit-length fp32 embeddings of the fixed texts: as they are, as queries, as documents.
+
+    Shape (3 * texts, dimension); the last two are with the prompts that the model has for them.
+    """
+    ways = (model.encode, model.encode_query, model.encode_document)
+    found = [way(list(PROBES), convert_to_tensor=True, normalize_embeddings=True) for way in ways]
+    return torch.cat(found).float().cpu()
 
 
 def record_probes(model: SentenceTransformer, path: Path) -> None:

@@ -3,17 +3,26 @@
 import importlib.metadata
 import platform
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from mnrl_job.records import Batching, Comparison, EvalSet, Pairs, Training, Verification, WorkerResult
+from mnrl_job.outputs.metrics_schema import (
+    Environment,
+    EvalData,
+    EvaluationFacts,
+    Metrics,
+    Performance,
+    PrimaryMetric,
+    TrainData,
+    TrainingFacts,
+    VerificationFacts,
+)
+from mnrl_job.records import Batching, Comparison, EvalSet, Pairs, Training, Verdict, Verification, WorkerResult
 from mnrl_job.runtime import dates
 from mnrl_job.runtime.agreement import PACKAGES
+from mnrl_job.runtime.diary import PastAttempt
 from mnrl_job.settings import Settings
-
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +36,20 @@ class Run:
     result: WorkerResult
     eval_sets: tuple[EvalSet, ...]
     comparisons: tuple[Comparison, ...]
+    verdict: Verdict
     seconds: dict[str, float]
-    attempts: list[dict[str, Any]]
+    attempts: list[PastAttempt]
     pairs: Pairs | None = None
     batching: Batching | None = None
     verification: Verification | None = None
 
 
-def metrics(run: Run) -> dict[str, Any]:
-    """The content of `metrics.json`, schema version 1 (docs/metrics.md)."""
+def metrics(run: Run) -> Metrics:
+    """The content of `metrics.json`."""
     facts = run.result.model
     return {
-        "schema_version": SCHEMA_VERSION,
-        "status": "succeeded",
+        "schema_version": 1,
+        "status": "succeeded" if run.verdict.passed else "gate",
         "run": {
             "id": run.id,
             "started_at": dates.told(run.started_at),
@@ -52,19 +62,20 @@ def metrics(run: Run) -> dict[str, Any]:
             "parameters": facts.parameters,
             "embedding_dimension": facts.embedding_dimension,
             "max_seq_length": facts.max_seq_length,
+            "prompts": {"query": facts.query_prompt, "document": facts.document_prompt},
         },
         "data": {"train": _train_data(run.pairs, run.result.training), "eval": _eval_data(run.eval_sets)},
         "training": _training(run.settings, run.result.training, run.batching),
         "evaluation": {one.name: _evaluation(one) for one in run.comparisons},
         "primary_metric": primary(run.settings.primary_metric, run.comparisons),
-        "gate": {"passed": True, "rule": "none"},
-        "verification": asdict(run.verification) if run.verification else None,
+        "gate": {"passed": run.verdict.passed, "rule": run.verdict.rule, "failed": list(run.verdict.failed)},
+        "verification": _verification(run.verification),
         "performance": _performance(run),
         "environment": environment(run.result.devices),
     }
 
 
-def primary(metric: str, comparisons: tuple[Comparison, ...]) -> dict[str, Any] | None:
+def primary(metric: str, comparisons: tuple[Comparison, ...]) -> PrimaryMetric | None:
     """The metric the run is judged by: of the eval set it names, else of the first."""
     if not comparisons:
         return None
@@ -74,7 +85,7 @@ def primary(metric: str, comparisons: tuple[Comparison, ...]) -> dict[str, Any] 
     return {"name": full_name, "before": one.before[key], "after": one.after.get(key), "delta": one.delta.get(key)}
 
 
-def environment(devices: tuple[str, ...]) -> dict[str, Any]:
+def environment(devices: tuple[str, ...]) -> Environment:
     """Where it ran."""
     return {
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
@@ -86,7 +97,7 @@ def environment(devices: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _train_data(read: Pairs | None, training: Training | None) -> dict[str, Any] | None:
+def _train_data(read: Pairs | None, training: Training | None) -> TrainData | None:
     if read is None or training is None:
         return None
     return {
@@ -97,15 +108,17 @@ def _train_data(read: Pairs | None, training: Training | None) -> dict[str, Any]
     }
 
 
-def _eval_data(eval_sets: tuple[EvalSet, ...]) -> dict[str, Any]:
+def _eval_data(eval_sets: tuple[EvalSet, ...]) -> dict[str, EvalData]:
     return {one.name: {"queries": one.queries, "documents": one.documents, "sha256": one.sha256} for one in eval_sets}
 
 
-def _training(settings: Settings, training: Training | None, batching: Batching | None) -> dict[str, Any] | None:
+def _training(settings: Settings, training: Training | None, batching: Batching | None) -> TrainingFacts | None:
     if training is None or batching is None:
         return None
     return {
         "loss": settings.loss,
+        "scale": settings.scale,
+        "hardness": str(settings.hardness) if settings.hardness else None,
         "epochs": settings.epochs,
         "steps": training.steps,
         "global_batch_size": settings.batch_size,
@@ -119,27 +132,55 @@ def _training(settings: Settings, training: Training | None, batching: Batching 
         "final_loss": training.final_loss,
         "lora_rank": settings.lora_rank,
         "trainable_parameters": training.trainable_parameters,
+        "scores": [{"step": one.step, "value": one.value} for one in training.scores],
+        "best_step": training.best_step,
     }
 
 
-def _evaluation(one: Comparison) -> dict[str, Any]:
-    return {name: value for name, value in asdict(one).items() if name != "name"}
+def _evaluation(one: Comparison) -> EvaluationFacts:
+    return {
+        "before": one.before,
+        "after": one.after,
+        "delta": one.delta,
+        "confidence": one.confidence,
+        "p_value": one.p_value,
+        "queries": one.queries,
+        "bm25": one.bm25,
+    }
 
 
-def _performance(run: Run) -> dict[str, Any]:
+def _verification(found: Verification | None) -> VerificationFacts | None:
+    if found is None:
+        return None
+    return {
+        "reloaded": found.reloaded,
+        "embedding_dimension": found.embedding_dimension,
+        "max_difference": found.max_difference,
+        "tolerance": found.tolerance,
+        "shape": found.shape,
+    }
+
+
+def _performance(run: Run) -> Performance:
     training, seconds = run.result.training, dict(run.seconds)
     seconds["evaluate_before"] = sum(one.seconds for one in run.result.before)
-    names = ("pairs_per_second", "tokens_per_second", "padding_ratio", "data_wait_share")
-    rates: dict[str, Any] = dict.fromkeys(names)
+    facts: Performance = {
+        "pairs_per_second": None,
+        "tokens_per_second": None,
+        "padding_ratio": None,
+        "data_wait_share": None,
+        "peak_memory_bytes": run.result.peak_memory_bytes,
+        "seconds": {},
+    }
     if training is not None:
-        rates["pairs_per_second"] = round(training.steps * run.settings.batch_size / training.seconds, 2)
-        rates["data_wait_share"] = round(training.seconds_waited / training.seconds, 4)
+        facts["pairs_per_second"] = round(training.steps * run.settings.batch_size / training.seconds, 2)
+        facts["data_wait_share"] = round(training.seconds_waited / training.seconds, 4)
         if training.tokens:
-            rates["tokens_per_second"] = round(training.tokens / training.seconds, 1)
-            rates["padding_ratio"] = round(training.padded_tokens / training.tokens, 3)
+            facts["tokens_per_second"] = round(training.tokens / training.seconds, 1)
+            facts["padding_ratio"] = round(training.padded_tokens / training.tokens, 3)
         seconds |= {"train": training.seconds, "evaluate_after": sum(one.seconds for one in run.result.after)}
-    rounded = {name: round(value, 3) for name, value in seconds.items()}
-    return rates | {"peak_memory_bytes": run.result.peak_memory_bytes, "seconds": rounded}
+    facts["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
+    return facts
 
 
 def _git_sha() -> str | None:

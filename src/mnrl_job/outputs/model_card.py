@@ -1,5 +1,7 @@
 """The model card: what the model was trained on and how well it does. It quotes no training text."""
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -21,7 +23,7 @@ documents = model.encode_document(["a passage", "another passage"])
 scores = model.similarity(queries, documents)
 ```
 
-{length}
+{length} {prompts}
 
 ## How good it is
 
@@ -33,7 +35,7 @@ scores = model.similarity(queries, documents)
 """
 
 
-def model_card(content: dict[str, Any]) -> str:
+def model_card(content: Mapping[str, Any]) -> str:
     """Render the card (README.md of the model folder) from the content of `metrics.json`."""
     model, run = content["model"], content["run"]
     cut = model["max_seq_length"]
@@ -50,13 +52,14 @@ def model_card(content: dict[str, Any]) -> str:
         base=model["base"],
         dimension=model["embedding_dimension"],
         length=f"Texts are cut at {cut} tokens." if cut else "Texts are read whole.",
+        prompts=_prompts(model["prompts"]),
         evaluation=_evaluation(content),
         training=_training(content),
     )
     return f"---\n{data.to_yaml()}\n---\n{body}"
 
 
-def _eval_results(content: dict[str, Any]) -> list[EvalResult] | None:
+def _eval_results(content: Mapping[str, Any]) -> list[EvalResult] | None:
     results = [
         EvalResult("information-retrieval", "custom", name, metric, round(value, 4), metric_name=metric)
         for name, one in content["evaluation"].items()
@@ -66,7 +69,7 @@ def _eval_results(content: dict[str, Any]) -> list[EvalResult] | None:
     return results or None
 
 
-def _evaluation(content: dict[str, Any]) -> str:
+def _evaluation(content: Mapping[str, Any]) -> str:
     lines = ["| eval set | metric | before | after | gain | 95 % interval |", "|---|---|---|---|---|---|"]
     for name, one in content["evaluation"].items():
         for metric in (metric for metric in one["after"] if metric.endswith("@10")):
@@ -78,18 +81,33 @@ def _evaluation(content: dict[str, Any]) -> str:
     return "\n".join(lines) if content["evaluation"] else "It was not evaluated."
 
 
-def _training(content: dict[str, Any]) -> str:
+def _training(content: Mapping[str, Any]) -> str:
     data, training, packages = content["data"]["train"], content["training"], content["environment"]["packages"]
     sources = [f"- `{one['name']}`: {one['rows']} pairs, SHA-256 `{one['sha256']}`" for one in data["sources"]]
     facts = [
         f"- {data['rows_used']} pairs, {training['epochs']} epoch(s), {training['steps']} steps of "
         f"{training['global_batch_size']} pairs, {training['negatives_per_anchor']} negatives for each anchor",
+        f"- loss `{training['loss']}`, scale {training['scale']:g}{_hardness(training)}",
         *_adapter(training),
         f"- learning rate {training['learning_rate']:g}, precision {training['precision']}, "
         f"final loss {training['final_loss']:.4f}",
         "- " + ", ".join(f"{name} {version}" for name, version in packages.items()),
     ]
     return "\n".join(sources + facts)
+
+
+def _prompts(prompts: dict[str, str]) -> str:
+    if not any(prompts.values()):
+        return "It was trained without prompts."
+    query, document = (json.dumps(prompts[kind], ensure_ascii=False) for kind in ("query", "document"))
+    return (
+        f"It was trained with the prompts `{query}` before each query and `{document}` before each document: "
+        "`encode_query` and `encode_document` put them there, `encode` and other programs do not."
+    )
+
+
+def _hardness(training: dict[str, Any]) -> str:
+    return f", hardness weighting `{training['hardness']}`" if training["hardness"] else ""
 
 
 def _adapter(training: dict[str, Any]) -> list[str]:

@@ -95,16 +95,20 @@ def upload(staging: Path, run: Store, claim: Claim, done: dict[str, FileFacts]) 
     return done | {name: {"bytes": path.stat().st_size, "sha256": digests[name]} for name, path in fresh.items()}
 
 
+def write_manifest(run: Store, claim: Claim, staging: Path, manifest: dict[str, object]) -> str:
+    """Publish the manifest. Returns its SHA-256."""
+    path = staging / MANIFEST
+    path.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    return transfer.upload(run, {MANIFEST: path}, claim.writing)[MANIFEST]
+
+
 def seal(run: Store, claim: Claim, staging: Path, manifest: dict[str, object]) -> None:
     """Publish the manifest, then `_SUCCESS`: from here on the run is complete.
 
     Raises:
         StorageError: another attempt got there first, or the output cannot be written.
     """
-    path = staging / MANIFEST
-    path.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    digests = transfer.upload(run, {MANIFEST: path}, claim.writing)
-    marker = json.dumps({"manifest_sha256": digests[MANIFEST]}).encode()
+    marker = json.dumps({"manifest_sha256": write_manifest(run, claim, staging, manifest)}).encode()
     for _ in range(transfer.TRIES):
         with claim.writing():
             run.sweep()

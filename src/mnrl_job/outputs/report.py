@@ -26,7 +26,7 @@ FOLDER = Path(__file__).parent / "page"
 
 def report(
     staging: Path,
-    content: dict[str, Any],
+    content: Mapping[str, Any],
     settings: Settings,
     eval_sets: Sequence[EvalSet],
     settings_sha256: str,
@@ -77,7 +77,7 @@ def _environment() -> Environment:
     return environment
 
 
-def _explorers(rankings: Path, content: dict[str, Any], eval_sets: Sequence[EvalSet]) -> list[Explorer]:
+def _explorers(rankings: Path, content: Mapping[str, Any], eval_sets: Sequence[EvalSet]) -> list[Explorer]:
     """The queries of each eval set, of the one that the run is judged by first."""
     primary = content["primary_metric"]
     judged_by, _, metric = primary["name"].rpartition(".") if primary else ("", "", "")

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from mnrl_job.errors import JobError
 from mnrl_job.runtime import dates
 from mnrl_job.runtime.storage import Store
@@ -30,6 +32,18 @@ class AttemptFacts:
     message: str = ""
     first_step: int = 0
     last_step: int = 0
+
+
+class PastAttempt(TypedDict):
+    """One attempt as `metrics.json` lists it; `outcome` is the class of its failure, `succeeded`, or `killed`."""
+
+    started_at: str
+    ended_at: str
+    outcome: str
+    message: str | None
+    seconds: float
+    steps_done: int
+    steps_lost: int
 
 
 class Diary:
@@ -58,7 +72,7 @@ class Diary:
         with suppress(JobError):
             store.write(f"{FOLDER}/{self._facts.name}.json", json.dumps(asdict(self._facts)).encode())
 
-    def all(self, store: Store) -> list[dict[str, Any]]:
+    def all(self, store: Store) -> list[PastAttempt]:
         """All attempts at this run in order, this one last, as `metrics.json` lists them."""
         others = []
         with suppress(JobError):
@@ -71,14 +85,14 @@ class Diary:
         return [_described(one, following) for one, following in zip(attempts, nexts, strict=True)]
 
 
-def _described(one: AttemptFacts, next_began: int) -> dict[str, Any]:
+def _described(one: AttemptFacts, next_began: int) -> PastAttempt:
     reached = max(one.last_step, next_began)  # it may have been killed before it could tell of its last checkpoint
-    told = {
+    return {
         "started_at": one.started_at,
         "ended_at": one.ended_at,
         "outcome": one.outcome,
         "message": one.message or None,
         "seconds": (datetime.fromisoformat(one.ended_at) - datetime.fromisoformat(one.started_at)).total_seconds(),
         "steps_done": reached - one.first_step,
+        "steps_lost": reached - max(one.first_step, next_began),
     }
-    return told | {"steps_lost": reached - max(one.first_step, next_began)}

@@ -1,14 +1,16 @@
-"""A few threads for work that mostly waits for the network."""
+"""A few threads, for work that mostly waits for the network, or that others need not wait for."""
 
 import os
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Generic, TypeVar, cast
+from weakref import WeakSet
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -16,6 +18,8 @@ Result = TypeVar("Result")
 # Python runs one thread at a time: beyond a few per core they mostly wait for one another. Measured on 2 cores, 2,000
 # small files from a local server: 4.5 s of 2 threads, 5.0 s of 4, 5.6 s of 6. Farther servers want more.
 THREADS = min(16, max(4, 2 * (os.cpu_count() or 1)))
+# Those of `parallel`, as long as they live.
+_threads = WeakSet[threading.Thread]()
 
 
 @dataclass(slots=True)
@@ -55,7 +59,9 @@ def parallel(function: Callable[[Item], Result], items: Sequence[Item], threads:
                 done.put(outcome)
 
     for _ in range(min(threads, len(outcomes))):
-        threading.Thread(target=work, daemon=True).start()
+        thread = threading.Thread(target=work, daemon=True)
+        _threads.add(thread)
+        thread.start()
     try:
         for _ in outcomes:
             if (error := done.get().error) is not None:
@@ -63,3 +69,29 @@ def parallel(function: Callable[[Item], Result], items: Sequence[Item], threads:
     finally:
         todo.clear()
     return [cast("Result", outcome.result) for outcome in outcomes]
+
+
+def settle(seconds: float) -> None:
+    """Wait, but no longer than this, for what had been begun beside failures and was not waited for."""
+    deadline = time.monotonic() + seconds
+    for thread in list(_threads):
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def background(call: Callable[[], Result]) -> Callable[[], Result]:
+    """Begin something in a thread of its own.
+
+    Returns:
+        What waits for the result, and raises what `call` raised.
+    """
+    outcome = _Outcome(call)
+    thread = threading.Thread(target=outcome.run, daemon=True)
+    thread.start()
+
+    def result() -> Result:
+        thread.join()
+        if outcome.error is not None:
+            raise outcome.error
+        return cast("Result", outcome.result)
+
+    return result

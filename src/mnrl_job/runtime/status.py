@@ -2,7 +2,8 @@
 
 import json
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,3 +105,18 @@ class Status:
             write_text(self._path, json.dumps(content, indent=2))
         if self._kubeflow:
             self._kubeflow.report(content)
+
+
+class Clock:
+    """How long each step took, in seconds; the status says which one it is."""
+
+    def __init__(self, status: Status) -> None:
+        self.seconds: dict[str, float] = {}
+        self._status = status
+
+    @contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        self._status.enter(step)
+        began = time.perf_counter()
+        yield
+        self.seconds[step] = time.perf_counter() - began

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 from accelerate import PartialState
@@ -15,6 +16,7 @@ from mnrl_job.runtime import stopping
 from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.runtime.sealed import seal
 from mnrl_job.setting_types import Every
+from mnrl_job.training.best import Best
 from mnrl_job.training.gathering import on_any_rank
 from mnrl_job.training.progress import Progress
 
@@ -51,29 +53,42 @@ class Checkpoints(TrainerCallback):
         keeping: what goes along.
         progress: knows whether the steps so far are sound.
         totals: what was spent so far; asked on every rank.
+        best: scores the model after a step, for which a stop does not wait.
     """
 
-    def __init__(self, every: Every, keeping: Keeping, progress: Progress, totals: Callable[[], Totals]) -> None:
+    def __init__(
+        self,
+        every: Every,
+        keeping: Keeping,
+        progress: Progress,
+        totals: Callable[[], Totals],
+        best: Best | None = None,
+    ) -> None:
         self._every = every
         self._keeping = keeping
         self._progress = progress
         self._totals = totals
+        self._best = best
         self._saved = self._began = time.monotonic()
         self._first = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         stop = on_any_rank(stopping.asked())
         since = time.monotonic() - self._saved
-        due = self._every.due(state.global_step, since)
-        if state.global_step == state.max_steps:
+        step, last = state.global_step, state.max_steps
+        if step == last:
             due = since > WORTH_SAVING_SECONDS
         elif self._first and self._every.seconds:
             due = since > min(self._every.seconds, WORTH_SAVING_SECONDS)
+        else:
+            due = self._every.due(step, since)
+        if self._best and self._best.due(step, last):
+            due |= since > WORTH_SAVING_SECONDS
         control.should_save = stop or on_any_rank(due)
         control.should_training_stop |= stop
         if control.should_save:
             self._began = time.monotonic()
-            self._progress.take_consumed(state.global_step)  # weights that are not numbers are never kept
+            self._progress.take_consumed(step)  # weights that are not numbers are never kept
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
@@ -86,7 +101,7 @@ class Checkpoints(TrainerCallback):
                 (folder / name).write_bytes(content)
             write_record(folder / TOTALS, totals)
             for path in filter(Path.exists, self._keeping.carried):
-                (folder / path.name).write_bytes(path.read_bytes())
+                copyfile(path, folder / path.name)
             seal(folder, self._keeping.facts | {"step": state.global_step, "of": state.max_steps})
         self._first, self._saved = False, time.monotonic()
         beat(save_seconds=round(self._saved - self._began, 3))

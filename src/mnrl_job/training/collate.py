@@ -1,6 +1,7 @@
 """The rows of a batch as model input: looked up, cut into chunks and padded before the device asks for them."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 
 from mnrl_job.embedding.chunks import Limit, cut
-from mnrl_job.embedding.tokens import Preprocess, Tokens, read_or_tokenise
+from mnrl_job.embedding.prompts import find_prompt, kinds_of, token_file
+from mnrl_job.embedding.tokens import Form, Preprocess, Tokens, read_or_tokenise
 from mnrl_job.records import Pairs
 from mnrl_job.runtime.tables import read_table
 
@@ -22,24 +24,40 @@ Batch = dict[str, Any]
 
 
 class TokenCollator(SentenceTransformerDataCollator):
-    """Reads texts that were tokenised before, and cuts those of all columns together."""
+    """Reads texts that were tokenised before, and cuts those of all columns together.
+
+    Apart are only columns that the model must be told other things about: where their prompts are of different length,
+    and it may have to leave them out of the mean.
+    """
 
     def __init__(self, preprocess: Preprocess, columns: Sequence[Tokens], limit: Limit) -> None:
         super().__init__(preprocess)
         self.columns = columns
         self.limit = limit
         self.longest = max(int(column.lengths.max()) for column in columns)
+        self.forms: list[tuple[Form, list[int]]] = []
+        for number, column in enumerate(columns):
+            alike = next((numbers for form, numbers in self.forms if form == column.form), None)
+            if alike is None:
+                self.forms.append((column.form, [number]))
+            else:
+                alike.append(number)
 
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
         label = torch.tensor([row["label"] for row in rows])
         numbers = label[:, 0].tolist()
         texts = [column[number] for column in self.columns for number in numbers]
-        chunks = cut(np.array([len(text) for text in texts]), self.limit, self.longest)
-        form = self.columns[0].form
-        padded = [form.features([texts[at] for at in chunk.rows.tolist()], chunk.width) for chunk in chunks]
+        lengths = np.array([len(text) for text in texts])
+        padded, order = [], []
+        for form, columns in self.forms:
+            places = np.flatnonzero(np.isin(np.arange(len(texts)) // len(numbers), columns))
+            for chunk in cut(lengths[places], self.limit, self.longest):
+                at = places[chunk.rows]
+                padded.append(form.features([texts[place] for place in at.tolist()], chunk.width))
+                order.append(at)
         return Batch(
             chunks=padded,
-            order=torch.from_numpy(np.concatenate([chunk.rows for chunk in chunks]).argsort()),
+            order=torch.from_numpy(np.concatenate(order).argsort()),
             label=label,
             tokens=sum(map(len, texts)),
             padded_tokens=sum(chunk["input_ids"].numel() for chunk in padded),
@@ -49,24 +67,26 @@ class TokenCollator(SentenceTransformerDataCollator):
 class TextCollator(SentenceTransformerDataCollator):
     """For models whose input is not made of token ids: the library's preprocessing, a chunk for each column."""
 
-    def __init__(self, preprocess: Preprocess, columns: Sequence[str], texts: Dataset) -> None:
-        super().__init__(preprocess)
+    def __init__(self, preprocess: Sequence[Preprocess], columns: Sequence[str], texts: Dataset) -> None:
+        super().__init__(preprocess[0])
         self.texts = texts
-        self.columns = columns
+        self.columns = dict(zip(columns, preprocess, strict=True))
 
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
         label = torch.tensor([row["label"] for row in rows])
         texts = self.texts[label[:, 0].tolist()]
-        chunks = [self.preprocess_fn(texts[column]) for column in self.columns]
+        chunks = [preprocess(texts[column]) for column, preprocess in self.columns.items()]
         order = torch.arange(len(rows) * len(self.columns))
         return Batch(chunks=chunks, order=order, label=label, tokens=0, padded_tokens=0)
 
 
 def collator(model: SentenceTransformer, pairs: Pairs, limit: Limit, folder: Path) -> TokenCollator | TextCollator:
-    """Tokenise all texts, once for all workers of this machine, where the model reads token ids."""
+    """Tokenise all texts with their prompts, once for all workers of this machine, where the model reads token ids."""
     table = read_table(pairs.path)
-    paths = [folder / f"{column}.arrow" for column in pairs.columns]
-    columns = read_or_tokenise(model.preprocess, model.tokenizer, [table[column] for column in pairs.columns], paths)
+    prompts = [find_prompt(model, kind) for kind in kinds_of(len(pairs.columns))]
+    preprocess = [partial(model.preprocess, prompt=prompt) for prompt in prompts]
+    paths = [token_file(folder / f"{name}.arrow", prompt) for name, prompt in zip(pairs.columns, prompts, strict=True)]
+    columns = read_or_tokenise(preprocess, model.tokenizer, [table[name] for name in pairs.columns], paths)
     if columns is None:
-        return TextCollator(model.preprocess, pairs.columns, Dataset.from_file(str(pairs.path)))
+        return TextCollator(preprocess, pairs.columns, Dataset.from_file(str(pairs.path)))
     return TokenCollator(model.preprocess, columns, limit)

@@ -13,6 +13,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from mnrl_job.runtime.tables import NOBODY
+from mnrl_job.setting_types import Hardness
 
 Objective = Literal["mnrl", "symmetric", "gte"]
 
@@ -20,7 +21,13 @@ TILE_BYTES = 2**25
 
 
 def contrast(
-    queries: torch.Tensor, documents: torch.Tensor, labels: torch.Tensor, own: slice, scale: float, objective: Objective
+    queries: torch.Tensor,
+    documents: torch.Tensor,
+    labels: torch.Tensor,
+    own: slice,
+    scale: float,
+    objective: Objective,
+    hardness: Hardness | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss of this rank's rows: the mean of log-partition minus score of the own positive.
 
@@ -28,6 +35,10 @@ def contrast(
     den Oord et al. 2018, arXiv 1807.03748, equation 4), for "symmetric" with one softmax from the queries and one from
     the documents, averaged (Günther et al. 2023, arXiv 2310.19923), for "gte" with one softmax over the four directions
     (Li et al. 2023, arXiv 2308.03281, the improved contrastive loss).
+
+    With hardness, alpha times the cosine is added to the score of a query and a negative document, as a constant: no
+    gradient flows through it (Lan et al. 2025, arXiv 2503.04812, equation 5, there of negatives of the other rows;
+    Schechter Vera et al. 2025, arXiv 2509.20354, of the row's own hard negatives).
 
     Args:
         queries: anchors of the global batch, of unit length, shape (rows, dimension).
@@ -37,6 +48,7 @@ def contrast(
         own: the rows whose loss is wanted. Rows of other ranks get their gradient from these, too.
         scale: multiplies the cosine similarities.
         objective: what to compare with what.
+        hardness: which negatives weigh more, and alpha.
 
     Returns:
         The loss, a scalar that can be differentiated once, and the number of documents that did not count as negatives,
@@ -44,7 +56,7 @@ def contrast(
     """
     with torch.autocast(queries.device.type, enabled=False):
         loss, masked = _Contrast.apply(  # type: ignore[no-untyped-call]
-            queries, documents, labels, own, scale, _OBJECTIVES[objective]
+            queries, documents, labels, own, scale, _OBJECTIVES[objective], hardness
         )
     return loss, masked
 
@@ -130,6 +142,7 @@ class _Batch:
         sides: queries and documents.
         labels: of the global batch.
         scale: multiplies the cosine similarities.
+        hardness: which negatives weigh more.
         share: of one row's softmax in the loss.
         masked: entries taken out from the queries to the documents so far.
         gradients: of the sides; empty where nobody asks for them.
@@ -138,6 +151,7 @@ class _Batch:
     sides: tuple[torch.Tensor, ...]
     labels: torch.Tensor
     scale: float
+    hardness: Hardness | None
     share: float
     masked: torch.Tensor
     gradients: tuple[torch.Tensor, ...]
@@ -161,9 +175,11 @@ class _Batch:
     def _score(self, direction: _Direction, rows: slice) -> torch.Tensor:
         """Scores of some rows, shape (rows, right embeddings); minus infinity takes a false negative out."""
         mask = direction.mask(self.labels[rows], self.labels)
+        scores = self.scale * self.sides[direction.left][rows] @ self.sides[direction.right].T
         if direction is _QUERY_TO_DOCUMENT:
             self.masked.add_(mask.sum())
-        scores = self.scale * self.sides[direction.left][rows] @ self.sides[direction.right].T
+            if self.hardness:
+                _harden(scores, rows.start, self.hardness, len(self.labels), self.scale)
         return scores.masked_fill_(mask, -torch.inf)
 
     def _descend(self, direction: _Direction, rows: slice, tile: torch.Tensor, factor: torch.Tensor) -> None:
@@ -171,6 +187,28 @@ class _Batch:
         left, right = (self.sides[side] for side in direction[:2])
         self.gradients[direction.left][rows] += tile @ right * factor
         self.gradients[direction.right].addmm_(tile.T, left[rows] * factor)
+
+
+def _harden(scores: torch.Tensor, first: int, hardness: Hardness, everywhere: int, scale: float) -> None:
+    """Add alpha times the cosine to the scores of negatives, in place.
+
+    Args:
+        scores: of the queries of some rows and all documents, shape (rows, all rows * columns).
+        first: the first of the rows.
+        hardness: alpha, and which negatives.
+        everywhere: rows of the global batch.
+        scale: what the cosines were multiplied by.
+    """
+    factor = 1 + hardness.strength / scale
+    # Documents of the queries' own rows: positives, then first negatives, and so on, shape (columns, rows).
+    own = scores.view(len(scores), -1, everywhere).diagonal(first, 0, 2)
+    if hardness.mode == "hard_negatives":
+        own[1:].mul_(factor)
+        return
+    spared = own if hardness.mode == "in_batch_negatives" else own[:1]
+    kept = spared.clone()
+    scores.mul_(factor)
+    spared.copy_(kept)
 
 
 class _Contrast(torch.autograd.Function):
@@ -185,13 +223,14 @@ class _Contrast(torch.autograd.Function):
         own: slice,
         scale: float,
         partitions: tuple[_Partition, ...],
+        hardness: Hardness | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.dtypes = queries.dtype, documents.dtype
         sides = tuple(side.to(torch.promote_types(side.dtype, torch.float32)) for side in (queries, documents))
         start, stop, _ = own.indices(len(queries))
         share = 1 / (len(partitions) * (stop - start))
         gradients = tuple(map(torch.zeros_like, sides)) if any(ctx.needs_input_grad) else ()
-        batch = _Batch(sides, labels, scale, share, torch.zeros_like(labels[0, 0]), gradients)
+        batch = _Batch(sides, labels, scale, hardness, share, torch.zeros_like(labels[0, 0]), gradients)
         loss = sides[0].new_zeros(())
         at_once = max(1, TILE_BYTES // (len(documents) * sides[1].element_size()))
         for first in range(start, stop, at_once):
@@ -207,4 +246,4 @@ class _Contrast(torch.autograd.Function):
     def backward(ctx: Any, upstream: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         # Scaled before it is rounded, or a loss scaler could not save the small gradients of fp16.
         scaled = (gradient * upstream for gradient in ctx.saved_tensors)
-        return (*(one.to(dtype) for one, dtype in zip(scaled, ctx.dtypes, strict=True)), None, None, None, None)
+        return (*(one.to(dtype) for one, dtype in zip(scaled, ctx.dtypes, strict=True)), *[None] * 5)

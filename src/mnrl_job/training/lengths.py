@@ -6,6 +6,7 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
+from mnrl_job.embedding.prompts import find_prompt, kinds_of
 from mnrl_job.records import Pairs, TokenLengths
 from mnrl_job.runtime.tables import read_table
 
@@ -14,7 +15,7 @@ PERCENTILES = (50, 90, 99, 100)
 
 
 def measure_lengths(model: SentenceTransformer, pairs: Pairs) -> TokenLengths | None:
-    """Tokenise a sample, evenly spread over the rows; None where the model has no tokenizer that counts."""
+    """Tokenise a sample with prompts, evenly spread over the rows; None where the model has no tokenizer to count."""
     tokenizer: Any = model.tokenizer
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         return None
@@ -22,8 +23,9 @@ def measure_lengths(model: SentenceTransformer, pairs: Pairs) -> TokenLengths | 
     rows = np.linspace(0, pairs.rows - 1, min(pairs.rows, SAMPLED_ROWS)).astype(np.int64)
     limit = model.max_seq_length
     columns: dict[str, dict[str, float]] = {}
-    for name in pairs.columns:
-        texts = [text for text in table[name].take(rows).to_pylist() if text]
+    for name, kind in zip(pairs.columns, kinds_of(len(pairs.columns)), strict=True):
+        prompt = find_prompt(model, kind) or ""
+        texts = [prompt + text for text in table[name].take(rows).to_pylist() if text]
         lengths = np.array([len(ids) for ids in tokenizer(texts, truncation=False, verbose=False)["input_ids"]] or [0])
         marks = np.percentile(lengths, PERCENTILES, method="lower").tolist()
         columns[name] = {f"p{mark}": int(value) for mark, value in zip(PERCENTILES, marks, strict=True)}

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mnrl_job.embedding.tokens import Features
 from mnrl_job.runtime.heartbeat import beat
+from mnrl_job.setting_types import Hardness
 from mnrl_job.training.checks import measure
 from mnrl_job.training.collate import Batch
 from mnrl_job.training.contrast import Objective, contrast
@@ -55,6 +56,7 @@ class GlobalBatchLoss(nn.Module):
         scale: multiplies the cosine similarities.
         objective: what is compared with what.
         rank: of this process; its rows come after those of lower ranks.
+        hardness: which negatives weigh more, and how much.
 
     Attributes:
         kept_tokens: of so many tokens with padding the activations are kept; the others' are computed again.
@@ -65,12 +67,20 @@ class GlobalBatchLoss(nn.Module):
         measured: what they looked like, as `checks.measure` gives it; None before any was looked at.
     """
 
-    def __init__(self, model: SentenceTransformer, scale: float, objective: Objective = "mnrl", rank: int = 0) -> None:
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        scale: float,
+        objective: Objective = "mnrl",
+        rank: int = 0,
+        hardness: Hardness | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.scale = scale
         self.objective = objective
         self.rank = rank
+        self.hardness = hardness
         self.kept_tokens = math.inf
         self.pieces = 1
         self.in_step = False
@@ -100,7 +110,7 @@ class GlobalBatchLoss(nn.Module):
         everywhere = gather_rows(labels)
         own = slice(self.rank * rows, (self.rank + 1) * rows)
         queries, documents = columns[:, 0], columns[:, 1:].transpose(0, 1).reshape(-1, texts.shape[1])
-        loss, masked = contrast(queries, documents, everywhere, own, self.scale, self.objective)
+        loss, masked = contrast(queries, documents, everywhere, own, self.scale, self.objective, self.hardness)
         if self.watched:
             self.measured = measure(queries, documents, everywhere)
         self.counts = Counts(

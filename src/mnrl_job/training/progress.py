@@ -65,6 +65,7 @@ class Progress(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._stepped = time.monotonic()
         step = state.global_step + 1
         is_logged = step == 1 or step % state.logging_steps == 0  # as the trainer decides when the step is over
         self._loss.watched = self._shows and is_logged
@@ -91,7 +92,6 @@ class Progress(TrainerCallback):
         beat(
             step=state.global_step, step_seconds=round(now - self._stepped, 3), eta_seconds=self._eta(state.global_step)
         )
-        self._stepped = now
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from mnrl_job.records import Batching, Pairs, Totals, Training
 from mnrl_job.runtime.logs import warn
 from mnrl_job.settings import Settings
 from mnrl_job.training.batches import Plan
+from mnrl_job.training.best import Best
 from mnrl_job.training.checkpoints import Checkpoints, Keeping
 from mnrl_job.training.collate import TokenCollator, collator
 from mnrl_job.training.consumed import digest
@@ -54,6 +55,7 @@ def train(
     scratch: Path,
     staging: Path,
     keeping: Keeping | None = None,
+    score: Callable[[], float] | None = None,
 ) -> Training:
     """Fine-tune `model` in place with MultipleNegativesRankingLoss over the global batch.
 
@@ -69,6 +71,7 @@ def train(
         scratch: folder for the trainer's own files.
         staging: folder where the first rank writes `training_log.jsonl`.
         keeping: what checkpoints are made of, and the one to go on from; None to make none.
+        score: what `MNRL_EVAL_EVERY` asks for; higher is better. The model ends with the weights that scored best.
 
     Raises:
         Preempted: a stop was asked for; a checkpoint is saved.
@@ -77,15 +80,19 @@ def train(
         SettingsError: layers are to be checkpointed or adapted, and the model has none of the kind.
         InternalError: the rows trained on are not those of the plan.
     """
-    trainer = PlannedTrainer(model, settings, pairs, batching, scratch, staging, keeping)
-    loss, progress, plan = trainer.global_loss, trainer.progress, trainer.plan
+    trainer = PlannedTrainer(model, settings, pairs, batching, scratch, staging, keeping, score)
+    loss, progress, best = trainer.global_loss, trainer.progress, trainer.best
     trainer.train(resume_from_checkpoint=str(keeping.resume) if keeping and keeping.resume else None)
-    if trainer.state.global_step < len(plan):
-        raise Preempted(f"stopped on request after step {trainer.state.global_step} of {len(plan)}")
+    reached, plan = trainer.state.global_step, trainer.plan
+    if reached < len(plan) and not (best and best.exhausted):
+        raise Preempted(f"stopped on request after step {reached} of {len(plan)}")
+    plan = plan[:reached]
     # For fp16 it wraps the model's forward pass, which evaluation and saving must see as it was.
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     if progress.digest != digest(plan):
         raise InternalError(f"the rows trained on (digest {progress.digest}) are not the planned ones ({digest(plan)})")
+    if best:
+        best.restore()
     if settings.lora_rank:
         write_adapter(model, settings.base_model, staging / ADAPTER)
     totals = trainer.totals()
@@ -103,6 +110,8 @@ def train(
         padded_tokens=totals.padded_tokens,
         recomputed=math.isfinite(loss.kept_tokens),
         trainable_parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        scores=best.scores if best else (),
+        best_step=best.best.step if best else None,
     )
 
 
@@ -149,6 +158,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         precision: the arithmetic of the forward pass.
         global_loss: the loss, with its counters.
         progress: the last loss, and the digest of the rows trained on.
+        best: keeps the weights that score best, where that is asked for.
         seconds_waited: for batches that were not ready.
     """
 
@@ -161,6 +171,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         scratch: Path,
         staging: Path,
         keeping: Keeping | None = None,
+        score: Callable[[], float] | None = None,
     ) -> None:
         state = PartialState()
         self.settings = settings
@@ -176,7 +187,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
             checkpoint_layers(model)
         limit = chunk_limit(state.device, settings.mini_batch_size)
         collate = collator(model, pairs, limit, scratch / "tokens")
-        self.global_loss = GlobalBatchLoss(model, settings.scale, settings.loss, state.process_index)
+        rank, hardness = state.process_index, settings.hardness
+        self.global_loss = GlobalBatchLoss(model, settings.scale, settings.loss, rank, hardness)
         candidates = settings.batch_size * (len(pairs.columns) - 1)
         divergence = Divergence(pairs.path, candidates, settings.learning_rate)
         log_path = staging / "training_log.jsonl"
@@ -190,8 +202,13 @@ class PlannedTrainer(SentenceTransformerTrainer):
             callbacks=[self.progress],
         )
         self.remove_callback(PrinterCallback)
+        self.best = None
+        if settings.eval_every and score:
+            resume = keeping.resume if keeping else None
+            self.best = Best(model, settings.eval_every, settings.patience, score, scratch, resume)
+            self.add_callback(self.best)
         if keeping:
-            self.add_callback(Checkpoints(settings.checkpoint_every, keeping, self.progress, self.totals))
+            self.add_callback(Checkpoints(settings.checkpoint_every, keeping, self.progress, self.totals, self.best))
         if isinstance(collate, TokenCollator):
             with arithmetic(self.precision, state.device):
                 fitting = tokens_that_fit(model.train(), collate.columns, self.plan, state.num_processes)
@@ -209,7 +226,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
             tokens=self.before.tokens + tokens,
             padded_tokens=self.before.padded_tokens + padded_tokens,
             masked=self.before.masked + masked,
-            seconds=self.before.seconds + time.perf_counter() - self.began,
+            seconds=self.before.seconds + time.perf_counter() - self.began - (self.best.seconds if self.best else 0),
             seconds_waited=self.before.seconds_waited + self.seconds_waited,
         )
 
@@ -221,6 +238,14 @@ class PlannedTrainer(SentenceTransformerTrainer):
         samples = super().get_batch_samples(*arguments)
         self.seconds_waited += time.perf_counter() - began
         return samples
+
+    def _maybe_log_save_evaluate(self, *arguments: Any, **options: Any) -> None:
+        """After each step, and once more at the end. Evaluation comes last: a stop need not wait for it then."""
+        super()._maybe_log_save_evaluate(*arguments, **options)
+        step, last = self.state.global_step, len(self.plan)
+        if self.best and (step == last or not self.control.should_training_stop):
+            self.best.look(step, last)
+            self.control.should_training_stop |= self.best.exhausted
 
     def collect_features(self, inputs: Any) -> Any:
         """Our batches stay whole; the library's would be taken apart by column."""

@@ -51,7 +51,7 @@ def setting_rows(settings: Settings) -> tuple[SettingRow, ...]:
     )
 
 
-def phases(content: dict[str, Any]) -> tuple[Phase, ...]:
+def phases(content: Mapping[str, Any]) -> tuple[Phase, ...]:
     """Where the time went."""
     spent = content["performance"]["seconds"]
     names = PHASES if content["training"] else PHASES | {"evaluate_before": "evaluating"}
@@ -60,7 +60,7 @@ def phases(content: dict[str, Any]) -> tuple[Phase, ...]:
     return tuple(Phase(name, seconds(value), round(100 * value / longest, 1)) for name, value in known.items())
 
 
-def speed(content: dict[str, Any]) -> Rows:
+def speed(content: Mapping[str, Any]) -> Rows:
     """Throughput and memory of the whole run."""
     performance = content["performance"]
     kinds: dict[str, tuple[str, Callable[[float], str]]] = {
@@ -75,7 +75,7 @@ def speed(content: dict[str, Any]) -> Rows:
     )
 
 
-def training_facts(content: dict[str, Any]) -> Rows:
+def training_facts(content: Mapping[str, Any]) -> Rows:
     """What the training was, in a few lines."""
     one = content["training"]
     if one is None:
@@ -93,7 +93,7 @@ def training_facts(content: dict[str, Any]) -> Rows:
     return tuple(rows)
 
 
-def lineage(content: dict[str, Any], settings_sha256: str) -> Rows:
+def lineage(content: Mapping[str, Any], settings_sha256: str) -> Rows:
     """Which model, code and machine."""
     model, environment = content["model"], content["environment"]
     cut_at = model["max_seq_length"]
@@ -113,7 +113,7 @@ def lineage(content: dict[str, Any], settings_sha256: str) -> Rows:
     return tuple((name, str(value)) for name, value in rows.items() if value)
 
 
-def hashes(content: dict[str, Any], inputs: Mapping[str, str]) -> Rows:
+def hashes(content: Mapping[str, Any], inputs: Mapping[str, str]) -> Rows:
     """The SHA-256 of every input, by name."""
     train = content["data"]["train"]
     uris = {f"train/{one['name']}": one["uri"] for one in train["sources"]} if train else {}

@@ -1,6 +1,6 @@
 """Before against after, metric by metric, with intervals as numbers and drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,7 +41,7 @@ class Scores:
     others: tuple[Row, ...]
 
 
-def scores(content: dict[str, Any]) -> list[Scores]:
+def scores(content: Mapping[str, Any]) -> list[Scores]:
     """The scores on each eval set, the one that the run is judged by first."""
     primary = content["primary_metric"]
     judged_by, _, metric = primary["name"].rpartition(".") if primary else ("", "", "")
@@ -87,7 +87,7 @@ def _drawing(low: float, delta: float, high: float, span: tuple[float, float], t
     ).format(w=WIDTH, h=HEIGHT, zero=place(0), low=place(low), high=place(high), at=place(delta), tone=tone)
 
 
-def slope(content: dict[str, Any]) -> Markup:
+def slope(content: Mapping[str, Any]) -> Markup:
     """The primary metric before and after, and where the interval lies, on the whole scale from 0 to 1."""
     primary = content["primary_metric"]
     if primary is None or primary["after"] is None:

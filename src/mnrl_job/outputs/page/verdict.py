@@ -1,6 +1,6 @@
 """Better or not, by how much, sure or not: what the page begins with."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ class Verdict:
     notes: tuple[str, ...]
 
 
-def verdict(content: dict[str, Any], log: list[dict[str, Any]]) -> Verdict:
+def verdict(content: Mapping[str, Any], log: list[dict[str, Any]]) -> Verdict:
     """Judge the run by its primary metric, and name what speaks against it.
 
     Args:
@@ -63,7 +63,7 @@ def _compared(one: dict[str, Any], name: str, metric: str, queries: int, notes: 
     return Verdict("open", "Not proven" if delta else "No change", moved, proof, sure, notes)
 
 
-def _warnings(content: dict[str, Any], log: list[dict[str, Any]], judged_by: str) -> Iterator[str]:
+def _warnings(content: Mapping[str, Any], log: list[dict[str, Any]], judged_by: str) -> Iterator[str]:
     _, _, metric = content["primary_metric"]["name"].rpartition(".")
     worse = [
         f"{name} ({signed(one['delta'][metric])})"

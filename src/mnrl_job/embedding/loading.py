@@ -1,0 +1,65 @@
+"""A model from a folder or from the Hub onto this worker's device, told how it is to be used."""
+
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from sentence_transformers import SentenceTransformer
+
+from mnrl_job.errors import DataError, MissingError, SettingsError
+from mnrl_job.runtime.heartbeat import begin
+from mnrl_job.runtime.watch import LOAD
+from mnrl_job.settings import Settings
+
+# Many large models are published in bf16, in which small steps of the optimizer would be rounded away.
+FP32 = {"dtype": torch.float32}
+
+
+def load_model(name: str, settings: Settings) -> SentenceTransformer:
+    """Load the base model, to be used as the settings say: tokens it reads at most, prompts it puts before texts.
+
+    Args:
+        name: a folder, or a Hub id with an optional `@revision`.
+        settings: the run's.
+
+    Raises:
+        MissingError: there is no such model on the Hub, or it cannot be reached.
+        DataError: the folder's model is damaged.
+        SettingsError: texts are to be cut at more tokens than the model can take.
+    """
+    model = load(name, "MNRL_BASE_MODEL")
+    if settings.max_seq_length:
+        longest = getattr(getattr(model.transformers_model, "config", None), "max_position_embeddings", None)
+        if longest and settings.max_seq_length > longest > 0:
+            raise SettingsError(f"MNRL_MAX_SEQ_LENGTH={settings.max_seq_length}: the model takes {longest} at most")
+        model.max_seq_length = settings.max_seq_length
+    given = {"query": settings.query_prompt, "document": settings.document_prompt}
+    model.prompts.update({kind: prompt for kind, prompt in given.items() if prompt is not None})
+    return model
+
+
+def load(name: str, variable: str) -> SentenceTransformer:
+    """Load a model as it was published, in fp32.
+
+    Args:
+        name: a folder, or a Hub id with an optional `@revision`.
+        variable: the setting that names it.
+
+    Raises:
+        MissingError: there is no such model on the Hub, or it cannot be reached.
+        DataError: the folder's model is damaged.
+    """
+    is_folder = Path(name).is_dir()
+    begin(LOAD)
+    path, _, revision = (name, "", "") if is_folder else name.partition("@")
+    try:
+        return SentenceTransformer(
+            path, revision=revision or None, device=str(PartialState().device), model_kwargs=FP32
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        reason = f"{variable}: {name} cannot be loaded: {str(error).strip().splitlines()[0]}"
+        if is_folder:
+            raise DataError(f"{reason}; the folder is damaged or holds no Sentence Transformers model") from error
+        raise MissingError(f"{reason}; give a model folder, or a Hub id that can be reached from here") from error

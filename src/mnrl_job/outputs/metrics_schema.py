@@ -1,0 +1,172 @@
+"""The shape of `metrics.json`, schema version 1, and the JSON schema made of it: `docs/metrics.schema.json`."""
+
+import json
+import sys
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
+
+from mnrl_job.records import Changes
+from mnrl_job.runtime.diary import PastAttempt
+
+ByMetric = dict[str, float]
+
+
+class RunFacts(TypedDict):
+    id: str
+    started_at: str
+    finished_at: str
+    attempts: list[PastAttempt]
+
+
+class Prompts(TypedDict):
+    """What the model puts before each text; empty for nothing."""
+
+    query: str
+    document: str
+
+
+class Model(TypedDict):
+    base: str
+    revision: str | None
+    parameters: int
+    embedding_dimension: int
+    max_seq_length: int | None
+    prompts: Prompts
+
+
+class Source(TypedDict):
+    name: str
+    uri: str
+    rows: int
+    sha256: str
+
+
+class TrainData(TypedDict):
+    """`rows_used` are those a batch was made of; `rejected` are counted by reason."""
+
+    rows_read: int
+    rows_used: int
+    rejected: dict[str, int]
+    sources: list[Source]
+
+
+class EvalData(TypedDict):
+    queries: int
+    documents: int
+    sha256: str
+
+
+class Data(TypedDict):
+    train: TrainData | None
+    eval: dict[str, EvalData]
+
+
+class StepScore(TypedDict):
+    """The primary metric at a step of the training."""
+
+    step: int
+    value: float
+
+
+class TrainingFacts(TypedDict):
+    loss: str
+    scale: float
+    hardness: str | None
+    epochs: int
+    steps: int
+    global_batch_size: int
+    batching: Literal["planned", "masked"]
+    rows_digest: str
+    negatives_per_anchor: int
+    masked_per_anchor: float
+    learning_rate: float
+    precision: str
+    recomputed: bool
+    final_loss: float
+    lora_rank: int | None
+    trainable_parameters: int
+    scores: list[StepScore]
+    best_step: int | None
+
+
+class EvaluationFacts(TypedDict):
+    """One eval set, by metric. All but `before` and `bm25` are empty where nothing was trained."""
+
+    before: ByMetric
+    after: ByMetric
+    delta: ByMetric
+    confidence: dict[str, tuple[float, float]]
+    p_value: ByMetric
+    queries: dict[str, Changes]
+    bm25: ByMetric | None
+
+
+class PrimaryMetric(TypedDict):
+    name: str
+    before: float
+    after: float | None
+    delta: float | None
+
+
+class Gate(TypedDict):
+    passed: bool
+    rule: str
+    failed: list[str]
+
+
+class VerificationFacts(TypedDict):
+    reloaded: bool
+    embedding_dimension: int
+    max_difference: float
+    tolerance: float
+    shape: tuple[int, int]
+
+
+class Performance(TypedDict):
+    """`seconds` are those of each step of the run."""
+
+    pairs_per_second: float | None
+    tokens_per_second: float | None
+    padding_ratio: float | None
+    data_wait_share: float | None
+    peak_memory_bytes: int
+    seconds: dict[str, float]
+
+
+class Environment(TypedDict):
+    packages: dict[str, str]
+    python: str
+    platform: str
+    devices: list[str]
+    image: str | None
+    git_sha: str | None
+
+
+class Metrics(TypedDict):
+    """A run in numbers. `training`, `verification` and `data.train` are null where nothing was trained."""
+
+    schema_version: Literal[1]
+    status: Literal["succeeded", "gate"]
+    run: RunFacts
+    model: Model
+    data: Data
+    training: TrainingFacts | None
+    evaluation: dict[str, EvaluationFacts]
+    primary_metric: PrimaryMetric | None
+    gate: Gate
+    verification: VerificationFacts | None
+    performance: Performance
+    environment: Environment
+
+
+def as_json_schema() -> str:
+    """The text of `docs/metrics.schema.json` (JSON Schema 2020-12). Readers should expect more keys than these."""
+    schema: dict[str, Any] = TypeAdapter(Metrics).json_schema()
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    return json.dumps(dialect | schema, indent=2, ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(as_json_schema() + "\n")

@@ -1,0 +1,139 @@
+"""The end of a run: its record, the card of its model, the verdict, and all of it published."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from mnrl_job.errors import GateError, JobError
+from mnrl_job.evaluation.bm25 import lexical_metrics
+from mnrl_job.evaluation.gate import judge
+from mnrl_job.evaluation.significance import compare
+from mnrl_job.groundwork import write_json
+from mnrl_job.outputs.metrics import Run, metrics
+from mnrl_job.outputs.metrics_schema import Metrics
+from mnrl_job.outputs.model_card import model_card
+from mnrl_job.outputs.publish import already_published, clear, seal, tidy, upload, write_manifest
+from mnrl_job.outputs.rankings import write_rankings
+from mnrl_job.outputs.report import report as report_page
+from mnrl_job.records import Comparison, EvalSet, Pairs, Verdict, Verification, WorkerResult, WorkerTask, read_results
+from mnrl_job.runtime.attempt import Attempt
+from mnrl_job.runtime.claims import claimed
+from mnrl_job.runtime.logs import warn
+from mnrl_job.runtime.parallel import background, settle
+from mnrl_job.runtime.secrets import redact
+from mnrl_job.runtime.status import Clock
+from mnrl_job.settings import Settings
+
+# A file of a checkpoint whose upload failed may still be on its way, and would come after the others are removed.
+LATE_SECONDS = 30.0
+# By eval set; None where there is nothing to tell.
+Lexical = dict[str, dict[str, float] | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a run ended well. `content` is that of `metrics.json`; None where it was published before, or by node 0."""
+
+    run: str
+    content: Metrics | None
+
+
+def lexical(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> Callable[[], Lexical]:
+    """Begin to score BM25 on the eval sets while others work. Returns what waits for it."""
+    return background(lambda: {one.name: _lexical(settings, one) for one in eval_sets})
+
+
+def _lexical(settings: Settings, eval_set: EvalSet) -> dict[str, float] | None:
+    try:
+        return lexical_metrics(eval_set, settings.metrics_at)
+    except Exception as error:  # a line for scale is not worth a run
+        warn(f"{eval_set.name}: there is no BM25 to compare with: {type(error).__name__}: {error}")
+        return None
+
+
+def report(
+    settings: Settings,
+    place: Attempt,
+    clock: Clock,
+    task: WorkerTask,
+    result: WorkerResult,
+    by_words: Lexical,
+    read: Pairs | None = None,
+    verification: Verification | None = None,
+) -> Finished:
+    """Judge the run, make its record, its page and its model's card, then publish.
+
+    Raises:
+        GateError: the model is not good enough; all is published, but not as a success.
+    """
+    compared = (compare_set(settings, task, result, one.name) for one in task.eval_sets)
+    comparisons = tuple(replace(one, bm25=by_words[one.name]) for one in compared)
+    verdict = judge(settings, comparisons) if result.training else Verdict(passed=True, rule="none")
+    steps = result.training.steps if result.training else 0
+    outcome = "succeeded" if verdict.passed else GateError.kind
+    place.diary.write(place.store(), outcome=outcome, last_step=steps)
+    run = Run(
+        id=place.run_id,
+        started_at=place.started_at,
+        settings=settings,
+        base_model=settings.base_model,
+        result=result,
+        eval_sets=task.eval_sets,
+        comparisons=comparisons,
+        verdict=verdict,
+        seconds=clock.seconds,
+        pairs=read,
+        batching=task.batching,
+        verification=verification,
+        attempts=place.diary.all(place.store()),
+    )
+    content = metrics(run)
+    if task.pairs is not None:
+        (place.staging / "model" / "README.md").write_text(redact(model_card(content)), encoding="utf-8")
+    page = report_page(place.staging, content, settings, task.eval_sets, place.settings_hash, task.inputs)
+    (place.staging / "report.html").write_text(page, encoding="utf-8")
+    return publish(place, clock, run, task.inputs)
+
+
+def compare_set(settings: Settings, task: WorkerTask, result: WorkerResult, name: str) -> Comparison:
+    """Before against after on one eval set, also query by query into `rankings/`."""
+    before = next(one for one in result.before if one.name == name)
+    after = next((one for one in result.after if one.name == name), None)
+    results = read_results(before.results), read_results(after.results) if after else []
+    write_rankings(task.staging / "rankings" / f"{name}.jsonl", *results)
+    return compare(name, *results, settings.seed) if after else Comparison(name, before.metrics)
+
+
+def publish(place: Attempt, clock: Clock, run: Run, inputs: dict[str, str]) -> Finished:
+    """Put what is staged at the run's place, whole or not at all; `_SUCCESS` only where it passed the gate.
+
+    Raises:
+        GateError: it did not.
+    """
+    store = place.store()
+    with claimed(store) as claim:
+        if already_published(store, place.settings_hash):
+            store.sweep()
+            return Finished(place.run, None)
+        clear(store, claim)
+        with clock("publish"):
+            files = upload(place.staging, store, claim, {})
+        content = metrics(run)
+        write_json(place.staging / "metrics.json", content)
+        files = upload(place.staging, store, claim, files)
+        facts = {
+            "run_id": place.run_id,
+            "attempt": len(run.attempts),
+            "settings_sha256": place.settings_hash,
+            "inputs": inputs,
+        }
+        finish = seal if run.verdict.passed else write_manifest
+        finish(store, claim, place.staging, facts | {"files": files})
+    if not run.verdict.passed:
+        told = f"the gate: {'; '.join(run.verdict.failed)}"
+        raise GateError(f"{told}; the run is kept in {place.run}, without _SUCCESS", content)
+    place.status.finish()
+    settle(LATE_SECONDS)
+    with suppress(JobError):  # the run stands; what is left beside it goes the next time
+        tidy(store)
+    return Finished(place.run, content)

@@ -1,0 +1,70 @@
+"""The gate of whole runs: what is below it is kept, and is no success."""
+
+import json
+
+import pytest
+
+from tests.conftest import read_metrics, write_evalset
+
+
+def test_a_run_below_the_gate_is_kept_and_passes_once_the_gate_is_lowered(mnrl_job, good, tmp_path):
+    checkpoints = {"MNRL_CHECKPOINT_EVERY": "1", "MNRL_EPOCHS": "3"}
+    ended = mnrl_job("train", **good, **checkpoints, MNRL_MIN_GAIN="0.9")
+    run = tmp_path / "out" / "r"
+    assert ended.code == 80, ended.stderr
+    assert "the gate: faq.ndcg@10 changed by" in ended.last_line
+    assert "MNRL_MIN_GAIN is 0.9; the run is kept in out/r, without _SUCCESS" in ended.last_line
+    assert "won/lost/tied" in ended.stdout
+    metrics = read_metrics(run)
+    assert (metrics["status"], metrics["gate"]["passed"]) == ("gate", False)
+    assert metrics["run"]["attempts"][-1]["outcome"] == "gate"
+    failure = json.loads((run / "failure.json").read_text())
+    assert (failure["exit_code"], failure["class"], failure["retry_helps"]) == (80, "gate", False)
+    assert (run / "model" / "model.safetensors").exists()
+    assert (run / "manifest.json").exists()
+    assert not (run / "_SUCCESS").exists()
+    assert mnrl_job("verify", str(run)).code != 0
+
+    ended = mnrl_job("train", **good, **checkpoints, MNRL_MIN_GAIN="-1")
+    assert ended.code == 0, ended.stderr
+    assert "going on from the checkpoint of step 2 of 3" in ended.stderr
+    assert read_metrics(run)["gate"] == {
+        "passed": True,
+        "rule": "faq.ndcg@10 rises by -1 or more",
+        "failed": [],
+    }
+    assert (run / "_SUCCESS").exists()
+    assert not (run / "failure.json").exists()
+    assert not (run / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"MNRL_GUARD_EVALS": "general"}, "MNRL_GUARD_EVALS=general: no eval set is named 'general'; there are: faq"),
+        ({"MNRL_METRICS_AT": "1,5"}, "MNRL_PRIMARY_METRIC='ndcg@10' is not accepted (MNRL_METRICS_AT has 1,5)"),
+        ({"MNRL_METRICS_AT": "0,5"}, "MNRL_METRICS_AT='0,5' is not accepted (a k is a whole number from 1 to 10000)"),
+        ({"MNRL_EVAL_DATA": "", "MNRL_EVAL_HOLDOUT": "0", "MNRL_MIN_GAIN": "0"}, "need an eval set to judge by"),
+        ({"MNRL_EVAL_DATA": "", "MNRL_EVAL_HOLDOUT": "0", "MNRL_EVAL_EVERY": "5"}, "need an eval set to judge by"),
+        ({"MNRL_PATIENCE": "2"}, "MNRL_PATIENCE='2' is not accepted (nothing is scored while it trains; set MNRL_EVAL"),
+        ({"MNRL_ACCELERATE_CONFIG": "fsdp.yaml", "MNRL_EVAL_EVERY": "5"}, "MNRL_ACCELERATE_CONFIG='fsdp.yaml' is not"),
+    ],
+)
+def test_judging_by_what_there_is_not_is_refused(mnrl_job, good, settings, told):
+    ended = mnrl_job("train", **good | settings)
+    assert ended.code == 64, ended.stderr
+    assert told in ended.stderr
+
+
+def test_metrics_are_taken_where_one_asks(mnrl_job, good, tmp_path):
+    write_evalset(tmp_path / "general.json")
+    more = {"MNRL_METRICS_AT": "2,20", "MNRL_PRIMARY_METRIC": "map@20", "MNRL_EVAL_DATA": "faq.json,general.json"}
+    ended = mnrl_job("evaluate", **good | more)
+    assert ended.code == 0, ended.stderr
+    metrics = read_metrics(tmp_path / "out" / "r")
+    for name in ("faq", "general"):
+        one = metrics["evaluation"][name]
+        assert {metric.partition("@")[2] for metric in one["before"]} == {"2", "20"}
+        assert one["before"].keys() == one["bm25"].keys()
+    assert metrics["gate"]["rule"] == "none"
+    assert "map@20" in ended.stdout

@@ -1,0 +1,62 @@
+"""Whole runs with each option of loss and model, on a tiny one: what comes out, and what it says about itself."""
+
+import json
+
+from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformer
+
+from tests.conftest import PAIRS, write_jsonl
+
+
+def read(path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def card_of(run):
+    return (run / "model" / "README.md").read_text(encoding="utf-8")
+
+
+def test_hardness_changes_what_is_learnt_and_is_told(mnrl_job, good, tmp_path):
+    rows = [{"anchor": a, "positive": p, "negative": f"{p} not"} for a, p in PAIRS]
+    write_jsonl(tmp_path / "pairs.jsonl", rows)
+    losses = set()
+    for run, hardness in (("plain", ""), ("hard", "hard_negatives:5"), ("all", "9")):
+        ended = mnrl_job("train", **good | {"MNRL_RUN_ID": run, "MNRL_HARDNESS": hardness})
+        assert ended.code == 0, ended.stderr
+        training = read(tmp_path / "out" / run / "metrics.json")["training"]
+        losses.add(training["final_loss"])
+    assert len(losses) == 3
+    assert training["hardness"] == "all_negatives:9"
+    assert "loss `mnrl`, scale 20, hardness weighting `all_negatives:9`" in card_of(tmp_path / "out" / "all")
+    assert read(tmp_path / "out" / "plain" / "metrics.json")["training"]["hardness"] is None
+
+
+def test_prompts_are_trained_with_evaluated_with_and_saved(mnrl_job, good, tmp_path, tiny_model):
+    """Those that the settings give, else the base model's own."""
+    prompts = {"query": "where is my ", "document": "open "}
+    base = SentenceTransformer(str(tiny_model), device="cpu")
+    base.prompts = prompts
+    base.save_pretrained(str(tmp_path / "prompted"), create_model_card=False)
+    given = {"MNRL_QUERY_PROMPT": prompts["query"], "MNRL_DOCUMENT_PROMPT": prompts["document"]}
+    runs = {"without": {}, "given": given, "own": {"MNRL_BASE_MODEL": "prompted"}}
+    runs["taken"] = runs["own"] | {"MNRL_QUERY_PROMPT": "add "}
+    weights, metrics = {}, {}
+    for run, settings in runs.items():
+        ended = mnrl_job("train", **good | settings | {"MNRL_RUN_ID": run, "MNRL_LEARNING_RATE": "1e-3"})
+        assert ended.code == 0, ended.stderr
+        weights[run] = load_file(tmp_path / "out" / run / "model" / "model.safetensors")
+        metrics[run] = read(tmp_path / "out" / run / "metrics.json")
+        reloaded = SentenceTransformer(str(tmp_path / "out" / run / "model"), device="cpu").prompts
+        assert reloaded == metrics[run]["model"]["prompts"]
+
+    name = "encoder.layer.0.output.dense.weight"
+    assert weights["own"][name].equal(weights["given"][name])
+    assert not weights["own"][name].equal(weights["without"][name])
+    assert not weights["own"][name].equal(weights["taken"][name])
+    assert metrics["own"]["evaluation"] == metrics["given"]["evaluation"]
+    assert metrics["given"]["model"]["prompts"] == prompts
+    assert metrics["taken"]["model"]["prompts"] == prompts | {"query": "add "}
+    assert metrics["without"]["model"]["prompts"] == {"query": "", "document": ""}
+    card = card_of(tmp_path / "out" / "own")
+    assert 'prompts `"where is my "` before each query and `"open "` before each document' in card
+    assert "trained without prompts" in card_of(tmp_path / "out" / "without")
