@@ -174,7 +174,7 @@ def test_without_scripts_all_but_the_table_of_all_queries_is_there(opened):
     page = opened(java_script_enabled=False)
     assert page.locator("#explorer").is_hidden()
     assert page.locator(".changes li").first.is_visible()
-    assert page.locator("svg[role=img]").count() == 9
+    assert page.locator("svg[role=img]").count() == 10
     assert page.get_by_text("rankings/ beside this page holds them, too").is_visible()
     assert opened().get_by_text("rankings/ beside this page holds them, too").is_hidden()
 

@@ -1,5 +1,6 @@
 """What `training_log.jsonl` shows: loss and learning rate, embeddings, speed and memory, step by step."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -39,6 +40,14 @@ def curves(log: Log, batch_size: int) -> Curves:
     judged = any(line.get("collapse") is not None for line in log)
     drawn = _training(log), _embeddings(log), _speed(log, batch_size)
     return Curves(*drawn, alarms[0] if alarms else "", judged, _margin(log))
+
+
+def while_training(content: Mapping[str, Any]) -> tuple[Chart, ...]:
+    """The scores that were taken while the model trained, if any were."""
+    taken = content["training"]["scores"] if content["training"] else ()
+    name = content["primary_metric"]["name"] if taken else ""
+    values = [Series(name, [one["value"] for one in taken])]
+    return _drawn(line_chart(f"{name} while training", [one["step"] for one in taken], values))
 
 
 def _training(log: Log) -> tuple[Chart, ...]:
