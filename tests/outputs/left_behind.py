@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from mnrl_job.records import (
     Pairs,
     QueryResult,
     SourceRecord,
+    StepScore,
     Training,
+    Verdict,
     Verification,
     WorkerResult,
 )
@@ -29,7 +31,7 @@ from mnrl_job.settings import Settings
 
 EVIL = "<script>window.stolen = 1</script><img src=x onerror='window.stolen = 2'>\"'&amp;</script><!--"
 METRICS = ("accuracy@1", "mrr@10", "ndcg@10", "recall@10", "ndcg@100")
-MODEL = ModelFacts(22_713_216, 384, 256, "abc123")
+MODEL = ModelFacts(22_713_216, 384, 256, "abc123", "", EVIL)
 
 
 @dataclass
@@ -66,7 +68,8 @@ def left_behind(folder: Path, queries: int = 12, names: tuple[str, ...] = ("faq"
         base_model="sentence-transformers/all-MiniLM-L6-v2@abc123",
         result=worker_result(names, trained),
         eval_sets=tuple(eval_sets),
-        comparisons=tuple(comparisons),
+        comparisons=tuple(replace(one, bm25=dict.fromkeys(METRICS, 0.1234)) for one in comparisons),
+        verdict=Verdict(passed=True, rule="none"),
         seconds={"fetch": 0.4, "prepare": 1.25, **({"verify": 3.0} if trained else {})},
         attempts=[attempt()],
         pairs=pairs(folder) if trained else None,
@@ -125,6 +128,8 @@ def worker_result(names: tuple[str, ...], trained: bool) -> WorkerResult:
         padded_tokens=110_000,
         recomputed=False,
         trainable_parameters=22_713_216,
+        scores=(StepScore(20, 0.5), StepScore(40, 0.6), StepScore(60, 0.55)),
+        best_step=40,
     )
     return WorkerResult(MODEL, scored, ("1 x NVIDIA H100",), 5_000_000_000, scored, training)
 
@@ -158,7 +163,7 @@ def log(steps: int = 60) -> list[dict[str, Any]]:
             "positive_score": 0.55 + 0.2 * (1 - math.exp(-step / 15)),
             "negative_score": 0.5 - 0.2 * (1 - math.exp(-step / 15)),
             "anisotropy": 0.2 - 0.1 * step / steps,
-            "collapse": None,
+            "collapse": "" if step > 4 else None,
         }
         for step in range(1, steps + 1)
     ]

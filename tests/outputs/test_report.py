@@ -83,11 +83,13 @@ def test_what_speaks_against_a_gain_stands_beside_it(tmp_path):
     run = left_behind(tmp_path, queries=30, names=("faq", "other"))
     other = run.content["evaluation"]["other"]
     other["delta"]["ndcg@10"], other["confidence"]["ndcg@10"] = -0.2, (-0.3, -0.1)
+    run.content["gate"] = {"passed": False, "rule": "a gain of 0.5", "failed": ["it rose by less than 0.5"]}
     lines = log()
     lines[30]["collapse"] = "unrelated documents look alike"
     (run.staging / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     text = Reader(run.page()).text
     assert "ndcg@10 fell for sure on other (−0.200)." in text
+    assert "The gate was not passed: it rose by less than 0.5." in text
     assert "The embeddings collapsed at step 31: unrelated documents look alike." in text
     assert "No collapse." not in text
 
@@ -120,15 +122,30 @@ def test_of_very_many_queries_the_largest_changes_are_shown_and_the_others_count
 
 def test_curves_are_drawn_and_told_in_words_and_tables(run):
     page = Reader(run.page())
-    titles = ["Loss", "Learning rate", "Gradient norm", "In-batch accuracy", "Margin of the positive", "Anisotropy"]
+    titles = [
+        "Loss",
+        "Learning rate",
+        "Gradient norm",
+        "faq.ndcg@10 while training",
+        "In-batch accuracy",
+        "Margin of the positive",
+        "Anisotropy",
+    ]
     titles += ["Pairs per second", "Time passed, in seconds", "Memory in use, in GB"]
     drawn = [attrs["aria-label"] for attrs in page.attributes("svg") if attrs.get("role") == "img"]
-    assert [label.partition(".")[0] for label in drawn] == titles
+    assert [label.partition(". ")[0] for label in drawn] == titles
     assert "From 0.001 at step" not in drawn[0]
     assert re.search(r"to 0 at step 60; lowest 0 at step 60, highest 0.001 at step 6", drawn[1])
     faint = [attrs for attrs in page.attributes("polyline") if attrs["class"] == "line faint"]
     assert len(faint) == 5, "what was logged, behind a running mean"
     assert "No collapse." in page.text
+
+
+def test_of_a_few_steps_nobody_says_that_nothing_collapsed(run):
+    (run.staging / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log()[:3]))
+    text = Reader(run.page()).text
+    assert "Too few steps were logged" in text
+    assert "No collapse." not in text
 
 
 def test_a_chart_of_one_point_of_equal_points_and_of_none():
@@ -191,6 +208,7 @@ def test_a_run_of_evaluate_shows_its_scores(tmp_path):
 def test_a_run_without_eval_sets_says_that_nobody_knows(run):
     run.eval_sets.clear()
     run.content |= {"evaluation": {}, "primary_metric": None}
+    run.content["training"] |= {"scores": [], "best_step": None}
     text = Reader(run.page()).text
     assert "Not evaluated: there was no eval set" in text
     assert "Query by query" not in text
@@ -214,6 +232,8 @@ def test_settings_and_lineage_are_there(run):
     for told in (
         "MNRL_LEARNING_RATE 0.001 peak learning rate of AdamW",
         "revision abc123",
+        f"prompt of documents {EVIL}",
+        "weights kept those of step 40, which scored best",
         "adapter of rank 8, merged into the model",
         f"settings (SHA-256) {'d' * 64}",
         f"eval/faq {'b' * 64}",

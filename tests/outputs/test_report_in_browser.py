@@ -131,14 +131,14 @@ def test_by_keyboard_alone_one_skips_sorts_filters_pages_and_unfolds(opened):
     page.keyboard.press("ArrowRight")
     assert page.locator("input[value=lost]").is_checked()
     lost = int(page.locator("[data-count=lost]").inner_text())
-    assert page.locator("#status").inner_text() == f"Queries 1–{lost} of {lost} (of 60 in all)"
+    assert page.locator("#status").inner_text() == f"Queries 1–{lost} of {lost} (of 60 in all), by rank before, rising"
     assert {text[0] for text in column(page, 2)} == {"−"}
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("ArrowLeft")
 
     page.locator("#next").focus()
     page.keyboard.press("Enter")
-    assert page.locator("#status").inner_text() == "Queries 26–50 of 60"
+    assert page.locator("#status").inner_text() == "Queries 26–50 of 60, by rank before, rising"
     page.locator("#find").focus()
     page.keyboard.type("QUERY 17 ")
     assert rows(page).count() == 1
@@ -159,7 +159,7 @@ def test_focus_can_be_seen(opened):
 def test_of_several_eval_sets_one_can_be_chosen(opened):
     page = opened("two")
     page.locator("#set").select_option(label="manuals")
-    assert page.locator("#status").inner_text() == "Queries 1–25 of 60"
+    assert page.locator("#status").inner_text() == "Queries 1–25 of 60, by change, falling"
     assert page.locator("[data-count=all]").inner_text() == "60"
     assert opened("one").locator("#set").is_hidden()
 
@@ -174,7 +174,7 @@ def test_without_scripts_all_but_the_table_of_all_queries_is_there(opened):
     page = opened(java_script_enabled=False)
     assert page.locator("#explorer").is_hidden()
     assert page.locator(".changes li").first.is_visible()
-    assert page.locator("svg[role=img]").count() == 9
+    assert page.locator("svg[role=img]").count() == 10
     assert page.get_by_text("rankings/ beside this page holds them, too").is_visible()
     assert opened().get_by_text("rankings/ beside this page holds them, too").is_hidden()
 
@@ -202,11 +202,11 @@ def test_ten_thousand_queries_open_in_under_two_seconds(opened, tmp_path):
     opened()  # the browser itself has started
     began = time.perf_counter()
     page = opened(path.as_uri())
-    assert page.locator("#status").inner_text() == "Queries 1–25 of 10,000"
+    assert page.locator("#status").inner_text() == "Queries 1–25 of 10,000, by change, falling"
     took = time.perf_counter() - began
     began = time.perf_counter()
     page.locator("#find").fill("topic 42")
-    assert page.locator("#status").inner_text() == "Queries 1–25 of 103 (of 10,000 in all)"
+    assert page.locator("#status").inner_text() == "Queries 1–25 of 103 (of 10,000 in all), by change, falling"
     searched = time.perf_counter() - began
     assert took < 2
     assert searched < 1

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from mnrl_job.outputs.page.curves import curves
+from mnrl_job.outputs.page.curves import curves, while_training
 from mnrl_job.outputs.page.facts import hashes, lineage, phases, setting_rows, speed, training_facts
 from mnrl_job.outputs.page.findings import highlights
 from mnrl_job.outputs.page.intervals import scores, slope
@@ -53,6 +53,7 @@ def report(
         scores=scores(content),
         explorers=_explorers(staging / "rankings", content, eval_sets),
         curves=curves(log, settings.batch_size),
+        scored=while_training(content),
         training=training_facts(content),
         speed=speed(content),
         phases=phases(content),

@@ -81,7 +81,7 @@ class CollapseAlarm:
         self._last: deque[Checks] = deque(maxlen=WINDOW)
 
     def look(self, checks: Checks) -> str | None:
-        """What is wrong after this step, in words; None if nothing is."""
+        """What is wrong after this step, in words; empty if nothing is, None where it is too early to say."""
         if None in (checks.in_batch_accuracy, checks.chance, checks.anisotropy):
             return None
         self._last.append(checks)
@@ -96,7 +96,7 @@ class CollapseAlarm:
         chance = _mean([one.chance for one in self._last])
         if accuracy <= TIMES_CHANCE * chance < before:
             return f"the in-batch accuracy fell from {before:.2f} to {accuracy:.2f}, where guessing gives {chance:.2f}"
-        return None
+        return ""
 
 
 def _mean(values: list[float | None]) -> float:

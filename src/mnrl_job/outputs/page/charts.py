@@ -1,7 +1,7 @@
 """Curves as SVG: seen without a script, and told in words and in a table beside."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,7 +57,6 @@ def line_chart(
     title: str,
     steps: Sequence[int],
     series: Sequence[Series],
-    label: Callable[[float], str] = short,
     from_zero: bool = False,
 ) -> Chart | None:
     """Draw lines over the steps; None where there is nothing to draw.
@@ -66,7 +65,6 @@ def line_chart(
         title: what is drawn.
         steps: where there are values.
         series: the lines. What is said of the chart in words is of the first that is not faint.
-        label: how a value is written.
         from_zero: whether zero must be on the axis.
     """
     known = [value for one in series for value in one.values if value is not None]
@@ -76,15 +74,15 @@ def line_chart(
     along = scale(min(steps), max(steps), LEFT, WIDTH - RIGHT, loose=False, whole=True)
     up = scale(min(0.0, *known) if from_zero else min(known), max(known), HEIGHT - BOTTOM, TOP)
     told = next((one for one in shown if one.kind in ("main", "other")), shown[0])
-    words = _in_words(told, steps, label)
-    parts = [*_axes(along, up, label), *_band(steps, shown, along, up)]
+    words = _in_words(told, steps)
+    parts = [*_axes(along, up), *_band(steps, shown, along, up)]
     parts += [_line(one, steps, along, up) for one in sorted(shown, key=lambda one: one.kind != "faint")]
     svg = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
         WIDTH, HEIGHT, f"{title}. {words}", Markup("").join(parts)
     )
     in_table = [one for one in shown if one.kind != "faint"]
     rows = [
-        (f"{steps[at]:,}", *("–" if (value := one.values[at]) is None else label(value) for one in in_table))
+        (f"{steps[at]:,}", *("–" if (value := one.values[at]) is None else short(value) for one in in_table))
         for at in picked(len(steps))
     ]
     legend = tuple((one.kind, one.name) for one in shown) if len(shown) > 1 else ()
@@ -126,22 +124,22 @@ def picked(points: int) -> list[int]:
     return sorted({round(number * (points - 1) / max(1, count - 1)) for number in range(count)})
 
 
-def _in_words(one: Series, steps: Sequence[int], label: Callable[[float], str]) -> str:
+def _in_words(one: Series, steps: Sequence[int]) -> str:
     known = [(step, value) for step, value in zip(steps, one.values, strict=True) if value is not None]
     (first, began), (last, ended) = known[0], known[-1]
     lowest, highest = min(known, key=lambda at: at[1]), max(known, key=lambda at: at[1])
     return (
-        f"From {label(began)} at step {first:,} to {label(ended)} at step {last:,}; lowest {label(lowest[1])} at step "
-        f"{lowest[0]:,}, highest {label(highest[1])} at step {highest[0]:,}."
+        f"From {short(began)} at step {first:,} to {short(ended)} at step {last:,}; lowest {short(lowest[1])} at step "
+        f"{lowest[0]:,}, highest {short(highest[1])} at step {highest[0]:,}."
     )
 
 
-def _axes(along: Scale, up: Scale, label: Callable[[float], str]) -> Iterator[Markup]:
+def _axes(along: Scale, up: Scale) -> Iterator[Markup]:
     for value in up.ticks:
         yield Markup('<line class="grid" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>').format(
             LEFT, WIDTH - RIGHT, y=up(value)
         )
-        yield Markup('<text class="tick y" x="{}" y="{:.1f}">{}</text>').format(LEFT - 8, up(value) + 4, label(value))
+        yield Markup('<text class="tick y" x="{}" y="{:.1f}">{}</text>').format(LEFT - 8, up(value) + 4, short(value))
     for value in along.ticks:
         yield Markup('<text class="tick x" x="{:.1f}" y="{}">{}</text>').format(
             along(value), HEIGHT - BOTTOM + 18, f"{value:,.0f}"

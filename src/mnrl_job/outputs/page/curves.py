@@ -1,11 +1,12 @@
 """What `training_log.jsonl` shows: loss and learning rate, embeddings, speed and memory, step by step."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
 from mnrl_job.outputs.page.charts import Chart, Series, Values, line_chart, smoothed
-from mnrl_job.outputs.page.numbers import count, plain
+from mnrl_job.outputs.page.numbers import plain
 
 Log = list[dict[str, Any]]
 
@@ -16,12 +17,13 @@ UNITS = ((3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """The charts by section, and what the last alarm about collapsed embeddings said."""
+    """The charts by section; what the first alarm about collapsed embeddings said, and whether any step was judged."""
 
     training: tuple[Chart, ...]
     embeddings: tuple[Chart, ...]
     speed: tuple[Chart, ...]
     collapse: str
+    judged: bool
     margin: str
 
 
@@ -33,9 +35,19 @@ def curves(log: Log, batch_size: int) -> Curves:
         batch_size: pairs in a step.
     """
     if not log:
-        return Curves((), (), (), "", "")
+        return Curves((), (), (), "", False, "")
     alarms = [f"{line['collapse']} (step {line['step']:,})" for line in log if line.get("collapse")]
-    return Curves(_training(log), _embeddings(log), _speed(log, batch_size), alarms[0] if alarms else "", _margin(log))
+    judged = any(line.get("collapse") is not None for line in log)
+    drawn = _training(log), _embeddings(log), _speed(log, batch_size)
+    return Curves(*drawn, alarms[0] if alarms else "", judged, _margin(log))
+
+
+def while_training(content: Mapping[str, Any]) -> tuple[Chart, ...]:
+    """The scores that were taken while the model trained, if any were."""
+    taken = content["training"]["scores"] if content["training"] else ()
+    name = content["primary_metric"]["name"] if taken else ""
+    values = [Series(name, [one["value"] for one in taken])]
+    return _drawn(line_chart(f"{name} while training", [one["step"] for one in taken], values))
 
 
 def _training(log: Log) -> tuple[Chart, ...]:
@@ -57,9 +69,9 @@ def _embeddings(log: Log) -> tuple[Chart, ...]:
     negative = replace(negative, kind="other")
     alike = smoothed("mean cosine", _column(log, "anisotropy"))
     return _drawn(
-        line_chart("In-batch accuracy", steps, accuracy, _two_digits, from_zero=True),
-        line_chart("Margin of the positive", steps, [positive, negative], _two_digits),
-        line_chart("Anisotropy", steps, alike, _two_digits, from_zero=True),
+        line_chart("In-batch accuracy", steps, accuracy, from_zero=True),
+        line_chart("Margin of the positive", steps, [positive, negative]),
+        line_chart("Anisotropy", steps, alike, from_zero=True),
     )
 
 
@@ -74,7 +86,7 @@ def _speed(log: Log, batch_size: int) -> tuple[Chart, ...]:
     time = [line["seconds"] / unit for line in log]
     memory = [line["memory_bytes"] / 1e9 if line.get("memory_bytes") else None for line in log]
     return _drawn(
-        line_chart("Pairs per second", steps, smoothed("pairs per second", pairs), count, from_zero=True),
+        line_chart("Pairs per second", steps, smoothed("pairs per second", pairs), from_zero=True),
         line_chart(f"Time passed, in {name}", steps, [Series(name, time)], from_zero=True),
         line_chart("Memory in use, in GB", steps, [Series("GB", memory)], from_zero=True),
     )
@@ -96,7 +108,3 @@ def _column(log: Log, name: str) -> Values:
 
 def _drawn(*charts: Chart | None) -> tuple[Chart, ...]:
     return tuple(chart for chart in charts if chart)
-
-
-def _two_digits(value: float) -> str:
-    return plain(value, 2)

@@ -90,6 +90,8 @@ def training_facts(content: Mapping[str, Any]) -> Rows:
     ]
     if one["lora_rank"] is not None:
         rows.append(("LoRA", f"adapter of rank {one['lora_rank']}, merged into the model, by itself in adapter/"))
+    if one["best_step"] is not None:
+        rows.append(("weights kept", f"those of step {count(one['best_step'])}, which scored best"))
     return tuple(rows)
 
 
@@ -101,6 +103,8 @@ def lineage(content: Mapping[str, Any], settings_sha256: str) -> Rows:
         "base model": model["base"],
         "revision": model["revision"],
         "embedding": f"{count(model['embedding_dimension'])} numbers, texts cut at {cut_at or 'no'} tokens",
+        "prompt of queries": model["prompts"]["query"],
+        "prompt of documents": model["prompts"]["document"],
         "devices": ", ".join(environment["devices"]),
         "platform": f"Python {environment['python']} on {environment['platform']}",
         "packages": ", ".join(f"{name} {version}" for name, version in environment["packages"].items()),

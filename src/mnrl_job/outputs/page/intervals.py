@@ -20,6 +20,7 @@ class Row:
     """One metric. Without `after` only `before` is known, and there is no drawing."""
 
     metric: str
+    by_words: str
     before: str
     after: str = ""
     gain: str = ""
@@ -37,6 +38,7 @@ class Scores:
     queries: int
     documents: int
     compared: bool
+    by_words: bool
     main: tuple[Row, ...]
     others: tuple[Row, ...]
 
@@ -51,13 +53,13 @@ def scores(content: Mapping[str, Any]) -> list[Scores]:
         first = list(dict.fromkeys(key for key in (metric, *HEADLINES) if key in one["before"]))
         others = [key for key in one["before"] if key not in first]
         drawn = _rows(one, first), _rows(one, others)
-        found.append(Scores(name, facts["queries"], facts["documents"], bool(one["after"]), *drawn))
+        found.append(Scores(name, facts["queries"], facts["documents"], bool(one["after"]), bool(one["bm25"]), *drawn))
     return found
 
 
 def _rows(one: dict[str, Any], metrics: Sequence[str]) -> tuple[Row, ...]:
     if not one["after"]:
-        return tuple(Row(metric, plain(one["before"][metric])) for metric in metrics)
+        return tuple(Row(metric, _by_words(one, metric), plain(one["before"][metric])) for metric in metrics)
     ends = [end for metric in metrics for end in one["confidence"][metric]]
     return tuple(_row(one, metric, (min(0.0, *ends), max(0.0, *ends))) for metric in metrics)
 
@@ -67,6 +69,7 @@ def _row(one: dict[str, Any], metric: str, span: tuple[float, float]) -> Row:
     tone = ("good" if delta > 0 else "bad") if gain_is_sure(one, metric) else "open"
     return Row(
         metric=metric,
+        by_words=_by_words(one, metric),
         before=plain(one["before"][metric]),
         after=plain(one["after"][metric]),
         gain=signed(delta),
@@ -75,6 +78,10 @@ def _row(one: dict[str, Any], metric: str, span: tuple[float, float]) -> Row:
         tone=tone,
         drawing=_drawing(low, delta, high, span, tone),
     )
+
+
+def _by_words(one: Mapping[str, Any], metric: str) -> str:
+    return plain(one["bm25"][metric]) if one["bm25"] else ""
 
 
 def _drawing(low: float, delta: float, high: float, span: tuple[float, float], tone: str) -> Markup:

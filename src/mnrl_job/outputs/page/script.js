@@ -101,6 +101,14 @@
     return made;
   }
 
+  function markSorted() {
+    const heads = [...explorer.querySelectorAll("th[data-key]")];
+    for (const head of heads) head.removeAttribute("aria-sort");
+    const sorted = heads.find((head) => head.dataset.key === state.key);
+    sorted.setAttribute("aria-sort", state.down ? "descending" : "ascending");
+    return sorted.textContent;
+  }
+
   function show() {
     const data = current();
     const rows = chosen(data);
@@ -109,15 +117,12 @@
     const first = state.page * PAGE;
     const shown = rows.slice(first, first + PAGE);
     explorer.querySelector("tbody").replaceChildren(...shown.map((at) => row(data, at)));
-    for (const head of explorer.querySelectorAll("th[data-key]")) {
-      const sorted = head.dataset.key === state.key;
-      if (sorted) head.setAttribute("aria-sort", state.down ? "descending" : "ascending");
-      else head.removeAttribute("aria-sort");
-    }
+    const by = markSorted();
     const total = data.query.length.toLocaleString("en");
     const range = `${first + 1}\u2013${first + shown.length} of ${rows.length.toLocaleString("en")}`;
     const filtered = rows.length < data.query.length ? ` (of ${total} in all)` : "";
-    document.getElementById("status").textContent = rows.length ? `Queries ${range}${filtered}` : "No query is like that.";
+    const told = `Queries ${range}${filtered}, by ${by}, ${state.down ? "falling" : "rising"}`;
+    document.getElementById("status").textContent = rows.length ? told : "No query is like that.";
     document.getElementById("previous").disabled = state.page === 0;
     document.getElementById("next").disabled = state.page === last;
   }

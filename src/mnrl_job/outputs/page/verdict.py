@@ -73,7 +73,7 @@ def _warnings(content: Mapping[str, Any], log: list[dict[str, Any]], judged_by: 
     if worse:
         yield f"{metric} fell for sure on {words(worse)}."
     if not content["gate"]["passed"]:
-        yield f"The gate was not passed: {content['gate']['rule']}."
+        yield f"The gate was not passed: {'; '.join(content['gate']['failed'])}."
     for line in log:
         if line.get("collapse"):
             yield f"The embeddings collapsed at step {line['step']:,}: {line['collapse']}."
