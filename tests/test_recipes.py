@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
@@ -60,3 +61,38 @@ def test_prompts_are_trained_with_evaluated_with_and_saved(mnrl_job, good, tmp_p
     card = card_of(tmp_path / "out" / "own")
     assert 'prompts `"where is my "` before each query and `"open "` before each document' in card
     assert "trained without prompts" in card_of(tmp_path / "out" / "without")
+
+
+def test_a_guide_takes_false_negatives_out_on_one_worker_as_on_two(mnrl_job, good, tmp_path, tiny_model):
+    """The guide finds all texts alike that share words with the query: it takes some documents out, not all."""
+    (tmp_path / "guide").symlink_to(tiny_model)
+    guided = {"MNRL_LOSS": "guided", "MNRL_GUIDE_MODEL": "guide", "MNRL_PRECISION": "fp32", "MNRL_EPOCHS": "3"}
+    found = {}
+    for run, settings in {
+        "one": {"MNRL_NUM_PROCESSES": "1"},
+        "two": {"MNRL_NUM_PROCESSES": "2", "MNRL_MINI_BATCH_SIZE": "1"},
+        "adapter": {"MNRL_LORA_RANK": "4"},
+    }.items():
+        ended = mnrl_job("train", **good | guided | settings | {"MNRL_RUN_ID": run})
+        assert ended.code == 0, ended.stderr
+        found[run] = read(tmp_path / "out" / run / "metrics.json")["training"]
+    assert 0 < found["one"]["masked_per_anchor"] < 7
+    assert found["two"]["masked_per_anchor"] == found["one"]["masked_per_anchor"]
+    assert found["two"]["final_loss"] == pytest.approx(found["one"]["final_loss"], abs=1e-5)
+    assert found["adapter"]["final_loss"] > 0
+    assert (found["one"]["loss"], found["one"]["guide_model"]) == ("guided", "guide")
+    inputs = read(tmp_path / "out" / "one" / "manifest.json")["inputs"]
+    assert inputs["guide_model"] == inputs["base_model"]
+    assert "guided by `guide`" in card_of(tmp_path / "out" / "one")
+
+
+def test_a_guide_that_is_not_there_is_told_before_anything_is_read(mnrl_job, good, tmp_path):
+    guided = {"MNRL_LOSS": "guided", "MNRL_GUIDE_MODEL": "./nowhere"}
+    for command in ("train", "check"):
+        ended = mnrl_job(command, **good | guided)
+        assert ended.code == 66, ended.stderr
+        assert "MNRL_GUIDE_MODEL: ./nowhere is not a folder" in ended.stdout + ended.stderr
+    (tmp_path / "empty").mkdir()
+    ended = mnrl_job("train", **good | guided | {"MNRL_GUIDE_MODEL": "empty"})
+    assert ended.code == 66
+    assert "MNRL_GUIDE_MODEL" in ended.last_line

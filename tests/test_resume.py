@@ -42,15 +42,24 @@ def test_it_ends_with_the_weights_of_a_run_that_was_left_alone(scene, undisturbe
 LORA = {"MNRL_LORA_RANK": "4", "MNRL_LEARNING_RATE": "1e-3", "MNRL_EPOCHS": "40"}
 SHARDED = {"MNRL_ACCELERATE_CONFIG": "fsdp.yaml", "MNRL_EPOCHS": "40"}
 
+RECIPE = {
+    "MNRL_LOSS": "guided",
+    "MNRL_GUIDE_MODEL": "model",
+    "MNRL_HARDNESS": "9",
+    "MNRL_QUERY_PROMPT": "where is ",
+    "MNRL_EPOCHS": "40",
+}
+
 
 @pytest.mark.parametrize(
     ("name", "processes", "how", "more"),
     [
         ("adapter", "2", signal.SIGKILL, LORA),
         ("sharded", "2", signal.SIGTERM, SHARDED),
+        ("recipe", "2", signal.SIGKILL, RECIPE),
     ],
 )
-def test_so_does_one_that_trains_an_adapter_or_a_sharded_model(scene, name, processes, how, more):
+def test_so_does_one_that_trains_otherwise(scene, name, processes, how, more):
     (scene.folder / "fsdp.yaml").write_text(FSDP2)
     settings = more | {"MNRL_NUM_PROCESSES": processes}
     assert scene.run(name, **settings) == 0, scene.log(name)[-3000:]

@@ -171,6 +171,16 @@ def test_any_other_hardness_is_refused_in_one_line(text):
     assert "expected a number above 0 for all negatives, or in_batch_negatives:9, hard_negatives:5" in problem
 
 
+@pytest.mark.parametrize("loss", ["mnrl", "guided"])
+def test_a_guide_and_the_guided_loss_need_one_another(loss):
+    given = {"MNRL_LOSS": "guided"} if loss == "guided" else {"MNRL_GUIDE_MODEL": "owner/guide"}
+    (problem,) = problems_of(environ=NEEDED | given)
+    assert "MNRL_LOSS=guided" in problem
+    assert "MNRL_GUIDE_MODEL" in problem
+    both, _ = read_settings("train", {}, NEEDED | {"MNRL_LOSS": "guided", "MNRL_GUIDE_MODEL": "owner/guide"}, {})
+    assert both.guide_model == "owner/guide"
+
+
 def test_the_space_at_the_end_of_a_prompt_is_kept_and_an_empty_flag_takes_a_prompt_away():
     settings, _ = read_settings("train", {"document_prompt": ""}, NEEDED | {"MNRL_QUERY_PROMPT": "query: "}, {})
     assert (settings.query_prompt, settings.document_prompt) == ("query: ", "")

@@ -98,6 +98,7 @@ class WorkerTask:
     """What a worker is to do. `settings` are the run's, as JSON values; `staging` holds what will be published.
 
     `inputs` are SHA-256 by input; all ranks, on all nodes, must have the same. `resume` is the folder of a checkpoint.
+    `guide` is the folder or Hub id of the guide, empty where there is none.
     """
 
     settings: dict[str, Any]
@@ -109,6 +110,7 @@ class WorkerTask:
     pairs: Pairs | None = None
     batching: Batching | None = None
     resume: Path | None = None
+    guide: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,7 @@ def _training(settings: Settings, training: Training | None, batching: Batching 
         return None
     return {
         "loss": settings.loss,
+        "guide_model": settings.guide_model or None,
         "scale": settings.scale,
         "hardness": str(settings.hardness) if settings.hardness else None,
         "epochs": settings.epochs,

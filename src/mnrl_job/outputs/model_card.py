@@ -86,7 +86,7 @@ def _training(content: dict[str, Any]) -> str:
     facts = [
         f"- {data['rows_used']} pairs, {training['epochs']} epoch(s), {training['steps']} steps of "
         f"{training['global_batch_size']} pairs, {training['negatives_per_anchor']} negatives for each anchor",
-        f"- loss `{training['loss']}`, scale {training['scale']:g}{_hardness(training)}",
+        f"- loss `{training['loss']}`{_options(training)}",
         *_adapter(training),
         f"- learning rate {training['learning_rate']:g}, precision {training['precision']}, "
         f"final loss {training['final_loss']:.4f}",
@@ -105,8 +105,13 @@ def _prompts(prompts: dict[str, str]) -> str:
     )
 
 
-def _hardness(training: dict[str, Any]) -> str:
-    return f", hardness weighting `{training['hardness']}`" if training["hardness"] else ""
+def _options(training: dict[str, Any]) -> str:
+    told = [f", scale {training['scale']:g}"]
+    if training["guide_model"]:
+        told.append(f", guided by `{training['guide_model']}`")
+    if training["hardness"]:
+        told.append(f", hardness weighting `{training['hardness']}`")
+    return "".join(told)
 
 
 def _adapter(training: dict[str, Any]) -> list[str]:

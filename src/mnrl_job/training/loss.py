@@ -87,7 +87,7 @@ class GlobalBatchLoss(nn.Module):
         """The loss of this rank's share of the batch, a scalar.
 
         Args:
-            batch: the texts of this rank's rows.
+            batch: the texts of this rank's rows, and for "guided" what the guide makes of them.
             labels: row number and the group of each column's text, shape (rows, 1 + columns).
 
         Raises:
@@ -101,11 +101,11 @@ class GlobalBatchLoss(nn.Module):
         if on_any_rank(texts is None) or texts is None:
             raise Shortage(short or "another rank is out of device memory")
         texts = nn.functional.normalize(texts[batch["order"]].to(torch.promote_types(texts.dtype, torch.float32)))
-        columns = gather_rows(texts.view(-1, rows, texts.shape[1]).transpose(0, 1))
+        queries, documents = columns_apart(gather_rows(texts.view(-1, rows, texts.shape[1]).transpose(0, 1)))
         everywhere = gather_rows(labels)
         own = slice(self.rank * rows, (self.rank + 1) * rows)
-        queries, documents = columns[:, 0], columns[:, 1:].transpose(0, 1).reshape(-1, texts.shape[1])
-        loss, masked = contrast(queries, documents, everywhere, own, self.scale, self.objective, self.hardness)
+        guides = columns_apart(gather_rows(batch["guide"])) if "guide" in batch else None
+        loss, masked = contrast(queries, documents, everywhere, own, self.scale, self.objective, self.hardness, guides)
         self.counts = Counts(
             self.counts.tokens + batch["tokens"],
             self.counts.padded_tokens + batch["padded_tokens"],
@@ -162,6 +162,11 @@ class GlobalBatchLoss(nn.Module):
         # A copy, because the model leaves its intermediate results in it.
         embeddings: torch.Tensor = self.model(dict(features))["sentence_embedding"]
         return embeddings
+
+
+def columns_apart(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The anchors, and all positives, then all first negatives, and so on, of shape (rows, columns, dimension)."""
+    return rows[:, 0], rows[:, 1:].transpose(0, 1).reshape(-1, rows.shape[2])
 
 
 def split(features: Features, pieces: int) -> list[Features]:

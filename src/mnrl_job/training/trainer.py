@@ -33,6 +33,7 @@ from mnrl_job.training.consumed import digest
 from mnrl_job.training.divergence import Divergence
 from mnrl_job.training.dropout import cheap_dropout
 from mnrl_job.training.gathering import on_any_rank
+from mnrl_job.training.guide import FOLDER, read_guide
 from mnrl_job.training.lookup import shared_lookup, word_embedding
 from mnrl_job.training.lora import ADAPTER, adapt, read_adapter, write_adapter
 from mnrl_job.training.loss import GlobalBatchLoss, Shortage
@@ -66,7 +67,7 @@ def train(
         settings: the run's.
         pairs: the training pairs as an Arrow file.
         batching: the labels of the pairs, and the plan: which rows meet in which step.
-        scratch: folder for the trainer's own files.
+        scratch: folder for the trainer's own files; for the guided loss the guide's embeddings are there.
         staging: folder where the first rank writes `training_log.jsonl`.
         keeping: what checkpoints are made of, and the one to go on from; None to make none.
 
@@ -176,6 +177,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
             checkpoint_layers(model)
         limit = chunk_limit(state.device, settings.mini_batch_size)
         collate = collator(model, pairs, limit, scratch / "tokens")
+        if settings.loss == "guided":
+            collate.guide = read_guide(scratch / FOLDER)
         rank, hardness = state.process_index, settings.hardness
         self.global_loss = GlobalBatchLoss(model, settings.scale, settings.loss, rank, hardness)
         candidates = settings.batch_size * (len(pairs.columns) - 1)
