@@ -46,6 +46,7 @@ RECIPE = {
     "MNRL_LOSS": "guided",
     "MNRL_GUIDE_MODEL": "model",
     "MNRL_HARDNESS": "9",
+    "MNRL_MATRYOSHKA_DIMS": "32,8",
     "MNRL_QUERY_PROMPT": "where is ",
     "MNRL_EPOCHS": "40",
 }

@@ -10,14 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mnrl_job.errors import DataError, InternalError, JobError, SettingsError
+from mnrl_job.evaluation.dimensions import by_dimension
 from mnrl_job.evaluation.significance import compare
-from mnrl_job.groundwork import (
-    check_primary_metric,
-    get_inputs,
-    read_eval_sets,
-    worker_task,
-    write_json,
-)
+from mnrl_job.groundwork import check_primary_metric, get_inputs, read_eval_sets, worker_task, write_json
 from mnrl_job.inputs.pairs import read_pairs
 from mnrl_job.outputs.audit_page import with_lengths
 from mnrl_job.outputs.checkpoints import fetch_newest, kept
@@ -296,4 +291,5 @@ def compare_set(settings: Settings, task: WorkerTask, result: WorkerResult, name
     after = next((one for one in result.after if one.name == name), None)
     results = read_results(before.results), read_results(after.results) if after else []
     write_rankings(task.staging / "rankings" / f"{name}.jsonl", *results)
-    return compare(name, *results, settings.seed) if after else Comparison(name, before.metrics)
+    compared = compare(name, *results, settings.seed) if after else Comparison(name, before.metrics)
+    return replace(compared, dimensions=by_dimension(before, after))

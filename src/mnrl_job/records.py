@@ -135,17 +135,24 @@ class QueryResult:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Means over the queries of one eval set; the queries one by one stand in the file `results`."""
+    """Means over the queries of one eval set; the queries one by one stand in the file `results`.
+
+    `dimensions` has the means with embeddings cut to so many leading numbers, by their number.
+    """
 
     name: str
     metrics: dict[str, float]
     results: Path
     seconds: float
+    dimensions: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One eval set before and after: each metric's values, gain, interval and p-value. No `after`: evaluation only."""
+    """One eval set before and after: each metric's values, gain, interval and p-value. No `after`: evaluation only.
+
+    `dimensions` has, for embeddings cut to so many numbers, each metric's values `before` and `after`.
+    """
 
     name: str
     before: dict[str, float]
@@ -153,6 +160,7 @@ class Comparison:
     delta: dict[str, float] = field(default_factory=dict)
     confidence: dict[str, tuple[float, float]] = field(default_factory=dict)
     p_value: dict[str, float] = field(default_factory=dict)
+    dimensions: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from mnrl_job.errors import SettingsError
 from mnrl_job.setting_types import (
     METRIC_CUTOFFS,
     RANKING_METRICS,
+    Dimensions,
     EvalSources,
     Every,
     HardnessWeight,
@@ -125,6 +126,11 @@ class Settings(BaseModel):
         None,
         "weigh a negative more the more similar it is to the query: how much, and which negatives",
         "a number above 0 for all negatives, or in_batch_negatives:9, hard_negatives:5 or all_negatives:9",
+    )
+    matryoshka_dims: Dimensions = _setting(
+        (),
+        "train vectors that may be cut to so many leading numbers each (Matryoshka)",
+        "whole numbers from large to small, comma separated, none above the model's dimension: 768,256,64",
     )
     learning_rate: float = _setting(2e-5, "peak learning rate of AdamW", "a number above 0", gt=0, le=1)
     warmup: float = _setting(0.1, "share of the steps the learning rate climbs", "a number from 0 to 1", ge=0, le=1)

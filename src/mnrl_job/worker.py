@@ -25,7 +25,7 @@ from huggingface_hub.utils.tqdm import enable_progress_bars
 from sentence_transformers import SentenceTransformer
 from transformers.utils.logging import disable_progress_bar
 
-from mnrl_job.embedding.loading import load, load_model
+from mnrl_job.embedding.loading import load, load_model, tell_untrained
 from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.embedding.prompts import find_prompt
 from mnrl_job.errors import DataError, DeviceError, JobError, MemoryLimit
@@ -71,6 +71,7 @@ def train_role(task: WorkerTask) -> None:
     model = load_model(task.model, settings)
     if task.pairs is None or task.batching is None:
         raise ValueError("a training task needs pairs")
+    tell_untrained(model, settings.matryoshka_dims)
     before = scores_before(model, task)
     lengths = measure_lengths(model, task.pairs) if state.is_main_process else None
     ask_guide(task, settings)
@@ -193,7 +194,7 @@ def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tup
     for eval_set in task.eval_sets:
         results = task.scratch / f"{when}-{eval_set.name}.jsonl"
         begin(f"evaluate_{when}")
-        done = evaluate(model, eval_set, precision, results)
+        done = evaluate(model, eval_set, precision, results, settings.matryoshka_dims)
         moment = f"{when} training, " if task.pairs else ""
         logs.log(f"{moment}{eval_set.name}: {primary} {done.metrics[primary]:.4f}", seconds=done.seconds)
         evaluations.append(done)

@@ -109,6 +109,7 @@ def _training(settings: Settings, training: Training | None, batching: Batching 
         "loss": settings.loss,
         "guide_model": settings.guide_model or None,
         "scale": settings.scale,
+        "matryoshka_dims": list(settings.matryoshka_dims),
         "hardness": str(settings.hardness) if settings.hardness else None,
         "epochs": settings.epochs,
         "steps": training.steps,

@@ -22,7 +22,7 @@ documents = model.encode_document(["a passage", "another passage"])
 scores = model.similarity(queries, documents)
 ```
 
-{length} {prompts}
+{length} {prompts}{shorter}
 
 ## How good it is
 
@@ -52,6 +52,7 @@ def model_card(content: dict[str, Any]) -> str:
         dimension=model["embedding_dimension"],
         length=f"Texts are cut at {cut} tokens." if cut else "Texts are read whole.",
         prompts=_prompts(model["prompts"]),
+        shorter=_shorter(content["training"]["matryoshka_dims"]),
         evaluation=_evaluation(content),
         training=_training(content),
     )
@@ -77,7 +78,25 @@ def _evaluation(content: dict[str, Any]) -> str:
                 f"| {name} | {metric} | {one['before'][metric]:.4f} | {one['after'][metric]:.4f} "
                 f"| {one['delta'][metric]:+.4f} | {low:+.4f} to {high:+.4f} |"
             )
-    return "\n".join(lines) if content["evaluation"] else "It was not evaluated."
+    return "\n".join(lines + _evaluation_by_dimension(content)) if content["evaluation"] else "It was not evaluated."
+
+
+def _evaluation_by_dimension(content: dict[str, Any]) -> list[str]:
+    if not content["training"]["matryoshka_dims"]:
+        return []
+    metric = content["primary_metric"]["name"].rpartition(".")[2]
+    lines = [
+        "",
+        "With vectors cut:",
+        "",
+        "| eval set | dimensions | metric | before | after |",
+        "|---|---|---|---|---|",
+    ]
+    for name, evaluation in content["evaluation"].items():
+        for dimension, one in evaluation["dimensions"].items():
+            before, after = one["before"][metric], one["after"][metric]
+            lines.append(f"| {name} | {dimension} | {metric} | {before:.4f} | {after:.4f} |")
+    return lines
 
 
 def _training(content: dict[str, Any]) -> str:
@@ -102,6 +121,18 @@ def _prompts(prompts: dict[str, str]) -> str:
     return (
         f"It was trained with the prompts `{query}` before each query and `{document}` before each document: "
         "`encode_query` and `encode_document` put them there, `encode` and other programs do not."
+    )
+
+
+def _shorter(dimensions: list[int]) -> str:
+    if not dimensions:
+        return ""
+    *others, last = map(str, dimensions)
+    either = f"{', '.join(others)} or {last}" if others else last
+    return (
+        f"\n\nIt was trained so that the first {either} numbers of a vector serve by themselves "
+        "([Matryoshka](https://arxiv.org/abs/2205.13147)), for less storage and faster search: load it with "
+        f'`SentenceTransformer("path/to/this/folder", truncate_dim={last})`.'
     )
 
 

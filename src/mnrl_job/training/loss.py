@@ -56,6 +56,7 @@ class GlobalBatchLoss(nn.Module):
         objective: what is compared with what.
         rank: of this process; its rows come after those of lower ranks.
         hardness: which negatives weigh more, and how much.
+        dimensions: the loss is summed over embeddings cut to so many leading numbers; none for whole ones.
 
     Attributes:
         kept_tokens: of so many tokens with padding the activations are kept; the others' are computed again.
@@ -71,6 +72,7 @@ class GlobalBatchLoss(nn.Module):
         objective: Objective = "mnrl",
         rank: int = 0,
         hardness: Hardness | None = None,
+        dimensions: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         self.model = model
@@ -78,6 +80,7 @@ class GlobalBatchLoss(nn.Module):
         self.objective = objective
         self.rank = rank
         self.hardness = hardness
+        self.dimensions = dimensions
         self.kept_tokens = math.inf
         self.pieces = 1
         self.in_step = False
@@ -105,7 +108,7 @@ class GlobalBatchLoss(nn.Module):
         everywhere = gather_rows(labels)
         own = slice(self.rank * rows, (self.rank + 1) * rows)
         guides = columns_apart(gather_rows(batch["guide"])) if "guide" in batch else None
-        loss, masked = contrast(queries, documents, everywhere, own, self.scale, self.objective, self.hardness, guides)
+        loss, masked = self._compare((queries, documents), everywhere, own, guides)
         self.counts = Counts(
             self.counts.tokens + batch["tokens"],
             self.counts.padded_tokens + batch["padded_tokens"],
@@ -139,6 +142,27 @@ class GlobalBatchLoss(nn.Module):
             self.pieces *= 2
         self.kept_tokens = 0
         return True
+
+    def _compare(
+        self,
+        sides: tuple[torch.Tensor, torch.Tensor],
+        labels: torch.Tensor,
+        own: slice,
+        guides: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of the own rows and the number of masked documents, as `contrast` gives them.
+
+        Where embeddings are to be of use when cut, it is the sum of the losses of those that are cut (Kusupati et al.
+        2022, arXiv 2205.13147, equation 1, all weights 1). A guide sees whole texts whatever is cut.
+        """
+        losses, masked = [], labels.new_zeros(())
+        for dimension in self.dimensions or (sides[0].shape[1],):
+            queries, documents = sides
+            if self.dimensions:
+                queries, documents = (nn.functional.normalize(side[:, :dimension]) for side in sides)
+            loss, masked = contrast(queries, documents, labels, own, self.scale, self.objective, self.hardness, guides)
+            losses.append(loss)
+        return torch.stack(losses).sum(), masked
 
     def _embed_all(self, pieces: list[Features]) -> tuple[torch.Tensor | None, str]:
         """The embeddings of all pieces, one after another; or what the device says where its memory is too small."""

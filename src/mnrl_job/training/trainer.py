@@ -179,10 +179,10 @@ class PlannedTrainer(SentenceTransformerTrainer):
         collate = collator(model, pairs, limit, scratch / "tokens")
         if settings.loss == "guided":
             collate.guide = read_guide(scratch / FOLDER)
-        rank, hardness = state.process_index, settings.hardness
-        self.global_loss = GlobalBatchLoss(model, settings.scale, settings.loss, rank, hardness)
+        rank, hardness, dimensions = state.process_index, settings.hardness, settings.matryoshka_dims
+        self.global_loss = GlobalBatchLoss(model, settings.scale, settings.loss, rank, hardness, dimensions)
         candidates = settings.batch_size * (len(pairs.columns) - 1)
-        divergence = Divergence(pairs.path, candidates, settings.learning_rate)
+        divergence = Divergence(pairs.path, candidates, settings.learning_rate, len(settings.matryoshka_dims) or 1)
         log_path = staging / "training_log.jsonl"
         self.progress = Progress(log_path, self.plan, self.global_loss, divergence, shows=state.is_main_process)
         super().__init__(
