@@ -256,7 +256,7 @@ def test_a_batch_of_one_positive_alone_teaches_nothing_and_breaks_nothing(object
     """With all four directions the positive pair itself is met twice."""
     made = embeddings(1, dtype=torch.float32)
     value, masked = ours(made, labels_of([[row, 100] for row in range(ROWS)]), objective)
-    assert value.item() == pytest.approx(expected, abs=1e-7)
+    assert value.item() == pytest.approx(expected, abs=1e-6)
     assert masked.item() == ROWS * (ROWS - 1)
     if objective == "gte":
         assert gradient(value, made).isfinite().all()
