@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
@@ -60,3 +61,90 @@ def test_prompts_are_trained_with_evaluated_with_and_saved(mnrl_job, good, tmp_p
     card = card_of(tmp_path / "out" / "own")
     assert 'prompts `"where is my "` before each query and `"open "` before each document' in card
     assert "trained without prompts" in card_of(tmp_path / "out" / "without")
+
+
+def test_a_guide_takes_false_negatives_out_on_one_worker_as_on_two(mnrl_job, good, tmp_path, tiny_model):
+    """The guide finds all texts alike that share words with the query: it takes some documents out, not all."""
+    (tmp_path / "guide").symlink_to(tiny_model)
+    guided = {"MNRL_LOSS": "guided", "MNRL_GUIDE_MODEL": "guide", "MNRL_PRECISION": "fp32", "MNRL_EPOCHS": "3"}
+    found = {}
+    for run, settings in {
+        "one": {"MNRL_NUM_PROCESSES": "1"},
+        "two": {"MNRL_NUM_PROCESSES": "2", "MNRL_MINI_BATCH_SIZE": "1"},
+        "adapter": {"MNRL_LORA_RANK": "4"},
+    }.items():
+        ended = mnrl_job("train", **good | guided | settings | {"MNRL_RUN_ID": run})
+        assert ended.code == 0, ended.stderr
+        found[run] = read(tmp_path / "out" / run / "metrics.json")["training"]
+    assert 0 < found["one"]["masked_per_anchor"] < 7
+    assert found["two"]["masked_per_anchor"] == found["one"]["masked_per_anchor"]
+    assert found["two"]["final_loss"] == pytest.approx(found["one"]["final_loss"], abs=1e-5)
+    assert found["adapter"]["final_loss"] > 0
+    assert (found["one"]["loss"], found["one"]["guide_model"]) == ("guided", "guide")
+    inputs = read(tmp_path / "out" / "one" / "manifest.json")["inputs"]
+    assert inputs["guide_model"] == inputs["base_model"]
+    assert "guided by `guide`" in card_of(tmp_path / "out" / "one")
+
+
+def test_a_guide_that_is_not_there_is_told_before_anything_is_read(mnrl_job, good, tmp_path):
+    guided = {"MNRL_LOSS": "guided", "MNRL_GUIDE_MODEL": "./nowhere"}
+    for command in ("train", "check"):
+        ended = mnrl_job(command, **good | guided)
+        assert ended.code == 66, ended.stderr
+        assert "MNRL_GUIDE_MODEL: ./nowhere is not a folder" in ended.stdout + ended.stderr
+    (tmp_path / "empty").mkdir()
+    ended = mnrl_job("train", **good | guided | {"MNRL_GUIDE_MODEL": "empty"})
+    assert ended.code == 66
+    assert "MNRL_GUIDE_MODEL" in ended.last_line
+
+
+def test_vectors_that_may_be_cut_are_scored_at_each_dimension(mnrl_job, good, tmp_path):
+    ended = mnrl_job("train", **good | {"MNRL_MATRYOSHKA_DIMS": "16,4", "MNRL_LEARNING_RATE": "1e-3"})
+    assert ended.code == 0, ended.stderr
+    assert "whole vectors, of 32 dimensions, are not trained; put 32 first" in ended.stderr
+    run = tmp_path / "out" / "r"
+    metrics = read(run / "metrics.json")
+    assert metrics["training"]["matryoshka_dims"] == [16, 4]
+    found = metrics["evaluation"]["faq"]["dimensions"]
+    assert list(found) == ["16", "4"]
+    lines = [line.split() for line in ended.stdout.splitlines()]
+    for dimension, scores in found.items():
+        before, after = scores["before"]["ndcg@10"], scores["after"]["ndcg@10"]
+        assert [dimension, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}"] in lines
+        assert f"| faq | {dimension} | ndcg@10 | {before:.4f} | {after:.4f} |" in card_of(run)
+    assert "the first 16 or 4 numbers of a vector serve by themselves" in card_of(run)
+    scored = mnrl_job(
+        "evaluate", **good | {"MNRL_BASE_MODEL": "out/r/model", "MNRL_RUN_ID": "e", "MNRL_MATRYOSHKA_DIMS": "4"}
+    )
+    assert scored.code == 0, scored.stderr
+    again = read(tmp_path / "out" / "e" / "metrics.json")["evaluation"]["faq"]["dimensions"]
+    assert again == {"4": {"before": found["4"]["after"], "after": {}}}
+
+
+def test_more_dimensions_than_the_model_has_are_refused(mnrl_job, good):
+    ended = mnrl_job("train", **good | {"MNRL_MATRYOSHKA_DIMS": "384,16"})
+    assert ended.code == 64
+    assert "MNRL_MATRYOSHKA_DIMS=384,16: the model has 32 dimensions; give 32 or fewer" in ended.last_line
+
+
+def test_all_options_together_teach_two_workers_what_they_teach_one(mnrl_job, good, tmp_path):
+    """With texts that repeat, so that some are masked."""
+    rows = [(anchor, PAIRS[row % 5][1]) for row, (anchor, _) in enumerate(PAIRS)]
+    write_jsonl(tmp_path / "pairs.jsonl", [{"anchor": a, "positive": p, "negative": f"{p} not"} for a, p in rows])
+    options = {
+        "MNRL_LOSS": "gte",
+        "MNRL_HARDNESS": "5",
+        "MNRL_MATRYOSHKA_DIMS": "32,8",
+        "MNRL_QUERY_PROMPT": "where is ",
+        "MNRL_BATCHING": "masked",
+        "MNRL_PRECISION": "fp32",
+        "MNRL_EPOCHS": "3",
+    }
+    found = {}
+    for workers, texts in (("1", "auto"), ("2", "1")):
+        chosen = {"MNRL_RUN_ID": f"w{workers}", "MNRL_NUM_PROCESSES": workers, "MNRL_MINI_BATCH_SIZE": texts}
+        ended = mnrl_job("train", **good | options | chosen)
+        assert ended.code == 0, ended.stderr
+        found[workers] = read(tmp_path / "out" / f"w{workers}" / "metrics.json")["training"]
+    assert found["1"]["masked_per_anchor"] == found["2"]["masked_per_anchor"] > 0
+    assert found["2"]["final_loss"] == pytest.approx(found["1"]["final_loss"], abs=1e-4)

@@ -51,6 +51,15 @@ LORA = {"MNRL_LORA_RANK": "4", "MNRL_LEARNING_RATE": "1e-3", "MNRL_EPOCHS": "40"
 SCORED = {"MNRL_EVAL_EVERY": "25", "MNRL_PATIENCE": "3"}
 SHARDED = {"MNRL_ACCELERATE_CONFIG": "fsdp.yaml", "MNRL_EPOCHS": "40"}
 
+RECIPE = {
+    "MNRL_LOSS": "guided",
+    "MNRL_GUIDE_MODEL": "model",
+    "MNRL_HARDNESS": "9",
+    "MNRL_MATRYOSHKA_DIMS": "32,8",
+    "MNRL_QUERY_PROMPT": "where is ",
+    "MNRL_EPOCHS": "40",
+}
+
 
 @pytest.mark.parametrize(
     ("name", "processes", "how", "more"),
@@ -58,9 +67,10 @@ SHARDED = {"MNRL_ACCELERATE_CONFIG": "fsdp.yaml", "MNRL_EPOCHS": "40"}
         ("adapter", "2", signal.SIGKILL, LORA),
         ("sharded", "2", signal.SIGTERM, SHARDED),
         ("scored", "2", signal.SIGTERM, SCORED),
+        ("recipe", "2", signal.SIGKILL, RECIPE),
     ],
 )
-def test_so_does_one_that_trains_an_adapter_or_a_sharded_model_or_ends_early(scene, name, processes, how, more):
+def test_so_does_one_that_trains_otherwise(scene, name, processes, how, more):
     (scene.folder / "fsdp.yaml").write_text(FSDP2)
     settings = more | {"MNRL_NUM_PROCESSES": processes}
     assert scene.run(name, **settings) == 0, scene.log(name)[-3000:]

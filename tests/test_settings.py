@@ -171,6 +171,31 @@ def test_any_other_hardness_is_refused_in_one_line(text):
     assert "expected a number above 0 for all negatives, or in_batch_negatives:9, hard_negatives:5" in problem
 
 
+@pytest.mark.parametrize("loss", ["mnrl", "guided"])
+def test_a_guide_and_the_guided_loss_need_one_another(loss):
+    given = {"MNRL_LOSS": "guided"} if loss == "guided" else {"MNRL_GUIDE_MODEL": "owner/guide"}
+    (problem,) = problems_of(environ=NEEDED | given)
+    assert "MNRL_LOSS=guided" in problem
+    assert "MNRL_GUIDE_MODEL" in problem
+    both, _ = read_settings("train", {}, NEEDED | {"MNRL_LOSS": "guided", "MNRL_GUIDE_MODEL": "owner/guide"}, {})
+    assert both.guide_model == "owner/guide"
+
+
+def test_dimensions_fall():
+    settings, _ = read_settings("train", {}, NEEDED | {"MNRL_MATRYOSHKA_DIMS": "768, 256,64"}, {})
+    assert settings.matryoshka_dims == (768, 256, 64)
+    assert Settings.model_validate(json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
+
+
+@pytest.mark.parametrize("text", ["64,256", "64,64", "0", "-3", "64,x", "1.5"])
+def test_other_dimensions_are_refused_in_one_line(text):
+    (problem,) = problems_of(environ=NEEDED | {"MNRL_MATRYOSHKA_DIMS": text})
+    assert problem.startswith(f"MNRL_MATRYOSHKA_DIMS={text!r} is not accepted")
+    assert problem.endswith(
+        "expected whole numbers from large to small, comma separated, none above the model's dimension: 768,256,64"
+    )
+
+
 def test_the_space_at_the_end_of_a_prompt_is_kept_and_an_empty_flag_takes_a_prompt_away():
     settings, _ = read_settings("train", {"document_prompt": ""}, NEEDED | {"MNRL_QUERY_PROMPT": "query: "}, {})
     assert (settings.query_prompt, settings.document_prompt) == ("query: ", "")

@@ -97,13 +97,20 @@ def find_inputs(settings: Settings, findings: Findings) -> LocatedInputs | None:
     """Look for each input; None where one is missing."""
     train = [_find(findings, settings, one, "MNRL_TRAIN_DATA") for one in settings.train_data]
     evals = [_find(findings, settings, one, "MNRL_EVAL_DATA") for one in settings.eval_data]
-    with findings.checking("base model"):
-        model = locate_model(settings.base_model, settings.s3_addressing_style)
-        size = f"{model.bytes / 1e6:.0f} MB" if model else "a Hub id, loaded below"
-        findings.passed("base model", f"{settings.base_model}: {size}")
-        if all((*train, *evals)):
-            return LocatedInputs(tuple(filter(None, train)), tuple(filter(None, evals)), model)
-    return None
+    models = {"base model": settings.base_model} | (
+        {"guide model": settings.guide_model} if settings.guide_model else {}
+    )
+    found: dict[str, Located | None] = {}
+    for check, name in models.items():
+        with findings.checking(check):
+            variable = f"MNRL_{check.replace(' ', '_').upper()}"
+            model = found[check] = locate_model(name, settings.s3_addressing_style, variable)
+            size = f"{model.bytes / 1e6:.0f} MB" if model else "a Hub id, loaded below"
+            findings.passed(check, f"{name}: {size}")
+    if not all((*train, *evals)) or found.keys() != models.keys():
+        return None
+    data = tuple(filter(None, train)), tuple(filter(None, evals))
+    return LocatedInputs(*data, found["base model"], found.get("guide model"))
 
 
 def _find(findings: Findings, settings: Settings, source: Source, variable: str) -> Located | None:
@@ -146,7 +153,7 @@ def check_data(
     """
     with findings.checking("data"):
         began = time.perf_counter()
-        inputs = fetch_inputs(located, place.inputs, settings.base_model)
+        inputs = fetch_inputs(located, place.inputs, settings)
         if located.remote_bytes:
             took = time.perf_counter() - began
             findings.passed("fetch", f"{located.remote_bytes / 1e6:.1f} MB in {took:.1f} s, size and checksum verified")

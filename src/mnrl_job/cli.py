@@ -149,7 +149,8 @@ def show(content: Mapping[str, Any]) -> None:
     """The metrics of each eval set as a table on stdout."""
     evaluation, primary = content["evaluation"], content["primary_metric"]
     for name, one in evaluation.items():
-        click.echo(f"\n{name}\n{_table(one, primary['name'].rpartition('.')[2])}")
+        metric = primary["name"].rpartition(".")[2]
+        click.echo("\n".join([f"\n{name}\n{_table(one, metric)}", *_shorter(one["dimensions"], metric)]))
     if evaluation:
         click.echo()
 
@@ -166,6 +167,17 @@ def _table(one: dict[str, Any], primary: str) -> str:
             line += f"{one['after'][metric]:>8.4f}{one['delta'][metric]:>+9.4f}   {low:+.4f} to {high:+.4f}   {changes}"
         lines.append(line)
     return "\n".join(lines)
+
+
+def _shorter(dimensions: dict[str, Any], primary: str) -> list[str]:
+    """The primary metric with shorter embeddings, a line for each number of dimensions."""
+    lines = [f"  {primary} with embeddings cut to"] if dimensions else []
+    for dimension, one in dimensions.items():
+        line = f"  {dimension:<14}{one['before'][primary]:>8.4f}"
+        if one["after"]:
+            line += f"{one['after'][primary]:>8.4f}{one['after'][primary] - one['before'][primary]:>+9.4f}"
+        lines.append(line)
+    return lines
 
 
 def _verdict(primary: Mapping[str, Any] | None) -> str:

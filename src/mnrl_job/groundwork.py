@@ -33,7 +33,7 @@ def get_inputs(settings: Settings, place: Attempt, devices: Devices) -> Inputs:
             raise by_kind(finding.kind, finding.message)
         if finding.status == "warning":
             warn(finding.message)
-    return fetch_inputs(located, place.inputs, settings.base_model)
+    return fetch_inputs(located, place.inputs, settings)
 
 
 def read_eval_sets(inputs: Inputs, scratch: Path) -> tuple[EvalSet, ...]:
@@ -79,6 +79,7 @@ def worker_task(
     return WorkerTask(
         settings=settings.model_dump(mode="json"),
         model=inputs.model,
+        guide=inputs.guide,
         scratch=place.scratch,
         staging=place.staging,
         eval_sets=eval_sets,

@@ -99,6 +99,7 @@ class WorkerTask:
     """What a worker is to do. `settings` are the run's, as JSON values; `staging` holds what will be published.
 
     `inputs` are SHA-256 by input; all ranks, on all nodes, must have the same. `resume` is the folder of a checkpoint.
+    `guide` is the folder or Hub id of the guide, empty where there is none.
     """
 
     settings: dict[str, Any]
@@ -110,6 +111,7 @@ class WorkerTask:
     pairs: Pairs | None = None
     batching: Batching | None = None
     resume: Path | None = None
+    guide: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +136,16 @@ class QueryResult:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Means over the queries of one eval set; the queries one by one stand in the file `results`."""
+    """Means over the queries of one eval set; the queries one by one stand in the file `results`.
+
+    `dimensions` has the means with embeddings cut to so many leading numbers, by their number.
+    """
 
     name: str
     metrics: dict[str, float]
     results: Path
     seconds: float
+    dimensions: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 class Changes(TypedDict):
@@ -155,6 +161,7 @@ class Comparison:
     """One eval set before and after: each metric's values, gain, interval and p-value. No `after`: evaluation only.
 
     `queries` are how many won, lost or kept what they had; `bm25` what the words alone would find.
+    `dimensions` has, for embeddings cut to so many numbers, each metric's values `before` and `after`.
     """
 
     name: str
@@ -165,6 +172,7 @@ class Comparison:
     p_value: dict[str, float] = field(default_factory=dict)
     queries: dict[str, Changes] = field(default_factory=dict)
     bm25: dict[str, float] | None = None
+    dimensions: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

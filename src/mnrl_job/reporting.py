@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from mnrl_job.errors import GateError, JobError
 from mnrl_job.evaluation.bm25 import lexical_metrics
+from mnrl_job.evaluation.dimensions import by_dimension
 from mnrl_job.evaluation.gate import judge
 from mnrl_job.evaluation.significance import compare
 from mnrl_job.groundwork import write_json
@@ -101,7 +102,8 @@ def compare_set(settings: Settings, task: WorkerTask, result: WorkerResult, name
     after = next((one for one in result.after if one.name == name), None)
     results = read_results(before.results), read_results(after.results) if after else []
     write_rankings(task.staging / "rankings" / f"{name}.jsonl", *results)
-    return compare(name, *results, settings.seed) if after else Comparison(name, before.metrics)
+    compared = compare(name, *results, settings.seed) if after else Comparison(name, before.metrics)
+    return replace(compared, dimensions=by_dimension(before, after))
 
 
 def publish(place: Attempt, clock: Clock, run: Run, inputs: dict[str, str]) -> Finished:

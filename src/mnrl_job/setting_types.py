@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
@@ -147,6 +148,17 @@ def _parse_cutoffs(value: object) -> object:
     return tuple(cutoffs)
 
 
+def _parse_dimensions(value: object) -> object:
+    return tuple(one for one in value.split(",") if one.strip()) if isinstance(value, str) else value
+
+
+def _refuse_disorder(dimensions: tuple[int, ...]) -> tuple[int, ...]:
+    for larger, smaller in pairwise(dimensions):
+        if smaller >= larger:
+            raise ValueError(f"{smaller} after {larger} is not smaller")
+    return dimensions
+
+
 def _parse_primary_metric(value: object) -> object:
     if not re.fullmatch(rf"(?:[A-Za-z0-9_.-]+\.)?(?:{'|'.join(RANKING_METRICS)})@[1-9][0-9]*", str(value)):
         raise ValueError("unknown metric")
@@ -160,6 +172,9 @@ Time = Annotated[Span, BeforeValidator(_parse_time)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
 NearDuplicates = Annotated[Annotated[float, Field(gt=0.5, le=1)] | None, BeforeValidator(_parse_near_duplicates)]
 Cutoffs = Annotated[tuple[int, ...], BeforeValidator(_parse_cutoffs)]
+Dimensions = Annotated[
+    tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_parse_dimensions), AfterValidator(_refuse_disorder)
+]
 # The space at its end belongs to a prompt.
 Prompt = Annotated[str, StringConstraints(strip_whitespace=False)]
 HardnessWeight = Annotated[Hardness, BeforeValidator(_parse_hardness)]

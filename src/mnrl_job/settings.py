@@ -16,6 +16,7 @@ from mnrl_job.setting_types import (
     METRIC_CUTOFFS,
     RANKING_METRICS,
     Cutoffs,
+    Dimensions,
     EvalSources,
     Every,
     HardnessWeight,
@@ -111,15 +112,26 @@ class Settings(BaseModel):
         "a whole number of at least 1",
         ge=1,
     )
-    loss: Literal["mnrl", "symmetric", "gte"] = _setting(
+    loss: Literal["mnrl", "symmetric", "gte", "guided"] = _setting(
         "mnrl",
-        "what a batch compares: queries with documents, also the reverse, or all with all",
-        "mnrl, symmetric or gte",
+        "what a batch compares: queries with documents, also the reverse, or all with all; guided: without what a "
+        "guide model takes for false negatives",
+        "mnrl, symmetric, gte or guided",
+    )
+    guide_model: str = _setting(
+        "",
+        "the model that finds false negatives for MNRL_LOSS=guided",
+        "a Hub id (id@revision), a folder or an s3:// prefix",
     )
     hardness: HardnessWeight | None = _setting(
         None,
         "weigh a negative more the more similar it is to the query: how much, and which negatives",
         "a number above 0 for all negatives, or in_batch_negatives:9, hard_negatives:5 or all_negatives:9",
+    )
+    matryoshka_dims: Dimensions = _setting(
+        (),
+        "train vectors that may be cut to so many leading numbers each (Matryoshka)",
+        "whole numbers from large to small, comma separated, none above the model's dimension: 768,256,64",
     )
     learning_rate: float = _setting(2e-5, "peak learning rate of AdamW", "a number above 0", gt=0, le=1)
     warmup: float = _setting(0.1, "share of the steps the learning rate climbs", "a number from 0 to 1", ge=0, le=1)
@@ -295,12 +307,23 @@ def read_settings(
         settings = Settings.model_validate(values)
     except ValidationError as error:
         problems += _explain(error, values, origins)
+    if settings and (settings.loss == "guided") != bool(settings.guide_model):
+        problems += [_lone_guide(settings)]
     problems += [
         f"{env_name(field)} is required: {accepts(field)}" for field in REQUIRED[command] if not values.get(field)
     ]
     if problems or settings is None:
         raise SettingsError("\n".join(problems))
     return settings, origins
+
+
+def _lone_guide(settings: Settings) -> str:
+    if settings.guide_model:
+        return (
+            f"MNRL_GUIDE_MODEL={settings.guide_model} guides MNRL_LOSS=guided only, and MNRL_LOSS is {settings.loss}; "
+            "set MNRL_LOSS=guided, or leave MNRL_GUIDE_MODEL out"
+        )
+    return f"MNRL_LOSS=guided needs a guide; set MNRL_GUIDE_MODEL to {accepts('guide_model')}"
 
 
 def _unknown_names(names: Mapping[str, str | None], where: str) -> list[str]:

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from shutil import copyfile
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -25,7 +26,7 @@ from huggingface_hub.utils.tqdm import enable_progress_bars
 from sentence_transformers import SentenceTransformer
 from transformers.utils.logging import disable_progress_bar
 
-from mnrl_job.embedding.loading import load_model
+from mnrl_job.embedding.loading import load, load_model, tell_untrained
 from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.embedding.prompts import find_prompt
 from mnrl_job.errors import DataError, DeviceError, JobError, MemoryLimit
@@ -54,6 +55,7 @@ from mnrl_job.runtime.watch import PATIENCE_AT_FIRST
 from mnrl_job.settings import Settings
 from mnrl_job.training.best import SCORES, WEIGHTS
 from mnrl_job.training.checkpoints import Keeping
+from mnrl_job.training.guide import FOLDER, embed_by_guide
 from mnrl_job.training.lengths import measure_lengths
 from mnrl_job.training.lora import merged
 from mnrl_job.training.sharding import is_sharded, pass_through, shard_on_processors, unsharded
@@ -72,8 +74,10 @@ def train_role(task: WorkerTask) -> None:
     model = load_model(task.model, settings)
     if task.pairs is None or task.batching is None:
         raise ValueError("a training task needs pairs")
+    tell_untrained(model, settings.matryoshka_dims)
     before = scores_before(model, task)
     lengths = measure_lengths(model, task.pairs) if state.is_main_process else None
+    ask_guide(task, settings)
     logs.log(f"training on {task.pairs.rows} pairs with {describe_devices(state)}")
     keeping = Keeping(common(settings, task.inputs), carried_files(task), task.resume)
     score = partial(score_now, model, task) if settings.eval_every else None
@@ -86,6 +90,19 @@ def train_role(task: WorkerTask) -> None:
         save(model, task.staging)
     if state.is_local_main_process:
         write_result(task, model, before, after, training, lengths)
+
+
+def ask_guide(task: WorkerTask, settings: Settings) -> None:
+    """For the guided loss, have the texts of the batches embedded by the guide, which is let go afterwards."""
+    if not task.guide or task.pairs is None or task.batching is None:
+        return
+    guide = load(task.guide, "MNRL_GUIDE_MODEL")
+    begin("embed_by_guide")
+    began = time.perf_counter()
+    plan = np.load(task.batching.plan, mmap_mode="r")[: settings.max_steps]
+    precision = choose_precision(settings.precision, PartialState().device)
+    embed_by_guide(guide, task.pairs, plan, precision, task.scratch / FOLDER)
+    logs.log(f"embedded the training texts by {settings.guide_model}", seconds=time.perf_counter() - began)
 
 
 def scores_before(model: SentenceTransformer, task: WorkerTask) -> tuple[Evaluation, ...]:
@@ -142,6 +159,7 @@ def rehearse_role(task: WorkerTask) -> None:
     evaluation = sum(estimate_seconds(model, one, precision) for one in task.eval_sets)
     short = settings.model_copy(update={"max_steps": min(REHEARSED_STEPS, settings.max_steps or REHEARSED_STEPS)})
     parameters = sum(parameter.numel() for parameter in model.parameters())
+    ask_guide(task, short)
     training = train(model, short, task.pairs, task.batching, task.scratch, task.staging)
     if PartialState().is_main_process:
         log = [json.loads(line)["seconds"] for line in (task.staging / "training_log.jsonl").open()]
@@ -192,7 +210,7 @@ def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tup
     for eval_set in task.eval_sets:
         results = task.scratch / f"{when}-{eval_set.name}.jsonl"
         begin(f"evaluate_{when}")
-        done = evaluate(model, eval_set, precision, settings.metrics_at, results)
+        done = evaluate(model, eval_set, precision, settings.metrics_at, results, settings.matryoshka_dims)
         moment = f"{when} training, " if task.pairs else ""
         logs.log(f"{moment}{eval_set.name}: {primary} {done.metrics[primary]:.4f}", seconds=done.seconds)
         evaluations.append(done)

@@ -37,6 +37,24 @@ def test_metrics_equal_the_librarys_evaluator(model, tmp_path):
     assert [line["query_id"] for line in lines] == list(queries)
 
 
+def test_with_embeddings_cut_they_do_too(model, tmp_path):
+    from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
+
+    queries = {f"q{i}": anchor for i, (anchor, _) in enumerate(PAIRS)}
+    corpus = {f"d{i}": positive for i, (_, positive) in enumerate(PAIRS)}
+    relevant = {f"q{i}": {f"d{i}"} for i in range(len(PAIRS))}
+    grades = {(f"q{i}", f"d{i}"): 1 for i in range(len(PAIRS))}
+    eval_set = write_evalset("s", "", tmp_path, queries, corpus, grades)
+    ours = evaluate(model, eval_set, "fp32", METRIC_CUTOFFS, tmp_path / "results.jsonl", (32, 6))
+    assert list(ours.dimensions) == ["32", "6"]
+    assert ours.dimensions["32"] == pytest.approx(ours.metrics)
+    theirs = InformationRetrievalEvaluator(queries, corpus, relevant, write_csv=False, mrr_at_k=[10], truncate_dim=6)(
+        model
+    )
+    assert ours.dimensions["6"]["mrr@10"] == pytest.approx(theirs["cosine_mrr@10"], abs=1e-6)
+    assert ours.dimensions["6"]["mrr@10"] != ours.metrics["mrr@10"]
+
+
 def test_the_rank_is_that_of_the_best_relevant_document_in_the_whole_corpus():
     corpus = torch.eye(200)
     query = torch.arange(200, 0, -1).float().unsqueeze(0)

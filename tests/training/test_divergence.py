@@ -24,8 +24,8 @@ def batches(losses):
     return [np.arange(4) + 4 * (step % 100) for step in range(len(losses))]
 
 
-def judge(pairs, losses, candidates=64):
-    Divergence(pairs, candidates, 2e-5).look(len(losses), batches(losses), losses)
+def judge(pairs, losses, candidates=64, terms=1):
+    Divergence(pairs, candidates, 2e-5, terms).look(len(losses), batches(losses), losses)
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
@@ -45,6 +45,13 @@ def test_steps_are_counted_on_from_a_checkpoint(pairs):
 def test_a_model_that_gives_the_same_embedding_for_all_has_exploded(pairs):
     with pytest.raises(Diverged, match=r"rose from 0.50 to 4.\d+ at step"):
         judge(pairs, [0.5] * WINDOW + [math.log(64)] * WINDOW)
+
+
+def test_of_a_sum_of_losses_each_is_compared_with_guessing(pairs):
+    risen = [0.5] * WINDOW + [math.log(64)] * WINDOW
+    judge(pairs, risen, terms=3)
+    with pytest.raises(Diverged, match=r"rose from 0.50 to 11.\d+ at step"):
+        judge(pairs, [*risen, *[3 * math.log(64)] * WINDOW], terms=3)
 
 
 def test_a_model_that_begins_by_guessing_has_not(pairs):

@@ -61,6 +61,28 @@ def test_value_and_gradients_equal_the_librarys(model, rows_at_once, pieces, kep
         torch.testing.assert_close(our_gradients[name], gradient, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("kept_tokens", [math.inf, 0])
+@pytest.mark.parametrize("dimensions", [(32, 8, 3), (5,)])
+def test_the_sum_over_cut_embeddings_is_the_librarys(model, kept_tokens, dimensions):
+    from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss, MultipleNegativesRankingLoss
+
+    library = MatryoshkaLoss(model, MultipleNegativesRankingLoss(model, scale=20), list(dimensions))
+    theirs, their_gradients = value_and_gradients(model, library, COLUMNS, None)
+    loss = GlobalBatchLoss(model, 20, dimensions=dimensions)
+    loss.kept_tokens = kept_tokens
+    ours, our_gradients = value_and_gradients(model, loss, COLUMNS, apart(COLUMNS), 3)
+    assert ours == pytest.approx(theirs, abs=1e-12)
+    for name, gradient in their_gradients.items():
+        torch.testing.assert_close(our_gradients[name], gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_documents_are_masked_once_however_often_embeddings_are_cut(model):
+    labels = labels_of([[row, 100 + row % 4] for row in range(8)])
+    loss = GlobalBatchLoss(model, 20, dimensions=(32, 16, 8))
+    loss(batch_of(model, COLUMNS[:2], 4), labels)
+    assert int(loss.counts.masked) == 8
+
+
 def test_on_two_ranks_value_and_gradients_equal_the_librarys(tmp_path, tiny_model):
     shutil.copytree(tiny_model, tmp_path / "model")
     (tmp_path / "columns.json").write_text(json.dumps(COLUMNS), encoding="utf-8")

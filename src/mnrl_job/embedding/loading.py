@@ -8,6 +8,7 @@ from sentence_transformers import SentenceTransformer
 
 from mnrl_job.errors import DataError, MissingError, SettingsError
 from mnrl_job.runtime.heartbeat import begin
+from mnrl_job.runtime.logs import warn
 from mnrl_job.runtime.watch import LOAD
 from mnrl_job.settings import Settings
 
@@ -25,9 +26,10 @@ def load_model(name: str, settings: Settings) -> SentenceTransformer:
     Raises:
         MissingError: there is no such model on the Hub, or it cannot be reached.
         DataError: the folder's model is damaged.
-        SettingsError: texts are to be cut at more tokens than the model can take.
+        SettingsError: texts are to be cut at more tokens than the model can take, vectors at more numbers than it has.
     """
     model = load(name, "MNRL_BASE_MODEL")
+    check_dimensions(model, settings.matryoshka_dims)
     if settings.max_seq_length:
         longest = getattr(getattr(model.transformers_model, "config", None), "max_position_embeddings", None)
         if longest and settings.max_seq_length > longest > 0:
@@ -36,6 +38,24 @@ def load_model(name: str, settings: Settings) -> SentenceTransformer:
     given = {"query": settings.query_prompt, "document": settings.document_prompt}
     model.prompts.update({kind: prompt for kind, prompt in given.items() if prompt is not None})
     return model
+
+
+def check_dimensions(model: SentenceTransformer, wanted: tuple[int, ...]) -> None:
+    """Vectors can only become shorter than they are."""
+    dimension = model.get_embedding_dimension()
+    if wanted and dimension and wanted[0] > dimension:
+        told = ",".join(map(str, wanted))
+        raise SettingsError(
+            f"MNRL_MATRYOSHKA_DIMS={told}: the model has {dimension} dimensions; give {dimension} or fewer"
+        )
+
+
+def tell_untrained(model: SentenceTransformer, dimensions: tuple[int, ...]) -> None:
+    """Warn where vectors are trained cut only: whole ones would be read by most users all the same."""
+    whole = model.get_embedding_dimension()
+    if dimensions and whole not in dimensions:
+        told = ",".join(map(str, dimensions))
+        warn(f"MNRL_MATRYOSHKA_DIMS={told}: whole vectors, of {whole} dimensions, are not trained; put {whole} first")
 
 
 def load(name: str, variable: str) -> SentenceTransformer:

@@ -25,12 +25,18 @@ SAMPLED_TEXTS = 64
 
 
 def evaluate(
-    model: SentenceTransformer, eval_set: EvalSet, precision: Precision, cutoffs: Sequence[int], results: Path
+    model: SentenceTransformer,
+    eval_set: EvalSet,
+    precision: Precision,
+    cutoffs: Sequence[int],
+    results: Path,
+    dimensions: tuple[int, ...] = (),
 ) -> Evaluation:
     """Embed with this precision and rank the whole corpus for every query by cosine similarity in fp32.
 
     Metrics are taken at each of the `cutoffs`. All ranks embed their share and hold all embeddings afterwards; the
-    first rank writes one `QueryResult` a line to `results`.
+    first rank writes one `QueryResult` a line to `results`. Rankings are made again with the first so many numbers of
+    each embedding, for each of `dimensions`.
 
     Returns:
         The mean metrics, the same on every rank.
@@ -41,12 +47,17 @@ def evaluate(
     grades = relevant_documents(eval_set)
     asked = encode(model, queries["text"], "query", precision, eval_set.folder / "query-tokens.arrow")
     found = encode(model, corpus["text"], "document", precision, eval_set.folder / "document-tokens.arrow")
-    ranked = list(rank(asked, found, queries["id"].to_pylist(), corpus["id"].to_pylist(), grades, cutoffs))
+    judged = (queries["id"].to_pylist(), corpus["id"].to_pylist(), grades, cutoffs)
+    ranked = list(rank(asked, found, *judged))
     if PartialState().is_main_process:
         with results.open("w", encoding="utf-8") as handle:
             handle.writelines(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in ranked)
     metrics = mean_metrics([one.metrics for one in ranked])
-    return Evaluation(eval_set.name, metrics, results, time.perf_counter() - began)
+    shorter = {}
+    for dimension in dimensions:
+        queries_cut, corpus_cut = (torch.nn.functional.normalize(side[:, :dimension]) for side in (asked, found))
+        shorter[str(dimension)] = mean_metrics([one.metrics for one in rank(queries_cut, corpus_cut, *judged)])
+    return Evaluation(eval_set.name, metrics, results, time.perf_counter() - began, shorter)
 
 
 def estimate_seconds(model: SentenceTransformer, eval_set: EvalSet, precision: Precision) -> float:

@@ -16,31 +16,37 @@ HUB_MODEL_BYTES = 500_000_000
 
 @dataclass(frozen=True, slots=True)
 class LocatedInputs:
-    """What is there. `model` is None for a Hub id."""
+    """What is there. `model` and `guide` are None for a Hub id, `guide` also where none is wanted."""
 
     train: tuple[Located, ...]
     evals: tuple[Located, ...]
     model: Located | None
+    guide: Located | None = None
 
     @property
     def remote_bytes(self) -> int:
         """How much will be fetched from object storage."""
-        every = (*self.train, *self.evals, *([self.model] if self.model else []))
-        return sum(one.bytes for one in every if one.store is not None)
+        every = (*self.train, *self.evals, self.model, self.guide)
+        return sum(one.bytes for one in every if one is not None and one.store is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What is on this machine. `model` is a folder or a Hub id, `model_sha256` covers the folder's files in order."""
+    """What is on this machine. `model` is a folder or a Hub id, `model_sha256` covers the folder's files in order.
+
+    So do `guide`, empty where there is none, and `guide_sha256`.
+    """
 
     train: tuple[Fetched, ...]
     evals: tuple[Fetched, ...]
     model: str
     model_sha256: str | None
+    guide: str = ""
+    guide_sha256: str | None = None
 
 
 def locate_inputs(settings: Settings) -> LocatedInputs:
-    """Find training data, eval sets and base model.
+    """Find training data, eval sets, base model and guide.
 
     Raises:
         JobError: the first that is missing, denied or malformed.
@@ -50,10 +56,11 @@ def locate_inputs(settings: Settings) -> LocatedInputs:
         tuple(locate(source, "MNRL_TRAIN_DATA", style) for source in settings.train_data),
         tuple(locate(source, "MNRL_EVAL_DATA", style) for source in settings.eval_data),
         locate_model(settings.base_model, style),
+        locate_model(settings.guide_model, style, "MNRL_GUIDE_MODEL") if settings.guide_model else None,
     )
 
 
-def fetch_inputs(located: LocatedInputs, folder: Path, base_model: str) -> Inputs:
+def fetch_inputs(located: LocatedInputs, folder: Path, settings: Settings) -> Inputs:
     """Have all of them on this machine.
 
     Raises:
@@ -61,17 +68,24 @@ def fetch_inputs(located: LocatedInputs, folder: Path, base_model: str) -> Input
     """
     train = tuple(fetch(one, folder) for one in located.train)
     evals = tuple(fetch(one, folder) for one in located.evals)
-    if located.model is None:
-        return Inputs(train, evals, base_model, None)
-    model = fetch(located.model, folder)
-    return Inputs(train, evals, str(model.root), sha256_of(model.files))
+    model = _fetch_model(located.model, folder, settings.base_model)
+    return Inputs(train, evals, *model, *_fetch_model(located.guide, folder, settings.guide_model))
+
+
+def _fetch_model(located: Located | None, folder: Path, name: str) -> tuple[str, str | None]:
+    """A model's folder and the hash of its files; the name alone of one that the Hub has."""
+    if located is None:
+        return name, None
+    model = fetch(located, folder)
+    return str(model.root), sha256_of(model.files)
 
 
 def input_hashes(inputs: Inputs, eval_sets: tuple[EvalSet, ...], pairs: Pairs | None) -> dict[str, str]:
     """SHA-256 of each input, as the manifest records them. A Hub model is known by its id and revision instead."""
     hashes = {f"train/{source.name}": source.sha256 for source in (pairs.sources if pairs else ())}
     hashes |= {f"eval/{one.name}": one.sha256 for one in eval_sets}
-    return hashes | ({"base_model": inputs.model_sha256} if inputs.model_sha256 else {})
+    models = {"base_model": inputs.model_sha256, "guide_model": inputs.guide_sha256}
+    return hashes | {name: sha256 for name, sha256 in models.items() if sha256}
 
 
 def needed_bytes(located: LocatedInputs) -> int:

@@ -94,37 +94,42 @@ def fetch(located: Located, folder: Path) -> Fetched:
     return Fetched(located.name, located.uri, files, root, copies, located.base, located.weight)
 
 
-def locate_model(name: str, addressing_style: str = "auto") -> Located | None:
+def locate_model(name: str, addressing_style: str = "auto", variable: str = "MNRL_BASE_MODEL") -> Located | None:
     """A folder or prefix that holds a whole model; None for a Hub id, which is not ours to look up.
+
+    Args:
+        name: of the model, as given.
+        addressing_style: of S3.
+        variable: the setting that names it.
 
     Raises:
         MissingError: it is not there, or has no weights.
     """
-    source = Source("base_model", name)
+    source = Source(variable.removeprefix("MNRL_").lower(), name)
     if is_remote(name):
-        found = locate(source, "MNRL_BASE_MODEL", addressing_style)
-        _check_model(name, {entry.key for entry in found.entries})
+        found = locate(source, variable, addressing_style)
+        _check_model(variable, name, {entry.key for entry in found.entries})
         return found
-    path = local_path(name, "MNRL_BASE_MODEL")
+    path = local_path(name, variable)
     if path.is_dir():
-        found = _locate(source, "MNRL_BASE_MODEL")
-        _check_model(name, {file.relative_to(path).as_posix() for file in found.files})
+        found = _locate(source, variable)
+        _check_model(variable, name, {file.relative_to(path).as_posix() for file in found.files})
         return found
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or path.is_file():
         raise MissingError(
-            f"MNRL_BASE_MODEL: {name} is not a folder; give a model folder, an s3:// prefix or a Hub id (owner/name)"
+            f"{variable}: {name} is not a folder; give a model folder, an s3:// prefix or a Hub id (owner/name)"
         )
     return None
 
 
-def _check_model(name: str, files: set[str]) -> None:
+def _check_model(variable: str, name: str, files: set[str]) -> None:
     if not any(Path(file).match(pattern) for pattern in WEIGHTS for file in files):
         raise MissingError(
-            f"MNRL_BASE_MODEL: {name} holds no weights ({' or '.join(WEIGHTS)}); "
+            f"{variable}: {name} holds no weights ({' or '.join(WEIGHTS)}); "
             "give the folder that SentenceTransformer.save_pretrained() wrote"
         )
     if not files & {"modules.json", "config.json"}:
-        raise MissingError(f"MNRL_BASE_MODEL: {name} holds neither modules.json nor config.json; it is no model")
+        raise MissingError(f"{variable}: {name} holds neither modules.json nor config.json; it is no model")
 
 
 def _locate(source: Source, variable: str) -> Located:

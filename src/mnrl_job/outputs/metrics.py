@@ -117,7 +117,9 @@ def _training(settings: Settings, training: Training | None, batching: Batching 
         return None
     return {
         "loss": settings.loss,
+        "guide_model": settings.guide_model or None,
         "scale": settings.scale,
+        "matryoshka_dims": list(settings.matryoshka_dims),
         "hardness": str(settings.hardness) if settings.hardness else None,
         "epochs": settings.epochs,
         "steps": training.steps,
@@ -146,6 +148,9 @@ def _evaluation(one: Comparison) -> EvaluationFacts:
         "p_value": one.p_value,
         "queries": one.queries,
         "bm25": one.bm25,
+        "dimensions": {
+            name: {"before": shorter["before"], "after": shorter["after"]} for name, shorter in one.dimensions.items()
+        },
     }
 
 

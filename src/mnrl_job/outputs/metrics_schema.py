@@ -72,7 +72,9 @@ class StepScore(TypedDict):
 
 class TrainingFacts(TypedDict):
     loss: str
+    guide_model: str | None
     scale: float
+    matryoshka_dims: list[int]
     hardness: str | None
     epochs: int
     steps: int
@@ -91,6 +93,13 @@ class TrainingFacts(TypedDict):
     best_step: int | None
 
 
+class Shorter(TypedDict):
+    """Scores with embeddings cut to their first numbers."""
+
+    before: ByMetric
+    after: ByMetric
+
+
 class EvaluationFacts(TypedDict):
     """One eval set, by metric. All but `before` and `bm25` are empty where nothing was trained."""
 
@@ -101,6 +110,7 @@ class EvaluationFacts(TypedDict):
     p_value: ByMetric
     queries: dict[str, Changes]
     bm25: ByMetric | None
+    dimensions: dict[str, Shorter]
 
 
 class PrimaryMetric(TypedDict):

@@ -23,7 +23,7 @@ documents = model.encode_document(["a passage", "another passage"])
 scores = model.similarity(queries, documents)
 ```
 
-{length} {prompts}
+{length} {prompts}{shorter}
 
 ## How good it is
 
@@ -53,6 +53,7 @@ def model_card(content: Mapping[str, Any]) -> str:
         dimension=model["embedding_dimension"],
         length=f"Texts are cut at {cut} tokens." if cut else "Texts are read whole.",
         prompts=_prompts(model["prompts"]),
+        shorter=_shorter(content["training"]["matryoshka_dims"]),
         evaluation=_evaluation(content),
         training=_training(content),
     )
@@ -78,7 +79,25 @@ def _evaluation(content: Mapping[str, Any]) -> str:
                 f"| {name} | {metric} | {one['before'][metric]:.4f} | {one['after'][metric]:.4f} "
                 f"| {one['delta'][metric]:+.4f} | {low:+.4f} to {high:+.4f} |"
             )
-    return "\n".join(lines) if content["evaluation"] else "It was not evaluated."
+    return "\n".join(lines + _evaluation_by_dimension(content)) if content["evaluation"] else "It was not evaluated."
+
+
+def _evaluation_by_dimension(content: Mapping[str, Any]) -> list[str]:
+    if not content["training"]["matryoshka_dims"]:
+        return []
+    metric = content["primary_metric"]["name"].rpartition(".")[2]
+    lines = [
+        "",
+        "With vectors cut:",
+        "",
+        "| eval set | dimensions | metric | before | after |",
+        "|---|---|---|---|---|",
+    ]
+    for name, evaluation in content["evaluation"].items():
+        for dimension, one in evaluation["dimensions"].items():
+            before, after = one["before"][metric], one["after"][metric]
+            lines.append(f"| {name} | {dimension} | {metric} | {before:.4f} | {after:.4f} |")
+    return lines
 
 
 def _training(content: Mapping[str, Any]) -> str:
@@ -87,7 +106,7 @@ def _training(content: Mapping[str, Any]) -> str:
     facts = [
         f"- {data['rows_used']} pairs, {training['epochs']} epoch(s), {training['steps']} steps of "
         f"{training['global_batch_size']} pairs, {training['negatives_per_anchor']} negatives for each anchor",
-        f"- loss `{training['loss']}`, scale {training['scale']:g}{_hardness(training)}",
+        f"- loss `{training['loss']}`{_options(training)}",
         *_adapter(training),
         f"- learning rate {training['learning_rate']:g}, precision {training['precision']}, "
         f"final loss {training['final_loss']:.4f}",
@@ -106,8 +125,25 @@ def _prompts(prompts: dict[str, str]) -> str:
     )
 
 
-def _hardness(training: dict[str, Any]) -> str:
-    return f", hardness weighting `{training['hardness']}`" if training["hardness"] else ""
+def _shorter(dimensions: list[int]) -> str:
+    if not dimensions:
+        return ""
+    *others, last = map(str, dimensions)
+    either = f"{', '.join(others)} or {last}" if others else last
+    return (
+        f"\n\nIt was trained so that the first {either} numbers of a vector serve by themselves "
+        "([Matryoshka](https://arxiv.org/abs/2205.13147)), for less storage and faster search: load it with "
+        f'`SentenceTransformer("path/to/this/folder", truncate_dim={last})`.'
+    )
+
+
+def _options(training: dict[str, Any]) -> str:
+    told = [f", scale {training['scale']:g}"]
+    if training["guide_model"]:
+        told.append(f", guided by `{training['guide_model']}`")
+    if training["hardness"]:
+        told.append(f", hardness weighting `{training['hardness']}`")
+    return "".join(told)
 
 
 def _adapter(training: dict[str, Any]) -> list[str]:

@@ -16,10 +16,12 @@ from mnrl_job.embedding.prompts import find_prompt, kinds_of, token_file
 from mnrl_job.embedding.tokens import Form, Preprocess, Tokens, read_or_tokenise
 from mnrl_job.records import Pairs
 from mnrl_job.runtime.tables import read_table
+from mnrl_job.training.guide import Guide
 
 # A rank's share of a batch. The texts of all columns stand in `chunks`; of their embeddings, one after another, `order`
 # picks those of the first column, row by row, then those of the second, and so on. `label` has the row number and the
-# groups of each row. `tokens` and `padded_tokens` are counts.
+# groups of each row. `tokens` and `padded_tokens` are counts. With a guide, `guide` has what it makes of the texts, of
+# shape (rows, columns, dimension).
 Batch = dict[str, Any]
 
 
@@ -34,6 +36,7 @@ class TokenCollator(SentenceTransformerDataCollator):
         super().__init__(preprocess)
         self.columns = columns
         self.limit = limit
+        self.guide: Guide | None = None
         self.longest = max(int(column.lengths.max()) for column in columns)
         self.forms: list[tuple[Form, list[int]]] = []
         for number, column in enumerate(columns):
@@ -61,6 +64,7 @@ class TokenCollator(SentenceTransformerDataCollator):
             label=label,
             tokens=sum(map(len, texts)),
             padded_tokens=sum(chunk["input_ids"].numel() for chunk in padded),
+            **guided(self.guide, label),
         )
 
 
@@ -71,13 +75,19 @@ class TextCollator(SentenceTransformerDataCollator):
         super().__init__(preprocess[0])
         self.texts = texts
         self.columns = dict(zip(columns, preprocess, strict=True))
+        self.guide: Guide | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
         label = torch.tensor([row["label"] for row in rows])
         texts = self.texts[label[:, 0].tolist()]
         chunks = [preprocess(texts[column]) for column, preprocess in self.columns.items()]
         order = torch.arange(len(rows) * len(self.columns))
-        return Batch(chunks=chunks, order=order, label=label, tokens=0, padded_tokens=0)
+        return Batch(chunks=chunks, order=order, label=label, tokens=0, padded_tokens=0, **guided(self.guide, label))
+
+
+def guided(guide: Guide | None, label: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What a guide, if there is one, makes of the texts of rows with these labels."""
+    return {"guide": guide.of(label[:, 0].tolist())} if guide else {}
 
 
 def collator(model: SentenceTransformer, pairs: Pairs, limit: Limit, folder: Path) -> TokenCollator | TextCollator:

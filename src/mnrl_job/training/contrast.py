@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from mnrl_job.runtime.tables import NOBODY
 from mnrl_job.setting_types import Hardness
 
-Objective = Literal["mnrl", "symmetric", "gte"]
+Objective = Literal["mnrl", "symmetric", "gte", "guided"]
 
 TILE_BYTES = 2**25
 
@@ -28,13 +28,16 @@ def contrast(
     scale: float,
     objective: Objective,
     hardness: Hardness | None = None,
+    guides: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss of this rank's rows: the mean of log-partition minus score of the own positive.
 
     Without false negatives this is what the library's MultipleNegativesRankingLoss computes, for "mnrl" by default (van
     den Oord et al. 2018, arXiv 1807.03748, equation 4), for "symmetric" with one softmax from the queries and one from
     the documents, averaged (Günther et al. 2023, arXiv 2310.19923), for "gte" with one softmax over the four directions
-    (Li et al. 2023, arXiv 2308.03281, the improved contrastive loss).
+    (Li et al. 2023, arXiv 2308.03281, the improved contrastive loss), and what its GISTEmbedLoss computes for "guided",
+    with one softmax over documents, from queries to queries and from positives to positives, each without those that a
+    guide finds more similar than the query and its positive (Solatorio 2024, arXiv 2402.16829, section 3).
 
     With hardness, alpha times the cosine is added to the score of a query and a negative document, as a constant: no
     gradient flows through it (Lan et al. 2025, arXiv 2503.04812, equation 5, there of negatives of the other rows;
@@ -49,6 +52,7 @@ def contrast(
         scale: multiplies the cosine similarities.
         objective: what to compare with what.
         hardness: which negatives weigh more, and alpha.
+        guides: what a guide makes of the queries and documents, of unit length, rows as theirs, for "guided".
 
     Returns:
         The loss, a scalar that can be differentiated once, and the number of documents that did not count as negatives,
@@ -56,7 +60,7 @@ def contrast(
     """
     with torch.autocast(queries.device.type, enabled=False):
         loss, masked = _Contrast.apply(  # type: ignore[no-untyped-call]
-            queries, documents, labels, own, scale, _OBJECTIVES[objective], hardness
+            queries, documents, labels, own, scale, _OBJECTIVES[objective], hardness, guides
         )
     return loss, masked
 
@@ -108,7 +112,12 @@ def _false_documents_of_positives(own: torch.Tensor, everywhere: torch.Tensor) -
     return marked
 
 
-_QUERIES, _DOCUMENTS = 0, 1
+def _false_positives_of_positives(own: torch.Tensor, everywhere: torch.Tensor) -> torch.Tensor:
+    """Mark a row's own positive and those that are false negatives of its query, shape (rows, all rows)."""
+    return _false_documents_of_positives(own[:, :3], everywhere[:, :3])
+
+
+_QUERIES, _DOCUMENTS, _POSITIVES = 0, 1, 2
 
 
 class _Direction(NamedTuple):
@@ -126,11 +135,13 @@ _QUERY_TO_DOCUMENT = _Direction(_QUERIES, _DOCUMENTS, false_negatives)
 _QUERY_TO_QUERY = _Direction(_QUERIES, _QUERIES, _false_queries_of_queries)
 _DOCUMENT_TO_QUERY = _Direction(_DOCUMENTS, _QUERIES, _false_queries_of_positives)
 _DOCUMENT_TO_DOCUMENT = _Direction(_DOCUMENTS, _DOCUMENTS, _false_documents_of_positives)
+_POSITIVE_TO_POSITIVE = _Direction(_POSITIVES, _POSITIVES, _false_positives_of_positives)
 
 _OBJECTIVES: dict[Objective, tuple[_Partition, ...]] = {
     "mnrl": ((_QUERY_TO_DOCUMENT,),),
     "symmetric": ((_QUERY_TO_DOCUMENT,), (_DOCUMENT_TO_QUERY,)),
     "gte": ((_QUERY_TO_DOCUMENT, _QUERY_TO_QUERY, _DOCUMENT_TO_QUERY, _DOCUMENT_TO_DOCUMENT),),
+    "guided": ((_QUERY_TO_DOCUMENT, _QUERY_TO_QUERY, _POSITIVE_TO_POSITIVE),),
 }
 
 
@@ -139,13 +150,14 @@ class _Batch:
     """A global batch, and the sums that grow from tile to tile.
 
     Attributes:
-        sides: queries and documents.
+        sides: queries, documents and the positives among these.
         labels: of the global batch.
         scale: multiplies the cosine similarities.
         hardness: which negatives weigh more.
         share: of one row's softmax in the loss.
         masked: entries taken out from the queries to the documents so far.
         gradients: of the sides; empty where nobody asks for them.
+        guides: the sides as a guide sees them; empty where there is none.
     """
 
     sides: tuple[torch.Tensor, ...]
@@ -155,6 +167,7 @@ class _Batch:
     share: float
     masked: torch.Tensor
     gradients: tuple[torch.Tensor, ...]
+    guides: tuple[torch.Tensor, ...]
 
     def add(self, partition: _Partition, rows: slice) -> torch.Tensor:
         """Add one softmax of some rows to the sums; its loss, a scalar."""
@@ -175,6 +188,8 @@ class _Batch:
     def _score(self, direction: _Direction, rows: slice) -> torch.Tensor:
         """Scores of some rows, shape (rows, right embeddings); minus infinity takes a false negative out."""
         mask = direction.mask(self.labels[rows], self.labels)
+        if self.guides:
+            mask.logical_or_(self._nearer(direction, rows))
         scores = self.scale * self.sides[direction.left][rows] @ self.sides[direction.right].T
         if direction is _QUERY_TO_DOCUMENT:
             self.masked.add_(mask.sum())
@@ -182,11 +197,25 @@ class _Batch:
                 _harden(scores, rows.start, self.hardness, len(self.labels), self.scale)
         return scores.masked_fill_(mask, -torch.inf)
 
+    def _nearer(self, direction: _Direction, rows: slice) -> torch.Tensor:
+        """Mark what the guide finds more similar than a row's query and positive, shape (rows, right embeddings)."""
+        queries, _, positives = self.guides
+        limits = (queries[rows] * positives[rows]).sum(dim=1)
+        marked = self.guides[direction.left][rows] @ self.guides[direction.right].T > limits[:, None]
+        if direction is _QUERY_TO_DOCUMENT:
+            marked.diagonal(rows.start).fill_(False)
+        return marked
+
     def _descend(self, direction: _Direction, rows: slice, tile: torch.Tensor, factor: torch.Tensor) -> None:
         """Add the gradient of a tile, which is the derivative of the loss by the scores up to a factor for each row."""
         left, right = (self.sides[side] for side in direction[:2])
         self.gradients[direction.left][rows] += tile @ right * factor
         self.gradients[direction.right].addmm_(tile.T, left[rows] * factor)
+
+
+def _with_positives(sides: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Queries, documents, and the positives, which lead the documents, as a view of them; nothing of nothing."""
+    return (*sides, sides[1][: len(sides[0])]) if sides else ()
 
 
 def _harden(scores: torch.Tensor, first: int, hardness: Hardness, everywhere: int, scale: float) -> None:
@@ -224,13 +253,23 @@ class _Contrast(torch.autograd.Function):
         scale: float,
         partitions: tuple[_Partition, ...],
         hardness: Hardness | None,
+        guides: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.dtypes = queries.dtype, documents.dtype
         sides = tuple(side.to(torch.promote_types(side.dtype, torch.float32)) for side in (queries, documents))
         start, stop, _ = own.indices(len(queries))
         share = 1 / (len(partitions) * (stop - start))
         gradients = tuple(map(torch.zeros_like, sides)) if any(ctx.needs_input_grad) else ()
-        batch = _Batch(sides, labels, scale, hardness, share, torch.zeros_like(labels[0, 0]), gradients)
+        batch = _Batch(
+            _with_positives(sides),
+            labels,
+            scale,
+            hardness,
+            share,
+            torch.zeros_like(labels[0, 0]),
+            _with_positives(gradients),
+            _with_positives(guides or ()),
+        )
         loss = sides[0].new_zeros(())
         at_once = max(1, TILE_BYTES // (len(documents) * sides[1].element_size()))
         for first in range(start, stop, at_once):
@@ -246,4 +285,4 @@ class _Contrast(torch.autograd.Function):
     def backward(ctx: Any, upstream: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         # Scaled before it is rounded, or a loss scaler could not save the small gradients of fp16.
         scaled = (gradient * upstream for gradient in ctx.saved_tensors)
-        return (*(one.to(dtype) for one, dtype in zip(scaled, ctx.dtypes, strict=True)), *[None] * 5)
+        return (*(one.to(dtype) for one, dtype in zip(scaled, ctx.dtypes, strict=True)), *[None] * 6)

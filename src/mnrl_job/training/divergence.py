@@ -22,18 +22,19 @@ class Divergence:
     """Judges the losses of a run, step by step.
 
     A loss that is not finite ends the run at once. It has exploded where the mean over the last 50 steps is that of
-    guessing, ln(candidates), or more, and twice that of the first 50 steps. A model whose embeddings have collapsed
-    into one guesses, too.
+    guessing, ln(candidates) for each term, or more, and twice that of the first 50 steps. A model whose embeddings have
+    collapsed into one guesses, too.
 
     Args:
         pairs: the training pairs as an Arrow file, to name rows by their anchors.
         candidates: the documents that a query is compared with.
         learning_rate: to say what to lower.
+        terms: of so many losses theirs is the sum.
     """
 
-    def __init__(self, pairs: Path, candidates: int, learning_rate: float) -> None:
+    def __init__(self, pairs: Path, candidates: int, learning_rate: float, terms: int = 1) -> None:
         self._pairs = pairs
-        self._guessing = 0.95 * math.log(candidates)
+        self._guessing = 0.95 * terms * math.log(candidates)
         self._learning_rate = learning_rate
         self._first: list[float] = []
         self._recent: deque[float] = deque(maxlen=WINDOW)

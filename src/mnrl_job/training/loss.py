@@ -57,6 +57,7 @@ class GlobalBatchLoss(nn.Module):
         objective: what is compared with what.
         rank: of this process; its rows come after those of lower ranks.
         hardness: which negatives weigh more, and how much.
+        dimensions: the loss is summed over embeddings cut to so many leading numbers; none for whole ones.
 
     Attributes:
         kept_tokens: of so many tokens with padding the activations are kept; the others' are computed again.
@@ -74,6 +75,7 @@ class GlobalBatchLoss(nn.Module):
         objective: Objective = "mnrl",
         rank: int = 0,
         hardness: Hardness | None = None,
+        dimensions: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         self.model = model
@@ -81,6 +83,7 @@ class GlobalBatchLoss(nn.Module):
         self.objective = objective
         self.rank = rank
         self.hardness = hardness
+        self.dimensions = dimensions
         self.kept_tokens = math.inf
         self.pieces = 1
         self.in_step = False
@@ -92,7 +95,7 @@ class GlobalBatchLoss(nn.Module):
         """The loss of this rank's share of the batch, a scalar.
 
         Args:
-            batch: the texts of this rank's rows.
+            batch: the texts of this rank's rows, and for "guided" what the guide makes of them.
             labels: row number and the group of each column's text, shape (rows, 1 + columns).
 
         Raises:
@@ -106,11 +109,11 @@ class GlobalBatchLoss(nn.Module):
         if on_any_rank(texts is None) or texts is None:
             raise Shortage(short or "another rank is out of device memory")
         texts = nn.functional.normalize(texts[batch["order"]].to(torch.promote_types(texts.dtype, torch.float32)))
-        columns = gather_rows(texts.view(-1, rows, texts.shape[1]).transpose(0, 1))
+        queries, documents = columns_apart(gather_rows(texts.view(-1, rows, texts.shape[1]).transpose(0, 1)))
         everywhere = gather_rows(labels)
         own = slice(self.rank * rows, (self.rank + 1) * rows)
-        queries, documents = columns[:, 0], columns[:, 1:].transpose(0, 1).reshape(-1, texts.shape[1])
-        loss, masked = contrast(queries, documents, everywhere, own, self.scale, self.objective, self.hardness)
+        guides = columns_apart(gather_rows(batch["guide"])) if "guide" in batch else None
+        loss, masked = self._compare((queries, documents), everywhere, own, guides)
         if self.watched:
             self.measured = measure(queries, documents, everywhere)
         self.counts = Counts(
@@ -147,6 +150,27 @@ class GlobalBatchLoss(nn.Module):
         self.kept_tokens = 0
         return True
 
+    def _compare(
+        self,
+        sides: tuple[torch.Tensor, torch.Tensor],
+        labels: torch.Tensor,
+        own: slice,
+        guides: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of the own rows and the number of masked documents, as `contrast` gives them.
+
+        Where embeddings are to be of use when cut, it is the sum of the losses of those that are cut (Kusupati et al.
+        2022, arXiv 2205.13147, equation 1, all weights 1). A guide sees whole texts whatever is cut.
+        """
+        losses, masked = [], labels.new_zeros(())
+        for dimension in self.dimensions or (sides[0].shape[1],):
+            queries, documents = sides
+            if self.dimensions:
+                queries, documents = (nn.functional.normalize(side[:, :dimension]) for side in sides)
+            loss, masked = contrast(queries, documents, labels, own, self.scale, self.objective, self.hardness, guides)
+            losses.append(loss)
+        return torch.stack(losses).sum(), masked
+
     def _embed_all(self, pieces: list[Features]) -> tuple[torch.Tensor | None, str]:
         """The embeddings of all pieces, one after another; or what the device says where its memory is too small."""
         room = self.kept_tokens
@@ -169,6 +193,11 @@ class GlobalBatchLoss(nn.Module):
         # A copy, because the model leaves its intermediate results in it.
         embeddings: torch.Tensor = self.model(dict(features))["sentence_embedding"]
         return embeddings
+
+
+def columns_apart(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The anchors, and all positives, then all first negatives, and so on, of shape (rows, columns, dimension)."""
+    return rows[:, 0], rows[:, 1:].transpose(0, 1).reshape(-1, rows.shape[2])
 
 
 def split(features: Features, pieces: int) -> list[Features]:

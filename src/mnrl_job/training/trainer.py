@@ -29,11 +29,12 @@ from mnrl_job.settings import Settings
 from mnrl_job.training.batches import Plan
 from mnrl_job.training.best import Best
 from mnrl_job.training.checkpoints import Checkpoints, Keeping
-from mnrl_job.training.collate import TokenCollator, collator
+from mnrl_job.training.collate import TextCollator, TokenCollator, collator
 from mnrl_job.training.consumed import digest
 from mnrl_job.training.divergence import Divergence
 from mnrl_job.training.dropout import cheap_dropout
 from mnrl_job.training.gathering import on_any_rank
+from mnrl_job.training.guide import FOLDER, read_guide
 from mnrl_job.training.lookup import shared_lookup, word_embedding
 from mnrl_job.training.lora import ADAPTER, adapt, read_adapter, write_adapter
 from mnrl_job.training.loss import GlobalBatchLoss, Shortage
@@ -68,7 +69,7 @@ def train(
         settings: the run's.
         pairs: the training pairs as an Arrow file.
         batching: the labels of the pairs, and the plan: which rows meet in which step.
-        scratch: folder for the trainer's own files.
+        scratch: folder for the trainer's own files; for the guided loss the guide's embeddings are there.
         staging: folder where the first rank writes `training_log.jsonl`.
         keeping: what checkpoints are made of, and the one to go on from; None to make none.
         score: what `MNRL_EVAL_EVERY` asks for; higher is better. The model ends with the weights that scored best.
@@ -187,10 +188,12 @@ class PlannedTrainer(SentenceTransformerTrainer):
             checkpoint_layers(model)
         limit = chunk_limit(state.device, settings.mini_batch_size)
         collate = collator(model, pairs, limit, scratch / "tokens")
-        rank, hardness = state.process_index, settings.hardness
-        self.global_loss = GlobalBatchLoss(model, settings.scale, settings.loss, rank, hardness)
+        if settings.loss == "guided":
+            collate.guide = read_guide(scratch / FOLDER)
+        rank, hardness, dimensions = state.process_index, settings.hardness, settings.matryoshka_dims
+        self.global_loss = GlobalBatchLoss(model, settings.scale, settings.loss, rank, hardness, dimensions)
         candidates = settings.batch_size * (len(pairs.columns) - 1)
-        divergence = Divergence(pairs.path, candidates, settings.learning_rate)
+        divergence = Divergence(pairs.path, candidates, settings.learning_rate, len(settings.matryoshka_dims) or 1)
         log_path = staging / "training_log.jsonl"
         self.progress = Progress(log_path, self.plan, self.global_loss, divergence, shows=state.is_main_process)
         super().__init__(
@@ -209,12 +212,17 @@ class PlannedTrainer(SentenceTransformerTrainer):
             self.add_callback(self.best)
         if keeping:
             self.add_callback(Checkpoints(settings.checkpoint_every, keeping, self.progress, self.totals, self.best))
+        self._fit_memory(collate)
+
+    def _fit_memory(self, collate: TokenCollator | TextCollator) -> None:
+        """Decide of how many tokens activations are kept; shares of a model want the same of all ranks."""
+        state = PartialState()
         if isinstance(collate, TokenCollator):
             with arithmetic(self.precision, state.device):
-                fitting = tokens_that_fit(model.train(), collate.columns, self.plan, state.num_processes)
+                fitting = tokens_that_fit(self.model.train(), collate.columns, self.plan, state.num_processes)
             self.global_loss.kept_tokens = fitting
         if self.is_fsdp_enabled:
-            fit_for_sharding(model)
+            fit_for_sharding(self.model)
             self.global_loss.in_step = True
             if on_any_rank(math.isfinite(self.global_loss.kept_tokens)):
                 self.global_loss.kept_tokens = 0
