@@ -11,7 +11,8 @@ from mnrl_job import settings_page
 from mnrl_job.cli import export_others
 from mnrl_job.errors import SettingsError
 from mnrl_job.setting_types import Hardness, Source
-from mnrl_job.settings import Settings, env_name, flag_name, read_settings
+from mnrl_job.settings import Settings, env_name, flag_name
+from mnrl_job.settings_reader import read_settings
 from tests.conftest import ROOT
 
 NEEDED = {"MNRL_TRAIN_DATA": "pairs.jsonl", "MNRL_OUTPUT": "out"}

@@ -19,7 +19,8 @@ from mnrl_job.errors import GateError, InternalError, JobError, SettingsError, b
 from mnrl_job.records import Finding
 from mnrl_job.runtime import logs
 from mnrl_job.runtime.secrets import redact
-from mnrl_job.settings import PREFIX, Settings, accepts, flag_name, read_settings
+from mnrl_job.settings import PREFIX, Settings, accepts, flag_name
+from mnrl_job.settings_reader import read_settings
 
 if TYPE_CHECKING:
     from mnrl_job.reporting import Finished

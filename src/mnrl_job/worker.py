@@ -12,11 +12,9 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from shutil import copyfile
 
 import numpy as np
 import torch
@@ -30,14 +28,12 @@ from mnrl_job.embedding.loading import load, load_model, tell_untrained
 from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.embedding.prompts import find_prompt
 from mnrl_job.errors import DataError, DeviceError, JobError, MemoryLimit
-from mnrl_job.evaluation.gate import primary
-from mnrl_job.evaluation.retrieval import estimate_seconds, evaluate
+from mnrl_job.evaluation.retrieval import estimate_seconds
 from mnrl_job.evaluation.verify import record_probes, verify
 from mnrl_job.records import (
     Evaluation,
     ModelFacts,
     Rehearsal,
-    Scores,
     TokenLengths,
     Training,
     WorkerResult,
@@ -52,8 +48,8 @@ from mnrl_job.runtime.machine import out_of_room
 from mnrl_job.runtime.outcomes import worker_main
 from mnrl_job.runtime.stopping import note_requests
 from mnrl_job.runtime.watch import PATIENCE_AT_FIRST
+from mnrl_job.scoring import carried_files, evaluate_all, score_now, scores_before
 from mnrl_job.settings import Settings
-from mnrl_job.training.best import SCORES, WEIGHTS
 from mnrl_job.training.checkpoints import Keeping
 from mnrl_job.training.guide import FOLDER, embed_by_guide
 from mnrl_job.training.lengths import measure_lengths
@@ -62,7 +58,6 @@ from mnrl_job.training.sharding import is_sharded, pass_through, shard_on_proces
 from mnrl_job.training.trainer import train
 
 REHEARSED_STEPS = 4
-BEFORE = "before.json"
 
 
 def train_role(task: WorkerTask) -> None:
@@ -103,39 +98,6 @@ def ask_guide(task: WorkerTask, settings: Settings) -> None:
     precision = choose_precision(settings.precision, PartialState().device)
     embed_by_guide(guide, task.pairs, plan, precision, task.scratch / FOLDER)
     logs.log(f"embedded the training texts by {settings.guide_model}", seconds=time.perf_counter() - began)
-
-
-def scores_before(model: SentenceTransformer, task: WorkerTask) -> tuple[Evaluation, ...]:
-    """Of the model as it is; a run that goes on from a checkpoint finds them there, with the log up to then."""
-    if task.resume is None:
-        scored = evaluate_all(model, task, "before")
-        if PartialState().is_main_process:
-            write_record(task.scratch / BEFORE, Scores(scored))
-        return scored
-    if PartialState().is_local_main_process:
-        for path in carried_files(task):
-            if (task.resume / path.name).exists():
-                copyfile(task.resume / path.name, path)
-    kept = read_record(task.resume / BEFORE, Scores).evaluations
-    return tuple(replace(one, results=task.scratch / one.results.name) for one in kept)
-
-
-def carried_files(task: WorkerTask) -> tuple[Path, ...]:
-    """What a checkpoint holds beside the training's state."""
-    results = (task.scratch / f"before-{one.name}.jsonl" for one in task.eval_sets)
-    best = task.scratch / WEIGHTS, task.scratch / SCORES
-    return (task.scratch / BEFORE, *results, *best, task.staging / "training_log.jsonl")
-
-
-def score_now(model: SentenceTransformer, task: WorkerTask) -> float:
-    """The primary metric of the model in training."""
-    settings = Settings.model_validate(task.settings)
-    eval_set = primary(settings.primary_metric, task.eval_sets)
-    if eval_set is None:
-        raise ValueError("a score needs an eval set")
-    precision = choose_precision(settings.precision, PartialState().device)
-    scored = evaluate(model, eval_set, precision, settings.metrics_at, task.scratch / "during.jsonl")
-    return scored.metrics[settings.primary_metric.rpartition(".")[2]]
 
 
 def evaluate_role(task: WorkerTask) -> None:
@@ -199,22 +161,6 @@ def check_same_inputs(task: WorkerTask) -> None:
                     f"{name}: rank {rank} reads something else than rank 0 (SHA-256 {inputs.get(name)} and "
                     f"{everywhere[0].get(name)}); somebody changed it while the nodes started: start again"
                 )
-
-
-def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tuple[Evaluation, ...]:
-    """Score the model on every eval set."""
-    settings = Settings.model_validate(task.settings)
-    primary = settings.primary_metric.rpartition(".")[2]
-    precision = choose_precision(settings.precision, PartialState().device)
-    evaluations = []
-    for eval_set in task.eval_sets:
-        results = task.scratch / f"{when}-{eval_set.name}.jsonl"
-        begin(f"evaluate_{when}")
-        done = evaluate(model, eval_set, precision, settings.metrics_at, results, settings.matryoshka_dims)
-        moment = f"{when} training, " if task.pairs else ""
-        logs.log(f"{moment}{eval_set.name}: {primary} {done.metrics[primary]:.4f}", seconds=done.seconds)
-        evaluations.append(done)
-    return tuple(evaluations)
 
 
 def save(model: SentenceTransformer, folder: Path) -> None:

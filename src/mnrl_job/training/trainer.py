@@ -14,18 +14,18 @@ from datasets import Dataset
 from sentence_transformers import (
     SentenceTransformer,
     SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
 )
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
 from mnrl_job.embedding.chunks import chunk_limit
-from mnrl_job.embedding.precision import Precision, arithmetic, choose_precision
+from mnrl_job.embedding.precision import arithmetic, choose_precision
 from mnrl_job.errors import InternalError, MemoryLimit, Preempted
 from mnrl_job.records import Batching, Pairs, Totals, Training
 from mnrl_job.runtime.logs import warn
 from mnrl_job.settings import Settings
+from mnrl_job.training.arguments import trainer_arguments
 from mnrl_job.training.batches import Plan
 from mnrl_job.training.best import Best
 from mnrl_job.training.checkpoints import Checkpoints, Keeping
@@ -44,8 +44,6 @@ from mnrl_job.training.sampler import PlannedBatches
 from mnrl_job.training.sharding import fit_for_sharding, is_sharded
 
 REMEDY = "lower MNRL_MAX_SEQ_LENGTH, set MNRL_GRADIENT_CHECKPOINTING=true, or take a smaller model or a larger device"
-# Processes that make batches ready while a GPU computes; a CPU has no time that is not its own.
-LOADERS = 2
 
 
 def train(
@@ -116,40 +114,6 @@ def train(
     )
 
 
-def _arguments(
-    settings: Settings, plan: Plan, precision: Precision, folder: Path
-) -> SentenceTransformerTrainingArguments:
-    state = PartialState()
-    on_gpu = state.device.type == "cuda"
-    return SentenceTransformerTrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=1,
-        per_device_train_batch_size=settings.batch_size // state.num_processes,
-        learning_rate=settings.learning_rate,
-        # Rounded down: a run too short for a whole step of warm-up must not spend its first step at rate 0.
-        warmup_steps=int(settings.warmup * len(plan)),
-        weight_decay=settings.weight_decay,
-        lr_scheduler_type=settings.schedule,
-        seed=settings.seed,
-        # `training_step` sees to bf16, unless weights are gathered in it; fp16 needs the trainer to scale the loss.
-        bf16=precision == "bf16" and is_sharded(),
-        fp16=precision == "fp16",
-        use_cpu=not on_gpu,
-        accelerator_config={"use_configured_state": True, "non_blocking": on_gpu},
-        dataloader_drop_last=True,
-        dataloader_pin_memory=on_gpu,
-        dataloader_num_workers=LOADERS if on_gpu else 0,
-        logging_steps=log_interval(len(plan)),
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        save_strategy="no",  # `Checkpoints` says when
-        save_total_limit=2,
-        eval_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-    )
-
-
 class PlannedTrainer(SentenceTransformerTrainer):
     """The library's trainer over planned batches, speaking only through our progress.
 
@@ -198,7 +162,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         self.progress = Progress(log_path, self.plan, self.global_loss, divergence, shows=state.is_main_process)
         super().__init__(
             model=model,
-            args=_arguments(settings, self.plan, self.precision, scratch / "trainer"),
+            args=trainer_arguments(settings, self.plan, self.precision, scratch / "trainer"),
             data_collator=collate,
             train_dataset=Dataset.from_file(str(batching.labels)),
             loss=self.global_loss,
@@ -319,8 +283,3 @@ class PlannedTrainer(SentenceTransformerTrainer):
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """The library's card embeds training texts as widget examples and asks the Hub; ours is written later."""
-
-
-def log_interval(steps: int) -> int:
-    """Steps between two log lines: every step of a short run, about a thousand lines of a long one."""
-    return max(1, steps // 1000)

@@ -1,0 +1,68 @@
+"""A worker's scores: of the model as it was, while it trains, and after; those from before go along in checkpoints."""
+
+from dataclasses import replace
+from pathlib import Path
+from shutil import copyfile
+
+from accelerate import PartialState
+from sentence_transformers import SentenceTransformer
+
+from mnrl_job.embedding.precision import choose_precision
+from mnrl_job.evaluation.gate import primary
+from mnrl_job.evaluation.retrieval import evaluate
+from mnrl_job.records import Evaluation, Scores, WorkerTask, read_record, write_record
+from mnrl_job.runtime import logs
+from mnrl_job.runtime.heartbeat import begin
+from mnrl_job.settings import Settings
+from mnrl_job.training.best import SCORES, WEIGHTS
+
+BEFORE = "before.json"
+
+
+def scores_before(model: SentenceTransformer, task: WorkerTask) -> tuple[Evaluation, ...]:
+    """Of the model as it is; a run that goes on from a checkpoint finds them there, with the log up to then."""
+    if task.resume is None:
+        scored = evaluate_all(model, task, "before")
+        if PartialState().is_main_process:
+            write_record(task.scratch / BEFORE, Scores(scored))
+        return scored
+    if PartialState().is_local_main_process:
+        for path in carried_files(task):
+            if (task.resume / path.name).exists():
+                copyfile(task.resume / path.name, path)
+    kept = read_record(task.resume / BEFORE, Scores).evaluations
+    return tuple(replace(one, results=task.scratch / one.results.name) for one in kept)
+
+
+def carried_files(task: WorkerTask) -> tuple[Path, ...]:
+    """What a checkpoint holds beside the training's state."""
+    results = (task.scratch / f"before-{one.name}.jsonl" for one in task.eval_sets)
+    best = task.scratch / WEIGHTS, task.scratch / SCORES
+    return (task.scratch / BEFORE, *results, *best, task.staging / "training_log.jsonl")
+
+
+def score_now(model: SentenceTransformer, task: WorkerTask) -> float:
+    """The primary metric of the model in training."""
+    settings = Settings.model_validate(task.settings)
+    eval_set = primary(settings.primary_metric, task.eval_sets)
+    if eval_set is None:
+        raise ValueError("a score needs an eval set")
+    precision = choose_precision(settings.precision, PartialState().device)
+    scored = evaluate(model, eval_set, precision, settings.metrics_at, task.scratch / "during.jsonl")
+    return scored.metrics[settings.primary_metric.rpartition(".")[2]]
+
+
+def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tuple[Evaluation, ...]:
+    """Score the model on every eval set."""
+    settings = Settings.model_validate(task.settings)
+    primary = settings.primary_metric.rpartition(".")[2]
+    precision = choose_precision(settings.precision, PartialState().device)
+    evaluations = []
+    for eval_set in task.eval_sets:
+        results = task.scratch / f"{when}-{eval_set.name}.jsonl"
+        begin(f"evaluate_{when}")
+        done = evaluate(model, eval_set, precision, settings.metrics_at, results, settings.matryoshka_dims)
+        moment = f"{when} training, " if task.pairs else ""
+        logs.log(f"{moment}{eval_set.name}: {primary} {done.metrics[primary]:.4f}", seconds=done.seconds)
+        evaluations.append(done)
+    return tuple(evaluations)

@@ -1,0 +1,79 @@
+"""Where settings come from: the flag, else the environment, else `.env`, else the default; all problems at once."""
+
+import difflib
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+
+from mnrl_job.errors import SettingsError
+from mnrl_job.settings import PREFIX, REQUIRED, Settings, accepts, env_name, flag_name
+
+
+def read_settings(
+    command: str, flags: Mapping[str, str | None], environ: Mapping[str, str], dotenv: Mapping[str, str | None]
+) -> tuple[Settings, dict[str, str]]:
+    """Merge flags, environment and `.env` into checked settings.
+
+    Returns:
+        The settings, and for each setting given by somebody where it came from.
+
+    Raises:
+        SettingsError: naming every problem at once, one a line.
+    """
+    values: dict[str, str] = {}
+    origins: dict[str, str] = {}
+    for field in Settings.model_fields:
+        for origin, value in (
+            (flag_name(field), flags.get(field)),
+            (env_name(field), environ.get(env_name(field))),
+            (f"{env_name(field)} in .env", dotenv.get(env_name(field))),
+        ):
+            if value is not None and (value != "" or origin == flag_name(field)):
+                values[field], origins[field] = value, origin
+                break
+    problems = _unknown_names(environ, "") + _unknown_names(dotenv, " in .env")
+    settings = None
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        problems += _explain(error, values, origins)
+    if settings and (settings.loss == "guided") != bool(settings.guide_model):
+        problems += [_lone_guide(settings)]
+    problems += [
+        f"{env_name(field)} is required: {accepts(field)}" for field in REQUIRED[command] if not values.get(field)
+    ]
+    if problems or settings is None:
+        raise SettingsError("\n".join(problems))
+    return settings, origins
+
+
+def _unknown_names(names: Mapping[str, str | None], where: str) -> list[str]:
+    known = [env_name(field) for field in Settings.model_fields]
+    problems = []
+    for name in sorted(names):
+        if name.startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+            hint = f"did you mean {near[0]}?" if near else "`mnrl-job settings` lists all settings"
+            problems.append(f"{name}{where} is not a setting; {hint}")
+    return problems
+
+
+def _explain(error: ValidationError, values: Mapping[str, str], origins: Mapping[str, str]) -> list[str]:
+    problems = {}
+    for detail in error.errors():
+        field = str(detail["loc"][0])
+        reason = f" ({detail['ctx']['error']})" if detail["type"] == "value_error" else ""
+        name, _, file = origins.get(field, env_name(field)).partition(" in ")
+        place = f" in {file}" if file else ""
+        value = values.get(field, Settings.model_fields[field].default)
+        problems[field] = f"{name}={value!r}{place} is not accepted{reason}; expected {accepts(field)}"
+    return list(problems.values())
+
+
+def _lone_guide(settings: Settings) -> str:
+    if settings.guide_model:
+        return (
+            f"MNRL_GUIDE_MODEL={settings.guide_model} guides MNRL_LOSS=guided only, and MNRL_LOSS is {settings.loss}; "
+            "set MNRL_LOSS=guided, or leave MNRL_GUIDE_MODEL out"
+        )
+    return f"MNRL_LOSS=guided needs a guide; set MNRL_GUIDE_MODEL to {accepts('guide_model')}"
