@@ -90,7 +90,7 @@
     const made = element("tr");
     made.append(queryCell(data, at));
     if (data.after) {
-      const tone = { won: "good", lost: "bad", tied: "open" }[data.outcome[at]];
+      const tone = { won: "good", lost: "bad", tied: "tied" }[data.outcome[at]];
       made.append(element("td", change(data.after.value[at] - data.before.value[at]), `gain ${tone}`));
     }
     const numbers = [data.before.rank[at].toLocaleString("en")];
