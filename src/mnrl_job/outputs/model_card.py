@@ -32,6 +32,10 @@ scores = model.similarity(queries, documents)
 ## How it was trained
 
 {training}
+
+## Limits
+
+{limits}
 """
 
 
@@ -56,6 +60,7 @@ def model_card(content: Mapping[str, Any]) -> str:
         shorter=_shorter(content["training"]["matryoshka_dims"]),
         evaluation=_evaluation(content),
         training=_training(content),
+        limits=_limits(content),
     )
     return f"---\n{data.to_yaml()}\n---\n{body}"
 
@@ -65,18 +70,25 @@ def _eval_results(content: Mapping[str, Any]) -> list[EvalResult] | None:
         EvalResult("information-retrieval", "custom", name, metric, round(value, 4), metric_name=metric)
         for name, one in content["evaluation"].items()
         for metric, value in one["after"].items()
-        if metric.endswith("@10")
+        if _is_shown(metric, content)
     ]
     return results or None
 
 
+def _is_shown(metric: str, content: Mapping[str, Any]) -> bool:
+    """Those that look as far into the ranking as the primary metric."""
+    return metric.rpartition("@")[2] == str(content["primary_metric"]["name"]).rpartition("@")[2]
+
+
 def _evaluation(content: Mapping[str, Any]) -> str:
-    lines = ["| eval set | metric | before | after | gain | 95 % interval |", "|---|---|---|---|---|---|"]
+    lines = ["| eval set | metric | BM25 | before | after | gain | 95 % interval |", "|---|---|---|---|---|---|---|"]
     for name, one in content["evaluation"].items():
-        for metric in (metric for metric in one["after"] if metric.endswith("@10")):
+        for metric in (metric for metric in one["after"] if _is_shown(metric, content)):
             low, high = one["confidence"][metric]
+            words = f"{one['bm25'][metric]:.4f}" if one["bm25"] else "–"
             lines.append(
-                f"| {name} | {metric} | {one['before'][metric]:.4f} | {one['after'][metric]:.4f} "
+                f"| {name} | {metric} | {words} "
+                f"| {one['before'][metric]:.4f} | {one['after'][metric]:.4f} "
                 f"| {one['delta'][metric]:+.4f} | {low:+.4f} to {high:+.4f} |"
             )
     return "\n".join(lines + _evaluation_by_dimension(content)) if content["evaluation"] else "It was not evaluated."
@@ -113,6 +125,22 @@ def _training(content: Mapping[str, Any]) -> str:
         "- " + ", ".join(f"{name} {version}" for name, version in packages.items()),
     ]
     return "\n".join(sources + facts)
+
+
+def _limits(content: Mapping[str, Any]) -> str:
+    """What nobody should take for granted."""
+    measured = ", ".join(f"`{name}`" for name in content["evaluation"])
+    cut = content["model"]["max_seq_length"]
+    limits = [
+        f"- It was measured on {measured}; what it does on other kinds of texts or in other languages is not known."
+        if measured
+        else "- It was not measured on anything; whether it is better than its base model is not known.",
+        "- It was trained to rank the texts of its sources; what is wrong or one-sided in them, it has learned, too.",
+        f"- Licence and limits of the base model, `{content['model']['base']}`, go on to hold.",
+    ]
+    return "\n".join(
+        limits + ([f"- What stands behind the first {cut} tokens of a text, it does not see."] if cut else [])
+    )
 
 
 def _prompts(prompts: dict[str, str]) -> str:

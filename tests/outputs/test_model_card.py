@@ -1,0 +1,26 @@
+"""The model card: figures, use and limits, and no text of the data."""
+
+from mnrl_job.outputs.model_card import model_card
+from tests.outputs.left_behind import left_behind
+
+
+def test_it_tells_figures_beside_bm25_use_and_limits_and_no_text_of_the_data(tmp_path):
+    run = left_behind(tmp_path, names=("faq", "general"))
+    card = model_card(run.content)
+    rows = [line for line in card.splitlines() if line.startswith(("| faq", "| general"))]
+    assert {tuple(row.split(" | ")[:3]) for row in rows} == {
+        (f"| {name}", metric, "0.1234") for name in ("faq", "general") for metric in ("mrr@10", "ndcg@10", "recall@10")
+    }
+    assert "base_model: sentence-transformers/all-MiniLM-L6-v2" in card
+    assert "SentenceTransformer(" in card
+    assert "It was measured on `faq`, `general`; what it does on other kinds of texts" in card
+    assert "does not see" in card
+    assert "about topic" not in card
+    assert "document 3" not in card
+
+
+def test_a_run_that_was_not_evaluated_says_so(tmp_path):
+    run = left_behind(tmp_path)
+    card = model_card(run.content | {"evaluation": {}, "primary_metric": None})
+    assert "It was not evaluated." in card
+    assert "whether it is better than its base model is not known" in card
