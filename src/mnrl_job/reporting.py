@@ -18,11 +18,12 @@ from mnrl_job.outputs.rankings import write_rankings
 from mnrl_job.outputs.report import report as report_page
 from mnrl_job.records import Comparison, EvalSet, Pairs, Verdict, Verification, WorkerResult, WorkerTask, read_results
 from mnrl_job.runtime.attempt import Attempt
-from mnrl_job.runtime.claims import claimed
+from mnrl_job.runtime.claims import Claim, claimed
 from mnrl_job.runtime.logs import warn
 from mnrl_job.runtime.parallel import background, settle
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.runtime.status import Clock
+from mnrl_job.runtime.storage import Store
 from mnrl_job.settings import Settings
 
 # A file of a checkpoint whose upload failed may still be on its way, and would come after the others are removed.
@@ -107,31 +108,16 @@ def compare_set(settings: Settings, task: WorkerTask, result: WorkerResult, name
 
 
 def publish(place: Attempt, clock: Clock, run: Run, inputs: dict[str, str]) -> Finished:
-    """Put what is staged at the run's place, whole or not at all; `_SUCCESS` only where it passed the gate.
+    """Put what is staged at the run's place, unless another attempt was faster; then leave nothing beside it.
 
     Raises:
-        GateError: it did not.
+        GateError: it is there, but not as a success.
     """
     store = place.store()
     with claimed(store) as claim:
-        if already_published(store, place.settings_hash):
-            store.sweep()
-            return Finished(place.run, None)
-        clear(store, claim)
-        with clock("publish"):
-            files = upload(place.staging, store, claim, {})
-        content = metrics(run)
-        write_json(place.staging / "metrics.json", content)
-        files = upload(place.staging, store, claim, files)
-        facts = {
-            "run_id": place.run_id,
-            "attempt": len(run.attempts),
-            "settings_sha256": place.settings_hash,
-            "inputs": inputs,
-        }
-        finish = seal if run.verdict.passed else write_manifest
-        finish(store, claim, place.staging, facts | {"files": files})
-    if not run.verdict.passed:
+        published = already_published(store, place.settings_hash)
+        content = None if published else put(place, clock, run, inputs, store, claim)
+    if content and not run.verdict.passed:
         told = f"the gate: {'; '.join(run.verdict.failed)}"
         raise GateError(f"{told}; the run is kept in {place.run}, without _SUCCESS", content)
     place.status.finish()
@@ -139,3 +125,22 @@ def publish(place: Attempt, clock: Clock, run: Run, inputs: dict[str, str]) -> F
     with suppress(JobError):  # the run stands; what is left beside it goes the next time
         tidy(store)
     return Finished(place.run, content)
+
+
+def put(place: Attempt, clock: Clock, run: Run, inputs: dict[str, str], store: Store, claim: Claim) -> Metrics:
+    """Whole or not at all; `_SUCCESS` only where it passed the gate. Returns the content of `metrics.json`."""
+    clear(store, claim)
+    with clock("publish"):
+        files = upload(place.staging, store, claim, {})
+    content = metrics(run)
+    write_json(place.staging / "metrics.json", content)
+    files = upload(place.staging, store, claim, files)
+    facts = {
+        "run_id": place.run_id,
+        "attempt": len(run.attempts),
+        "settings_sha256": place.settings_hash,
+        "inputs": inputs,
+    }
+    finish = seal if run.verdict.passed else write_manifest
+    finish(store, claim, place.staging, facts | {"files": files})
+    return content

@@ -144,14 +144,21 @@ def test_skewed_groups_are_planned_in_under_a_second_and_use_nearly_all_that_any
         assert (np.diff(sorted_groups, axis=1) > 0).all()
 
 
-def test_a_million_rows_are_planned_in_under_two_seconds():
+def test_a_million_rows_are_planned_in_the_time_of_a_few_sorts():
+    """Eight to ten of both columns; on most machines a second or two."""
     rng = np.random.default_rng(0)
     anchors, positives = rng.integers(0, 300_000, (2, 1_000_000))
     groups = np.stack([anchors, 300_000 + positives], axis=1)
+    planned = min(seconds_of(lambda: epoch_of(groups, 64)) for _ in range(2))
+    sorted_ = min(seconds_of(lambda: np.argsort(groups, axis=0, kind="stable")) for _ in range(2))
+    assert planned < 20 * sorted_
+    assert len(epoch_of(groups, 64)) == 1_000_000 // 64
+
+
+def seconds_of(work):
     began = time.process_time()
-    plan = epoch_of(groups, 64)
-    assert time.process_time() - began < 2
-    assert len(plan) == 1_000_000 // 64
+    work()
+    return time.process_time() - began
 
 
 TWO = np.arange(600).reshape(-1, 2)

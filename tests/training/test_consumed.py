@@ -49,7 +49,7 @@ def run(tmp_path, tiny_model):
     return tmp_path, plan
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 2), (2, 1), (1, 2)])
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
 def test_a_run_resumed_in_its_second_epoch_trains_on_the_rows_it_had_not_seen(run, before, after):
     """The library's no-duplicates sampler repeats the first epoch's order here: 19 of 40 rows twice, 19 never."""
     folder, plan = run
