@@ -8,6 +8,7 @@ import pytest
 
 from mnrl_job import cli
 from mnrl_job.errors import StorageError
+from mnrl_job.preparation.oddities import SHOWN_CHARACTERS, shortened
 from mnrl_job.runtime.secrets import redact
 from tests.conftest import clean_environment, command, objects
 from tests.servers.s3 import BUCKET, free_port
@@ -121,3 +122,11 @@ def test_what_is_secret_is_starred_and_nothing_else(text, shown):
         "SOME_KEY": "4",
     }
     assert redact(text, environ) == shown
+
+
+def test_of_a_secret_in_a_text_that_is_cut_no_part_is_left(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", PLANTED["HF_TOKEN"])
+    for before in range(SHOWN_CHARACTERS - 2 * len(PLANTED["HF_TOKEN"]), SHOWN_CHARACTERS):
+        shown = shortened("." * before + PLANTED["HF_TOKEN"] + " and so on" * 10)
+        assert len(shown) <= SHOWN_CHARACTERS
+        assert not set(shown) - set(".*… andso")

@@ -222,7 +222,7 @@ def fail(failure: JobError) -> int:
     )
     if TERMINATION_LOG.exists():
         with contextlib.suppress(OSError):
-            short = fields | {"message": str(failure)[:TERMINATION_LOG_CHARACTERS]}
+            short = fields | {"message": redact(str(failure))[:TERMINATION_LOG_CHARACTERS]}
             TERMINATION_LOG.write_text(redact(json.dumps(short, ensure_ascii=False)) + "\n", encoding="utf-8")
     return failure.code
 

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mnrl_job.preparation.texts import UNSPACED
+from mnrl_job.runtime.secrets import redact
 
 EXAMPLES = 3
 SHOWN_CHARACTERS = 200
@@ -58,7 +59,8 @@ def shown(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> list[str]:
 
 
 def shortened(text: str) -> str:
-    """At most `SHOWN_CHARACTERS`."""
+    """At most `SHOWN_CHARACTERS`, without secrets: of one that is cut, a part would not be known as such later."""
+    text = redact(text)
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
 
 

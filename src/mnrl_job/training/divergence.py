@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnrl_job.errors import Diverged
+from mnrl_job.runtime.secrets import redact
 from mnrl_job.runtime.tables import read_table
 
 # A single batch may be bad; so many on end are not.
@@ -62,7 +63,7 @@ class Divergence:
 
     def _diverged(self, what: str, step: int, rows: NDArray[np.int64]) -> Diverged:
         anchors = read_table(self._pairs)["anchor"].take(rows[:LISTED_ROWS]).to_pylist()
-        named = ", ".join(repr(anchor[:SHOWN_CHARACTERS]) for anchor in anchors[:NAMED_ROWS])
+        named = ", ".join(repr(redact(anchor)[:SHOWN_CHARACTERS]) for anchor in anchors[:NAMED_ROWS])
         message = (
             f"the loss {what} at step {step}, whose {len(rows)} rows begin with the anchors {named}; lower "
             f"MNRL_LEARNING_RATE ({self._learning_rate:g}), or use MNRL_PRECISION=fp32"
