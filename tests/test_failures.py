@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -75,6 +76,14 @@ def test_a_full_work_folder_has_the_code_of_the_environment(scene, small_disk):
     assert scene.run("full", MNRL_WORK_DIR=str(small_disk)) == 78, scene.log("full")[-3000:]
     assert "name a larger MNRL_WORK_DIR" in scene.log("full").splitlines()[-1]
     assert orphans(scene) == []
+
+
+def test_so_has_one_that_is_full_from_the_start(scene, small_disk):
+    with suppress(OSError), (small_disk / "filler").open("wb") as filler:
+        while filler.write(bytes(4096)):
+            filler.flush()
+    assert scene.run("brimming", MNRL_WORK_DIR=str(small_disk)) == 78, scene.log("brimming")[-3000:]
+    assert "No space left on device; free space, or name a larger MNRL_WORK_DIR" in scene.log("brimming")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from mnrl_job.errors import DeniedError, JobError, SettingsError, StorageError
+from mnrl_job.errors import DeniedError, DeviceError, JobError, SettingsError, StorageError
 
 CHUNK = 1 << 20
 SCRATCH = "mnrl-job-"
@@ -73,6 +73,9 @@ def scratch_folder(parent: Path | None) -> Iterator[Path]:
     """A folder of this process's own, removed at its end; so are those beside it whose processes were killed.
 
     A process holds a lock on its folder as long as it lives. Where a mount has no locks, nothing else is removed.
+
+    Raises:
+        JobError: the disk is full, or the mount fails.
     """
     beside = parent or Path(tempfile.gettempdir())
     with ExitStack() as stack:
@@ -81,7 +84,10 @@ def scratch_folder(parent: Path | None) -> Iterator[Path]:
                 with suppress(OSError), locked(left, fcntl.LOCK_NB) as nobodys:
                     if nobodys:
                         shutil.rmtree(left)
-            own = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=SCRATCH, dir=parent)))
+            try:
+                own = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=SCRATCH, dir=parent)))
+            except OSError as error:
+                raise scratch_error(error, f"cannot make a folder in {beside}") from error
             stack.enter_context(locked(own))
         yield own
 
@@ -107,6 +113,7 @@ def writable_folder(folder: Path, variable: str) -> Path:
     Raises:
         SettingsError: part of the path is a file.
         DeniedError: it may not be written.
+        DeviceError: the disk is full.
         StorageError: the disk or mount fails.
     """
     try:
@@ -115,8 +122,15 @@ def writable_folder(folder: Path, variable: str) -> Path:
         probe.write_bytes(b"mnrl-job")
         probe.unlink()
     except OSError as error:
-        raise storage_error(error, f"{variable}: cannot write to {folder}") from error
+        raise scratch_error(error, f"{variable}: cannot write to {folder}") from error
     return folder
+
+
+def scratch_error(error: OSError, what: str) -> JobError:
+    """The same where a machine's own disk is meant: that one is full is a matter of the environment."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DeviceError(f"{what}: {error.strerror}; free space, or name a larger MNRL_WORK_DIR")
+    return storage_error(error, what)
 
 
 def storage_error(error: OSError, what: str) -> JobError:
