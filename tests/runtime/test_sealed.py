@@ -34,6 +34,14 @@ def test_a_folder_with_any_other_file_does_not_count(folder, damage):
     assert read_seal(folder) is None
 
 
+def test_a_seal_with_any_other_byte_does_not_count(folder):
+    """It would be taken for that of other settings."""
+    whole = (folder / SEAL).read_bytes()
+    for at in range(len(whole)):
+        (folder / SEAL).write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert read_seal(folder) is None, whole[max(0, at - 20) : at + 20]
+
+
 @pytest.mark.parametrize("seal_text", ["", "{", "[]", "{}", '{"files": [1]}'])
 def test_a_seal_that_cannot_be_read_is_none(folder, seal_text):
     (folder / SEAL).write_text(seal_text, encoding="utf-8")

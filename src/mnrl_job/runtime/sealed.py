@@ -1,5 +1,6 @@
-"""A folder that is whole or does not count: a manifest, written last, names every file with its size and SHA-256."""
+"""A folder that is whole or does not count: a manifest, written last, has the SHA-256 of every file and of itself."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,16 @@ def seal(folder: Path, facts: dict[str, Any]) -> None:
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of([path])}
         for path in paths
     }
-    write_whole(folder / SEAL, json.dumps(facts | {"files": files}, indent=2).encode())
+    content = facts | {"files": files}
+    write_whole(folder / SEAL, json.dumps(content | {"sha256": _digest(content)}, indent=2).encode())
 
 
 def read_seal(folder: Path) -> dict[str, Any] | None:
     """The facts of a folder that is just as it was sealed; None for one that is not."""
     try:
         facts: dict[str, Any] = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        if facts.pop("sha256") != _digest(facts):
+            return None
         for name, file in facts["files"].items():
             path = folder / name
             if path.stat().st_size != file["bytes"] or sha256_of([path]) != file["sha256"]:
@@ -30,3 +34,7 @@ def read_seal(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return facts
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
