@@ -115,9 +115,8 @@ class Round:
         """Do something to a worker of a run, if it has one by then."""
 
         def find_one(process: Attempt) -> None:
-            workers = workers_of(process, self.rng.choice(["train", "train", "verify"]))
-            if workers:
-                with suppress(psutil.Error):
+            with suppress(psutil.Error):  # it may end just now
+                if workers := workers_of(process, self.rng.choice(["train", "train", "verify"])):
                     act(self.rng.choice(workers))
 
         return find_one

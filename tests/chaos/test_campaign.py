@@ -94,7 +94,8 @@ def possible(one: Round, processes: str) -> list[Disturbance]:
     """What can happen to a run at its place, on its number of workers."""
     if one.place.server:
         return [*ON_ONE_MACHINE, *ON_A_SERVER]
-    return [*ON_ONE_MACHINE, *(ON_TWO_HOSTS if one.pair and processes == "2" else ())]
+    # Few runs can have hosts of their own; those that can mostly do.
+    return [*ON_ONE_MACHINE, *(list(ON_TWO_HOSTS) * 4 if one.pair and processes == "2" else ())]
 
 
 def wait_for_none_left(scene: Scene) -> None:

@@ -79,7 +79,9 @@ class _Keeper:
             return
         try:
             self._upload(steps[-1])
-        except (JobError, OSError) as error:  # OSError: a newer one has taken its place meanwhile
+        except FileNotFoundError:  # a newer one has taken its place meanwhile
+            return
+        except (JobError, OSError) as error:
             if not self._warned:
                 warn(f"the checkpoint of step {steps[-1]} is not uploaded yet: {error}; training goes on")
             self._warned = True
