@@ -1,6 +1,7 @@
 """What steps hand to one another: frozen records, and their way through JSON files between processes."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -173,6 +174,14 @@ class Comparison:
     queries: dict[str, Changes] = field(default_factory=dict)
     bm25: dict[str, float] | None = None
     dimensions: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+
+
+Judged = TypeVar("Judged", EvalSet, Comparison)
+
+
+def judged_by(name: str, some: Sequence[Judged]) -> Judged | None:
+    """The eval set of this name, by which a run is judged, else the first; None where there are none."""
+    return next((one for one in some if one.name == name), some[0] if some else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,8 @@ from accelerate import PartialState
 from sentence_transformers import SentenceTransformer
 
 from mnrl_job.embedding.precision import choose_precision
-from mnrl_job.evaluation.gate import primary
 from mnrl_job.evaluation.retrieval import evaluate
-from mnrl_job.records import Evaluation, Scores, WorkerTask, read_record, write_record
+from mnrl_job.records import Evaluation, Scores, WorkerTask, judged_by, read_record, write_record
 from mnrl_job.runtime import logs
 from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.settings import Settings
@@ -44,18 +43,19 @@ def carried_files(task: WorkerTask) -> tuple[Path, ...]:
 def score_now(model: SentenceTransformer, task: WorkerTask) -> float:
     """The primary metric of the model in training."""
     settings = Settings.model_validate(task.settings)
-    eval_set = primary(settings.primary_metric, task.eval_sets)
+    name, metric = settings.judged
+    eval_set = judged_by(name, task.eval_sets)
     if eval_set is None:
         raise ValueError("a score needs an eval set")
     precision = choose_precision(settings.precision, PartialState().device)
     scored = evaluate(model, eval_set, precision, settings.metrics_at, task.scratch / "during.jsonl")
-    return scored.metrics[settings.primary_metric.rpartition(".")[2]]
+    return scored.metrics[metric]
 
 
 def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tuple[Evaluation, ...]:
     """Score the model on every eval set."""
     settings = Settings.model_validate(task.settings)
-    primary = settings.primary_metric.rpartition(".")[2]
+    _, metric = settings.judged
     precision = choose_precision(settings.precision, PartialState().device)
     evaluations = []
     for eval_set in task.eval_sets:
@@ -63,6 +63,6 @@ def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tup
         begin(f"evaluate_{when}")
         done = evaluate(model, eval_set, precision, settings.metrics_at, results, settings.matryoshka_dims)
         moment = f"{when} training, " if task.pairs else ""
-        logs.log(f"{moment}{eval_set.name}: {primary} {done.metrics[primary]:.4f}", seconds=done.seconds)
+        logs.log(f"{moment}{eval_set.name}: {metric} {done.metrics[metric]:.4f}", seconds=done.seconds)
         evaluations.append(done)
     return tuple(evaluations)

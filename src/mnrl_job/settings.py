@@ -241,6 +241,12 @@ class Settings(BaseModel):
             raise ValueError("a model that workers hold in shares cannot be scored while it trains: MNRL_EVAL_EVERY")
         return file
 
+    @property
+    def judged(self) -> tuple[str, str]:
+        """The eval set that `MNRL_PRIMARY_METRIC` names, empty for the first, and the metric."""
+        name, _, metric = self.primary_metric.rpartition(".")
+        return name, metric
+
     @field_validator("primary_metric")
     @classmethod
     def _is_measured(cls, metric: str, info: ValidationInfo) -> str:

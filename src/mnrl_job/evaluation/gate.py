@@ -1,18 +1,7 @@
 """The gate: whether the trained model is good enough to be called a success."""
 
-from collections.abc import Sequence
-from typing import TypeVar
-
-from mnrl_job.records import Comparison, EvalSet, Verdict
+from mnrl_job.records import Comparison, Verdict, judged_by
 from mnrl_job.settings import Settings
-
-Judged = TypeVar("Judged", Comparison, EvalSet)
-
-
-def primary(metric: str, named: Sequence[Judged]) -> Judged | None:
-    """The eval set a run is judged by: the one that `MNRL_PRIMARY_METRIC` names, else the first."""
-    name = metric.rpartition(".")[0]
-    return next((one for one in named if one.name == name), named[0] if named else None)
 
 
 def judge(settings: Settings, comparisons: tuple[Comparison, ...]) -> Verdict:
@@ -20,8 +9,8 @@ def judge(settings: Settings, comparisons: tuple[Comparison, ...]) -> Verdict:
 
     With `MNRL_MAX_P_VALUE` a gain that is more likely chance does not count, and neither does such a loss of a guard.
     """
-    metric = settings.primary_metric.rpartition(".")[2]
-    judged = primary(settings.primary_metric, comparisons)
+    name, metric = settings.judged
+    judged = judged_by(name, comparisons)
     rules, failed = [], []
     if judged and settings.min_gain is not None:
         gain = judged.delta[metric]

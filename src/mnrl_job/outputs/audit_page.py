@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
+from mnrl_job.outputs.page.numbers import cut, one_line
 from mnrl_job.records import Finding, TokenLengths
 
 SHOWN_TEXTS = 5
@@ -129,5 +130,4 @@ def _oddities(oddities: dict[str, Any]) -> list[str]:
 
 def _short(text: str) -> str:
     """One line of a text; control characters, which a terminal might obey, are shown as the replacement sign."""
-    line = CONTROL.sub("\ufffd", " ".join(text.split()))
-    return line if len(line) <= SHOWN_CHARACTERS else line[: SHOWN_CHARACTERS - 1] + "…"
+    return cut(CONTROL.sub("\ufffd", one_line(text)), SHOWN_CHARACTERS)

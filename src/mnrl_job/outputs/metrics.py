@@ -18,7 +18,17 @@ from mnrl_job.outputs.metrics_schema import (
     TrainingFacts,
     VerificationFacts,
 )
-from mnrl_job.records import Batching, Comparison, EvalSet, Pairs, Training, Verdict, Verification, WorkerResult
+from mnrl_job.records import (
+    Batching,
+    Comparison,
+    EvalSet,
+    Pairs,
+    Training,
+    Verdict,
+    Verification,
+    WorkerResult,
+    judged_by,
+)
 from mnrl_job.runtime import dates
 from mnrl_job.runtime.agreement import PACKAGES
 from mnrl_job.runtime.diary import PastAttempt
@@ -67,7 +77,7 @@ def metrics(run: Run) -> Metrics:
         "data": {"train": _train_data(run.pairs, run.result.training), "eval": _eval_data(run.eval_sets)},
         "training": _training(run.settings, run.result.training, run.batching),
         "evaluation": {one.name: _evaluation(one) for one in run.comparisons},
-        "primary_metric": primary(run.settings.primary_metric, run.comparisons),
+        "primary_metric": primary(run.settings, run.comparisons),
         "gate": {"passed": run.verdict.passed, "rule": run.verdict.rule, "failed": list(run.verdict.failed)},
         "verification": _verification(run.verification),
         "performance": _performance(run),
@@ -75,12 +85,12 @@ def metrics(run: Run) -> Metrics:
     }
 
 
-def primary(metric: str, comparisons: tuple[Comparison, ...]) -> PrimaryMetric | None:
-    """The metric the run is judged by: of the eval set it names, else of the first."""
-    if not comparisons:
+def primary(settings: Settings, comparisons: tuple[Comparison, ...]) -> PrimaryMetric | None:
+    """The metric the run is judged by."""
+    name, key = settings.judged
+    one = judged_by(name, comparisons)
+    if one is None:
         return None
-    name, _, key = metric.rpartition(".")
-    one = next((one for one in comparisons if one.name == name), comparisons[0])
     full_name = f"{one.name}.{key}"
     return {"name": full_name, "before": one.before[key], "after": one.after.get(key), "delta": one.delta.get(key)}
 

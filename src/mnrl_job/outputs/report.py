@@ -16,7 +16,7 @@ from mnrl_job.outputs.page.findings import highlights
 from mnrl_job.outputs.page.intervals import scores, slope
 from mnrl_job.outputs.page.numbers import count, cut, moment, signed
 from mnrl_job.outputs.page.queries import Explorer, explore
-from mnrl_job.outputs.page.verdict import verdict
+from mnrl_job.outputs.page.verdict import judged, verdict
 from mnrl_job.records import EvalSet
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.settings import Settings
@@ -80,8 +80,7 @@ def _environment() -> Environment:
 
 def _explorers(rankings: Path, content: Mapping[str, Any], eval_sets: Sequence[EvalSet]) -> list[Explorer]:
     """The queries of each eval set, of the one that the run is judged by first."""
-    primary = content["primary_metric"]
-    judged_by, _, metric = primary["name"].rpartition(".") if primary else ("", "", "")
+    judged_by, metric = judged(content)
     ordered = sorted(eval_sets, key=lambda one: one.name != judged_by)
     return [explore(rankings / f"{one.name}.jsonl", one, metric) for one in ordered]
 

@@ -8,7 +8,7 @@ from markupsafe import Markup
 
 from mnrl_job.outputs.page.charts import scale
 from mnrl_job.outputs.page.numbers import chance, plain, signed
-from mnrl_job.outputs.page.verdict import gain_is_sure
+from mnrl_job.outputs.page.verdict import gain_is_sure, judged
 
 NO_DRAWING = Markup()
 HEADLINES = ("ndcg@10", "mrr@10", "map@10", "recall@10", "accuracy@1", "accuracy@10")
@@ -45,8 +45,7 @@ class Scores:
 
 def scores(content: Mapping[str, Any]) -> list[Scores]:
     """The scores on each eval set, the one that the run is judged by first."""
-    primary = content["primary_metric"]
-    judged_by, _, metric = primary["name"].rpartition(".") if primary else ("", "", "")
+    judged_by, metric = judged(content)
     found = []
     for name in sorted(content["evaluation"], key=lambda name: name != judged_by):
         one, facts = content["evaluation"][name], content["data"]["eval"][name]
@@ -99,7 +98,7 @@ def slope(content: Mapping[str, Any]) -> Markup:
     primary = content["primary_metric"]
     if primary is None or primary["after"] is None:
         return NO_DRAWING
-    name, _, metric = primary["name"].rpartition(".")
+    name, metric = judged(content)
     low, high = content["evaluation"][name]["confidence"][metric]
     before, after = primary["before"], primary["after"]
     place = scale(0, 1, 12, 448, loose=False)

@@ -32,12 +32,19 @@ def verdict(content: Mapping[str, Any], log: list[dict[str, Any]]) -> Verdict:
     if primary is None:
         claim = "there was no eval set, so nobody knows whether it got better"
         return Verdict("open", "Not evaluated", claim, "", "Give MNRL_EVAL_DATA, or hold some pairs out.", ())
-    name, _, metric = primary["name"].rpartition(".")
+    name, metric = judged(content)
     queries = content["data"]["eval"][name]["queries"]
     if primary["after"] is None:
         claim, proof = f"{metric} is {plain(primary['before'])}", f"on {name}, over {count(queries)} queries"
         return Verdict("open", "Scored", claim, proof, "Nothing was trained: one model, as it is.", ())
     return _compared(content["evaluation"][name], name, metric, queries, tuple(_warnings(content, log, name)))
+
+
+def judged(content: Mapping[str, Any]) -> tuple[str, str]:
+    """The eval set that a run is judged by, and the metric; empty where there is none."""
+    primary = content["primary_metric"]
+    name, _, metric = primary["name"].rpartition(".") if primary else ("", "", "")
+    return name, metric
 
 
 def gain_is_sure(one: dict[str, Any], metric: str) -> bool:
@@ -64,7 +71,7 @@ def _compared(one: dict[str, Any], name: str, metric: str, queries: int, notes: 
 
 
 def _warnings(content: Mapping[str, Any], log: list[dict[str, Any]], judged_by: str) -> Iterator[str]:
-    _, _, metric = content["primary_metric"]["name"].rpartition(".")
+    _, metric = judged(content)
     worse = [
         f"{name} ({signed(one['delta'][metric])})"
         for name, one in content["evaluation"].items()
