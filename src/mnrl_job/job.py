@@ -28,7 +28,7 @@ from mnrl_job.runtime.meeting import Meeting, meeting
 from mnrl_job.runtime.nodes import find_nodes
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.runtime.status import Clock
-from mnrl_job.runtime.stopping import stop_on_request
+from mnrl_job.runtime.stopping import stop_on_request, understood
 from mnrl_job.runtime.storage import Store, open_store
 from mnrl_job.runtime.storage.probe import probe
 from mnrl_job.runtime.watch import Care
@@ -143,7 +143,8 @@ def opened(settings: Settings) -> Iterator[Attempt]:
     """The place of this attempt; whatever goes wrong inside is written to its `failure.json`, by the first node."""
     with stop_on_request(), attempt(settings) as place:
         try:
-            yield place
+            with understood():
+                yield place
         except Exception as error:
             failure = as_job_error(error, place.scratch)
             if place.nodes.is_first:

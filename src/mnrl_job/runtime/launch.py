@@ -25,7 +25,7 @@ from mnrl_job.runtime.machine import oom_kills
 from mnrl_job.runtime.meeting import Meeting
 from mnrl_job.runtime.nodes import ALONE, Nodes, interface_to
 from mnrl_job.runtime.outcomes import OUTCOME, WAIT, cause
-from mnrl_job.runtime.stopping import seconds_since_asked, uninterrupted
+from mnrl_job.runtime.stopping import give_way, seconds_since_asked, uninterrupted
 from mnrl_job.runtime.watch import Care, Watch
 
 TASK = "task.json"
@@ -174,6 +174,7 @@ def _wait(workers: list[subprocess.Popen[bytes]], watch: Watch, others: Meeting 
     """
     deadline = None
     while any(worker.poll() is None for worker in workers):
+        give_way()  # a request is lost where its exception was raised inside a destructor
         watch.look(workers)
         if deadline is None and any(worker.returncode for worker in workers):
             deadline = time.monotonic() + SIBLINGS_SECONDS

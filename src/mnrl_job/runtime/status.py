@@ -11,6 +11,7 @@ from mnrl_job.records import write_text
 from mnrl_job.runtime import dates
 from mnrl_job.runtime.kubeflow import Reporter
 from mnrl_job.runtime.logs import warn
+from mnrl_job.runtime.stopping import give_way
 
 FILE = "progress.json"
 SECONDS_BETWEEN_WRITES = 1.0
@@ -119,4 +120,5 @@ class Clock:
         self._status.enter(step)
         began = time.perf_counter()
         yield
+        give_way()
         self.seconds[step] = time.perf_counter() - began

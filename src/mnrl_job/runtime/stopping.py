@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
-from mnrl_job.errors import Preempted
+from mnrl_job.errors import JobError, Preempted
 
 
 @dataclass(slots=True)
@@ -41,10 +41,23 @@ def stop_on_request() -> Iterator[None]:
     handled = (signal.SIGTERM, signal.SIGINT)
     previous = [signal.signal(each, stop) for each in handled]
     try:
-        yield
+        with understood():
+            yield
     finally:
         for each, handler in zip(handled, previous, strict=True):
             signal.signal(each, handler)
+
+
+@contextmanager
+def understood() -> Iterator[None]:
+    """Once a stop was asked for, any exception inside means it: NumPy answers one that a signal raised with its own."""
+    try:
+        yield
+    except JobError:
+        raise
+    except Exception:
+        give_way()
+        raise
 
 
 @contextmanager
