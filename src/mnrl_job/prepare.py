@@ -28,7 +28,7 @@ from mnrl_job.training.batches import (
     false_negatives_at_random,
     false_negatives_in,
     plan_epoch,
-    plan_run,
+    plan_epochs,
 )
 from mnrl_job.training.capacity import largest_batch, largest_single_batch, most_batches
 
@@ -67,6 +67,10 @@ def prepare(settings: Settings, place: Attempt, read: Pairs, eval_sets: tuple[Ev
         eval_sets = hold_some_out(settings, place, read, found, kept)
     pairs, groups = keep(read, without_contradictions(found), kept, place)
     batching, facts = lay_out(settings, place, pairs, groups)
+    if settings.hard_negatives:
+        barred = place.scratch / "barred.npy"
+        np.save(barred, np.isin(found.positives, found.relevant)[kept])
+        batching = replace(batching, barred=barred)
     content = audit(read, pairs, found, leaks, eval_sets) | {"batches": facts}
     return Prepared(pairs, batching, eval_sets, content)
 
@@ -81,10 +85,11 @@ def check_workers(settings: Settings, workers: int) -> None:
 
 def check_hardness(settings: Settings, read: Pairs) -> None:
     """Hard negatives can be weighed only where there are some."""
-    if settings.hardness and settings.hardness.mode == "hard_negatives" and len(read.columns) == 2:
+    given = len(read.columns) > 2 or settings.hard_negatives
+    if settings.hardness and settings.hardness.mode == "hard_negatives" and not given:
         raise SettingsError(
-            f"MNRL_HARDNESS={settings.hardness}: the training pairs have no column of negatives; "
-            f"give one, or set MNRL_HARDNESS=in_batch_negatives:{settings.hardness.strength:g}"
+            f"MNRL_HARDNESS={settings.hardness}: the training pairs have no column of negatives; give one, mine some "
+            f"(MNRL_HARD_NEGATIVES), or set MNRL_HARDNESS=in_batch_negatives:{settings.hardness.strength:g}"
         )
 
 
@@ -170,14 +175,15 @@ def lay_out(
         SettingsError: no batch can be filled.
     """
     rule, counts, why = choose_rule(settings, pairs.sources, groups)
-    plan = plan_run(groups, rule, counts, settings.seed, settings.epochs, settings.max_steps)
+    epochs = plan_epochs(groups, rule, counts, settings.seed, settings.epochs, settings.max_steps)
+    plan = np.concatenate(epochs)
+    starts = np.cumsum([0, *map(len, epochs[:-1])])
     labels, path = place.scratch / "labels.arrow", place.scratch / "plan.npy"
     write_labels(labels, groups)
     np.save(path, plan)
     batches = {source.name: count for source, count in zip(pairs.sources, counts, strict=True)}
     tell_use(settings, pairs, batches)
     mode: Literal["masked", "planned"] = "masked" if rule.masked else "planned"
-    epoch = plan[: sum(counts)]
     facts = {
         "mode": mode,
         "why": why,
@@ -186,11 +192,11 @@ def lay_out(
         "rows_used_an_epoch": sum(counts) * settings.batch_size,
         "false_negatives_in_a_batch": {
             "at_random": round(false_negatives_at_random(groups, settings.batch_size), 3),
-            "as_planned": 0.0 if rule.masked else round(false_negatives_in(groups, epoch), 3),
+            "as_planned": 0.0 if rule.masked else round(false_negatives_in(groups, epochs[0]), 3),
         },
         **largest_batches(pairs.sources, groups),
     }
-    return Batching(labels, path, mode, len(plan)), facts
+    return Batching(labels, path, mode, len(plan), tuple(starts.tolist())), facts
 
 
 def largest_batches(sources: Sequence[SourceRecord], groups: NDArray[np.int64]) -> dict[str, int]:

@@ -72,12 +72,18 @@ class EvalSet:
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How rows become batches: `labels`, an Arrow file with the groups of each row, and `plan`, a `.npy` of rows."""
+    """How rows become batches: `labels`, an Arrow file with the groups of each row, and `plan`, a `.npy` of rows.
+
+    Each of `epochs` begins at this step, counted from 0. `barred`, a `.npy`, tells of each row whether its positive is
+    relevant to a query of an eval set, and so must not be mined as a negative.
+    """
 
     labels: Path
     plan: Path
     mode: Literal["planned", "masked"]
     steps: int
+    epochs: tuple[int, ...] = (0,)
+    barred: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +233,24 @@ class StepScores:
 
 
 @dataclass(frozen=True, slots=True)
+class Mining:
+    """Hard negatives mined after so many steps: the share of those wanted that was found, similarities on average."""
+
+    step: int
+    found: float
+    similarity: float
+    positive_similarity: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Minings:
+    """Those of a training, in order."""
+
+    minings: tuple[Mining, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Training:
     """What training did. Tokens are counted over all ranks; `padded_tokens` is what the model had to read.
 
@@ -252,6 +276,7 @@ class Training:
     trainable_parameters: int
     scores: tuple[StepScore, ...] = ()
     best_step: int | None = None
+    minings: tuple[Mining, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

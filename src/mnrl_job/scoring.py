@@ -14,6 +14,7 @@ from mnrl_job.runtime import logs
 from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.settings import Settings
 from mnrl_job.training.best import SCORES, WEIGHTS
+from mnrl_job.training.negatives import MININGS, ROWS
 
 BEFORE = "before.json"
 
@@ -37,7 +38,8 @@ def carried_files(task: WorkerTask) -> tuple[Path, ...]:
     """What a checkpoint holds beside the training's state."""
     results = (task.scratch / f"before-{one.name}.jsonl" for one in task.eval_sets)
     best = task.scratch / WEIGHTS, task.scratch / SCORES
-    return (task.scratch / BEFORE, *results, *best, task.staging / "training_log.jsonl")
+    mined = task.scratch / ROWS, task.scratch / MININGS
+    return (task.scratch / BEFORE, *results, *best, *mined, task.staging / "training_log.jsonl")
 
 
 def score_now(model: SentenceTransformer, task: WorkerTask) -> float:

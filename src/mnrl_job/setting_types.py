@@ -65,6 +65,17 @@ class Hardness:
         return f"{self.mode}:{self.strength:g}"
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Places of a ranking, counted from 1, the last included."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}"
+
+
 def _parse_every(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -131,6 +142,15 @@ def _parse_hardness(value: object) -> object:
     return {"mode": mode or "all_negatives", "strength": strength}
 
 
+def _parse_places(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"([1-9][0-9]{0,5})\s*-\s*([1-9][0-9]{0,5})", value.strip())
+    if not found or int(found[1]) > int(found[2]):
+        raise ValueError("not two places from small to large")
+    return Places(int(found[1]), int(found[2]))
+
+
 def _parse_near_duplicates(value: object) -> object:
     return None if str(value).strip().casefold() == "off" else value
 
@@ -178,4 +198,5 @@ Dimensions = Annotated[
 # The space at its end belongs to a prompt.
 Prompt = Annotated[str, StringConstraints(strip_whitespace=False)]
 HardnessWeight = Annotated[Hardness, BeforeValidator(_parse_hardness)]
+RankingPlaces = Annotated[Places, BeforeValidator(_parse_places)]
 PrimaryMetric = Annotated[str, BeforeValidator(_parse_primary_metric)]

@@ -19,8 +19,10 @@ from mnrl_job.setting_types import (
     Interval,
     Names,
     NearDuplicates,
+    Places,
     PrimaryMetric,
     Prompt,
+    RankingPlaces,
     Sources,
     Span,
     Time,
@@ -123,6 +125,28 @@ class Settings(BaseModel):
         None,
         "weigh a negative more the more similar it is to the query: how much, and which negatives",
         "a number above 0 for all negatives, or in_batch_negatives:9, hard_negatives:5 or all_negatives:9",
+    )
+    hard_negatives: int = _setting(
+        0,
+        "hard negatives to mine for each pair before training, among the positives of the others",
+        "a whole number from 0 to 100",
+        ge=0,
+        le=100,
+    )
+    hard_negative_ranks: RankingPlaces = _setting(
+        Places(1, 100),
+        "the places they are taken from, where the other documents are ranked by their similarity to the query",
+        "first-last, as in 1-100",
+    )
+    hard_negative_margin: float = _setting(
+        0.05,
+        "by which share of the positive's similarity they are less similar; what is nearer may be right, too",
+        "a number from 0 and below 1",
+        ge=0,
+        lt=1,
+    )
+    mine_every: Literal["run", "epoch"] = _setting(
+        "run", "when they are mined: once before training, or anew before each epoch", "run or epoch"
     )
     matryoshka_dims: Dimensions = _setting(
         (),
@@ -239,7 +263,17 @@ class Settings(BaseModel):
     def _is_whole(cls, file: str | None, info: ValidationInfo) -> str | None:
         if file and info.data.get("eval_every") is not None:
             raise ValueError("a model that workers hold in shares cannot be scored while it trains: MNRL_EVAL_EVERY")
+        if file and info.data.get("mine_every") == "epoch":
+            raise ValueError("a model that workers hold in shares cannot mine while it trains: MNRL_MINE_EVERY=epoch")
         return file
+
+    @field_validator("hard_negative_ranks")
+    @classmethod
+    def _are_enough(cls, places: Places, info: ValidationInfo) -> Places:
+        wanted = info.data.get("hard_negatives", 0)
+        if wanted > places.last - places.first + 1:
+            raise ValueError(f"fewer places than MNRL_HARD_NEGATIVES={wanted}")
+        return places
 
     @property
     def judged(self) -> tuple[str, str]:

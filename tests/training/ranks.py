@@ -2,7 +2,7 @@
 
 `loss` prints the value of our loss and of the library's, `encode` what texts are embedded to, `train` trains from the
 last checkpoint in FOLDER, if there is one, up to a step, and prints the digest of the rows; so does `short`, where the
-second rank has memory for two texts at a time. Only the first rank prints.
+second rank has memory for two texts at a time; `mine` prints the hard negatives. Only the first rank prints.
 """
 
 import json
@@ -20,9 +20,11 @@ from transformers import TrainerCallback
 from mnrl_job.embedding.chunks import Limit, cut
 from mnrl_job.embedding.encode import encode
 from mnrl_job.records import Batching, Pairs, read_record
+from mnrl_job.runtime.tables import read_groups
 from mnrl_job.settings import Settings
 from mnrl_job.training.collate import Batch
 from mnrl_job.training.loss import GlobalBatchLoss
+from mnrl_job.training.mining import distinct, mine
 from mnrl_job.training.trainer import PlannedTrainer
 
 
@@ -103,6 +105,22 @@ def embeddings(folder: Path) -> dict[str, object]:
     return {"embeddings": found.tolist(), "texts": sum(seen)}
 
 
+def negatives(folder: Path) -> dict[str, object]:
+    """What is mined, and how many texts this rank has embedded."""
+    pairs, batching = read_record(folder / "pairs.json", Pairs), read_record(folder / "batching.json", Batching)
+    model = SentenceTransformer(str(folder / "model"), device="cpu")
+    seen = []
+    model.register_forward_hook(lambda _, __, found: seen.append(len(found["sentence_embedding"])))
+    texts = distinct(read_groups(batching.labels), np.zeros(pairs.rows, dtype=bool), np.arange(pairs.rows))
+    found = mine(model, pairs, texts, read_record(folder / "settings.json", Settings), folder / "mining")
+    return {
+        "rows": found.rows.tolist(),
+        "similarity": found.similarity,
+        "positive_similarity": found.positive_similarity,
+        "embedded": sum(seen),
+    }
+
+
 def _mean(tensor: torch.Tensor) -> torch.Tensor:
     torch.distributed.all_reduce(tensor)
     return tensor / PartialState().num_processes
@@ -112,6 +130,7 @@ def main() -> None:
     state = PartialState(cpu=True)
     role, folder = sys.argv[1], Path(sys.argv[2])
     roles = {"loss": loss, "encode": embeddings, "train": lambda folder: train(folder, int(sys.argv[3]))}
+    roles["mine"] = negatives
     roles["short"] = lambda folder: train(folder, 0, 2 if state.process_index == 1 else None)
     told = roles[role](folder)
     if state.is_main_process:

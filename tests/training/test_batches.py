@@ -16,7 +16,7 @@ from mnrl_job.training.batches import (
     false_negatives_at_random,
     false_negatives_in,
     plan_epoch,
-    plan_run,
+    plan_epochs,
 )
 from mnrl_job.training.capacity import most_batches
 from mnrl_job.training.consumed import digest
@@ -33,7 +33,7 @@ def epoch_of(groups, batch_size, seed=1, epoch=0, **rule):
 
 
 def run_of(groups, rule, epochs=1, max_steps=None):
-    return plan_run(groups, rule, batches_by_source(groups, rule), 1, epochs, max_steps)
+    return np.concatenate(plan_epochs(groups, rule, batches_by_source(groups, rule), 1, epochs, max_steps))
 
 
 def zipf(rows, exponent=1.3, seed=0):

@@ -1,6 +1,7 @@
 """Stopped after any step and gone on with, a training ends with the very weights of one that was left alone."""
 
 import hashlib
+from shutil import copyfile
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from mnrl_job.setting_types import Every
 from mnrl_job.settings import Settings
 from mnrl_job.training import checkpoints
 from mnrl_job.training.checkpoints import Keeping
+from mnrl_job.training.negatives import MININGS, ROWS
 from mnrl_job.training.trainer import train
 from tests.conftest import PAIRS
 from tests.runs import copy_with_dropout
@@ -41,7 +43,7 @@ def data(tmp_path_factory):
     write_labels(folder / "labels.arrow", np.stack([np.arange(32), 100 + np.arange(32) % 8], axis=1))
     np.save(folder / "plan.npy", PLAN)
     pairs = Pairs(folder / "pairs.arrow", ("anchor", "positive"), 32, 32, {}, (), ())
-    return pairs, Batching(folder / "labels.arrow", folder / "plan.npy", "planned", len(PLAN))
+    return pairs, Batching(folder / "labels.arrow", folder / "plan.npy", "planned", len(PLAN), (0, 4))
 
 
 @pytest.fixture
@@ -51,33 +53,51 @@ def go(data, dropping, tmp_path):
     def start(resume=None, settings=SETTINGS):
         torch.manual_seed(settings.seed)
         model = SentenceTransformer(str(dropping), device="cpu")
-        log = tmp_path / "training_log.jsonl"
-        if resume:
-            log.write_bytes((resume / log.name).read_bytes())
+        carried = tuple(tmp_path / name for name in ("training_log.jsonl", MININGS, ROWS))
+        for path in carried:
+            path.unlink(missing_ok=True)
+            if resume and (resume / path.name).exists():
+                copyfile(resume / path.name, path)
         done = train(
-            model, settings, *data, tmp_path, tmp_path, Keeping({"settings": {}, "inputs": {}}, (log,), resume)
+            model, settings, *data, tmp_path, tmp_path, Keeping({"settings": {}, "inputs": {}}, carried, resume)
         )
         digest = hashlib.sha256(
             b"".join(weight.detach().numpy().tobytes() for weight in model.parameters())
         ).hexdigest()
-        return (done.steps, done.rows_digest, done.final_loss, done.tokens, digest), log.read_text().count("\n")
+        mined = [(one.step, one.found, one.similarity) for one in done.minings]
+        lines = carried[0].read_text().count("\n")
+        return (done.steps, done.rows_digest, done.final_loss, done.tokens, digest), lines, mined
 
     return start
 
 
+MINING = SETTINGS.model_copy(update={"hard_negatives": 2, "hard_negative_margin": 0.0, "mine_every": "epoch"})
+
+
 @pytest.mark.parametrize("step", range(1, 9))
-def test_stopped_after_any_step_it_ends_the_same(go, tmp_path, monkeypatch, step):
-    undisturbed = go()
+@pytest.mark.parametrize("settings", [SETTINGS, MINING], ids=["plain", "mining"])
+def test_stopped_after_any_step_it_ends_the_same(go, tmp_path, monkeypatch, settings, step):
+    undisturbed = go(settings=settings)
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "on_any_rank", stop_at(step))
         if step < len(PLAN):
             with pytest.raises(Preempted, match=f"after step {step} of 8"):
-                go()
+                go(settings=settings)
         else:
-            go()
+            go(settings=settings)
     checkpoint = tmp_path / "trainer" / f"checkpoint-{step}"
     assert read_seal(checkpoint)["step"] == step
-    assert go(resume=checkpoint) == undisturbed
+    assert go(resume=checkpoint, settings=settings) == undisturbed
+
+
+def test_negatives_are_mined_anew_for_each_epoch_with_the_weights_of_then(go):
+    """Batches are made ready one ahead, so the last step of an epoch is not in these weights yet."""
+    *once, mined_once = go(settings=MINING.model_copy(update={"mine_every": "run"}))
+    *anew, mined_anew = go(settings=MINING)
+    assert [step for step, _, _ in mined_once] == [0]
+    assert [step for step, _, _ in mined_anew] == [0, 3]
+    assert mined_anew[0] == mined_once[0] != mined_anew[1]
+    assert once != anew != go()[:2]
 
 
 def stop_at(step):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mnrl_job.records import Batching, Pairs, write_record
 from mnrl_job.runtime.tables import write_columns, write_labels
 from mnrl_job.settings import Settings
-from mnrl_job.training.batches import Rule, Share, batches_by_source, plan_run
+from mnrl_job.training.batches import Rule, Share, batches_by_source, plan_epochs
 from mnrl_job.training.consumed import digest
 from tests.conftest import PAIRS, run_ranks
 
@@ -38,7 +38,7 @@ def run(tmp_path, tiny_model):
     write_columns(tmp_path / "pairs.arrow", anchor=[a for a, _ in texts], positive=[p for _, p in texts])
     write_labels(tmp_path / "labels.arrow", groups)
     rule = Rule(8, (Share(40),))
-    plan = plan_run(groups, rule, batches_by_source(groups, rule), 42, EPOCHS, None)
+    plan = np.concatenate(plan_epochs(groups, rule, batches_by_source(groups, rule), 42, EPOCHS, None))
     np.save(tmp_path / "plan.npy", plan)
     shutil.copytree(tiny_model, tmp_path / "model")
     write_record(tmp_path / "pairs.json", Pairs(tmp_path / "pairs.arrow", ("anchor", "positive"), 40, 40, {}, (), ()))

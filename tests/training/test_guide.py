@@ -39,7 +39,7 @@ def test_the_guide_has_its_own_prompts_and_each_distinct_text_once(model, pairs,
     embed_by_guide(model, pairs, np.arange(8).reshape(2, 4), "fp32", tmp_path / "guide")
     assert sum(seen) == len(set(ANCHORS)) + len({*POSITIVES, *NEGATIVES})
     guide, rows = read_guide(tmp_path / "guide"), [7, 0, 3]
-    found = guide.of(rows)
+    found = guide.of([(column, rows) for column in range(3)])
     wanted = {"convert_to_tensor": True, "normalize_embeddings": True}
     for column, texts in enumerate((ANCHORS, POSITIVES, NEGATIVES)):
         encode = model.encode_document if column else model.encode_query
@@ -52,7 +52,7 @@ def test_only_texts_of_planned_rows_are_embedded(model, pairs, tmp_path):
     guide = read_guide(tmp_path / "guide")
     assert (len(guide.queries), len(guide.documents)) == (2, 4)
     expected = model.encode([ANCHORS[5], NEGATIVES[2]], convert_to_tensor=True, normalize_embeddings=True)
-    found = torch.stack([guide.of([5])[0, 0], guide.of([2])[0, 2]])
+    found = torch.stack([guide.of([(0, [5])])[0, 0], guide.of([(2, [2])])[0, 0]])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -62,4 +62,4 @@ def test_batches_bring_what_the_guide_found_for_their_rows(model, static_model, 
         collate = collator(one, pairs, chunk_limit(torch.device("cpu")), tmp_path / "tokens")
         collate.guide = read_guide(tmp_path / "guide")
         batch = collate([{"label": [row, row, row, row]} for row in (6, 1)])
-        assert torch.equal(batch["guide"], collate.guide.of([6, 1]))
+        assert torch.equal(batch["guide"], collate.guide.of([(column, [6, 1]) for column in range(3)]))

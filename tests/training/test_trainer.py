@@ -183,18 +183,18 @@ def test_memory_is_counted_for_the_largest_share_of_a_batch(run, model, tmp_path
     collate = collator(model, run.pairs, Limit(100, 100, 1), tmp_path / "some")
     lengths = collate.columns[0].lengths + collate.columns[1].lengths
     plan = np.array([[0, 1, 2, 3], [8, 9, 10, 12]])
-    assert memory.most_tokens(collate.columns, plan, 1) == lengths[plan].sum(axis=1).max()
-    assert memory.most_tokens(collate.columns, plan, 2) == max(lengths[half].sum() for half in plan.reshape(-1, 2))
+    assert memory.most_tokens(collate, plan, 1) == lengths[plan].sum(axis=1).max()
+    assert memory.most_tokens(collate, plan, 2) == max(lengths[half].sum() for half in plan.reshape(-1, 2))
 
 
 def test_activations_are_kept_as_long_as_they_fit_beside_gradients_and_moments(run, model, tmp_path, monkeypatch):
-    columns = collator(model.train(), run.pairs, Limit(100, 100, 1), tmp_path / "some").columns
-    tokens = memory.PADDING * memory.most_tokens(columns, PLAN, 2)
-    needed = tokens * memory.bytes_for_a_token(model, columns) / memory.SHARE_OF_MACHINE
+    collate = collator(model.train(), run.pairs, Limit(100, 100, 1), tmp_path / "some")
+    tokens = memory.PADDING * memory.most_tokens(collate, PLAN, 2)
+    needed = tokens * memory.bytes_for_a_token(model, collate.columns) / memory.SHARE_OF_MACHINE
     trained = 12 * sum(weight.numel() for weight in model.parameters())
     for free, enough in ((needed + trained + 10, math.inf), (needed + trained - 10, 0)):
         monkeypatch.setattr(memory, "free_memory", lambda free=free: 2 * free)
-        assert memory.tokens_that_fit(model, columns, PLAN, ranks=2) == enough
+        assert memory.tokens_that_fit(model, collate, PLAN, ranks=2) == enough
 
 
 def test_activations_are_counted_once_and_weights_not_at_all(run, model, tmp_path):

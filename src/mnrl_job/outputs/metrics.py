@@ -146,6 +146,17 @@ def _training(settings: Settings, training: Training | None, batching: Batching 
         "trainable_parameters": training.trainable_parameters,
         "scores": [{"step": one.step, "value": one.value} for one in training.scores],
         "best_step": training.best_step,
+        "hard_negatives": settings.hard_negatives,
+        "minings": [
+            {
+                "step": one.step,
+                "found": one.found,
+                "similarity": one.similarity,
+                "positive_similarity": one.positive_similarity,
+                "seconds": one.seconds,
+            }
+            for one in training.minings
+        ],
     }
 
 

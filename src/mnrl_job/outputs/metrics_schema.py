@@ -70,6 +70,16 @@ class StepScore(TypedDict):
     value: float
 
 
+class Mining(TypedDict):
+    """Hard negatives mined after a step: the share of those wanted that was found, similarities on average."""
+
+    step: int
+    found: float
+    similarity: float
+    positive_similarity: float
+    seconds: float
+
+
 class TrainingFacts(TypedDict):
     loss: str
     guide_model: str | None
@@ -91,6 +101,8 @@ class TrainingFacts(TypedDict):
     trainable_parameters: int
     scores: list[StepScore]
     best_step: int | None
+    hard_negatives: int
+    minings: list[Mining]
 
 
 class Shorter(TypedDict):

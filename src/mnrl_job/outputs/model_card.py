@@ -169,6 +169,8 @@ def _options(training: dict[str, Any]) -> str:
     told = [f", scale {training['scale']:g}"]
     if training["guide_model"]:
         told.append(f", guided by `{training['guide_model']}`")
+    if training["hard_negatives"]:
+        told.append(f", {training['hard_negatives']} hard negatives mined for each pair")
     if training["hardness"]:
         told.append(f", hardness weighting `{training['hardness']}`")
     return "".join(told)

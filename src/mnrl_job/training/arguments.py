@@ -36,7 +36,8 @@ def trainer_arguments(
         accelerator_config={"use_configured_state": True, "non_blocking": on_gpu},
         dataloader_drop_last=True,
         dataloader_pin_memory=on_gpu,
-        dataloader_num_workers=LOADERS if on_gpu else 0,
+        # Other processes would make batches ready with the negatives of the epoch before.
+        dataloader_num_workers=LOADERS if on_gpu and settings.mine_every == "run" else 0,
         logging_steps=log_interval(len(plan)),
         logging_first_step=True,
         logging_nan_inf_filter=False,

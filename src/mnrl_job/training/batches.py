@@ -84,16 +84,19 @@ def plan_epoch(groups: Keys, rule: Rule, counts: Sequence[int], seed: int, epoch
     return rng.permutation(np.concatenate(parts))
 
 
-def plan_run(groups: Keys, rule: Rule, counts: Sequence[int], seed: int, epochs: int, max_steps: int | None) -> Plan:
-    """All epochs one after another, cut at `max_steps`. Shape (steps, batch_size)."""
-    plans = [np.empty((0, rule.batch_size), dtype=np.int64)]
-    steps = 0
+def plan_epochs(
+    groups: Keys, rule: Rule, counts: Sequence[int], seed: int, epochs: int, max_steps: int | None
+) -> list[Plan]:
+    """Each epoch of a run, the last one cut at `max_steps`. Shapes (steps, batch_size)."""
+    plans: list[Plan] = []
+    left = max_steps
     for epoch in range(epochs):
-        if max_steps is not None and steps >= max_steps:
-            break
-        plans.append(plan_epoch(groups, rule, counts, seed, epoch))
-        steps += len(plans[-1])
-    return np.concatenate(plans)[:max_steps]
+        plans.append(plan_epoch(groups, rule, counts, seed, epoch)[:left])
+        if left is not None:
+            left -= len(plans[-1])
+            if not left:
+                break
+    return plans
 
 
 def _by_source(groups: Keys, rule: Rule) -> list[tuple[int, Keys]]:

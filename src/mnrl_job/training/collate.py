@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 
@@ -17,11 +18,14 @@ from mnrl_job.embedding.tokens import Form, Preprocess, Tokens, read_or_tokenise
 from mnrl_job.records import Pairs
 from mnrl_job.runtime.tables import read_table
 from mnrl_job.training.guide import Guide
+from mnrl_job.training.negatives import HardNegatives
 
-# A rank's share of a batch. The texts of all columns stand in `chunks`; of their embeddings, one after another, `order`
-# picks those of the first column, row by row, then those of the second, and so on. `label` has the row number and the
-# groups of each row. `tokens` and `padded_tokens` are counts. With a guide, `guide` has what it makes of the texts, of
-# shape (rows, columns, dimension).
+POSITIVE = 1
+
+# A rank's share of a batch. The texts of all columns, mined negatives last, stand in `chunks`; of their embeddings, one
+# after another, `order` picks those of the first column, row by row, then those of the second, and so on. `label` has
+# the row number and the groups of each row. `tokens` and `padded_tokens` are counts. With a guide, `guide` has what it
+# makes of the texts, of shape (rows, columns, dimension).
 Batch = dict[str, Any]
 
 
@@ -37,6 +41,7 @@ class TokenCollator(SentenceTransformerDataCollator):
         self.columns = columns
         self.limit = limit
         self.guide: Guide | None = None
+        self.negatives: HardNegatives | None = None
         self.longest = max(int(column.lengths.max()) for column in columns)
         self.forms: list[tuple[Form, list[int]]] = []
         for number, column in enumerate(columns):
@@ -48,12 +53,13 @@ class TokenCollator(SentenceTransformerDataCollator):
 
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
         label = torch.tensor([row["label"] for row in rows])
-        numbers = label[:, 0].tolist()
-        texts = [column[number] for column in self.columns for number in numbers]
+        asked = asked_texts(len(self.columns), label[:, 0].tolist(), self.negatives)
+        texts = [self.columns[column][number] for column, numbers in asked for number in numbers]
+        column_of = np.repeat([column for column, _ in asked], len(rows))
         lengths = np.array([len(text) for text in texts])
         padded, order = [], []
         for form, columns in self.forms:
-            places = np.flatnonzero(np.isin(np.arange(len(texts)) // len(numbers), columns))
+            places = np.flatnonzero(np.isin(column_of, columns))
             for chunk in cut(lengths[places], self.limit, self.longest):
                 at = places[chunk.rows]
                 padded.append(form.features([texts[place] for place in at.tolist()], chunk.width))
@@ -61,11 +67,17 @@ class TokenCollator(SentenceTransformerDataCollator):
         return Batch(
             chunks=padded,
             order=torch.from_numpy(np.concatenate(order).argsort()),
-            label=label,
+            label=with_negatives(label, self.negatives),
             tokens=sum(map(len, texts)),
             padded_tokens=sum(chunk["input_ids"].numel() for chunk in padded),
-            **guided(self.guide, label),
+            **guided(self.guide, asked),
         )
+
+    def row_lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Tokens of all texts of some rows."""
+        asked = asked_texts(len(self.columns), rows.tolist(), self.negatives)
+        total: NDArray[np.int64] = np.sum([self.columns[column].lengths[numbers] for column, numbers in asked], axis=0)
+        return total
 
 
 class TextCollator(SentenceTransformerDataCollator):
@@ -76,18 +88,44 @@ class TextCollator(SentenceTransformerDataCollator):
         self.texts = texts
         self.columns = dict(zip(columns, preprocess, strict=True))
         self.guide: Guide | None = None
+        self.negatives: HardNegatives | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
         label = torch.tensor([row["label"] for row in rows])
-        texts = self.texts[label[:, 0].tolist()]
-        chunks = [preprocess(texts[column]) for column, preprocess in self.columns.items()]
-        order = torch.arange(len(rows) * len(self.columns))
-        return Batch(chunks=chunks, order=order, label=label, tokens=0, padded_tokens=0, **guided(self.guide, label))
+        asked = asked_texts(len(self.columns), label[:, 0].tolist(), self.negatives)
+        columns = list(self.columns.items())
+        chunks = []
+        for column, numbers in asked:
+            name, preprocess = columns[column]
+            chunks.append(preprocess(self.texts[numbers][name]))
+        return Batch(
+            chunks=chunks,
+            order=torch.arange(len(rows) * len(asked)),
+            label=with_negatives(label, self.negatives),
+            tokens=0,
+            padded_tokens=0,
+            **guided(self.guide, asked),
+        )
 
 
-def guided(guide: Guide | None, label: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What a guide, if there is one, makes of the texts of rows with these labels."""
-    return {"guide": guide.of(label[:, 0].tolist())} if guide else {}
+def asked_texts(columns: int, rows: list[int], negatives: HardNegatives | None) -> list[tuple[int, list[int]]]:
+    """The texts of some rows, column by column: the column where they stand, and their rows there.
+
+    Mined negatives are the positives of other rows.
+    """
+    given = [(column, rows) for column in range(columns)]
+    mined = negatives.rows_of(rows) if negatives else []
+    return given + [(POSITIVE, numbers) for numbers in mined]
+
+
+def with_negatives(label: torch.Tensor, negatives: HardNegatives | None) -> torch.Tensor:
+    """The labels of some rows, with the groups of their mined negatives."""
+    return torch.cat([label, negatives.groups_of(label[:, 0].tolist())], dim=1) if negatives else label
+
+
+def guided(guide: Guide | None, asked: list[tuple[int, list[int]]]) -> dict[str, torch.Tensor]:
+    """What a guide, if there is one, makes of these texts."""
+    return {"guide": guide.of(asked)} if guide else {}
 
 
 def collator(model: SentenceTransformer, pairs: Pairs, limit: Limit, folder: Path) -> TokenCollator | TextCollator:

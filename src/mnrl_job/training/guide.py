@@ -42,11 +42,10 @@ class Guide:
     documents: NDArray[np.float32]
     numbers: NDArray[np.int64]
 
-    def of(self, rows: Sequence[int]) -> torch.Tensor:
-        """Of all texts of some rows, shape (rows, columns, dimension)."""
-        anchors, *documents = self.numbers[:, rows]
-        found = [self.queries[anchors], *(self.documents[numbers] for numbers in documents)]
-        return torch.from_numpy(np.stack(found, axis=1))
+    def of(self, asked: Sequence[tuple[int, list[int]]]) -> torch.Tensor:
+        """Of the texts in some columns and rows there, the same number in each; shape (rows, asked, dimension)."""
+        sides = ((self.documents if column else self.queries, self.numbers[column, rows]) for column, rows in asked)
+        return torch.from_numpy(np.stack([side[numbers] for side, numbers in sides], axis=1))
 
 
 def embed_by_guide(model: SentenceTransformer, pairs: Pairs, plan: Plan, precision: Precision, folder: Path) -> None:

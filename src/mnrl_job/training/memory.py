@@ -14,6 +14,7 @@ from mnrl_job.embedding.tokens import Features, Tokens
 from mnrl_job.errors import SettingsError
 from mnrl_job.runtime.machine import free_memory
 from mnrl_job.training.batches import Plan
+from mnrl_job.training.collate import TokenCollator
 
 # What a batch may take of the memory that is free: other things grow too, and on a CPU others live there.
 SHARE_OF_GPU = 0.8
@@ -25,16 +26,16 @@ PADDING = 1.2
 ROWS_COUNTED = 1_000_000
 
 
-def tokens_that_fit(model: SentenceTransformer, columns: Sequence[Tokens], plan: Plan, ranks: int) -> float:
+def tokens_that_fit(model: SentenceTransformer, collate: TokenCollator, plan: Plan, ranks: int) -> float:
     """Of how many tokens with padding a rank can keep the activations; infinity if all of each batch.
 
     Called under the precision of training. Where not all fit, a CPU keeps none: its memory has other users.
     """
     try:
-        room = free_bytes(model, ranks) / bytes_for_a_token(model, columns)
+        room = free_bytes(model, ranks) / bytes_for_a_token(model, collate.columns)
     except torch.OutOfMemoryError:
         return 0
-    if room >= PADDING * most_tokens(columns, plan, ranks):
+    if room >= PADDING * most_tokens(collate, plan, ranks):
         return math.inf
     return max(room, 0) if model.device.type == "cuda" else 0
 
@@ -51,12 +52,13 @@ def checkpoint_layers(model: SentenceTransformer) -> None:
         raise SettingsError("MNRL_GRADIENT_CHECKPOINTING=true: this model has no layers to compute again; leave it out")
 
 
-def most_tokens(columns: Sequence[Tokens], plan: Plan, ranks: int) -> int:
+def most_tokens(collate: TokenCollator, plan: Plan, ranks: int) -> int:
     """Tokens of the largest share that a rank has of a batch."""
-    lengths = np.sum([column.lengths for column in columns], axis=0)
     at_once = max(1, ROWS_COUNTED // plan.shape[1])
     blocks = [plan[start : start + at_once] for start in range(0, len(plan), at_once)]
-    return max(int(lengths[block].reshape(len(block) * ranks, -1).sum(axis=1).max()) for block in blocks)
+    return max(
+        int(collate.row_lengths(block.ravel()).reshape(len(block) * ranks, -1).sum(axis=1).max()) for block in blocks
+    )
 
 
 def bytes_for_a_token(model: SentenceTransformer, columns: Sequence[Tokens]) -> float:

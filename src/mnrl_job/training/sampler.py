@@ -1,6 +1,6 @@
 """The batch plan, dealt out to the ranks by the trainer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,15 +15,34 @@ class PlannedBatches(DefaultBatchSampler):
     Accelerate deals consecutive batches to consecutive ranks, so each global batch is yielded as one slice per rank:
     slice r of step s reaches rank r in step s. One long epoch also leaves no room for an epoch counter that a resumed
     or distributed run could lose.
+
+    Args:
+        dataset: the labels of all rows.
+        plan: row numbers, shape (steps, batch size).
+        ranks: how many share a batch.
+        epochs: the steps, counted from 0, at which epochs begin.
+        begin_epoch: called with the number of an epoch before its first batch is handed out, by every rank after the
+            same step; also for epochs that a resumed run skips.
     """
 
-    def __init__(self, dataset: Any, plan: Plan, ranks: int) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        plan: Plan,
+        ranks: int,
+        epochs: Sequence[int] = (),
+        begin_epoch: Callable[[int], None] | None = None,
+    ) -> None:
         super().__init__(dataset, batch_size=plan.shape[1] // ranks, drop_last=True)
         self.plan = plan
         self.ranks = ranks
+        self.epochs = {step: epoch for epoch, step in enumerate(epochs)}
+        self.begin_epoch = begin_epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in self.plan:
+        for number, step in enumerate(self.plan):
+            if self.begin_epoch and number in self.epochs:
+                self.begin_epoch(self.epochs[number])
             for part in np.split(step, self.ranks):
                 yield part.tolist()
 

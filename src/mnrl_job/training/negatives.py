@@ -1,0 +1,104 @@
+"""The mined negatives of a training: mined when they are due, looked up by row, carried along in checkpoints."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from sentence_transformers import SentenceTransformer
+
+from mnrl_job.records import Batching, Mining, Minings, Pairs, read_record, write_record
+from mnrl_job.runtime.heartbeat import begin
+from mnrl_job.runtime.logs import log, warn
+from mnrl_job.runtime.tables import NOBODY, read_groups
+from mnrl_job.settings import Settings
+from mnrl_job.training.batches import Plan
+from mnrl_job.training.mining import NOTHING, distinct, mine
+
+ROWS, MININGS = "hard_negatives.npy", "minings.json"
+# Below this share of the negatives that are wanted, the user should know.
+WORTH_A_WARNING = 0.9
+
+
+class HardNegatives:
+    """The negatives that each row has now, and how they came about.
+
+    Attributes:
+        minings: one for each time, first to last.
+        seconds: spent on them by this attempt.
+
+    Args:
+        model: in training.
+        settings: the run's.
+        pairs: the training pairs.
+        batching: has their groups.
+        plan: row numbers, shape (steps, batch size).
+        folder: of this machine, where a resumed run finds what its checkpoint brought.
+    """
+
+    def __init__(
+        self, model: SentenceTransformer, settings: Settings, pairs: Pairs, batching: Batching, plan: Plan, folder: Path
+    ) -> None:
+        self.seconds = 0.0
+        self._model = model
+        self._settings = settings
+        self._pairs = pairs
+        self._folder = folder
+        self._groups = read_groups(batching.labels)
+        barred = np.load(batching.barred) if batching.barred else np.zeros(pairs.rows, dtype=bool)
+        self._texts = distinct(self._groups, barred, np.unique(plan))
+        self.minings: tuple[Mining, ...] = ()
+        self._rows = np.full((pairs.rows, settings.hard_negatives), NOTHING, dtype=np.int32)
+        PartialState().wait_for_everyone()  # the first of this machine puts them there
+        if (folder / MININGS).exists():
+            self.minings = read_record(folder / MININGS, Minings).minings
+            self._rows = np.load(folder / ROWS)
+
+    def due(self, epoch: int) -> bool:
+        """Whether this epoch, counted from 0, wants negatives that are not there yet."""
+        return len(self.minings) <= (epoch if self._settings.mine_every == "epoch" else 0)
+
+    def renew(self, step: int) -> None:
+        """Mine with the weights of this step; every rank must ask."""
+        began = time.monotonic()
+        begin("mine")
+        found = mine(self._model, self._pairs, self._texts, self._settings, self._folder / "mining")
+        wanted = len(self._texts.rows) * self._settings.hard_negatives
+        share = float((found.rows != NOTHING).sum() / max(1, wanted))
+        seconds = time.monotonic() - began
+        self._rows = found.rows
+        self.minings = (
+            *self.minings,
+            Mining(step, share, found.similarity, found.positive_similarity, round(seconds, 3)),
+        )
+        self.seconds += seconds
+        self._tell(share, found.similarity, found.positive_similarity)
+        if PartialState().is_local_main_process:
+            np.save(self._folder / ROWS, self._rows)
+            write_record(self._folder / MININGS, Minings(self.minings))
+
+    def rows_of(self, rows: list[int]) -> list[list[int]]:
+        """For each column of mined negatives the rows whose positives these are; a row's own where it has none."""
+        found = self._rows[rows]
+        columns: list[list[int]] = np.where(found == NOTHING, np.array(rows)[:, None], found).T.tolist()
+        return columns
+
+    def groups_of(self, rows: list[int]) -> torch.Tensor:
+        """The groups of the mined negatives, `NOBODY` where there is none, shape (rows, negatives)."""
+        found = self._rows[rows]
+        return torch.from_numpy(np.where(found == NOTHING, NOBODY, self._groups[found, 1]))
+
+    def _tell(self, share: float, similarity: float, of_positives: float) -> None:
+        count = self._settings.hard_negatives
+        told = (
+            f"mined {count} hard negatives for each pair: similarity to the query {similarity:.3f} on average, that of "
+            f"the positive {of_positives:.3f}"
+        )
+        if share < WORTH_A_WARNING:
+            warn(
+                f"{told}; only {share:.0%} were found, since others are as near as the positive, or there are too few; "
+                "lower MNRL_HARD_NEGATIVES or MNRL_HARD_NEGATIVE_MARGIN, or widen MNRL_HARD_NEGATIVE_RANKS"
+            )
+        else:
+            log(f"{told}; {share:.1%} were found")
