@@ -57,6 +57,9 @@ RECIPE = {
     "MNRL_HARDNESS": "9",
     "MNRL_MATRYOSHKA_DIMS": "32,8",
     "MNRL_QUERY_PROMPT": "where is ",
+    "MNRL_HARD_NEGATIVES": "1",
+    "MNRL_HARD_NEGATIVE_MARGIN": "0",
+    "MNRL_MINE_EVERY": "epoch",
     "MNRL_EPOCHS": "40",
 }
 
@@ -77,7 +80,12 @@ def test_so_does_one_that_trains_otherwise(scene, name, processes, how, more):
     assert interrupted(scene, resumed, how, **settings) == scene.outcome(name)
     trainings = [scene.metrics(run)["training"] for run in (name, resumed)]
     assert trainings[0]["scores"] == trainings[1]["scores"]
+    assert [mined(one) for one in trainings] == [mined(trainings[0])] * 2
     assert trainings[0]["steps"] == (100 if name == "adapter" else STEPS * 2 // 3)
+
+
+def mined(training):
+    return [one | {"seconds": 0} for one in training["minings"]]
 
 
 def interrupted(scene, name, how, **settings):
