@@ -16,7 +16,12 @@ def table(ended):
 
 def test_all_that_train_needs_is_checked_and_nothing_is_left_behind(mnrl_job, moto, good, tmp_path):
     environment = good | moto.environment | {"MNRL_OUTPUT": f"s3://{BUCKET}/check-runs"}
-    environment |= {"MNRL_EPOCHS": "50", "MNRL_EVAL_EVERY": "20"}
+    environment |= {
+        "MNRL_EPOCHS": "50",
+        "MNRL_EVAL_EVERY": "20",
+        "MNRL_HARD_NEGATIVES": "1",
+        "MNRL_MINE_EVERY": "epoch",
+    }
     ended = mnrl_job("check", **environment)
     assert ended.code == 0, ended.stderr
     found = table(ended)
@@ -32,7 +37,7 @@ def test_all_that_train_needs_is_checked_and_nothing_is_left_behind(mnrl_job, mo
     } <= found.keys()
     assert "failed" not in found.values()
     assert "refuses to overwrite" in ended.stdout
-    assert re.search(r"expected time +about \d+ s: 50 steps of \d.*, 5 evaluations of \d", ended.stdout)
+    assert re.search(r"expected time +about \d+ s: 50 steps of \d.*, 5 evaluations of \d.*, mining \d+ s", ended.stdout)
     assert "8 pairs from 8 rows, 0 rejected" in ended.stdout
     assert re.search(r"^ +8  to train on$", ended.stdout, flags=re.MULTILINE), "the audit as a page"
     assert re.search(r"^  anchor: half have up to \d+, .* 0.0% are cut$", ended.stdout, flags=re.MULTILINE)

@@ -192,17 +192,24 @@ def check_model(
             f"loads and trains on {seen.device} with torch {seen.torch}: "
             f"{seen.parameters / 1e6:.1f} million parameters, peak memory {seen.peak_memory_bytes / 1e9:.1f} GB",
         )
-        evaluations = 2 + scores_while(steps, seen.step_seconds, Settings.model_validate(task.settings).eval_every)
-        total = 2 * loading + evaluations * seen.evaluation_seconds + steps * seen.step_seconds
-        findings.passed(
-            "expected time",
-            f"about {_duration(total)}: {steps} steps of {seen.step_seconds:.2f} s, {evaluations} evaluations of "
-            f"{seen.evaluation_seconds:.1f} s, start-up {2 * loading:.0f} s",
-        )
+        findings.passed("expected time", expected_time(task, steps, seen, 2 * loading))
         if speed:
             findings.add(grace(seen.trainable_parameters * CHECKPOINT_BYTES_PER_PARAMETER, speed, care.grace_seconds))
         return seen.lengths
     return None
+
+
+def expected_time(task: WorkerTask, steps: int, seen: Rehearsal, starting: float) -> str:
+    """How long the run will take, and what of it, in words."""
+    settings = Settings.model_validate(task.settings)
+    evaluations = 2 + scores_while(steps, seen.step_seconds, settings.eval_every)
+    mining = minings(settings) * embedding_seconds(task, seen.evaluation_seconds)
+    total = starting + evaluations * seen.evaluation_seconds + steps * seen.step_seconds + mining
+    told = (
+        f"about {_duration(total)}: {steps} steps of {seen.step_seconds:.2f} s, {evaluations} evaluations of "
+        f"{seen.evaluation_seconds:.1f} s, start-up {starting:.0f} s"
+    )
+    return told + (f", mining {mining:.0f} s" if mining else "")
 
 
 def scores_while(steps: int, step_seconds: float, every: Every | None) -> int:
@@ -211,6 +218,19 @@ def scores_while(steps: int, step_seconds: float, every: Every | None) -> int:
         return 0
     between = every.steps or max(1, int((every.seconds or 0) / step_seconds))
     return -(-steps // between)
+
+
+def minings(settings: Settings) -> int:
+    """How often hard negatives are mined."""
+    if not settings.hard_negatives:
+        return 0
+    return settings.epochs if settings.mine_every == "epoch" else 1
+
+
+def embedding_seconds(task: WorkerTask, evaluation_seconds: float) -> float:
+    """How long embedding all training pairs would take, as fast as the texts of the eval sets."""
+    texts = sum(one.queries + one.documents for one in task.eval_sets)
+    return 2 * task.pairs.rows * evaluation_seconds / texts if task.pairs and texts else 0.0
 
 
 def grace(size: int, speed: float, period: float) -> Finding:
