@@ -2,11 +2,14 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from mnrl_job.embedding.encode import encode
+from mnrl_job.settings import Settings
 from mnrl_job.training.loss import GlobalBatchLoss
+from mnrl_job.training.mining import distinct, search
 from tests.conftest import PAIRS
 from tests.embedding.test_encode import TEXTS, column
 from tests.training.ranks import batch_of
@@ -44,3 +47,13 @@ def test_embeddings_are_those_of_the_cpu(tiny_model, tmp_path, precision):
     exact = encode(load(tiny_model, "cpu"), column(TEXTS), "query", "fp32", tmp_path / "cpu.arrow")
     found = encode(load(tiny_model, "cuda"), column(TEXTS), "query", precision, tmp_path / "cuda.arrow").cpu()
     assert (exact * found).sum(dim=1).min() > 0.999
+
+
+def test_the_negatives_mined_are_those_of_the_cpu():
+    vectors = torch.nn.functional.normalize(torch.randn(2, 50, 8, generator=torch.Generator().manual_seed(1)), dim=-1)
+    texts = distinct(np.arange(100).reshape(2, 50).T, np.arange(50) % 7 == 0, np.arange(50))
+    wanted = Settings(hard_negatives=3)
+    (on_cpu,), (on_gpu,) = (list(search(*vectors.to(device), texts, wanted)) for device in ("cpu", "cuda"))
+    assert np.array_equal(on_cpu[0], on_gpu[0])
+    for one, other in zip(on_cpu[1:], on_gpu[1:], strict=True):
+        torch.testing.assert_close(other.cpu(), one)
