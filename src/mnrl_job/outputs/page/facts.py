@@ -16,6 +16,7 @@ PHASES = {
     "train": "training",
     "evaluate_after": "evaluating after",
     "verify": "verifying the saved model",
+    "export": "exporting it",
 }
 
 
