@@ -212,8 +212,8 @@ def check_model(
 
 
 def check_export(task: WorkerTask, care: Care, findings: Findings) -> None:
-    """Export the base model as the trained one will be, where that is asked for and the base model was loaded."""
-    if not task.settings["export"] or not (task.staging / "model").exists():
+    """Export the base model as the trained one will be, where that is asked for and nothing failed before."""
+    if not task.settings["export"] or any(one.status == "failed" for one in findings.found):
         return
     with findings.checking("export"):
         began = time.perf_counter()

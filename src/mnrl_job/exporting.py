@@ -33,6 +33,7 @@ from mnrl_job.settings import Settings
 TOLERANCE = 1e-3
 # The 8-bit format for processors with AVX2; others read it, too.
 INT8 = "avx2"
+INSTEAD = "leave {} out of MNRL_EXPORT, and the same MNRL_RUN_ID goes on from its last checkpoint"
 TIMED_TEXTS = 64
 TIMED_ROUNDS = 3
 
@@ -93,7 +94,9 @@ def export(name: ExportFormat, task: WorkerTask) -> Export:
         model = load(folder, wanted)
         found = embed_probes(model)
     except Exception as error:
-        raise InternalError(f"{wanted.file} was written, but cannot be used: {_first_line(error)}") from error
+        raise InternalError(
+            f"{wanted.file} was written, but cannot be used: {_first_line(error)}; {INSTEAD.format(name)}"
+        ) from error
     expected = recorded_probes(task.staging / "verification.json")
     difference = compare(found, expected, wanted)
     sample = _sample(task)
@@ -136,8 +139,7 @@ def write(name: ExportFormat, folder: Path, scratch: Path) -> dict[str, int]:
         raise
     except Exception as error:
         raise SettingsError(
-            f"MNRL_EXPORT={name}: the library cannot export this model: {_first_line(error)}; leave {name} out and "
-            "start again with the same MNRL_RUN_ID, which goes on from the last checkpoint"
+            f"MNRL_EXPORT={name}: the library cannot export this model: {_first_line(error)}; {INSTEAD.format(name)}"
         ) from error
     place = folder / wanted.backend
     place.mkdir(exist_ok=True)
@@ -150,7 +152,8 @@ def write(name: ExportFormat, folder: Path, scratch: Path) -> dict[str, int]:
 
 def load(folder: Path, wanted: Format, **options: Any) -> SentenceTransformer:
     """As a user loads it, on the CPU; with `export`, the library makes it from the weights."""
-    logging.getLogger("sentence_transformers.backend").setLevel(logging.ERROR)
+    for library in ("sentence_transformers", "transformers", "optimum"):
+        logging.getLogger(library).setLevel(logging.ERROR)  # they advise what is done already
     options = wanted.options | ({} if "export" in options else {"file_name": wanted.file}) | options
     return SentenceTransformer(str(folder), backend=wanted.backend, device="cpu", model_kwargs=options)
 
@@ -162,12 +165,14 @@ def compare(found: torch.Tensor, expected: torch.Tensor, wanted: Format) -> floa
         InternalError: it is more than this format explains.
     """
     if found.shape != expected.shape:
-        raise InternalError(f"{wanted.file} gives embeddings of shape {tuple(found.shape)}, not {tuple(expected.shape)}")
+        raise InternalError(
+            f"{wanted.file} gives embeddings of shape {tuple(found.shape)}, not {tuple(expected.shape)}"
+        )
     difference = float((found - expected).abs().max())
     if wanted.tolerance is not None and not difference <= wanted.tolerance:
         raise InternalError(
-            f"{wanted.file} does not give the embeddings of the trained model: they differ by {difference:.2g}, rounding "
-            f"explains {wanted.tolerance:g}; leave it out of MNRL_EXPORT and start again with the same MNRL_RUN_ID"
+            f"{wanted.file} does not give the embeddings of the trained model: they differ by {difference:.2g}, "
+            f"rounding explains {wanted.tolerance:g}; {INSTEAD.format('it')}"
         )
     return difference
 

@@ -198,7 +198,7 @@ class Settings(BaseModel):
     )
     export: ExportFormats = _setting(
         (),
-        "formats the trained model is published in, too, each reloaded, compared and scored; needs `make install-export`",
+        "formats to publish the trained model in, too, each reloaded, compared and scored (make install-export)",
         "onnx, openvino, int8 (ONNX in 8 bits), comma separated",
     )
     seed: int = _setting(42, "everything random comes from it", "a whole number from 0 to 4294967295", ge=0, lt=2**32)
