@@ -6,19 +6,21 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 OUTPUT ?= runs
 
-.PHONY: help install install-dev train test check chaos bench format docs lock clean
+.PHONY: help install install-dev install-export train test check chaos bench format docs lock clean
 
 help: ## Show this help.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed ## Create .venv with the locked packages and the example's base model.
 
 install-dev: $(VENV)/.installed-dev ## Add what tests and checks need.
 
+install-export: $(VENV)/.export/.installed ## Add what MNRL_EXPORT needs (470 MB), in an environment of its own.
+
 train: install ## Train on the bundled example (on a CPU where there is no GPU); see examples/support-faq.
 	@MNRL_OUTPUT="$${MNRL_OUTPUT:-$(OUTPUT)}" examples/support-faq/train.sh $(BIN)
 
-test: install-dev ## Run the tests (under 10 minutes on 2 cores).
+test: install-dev install-export ## Run the tests (under 10 minutes on 2 cores).
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 chaos: install-dev ## Kill, race, freeze and starve fetchers, publishers and whole runs (about 40 minutes).
@@ -63,6 +65,10 @@ $(VENV)/.installed: requirements.lock pyproject.toml scripts/create-venv
 	@echo "installing the locked packages (torch is large, this takes minutes)"
 	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(VENV)/.export/.installed: requirements-export.lock scripts/create-export-env | $(VENV)/.installed
+	@scripts/create-export-env $(VENV)
 	@touch $@
 
 # The AWS command line program needs another botocore than ours, so it lives apart.

@@ -24,6 +24,7 @@ import torch
 from batching import BATCH, CUTOFFS, SEEDS, difference, write_batching, write_pairs
 from sentence_transformers import SentenceTransformer
 
+from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.evaluation.retrieval import evaluate
 from mnrl_job.inputs.evalset import read_evalset
 from mnrl_job.inputs.fetch import Fetched
@@ -45,7 +46,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "hardness: in_batch_negatives:9": {"hardness": {"mode": "in_batch_negatives", "strength": 9}},
     "Matryoshka: 384,128,64": {"matryoshka_dims": (384, 128, 64)},
 }
-PRECISION = "bf16"
+PRECISION = choose_precision("auto", torch.device("cpu"))
 
 
 def compare_recipes(data: Path, rows: int, folder: Path) -> Iterator[dict[str, Any]]:

@@ -283,3 +283,13 @@ def test_an_unknown_flag_ends_with_the_settings_code(mnrl_job):
     ended = mnrl_job("train", "--batchsize", "8")
     assert ended.code == 64
     assert "No such option" in ended.last_line
+
+
+def test_formats_are_taken_once_in_one_order_and_an_unknown_one_is_refused_with_a_suggestion():
+    settings, _ = read_settings("train", {"export": " int8, onnx,int8"}, NEEDED, {})
+    assert settings.export == ("onnx", "int8")
+    (problem,) = problems_of(environ=NEEDED | {"MNRL_EXPORT": "onnx,openvivo"})
+    assert problem == (
+        "MNRL_EXPORT='onnx,openvivo' is not accepted ('openvivo' is no format; did you mean openvino?); "
+        "expected onnx, openvino, int8 (ONNX in 8 bits), comma separated"
+    )

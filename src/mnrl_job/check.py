@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mnrl_job.errors import JobError, SettingsError
@@ -14,11 +14,12 @@ from mnrl_job.inputs.pairs import read_pairs
 from mnrl_job.outputs.audit_page import audit_findings, with_lengths
 from mnrl_job.outputs.publish import already_published
 from mnrl_job.prepare import prepare
-from mnrl_job.records import Finding, Rehearsal, TokenLengths, WorkerTask
+from mnrl_job.records import Exports, Finding, Rehearsal, TokenLengths, WorkerTask
 from mnrl_job.runtime import machine
 from mnrl_job.runtime.accelerate_file import check_accelerate_file
 from mnrl_job.runtime.attempt import Attempt, attempt
 from mnrl_job.runtime.devices import Devices, describe_gpus, find_devices
+from mnrl_job.runtime.exporters import ROLE, check_exporters
 from mnrl_job.runtime.launch import ask_workers
 from mnrl_job.runtime.stopping import stop_on_request
 from mnrl_job.runtime.storage.probe import probe, write_speed
@@ -74,6 +75,7 @@ def check(settings: Settings, tell: Callable[[Finding], None]) -> tuple[tuple[Fi
         if located and devices and (task_and_audit := check_data(settings, place, located, devices, findings)):
             task, audit = task_and_audit
             audit = with_lengths(audit, check_model(task, devices, place.care, speed, findings))
+            check_export(task, place.care, findings)
     return tuple(findings.found), audit
 
 
@@ -135,6 +137,10 @@ def check_machine(
         with findings.checking("accelerate config"):
             check_accelerate_file(settings.accelerate_config, devices.workers, place.nodes.count)
             findings.passed("accelerate config", f"{settings.accelerate_config}: supported")
+    if settings.export:
+        with findings.checking("exporters"):
+            check_exporters(settings.export)
+            findings.passed("exporters", f"{', '.join(settings.export)}: they are there, and go together")
     looked_at = [machine.shared_memory(devices)] if devices else []
     looked_at += [machine.user(), machine.caches()]
     looked_at += [machine.disk(place.scratch, needed_bytes(located))] if located else []
@@ -210,6 +216,18 @@ def expected_time(task: WorkerTask, steps: int, seen: Rehearsal, starting: float
         f"{seen.evaluation_seconds:.1f} s, start-up {starting:.0f} s"
     )
     return told + (f", mining {mining:.0f} s" if mining else "")
+
+
+def check_export(task: WorkerTask, care: Care, findings: Findings) -> None:
+    """Export the base model as the trained one will be, where that is asked for and nothing failed before."""
+    if not task.settings["export"] or any(one.status == "failed" for one in findings.found):
+        return
+    with findings.checking("export"):
+        began = time.perf_counter()
+        one = Devices(gpus=0, workers=1)
+        tried = ask_workers(ROLE, replace(task, eval_sets=()), one, care, "exports.json", Exports).exports
+        told = ", ".join(f"{each.format} {sum(each.files.values()) / 1e6:.0f} MB" for each in tried)
+        findings.passed("export", f"the base model can be exported: {told}; took {time.perf_counter() - began:.0f} s")
 
 
 def scores_while(steps: int, step_seconds: float, every: Every | None) -> int:

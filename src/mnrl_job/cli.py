@@ -152,6 +152,8 @@ def show(content: Mapping[str, Any]) -> None:
     for name, one in evaluation.items():
         metric = primary["name"].rpartition(".")[2]
         click.echo("\n".join([f"\n{name}\n{_table(one, metric)}", *_shorter(one["dimensions"], metric)]))
+        if content["exports"]:
+            click.echo("\n".join(_exported(content["exports"], name, metric, one["after"][metric])))
     if evaluation:
         click.echo()
 
@@ -178,6 +180,19 @@ def _shorter(dimensions: dict[str, Any], primary: str) -> list[str]:
         if one["after"]:
             line += f"{one['after'][primary]:>8.4f}{one['after'][primary] - one['before'][primary]:>+9.4f}"
         lines.append(line)
+    return lines
+
+
+def _exported(exports: dict[str, Any], name: str, metric: str, after: float) -> list[str]:
+    """The primary metric of each exported format, against the model itself, with its size and speed."""
+    lines = [f"  {'exported as':<14}{metric:>16}{'change':>9}{'size':>12}   a text"]
+    for kind, one in exports.items():
+        value, pytorch = one["metrics"][name][metric], one["pytorch_seconds_per_text"]
+        beside = f" (PyTorch {1000 * pytorch:.1f} ms)" if pytorch else ""
+        lines.append(
+            f"  {kind:<14}{value:>16.4f}{value - after:>+9.4f}{one['bytes'] / 1e6:>9.1f} MB   "
+            f"{1000 * one['seconds_per_text']:.1f} ms{beside}"
+        )
     return lines
 
 

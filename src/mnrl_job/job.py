@@ -15,11 +15,12 @@ from mnrl_job.outputs.checkpoints import fetch_newest, kept
 from mnrl_job.outputs.publish import already_published, record_failure, tidy
 from mnrl_job.outputs.recheck import recheck
 from mnrl_job.prepare import prepare
-from mnrl_job.records import Verification, WorkerResult, WorkerTask
+from mnrl_job.records import Export, Exports, Verification, WorkerResult, WorkerTask
 from mnrl_job.reporting import Finished, lexical, report
 from mnrl_job.runtime.agreement import facts_of
 from mnrl_job.runtime.attempt import Attempt, attempt, common, effective, work_dir
-from mnrl_job.runtime.devices import find_devices
+from mnrl_job.runtime.devices import Devices, find_devices
+from mnrl_job.runtime.exporters import ROLE, check_exporters
 from mnrl_job.runtime.files import scratch_folder
 from mnrl_job.runtime.launch import ask_workers, started
 from mnrl_job.runtime.logs import log
@@ -31,12 +32,12 @@ from mnrl_job.runtime.status import Clock
 from mnrl_job.runtime.stopping import stop_on_request, understood
 from mnrl_job.runtime.storage import Store, open_store
 from mnrl_job.runtime.storage.probe import probe
-from mnrl_job.runtime.watch import Care
+from mnrl_job.runtime.watch import EXPORT, Care
 from mnrl_job.settings import Settings
 
 
 def train(settings: Settings) -> Finished:
-    """Fetch, check, prepare, evaluate before, train, evaluate after, verify by reloading, report, publish.
+    """Fetch, check, prepare, evaluate before, train, evaluate after, verify by reloading, export, report, publish.
 
     Raises:
         JobError: anything that kept the run from being published; `failure.json` tells the same.
@@ -53,6 +54,7 @@ def train_together(settings: Settings, place: Attempt, others: Meeting) -> Finis
     nodes = others.nodes
     if nodes.is_first:
         probe(place.store())
+        check_exporters(settings.export)
     place.diary.write(place.store())
     clock = Clock(place.status)
     devices = find_devices(settings.num_processes)
@@ -80,8 +82,17 @@ def train_together(settings: Settings, place: Attempt, others: Meeting) -> Finis
             return Finished(place.run, None)
         with clock("verify"):
             verification = verifier.ask(task, "verified.json", Verification)
+        exports = exported(settings, place, clock, task)
     write_json(place.staging / "audit.json", with_lengths(prepared.audit, result.lengths))
-    return report(settings, place, clock, task, result, words(), read, verification)
+    return report(settings, place, clock, task, result, words(), read, verification, exports)
+
+
+def exported(settings: Settings, place: Attempt, clock: Clock, task: WorkerTask) -> tuple[Export, ...]:
+    """The saved model in the other formats that are asked for, made on the processor."""
+    if not settings.export:
+        return ()
+    with clock(EXPORT):
+        return ask_workers(ROLE, task, Devices(gpus=0, workers=1), place.care, "exports.json", Exports).exports
 
 
 def evaluate(settings: Settings) -> Finished:

@@ -301,6 +301,34 @@ class Verification:
 
 
 @dataclass(frozen=True, slots=True)
+class Export:
+    """The trained model in another format: its `files` below `model/` with their bytes, and what it is worth.
+
+    `max_difference` is the largest in any number of the fixed texts' embeddings, `min_cosine` the least similarity of
+    one, to what the trained model gave; `tolerance` is None where a format is meant to differ.
+    Seconds are those of a text on this machine's CPU, in this format and as PyTorch computes it.
+    """
+
+    format: str
+    backend: Literal["onnx", "openvino"]
+    files: dict[str, int]
+    evaluations: tuple[Evaluation, ...]
+    max_difference: float
+    tolerance: float | None
+    min_cosine: float
+    seconds_per_text: float
+    pytorch_seconds_per_text: float | None
+    packages: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Exports:
+    """All formats asked for, in order."""
+
+    exports: tuple[Export, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerResult:
     """What the first worker of a node reports when all have finished."""
 

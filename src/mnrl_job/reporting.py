@@ -16,7 +16,17 @@ from mnrl_job.outputs.model_card import model_card
 from mnrl_job.outputs.publish import already_published, clear, seal, tidy, upload, write_manifest
 from mnrl_job.outputs.rankings import write_rankings
 from mnrl_job.outputs.report import report as report_page
-from mnrl_job.records import Comparison, EvalSet, Pairs, Verdict, Verification, WorkerResult, WorkerTask, read_results
+from mnrl_job.records import (
+    Comparison,
+    EvalSet,
+    Export,
+    Pairs,
+    Verdict,
+    Verification,
+    WorkerResult,
+    WorkerTask,
+    read_results,
+)
 from mnrl_job.runtime.attempt import Attempt
 from mnrl_job.runtime.claims import Claim, claimed
 from mnrl_job.runtime.logs import warn
@@ -62,6 +72,7 @@ def report(
     by_words: Lexical,
     read: Pairs | None = None,
     verification: Verification | None = None,
+    exports: tuple[Export, ...] = (),
 ) -> Finished:
     """Judge the run, make its record, its page and its model's card, then publish.
 
@@ -87,6 +98,7 @@ def report(
         pairs=read,
         batching=task.batching,
         verification=verification,
+        exports=exports,
         attempts=place.diary.all(place.store()),
     )
     content = metrics(run)

@@ -1,5 +1,6 @@
 """What settings are made of: sources, intervals and times, and how each is read from its text."""
 
+import difflib
 import math
 import re
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ RANKING_METRICS = ("accuracy", "precision", "recall", "mrr", "map", "ndcg")
 METRIC_CUTOFFS = (1, 3, 5, 10, 100)
 DEEPEST_CUTOFF = 10_000
 SECONDS = {"s": 1, "m": 60, "h": 3600}
+ExportFormat = Literal["onnx", "openvino", "int8"]
 HardnessMode = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
 
 
@@ -179,6 +181,18 @@ def _refuse_disorder(dimensions: tuple[int, ...]) -> tuple[int, ...]:
     return dimensions
 
 
+def _parse_export(value: object) -> object:
+    """Each format once, in one order, so that the order given changes no hash."""
+    if not isinstance(value, str):
+        return value
+    known = get_args(ExportFormat)
+    asked = {item.strip() for item in value.split(",") if item.strip()}
+    for one in sorted(asked.difference(known)):
+        near = difflib.get_close_matches(one, known, n=1)
+        raise ValueError(f"{one!r} is no format" + (f"; did you mean {near[0]}?" if near else ""))
+    return tuple(one for one in known if one in asked)
+
+
 def _parse_primary_metric(value: object) -> object:
     if not re.fullmatch(rf"(?:[A-Za-z0-9_.-]+\.)?(?:{'|'.join(RANKING_METRICS)})@[1-9][0-9]*", str(value)):
         raise ValueError("unknown metric")
@@ -195,6 +209,7 @@ Cutoffs = Annotated[tuple[int, ...], BeforeValidator(_parse_cutoffs)]
 Dimensions = Annotated[
     tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_parse_dimensions), AfterValidator(_refuse_disorder)
 ]
+ExportFormats = Annotated[tuple[ExportFormat, ...], BeforeValidator(_parse_export)]
 # The space at its end belongs to a prompt.
 Prompt = Annotated[str, StringConstraints(strip_whitespace=False)]
 HardnessWeight = Annotated[Hardness, BeforeValidator(_parse_hardness)]

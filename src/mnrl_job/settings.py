@@ -15,6 +15,7 @@ from mnrl_job.setting_types import (
     Dimensions,
     EvalSources,
     Every,
+    ExportFormats,
     HardnessWeight,
     Interval,
     Names,
@@ -218,6 +219,11 @@ class Settings(BaseModel):
     )
     guard_evals: Names = _setting(
         (), "the gate: eval sets whose metric must not fall", "names of eval sets, comma separated"
+    )
+    export: ExportFormats = _setting(
+        (),
+        "formats to publish the trained model in, too, each reloaded, compared and scored (make install-export)",
+        "onnx, openvino, int8 (ONNX in 8 bits), comma separated",
     )
     seed: int = _setting(42, "everything random comes from it", "a whole number from 0 to 4294967295", ge=0, lt=2**32)
     num_processes: Literal["auto"] | Annotated[int, Field(ge=1)] = _setting(

@@ -30,8 +30,10 @@ from mnrl_job.embedding.prompts import find_prompt
 from mnrl_job.errors import DataError, DeviceError, JobError, MemoryLimit
 from mnrl_job.evaluation.retrieval import estimate_seconds
 from mnrl_job.evaluation.verify import record_probes, verify
+from mnrl_job.exporting import check_exportable, export
 from mnrl_job.records import (
     Evaluation,
+    Exports,
     ModelFacts,
     Rehearsal,
     TokenLengths,
@@ -70,6 +72,7 @@ def train_role(task: WorkerTask) -> None:
     if task.pairs is None or task.batching is None:
         raise ValueError("a training task needs pairs")
     tell_untrained(model, settings.matryoshka_dims)
+    check_exportable(model, settings.export)
     before = scores_before(model, task)
     lengths = measure_lengths(model, task.pairs) if state.is_main_process else None
     ask_guide(task, settings)
@@ -113,6 +116,9 @@ def rehearse_role(task: WorkerTask) -> None:
     """Train a few steps of the real run and embed a sample of the eval sets, for the clock and the memory."""
     settings = Settings.model_validate(task.settings)
     model = load_model(task.model, settings)
+    check_exportable(model, settings.export)
+    if settings.export and PartialState().is_main_process:
+        save(model, task.staging)
     began = time.perf_counter()
     if task.pairs is None or task.batching is None:
         raise ValueError("a rehearsal needs pairs")
@@ -145,6 +151,12 @@ def verify_role(task: WorkerTask) -> None:
     """Reload what was saved, in a process that never saw the training."""
     verification = verify(task.staging / "model", task.staging / "verification.json")
     write_record(task.scratch / "verified.json", verification)
+
+
+def export_role(task: WorkerTask) -> None:
+    """Write the saved model in other formats, too, in the Python of the exporters."""
+    settings = Settings.model_validate(task.settings)
+    write_record(task.scratch / "exports.json", Exports(tuple(export(one, task) for one in settings.export)))
 
 
 def check_same_inputs(task: WorkerTask) -> None:
@@ -243,7 +255,13 @@ def run(role: Callable[[WorkerTask], None], path: Path) -> None:
     state.destroy_process_group()
 
 
-ROLES = {"train": train_role, "evaluate": evaluate_role, "rehearse": rehearse_role, "verify": verify_role}
+ROLES = {
+    "train": train_role,
+    "evaluate": evaluate_role,
+    "rehearse": rehearse_role,
+    "verify": verify_role,
+    "export": export_role,
+}
 
 
 def main() -> None:

@@ -62,12 +62,13 @@ def test_when_all_stand_still_each_is_named_with_where_it_stands(told):
         look(*range(14))
 
 
-def test_starting_and_loading_may_take_ten_times_as_long_but_not_for_ever(told):
+@pytest.mark.parametrize("doing", ["load", "export"])
+def test_what_makes_no_sign_of_life_may_take_ten_times_as_long_but_not_for_ever(told, doing):
     look, paths, _ = told
     look(*range(100))
-    alive(paths[0], 1, "load")
+    alive(paths[0], 1, doing)
     look(*range(100, 200))
-    with pytest.raises(Hang, match="worker 0 stood at load, worker 1 stood at start"):
+    with pytest.raises(Hang, match=f"worker 0 stood at {doing}, worker 1 stood at start"):
         look(*range(200, 220))
 
 

@@ -31,12 +31,14 @@ def evaluate(
     cutoffs: Sequence[int],
     results: Path,
     dimensions: tuple[int, ...] = (),
+    tokens: Path | None = None,
 ) -> Evaluation:
     """Embed with this precision and rank the whole corpus for every query by cosine similarity in fp32.
 
     Metrics are taken at each of the `cutoffs`. All ranks embed their share and hold all embeddings afterwards; the
     first rank writes one `QueryResult` a line to `results`. Rankings are made again with the first so many numbers of
-    each embedding, for each of `dimensions`.
+    each embedding, for each of `dimensions`. The tokens of the texts are kept in the folder `tokens`, the eval set's
+    own if there is none.
 
     Returns:
         The mean metrics, the same on every rank.
@@ -45,8 +47,9 @@ def evaluate(
     queries = read_table(eval_set.folder / "queries.arrow")
     corpus = read_table(eval_set.folder / "corpus.arrow")
     grades = relevant_documents(eval_set)
-    asked = encode(model, queries["text"], "query", precision, eval_set.folder / "query-tokens.arrow")
-    found = encode(model, corpus["text"], "document", precision, eval_set.folder / "document-tokens.arrow")
+    tokens = tokens or eval_set.folder
+    asked = encode(model, queries["text"], "query", precision, tokens / "query-tokens.arrow")
+    found = encode(model, corpus["text"], "document", precision, tokens / "document-tokens.arrow")
     judged = (queries["id"].to_pylist(), corpus["id"].to_pylist(), grades, cutoffs)
     ranked = list(rank(asked, found, *judged))
     if PartialState().is_main_process:

@@ -41,6 +41,11 @@ def record_probes(model: SentenceTransformer, path: Path) -> None:
     path.write_text(json.dumps({"texts": PROBES, "embeddings": embeddings}, ensure_ascii=False), encoding="utf-8")
 
 
+def recorded_probes(path: Path) -> torch.Tensor:
+    """What `record_probes` wrote down."""
+    return torch.tensor(json.loads(path.read_text(encoding="utf-8"))["embeddings"])
+
+
 def verify(folder: Path, recorded: Path) -> Verification:
     """Load the model from `folder` and compare it with what was recorded.
 
@@ -48,7 +53,7 @@ def verify(folder: Path, recorded: Path) -> Verification:
         InternalError: the reloaded model says something else.
     """
     model = SentenceTransformer(str(folder))
-    expected = torch.tensor(json.loads(recorded.read_text(encoding="utf-8"))["embeddings"])
+    expected = recorded_probes(recorded)
     found = embed_probes(model)
     if found.shape != expected.shape:
         raise InternalError(

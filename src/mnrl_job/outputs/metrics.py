@@ -11,6 +11,7 @@ from mnrl_job.outputs.metrics_schema import (
     Environment,
     EvalData,
     EvaluationFacts,
+    ExportFacts,
     Metrics,
     Performance,
     PrimaryMetric,
@@ -22,6 +23,7 @@ from mnrl_job.records import (
     Batching,
     Comparison,
     EvalSet,
+    Export,
     Pairs,
     Training,
     Verdict,
@@ -52,6 +54,7 @@ class Run:
     pairs: Pairs | None = None
     batching: Batching | None = None
     verification: Verification | None = None
+    exports: tuple[Export, ...] = ()
 
 
 def metrics(run: Run) -> Metrics:
@@ -80,6 +83,7 @@ def metrics(run: Run) -> Metrics:
         "primary_metric": primary(run.settings, run.comparisons),
         "gate": {"passed": run.verdict.passed, "rule": run.verdict.rule, "failed": list(run.verdict.failed)},
         "verification": _verification(run.verification),
+        "exports": {one.format: _export(one) for one in run.exports},
         "performance": _performance(run),
         "environment": environment(run.result.devices),
     }
@@ -184,6 +188,21 @@ def _verification(found: Verification | None) -> VerificationFacts | None:
         "max_difference": found.max_difference,
         "tolerance": found.tolerance,
         "shape": found.shape,
+    }
+
+
+def _export(one: Export) -> ExportFacts:
+    return {
+        "backend": one.backend,
+        "files": one.files,
+        "bytes": sum(one.files.values()),
+        "metrics": {scored.name: scored.metrics for scored in one.evaluations},
+        "max_difference": one.max_difference,
+        "tolerance": one.tolerance,
+        "min_cosine": one.min_cosine,
+        "seconds_per_text": one.seconds_per_text,
+        "pytorch_seconds_per_text": one.pytorch_seconds_per_text,
+        "packages": one.packages,
     }
 
 

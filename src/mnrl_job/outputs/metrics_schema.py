@@ -146,6 +146,24 @@ class VerificationFacts(TypedDict):
     shape: tuple[int, int]
 
 
+class ExportFacts(TypedDict):
+    """The model in another format: `files` below `model/` with their bytes; differences are to the trained model.
+
+    `tolerance` is null where a format is meant to differ. Seconds are those of a text on the processor of this machine.
+    """
+
+    backend: Literal["onnx", "openvino"]
+    files: dict[str, int]
+    bytes: int
+    metrics: dict[str, ByMetric]
+    max_difference: float
+    tolerance: float | None
+    min_cosine: float
+    seconds_per_text: float
+    pytorch_seconds_per_text: float | None
+    packages: dict[str, str]
+
+
 class Performance(TypedDict):
     """`seconds` are those of each step of the run."""
 
@@ -179,6 +197,7 @@ class Metrics(TypedDict):
     primary_metric: PrimaryMetric | None
     gate: Gate
     verification: VerificationFacts | None
+    exports: dict[str, ExportFacts]
     performance: Performance
     environment: Environment
 

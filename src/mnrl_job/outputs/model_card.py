@@ -23,7 +23,7 @@ documents = model.encode_document(["a passage", "another passage"])
 scores = model.similarity(queries, documents)
 ```
 
-{length} {prompts}{shorter}
+{length} {prompts}{shorter}{exports}
 
 ## How good it is
 
@@ -58,6 +58,7 @@ def model_card(content: Mapping[str, Any]) -> str:
         length=f"Texts are cut at {cut} tokens." if cut else "Texts are read whole.",
         prompts=_prompts(model["prompts"]),
         shorter=_shorter(content["training"]["matryoshka_dims"]),
+        exports=_exports(content),
         evaluation=_evaluation(content),
         training=_training(content),
         limits=_limits(content),
@@ -163,6 +164,34 @@ def _shorter(dimensions: list[int]) -> str:
         "([Matryoshka](https://arxiv.org/abs/2205.13147)), for less storage and faster search: load it with "
         f'`SentenceTransformer("path/to/this/folder", truncate_dim={last})`.'
     )
+
+
+def _exports(content: Mapping[str, Any]) -> str:
+    """How to load the other formats, and what each is worth."""
+    if not content["exports"]:
+        return ""
+    lines = ["", "", "In other formats, for processors:", "", "```python"]
+    for one in content["exports"].values():
+        file = next(file for file in one["files"] if file.endswith((".onnx", ".xml")))
+        options = f'backend="{one["backend"]}", model_kwargs={{"file_name": "{file}"}}'
+        lines.append(f'model = SentenceTransformer("path/to/this/folder", {options})')
+    lines += ["```", "", "| format | size | least similarity to this model | made with |", "|---|---|---|---|"]
+    for name, one in content["exports"].items():
+        packages = ", ".join(f"{package} {version}" for package, version in one["packages"].items())
+        lines.append(f"| {name} | {one['bytes'] / 1e6:.1f} MB | {one['min_cosine']:.4f} | {packages} |")
+    return "\n".join(lines + _exports_evaluated(content))
+
+
+def _exports_evaluated(content: Mapping[str, Any]) -> list[str]:
+    if not content["evaluation"]:
+        return []
+    metric = content["primary_metric"]["name"].rpartition(".")[2]
+    lines = ["", "| eval set | format | metric | score | this model |", "|---|---|---|---|---|"]
+    for name, evaluation in content["evaluation"].items():
+        for kind, one in content["exports"].items():
+            value, own = one["metrics"][name][metric], evaluation["after"][metric]
+            lines.append(f"| {name} | {kind} | {metric} | {value:.4f} | {own:.4f} |")
+    return lines
 
 
 def _options(training: dict[str, Any]) -> str:

@@ -119,11 +119,11 @@ def effective(settings: Settings) -> dict[str, Any]:
     return settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)
 
 
-# These judge the result. A run that was refused can be judged by others, from its last checkpoint.
-JUDGING = {"min_gain", "max_p_value", "guard_evals"}
+# These come after training: a run that was refused, or could not be exported, can go on with others.
+AFTERWARDS = {"min_gain", "max_p_value", "guard_evals", "export"}
 
 
 def common(settings: Settings, inputs: dict[str, str]) -> dict[str, dict[str, Any]]:
     """What all attempts at a run have in common, by name: `settings`, and `inputs` by their SHA-256."""
-    settled = {name: value for name, value in effective(settings).items() if name not in JUDGING}
+    settled = {name: value for name, value in effective(settings).items() if name not in AFTERWARDS}
     return {"settings": settled, "inputs": inputs}

@@ -20,6 +20,7 @@ from mnrl_job.errors import Hang
 from mnrl_job.records import Record, WorkerTask, read_record, write_record
 from mnrl_job.runtime import heartbeat
 from mnrl_job.runtime.devices import Devices
+from mnrl_job.runtime.exporters import python_of
 from mnrl_job.runtime.lifeline import SUPERVISOR
 from mnrl_job.runtime.machine import oom_kills
 from mnrl_job.runtime.meeting import Meeting
@@ -91,7 +92,7 @@ def started(role: str, scratch: Path, devices: Devices, care: Care, others: Meet
     """Run `python -m mnrl_job.start_worker ROLE TASK` in `devices.workers` processes; none outlives the context.
 
     Args:
-        role: what the workers do (`train`, `evaluate`, `verify`).
+        role: what the workers do (`train`, `evaluate`, `verify`, `export`); it decides in which Python.
         scratch: where their task will stand, and where failing workers leave their outcome files.
         devices: how many workers, and whether they have GPUs; they find one another through torch.distributed's
             environment variables.
@@ -103,7 +104,7 @@ def started(role: str, scratch: Path, devices: Devices, care: Care, others: Meet
     outcomes.mkdir(parents=True)
     nodes = others.nodes if others else ALONE
     shared = {SUPERVISOR: str(os.getpid()), WAIT: "1"} | _meeting_place(devices, nodes)
-    command = [sys.executable, "-m", "mnrl_job.start_worker", role, str(scratch / TASK)]
+    command = [python_of(role), "-m", "mnrl_job.start_worker", role, str(scratch / TASK)]
     processes: list[subprocess.Popen[bytes]] = []
     killed_before = oom_kills()
     try:

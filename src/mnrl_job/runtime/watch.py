@@ -15,8 +15,8 @@ SECONDS_BETWEEN_LOOKS = 0.5
 LONGEST_PAUSE_SECONDS = 2.0
 # Time for workers to print where they stand.
 PRINTING_SECONDS = 1.0
-START, LOAD = "start", "load"
-# Importing and loading make no sign of life, and a model may first have to be downloaded.
+START, LOAD, EXPORT = "start", "load", "export"
+# Importing, loading and exporting make no sign of life, and a model may first have to be downloaded.
 PATIENCE_AT_FIRST = 10
 
 Beat = dict[str, Any]
@@ -72,7 +72,7 @@ class Watch:
         else:
             self._silent += min(passed, LONGEST_PAUSE_SECONDS)
         self._beats = beats
-        early = any(_doing(beat) in (START, LOAD) for beat in beats)
+        early = any(_doing(beat) in (START, LOAD, EXPORT) for beat in beats)
         if self._silent > self._care.hang_seconds * (PATIENCE_AT_FIRST if early else 1):
             _have_them_print(workers)
             raise Hang(self._description())

@@ -16,6 +16,7 @@ PHASES = {
     "train": "training",
     "evaluate_after": "evaluating after",
     "verify": "verifying the saved model",
+    "export": "exporting it",
 }
 
 
@@ -119,7 +120,7 @@ def lineage(content: Mapping[str, Any], settings_sha256: str) -> Rows:
         "settings (SHA-256)": settings_sha256,
         "rows trained on (digest)": content["training"] and content["training"]["rows_digest"],
         "saved model, read back": _verified(content["verification"]),
-    }
+    } | {f"exported as {name}": _exported(name, content) for name in content["exports"]}
     return tuple((name, str(value)) for name, value in rows.items() if value)
 
 
@@ -135,6 +136,17 @@ def _verified(verification: dict[str, Any] | None) -> str:
         return ""
     apart = f"{verification['max_difference']:.1e}, tolerated {verification['tolerance']:.1e}"
     return f"gives the embeddings it gave in memory (largest difference {apart})"
+
+
+def _exported(name: str, content: Mapping[str, Any]) -> str:
+    """Size, score and speed of a format beside those of the model itself."""
+    one, primary = content["exports"][name], content["primary_metric"]
+    told = [size(one["bytes"]), f"least similarity to the model {plain(one['min_cosine'], 4)}"]
+    if primary:
+        eval_set, _, metric = primary["name"].rpartition(".")
+        score = plain(one["metrics"][eval_set][metric], 4)
+        told.append(f"{primary['name']} {score} ({plain(primary['after'], 4)} by the model)")
+    return ", ".join([*told, f"{plain(1000 * one['seconds_per_text'], 1)} ms a text on a processor"])
 
 
 def _as_text(value: Any) -> str:

@@ -1,0 +1,18 @@
+"""Which settings make another run, and which may change while one goes on."""
+
+import pytest
+
+from mnrl_job.runtime.attempt import common, hash_of
+from mnrl_job.settings import Settings
+
+
+@pytest.mark.parametrize("changes", [{"export": ("onnx",)}, {"min_gain": 0.1}])
+def test_what_comes_after_training_may_change_for_a_checkpoint_but_not_for_a_published_run(changes):
+    before, after = Settings(), Settings(**changes)
+    assert common(before, {}) == common(after, {})
+    assert hash_of(before) != hash_of(after)
+
+
+def test_what_training_depends_on_may_not_change():
+    assert common(Settings(), {}) != common(Settings(seed=1), {})
+    assert hash_of(Settings()) == hash_of(Settings(output="elsewhere"))
