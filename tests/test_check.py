@@ -16,11 +16,21 @@ def table(ended):
 
 def test_all_that_train_needs_is_checked_and_nothing_is_left_behind(mnrl_job, moto, good, tmp_path):
     environment = good | moto.environment | {"MNRL_OUTPUT": f"s3://{BUCKET}/check-runs"}
-    environment |= {"MNRL_EPOCHS": "50", "MNRL_EVAL_EVERY": "20"}
+    environment |= {"MNRL_EPOCHS": "50", "MNRL_EVAL_EVERY": "20", "MNRL_TRACK": "tensorboard"}
     ended = mnrl_job("check", **environment)
     assert ended.code == 0, ended.stderr
     found = table(ended)
-    assert {"settings", "output", "input pairs", "input faq", "base model", "devices", "user", "caches"} <= found.keys()
+    assert {
+        "settings",
+        "tracker tensorboard",
+        "output",
+        "input pairs",
+        "input faq",
+        "base model",
+        "devices",
+        "user",
+        "caches",
+    } <= found.keys()
     assert {
         "disk",
         "training pairs",
