@@ -21,11 +21,22 @@ def test_all_that_train_needs_is_checked_and_nothing_is_left_behind(mnrl_job, mo
         "MNRL_EVAL_EVERY": "20",
         "MNRL_HARD_NEGATIVES": "1",
         "MNRL_MINE_EVERY": "epoch",
+        "MNRL_TRACK": "tensorboard",
     }
     ended = mnrl_job("check", **environment)
     assert ended.code == 0, ended.stderr
     found = table(ended)
-    assert {"settings", "output", "input pairs", "input faq", "base model", "devices", "user", "caches"} <= found.keys()
+    assert {
+        "settings",
+        "tracker tensorboard",
+        "output",
+        "input pairs",
+        "input faq",
+        "base model",
+        "devices",
+        "user",
+        "caches",
+    } <= found.keys()
     assert {
         "disk",
         "training pairs",

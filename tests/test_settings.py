@@ -223,6 +223,14 @@ def test_the_space_at_the_end_of_a_prompt_is_kept_and_an_empty_flag_takes_a_prom
     assert unset.query_prompt is None
 
 
+def test_trackers_are_named_once_each():
+    settings, _ = read_settings("train", {}, NEEDED | {"MNRL_TRACK": "wandb, mlflow,wandb"}, {})
+    assert settings.track == ("wandb", "mlflow")
+    assert Settings.model_validate(settings.model_dump(mode="json")) == settings
+    (problem,) = problems_of(environ=NEEDED | {"MNRL_TRACK": "wandb,comet"})
+    assert problem == "MNRL_TRACK='wandb,comet' is not accepted; expected tensorboard, wandb, mlflow, comma separated"
+
+
 @pytest.mark.parametrize("value", ["auto", "1", "8"])
 def test_num_processes_takes_auto_or_a_number(value):
     settings, _ = read_settings("train", {}, NEEDED | {"MNRL_NUM_PROCESSES": value}, {})

@@ -26,6 +26,7 @@ from mnrl_job.runtime.storage.probe import probe, write_speed
 from mnrl_job.runtime.watch import Care
 from mnrl_job.setting_types import Every, Source
 from mnrl_job.settings import Settings
+from mnrl_job.tracking.trackers import look_at
 
 # Weights and the two moments of Adam, in fp32.
 CHECKPOINT_BYTES_PER_PARAMETER = 12
@@ -67,6 +68,8 @@ def check(settings: Settings, tell: Callable[[Finding], None]) -> tuple[tuple[Fi
     """
     findings = Findings(tell)
     findings.passed("settings", "all valid")
+    for finding in look_at(settings.track):
+        findings.add(finding)
     with stop_on_request(), attempt(settings) as place:
         speed = check_output(place, findings)
         located = find_inputs(settings, findings)

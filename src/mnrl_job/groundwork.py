@@ -77,7 +77,7 @@ def worker_task(
     if batching:
         hashes["batches"] = sha256_of([batching.plan])
     return WorkerTask(
-        settings=settings.model_dump(mode="json"),
+        settings=settings.model_dump(mode="json") | {"run_id": place.run_id},
         model=inputs.model,
         guide=inputs.guide,
         scratch=place.scratch,

@@ -35,6 +35,8 @@ from mnrl_job.runtime.secrets import redact
 from mnrl_job.runtime.status import Clock
 from mnrl_job.runtime.storage import Store
 from mnrl_job.settings import Settings
+from mnrl_job.tracking.results import Results, into_files, to_servers
+from mnrl_job.tracking.tracked import tracked_run
 
 # A file of a checkpoint whose upload failed may still be on its way, and would come after the others are removed.
 LATE_SECONDS = 30.0
@@ -106,7 +108,10 @@ def report(
         (place.staging / "model" / "README.md").write_text(redact(model_card(content)), encoding="utf-8")
     page = report_page(place.staging, content, settings, task.eval_sets, place.settings_hash, task.inputs)
     (place.staging / "report.html").write_text(page, encoding="utf-8")
-    return publish(place, clock, run, task.inputs)
+    tracked = tracked_run(Settings.model_validate(task.settings), task.scratch, task.staging)
+    results = Results(tracked, settings.track, dict(content), place.staging / "report.html", settings.log_format)
+    into_files(results)
+    return publish(place, clock, run, task.inputs, results)
 
 
 def compare_set(settings: Settings, task: WorkerTask, result: WorkerResult, name: str) -> Comparison:
@@ -119,8 +124,10 @@ def compare_set(settings: Settings, task: WorkerTask, result: WorkerResult, name
     return replace(compared, dimensions=by_dimension(before, after))
 
 
-def publish(place: Attempt, clock: Clock, run: Run, inputs: dict[str, str]) -> Finished:
+def publish(place: Attempt, clock: Clock, run: Run, inputs: dict[str, str], results: Results) -> Finished:
     """Put what is staged at the run's place, unless another attempt was faster; then leave nothing beside it.
+
+    Only the attempt that did so tells the trackers of the results.
 
     Raises:
         GateError: it is there, but not as a success.
@@ -129,6 +136,8 @@ def publish(place: Attempt, clock: Clock, run: Run, inputs: dict[str, str]) -> F
     with claimed(store) as claim:
         published = already_published(store, place.settings_hash)
         content = None if published else put(place, clock, run, inputs, store, claim)
+    if content:
+        to_servers(results)
     if content and not run.verdict.passed:
         told = f"the gate: {'; '.join(run.verdict.failed)}"
         raise GateError(f"{told}; the run is kept in {place.run}, without _SUCCESS", content)

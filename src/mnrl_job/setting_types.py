@@ -161,6 +161,11 @@ def _parse_names(value: object) -> object:
     return tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
 
 
+def _parse_trackers(value: object) -> object:
+    names = _parse_names(value)
+    return tuple(dict.fromkeys(names)) if isinstance(names, tuple) else names
+
+
 def _parse_cutoffs(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -204,6 +209,7 @@ EvalSources = Annotated[Sources, AfterValidator(_refuse_weights)]
 Interval = Annotated[Every, BeforeValidator(_parse_every)]
 Time = Annotated[Span, BeforeValidator(_parse_time)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
+Trackers = Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], BeforeValidator(_parse_trackers)]
 NearDuplicates = Annotated[Annotated[float, Field(gt=0.5, le=1)] | None, BeforeValidator(_parse_near_duplicates)]
 Cutoffs = Annotated[tuple[int, ...], BeforeValidator(_parse_cutoffs)]
 Dimensions = Annotated[

@@ -27,6 +27,7 @@ from mnrl_job.setting_types import (
     Sources,
     Span,
     Time,
+    Trackers,
 )
 
 PREFIX = "MNRL_"
@@ -256,6 +257,9 @@ class Settings(BaseModel):
     log_format: Literal["auto", "text", "json"] = _setting(
         "auto", "text on a terminal, else JSON lines on stderr", "auto, text or json"
     )
+    track: Trackers = _setting(
+        (), "experiment trackers that are told of the run", "tensorboard, wandb, mlflow, comma separated"
+    )
 
     @field_validator("patience")
     @classmethod
@@ -313,6 +317,15 @@ def env_name(field: str) -> str:
 def flag_name(field: str) -> str:
     """`batch_size` -> `--batch-size`."""
     return "--" + field.replace("_", "-")
+
+
+def as_typed(value: object) -> str:
+    """A setting's value as one would type it; empty for none."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ",".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
 
 
 def accepts(field: str) -> str:

@@ -4,20 +4,12 @@ import json
 from collections.abc import Mapping
 
 from mnrl_job.runtime.secrets import redact
-from mnrl_job.settings import REQUIRED, Settings, accepts, env_name
+from mnrl_job.settings import REQUIRED, Settings, accepts, as_typed, env_name
 
 
 def default_text(field: str) -> str:
     """The default as one would type it; empty for none."""
-    return _text(Settings.model_fields[field].default)
-
-
-def _text(value: object) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    return ",".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
+    return as_typed(Settings.model_fields[field].default)
 
 
 def as_table(settings: Settings, origins: Mapping[str, str]) -> str:
@@ -25,7 +17,7 @@ def as_table(settings: Settings, origins: Mapping[str, str]) -> str:
     rows = [
         (
             env_name(field),
-            redact(_text(getattr(settings, field))) or "-",
+            redact(as_typed(getattr(settings, field))) or "-",
             origins.get(field, "default"),
             info.description or "",
         )

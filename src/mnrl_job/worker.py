@@ -125,7 +125,9 @@ def rehearse_role(task: WorkerTask) -> None:
     lengths = measure_lengths(model, task.pairs) if PartialState().is_main_process else None
     precision = choose_precision(settings.precision, PartialState().device)
     evaluation = sum(estimate_seconds(model, one, precision) for one in task.eval_sets)
-    short = settings.model_copy(update={"max_steps": min(REHEARSED_STEPS, settings.max_steps or REHEARSED_STEPS)})
+    short = settings.model_copy(
+        update={"max_steps": min(REHEARSED_STEPS, settings.max_steps or REHEARSED_STEPS), "track": ()}
+    )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     ask_guide(task, short)
     training = train(model, short, task.pairs, task.batching, task.scratch, task.staging)

@@ -36,6 +36,7 @@ WITHOUT_EFFECT = {
     "grace_period",
     "hang_timeout",
     "s3_addressing_style",
+    "track",
 }
 
 

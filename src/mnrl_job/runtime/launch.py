@@ -36,6 +36,8 @@ STOP_SECONDS = 20.0
 WORKERS_SHARE = 0.85
 MALLOC = {"hugetlb": 1, "mmap_threshold": 2**32, "trim_threshold": 2**34}
 SIBLINGS_SECONDS = 2.0
+# Where workers' libraries print to; our standard output is for the table of metrics.
+STDERR = 2
 # What launchers and schedulers say to workers; ours are told by us.
 FOR_WORKERS = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 
@@ -114,7 +116,9 @@ def started(role: str, scratch: Path, devices: Devices, care: Care, others: Meet
                 own |= {"RANK": str(nodes.rank * devices.workers + rank), "LOCAL_RANK": str(rank)}
             environment = worker_environment(devices) | shared | own
             with uninterrupted():  # or nobody would end a worker that has just begun
-                worker = subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.PIPE)
+                worker = subprocess.Popen(
+                    command, env=environment, start_new_session=True, stdin=subprocess.PIPE, stdout=STDERR
+                )
                 processes.append(worker)
         yield Waiting(role, devices, care, others, processes, outcomes, killed_before)
     except Hang:

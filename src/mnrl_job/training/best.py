@@ -39,6 +39,7 @@ class Best(TrainerCallback):
         score: scores the model, higher is better; all ranks call it at once and get the same.
         folder: where each machine keeps the best weights and the scores.
         resume: a checkpoint's folder, whose scores are gone on with.
+        tell: is told of each score.
     """
 
     def __init__(
@@ -49,12 +50,14 @@ class Best(TrainerCallback):
         score: Callable[[], float],
         folder: Path,
         resume: Path | None = None,
+        tell: Callable[[float], None] = lambda _score: None,
     ) -> None:
         self.seconds = 0.0
         self._model = model
         self._every = every
         self._patience = patience
         self._score = score
+        self._tell = tell
         self._folder = folder
         self._looked = time.monotonic()
         resumed = resume is not None and (resume / SCORES).exists()
@@ -101,6 +104,7 @@ class Best(TrainerCallback):
         standing = "the best so far" if news else f"the best so far is {self.best.value:.4f} of step {self.best.step}"
         log(f"step {step} of {last}: scored {self.scores[-1].value:.4f}, {standing}")
         begin("train", step=step, of=last)
+        self._tell(self.scores[-1].value)
 
     @torch.no_grad()
     def restore(self) -> None:

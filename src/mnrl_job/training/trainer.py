@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mnrl_job.records import Batching, Pairs, Totals, Training
 from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.runtime.logs import warn
 from mnrl_job.settings import Settings
+from mnrl_job.tracking.tracked import tracked_run
 from mnrl_job.training.arguments import trainer_arguments
 from mnrl_job.training.batches import Plan
 from mnrl_job.training.best import Best
@@ -44,6 +46,7 @@ from mnrl_job.training.negatives import HardNegatives
 from mnrl_job.training.progress import Progress
 from mnrl_job.training.sampler import PlannedBatches
 from mnrl_job.training.sharding import fit_for_sharding, is_sharded
+from mnrl_job.training.tracking import tracked
 
 REMEDY = "lower MNRL_MAX_SEQ_LENGTH, set MNRL_GRADIENT_CHECKPOINTING=true, or take a smaller model or a larger device"
 
@@ -83,7 +86,8 @@ def train(
     """
     trainer = PlannedTrainer(model, settings, pairs, batching, scratch, staging, keeping, score)
     loss, progress, best = trainer.global_loss, trainer.progress, trainer.best
-    trainer.train(resume_from_checkpoint=str(keeping.resume) if keeping and keeping.resume else None)
+    with tracked(trainer, settings.track, tracked_run(settings, scratch, staging)):
+        trainer.train(resume_from_checkpoint=str(keeping.resume) if keeping and keeping.resume else None)
     reached, plan = trainer.state.global_step, trainer.plan
     if reached < len(plan) and not (best and best.exhausted):
         raise Preempted(f"stopped on request after step {reached} of {len(plan)}")
@@ -183,7 +187,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
         self.best = None
         if settings.eval_every and score:
             resume = keeping.resume if keeping else None
-            self.best = Best(model, settings.eval_every, settings.patience, score, scratch, resume)
+            tell = partial(self._tell_score, f"eval_{settings.judged[1]}")
+            self.best = Best(model, settings.eval_every, settings.patience, score, scratch, resume, tell)
             self.add_callback(self.best)
         if keeping:
             self.add_callback(Checkpoints(settings.checkpoint_every, keeping, self.progress, self.totals, self.best))
@@ -213,6 +218,9 @@ class PlannedTrainer(SentenceTransformerTrainer):
             seconds=self.before.seconds + time.perf_counter() - self.began - aside,
             seconds_waited=self.before.seconds_waited + self.seconds_waited,
         )
+
+    def _tell_score(self, name: str, value: float) -> None:
+        self.log({name: value})
 
     def get_batch_sampler(self, dataset: Dataset, *_: Any, **__: Any) -> PlannedBatches:
         return PlannedBatches(dataset, self.plan, PartialState().num_processes, self.epochs, self._begin_epoch)

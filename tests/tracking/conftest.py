@@ -1,0 +1,25 @@
+"""A run that trackers are told of, and a server for them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mnrl_job.settings import Settings
+from mnrl_job.tracking.tracked import TrackedRun, tracked_run
+
+
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Trackers set defaults in the environment of the process that they work in."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> TrackedRun:
+    (tmp_path / "run").mkdir()
+    return tracked_run(Settings(run_id="faq-7", batch_size=8), tmp_path, tmp_path / "run")
