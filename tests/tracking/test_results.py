@@ -66,6 +66,15 @@ def test_a_tracker_that_was_left_out_is_not_asked_for_again(results, run):
     assert not (run.staging / "tensorboard").exists()
 
 
+def test_a_folder_that_cannot_be_copied_costs_a_warning(results, run, caplog):
+    run.left_out_mark("wandb").touch()
+    (run.wandb_folder / "offline-run-1-faq-7" / "files").mkdir(parents=True)
+    (run.staging / "wandb").write_text("in the way")
+    with caplog.at_level(logging.WARNING):
+        into_files(results("wandb"))
+    assert "MNRL_TRACK: wandb is left out from now on: " in caplog.text
+
+
 def test_a_server_that_refuses_is_told_of_in_one_line(results, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     to_servers(results("mlflow"))

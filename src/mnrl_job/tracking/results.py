@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import copytree, ignore_patterns
+from shutil import copytree, ignore_patterns, rmtree
 from typing import Any, Literal
 
 from mnrl_job.records import write_record
@@ -38,7 +38,11 @@ def into_files(results: Results) -> None:
     _hand_over(results, [name for name in results.trackers if _writes_files(name, results.run)])
     for folder in results.run.wandb_folder.glob(OFFLINE):
         target = results.run.staging / "wandb" / folder.name
-        copytree(folder, target, ignore=ignore_patterns("logs", "tmp"), ignore_dangling_symlinks=True)
+        try:
+            copytree(folder, target, ignore=ignore_patterns("logs", "tmp"), ignore_dangling_symlinks=True)
+        except OSError as error:
+            warn(left_out("wandb", error))
+            rmtree(target, ignore_errors=True)  # a part of it could not be sent
 
 
 def to_servers(results: Results) -> None:
