@@ -106,7 +106,7 @@ def run(
         "steps": trained.steps,
         "masked_per_anchor": round(trained.masked_per_anchor, 3),
         "seconds": round(trained.seconds, 1),
-        "mining_seconds": round(sum(one.seconds for one in trained.minings), 1),
+        "mining_seconds": round(sum(one["seconds"] for one in trained.minings), 1),
     }
     return facts, place / "after.jsonl"
 

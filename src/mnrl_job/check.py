@@ -7,19 +7,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mnrl_job.errors import JobError, SettingsError
-from mnrl_job.groundwork import check_eval_names, read_eval_sets, worker_task
+from mnrl_job.groundwork import ask_exports, check_eval_names, read_eval_sets, worker_task
 from mnrl_job.inputs.collect import LocatedInputs, fetch_inputs, needed_bytes
 from mnrl_job.inputs.fetch import Located, locate, locate_model
 from mnrl_job.inputs.pairs import read_pairs
 from mnrl_job.outputs.audit_page import audit_findings, with_lengths
 from mnrl_job.outputs.publish import already_published
 from mnrl_job.prepare import prepare
-from mnrl_job.records import Exports, Finding, Rehearsal, TokenLengths, WorkerTask
+from mnrl_job.records import Finding, Rehearsal, TokenLengths, WorkerTask
 from mnrl_job.runtime import machine
 from mnrl_job.runtime.accelerate_file import check_accelerate_file
 from mnrl_job.runtime.attempt import Attempt, attempt
 from mnrl_job.runtime.devices import Devices, describe_gpus, find_devices
-from mnrl_job.runtime.exporters import ROLE, check_exporters
+from mnrl_job.runtime.exporters import check_exporters
 from mnrl_job.runtime.launch import ask_workers
 from mnrl_job.runtime.stopping import stop_on_request
 from mnrl_job.runtime.storage.probe import probe, write_speed
@@ -227,8 +227,7 @@ def check_export(task: WorkerTask, care: Care, findings: Findings) -> None:
         return
     with findings.checking("export"):
         began = time.perf_counter()
-        one = Devices(gpus=0, workers=1)
-        tried = ask_workers(ROLE, replace(task, eval_sets=()), one, care, "exports.json", Exports).exports
+        tried = ask_exports(replace(task, eval_sets=()), care)
         told = ", ".join(f"{each.format} {sum(each.files.values()) / 1e6:.0f} MB" for each in tried)
         findings.passed("export", f"the base model can be exported: {told}; took {time.perf_counter() - began:.0f} s")
 
@@ -243,9 +242,7 @@ def scores_while(steps: int, step_seconds: float, every: Every | None) -> int:
 
 def minings(settings: Settings) -> int:
     """How often hard negatives are mined."""
-    if not settings.hard_negatives:
-        return 0
-    return settings.epochs if settings.mine_every == "epoch" else 1
+    return settings.epochs if settings.mines_each_epoch else int(settings.hard_negatives > 0)
 
 
 def embedding_seconds(task: WorkerTask, evaluation_seconds: float) -> float:

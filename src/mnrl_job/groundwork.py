@@ -8,14 +8,17 @@ from typing import Any
 from mnrl_job.errors import SettingsError, by_kind
 from mnrl_job.inputs.collect import Inputs, fetch_inputs, input_hashes, locate_inputs, needed_bytes
 from mnrl_job.inputs.evalset import read_evalset
-from mnrl_job.records import Batching, EvalSet, Pairs, WorkerTask
+from mnrl_job.records import Batching, EvalSet, Export, Exports, Pairs, WorkerTask
 from mnrl_job.runtime.accelerate_file import check_accelerate_file
 from mnrl_job.runtime.attempt import Attempt
 from mnrl_job.runtime.devices import Devices
+from mnrl_job.runtime.exporters import ROLE
 from mnrl_job.runtime.files import sha256_of
+from mnrl_job.runtime.launch import ask_workers
 from mnrl_job.runtime.logs import warn
 from mnrl_job.runtime.machine import caches, disk, shared_memory
 from mnrl_job.runtime.secrets import redact
+from mnrl_job.runtime.watch import Care
 from mnrl_job.settings import Settings
 
 
@@ -87,6 +90,15 @@ def worker_task(
         pairs=pairs,
         batching=batching,
     )
+
+
+def ask_exports(task: WorkerTask, care: Care) -> tuple[Export, ...]:
+    """The saved model in the other formats that are asked for, made on the processor.
+
+    Raises:
+        JobError: it cannot be exported, or gives other embeddings then.
+    """
+    return ask_workers(ROLE, task, Devices(gpus=0, workers=1), care, "exports.json", Exports).exports
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -8,19 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from mnrl_job.errors import DataError, InternalError, JobError, SettingsError
-from mnrl_job.groundwork import check_eval_names, get_inputs, read_eval_sets, worker_task, write_json
+from mnrl_job.groundwork import ask_exports, check_eval_names, get_inputs, read_eval_sets, worker_task, write_json
 from mnrl_job.inputs.pairs import read_pairs
 from mnrl_job.outputs.audit_page import with_lengths
 from mnrl_job.outputs.checkpoints import fetch_newest, kept
 from mnrl_job.outputs.publish import already_published, record_failure, tidy
 from mnrl_job.outputs.recheck import recheck
 from mnrl_job.prepare import prepare
-from mnrl_job.records import Export, Exports, Verification, WorkerResult, WorkerTask
+from mnrl_job.records import Export, Verification, WorkerResult, WorkerTask
 from mnrl_job.reporting import Finished, lexical, report
 from mnrl_job.runtime.agreement import facts_of
 from mnrl_job.runtime.attempt import Attempt, attempt, common, effective, work_dir
-from mnrl_job.runtime.devices import Devices, find_devices
-from mnrl_job.runtime.exporters import ROLE, check_exporters
+from mnrl_job.runtime.devices import find_devices
+from mnrl_job.runtime.exporters import check_exporters
 from mnrl_job.runtime.files import scratch_folder
 from mnrl_job.runtime.launch import ask_workers, started
 from mnrl_job.runtime.logs import log
@@ -88,11 +88,11 @@ def train_together(settings: Settings, place: Attempt, others: Meeting) -> Finis
 
 
 def exported(settings: Settings, place: Attempt, clock: Clock, task: WorkerTask) -> tuple[Export, ...]:
-    """The saved model in the other formats that are asked for, made on the processor."""
+    """The saved model in other formats, where any are asked for."""
     if not settings.export:
         return ()
     with clock(EXPORT):
-        return ask_workers(ROLE, task, Devices(gpus=0, workers=1), place.care, "exports.json", Exports).exports
+        return ask_exports(task, place.care)
 
 
 def evaluate(settings: Settings) -> Finished:

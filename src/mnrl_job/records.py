@@ -232,9 +232,8 @@ class StepScores:
     scores: tuple[StepScore, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Mining:
-    """Hard negatives mined after so many steps: the share of those wanted that was found, similarities on average."""
+class Mining(TypedDict):
+    """Hard negatives mined after a step: the share of those wanted that was found, similarities on average."""
 
     step: int
     found: float

@@ -286,6 +286,11 @@ class Settings(BaseModel):
         return places
 
     @property
+    def mines_each_epoch(self) -> bool:
+        """Whether hard negatives change while it trains."""
+        return self.hard_negatives > 0 and self.mine_every == "epoch"
+
+    @property
     def judged(self) -> tuple[str, str]:
         """The eval set that `MNRL_PRIMARY_METRIC` names, empty for the first, and the metric."""
         name, _, metric = self.primary_metric.rpartition(".")

@@ -64,7 +64,7 @@ def go(data, dropping, tmp_path):
         digest = hashlib.sha256(
             b"".join(weight.detach().numpy().tobytes() for weight in model.parameters())
         ).hexdigest()
-        mined = [(one.step, one.found, one.similarity) for one in done.minings]
+        mined = [(one["step"], one["found"], one["similarity"]) for one in done.minings]
         lines = carried[0].read_text().count("\n")
         return (done.steps, done.rows_digest, done.final_loss, done.tokens, digest), lines, mined
 

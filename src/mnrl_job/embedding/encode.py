@@ -63,11 +63,17 @@ def encode(
     return everywhere
 
 
+def own_share(count: int) -> tuple[int, int]:
+    """Where this rank's equal share of so many neighbours starts and stops."""
+    state = PartialState()
+    return count * state.process_index // state.num_processes, count * (state.process_index + 1) // state.num_processes
+
+
 def _encode_texts(model: SentenceTransformer, texts: list[str], kind: Kind, precision: Precision) -> torch.Tensor:
     """By the library, each rank an equal share of neighbours."""
     state = PartialState()
     encode_them = model.encode_query if kind == "query" else model.encode_document
-    start, stop = (len(texts) * rank // state.num_processes for rank in (state.process_index, state.process_index + 1))
+    start, stop = own_share(len(texts))
     embeddings = torch.zeros(len(texts), int(model.get_embedding_dimension() or 0), device=state.device)
     with arithmetic(precision, state.device):
         for first in range(start, stop, TEXTS_AT_ONCE):

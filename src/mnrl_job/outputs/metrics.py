@@ -151,16 +151,7 @@ def _training(settings: Settings, training: Training | None, batching: Batching 
         "scores": [{"step": one.step, "value": one.value} for one in training.scores],
         "best_step": training.best_step,
         "hard_negatives": settings.hard_negatives,
-        "minings": [
-            {
-                "step": one.step,
-                "found": one.found,
-                "similarity": one.similarity,
-                "positive_similarity": one.positive_similarity,
-                "seconds": one.seconds,
-            }
-            for one in training.minings
-        ],
+        "minings": list(training.minings),
     }
 
 

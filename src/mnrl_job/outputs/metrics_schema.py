@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
-from mnrl_job.records import Changes
+from mnrl_job.records import Changes, Mining
 from mnrl_job.runtime.diary import PastAttempt
 
 ByMetric = dict[str, float]
@@ -68,16 +68,6 @@ class StepScore(TypedDict):
 
     step: int
     value: float
-
-
-class Mining(TypedDict):
-    """Hard negatives mined after a step: the share of those wanted that was found, similarities on average."""
-
-    step: int
-    found: float
-    similarity: float
-    positive_similarity: float
-    seconds: float
 
 
 class TrainingFacts(TypedDict):

@@ -15,7 +15,7 @@ from accelerate.utils import reduce
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from mnrl_job.embedding.encode import encode
+from mnrl_job.embedding.encode import encode, own_share
 from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.records import Pairs
 from mnrl_job.runtime.heartbeat import beat
@@ -133,11 +133,8 @@ def search(
         Rows; the numbers of the documents chosen for each and their similarities, -inf where there are not enough,
         shape (rows, negatives); the similarities of the positives, shape (rows,).
     """
-    state = PartialState()
     barred = torch.from_numpy(texts.barred).to(queries.device)
-    first, last = (
-        len(queries) * rank // state.num_processes for rank in (state.process_index, state.process_index + 1)
-    )
+    first, last = own_share(len(queries))
     at_once = max(1, SCORES_AT_ONCE // len(documents))
     for start in range(first, last, at_once):
         give_way()

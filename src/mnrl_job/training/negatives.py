@@ -1,6 +1,7 @@
 """The mined negatives of a training: mined when they are due, looked up by row, carried along in checkpoints."""
 
 import time
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from mnrl_job.runtime.logs import log, warn
 from mnrl_job.runtime.tables import NOBODY, read_groups
 from mnrl_job.settings import Settings
 from mnrl_job.training.batches import Plan
-from mnrl_job.training.mining import NOTHING, distinct, mine
+from mnrl_job.training.mining import NOTHING, Texts, distinct, mine
 
 ROWS, MININGS = "hard_negatives.npy", "minings.json"
 # Below this share of the negatives that are wanted, the user should know.
@@ -46,8 +47,8 @@ class HardNegatives:
         self._pairs = pairs
         self._folder = folder
         self._groups = read_groups(batching.labels)
-        barred = np.load(batching.barred) if batching.barred else np.zeros(pairs.rows, dtype=bool)
-        self._texts = distinct(self._groups, barred, np.unique(plan))
+        self._barred = batching.barred
+        self._plan = plan
         self.minings: tuple[Mining, ...] = ()
         self._rows = np.full((pairs.rows, settings.hard_negatives), NOTHING, dtype=np.int32)
         PartialState().wait_for_everyone()  # the first of this machine puts them there
@@ -55,9 +56,15 @@ class HardNegatives:
             self.minings = read_record(folder / MININGS, Minings).minings
             self._rows = np.load(folder / ROWS)
 
+    @cached_property
+    def _texts(self) -> Texts:
+        """Sorted out only where something is mined, which a resumed run may not need."""
+        barred = np.load(self._barred) if self._barred else np.zeros(self._pairs.rows, dtype=bool)
+        return distinct(self._groups, barred, np.unique(self._plan))
+
     def due(self, epoch: int) -> bool:
         """Whether this epoch, counted from 0, wants negatives that are not there yet."""
-        return len(self.minings) <= (epoch if self._settings.mine_every == "epoch" else 0)
+        return len(self.minings) <= (epoch if self._settings.mines_each_epoch else 0)
 
     def renew(self, step: int) -> None:
         """Mine with the weights of this step; every rank must ask."""
@@ -65,15 +72,18 @@ class HardNegatives:
         begin("mine")
         found = mine(self._model, self._pairs, self._texts, self._settings, self._folder / "mining")
         wanted = len(self._texts.rows) * self._settings.hard_negatives
-        share = float((found.rows != NOTHING).sum() / max(1, wanted))
         seconds = time.monotonic() - began
-        self._rows = found.rows
-        self.minings = (
-            *self.minings,
-            Mining(step, share, found.similarity, found.positive_similarity, round(seconds, 3)),
+        mining = Mining(
+            step=step,
+            found=float((found.rows != NOTHING).sum() / max(1, wanted)),
+            similarity=found.similarity,
+            positive_similarity=found.positive_similarity,
+            seconds=round(seconds, 3),
         )
+        self._rows = found.rows
+        self.minings = (*self.minings, mining)
         self.seconds += seconds
-        self._tell(share, found.similarity, found.positive_similarity)
+        self._tell(mining)
         if PartialState().is_local_main_process:
             np.save(self._folder / ROWS, self._rows)
             write_record(self._folder / MININGS, Minings(self.minings))
@@ -89,11 +99,11 @@ class HardNegatives:
         found = self._rows[rows]
         return torch.from_numpy(np.where(found == NOTHING, NOBODY, self._groups[found, 1]))
 
-    def _tell(self, share: float, similarity: float, of_positives: float) -> None:
-        count = self._settings.hard_negatives
+    def _tell(self, mining: Mining) -> None:
+        share = mining["found"]
         told = (
-            f"mined {count} hard negatives for each pair: similarity to the query {similarity:.3f} on average, that of "
-            f"the positive {of_positives:.3f}"
+            f"mined {self._settings.hard_negatives} hard negatives for each pair: similarity to the query "
+            f"{mining['similarity']:.3f} on average, that of the positive {mining['positive_similarity']:.3f}"
         )
         if share < WORTH_A_WARNING:
             warn(

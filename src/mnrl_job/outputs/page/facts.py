@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mnrl_job.outputs.page.numbers import count, plain, seconds, share, size
+from mnrl_job.outputs.page.verdict import judged
 from mnrl_job.settings import Settings, env_name
 
 Rows = tuple[tuple[str, str], ...]
@@ -143,7 +144,7 @@ def _exported(name: str, content: Mapping[str, Any]) -> str:
     one, primary = content["exports"][name], content["primary_metric"]
     told = [size(one["bytes"]), f"least similarity to the model {plain(one['min_cosine'], 4)}"]
     if primary:
-        eval_set, _, metric = primary["name"].rpartition(".")
+        eval_set, metric = judged(content)
         score = plain(one["metrics"][eval_set][metric], 4)
         told.append(f"{primary['name']} {score} ({plain(primary['after'], 4)} by the model)")
     return ", ".join([*told, f"{plain(1000 * one['seconds_per_text'], 1)} ms a text on a processor"])
