@@ -1,6 +1,7 @@
 """One contract for every store: a folder, an S3 that enforces conditional writes and one that ignores them."""
 
 import os
+import threading
 
 import pytest
 
@@ -44,6 +45,22 @@ def test_more_objects_than_one_answer_holds_are_all_listed(rclone, reach):
     uri = reach(rclone)
     put(rclone, uri, {f"many/{number:04}": b"" for number in range(1001)})
     assert keys(open_at(uri)) == [f"many/{number:04}" for number in range(1001)]
+
+
+def test_an_object_that_is_being_overwritten_is_listed_once(store):
+    over = threading.Event()
+
+    def overwrite():
+        while not over.is_set():
+            store.write("a", os.urandom(100))
+
+    store.write("a", b"")
+    writer = threading.Thread(target=overwrite)
+    writer.start()
+    listed = [keys(store) for _ in range(100)]
+    over.set()
+    writer.join()
+    assert listed == [["a"]] * 100
 
 
 def test_an_entry_tells_size_and_a_version_that_changes_with_the_content(store):

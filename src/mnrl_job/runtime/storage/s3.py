@@ -87,12 +87,14 @@ class S3Store:
         return replace(self, prefix=self._key(name), label=f"{self.label.rstrip('/')}/{name}")
 
     def entries(self, prefix: str = "") -> Iterator[Entry]:
-        root = f"{self.prefix}/" if self.prefix else ""
+        root, last = f"{self.prefix}/" if self.prefix else "", None
         with self._failures():
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=root + prefix)
             for page in pages:
                 for found in page.get("Contents", []):
-                    if not (found["Key"].endswith("/") and found["Size"] == 0):  # consoles make these for folders
+                    # Consoles make empty objects for folders; rclone lists one that is being overwritten twice.
+                    if found["Key"] != last and not (found["Key"].endswith("/") and found["Size"] == 0):
+                        last = found["Key"]
                         yield Entry(found["Key"].removeprefix(root), found["Size"], found["ETag"])
 
     def entry(self, key: str) -> Entry | None:
