@@ -4,9 +4,10 @@ SHELL := /bin/sh
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 OUTPUT ?= runs
 
-.PHONY: help install install-dev install-export train test check chaos bench format docs lock clean
+.PHONY: help install install-dev install-export train test check chaos bench format docs lock lock-cuda audit licences clean
 
 help: ## Show this help.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,7 +39,7 @@ check: install-dev ## Check format, lint, types, architecture, shell scripts and
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo >$(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
-	@$(BIN)/shellcheck .ci/run scripts/* examples/*/*.sh
+	@$(BIN)/shellcheck .ci/run $(filter-out %.py,$(wildcard scripts/*)) examples/*/*.sh
 	@$(BIN)/mnrl-job settings --format env | diff - env.example || { echo "env.example is stale: run make docs"; exit 1; }
 	@$(BIN)/mnrl-job settings --format markdown | diff - docs/settings.md || { echo "docs/settings.md is stale: run make docs"; exit 1; }
 	@$(BIN)/python -m mnrl_job.outputs.metrics_schema | diff - docs/metrics.schema.json || { echo "docs/metrics.schema.json is stale: run make docs"; exit 1; }
@@ -56,15 +57,25 @@ docs: install ## Write the files that are made from the code: env.example, docs/
 lock: install-dev ## Resolve the dependencies anew into requirements.lock and requirements-dev.lock.
 	@scripts/lock $(BIN)
 
+lock-cuda: install-dev ## Resolve what the CUDA build of torch brings into requirements-cuda.lock (2.6 GB of downloads).
+	@scripts/lock-cuda $(BIN)
+
+audit: $(VENV)/.supply ## Ask the index's advisories about every pinned package (needs the public index).
+	@$(VENV)/.supply/bin/pip-audit --strict --disable-pip -r requirements.lock -r requirements-cuda.lock
+
+licences: install $(VENV)/.supply ## Write docs/licences.md, the licence of every package.
+	@scripts/licences $(BIN) $(VENV)/.supply/bin >docs/licences.md
+
 clean: ## Remove the environment and caches (never your runs).
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(VENV)/.installed: requirements.lock pyproject.toml scripts/create-venv
+$(VENV)/.installed: requirements.lock requirements-torch.lock pyproject.toml scripts/create-venv
 	@scripts/create-venv $(PYTHON) $(VENV)
 	@echo "installing the locked packages (torch is large, this takes minutes)"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(PIP) --no-deps --require-hashes -r requirements.lock
+	@$(PIP) -r requirements-torch.lock
+	@$(PIP) --no-deps --editable .
 	@touch $@
 
 $(VENV)/.export/.installed: requirements-export.lock scripts/create-export-env | $(VENV)/.installed
@@ -76,6 +87,11 @@ $(VENV)/.aws:
 	@$(PYTHON) -m venv $@
 	@$@/bin/pip install --quiet --disable-pip-version-check awscli
 
+# Tools that look at the packages live apart from them.
+$(VENV)/.supply:
+	@$(PYTHON) -m venv $@
+	@$@/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1 pip-licenses==5.5.5
+
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
-	@$(BIN)/pip install --quiet --disable-pip-version-check -r requirements-dev.lock
+	@$(PIP) --no-deps --require-hashes -r requirements-dev.lock
 	@touch $@
