@@ -21,6 +21,7 @@ from tests.hosts import NAMES, Host
 from tests.kubernetes.controllers import Pod
 from tests.kubernetes.rendering import Manifest, of_kind
 
+PATIENCE_SECONDS = 900
 HOME = "/opt/mnrl-job"
 IMAGE = {
     "PATH": f"{HOME}/bin:/usr/bin:/bin",
@@ -66,14 +67,12 @@ class Kubelet:
     def _run(self, pod: Pod, container: Manifest) -> int:
         script = self.folder / f"{pod.hostname}-{container['name']}.sh"
         script.write_text("\n".join(self._script(pod, container)) + "\n")
-        namespaces = ["unshare", "--uts", "--pid", "--fork", "--kill-child"]
+        words = ["unshare", "--uts", "--pid", "--fork", "--kill-child", "sh", "-eu", str(script)]
         with script.with_suffix(".log").open("w") as log:
-            return subprocess.run(
-                self.host.command(*namespaces, "sh", "-eu", str(script)),
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-            ).returncode
+            done = subprocess.run(
+                self.host.command(*words), stdout=log, stderr=log, stdin=subprocess.DEVNULL, timeout=PATIENCE_SECONDS
+            )
+        return done.returncode
 
     def _script(self, pod: Pod, container: Manifest) -> Iterator[str]:
         root = self.folder / "root"

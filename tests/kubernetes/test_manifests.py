@@ -1,5 +1,6 @@
 """What the manifests promise: how runs end and go on, what pods may use, and that all of it agrees with the program."""
 
+import json
 import re
 
 import pytest
@@ -145,6 +146,12 @@ def test_a_tag_is_not_taken_for_a_digest(image):
     assert not BY_DIGEST.fullmatch(image)
 
 
+def amount(quantity):
+    """`24Gi` as a number."""
+    number, unit = re.fullmatch(r"([0-9]+)(|Mi|Gi)", str(quantity)).groups()
+    return int(number) << {"": 0, "Mi": 20, "Gi": 30}[unit]
+
+
 @every_overlay
 def test_what_a_pod_uses_is_said_and_bounded(name):
     found = workload(overlay(name))
@@ -153,6 +160,7 @@ def test_what_a_pod_uses_is_said_and_bounded(name):
         assert requests.keys() >= {"cpu", "memory", "ephemeral-storage"}
         assert limits.keys() >= {"memory", "ephemeral-storage"}
         assert requests.get("nvidia.com/gpu") == limits.get("nvidia.com/gpu")
+        assert all(amount(requests[name]) <= amount(limits[name]) for name in limits)
     assert ("nvidia.com/gpu" in limits) == (name != "smoke-cpu")
     shm = next(one for one in found.pod["spec"]["volumes"] if one["name"] == "shm")
     assert shm["emptyDir"]["medium"] == "Memory"
@@ -181,7 +189,7 @@ def test_all_that_the_program_writes_is_a_volume(name):
 
 @every_overlay
 def test_an_object_is_small_enough_for_kubectl_apply(name):
-    assert all(len(str(one)) < MOST_BYTES_APPLIED for one in overlay(name))
+    assert all(len(json.dumps(one).encode()) < MOST_BYTES_APPLIED for one in overlay(name))
 
 
 @every_overlay
