@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 OUTPUT ?= runs
 
-.PHONY: help install install-dev install-export train test check chaos bench format docs lock clean
+.PHONY: help install install-dev install-export train test test-slow check chaos bench format docs lock clean
 
 help: ## Show this help.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ train: install ## Train on the bundled example (on a CPU where there is no GPU);
 
 test: install-dev install-export ## Run the tests (under 10 minutes on 2 cores).
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+test-slow: install-dev install-export ## Run what `make test` leaves out: the same behaviour in more kinds of runs.
+	@$(BIN)/pytest -m slow -n 2 --dist loadfile $(ARGS)
 
 chaos: install-dev ## Kill, race, freeze and starve fetchers, publishers and whole runs (about 40 minutes).
 	@$(BIN)/pytest -m chaos --timeout 3600 -s $(ARGS)
