@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 OUTPUT ?= runs
 
-.PHONY: help install install-dev install-export train test manifests check chaos bench format docs lock lock-cuda audit licences clean
+.PHONY: help install install-dev install-export train test test-slow manifests check chaos bench format docs lock lock-cuda audit licences clean
 
 help: ## Show this help.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ train: install ## Train on the bundled example (on a CPU where there is no GPU);
 
 test: install-dev install-export ## Run the tests (under 10 minutes on 2 cores).
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+
+test-slow: install-dev install-export ## Run what `make test` leaves out: the same behaviour in more kinds of runs.
+	@$(BIN)/pytest -m slow -n 2 --dist loadfile $(ARGS)
 
 manifests: install-dev ## Render k8s/, check it against Kubernetes' and the CRDs' schemas and our rules, and play it (minutes).
 	@$(BIN)/pytest tests/kubernetes -m "manifests or not manifests" --timeout 1200 $(ARGS)

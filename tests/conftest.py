@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
@@ -19,7 +19,11 @@ from hypothesis import settings
 
 from mnrl_job.runtime.storage import Store, open_store
 from tests.servers.proxy import Proxy, proxied
-from tests.servers.s3 import BUCKET, Server, free_port, serve
+from tests.servers.s3 import BUCKET, Server, serve
+
+if TYPE_CHECKING:
+    from tests.published import Published
+    from tests.training.two_ranks import Ranks
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,6 +48,13 @@ PAIRS = [
     ("is there a mobile app", "apps for phones are in the stores"),
 ]
 
+# Asked for by `write_evalset`, too.
+LEAKED = ("get an invoice", PAIRS[1][1])
+
+EVIL = "<script>window.stolen = 1</script><img src=x onerror='window.stolen = 2'>\"'&amp;</script><!--"
+
+# Long enough to be a chunk of its own, so that ranks have different numbers of chunks.
+LONG = ("settings " * 30, "open the data page and " * 8)
 
 # As `accelerate config` writes it, for the tiny model.
 FSDP2 = """\
@@ -84,15 +95,20 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / "entrypoint.py"), *arguments]
 
 
+def run_command(folder: Path, *arguments: str, **environment: str) -> Ended:
+    """Run `python entrypoint.py ARGUMENTS` as a user would, in a folder."""
+    done = subprocess.run(
+        command(*arguments), cwd=folder, env=clean_environment(**environment), capture_output=True, text=True
+    )
+    return Ended(done.returncode, done.stdout, done.stderr)
+
+
 @pytest.fixture
 def mnrl_job(tmp_path: Path) -> Callable[..., Ended]:
-    """Run `python entrypoint.py ARGUMENTS` as a user would, in a folder of its own."""
+    """Run a command in a folder of its own."""
 
     def run(*arguments: str, cwd: Path = tmp_path, **environment: str) -> Ended:
-        done = subprocess.run(
-            command(*arguments), cwd=cwd, env=clean_environment(**environment), capture_output=True, text=True
-        )
-        return Ended(done.returncode, done.stdout, done.stderr)
+        return run_command(cwd, *arguments, **environment)
 
     return run
 
@@ -134,29 +150,52 @@ def eval_file(tmp_path: Path) -> Path:
     return write_evalset(tmp_path / "faq.json")
 
 
-@pytest.fixture
-def good(tmp_path: Path, tiny_model: Path) -> dict[str, str]:
-    """Settings of a run that would succeed in this test's folder."""
-    write_pairs(tmp_path / "pairs.jsonl")
-    write_evalset(tmp_path / "faq.json")
+def fill(folder: Path, model: Path) -> dict[str, str]:
+    """Put there what a run needs. Returns the settings with which it succeeds."""
+    write_pairs(folder / "pairs.jsonl")
+    write_evalset(folder / "faq.json")
     return {
         "MNRL_TRAIN_DATA": "pairs.jsonl",
         "MNRL_EVAL_DATA": "faq.json",
-        "MNRL_BASE_MODEL": str(tiny_model),
+        "MNRL_BASE_MODEL": str(model),
         "MNRL_OUTPUT": "out",
         "MNRL_RUN_ID": "r",
         "MNRL_BATCH_SIZE": "8",
     }
 
 
+@pytest.fixture
+def good(tmp_path: Path, tiny_model: Path) -> dict[str, str]:
+    """Settings of a run that would succeed in this test's folder."""
+    return fill(tmp_path, tiny_model)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A real two-layer BERT with a real WordPiece vocabulary, without dropout, so that ranks cannot change a result."""
-    folder = tmp_path_factory.getbasetemp().parent / "tiny-model"
+    folder = shared_folder(tmp_path_factory) / "tiny-model"
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             build_tiny_model(folder)
     return folder
+
+
+def shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """A folder of this test session that all its xdist workers see."""
+    own = factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> "Published":
+    """A run that was published once for all tests of a session, which work on copies."""
+    from tests.published import Published, publish
+
+    folder = shared_folder(tmp_path_factory) / "published"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            publish(folder, tiny_model)
+    return Published(folder)
 
 
 def build_tiny_model(folder: Path) -> None:
@@ -319,23 +358,10 @@ def run_python(code: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
 
 
-def run_ranks(count: int, module: str, *arguments: object) -> str:
-    """Run a module in several processes that find one another as workers do; what the first one prints."""
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
-    environment = clean_environment(**shared, ACCELERATE_USE_CPU="1")
-    if count == 1:
-        environment = clean_environment(ACCELERATE_USE_CPU="1")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", module, *map(str, arguments)],
-            env=environment | ({"RANK": str(rank), "LOCAL_RANK": str(rank)} if count > 1 else {}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        )
-        for rank in range(count)
-    ]
-    told = [rank.communicate() for rank in ranks]
-    assert not any(rank.returncode for rank in ranks), "\n".join(errors for _, errors in told)
-    return told[0][0]
+@pytest.fixture(scope="session")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Ranks"]:
+    """Two processes that found one another as workers do, started once, since they import for seconds."""
+    from tests.training.two_ranks import started
+
+    with started(tmp_path_factory.mktemp("ranks") / "log") as ranks:
+        yield ranks

@@ -27,7 +27,7 @@ SETTINGS = {
     "MNRL_LEAKAGE": "keep",
     "MNRL_PRECISION": "fp32",
 }
-PATIENCE_SECONDS = 120
+PATIENCE_SECONDS = 240
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,9 @@ class Scene:
 
     def metrics(self, run_id: str) -> dict[str, Any]:
         return json.loads((self.place(run_id) / "metrics.json").read_text())
+
+    def manifest(self, run_id: str) -> dict[str, Any]:
+        return json.loads((self.place(run_id) / "manifest.json").read_text())
 
     def outcome(self, run_id: str) -> tuple[str, str, Any, list[int]]:
         """Of a run that succeeded: the hash of its weights, the digest of its rows, its scores, the logged steps."""

@@ -4,14 +4,13 @@ import gzip
 import json
 import os
 import shutil
-import signal
-import subprocess
-import time
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import PAIRS, clean_environment, command, write_jsonl, write_pairs
+from mnrl_job.embedding.loading import load_model
+from mnrl_job.errors import MissingError, SettingsError
+from mnrl_job.settings import Settings
+from tests.conftest import PAIRS, write_jsonl, write_pairs
 
 
 def one_bad_line(tmp_path):
@@ -130,92 +129,28 @@ def test_json_logs_are_json_to_the_last_line(mnrl_job, good):
     assert lines[-1]["exit_code"] == 64
 
 
-def test_a_hub_model_out_of_reach_is_missing(mnrl_job, tmp_path, good):
-    ended = mnrl_job("train", **(good | {"MNRL_BASE_MODEL": "nobody/no-such-model@main"}))
-    assert ended.code == 66, ended.stderr
-    assert "nobody/no-such-model@main cannot be loaded" in ended.last_line
-    assert "Traceback" not in ended.stderr
-    assert not list(tmp_path.rglob("_SUCCESS"))
+def test_a_hub_model_out_of_reach_is_missing(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(MissingError, match="nobody/no-such-model@main cannot be loaded"):
+        load_model("nobody/no-such-model@main", Settings())
 
 
-def test_a_damaged_base_model_is_unusable_data(mnrl_job, tmp_path, good):
+def test_more_tokens_than_the_model_takes_are_refused(tiny_model):
+    with pytest.raises(SettingsError, match="MNRL_MAX_SEQ_LENGTH=65: the model takes 64 at most"):
+        load_model(str(tiny_model), Settings(max_seq_length=65))
+
+
+def test_more_dimensions_than_the_model_has_are_refused(tiny_model):
+    with pytest.raises(SettingsError, match="=384,16: the model has 32 dimensions; give 32 or fewer"):
+        load_model(str(tiny_model), Settings(matryoshka_dims=(384, 16)))
+
+
+def test_what_a_worker_finds_in_a_damaged_base_model_ends_with_one_clear_line_too(mnrl_job, tmp_path, good):
     shutil.copytree(good["MNRL_BASE_MODEL"], tmp_path / "torn")
     weights = tmp_path / "torn" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    ended = mnrl_job("train", **(good | {"MNRL_BASE_MODEL": "torn"}))
+    ended = mnrl_job("evaluate", **(good | {"MNRL_BASE_MODEL": "torn"}))
     assert ended.code == 65, ended.stderr
     assert "MNRL_BASE_MODEL: torn cannot be loaded" in ended.last_line
     assert "Traceback" not in ended.stderr
-
-
-def test_more_tokens_than_the_model_takes_are_refused(mnrl_job, good):
-    ended = mnrl_job("train", **(good | {"MNRL_MAX_SEQ_LENGTH": "65"}))
-    assert ended.code == 64, ended.stderr
-    assert "MNRL_MAX_SEQ_LENGTH=65: the model takes 64 at most" in ended.last_line
-
-
-def test_a_loss_that_is_no_number_ends_with_its_own_code_from_two_workers(mnrl_job, tmp_path, good):
-    ended = mnrl_job("train", **(good | {"MNRL_SCALE": "1e39", "MNRL_NUM_PROCESSES": "2"}))
-    assert ended.code == 81, ended.stderr
-    assert "the loss became nan at step 1" in ended.last_line
-    assert "Traceback" not in ended.stderr
-    assert not list(tmp_path.rglob("_SUCCESS"))
-
-
-@pytest.fixture
-def running(tmp_path, good):
-    """A job with two workers, caught in the middle of training."""
-    write_pairs(tmp_path / "pairs.jsonl", [(f"{a} {i}", f"{p} {i}") for i in range(400) for a, p in PAIRS])
-    environment = clean_environment(**(good | {"MNRL_EPOCHS": "50", "MNRL_NUM_PROCESSES": "2"}))
-    with subprocess.Popen(
-        command("train"), cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "training on" in line:
-                break
-        yield process
-        process.kill()
-
-
-def workers_of(process):
-    """The two that train, and the one that waits to verify, in the order of their start."""
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return [int(child) for child in children]
-
-
-def gone(pids, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
-
-
-def test_sigterm_ends_with_preempted_and_nothing_left(running, tmp_path):
-    workers = workers_of(running)
-    assert len(workers) == 3
-    running.send_signal(signal.SIGTERM)
-    _, stderr = running.communicate(timeout=60)
-    assert running.returncode == 75, stderr
-    assert "stopped on request" in stderr.strip().splitlines()[-1]
-    assert gone(workers)
-    assert not list(tmp_path.rglob("_SUCCESS"))
-    assert json.loads((tmp_path / "out" / "r" / "failure.json").read_text())["exit_code"] == 75
-
-
-def test_a_killed_worker_ends_the_run_and_its_sibling(running, tmp_path):
-    workers = workers_of(running)
-    os.kill(workers[1], signal.SIGKILL)
-    _, stderr = running.communicate(timeout=60)
-    assert running.returncode == 70, stderr
-    assert "was killed by SIGKILL" in stderr.strip().splitlines()[-1]
-    assert gone(workers)
-    assert not list(tmp_path.rglob("_SUCCESS"))
-
-
-def test_a_killed_supervisor_takes_its_workers_along(running, tmp_path):
-    workers = workers_of(running)
-    running.kill()
-    running.wait(timeout=10)
-    assert gone(workers)
     assert not list(tmp_path.rglob("_SUCCESS"))

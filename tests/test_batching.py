@@ -34,30 +34,6 @@ def test_where_few_positives_cannot_fill_the_batches_duplicates_meet_and_are_mas
     assert audit["batches"]["largest_batch_at_most"] == 4
 
 
-def test_planned_batches_use_what_they_can_and_the_user_is_told(mnrl_job, tmp_path, good):
-    write_pairs(tmp_path / "pairs.jsonl", FEW)
-    ended = mnrl_job("train", **good | {"MNRL_BATCHING": "planned", "MNRL_BATCH_SIZE": "4"})
-    assert ended.code == 0, ended.stderr
-    metrics, audit = run_of(tmp_path)
-    assert metrics["training"]["masked_per_anchor"] == 0
-    assert metrics["training"]["steps"] == 3, "the rarest positive has three rows"
-    assert metrics["data"]["train"]["rows_used"] == audit["batches"]["rows_used_an_epoch"] == 12
-    assert "3 batches of 4 use 12 of 48 pairs an epoch; a smaller MNRL_BATCH_SIZE may use more" in ended.stderr
-
-
-def test_near_duplicates_are_kept_apart_unless_that_is_off(mnrl_job, tmp_path, good):
-    long = "every invoice is listed under billing with a link and can be had as a file by mail or by post at any time"
-    rows = [(f"{PAIRS[i % 8][0]} {i}", f"{long} {word}") for i, word in enumerate(["now", "later"] * 8)]
-    rows += [(f"{PAIRS[i % 8][0]} again {i}", f"{PAIRS[i % 8][1]} {i}") for i in range(16)]
-    write_pairs(tmp_path / "pairs.jsonl", rows)
-    for setting, distinct in (("0.9", 17), ("off", 18)):
-        ended = mnrl_job("train", **good | {"MNRL_NEAR_DUPLICATES": setting, "MNRL_RUN_ID": f"r{setting}"})
-        assert ended.code == 0, ended.stderr
-        audit = read_json(tmp_path / "out" / f"r{setting}" / "audit.json")
-        assert audit["batches"]["largest_batch_at_most"] == distinct
-        assert audit["near_duplicates"]["groups"] == (1 if setting == "0.9" else 0)
-
-
 def test_lists_triplets_and_beir_folders_are_trained_on_together_by_weight(mnrl_job, tmp_path, good):
     lists = [
         {"query": a, "pos": [p, f"what {a} asks is told where {p} is"], "neg": [f"{p} not"] * (i % 3)}
@@ -82,12 +58,3 @@ def test_lists_triplets_and_beir_folders_are_trained_on_together_by_weight(mnrl_
     # Of two columns of negatives most rows lack one or both.
     assert metrics["training"]["masked_per_anchor"] > 2
     assert set(audit["token_lengths"]["columns"]) == {"anchor", "positive", "negative_1", "negative_2"}
-
-
-def test_a_negative_that_is_a_positive_of_its_anchor_elsewhere_is_told_and_not_used(mnrl_job, tmp_path, good):
-    rows = [{"anchor": a, "positive": p, "negative": f"not {p}"} for a, p in PAIRS]
-    rows.append({"anchor": PAIRS[0][0], "positive": f"not {PAIRS[0][1]}", "negative": "something else"})
-    write_jsonl(tmp_path / "pairs.jsonl", rows)
-    ended = mnrl_job("check", **good | {"MNRL_LEAKAGE": "keep"})
-    assert ended.code == 0, ended.stderr
-    assert "warning  contradictions         1 negatives are positives of the same anchor elsewhere" in ended.stdout

@@ -1,6 +1,7 @@
 """`check`: everything that can be known beforehand, as a table of passed, warning and failed with remedies."""
 
 import re
+import shutil
 
 import pytest
 
@@ -15,6 +16,10 @@ def table(ended):
 
 
 def test_all_that_train_needs_is_checked_and_nothing_is_left_behind(mnrl_job, moto, good, tmp_path):
+    """One of the negatives is a positive of its anchor elsewhere."""
+    rows = [{"anchor": a, "positive": p, "negative": f"not {p}"} for a, p in PAIRS]
+    rows.append({"anchor": PAIRS[0][0], "positive": f"not {PAIRS[0][1]}", "negative": "something else"})
+    write_jsonl(tmp_path / "pairs.jsonl", rows)
     environment = good | moto.environment | {"MNRL_OUTPUT": f"s3://{BUCKET}/check-runs"}
     environment |= {
         "MNRL_EPOCHS": "50",
@@ -22,6 +27,7 @@ def test_all_that_train_needs_is_checked_and_nothing_is_left_behind(mnrl_job, mo
         "MNRL_HARD_NEGATIVES": "1",
         "MNRL_MINE_EVERY": "epoch",
         "MNRL_TRACK": "tensorboard",
+        "MNRL_EXPORT": "onnx,int8",
     }
     ended = mnrl_job("check", **environment)
     assert ended.code == 0, ended.stderr
@@ -45,12 +51,15 @@ def test_all_that_train_needs_is_checked_and_nothing_is_left_behind(mnrl_job, mo
         "model",
         "expected time",
         "grace period",
+        "exporters",
     } <= found.keys()
     assert "failed" not in found.values()
     assert "refuses to overwrite" in ended.stdout
-    assert re.search(r"expected time +about \d+ s: 50 steps of \d.*, 5 evaluations of \d.*, mining \d+ s", ended.stdout)
-    assert "8 pairs from 8 rows, 0 rejected" in ended.stdout
-    assert re.search(r"^ +8  to train on$", ended.stdout, flags=re.MULTILINE), "the audit as a page"
+    assert "the base model can be exported: onnx 0 MB, int8 0 MB" in ended.stdout
+    assert re.search(r"expected time +about .+: 50 steps of \d.*, 5 evaluations of \d.*, mining \d+ s", ended.stdout)
+    assert "warning  contradictions         1 negatives are positives of the same anchor elsewhere" in ended.stdout
+    assert "9 pairs from 9 rows, 0 rejected" in ended.stdout
+    assert re.search(r"^ +9  to train on$", ended.stdout, flags=re.MULTILINE), "the audit as a page"
     assert re.search(r"^  anchor: half have up to \d+, .* 0.0% are cut$", ended.stdout, flags=re.MULTILINE)
     assert "ready to train" in ended.last_line
     assert not objects(moto, f"s3://{BUCKET}/check-runs")
@@ -87,10 +96,12 @@ def test_several_faults_are_found_in_one_go(mnrl_job, good):
     assert [name for name, status in table(ended).items() if status == "failed"] == ["input a", "input b", "base model"]
 
 
-def test_a_run_that_is_published_already_is_pointed_out(mnrl_job, good):
-    assert mnrl_job("train", **good).code == 0
-    ended = mnrl_job("check", **good)
+def test_a_run_that_is_published_already_is_pointed_out(mnrl_job, published, tmp_path):
+    shutil.copytree(published.folder, tmp_path, dirs_exist_ok=True)
+    ended = mnrl_job("check", **published.settings)
     assert ended.code == 0, ended.stderr
     assert table(ended)["output"] == "warning"
     assert "choose another MNRL_RUN_ID" in ended.stdout
-    assert mnrl_job("check", **good | {"MNRL_SEED": "1"}).code == 64
+    other = mnrl_job("check", **published.settings | {"MNRL_SEED": "1", "MNRL_EVAL_DATA": "nowhere.json"})
+    assert other.code == 64
+    assert table(other)["output"] == "failed"

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import shutil
+import re
 import subprocess
 
 import numpy as np
@@ -12,7 +12,7 @@ from mnrl_job.errors import InternalError, SettingsError
 from mnrl_job.evaluation.verify import record_probes
 from mnrl_job.exporting import check_exportable
 from mnrl_job.inputs.evalset import write_evalset
-from mnrl_job.records import Exports, WorkerTask, read_results
+from mnrl_job.records import Exports, WorkerTask, read_results, write_record
 from mnrl_job.runtime.devices import Devices
 from mnrl_job.runtime.exporters import python_of
 from mnrl_job.runtime.launch import ask_workers
@@ -35,10 +35,30 @@ for backend, options in (("onnx", {}), ("openvino", {}), ("onnx", {"file_name": 
 print(json.dumps(found))
 """
 
+# What a worker does, for several tasks.
+REFUSE = """
+import json, sys
+from pathlib import Path
+from mnrl_job.errors import JobError
+from mnrl_job.exporting import export
+from mnrl_job.records import WorkerTask, read_record
+found = []
+for path in sys.argv[1:]:
+    try:
+        export("onnx", read_record(Path(path), WorkerTask))
+    except JobError as error:
+        found.append((error.kind, str(error)))
+print(json.dumps(found))
+"""
+
+
+def task_in(folder, formats, eval_sets=()):
+    settings = Settings(export=formats).model_dump(mode="json")
+    return WorkerTask(settings, "", folder, folder / "run", eval_sets, {})
+
 
 def export(folder, formats, eval_sets=()):
-    settings = Settings(export=formats).model_dump(mode="json")
-    task = WorkerTask(settings, "", folder, folder / "run", eval_sets, {})
+    task = task_in(folder, formats, eval_sets)
     return ask_workers("export", task, Devices(gpus=0, workers=1), Care(120, 30), "exports.json", Exports).exports
 
 
@@ -131,24 +151,40 @@ def test_the_folder_loads_by_the_library_with_prompts_and_length(exported):
         assert np.abs(np.array(documents) - model.encode_document(texts)).max() < allowed
 
 
-def test_a_format_that_gives_other_embeddings_is_refused_and_told_by_how_much(tmp_path, tiny_model):
-    prepared(tmp_path, tiny_model)
-    path = tmp_path / "run" / "model" / "config_sentence_transformers.json"
-    config = json.loads(path.read_text())
-    path.write_text(json.dumps(config | {"prompts": config["prompts"] | {"query": "another "}}))
-    with pytest.raises(InternalError, match=r"onnx/model.onnx does not give the embeddings .* differ by 0\.\d+.*leave"):
-        export(tmp_path, ("onnx",))
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory, tiny_model):
+    """Two models that cannot be exported, one for its other prompt, one for its kind, and how each was refused."""
+    changes = {
+        "prompt": ("config_sentence_transformers.json", {"prompts": {"query": "another ", "document": DOCUMENT}}),
+        "kind": ("config.json", {"model_type": "rwkv"}),
+    }
+    tasks, folders = [], {}
+    for name, (file, change) in changes.items():
+        folder = folders[name] = tmp_path_factory.mktemp(name)
+        prepared(folder, tiny_model)
+        path = folder / "run" / "model" / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+        write_record(folder / "task.json", task_in(folder, ("onnx",)))
+        tasks.append(str(folder / "task.json"))
+    done = subprocess.run(
+        [python_of("export"), "-c", REFUSE, *tasks], env=clean_environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return folders, dict(zip(changes, json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
-def test_a_model_the_library_cannot_export_is_refused_with_what_to_do(tmp_path, tiny_model):
-    prepared(tmp_path, tiny_model)
-    path = tmp_path / "run" / "model" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_type": "rwkv"}))
-    with pytest.raises(
-        SettingsError, match=r"MNRL_EXPORT=onnx: the library cannot export this model: .*leave onnx out"
-    ):
-        export(tmp_path, ("onnx",))
-    assert not (tmp_path / "run" / "model" / "onnx").exists()
+def test_a_format_that_gives_other_embeddings_is_refused_and_told_by_how_much(refused):
+    kind, message = refused[1]["prompt"]
+    assert kind == InternalError.kind
+    assert re.search(r"onnx/model.onnx does not give the embeddings .* differ by 0\.\d+.*leave", message)
+
+
+def test_a_model_the_library_cannot_export_is_refused_with_what_to_do(refused):
+    folders, told = refused
+    kind, message = told["kind"]
+    assert kind == SettingsError.kind
+    assert re.search(r"MNRL_EXPORT=onnx: the library cannot export this model: .*leave onnx out", message)
+    assert not (folders["kind"] / "run" / "model" / "onnx").exists()
 
 
 def test_a_model_that_is_no_transformer_is_refused_before_training(static_model):
@@ -157,10 +193,7 @@ def test_a_model_that_is_no_transformer_is_refused_before_training(static_model)
         check_exportable(static_model, ("onnx",))
 
 
-def test_a_run_publishes_each_format_with_its_line_and_verify_finds_it_whole(mnrl_job, good, tmp_path):
-    checked = mnrl_job("check", **good, MNRL_EXPORT="onnx,int8")
-    assert checked.code == 0, checked.stderr
-    assert "the base model can be exported: onnx 0 MB, int8 0 MB" in checked.stdout
+def test_a_run_publishes_each_format_with_its_line_and_verify_looks_at_it(mnrl_job, good, tmp_path):
     ended = mnrl_job("train", **good, MNRL_EXPORT="openvino,int8,onnx")
     assert ended.code == 0, ended.stderr
     run = tmp_path / "out" / "r"
@@ -177,8 +210,8 @@ def test_a_run_publishes_each_format_with_its_line_and_verify_finds_it_whole(mnr
     assert 'backend="onnx", model_kwargs={"file_name": "onnx/model_quint8_avx2.onnx"}' in card
     assert "exported as openvino" in (run / "report.html").read_text()
     assert metrics["performance"]["seconds"]["export"] > 0
-    assert mnrl_job("verify", str(run)).code == 0
-    shutil.copytree(run, tmp_path / "damaged")
-    weights = tmp_path / "damaged" / "model" / "openvino" / "openvino_model.bin"
+    weights = run / "model" / "openvino" / "openvino_model.bin"
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    assert "openvino_model.bin" in mnrl_job("verify", str(tmp_path / "damaged")).stderr
+    damaged = mnrl_job("verify", str(run))
+    assert damaged.code == 65
+    assert "openvino_model.bin" in damaged.stderr

@@ -8,14 +8,19 @@ import subprocess
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.runs import make_scene, orphans, workers_of
+from tests.runs import PATIENCE_SECONDS, make_scene, orphans, workers_of
 from tests.servers.proxy import Fault, proxied
 from tests.servers.s3 import BUCKET
+
+# To be seen while it trains, which is looked at twice a second, also on a fast machine.
+LONG_ENOUGH = {"MNRL_EPOCHS": "100"}
 
 
 @pytest.fixture(scope="module")
@@ -23,44 +28,60 @@ def scene(tmp_path_factory, tiny_model):
     return make_scene(tmp_path_factory.mktemp("failures"), tiny_model)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(scene):
-    assert scene.run("whole") == 0, scene.log("whole")[-3000:]
-    return scene.outcome("whole")
+def told_of(scene):
+    """How the attempts at a run that has not succeeded yet ended, one after the other."""
+    attempts = [json.loads(path.read_text()) for path in scene.place("ended").glob("checkpoints/attempts/*.json")]
+    return [one["outcome"] for one in sorted(attempts, key=lambda one: one["started_at"])]
 
 
-def test_workers_that_hang_are_stopped_and_say_where_they_stand(scene):
-    process = scene.start("hangs", MNRL_NUM_PROCESSES="2", MNRL_HANG_TIMEOUT="3s")
-    scene.until(process, "hangs", scene.has_checkpoint("hangs"))
+def test_workers_that_hang_or_are_killed_end_the_run_and_it_goes_on(scene):
+    name, settings = "ended", {"MNRL_NUM_PROCESSES": "2"}
+    process = scene.start(name, **settings, MNRL_HANG_TIMEOUT="10s")
+    scene.until(process, name, scene.has_checkpoint(name))
     workers_of(process, "train")[1].suspend()
-    assert process.wait(60) == 71
-    failure = scene.failure("hangs")
+    assert process.wait(PATIENCE_SECONDS) == 71
+    failure = scene.failure(name)
     assert (failure["class"], failure["retry_helps"], failure["phase"]) == ("hang", True, "train")
     assert failure["step"] > 0
-    assert "s (MNRL_HANG_TIMEOUT=3s): worker 0 stood at train, step " in failure["message"]
-    assert "in train_role" in scene.log("hangs")  # the traceback of the one that could still print
+    assert "s (MNRL_HANG_TIMEOUT=10s): worker 0 stood at train, step " in failure["message"]
+    assert "in train_role" in scene.log(name)  # the traceback of the one that could still print
     assert orphans(scene) == []
-    assert scene.run("hangs", MNRL_NUM_PROCESSES="2") == 0
-    assert scene.metrics("hangs")["run"]["attempts"][0]["outcome"] == "hang"
 
-
-def test_a_worker_that_is_killed_ends_the_run(scene):
-    name, settings = "killed", {"MNRL_NUM_PROCESSES": "2"}
-    process = scene.start(name, **settings)
-    scene.until(process, name, scene.has_checkpoint(name))
+    process = scene.start(name, log="again", **settings)
+    scene.until(process, "again", scene.says("again", "training on"))
     workers_of(process, "train")[-1].kill()
-    assert process.wait(60) == 70
+    assert process.wait(PATIENCE_SECONDS) == 70
+    assert "going on from the checkpoint of step" in scene.log("again")
     assert "worker 1 was killed by SIGKILL" in scene.failure(name)["message"]
+    assert "worker 1 was killed by SIGKILL" in scene.log("again").splitlines()[-1]
     assert orphans(scene) == []
+    assert told_of(scene) == ["hang", "internal"]
+    assert not (scene.place(name) / "_SUCCESS").exists()
 
 
-def test_a_loss_that_is_no_number_names_the_step_and_its_rows(scene):
-    assert scene.run("nan", MNRL_LEARNING_RATE="1", MNRL_WEIGHT_DECAY="1e30", MNRL_WARMUP="0") == 81
+def test_a_killed_supervisor_takes_its_workers_along(scene):
+    process = scene.start("headless")
+    scene.until(process, "headless", scene.says("headless", "read 24 pairs"))
+    assert len(workers_of(process, "train") + workers_of(process, "verify")) == 2
+    process.kill()
+    process.wait(PATIENCE_SECONDS)
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while left := orphans(scene):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+def test_a_loss_that_is_no_number_names_the_step_and_its_rows_from_two_workers(scene):
+    diverging = {"MNRL_LEARNING_RATE": "1", "MNRL_WEIGHT_DECAY": "1e30", "MNRL_WARMUP": "0"}
+    assert scene.run("nan", **diverging, MNRL_NUM_PROCESSES="2") == 81, scene.log("nan")[-3000:]
     failure = scene.failure("nan")
     assert failure["class"] == "diverged"
     assert len(failure["rows"]) == 8
     assert f"the loss became nan at step {failure['step']}, whose 8 rows begin with the anchors " in failure["message"]
     assert repr(failure["rows"][0]) in failure["message"]
+    assert failure["message"] in scene.log("nan").splitlines()[-1]
+    assert "Traceback" not in scene.log("nan")
+    assert not (scene.place("nan") / "_SUCCESS").exists()
 
 
 @pytest.fixture
@@ -102,7 +123,7 @@ def small_memory():
 def test_a_worker_that_the_kernel_killed_for_memory_has_the_code_of_memory(scene, small_memory):
     process = scene.start("oom")
     small_memory.write_text(str(process.pid))
-    assert process.wait(60) == 79, scene.log("oom")[-3000:]
+    assert process.wait(PATIENCE_SECONDS) == 79, scene.log("oom")[-3000:]
     assert "the container's memory is used up" in scene.log("oom").splitlines()[-1]
     assert orphans(scene) == []
 
@@ -115,7 +136,7 @@ def test_storage_that_is_gone_for_a_while_does_not_stop_the_training(scene, rclo
         proxy.faults = [Fault("status", r"PUT .*checkpoints/step", times=1_000_000, status=503)]
         scene.until(process, "gone", scene.says("gone", "is not uploaded yet"))
         proxy.faults = []
-        assert process.wait(120) == 0, scene.log("gone")[-3000:]
+        assert process.wait(PATIENCE_SECONDS) == 0, scene.log("gone")[-3000:]
     names = {name.removeprefix("gone/gone/") for name in rclone.objects("gone/")}
     assert "_SUCCESS" in names
     assert not [name for name in names if name.startswith("checkpoints/")]
@@ -128,31 +149,39 @@ def answers_sigterm(pid):
 
 
 # `make chaos` stops runs in each of their phases.
-MOMENTS = ["the program begins", "workers begin", "after training, faq"]
+@pytest.mark.usefixtures("watched")
+def test_a_stop_at_any_moment_loses_nothing(scene):
+    name = "stopped"
+    for moment in ("the program begins", "workers begin", "after training, faq"):
+        process = scene.start(name, **LONG_ENOUGH)
+        if moment == "the program begins":
+            scene.until(process, name, lambda running=process: answers_sigterm(running.pid))
+        elif moment == "workers begin":
+            scene.until(process, name, lambda running=process: workers_of(running, "train"))
+        else:
+            scene.until(process, name, scene.says(name, moment))
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.01)
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)  # an impatient scheduler
+        assert process.wait(PATIENCE_SECONDS) == 75, scene.log(name)[-3000:]
+        assert orphans(scene) == []
+        assert not (scene.place(name) / "_SUCCESS").exists()
+    assert scene.run(name, **LONG_ENOUGH) == 0, scene.log(name)[-3000:]
+    assert scene.outcome(name) == scene.outcome("told")
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_a_stop_at_any_moment_loses_nothing(scene, undisturbed, moment):
-    name = f"moment-{MOMENTS.index(moment)}"
-    process = scene.start(name)
-    if moment == "the program begins":
-        scene.until(process, name, lambda: answers_sigterm(process.pid))
-    elif moment == "workers begin":
-        scene.until(process, name, lambda: workers_of(process, "train"))
-    else:
-        scene.until(process, name, scene.says(name, moment))
-    process.send_signal(signal.SIGTERM)
-    time.sleep(0.01)
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)  # an impatient scheduler
-    assert process.wait(30) == 75, scene.log(name)[-3000:]
-    assert orphans(scene) == []
-    assert not (scene.place(name) / "_SUCCESS").exists()
-    assert scene.run(name) == 0, scene.log(name)[-3000:]
-    assert scene.outcome(name) == undisturbed
+@dataclass(frozen=True)
+class Watched:
+    """What was seen of a run while it went on, by who looked at its progress and by who was told of it."""
+
+    seen: list[dict[str, Any]]
+    reports: list[tuple[str, dict[str, Any]]]
 
 
-def test_progress_and_a_short_grace_period_are_told_and_it_is_done_only_at_the_end(scene, tmp_path):
+@pytest.fixture(scope="module")
+def watched(scene, tmp_path_factory):
+    """The run `told`, which nothing disturbs: its progress file, and what it reported to a Kubeflow controller."""
     reports, seen = [], []
 
     class Controller(BaseHTTPRequestHandler):
@@ -165,36 +194,42 @@ def test_progress_and_a_short_grace_period_are_told_and_it_is_done_only_at_the_e
         def log_message(self, *_):
             pass
 
+    folder = tmp_path_factory.mktemp("watched")
     controller = HTTPServer(("127.0.0.1", 0), Controller)
     threading.Thread(target=controller.serve_forever, args=(0.05,), daemon=True).start()
-    (tmp_path / "token").write_text("secret\n")
+    (folder / "token").write_text("secret\n")
     told = {
         "KUBEFLOW_TRAINER_SERVER_URL": f"http://127.0.0.1:{controller.server_port}/status",
-        "KUBEFLOW_TRAINER_SERVER_TOKEN": str(tmp_path / "token"),
-        "MNRL_WORK_DIR": str(tmp_path / "work"),
-        "MNRL_EPOCHS": "300",
+        "KUBEFLOW_TRAINER_SERVER_TOKEN": str(folder / "token"),
+        "MNRL_WORK_DIR": str(folder / "work"),
         "MNRL_GRACE_PERIOD": "1s",
     }
-    process = scene.start("told", **told)
+    process = scene.start("told", **told, **LONG_ENOUGH)
+    path = folder / "work" / "progress.json"
     while process.poll() is None:
-        path = tmp_path / "work" / "progress.json"
         seen += [json.loads(path.read_text())] if path.exists() else []
         time.sleep(0.05)
-    assert process.returncode == 0
+    assert process.returncode == 0, scene.log("told")[-3000:]
     controller.shutdown()
-    seen.append(json.loads(path.read_text()))
-    phases = list(dict.fromkeys(one["phase"] for one in seen))
-    assert {"train", "verify", "done"} <= set(phases)
+    return Watched([*seen, json.loads(path.read_text())], reports)
+
+
+def test_progress_is_told_and_it_is_done_only_at_the_end(watched):
+    seen = watched.seen
+    assert {"train", "verify", "done"} <= {one["phase"] for one in seen}
     assert all(one["percent"] < 100 for one in seen if one["phase"] != "done")
-    assert (seen[-1]["phase"], seen[-1]["percent"], seen[-1]["step"]) == ("done", 100, 900)
+    assert (seen[-1]["phase"], seen[-1]["percent"], seen[-1]["step"]) == ("done", 100, 300)
     training = [one for one in seen if one["phase"] == "train" and "loss" in one]
     assert {"of", "eta_seconds", "loss", "pairs_per_second", "gpu_memory_bytes", "updated_at"} <= set(training[0])
-    assert {token for token, _ in reports} == {"Bearer secret"}
-    assert [status["progressPercentage"] for _, status in reports][-1] == 100
+    assert {token for token, _ in watched.reports} == {"Bearer secret"}
+    statuses = [status for _, status in watched.reports]
+    assert statuses[-1]["progressPercentage"] == 100
     done = {"name": "phase", "value": "done"}
-    assert [
-        status for _, status in reports if (status["progressPercentage"] == 100) != (done in status["metrics"])
-    ] == []
+    assert [one for one in statuses if (one["progressPercentage"] == 100) != (done in one["metrics"])] == []
+
+
+@pytest.mark.usefixtures("watched")
+def test_a_grace_period_that_is_too_short_is_told_before_training_ends(scene):
     early, _, late = scene.log("told").partition("longer than MNRL_GRACE_PERIOD (1 s)")
     assert "after training, faq" in late
     assert "after training, faq" not in early

@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.conftest import PAIRS, read_metrics, write_evalset, write_jsonl, write_pairs
+from tests.conftest import PAIRS, fill, read_metrics, run_command, write_evalset, write_pairs
+from tests.outputs.test_report import Reader, data_of
 
 EIGHT_ROWS = [
     ("How do I reset my password?", "Open Settings, choose Security and click Reset password."),
@@ -80,23 +80,25 @@ def test_the_eight_rows_of_the_how_to_keep_ndcg_at_3_at_one_and_reload(mnrl_job,
     assert read_json(run / "metrics.json") == metrics
 
 
-@pytest.fixture
-def sixty_four(tmp_path):
-    """64 rows over 16 positives: what made the library's ranks collide."""
+@pytest.fixture(scope="module")
+def on_one_and_two(tmp_path_factory, tiny_model):
+    """The same run on one process and on two, `ranks-1` and `ranks-2`; returns the folder.
+
+    64 rows over 16 positives: what made the library's ranks collide.
+    """
+    folder = tmp_path_factory.mktemp("ranks")
+    settings = fill(folder, tiny_model) | {"MNRL_EPOCHS": "2", "MNRL_LEARNING_RATE": "1e-3", "MNRL_PRECISION": "fp32"}
     rows = [(f"{PAIRS[i % 8][0]} {'abcdefgh'[i // 8]}", f"{PAIRS[i % 8][1]} {i % 16 // 8}") for i in range(64)]
-    write_evalset(tmp_path / "faq.json")
-    return write_pairs(tmp_path / "pairs.jsonl", rows)
-
-
-def test_one_process_and_two_train_on_the_same_batches_to_the_same_model(mnrl_job, tmp_path, tiny_model, sixty_four):
+    write_pairs(folder / "pairs.jsonl", rows)
     for count in ("1", "2"):
-        ended = mnrl_job(
-            *("train", "--train-data", str(sixty_four), "--eval-data", "faq.json", "--base-model", str(tiny_model)),
-            *("--output", "out", "--run-id", f"ranks-{count}", "--num-processes", count, "--batch-size", "8"),
-            *("--epochs", "2", "--learning-rate", "1e-3", "--precision", "fp32"),
-        )
+        chosen = {"MNRL_RUN_ID": f"ranks-{count}", "MNRL_NUM_PROCESSES": count}
+        ended = run_command(folder, "train", **settings | chosen)
         assert ended.code == 0, ended.stderr
-    one, two = (tmp_path / "out" / f"ranks-{count}" for count in (1, 2))
+    return folder
+
+
+def test_one_process_and_two_train_on_the_same_batches_to_the_same_model(on_one_and_two):
+    one, two = (on_one_and_two / "out" / f"ranks-{count}" for count in (1, 2))
     losses = [[line["loss"] for line in read_lines(run / "training_log.jsonl")] for run in (one, two)]
     assert len(losses[0]) == read_json(one / "metrics.json")["training"]["steps"] == 16
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
@@ -114,85 +116,101 @@ def test_one_process_and_two_train_on_the_same_batches_to_the_same_model(mnrl_jo
     assert trainings[0]["rows_digest"] == trainings[1]["rows_digest"]
 
 
-def test_question_and_answer_in_the_wrong_order_with_a_constant_column_and_bad_rows(mnrl_job, tmp_path, tiny_model):
-    lines = ["answer,lang,question", *(f"{positive},en,{anchor}" for anchor, positive in PAIRS), ",en,no answer"]
-    (tmp_path / "faq.csv").write_text("\n".join(lines), encoding="utf-8")
-    write_evalset(tmp_path / "set.json")
-    ended = mnrl_job(
+@pytest.fixture(scope="module")
+def evaluated(on_one_and_two, tiny_model):
+    """What `evaluate` leaves of the model that those trained, on two processes."""
+    needed = ("--eval-data", "faq.json", "--base-model", str(tiny_model), "--output", "out", "--run-id", "e")
+    ended = run_command(on_one_and_two, "evaluate", *needed, "--precision", "fp32", "--num-processes", "2")
+    assert ended.code == 0, ended.stderr
+    return on_one_and_two / "out" / "e"
+
+
+def test_evaluate_gives_the_figures_train_gives_before(evaluated):
+    scored, trained = (read_json(one / "metrics.json") for one in (evaluated, evaluated.with_name("ranks-1")))
+    assert scored["evaluation"]["faq"]["before"] == trained["evaluation"]["faq"]["before"]
+    assert scored["training"] is None
+    assert (evaluated / "_SUCCESS").exists()
+    assert not (evaluated / "model").exists()
+
+
+def test_an_evaluation_leaves_a_page_of_its_scores(evaluated):
+    page = (evaluated / "report.html").read_text()
+    assert "Scored: ndcg@10 is" in Reader(page).text
+    assert data_of(page)["query"] == ["forgot my password", "get an invoice", "remove my profile"]
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory, tiny_model):
+    """A run on a table with columns out of order, a constant one and a bad row; settings are flags, `.env` and others.
+
+    Returns where it is, and how it ended.
+    """
+    folder = tmp_path_factory.mktemp("odd")
+    lines = ["answer,lang,question,negative", *(f"{positive},en,{anchor},not {positive}" for anchor, positive in PAIRS)]
+    (folder / "faq.csv").write_text("\n".join([*lines, ",en,no answer,"]), encoding="utf-8")
+    write_evalset(folder / "set.json")
+    (folder / ".env").write_text("MNRL_BATCH_SIZE=4\nMNRL_MAX_SEQ_LENGTH=16\n", encoding="utf-8")
+    ended = run_command(
+        folder,
         *("train", "--train-data", "faq.csv", "--eval-data", "one=set.json,two=set.json", "--max-bad-rows", "0.2"),
-        *("--base-model", str(tiny_model), "--output", "out", "--run-id", "r", "--batch-size", "4"),
-        *("--primary-metric", "two.mrr@10"),
+        *("--base-model", str(tiny_model), "--output", "out", "--run-id", "r", "--primary-metric", "two.mrr@10"),
+        *("--epochs", "3", "--precision", "bf16", "--schedule", "cosine"),
+        MNRL_MAX_STEPS="3",
     )
     assert ended.code == 0, ended.stderr
+    return folder / "out" / "r", ended
+
+
+def test_question_and_answer_in_the_wrong_order_with_a_constant_column_and_bad_rows(odd):
+    run, ended = odd
     assert "left out columns that are neither anchor, positive nor negative: lang" in ended.stderr
-    audit = read_json(tmp_path / "out" / "r" / "audit.json")
-    assert audit["sources"][0]["columns"] == {"anchor": "question", "positive": "answer"}
+    audit = read_json(run / "audit.json")
+    assert audit["sources"][0]["columns"] == {"anchor": "question", "positive": "answer", "negative_1": "negative"}
     assert audit["sources"][0]["ignored_columns"] == ["lang"]
     assert audit["rejected"] == {"empty": 1}
     assert audit["rejected_rows"][0]["where"] == "faq.csv:10"
-    metrics = read_json(tmp_path / "out" / "r" / "metrics.json")
-    assert metrics["training"]["negatives_per_anchor"] == 3
+    metrics = read_json(run / "metrics.json")
     assert metrics["primary_metric"]["name"] == "two.mrr@10"
     assert set(metrics["evaluation"]) == {"one", "two"}
 
 
-def test_without_eval_data_some_pairs_are_held_out(mnrl_job, tmp_path, tiny_model):
-    write_pairs(tmp_path / "pairs.jsonl", [(f"{a} {i}", f"{p} {i}") for i in range(5) for a, p in PAIRS])
-    ended = mnrl_job(
-        *("train", "--train-data", "pairs.jsonl", "--base-model", str(tiny_model), "--output", "out", "--run-id", "r"),
-        *(
-            "--batch-size",
-            "6",
-        ),
-    )
-    assert ended.code == 0, ended.stderr
-    audit = read_json(tmp_path / "out" / "r" / "audit.json")
-    assert (audit["rows_held_out"], audit["rows_to_train_on"]) == (4, 36)
-    assert read_json(tmp_path / "out" / "r" / "metrics.json")["data"]["eval"]["holdout"]["queries"] == 4
-
-
-def test_evaluate_gives_the_figures_train_gives_before(mnrl_job, tmp_path, tiny_model, pairs_file, eval_file):
-    common = ("--eval-data", str(eval_file), "--base-model", str(tiny_model), "--output", "out")
-    assert mnrl_job("evaluate", *common, "--run-id", "e", "--num-processes", "2").code == 0
-    assert mnrl_job("train", "--train-data", str(pairs_file), *common, "--run-id", "t", "--batch-size", "8").code == 0
-    scored, trained = (read_json(tmp_path / "out" / run / "metrics.json") for run in "et")
-    assert scored["evaluation"]["faq"]["before"] == trained["evaluation"]["faq"]["before"]
-    assert scored["training"] is None
-    assert (tmp_path / "out" / "e" / "_SUCCESS").exists()
-    assert not (tmp_path / "out" / "e" / "model").exists()
-
-
-def test_negatives_are_trained_on_and_settings_are_honoured(mnrl_job, tmp_path, tiny_model, eval_file):
-    rows = [{"anchor": a, "positive": p, "negative": f"{p} not"} for a, p in PAIRS]
-    write_jsonl(tmp_path / "t.jsonl", rows)
-    shutil.copy(eval_file, tmp_path / "s.json")
-    (tmp_path / ".env").write_text("MNRL_BATCH_SIZE=4\nMNRL_MAX_SEQ_LENGTH=16\n", encoding="utf-8")
-    ended = mnrl_job(
-        *("train", "--train-data", "t.jsonl", "--eval-data", "s.json", "--base-model", str(tiny_model)),
-        *("--output", "out", "--run-id", "r", "--epochs", "3", "--precision", "bf16", "--schedule", "cosine"),
-        MNRL_MAX_STEPS="3",
-    )
-    assert ended.code == 0, ended.stderr
-    metrics = read_json(tmp_path / "out" / "r" / "metrics.json")
+def test_negatives_are_trained_on_and_settings_are_honoured(odd):
+    metrics = read_json(odd[0] / "metrics.json")
     assert metrics["training"]["steps"] == 3
+    assert metrics["training"]["global_batch_size"] == 4
     assert metrics["training"]["negatives_per_anchor"] == 7
     assert metrics["training"]["precision"] == "bf16"
     assert metrics["model"]["max_seq_length"] == 16
 
 
-def test_a_static_model_without_attention_mask_is_trained(mnrl_job, tmp_path, tiny_model, pairs_file, eval_file):
+@pytest.fixture(scope="module")
+def static(tmp_path_factory, tiny_model):
+    """A run of a model without attention mask, and without eval data; returns where it is."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
     from tokenizers import Tokenizer
 
-    static = StaticEmbedding(Tokenizer.from_file(str(tiny_model / "tokenizer.json")), embedding_dim=16)
-    SentenceTransformer(modules=[static], device="cpu").save_pretrained(str(tmp_path / "static"))
-    ended = mnrl_job(
-        *("train", "--train-data", str(pairs_file), "--eval-data", str(eval_file), "--base-model", "static"),
-        *("--output", "out", "--run-id", "r", "--batch-size", "8"),
+    folder = tmp_path_factory.mktemp("static")
+    words = StaticEmbedding(Tokenizer.from_file(str(tiny_model / "tokenizer.json")), embedding_dim=16)
+    SentenceTransformer(modules=[words], device="cpu").save_pretrained(str(folder / "static"))
+    write_pairs(folder / "pairs.jsonl", [(f"{a} {i}", f"{p} {i}") for i in range(5) for a, p in PAIRS])
+    ended = run_command(
+        folder,
+        *("train", "--train-data", "pairs.jsonl", "--base-model", "static", "--output", "out", "--run-id", "r"),
+        *("--batch-size", "6"),
     )
     assert ended.code == 0, ended.stderr
-    metrics = read_json(tmp_path / "out" / "r" / "metrics.json")
+    return folder / "out" / "r"
+
+
+def test_without_eval_data_some_pairs_are_held_out(static):
+    audit = read_json(static / "audit.json")
+    assert (audit["rows_held_out"], audit["rows_to_train_on"]) == (4, 36)
+    assert read_json(static / "metrics.json")["data"]["eval"]["holdout"]["queries"] == 4
+
+
+def test_a_static_model_without_attention_mask_is_trained(static):
+    metrics = read_json(static / "metrics.json")
     assert metrics["model"]["embedding_dimension"] == 16
     assert metrics["model"]["max_seq_length"] is None
     assert metrics["performance"]["padding_ratio"] is None

@@ -17,40 +17,25 @@ from mnrl_job.runtime.tables import NOBODY, read_groups, read_table
 from mnrl_job.runtime.watch import Care
 from mnrl_job.setting_types import Hardness, Source
 from mnrl_job.settings import Settings
-from tests.conftest import PAIRS, write_jsonl, write_pairs
+from tests.conftest import LEAKED, PAIRS, write_jsonl, write_pairs
 from tests.inputs.conftest import read
 
-LEAKED = ("forgot my password", PAIRS[0][1])
 
-
-def audit_of(tmp_path, run="r"):
-    return json.loads((tmp_path / "out" / run / "audit.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture
-def leaky(tmp_path, good):
-    """Nineteen pairs, of which one stands in the eval set, too."""
-    rows = [(f"{anchor} {i}", f"{positive} {i} {i} {i}") for i in range(9) for anchor, positive in PAIRS[:2]]
-    write_pairs(tmp_path / "pairs.jsonl", [*rows[:9], LEAKED, *rows[9:]])
-    return good
-
-
-def test_leaked_pairs_are_left_out_and_counted(mnrl_job, tmp_path, leaky):
-    ended = mnrl_job("train", **leaky | {"MNRL_BATCH_SIZE": "6"})
-    assert ended.code == 0, ended.stderr
-    assert "1 of 19 training pairs also stand in an eval set (1 in faq); they are left out" in ended.stderr
-    audit = audit_of(tmp_path)
-    assert (audit["rows_usable"], audit["rows_removed_as_leaked"], audit["rows_to_train_on"]) == (19, 1, 18)
+def test_leaked_pairs_are_left_out_and_counted(published):
+    assert "1 of 10 training pairs also stand in an eval set (1 in faq); they are left out" in published.said
+    audit = json.loads((published.run / "audit.json").read_text(encoding="utf-8"))
+    assert (audit["rows_usable"], audit["rows_removed_as_leaked"], audit["rows_to_train_on"]) == (10, 1, 9)
     assert audit["leakage"]["by_eval_set"] == {"faq": 1}
-    assert audit["batches"]["rows_used_an_epoch"] == 18
-    metrics = json.loads((tmp_path / "out" / "r" / "metrics.json").read_text(encoding="utf-8"))
-    assert metrics["data"]["train"]["rows_used"] == 18
+    assert audit["batches"]["rows_used_an_epoch"] == 8
+    metrics = json.loads((published.run / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["data"]["train"]["rows_used"] == 8
 
 
-def test_leaked_pairs_end_the_run_where_they_must_not_be(mnrl_job, leaky):
-    ended = mnrl_job("train", **leaky | {"MNRL_LEAKAGE": "fail"})
+def test_leaked_pairs_end_the_run_where_they_must_not_be(mnrl_job, tmp_path, good):
+    write_pairs(tmp_path / "pairs.jsonl", [*PAIRS, LEAKED])
+    ended = mnrl_job("train", **good | {"MNRL_LEAKAGE": "fail"})
     assert ended.code == 65
-    assert "1 of 19 training pairs also stand in an eval set (1 in faq), the first is 'forgot my" in ended.last_line
+    assert "1 of 9 training pairs also stand in an eval set (1 in faq), the first is 'get an" in ended.last_line
     assert "set MNRL_LEAKAGE=remove" in ended.last_line
 
 
@@ -256,6 +241,24 @@ def test_a_source_without_a_batch_by_its_weight_is_told_so(prepared, caplog):
     assert out.audit["batches"]["batches_an_epoch"] == {"s0": 5, "s1": 0}
     assert "s1: its 40 pairs get no batch by the weights, so none of them is trained on" in caplog.text
     assert "a smaller MNRL_BATCH_SIZE or other weights may use more" in caplog.text
+
+
+def test_planned_batches_use_what_they_can_and_the_user_is_told(prepared, caplog):
+    few = [(f"{PAIRS[i % 8][0]} {i}", PAIRS[min(i % 16, 3)][1]) for i in range(48)]
+    out = prepared(few, eval_holdout=0, batch_size=4, batching="planned")
+    assert np.load(out.batching.plan).shape == (3, 4), "the rarest positive has three rows"
+    assert out.audit["batches"]["rows_used_an_epoch"] == 12
+    assert "3 batches of 4 use 12 of 48 pairs an epoch; a smaller MNRL_BATCH_SIZE may use more" in caplog.text
+
+
+@pytest.mark.parametrize(("similarity", "distinct", "groups"), [(0.9, 17, 1), (None, 18, 0)])
+def test_near_duplicates_are_kept_apart_unless_that_is_off(prepared, similarity, distinct, groups):
+    long = "every invoice is listed under billing with a link and can be had as a file by mail or by post at any time"
+    rows = [(f"{PAIRS[i % 8][0]} {i}", f"{long} {word}") for i, word in enumerate(["now", "later"] * 8)]
+    rows += [(f"{PAIRS[i % 8][0]} again {i}", f"{PAIRS[i % 8][1]} {i}") for i in range(16)]
+    out = prepared(rows, eval_holdout=0, batch_size=8, near_duplicates=similarity)
+    assert out.audit["batches"]["largest_batch_at_most"] == distinct
+    assert out.audit["near_duplicates"]["groups"] == groups
 
 
 def test_where_a_text_that_is_anchor_and_positive_keeps_the_only_batch_from_filling_it_is_masked(prepared):

@@ -1,56 +1,23 @@
 """A run that is stopped or killed goes on where it was, and ends with the weights it would have had."""
 
-import json
+import shutil
 import signal
-from functools import cache
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from mnrl_job.runtime.devices import visible_gpus
-from tests.conftest import FSDP2
-from tests.runs import STEPS, make_scene
+from tests.conftest import FSDP2, LONG, PAIRS, write_pairs
+from tests.runs import PATIENCE_SECONDS, make_scene
 
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory, tiny_model):
-    return make_scene(tmp_path_factory.mktemp("resume"), tiny_model)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(scene):
-    """What comes out of a run on one process, and of one on two."""
-
-    @cache
-    def outcome(processes):
-        name = f"whole-{processes}"
-        assert scene.run(name, MNRL_NUM_PROCESSES=processes) == 0, scene.log(name)[-3000:]
-        found = scene.outcome(name)
-        assert found[-1] == list(range(1, STEPS + 1))
-        return found
-
-    return outcome
-
-
-# `make chaos` tries the rest.
-@pytest.mark.parametrize(("how", "processes"), [(signal.SIGKILL, "1"), (signal.SIGTERM, "2")])
-def test_it_ends_with_the_weights_of_a_run_that_was_left_alone(scene, undisturbed, how, processes):
-    name = how.name.lower()
-    assert interrupted(scene, name, how, MNRL_NUM_PROCESSES=processes) == undisturbed(processes)
-    first, second = scene.metrics(name)["run"]["attempts"]
-    assert (first["outcome"], second["outcome"]) == ("preempted" if how == signal.SIGTERM else "killed", "succeeded")
-    assert first["steps_done"] - first["steps_lost"] + second["steps_done"] == STEPS
-    assert second["steps_lost"] == 0
-    if how == signal.SIGTERM:
-        assert first["steps_lost"] == 0
-
-
-LORA = {"MNRL_LORA_RANK": "4", "MNRL_LEARNING_RATE": "1e-3", "MNRL_EPOCHS": "40"}
-# The tiny model scores the same all the time, so that patience ends it.
+STEPS = 90
+ON_ONE = {"MNRL_EPOCHS": "40", "MNRL_NUM_PROCESSES": "1"}
+ON_TWO = {"MNRL_EPOCHS": str(STEPS // 3), "MNRL_NUM_PROCESSES": "2"}
+SHARDED = ON_TWO | {"MNRL_ACCELERATE_CONFIG": "fsdp.yaml"}
+# At such a rate the model scores the same all the time, so that patience ends it after 100 of 120 steps.
+LORA = {"MNRL_LORA_RANK": "4", "MNRL_LEARNING_RATE": "1e-6"}
 SCORED = {"MNRL_EVAL_EVERY": "25", "MNRL_PATIENCE": "3"}
-SHARDED = {"MNRL_ACCELERATE_CONFIG": "fsdp.yaml", "MNRL_EPOCHS": "40"}
-
 RECIPE = {
     "MNRL_LOSS": "guided",
     "MNRL_GUIDE_MODEL": "model",
@@ -60,58 +27,129 @@ RECIPE = {
     "MNRL_HARD_NEGATIVES": "1",
     "MNRL_HARD_NEGATIVE_MARGIN": "0",
     "MNRL_MINE_EVERY": "epoch",
-    "MNRL_EPOCHS": "40",
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "processes", "how", "more"),
-    [
-        ("adapter", "2", signal.SIGKILL, LORA | SCORED),
-        ("sharded", "2", signal.SIGTERM, SHARDED),
-        ("recipe", "2", signal.SIGKILL, RECIPE),
-    ],
-)
-def test_so_does_one_that_trains_otherwise(scene, name, processes, how, more):
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory, tiny_model):
+    scene = make_scene(tmp_path_factory.mktemp("resume"), tiny_model)
+    pairs = [(f"{anchor} {mark}", f"{positive} {mark} again") for mark in "xyz" for anchor, positive in PAIRS]
+    write_pairs(scene.folder / "pairs.jsonl", [*pairs[:-1], LONG])
     (scene.folder / "fsdp.yaml").write_text(FSDP2)
-    settings = more | {"MNRL_NUM_PROCESSES": processes}
+    return scene
+
+
+def whole(scene, name, settings):
+    """What comes out of a run that is left alone."""
     assert scene.run(name, **settings) == 0, scene.log(name)[-3000:]
-    resumed = f"{name}-{how.name.lower()}"
-    assert interrupted(scene, resumed, how, **settings) == scene.outcome(name)
-    trainings = [scene.metrics(run)["training"] for run in (name, resumed)]
-    assert trainings[0]["scores"] == trainings[1]["scores"]
-    assert [mined(one) for one in trainings] == [mined(trainings[0])] * 2
-    assert trainings[0]["steps"] == (100 if name == "adapter" else STEPS * 2 // 3)
-
-
-def mined(training):
-    return [one | {"seconds": 0} for one in training["minings"]]
-
-
-def interrupted(scene, name, how, **settings):
-    """What comes out of a run that was stopped or killed after its first checkpoint, and then gone on with."""
-    process = scene.start(name, **settings)
-    scene.until(process, name, scene.has_checkpoint(name))
-    process.send_signal(how)
-    assert process.wait(60) == (75 if how == signal.SIGTERM else -signal.SIGKILL)
-    assert not (scene.place(name) / "_SUCCESS").exists()
-    if how == signal.SIGTERM:
-        assert "it goes on from step" in scene.log(name)
-    assert scene.run(name, **settings) == 0, scene.log(name)[-3000:]
-    assert "going on from the checkpoint of step" in scene.log(name)
     return scene.outcome(name)
 
 
-def test_with_another_number_of_processes_it_goes_on_with_the_same_batches(scene, undisturbed):
-    process = scene.start("fewer", MNRL_NUM_PROCESSES="2")
-    scene.until(process, "fewer", scene.has_checkpoint("fewer"))
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 75
-    assert scene.run("fewer", MNRL_NUM_PROCESSES="1") == 0, scene.log("fewer")[-3000:]
-    (_, digest, _, steps), (_, expected, _, _) = scene.outcome("fewer"), undisturbed("1")
-    assert digest == expected
-    assert steps == list(range(1, STEPS + 1))
-    assert json.loads((scene.place("fewer") / "metrics.json").read_text())["training"]["steps"] == STEPS
+@pytest.fixture(scope="module")
+def undisturbed(scene):
+    """What comes out on two processes."""
+    found = whole(scene, "whole", ON_TWO)
+    assert found[-1] == list(range(1, STEPS + 1))
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed_in_shares(scene):
+    """What comes out on two processes that hold the model in shares."""
+    return whole(scene, "shared", SHARDED)
+
+
+@pytest.fixture(scope="module")
+def stopped(scene):
+    """A run on two processes that was stopped after its first checkpoint; tests go on with copies of it."""
+    interrupt(scene, "stopped", signal.SIGTERM, ON_TWO)
+    return scene.place("stopped")
+
+
+def test_it_ends_with_the_weights_of_a_run_that_was_left_alone(scene, undisturbed, stopped):
+    shutil.copytree(stopped, scene.place("same"))
+    assert gone_on_with(scene, "same", ON_TWO) == undisturbed
+    first, second = scene.metrics("same")["run"]["attempts"]
+    assert (first["outcome"], second["outcome"]) == ("preempted", "succeeded")
+    assert first["steps_done"] + second["steps_done"] == STEPS
+    assert first["steps_lost"] == second["steps_lost"] == 0
+
+
+def test_with_another_number_of_processes_it_goes_on_with_the_same_batches(scene, undisturbed, stopped):
+    shutil.copytree(stopped, scene.place("fewer"))
+    fewer = gone_on_with(scene, "fewer", ON_TWO | {"MNRL_NUM_PROCESSES": "1"})
+    assert (fewer[1], fewer[3]) == (undisturbed[1], undisturbed[3])
+    assert scene.metrics("fewer")["training"]["steps"] == STEPS
+
+
+def test_a_killed_one_that_uses_every_option_ends_with_the_same_weights_scores_and_negatives(scene):
+    settings = ON_ONE | RECIPE | LORA | SCORED
+    expected = whole(scene, "recipe", settings)
+    interrupt(scene, "recipe-killed", signal.SIGKILL, settings)
+    assert gone_on_with(scene, "recipe-killed", settings) == expected
+    assert_trained_alike(scene, "recipe", "recipe-killed")
+    assert scene.metrics("recipe")["training"]["steps"] == 100
+    first, second = scene.metrics("recipe-killed")["run"]["attempts"]
+    assert (first["outcome"], second["outcome"]) == ("killed", "succeeded")
+    assert first["steps_done"] - first["steps_lost"] + second["steps_done"] == 100
+
+
+def test_a_model_held_in_shares_learns_what_one_held_whole_does(scene, undisturbed, undisturbed_in_shares):
+    """Also where ranks have different numbers of chunks, for each of which all must gather each layer."""
+    held_whole, shared = (load_file(scene.place(name) / "model" / "model.safetensors") for name in ("whole", "shared"))
+    assert undisturbed_in_shares[1] == undisturbed[1]
+    torch.testing.assert_close(shared, held_whole, rtol=0, atol=1e-4)
+    assert "accelerate_config" in scene.manifest("shared")["inputs"]
+
+
+def test_one_held_in_shares_goes_on_too(scene, undisturbed_in_shares):
+    interrupt(scene, "shared-stopped", signal.SIGTERM, SHARDED)
+    assert gone_on_with(scene, "shared-stopped", SHARDED) == undisturbed_in_shares
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("plain-1", ON_ONE),
+        ("adapter-2", ON_TWO | LORA | SCORED),
+        ("recipe-2", ON_TWO | RECIPE),
+        ("shared-2", SHARDED | LORA),
+    ],
+)
+def test_however_it_is_interrupted_each_kind_of_run_goes_on(scene, name, settings, how):
+    name = f"{name}-{how.name.lower()}"
+    expected = whole(scene, name, settings)
+    interrupt(scene, f"{name}-twice", how, settings)
+    assert gone_on_with(scene, f"{name}-twice", settings) == expected
+    assert_trained_alike(scene, name, f"{name}-twice")
+
+
+def interrupt(scene, name, how, settings):
+    """Stop or kill a run after its first checkpoint."""
+    process = scene.start(name, **settings)
+    scene.until(process, name, scene.has_checkpoint(name))
+    process.send_signal(how)
+    assert process.wait(PATIENCE_SECONDS) == (75 if how == signal.SIGTERM else -signal.SIGKILL)
+    assert not (scene.place(name) / "_SUCCESS").exists()
+    if how == signal.SIGTERM:
+        assert "it goes on from step" in scene.log(name)
+
+
+def gone_on_with(scene, name, settings):
+    """What comes out of a run that was interrupted."""
+    found = whole(scene, name, settings)
+    assert "going on from the checkpoint of step" in scene.log(name)
+    return found
+
+
+def assert_trained_alike(scene, *names):
+    """The same scores while it trained, and the same negatives mined; only not in the same time."""
+    one, other = (scene.metrics(name)["training"] for name in names)
+    assert one["scores"] == other["scores"]
+    timeless = [[mining | {"seconds": 0} for mining in training["minings"]] for training in (one, other)]
+    assert timeless[0] == timeless[1]
 
 
 @pytest.mark.gpu
@@ -120,15 +158,11 @@ def test_with_another_number_of_processes_it_goes_on_with_the_same_batches(scene
 def test_on_a_gpu_it_goes_on_too(scene, how):
     """A GPU adds in another order each time, so the weights are compared as numbers."""
     settings = {"CUDA_VISIBLE_DEVICES": "0", "MNRL_PRECISION": "auto"}
-    assert scene.run("gpu-whole", **settings) == 0, scene.log("gpu-whole")[-3000:]
+    expected = whole(scene, f"gpu-{how.name.lower()}-whole", settings)
     name = f"gpu-{how.name.lower()}"
-    process = scene.start(name, **settings)
-    scene.until(process, name, scene.has_checkpoint(name))
-    process.send_signal(how)
-    assert process.wait(60) == (75 if how == signal.SIGTERM else -signal.SIGKILL)
-    assert scene.run(name, **settings) == 0, scene.log(name)[-3000:]
-    found, expected = scene.outcome(name), scene.outcome("gpu-whole")
+    interrupt(scene, name, how, settings)
+    found = gone_on_with(scene, name, settings)
     assert (found[1], found[3]) == (expected[1], expected[3])
-    whole, resumed = (load_file(scene.place(run) / "model" / "model.safetensors") for run in ("gpu-whole", name))
-    for weight in whole:
-        torch.testing.assert_close(resumed[weight], whole[weight], rtol=1e-2, atol=1e-3)
+    once, resumed = (load_file(scene.place(run) / "model" / "model.safetensors") for run in (f"{name}-whole", name))
+    for weight in once:
+        torch.testing.assert_close(resumed[weight], once[weight], rtol=1e-2, atol=1e-3)

@@ -39,14 +39,14 @@ def command_lines():
             continue
 
 
-@pytest.mark.parametrize("log_format", ["json", "text"])
-def test_a_run_tells_no_secret_to_logs_files_or_process_list(moto, tmp_path, tiny_model, log_format):
+@pytest.mark.parametrize(("name", "log_format"), [("train", "json"), ("evaluate", "text")])
+def test_a_run_tells_no_secret_to_logs_files_or_process_list(moto, tmp_path, tiny_model, name, log_format):
     place = furnish(moto, tmp_path, tiny_model)
     environment = clean_environment(
         **settings_for(place, MNRL_WORK_DIR="work", MNRL_LOG_FORMAT=log_format) | moto.environment | PLANTED
     )
     running = subprocess.Popen(
-        command("train"), env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command(name), env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     while running.poll() is None:
         assert not leaks(*command_lines())

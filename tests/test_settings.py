@@ -1,7 +1,7 @@
 """Settings: one model, and everything users see of it."""
 
 import json
-import time
+import resource
 
 import pytest
 from hypothesis import given
@@ -279,12 +279,15 @@ def test_env_example_uncommented_gives_the_defaults(mnrl_job, tmp_path):
 
 @pytest.mark.parametrize("arguments", [("--help",), ("settings",), ("train", "--help")])
 def test_it_answers_in_under_half_a_second(mnrl_job, arguments):
-    def seconds():
-        began = time.perf_counter()
-        assert mnrl_job(*arguments).code == 0
-        return time.perf_counter() - began
+    """Of a processor's time: how long a busy machine lets it wait is not its own."""
 
-    assert min(seconds() for _ in range(5)) < 0.5
+    def seconds():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert mnrl_job(*arguments).code == 0
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 0.5
 
 
 def test_an_unknown_flag_ends_with_the_settings_code(mnrl_job):

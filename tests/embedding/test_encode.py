@@ -11,7 +11,7 @@ from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import choose_precision, cpu_has_bf16
 from mnrl_job.embedding.prompts import find_prompt
 from mnrl_job.errors import DeviceError
-from tests.conftest import PAIRS, run_ranks
+from tests.conftest import PAIRS
 
 TEXTS = [text for pair in PAIRS for text in pair] * 3 + ["", "word " * 100]
 
@@ -62,10 +62,10 @@ def test_a_model_of_another_kind_is_encoded_by_the_library(static_model, tmp_pat
     assert not (tmp_path / "tokens.arrow").exists()
 
 
-def test_two_ranks_share_the_work_and_both_know_all(tmp_path, tiny_model, model):
+def test_two_ranks_share_the_work_and_both_know_all(two_ranks, tmp_path, tiny_model, model):
     shutil.copytree(tiny_model, tmp_path / "model")
     (tmp_path / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
-    found = json.loads(run_ranks(2, "tests.training.ranks", "encode", tmp_path))
+    found = two_ranks.ask("encode", tmp_path)
     ours = encode(model, column(TEXTS), "document", "fp32", tmp_path / "tokens.arrow")
     torch.testing.assert_close(torch.tensor(found["embeddings"]), ours, rtol=1e-5, atol=1e-6)
     assert 0 < found["texts"] < len(TEXTS)

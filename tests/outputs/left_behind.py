@@ -28,8 +28,8 @@ from mnrl_job.records import (
     WorkerResult,
 )
 from mnrl_job.settings import Settings
+from tests.conftest import EVIL
 
-EVIL = "<script>window.stolen = 1</script><img src=x onerror='window.stolen = 2'>\"'&amp;</script><!--"
 METRICS = ("accuracy@1", "mrr@10", "ndcg@10", "recall@10", "ndcg@100")
 MODEL = ModelFacts(22_713_216, 384, 256, "abc123", "", EVIL)
 

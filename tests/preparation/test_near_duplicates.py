@@ -254,7 +254,7 @@ def test_helpers_that_are_killed_end_the_run_whatever_they_were_about_to_tell(tm
         for helper in born:
             os.kill(int(helper), signal.SIGKILL)
         parent.send_signal(signal.SIGCONT)
-        _, errors = parent.communicate(timeout=20)
+        _, errors = parent.communicate(timeout=120)
     finally:
         parent.kill()
     assert "InternalError: a helper that reads texts was killed; the machine may be out of memory" in errors
@@ -282,7 +282,7 @@ def test_a_run_that_is_asked_to_stop_while_it_reads_texts_stops_and_leaves_no_he
 
     until(ready)
     os.killpg(run.pid, request_)
-    _, errors = run.communicate(timeout=30)
+    _, errors = run.communicate(timeout=120)
     assert born
     assert "Traceback" not in errors, "helpers leave the answer to the parent"
     assert run.returncode == 75, errors

@@ -25,16 +25,13 @@ def task(tmp_path, tiny_model):
     return WorkerTask(Settings().model_dump(mode="json"), "", tmp_path, tmp_path / "run", (), {})
 
 
-@pytest.mark.parametrize("killed", [False, True])
-def test_a_worker_waits_for_its_task_and_is_replaced_when_it_was_killed_meanwhile(task, tmp_path, killed):
+def test_a_worker_that_was_killed_while_it_waited_for_its_task_is_replaced(task, tmp_path):
     with started("verify", tmp_path, Devices(gpus=0, workers=1), CARE) as waiting:
         (worker,) = waiting.processes
-        if killed:
-            worker.kill()
-            worker.wait()
+        worker.kill()
+        worker.wait()
         found = waiting.ask(task, "verified.json", Verification)
     assert found.reloaded
-    assert worker.returncode == (-9 if killed else 0)
 
 
 def test_workers_that_were_never_asked_end_and_do_nothing(task, tmp_path):

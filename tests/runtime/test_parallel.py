@@ -9,6 +9,9 @@ import pytest
 from mnrl_job.errors import StorageError
 from mnrl_job.runtime.parallel import parallel, settle
 
+# Threads that hang do so until the test is over; a busy machine may be slow.
+SOON = 30
+
 
 class Stopped(Exception):
     pass
@@ -54,7 +57,7 @@ def test_the_first_failure_is_raised_while_other_threads_hang(hang):
     began = time.monotonic()
     with pytest.raises(StorageError, match="number 1 failed"):
         parallel(work, range(4), threads=4)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < SOON
 
 
 def test_after_a_failure_nothing_more_is_begun():
@@ -85,7 +88,7 @@ def test_a_signal_is_not_delayed_by_threads_that_hang(hang):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < SOON
 
 
 def test_what_had_been_begun_beside_a_failure_can_be_waited_for_but_not_for_ever(hang):
@@ -109,4 +112,4 @@ def test_what_had_been_begun_beside_a_failure_can_be_waited_for_but_not_for_ever
         parallel(work, [0, 2], threads=2)
     began = time.monotonic()
     settle(0.1)
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < SOON

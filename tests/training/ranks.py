@@ -1,8 +1,9 @@
-"""A rank of a small training run, started by tests as `python -m tests.training.ranks ROLE FOLDER [STOP_AT]`.
+"""A rank of two, started by tests as `python -m tests.training.ranks`; it does what each line of its input asks for.
 
-`loss` prints the value of our loss and of the library's, `encode` what texts are embedded to, `train` trains from the
-last checkpoint in FOLDER, if there is one, up to a step, and prints the digest of the rows; so does `short`, where the
-second rank has memory for two texts at a time; `mine` prints the hard negatives. Only the first rank prints.
+`loss` gives the value of our loss and of the library's, `encode` what texts are embedded to, `train` trains from the
+last checkpoint in a folder, if there is one, up to a step, and gives the digest of the rows; so does `short`, where the
+second rank has memory for two texts at a time; `mine` gives the hard negatives, `gather` rows and their gradients. Only
+the first rank answers.
 """
 
 import json
@@ -15,6 +16,7 @@ import torch
 from accelerate import PartialState
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers.util import all_gather_with_grad
 from transformers import TrainerCallback
 
 from mnrl_job.embedding.chunks import Limit, cut
@@ -23,6 +25,7 @@ from mnrl_job.records import Batching, Pairs, read_record
 from mnrl_job.runtime.tables import read_groups
 from mnrl_job.settings import Settings
 from mnrl_job.training.collate import Batch
+from mnrl_job.training.gathering import gather_rows
 from mnrl_job.training.loss import GlobalBatchLoss
 from mnrl_job.training.mining import distinct, mine
 from mnrl_job.training.trainer import PlannedTrainer
@@ -126,16 +129,46 @@ def _mean(tensor: torch.Tensor) -> torch.Tensor:
     return tensor / PartialState().num_processes
 
 
+def gather() -> dict[str, object]:
+    """The rows of two ranks and the gradient of the first one's.
+
+    Ours get their rows, and what flows back to them, column by column in memory. The library confuses the values then.
+    """
+    rank = PartialState().process_index
+    found = {}
+    for name, gathered, laid in [
+        ("ours", gather_rows, lambda tensor: tensor.T.contiguous().T),
+        ("theirs", all_gather_with_grad, torch.clone),
+    ]:
+        own = laid(torch.arange(4.0).reshape(2, 2) + 10 * rank).requires_grad_()
+        rows = gathered(own)
+        rows.backward(laid(torch.arange(8.0).reshape(4, 2) * (1 + rank)))
+        found[name] = {"rows": rows.tolist(), "gradient": own.grad.tolist()}
+    return found
+
+
+def short(folder: Path) -> dict[str, object]:
+    return train(folder, 0, 2 if PartialState().process_index == 1 else None)
+
+
+ROLES = {
+    "loss": lambda folder: loss(Path(folder)),
+    "encode": lambda folder: embeddings(Path(folder)),
+    "train": lambda folder, stop_at: train(Path(folder), int(stop_at)),
+    "short": lambda folder: short(Path(folder)),
+    "mine": lambda folder: negatives(Path(folder)),
+    "gather": gather,
+}
+
+
 def main() -> None:
     state = PartialState(cpu=True)
-    role, folder = sys.argv[1], Path(sys.argv[2])
-    roles = {"loss": loss, "encode": embeddings, "train": lambda folder: train(folder, int(sys.argv[3]))}
-    roles["mine"] = negatives
-    roles["short"] = lambda folder: train(folder, 0, 2 if state.process_index == 1 else None)
-    told = roles[role](folder)
-    if state.is_main_process:
-        sys.stdout.write(json.dumps(told))
-    state.destroy_process_group()
+    for line in sys.stdin:
+        role, *arguments = json.loads(line)
+        told = ROLES[role](*arguments)
+        if state.is_main_process:
+            sys.stdout.write(f"{json.dumps(told)}\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":

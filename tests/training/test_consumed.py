@@ -13,7 +13,8 @@ from mnrl_job.runtime.tables import write_columns, write_labels
 from mnrl_job.settings import Settings
 from mnrl_job.training.batches import Rule, Share, batches_by_source, plan_epochs
 from mnrl_job.training.consumed import digest
-from tests.conftest import PAIRS, run_ranks
+from tests.conftest import PAIRS
+from tests.training.ranks import train
 
 PLAN = np.arange(48).reshape(-1, 4)
 EPOCHS = 3
@@ -49,24 +50,27 @@ def run(tmp_path, tiny_model):
     return tmp_path, plan
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
-def test_a_run_resumed_in_its_second_epoch_trains_on_the_rows_it_had_not_seen(run, before, after):
+def logged(folder, name):
+    return [json.loads(line)[name] for line in (folder / "training_log.jsonl").open()]
+
+
+def test_a_run_resumed_in_its_second_epoch_trains_on_the_rows_it_had_not_seen(two_ranks, run):
     """The library's no-duplicates sampler repeats the first epoch's order here: 19 of 40 rows twice, 19 never."""
     folder, plan = run
     assert len(plan) == 15
-    stopped = json.loads(run_ranks(before, "tests.training.ranks", "train", folder, 7))
-    assert stopped == {"step": 7, "digest": digest(plan[:7]), "recomputed": False}
-    resumed = json.loads(run_ranks(after, "tests.training.ranks", "train", folder, 0))
-    assert resumed == {"step": 15, "digest": digest(plan), "recomputed": False}
-    logged = [json.loads(line) for line in (folder / "training_log.jsonl").open()]
-    assert [line["rows_digest"] for line in logged] == [digest(plan[:step]) for step in range(1, 16)]
+    assert two_ranks.ask("train", folder, 7) == {"step": 7, "digest": digest(plan[:7]), "recomputed": False}
+    assert train(folder, 0) == {"step": 15, "digest": digest(plan), "recomputed": False}
+    assert logged(folder, "rows_digest") == [digest(plan[:step]) for step in range(1, 16)]
 
 
-def test_where_one_of_two_ranks_runs_out_of_memory_both_go_on_with_less(run):
+def test_where_one_of_two_ranks_runs_out_of_memory_both_go_on_with_less(two_ranks, run):
+    """Here with what one process began, and to the same losses as that one alone."""
     folder, plan = run
-    losses = []
-    for role in ("train", "short"):
-        done = json.loads(run_ranks(2, "tests.training.ranks", role, folder, 0))
-        assert done == {"step": 15, "digest": digest(plan), "recomputed": role == "short"}
-        losses.append([json.loads(line)["loss"] for line in (folder / "training_log.jsonl").open()])
-    assert losses[1] == pytest.approx(losses[0], abs=1e-3)  # bf16, cut in other chunks
+    whole = {"step": 15, "digest": digest(plan), "recomputed": False}
+    assert train(folder, 0) == whole
+    losses = logged(folder, "loss")
+    shutil.rmtree(folder / "trainer")
+    assert train(folder, 7)["step"] == 7
+    assert two_ranks.ask("short", folder) == whole | {"recomputed": True}
+    assert logged(folder, "rows_digest") == [digest(plan[:step]) for step in range(1, 16)]
+    assert logged(folder, "loss") == pytest.approx(losses, abs=1e-3)  # bf16, cut in other chunks

@@ -1,12 +1,6 @@
-"""The tiled loss is the library's, value and gradients, leaves out false negatives, and needs little memory.
+"""The tiled loss is the library's, value and gradients, leaves out false negatives, and needs little memory."""
 
-Started as `python -m tests.training.test_contrast ROLE ...`, this module is a process of one of its own tests.
-"""
-
-import json
 import math
-import resource
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +13,6 @@ from sentence_transformers.sentence_transformer.losses import (
     gist_embed,
     multiple_negatives_ranking,
 )
-from sentence_transformers.util import all_gather_with_grad
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn.functional import normalize
 from transformers import AutoTokenizer
@@ -29,7 +22,7 @@ from mnrl_job.setting_types import Hardness
 from mnrl_job.training import contrast as module
 from mnrl_job.training.contrast import contrast
 from mnrl_job.training.gathering import gather_rows
-from tests.conftest import run_ranks
+from tests.conftest import run_python
 
 ROWS, DIMENSION, SCALE = 8, 5, 20.0
 FOUR = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
@@ -305,6 +298,22 @@ def test_the_host_never_waits_for_a_value(objective):
             masked.item()
 
 
+# Prints by how many bytes a loss of a large batch and its gradients raise the peak of this process's memory.
+MEASURE = """
+import resource, sys, torch
+from mnrl_job.training.contrast import contrast
+objective, own = sys.argv[1], int(sys.argv[2])
+torch.set_num_threads(1)
+sides = [torch.randn(65_536, 384) for _ in range(2)]
+for side in sides:
+    side.div_(side.norm(dim=1, keepdim=True)).requires_grad_()
+labels = torch.arange(3 * 65_536).reshape(-1, 3)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+contrast(*sides, labels, slice(1024, 1024 + own), 20.0, objective)[0].backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
 @pytest.mark.parametrize(("objective", "own"), [("mnrl", 2048), ("gte", 512)])
 def test_a_large_batch_needs_less_than_a_gibibyte(objective, own):
     """65,536 rows, whose score matrix alone would take 16 GiB; measured is what the loss adds to its inputs.
@@ -312,12 +321,12 @@ def test_a_large_batch_needs_less_than_a_gibibyte(objective, own):
     Only some rows have their loss computed, for speed: the tiles of the others would come one after another, each in
     the memory that the last one left, and the gradients are those of the whole batch anyway.
     """
-    grown = int(run_ranks(1, "tests.training.test_contrast", "memory", objective, own))
-    assert grown < 2**30
+    measured = run_python(MEASURE, objective, own).communicate()[0]
+    assert int(measured) < 2**30, measured
 
 
-def test_gathered_rows_and_their_gradients_equal_the_librarys():
-    found = json.loads(run_ranks(2, "tests.training.test_contrast", "gather"))
+def test_gathered_rows_and_their_gradients_equal_the_librarys(two_ranks):
+    found = two_ranks.ask("gather")
     assert found["ours"] == found["theirs"]
     assert found["ours"]["rows"] == [[0, 1], [2, 3], [10, 11], [12, 13]]
     assert found["ours"]["gradient"] == [[0, 3], [6, 9]]
@@ -326,43 +335,3 @@ def test_gathered_rows_and_their_gradients_equal_the_librarys():
 def test_a_process_alone_gathers_its_own_rows():
     own = torch.zeros(2, 3)
     assert gather_rows(own) is own
-
-
-def measure(objective, own):
-    """Print by how many bytes a loss of a large batch and its gradients raise the peak of this process's memory."""
-    torch.set_num_threads(1)
-    sides = [torch.randn(65_536, 384) for _ in range(2)]
-    for side in sides:
-        side.div_(side.norm(dim=1, keepdim=True)).requires_grad_()
-    labels = torch.arange(3 * 65_536).reshape(-1, 3)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    contrast(*sides, labels, slice(1024, 1024 + own), SCALE, objective)[0].backward()
-    sys.stdout.write(str((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024))
-
-
-def gather():
-    """Print the rows of two ranks and the gradient of the first one's.
-
-    Ours get their rows, and what flows back to them, column by column in memory. The library confuses the values then.
-    """
-    torch.distributed.init_process_group("gloo")
-    rank = torch.distributed.get_rank()
-    found = {}
-    for name, gathered, laid in [
-        ("ours", gather_rows, lambda tensor: tensor.T.contiguous().T),
-        ("theirs", all_gather_with_grad, torch.clone),
-    ]:
-        own = laid(torch.arange(4.0).reshape(2, 2) + 10 * rank).requires_grad_()
-        rows = gathered(own)
-        rows.backward(laid(torch.arange(8.0).reshape(4, 2) * (1 + rank)))
-        found[name] = {"rows": rows.tolist(), "gradient": own.grad.tolist()}
-    if rank == 0:
-        sys.stdout.write(json.dumps(found))
-    torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    if sys.argv[1] == "gather":
-        gather()
-    else:
-        measure(sys.argv[2], int(sys.argv[3]))

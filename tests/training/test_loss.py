@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mnrl_job.training.loss import GlobalBatchLoss, cut_to, split
-from tests.conftest import PAIRS, run_ranks
+from tests.conftest import PAIRS
 from tests.training.ranks import batch_of
 
 NEGATIVES = [positive + " not at all" for _, positive in PAIRS]
@@ -83,16 +83,16 @@ def test_documents_are_masked_once_however_often_embeddings_are_cut(model):
     assert int(loss.counts.masked) == 8
 
 
-def test_on_two_ranks_value_and_gradients_equal_the_librarys(tmp_path, tiny_model):
+def test_on_two_ranks_value_and_gradients_equal_the_librarys(two_ranks, tmp_path, tiny_model):
     shutil.copytree(tiny_model, tmp_path / "model")
     (tmp_path / "columns.json").write_text(json.dumps(COLUMNS), encoding="utf-8")
     (tmp_path / "labels.json").write_text(json.dumps(apart(COLUMNS).tolist()), encoding="utf-8")
-    found = json.loads(run_ranks(2, "tests.training.ranks", "loss", tmp_path))
+    found = two_ranks.ask("loss", tmp_path)
     assert found["ours"]["value"] == pytest.approx(found["theirs"]["value"], abs=1e-12)
     assert found["ours"]["gradients"] == pytest.approx(found["theirs"]["gradients"], rel=1e-9, abs=1e-12)
 
 
-def test_two_ranks_mask_what_one_would(tmp_path, tiny_model, model):
+def test_two_ranks_mask_what_one_would(two_ranks, tmp_path, tiny_model, model):
     """Rows 0 and 4 share a positive, 1 and 5 an anchor: each pair meets across the ranks only."""
     groups = torch.arange(24).reshape(8, 3)
     groups[4, 1], groups[5, 0] = groups[0, 1], groups[1, 0]
@@ -100,7 +100,7 @@ def test_two_ranks_mask_what_one_would(tmp_path, tiny_model, model):
     shutil.copytree(tiny_model, tmp_path / "model")
     (tmp_path / "columns.json").write_text(json.dumps(COLUMNS), encoding="utf-8")
     (tmp_path / "labels.json").write_text(json.dumps(labels.tolist()), encoding="utf-8")
-    found = json.loads(run_ranks(2, "tests.training.ranks", "loss", tmp_path))
+    found = two_ranks.ask("loss", tmp_path)
     loss = GlobalBatchLoss(model, 20)
     value, gradients = value_and_gradients(model, loss, COLUMNS, labels)
     assert int(loss.counts.masked) == 4

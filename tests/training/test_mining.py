@@ -1,7 +1,5 @@
 """Hard negatives are the nearest documents that may be wrong: never one's own, never as near as the positive."""
 
-import json
-
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -20,7 +18,6 @@ from mnrl_job.training import mining
 from mnrl_job.training.collate import TextCollator, TokenCollator, collator
 from mnrl_job.training.mining import NOTHING, distinct, mine, search
 from mnrl_job.training.negatives import HardNegatives
-from tests.conftest import run_ranks
 
 WORDS = (
     "open",
@@ -180,13 +177,13 @@ def test_batches_bring_their_texts_and_their_groups(model, static_model, data, t
         torch.testing.assert_close(found[4:], wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_two_ranks_share_the_work_and_find_the_same(model, data, tmp_path):
+def test_two_ranks_share_the_work_and_find_the_same(two_ranks, model, data, tmp_path):
     pairs, batching = data
     for name, record in {"pairs": pairs, "batching": batching}.items():
         write_record(tmp_path / f"{name}.json", record)
     (tmp_path / "settings.json").write_text(asked_for(2).model_dump_json(), encoding="utf-8")
     model.save_pretrained(str(tmp_path / "model"), create_model_card=False)
-    found = json.loads(run_ranks(2, "tests.training.ranks", "mine", tmp_path))
+    found = two_ranks.ask("mine", tmp_path)
     texts = distinct(np.arange(2 * ROWS).reshape(2, ROWS).T, np.zeros(ROWS, dtype=bool), np.arange(ROWS))
     alone = mine(model, pairs, texts, asked_for(2), tmp_path / "alone")
     assert found["rows"] == alone.rows.tolist()

@@ -8,14 +8,17 @@ import pytest
 import torch
 
 from mnrl_job.embedding.chunks import Limit, chunk_limit
+from mnrl_job.embedding.loading import load_model
 from mnrl_job.embedding.precision import arithmetic
 from mnrl_job.errors import MemoryLimit, SettingsError
 from mnrl_job.records import Batching, Pairs
 from mnrl_job.runtime.tables import write_columns, write_labels
+from mnrl_job.setting_types import Hardness
 from mnrl_job.settings import Settings
 from mnrl_job.training import memory
 from mnrl_job.training.collate import TextCollator, TokenCollator, collator
 from mnrl_job.training.consumed import digest
+from mnrl_job.training.guide import FOLDER, embed_by_guide
 from mnrl_job.training.lengths import measure_lengths
 from mnrl_job.training.lora import merged
 from mnrl_job.training.trainer import train
@@ -166,6 +169,36 @@ def test_prompts_count_in_the_lengths_of_texts(run, model):
     after = measure_lengths(model, run.pairs).columns
     more = {name: after[name]["p100"] - before[name]["p100"] for name in before}
     assert more == {"anchor": 3, "positive": 1}
+
+
+def test_hardness_changes_what_is_learnt(run, tiny_model):
+    ways = (None, Hardness("all_negatives", 9), Hardness("in_batch_negatives", 5))
+    losses = [run(load_model(str(tiny_model), SETTINGS), hardness=hardness)[1] for hardness in ways]
+    assert len({tuple(one) for one in losses}) == 3
+
+
+def test_prompts_that_are_given_teach_what_the_models_own_do(run, model, tiny_model, tmp_path):
+    model.prompts = {"query": "where is my ", "document": "open "}
+    model.save_pretrained(str(tmp_path / "prompted"), create_model_card=False)
+    given = SETTINGS.model_copy(update={"query_prompt": "where is my ", "document_prompt": "open "})
+    taken = SETTINGS.model_copy(update={"query_prompt": "add "})
+    ways = {"without": (tiny_model, SETTINGS), "given": (tiny_model, given)}
+    ways |= {"own": (tmp_path / "prompted", SETTINGS), "taken": (tmp_path / "prompted", taken)}
+    learnt = {}
+    for name, (folder, settings) in ways.items():
+        prompted = load_model(str(folder), settings)
+        run(prompted)
+        learnt[name] = weights(prompted)
+    assert torch.equal(learnt["own"], learnt["given"])
+    assert not torch.equal(learnt["own"], learnt["without"])
+    assert not torch.equal(learnt["own"], learnt["taken"])
+
+
+def test_a_guide_takes_false_negatives_out(run, model, tiny_model, tmp_path):
+    """It finds all texts alike that share words with the query: it takes some documents out, not all."""
+    embed_by_guide(load_model(str(tiny_model), SETTINGS), run.pairs, PLAN, "fp32", tmp_path / FOLDER)
+    trained, _ = run(model, loss="guided")
+    assert 0 < trained.masked_per_anchor < 7
 
 
 def test_other_processes_can_make_the_batches(run, model, tmp_path):

@@ -315,7 +315,7 @@ def test_two_processes_that_fetch_to_one_folder_both_have_all_and_fetch_it_once(
     proxy.faults = [Fault("delay", "GET .*(large|small)", times=3, seconds=0.3)]
     both = [run_python(DOWNLOAD, reach(proxy), tmp_path, SMALL_PIECE) for _ in range(2)]
     for process in both:
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=240)
         assert process.returncode == 0, said
     assert fetched(tmp_path) == FILES
     assert len(spans(proxy)) == 5
@@ -324,7 +324,7 @@ def test_two_processes_that_fetch_to_one_folder_both_have_all_and_fetch_it_once(
 def test_a_disk_that_is_too_small_is_told_as_that(server, uri, tmp_path):
     put(server, uri, {"a": bytes(5000)})
     limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))"
-    said, _ = run_python(limited + DOWNLOAD, uri, tmp_path / "in", SMALL_PIECE).communicate(timeout=60)
+    said, _ = run_python(limited + DOWNLOAD, uri, tmp_path / "in", SMALL_PIECE).communicate(timeout=240)
     assert (
         f"StorageError: MNRL_TRAIN_DATA: {uri}: cannot write to {tmp_path / 'in'}: File too large; free space" in said
     )
