@@ -17,7 +17,8 @@ from tests.servers.s3 import BUCKET, KEYS, environment_for
 
 DOCKER = os.environ.get("DOCKER") or "docker"
 S3_PORT = 9000
-PATIENCE_SECONDS = 240
+# Of a busy machine, too.
+PATIENCE_SECONDS = 900
 # Nobody in the image's /etc/passwd has this number.
 ARBITRARY_USER = "12345:0"
 # Settings of a run that can be met at work.
