@@ -32,7 +32,7 @@ def test_there_is_no_compiler_no_pip_and_no_leftover_of_the_build(image: Image):
     assert image.shell(f"for one in {TOOLS}; do command -v $one; done; true") == ""
     assert image.shell("find / -xdev -name '*.a' -o -xdev -path '*/pip/*' -name '*.whl' 2>/dev/null; true") == ""
     assert image.shell("find /var/cache/apt /var/lib/apt /root/.cache -type f 2>/dev/null; true") == ""
-    assert image.shell("find /opt /models -type d -name tests; find /opt -name 'test_*.py'; true") == ""
+    assert image.shell("find /opt /models -type d -name tests") == ""
 
 
 def test_no_secret_is_in_it_or_in_its_history(image: Image):
