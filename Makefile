@@ -6,8 +6,15 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 OUTPUT ?= runs
+IMAGE ?= mnrl-job
+VARIANT ?= cuda
+CPU_BASE := debian:bookworm-slim@sha256:7b140f374b289a7c2befc338f42ebe6441b7ea838a042bbd5acbfca6ec875818
+# What `make image` and its like take: see docs/image.md.
+export BASE WHEELS CERTIFICATES MODEL PIP_CONF EXTRA_INDEX WITH_TRACKERS WITH_EXPORT DATA SHM_SIZE
+export DOCKER DOCKER_BUILD_FLAGS DOCKER_RUN_FLAGS
 
-.PHONY: help install install-dev install-export train test test-slow manifests check chaos bench format docs lock lock-cuda audit licences clean
+.PHONY: help install install-dev install-export train test test-slow check chaos bench image run image-test manifests \
+  format docs lock lock-cuda audit licences clean
 
 help: ## Show this help.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,12 +47,24 @@ bench: install-dev $(VENV)/.aws ## Time storage (about 10 minutes) and, given DA
 	  $(BIN)/python benchmarks/training.py $$part --data "$(DATA)" --stock "$(STOCK)" \
 	    --output benchmarks/results/training-$$part.json || exit 1; done
 
+image: BASE ?= $(if $(filter cpu,$(VARIANT)),$(CPU_BASE))
+image: ## Build the container image, VARIANT=cuda or cpu, and its bill of materials (dist/); see docs/image.md.
+	@scripts/build-image "$(IMAGE)" "$(VARIANT)"
+
+run: ## Run the image here, with GPUs where there are any: make run VARIANT=cpu ARGS="train --train-data pairs.jsonl".
+	@OUTPUT="$(OUTPUT)" scripts/run-image "$(IMAGE):$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' src/mnrl_job/__init__.py)-$(VARIANT)" $(ARGS)
+
+image-test: install-dev ## Build the CPU image and run it as users would (needs Docker; without a registry see CONTRIBUTING).
+	@base=$$(scripts/debian-base "$(CPU_BASE)") && image=$$(BASE=$$base scripts/build-image "$(IMAGE)" cpu) && \
+	  IMAGE=$$image $(BIN)/pytest -n 0 -m image --timeout 1800 tests/image $(ARGS)
+
 check: install-dev ## Check format, lint, types, architecture, shell scripts and generated files.
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo >$(VENV)/lint-imports.log || { cat $(VENV)/lint-imports.log; exit 1; }
 	@$(BIN)/shellcheck .ci/run $(filter-out %.py,$(wildcard scripts/*)) examples/*/*.sh
+	@$(BIN)/hadolint Dockerfile
 	@$(BIN)/mnrl-job settings --format env | diff - env.example || { echo "env.example is stale: run make docs"; exit 1; }
 	@$(BIN)/mnrl-job settings --format markdown | diff - docs/settings.md || { echo "docs/settings.md is stale: run make docs"; exit 1; }
 	@$(BIN)/python -m mnrl_job.outputs.metrics_schema | diff - docs/metrics.schema.json || { echo "docs/metrics.schema.json is stale: run make docs"; exit 1; }

@@ -44,8 +44,9 @@ def hashed(block: list[str]) -> list[str]:
     found = PINNED.match(block[0]) if block else None
     if not found:
         return block
-    lines = [block[0], *(f"    --hash=sha256:{one}" for one in hashes(found[1], found[2]))]
-    return [*(f"{line} \\" for line in lines[:-1]), lines[-1], *block[1:]]
+    lines = [block[0].removesuffix(" \\"), *(f"    --hash=sha256:{one}" for one in hashes(found[1], found[2]))]
+    comments = [line for line in block[1:] if "--hash=" not in line]
+    return [*(f"{line} \\" for line in lines[:-1]), lines[-1], *comments]
 
 
 def main() -> None:

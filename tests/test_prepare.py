@@ -70,7 +70,7 @@ def prepared(tmp_path):
         )
         scratch = tmp_path / "scratch"
         (scratch / "eval").mkdir(parents=True)
-        status = Status(scratch / "progress.json", "r", grace_seconds=30)
+        status = Status(scratch / "progress.json", "r", grace_seconds=30, hang_seconds=600)
         care = Care(hang_seconds=60, grace_seconds=30)
         folders = (scratch, scratch / "run", scratch)
         place = Attempt("r", datetime.now(UTC), "", "", *folders, "auto", status, Diary("r"), care)

@@ -55,6 +55,12 @@ def test_an_unknown_name_is_an_error_with_a_suggestion():
     ]
 
 
+def test_what_an_image_says_of_itself_is_no_setting_and_no_error():
+    _, origins = read_settings("train", {}, NEEDED | {"MNRL_JOB_IMAGE": "a:1", "MNRL_JOB_GIT_SHA": "f"}, {})
+    assert origins.keys() == {"train_data", "output"}
+    assert problems_of(environ=NEEDED | {"MNRL_JOB_SHA": "f"})[0].startswith("MNRL_JOB_SHA is not a setting")
+
+
 def test_other_names_in_dotenv_reach_the_libraries_unless_the_environment_has_them():
     environ = {"HF_HOME": "/mine"}
     export_others({"HF_TOKEN": "t", "HF_HOME": "/other", "MNRL_SEED": "1", "EMPTY": None}, environ)

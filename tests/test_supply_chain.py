@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PINNED = re.compile(r"^([a-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
-HASHED = ["requirements.lock", "requirements-dev.lock", "requirements-cuda.lock"]
+HASHED = [f"requirements{kind}.lock" for kind in ("", "-dev", "-track", "-export", "-cuda")]
 
 
 def pinned(lock):
@@ -24,6 +24,11 @@ def test_every_package_has_hashes(lock):
 def test_what_tests_run_with_is_what_a_job_runs_with():
     job, dev = pinned("requirements.lock"), pinned("requirements-dev.lock")
     assert {name: dev.get(name) for name in job} == job
+
+
+def test_trackers_are_installed_beside_a_job_as_they_are_tested():
+    assert pinned("requirements-track.lock").items() <= pinned("requirements-dev.lock").items()
+    assert not pinned("requirements-track.lock").keys() & pinned("requirements.lock").keys()
 
 
 def test_the_cuda_build_of_torch_is_the_release_that_is_locked():

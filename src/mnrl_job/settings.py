@@ -31,6 +31,8 @@ from mnrl_job.setting_types import (
 )
 
 PREFIX = "MNRL_"
+# No settings: what a container image says of itself, for `metrics.json`.
+IMAGE, GIT_SHA = "MNRL_JOB_IMAGE", "MNRL_JOB_GIT_SHA"
 PLACES = "comma separated; a file, folder or glob, local or s3://"
 SOURCES = f"one or more of uri, name=uri or name:weight=uri, {PLACES}"
 EVAL_SOURCES = f"one or more of uri or name=uri, {PLACES}"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 
 from mnrl_job.errors import SettingsError
-from mnrl_job.settings import PREFIX, REQUIRED, Settings, accepts, env_name, flag_name
+from mnrl_job.settings import GIT_SHA, IMAGE, PREFIX, REQUIRED, Settings, accepts, env_name, flag_name
 
 
 def read_settings(
@@ -51,7 +51,7 @@ def _unknown_names(names: Mapping[str, str | None], where: str) -> list[str]:
     known = [env_name(field) for field in Settings.model_fields]
     problems = []
     for name in sorted(names):
-        if name.startswith(PREFIX) and name not in known:
+        if name.startswith(PREFIX) and name not in (*known, IMAGE, GIT_SHA):
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
             hint = f"did you mean {near[0]}?" if near else "`mnrl-job settings` lists all settings"
             problems.append(f"{name}{where} is not a setting; {hint}")

@@ -30,7 +30,7 @@ def write(local, step, facts=FACTS):
 
 def attempt(local, store, name="a"):
     """An attempt that trains in the folder `local`; `store` opens the run's place."""
-    status = Status(local.parent / "progress.json", "r", grace_seconds=30)
+    status = Status(local.parent / "progress.json", "r", grace_seconds=30, hang_seconds=600)
     scratch = local.with_name(name)
     scratch.mkdir(parents=True, exist_ok=True)
     (scratch / "trainer").unlink(missing_ok=True)

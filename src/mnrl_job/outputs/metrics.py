@@ -1,6 +1,7 @@
 """The run in numbers: `metrics.json`."""
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from mnrl_job.records import (
 from mnrl_job.runtime import dates
 from mnrl_job.runtime.agreement import PACKAGES
 from mnrl_job.runtime.diary import PastAttempt
-from mnrl_job.settings import Settings
+from mnrl_job.settings import GIT_SHA, IMAGE, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,8 @@ def environment(devices: tuple[str, ...]) -> Environment:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "devices": list(devices),
-        "image": None,
-        "git_sha": _git_sha(),
+        "image": os.environ.get(IMAGE) or None,
+        "git_sha": os.environ.get(GIT_SHA) or _git_sha(),
     }
 
 

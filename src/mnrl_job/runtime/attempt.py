@@ -78,8 +78,8 @@ def attempt(settings: Settings) -> Iterator[Attempt]:
     run_id = settings.run_id or f"{now:%Y%m%d-%H%M%S}-{settings_hash[:6]}"
     parent = work_dir(settings)
     with scratch_folder(parent) as scratch:
-        grace = settings.grace_period.seconds
-        status = Status((parent or scratch) / FILE, run_id, grace, nodes.is_first)
+        grace, hang = settings.grace_period.seconds, settings.hang_timeout.seconds
+        status = Status((parent or scratch) / FILE, run_id, grace, hang, nodes.is_first)
         place = Attempt(
             run_id=run_id,
             started_at=now,
@@ -91,7 +91,7 @@ def attempt(settings: Settings) -> Iterator[Attempt]:
             addressing_style=settings.s3_addressing_style,
             status=status,
             diary=Diary(scratch.name, nodes.is_first),
-            care=Care(settings.hang_timeout.seconds, grace, status.follow),
+            care=Care(hang, grace, status.follow),
             nodes=nodes,
         )
         place.staging.mkdir()

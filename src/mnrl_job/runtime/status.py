@@ -12,6 +12,7 @@ from mnrl_job.runtime import dates
 from mnrl_job.runtime.kubeflow import Reporter
 from mnrl_job.runtime.logs import warn
 from mnrl_job.runtime.stopping import give_way
+from mnrl_job.runtime.watch import EXPORT, LOAD, PATIENCE_AT_FIRST, START
 
 FILE = "progress.json"
 SECONDS_BETWEEN_WRITES = 1.0
@@ -19,6 +20,8 @@ SECONDS_BETWEEN_WRITES = 1.0
 MOST_PERCENT_BEFORE_THE_END = 99
 # For all that is neither a step, nor saving, nor uploading: noticing the request, ending the processes.
 LEAVING_SECONDS = 3.0
+# Of these it is told only when they begin.
+SILENT = ("starting", "fetch", "prepare", START, LOAD, "verify", EXPORT, "publish", "done")
 
 
 class Status:
@@ -31,18 +34,23 @@ class Status:
         path: of `progress.json`.
         run_id: names the run.
         grace_seconds: so long it has to end, once it is asked to.
+        hang_seconds: so long it may stand still.
         reports: whether this node speaks for the run.
     """
 
-    def __init__(self, path: Path, run_id: str, grace_seconds: float, reports: bool = True) -> None:
+    def __init__(
+        self, path: Path, run_id: str, grace_seconds: float, hang_seconds: float, reports: bool = True
+    ) -> None:
         self.phase = "starting"
         self._path = path
         self._run = {"run_id": run_id, "started_at": dates.now()}
         self._facts: dict[str, Any] = {}
         self._grace = grace_seconds
+        self._hang = hang_seconds
         self._warned = False
         self._written = 0.0
         self._kubeflow = Reporter.from_environment() if reports else None
+        self._tell()
 
     @property
     def step(self) -> int:
@@ -97,7 +105,9 @@ class Status:
         facts = self._facts
         share = int(100 * facts["step"] / facts["of"]) if "of" in facts else 0
         percent = 100 if self.phase == "done" else min(share, MOST_PERCENT_BEFORE_THE_END)
-        return self._run | {"phase": self.phase, "percent": percent} | facts | {"updated_at": dates.now()}
+        patience = self._hang * (PATIENCE_AT_FIRST if self.phase in SILENT else 1)
+        told = {"phase": self.phase, "percent": percent, "patience_seconds": patience}
+        return self._run | told | facts | {"updated_at": dates.now()}
 
     def _tell(self) -> None:
         self._written = time.monotonic()

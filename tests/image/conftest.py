@@ -1,0 +1,178 @@
+"""Containers as a user starts them: by `docker run`, without privileges, with a read-only root and no network."""
+
+import os
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Ended, write_evalset, write_pairs
+from tests.servers.s3 import BUCKET, KEYS, environment_for
+
+DOCKER = os.environ.get("DOCKER") or "docker"
+S3_PORT = 9000
+# Of a busy machine, too.
+PATIENCE_SECONDS = 900
+# Nobody in the image's /etc/passwd has this number.
+ARBITRARY_USER = "12345:0"
+# Settings of a run that can be met at work.
+LONG = {"MNRL_EPOCHS": "300", "MNRL_CHECKPOINT_EVERY": "20", "MNRL_PRECISION": "fp32"}
+
+
+def docker(*arguments: str) -> str:
+    """What a docker command prints; it must succeed."""
+    done = subprocess.run([DOCKER, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container that was started."""
+
+    name: str
+    process: subprocess.Popen[str]
+
+    def inside(self, path: str) -> bytes:
+        """The content of a file in the container; empty where there is none yet."""
+        command = [DOCKER, "exec", self.name, "cat", path]
+        return subprocess.run(command, capture_output=True, check=False).stdout
+
+    def execute(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([DOCKER, "exec", self.name, *command], capture_output=True, text=True, check=False)
+
+    def until(self, there: Callable[[], Any]) -> None:
+        """Wait for a moment of the run."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not there():
+            assert self.process.poll() is None, self.process.communicate()[1]
+            assert time.monotonic() < deadline, "it did not come to that"
+            time.sleep(0.2)
+
+    def end(self) -> Ended:
+        """Wait until it has ended. The exit code is that of `docker run`."""
+        try:
+            stdout, stderr = self.process.communicate(timeout=PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            docker("kill", self.name)
+            raise
+        return Ended(self.process.returncode, stdout, stderr)
+
+
+@dataclass(frozen=True)
+class Image:
+    """The image under test, with a folder that its containers see as /data (read-only) and one they see as /output."""
+
+    name: str
+    folder: Path
+    network: str = "none"
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def start(self, *command: str, flags: tuple[str, ...] = (), user: str = "", **settings: str) -> Container:
+        """`docker run` as docs/image.md tells it."""
+        name = f"mnrl-job-test-{uuid.uuid4().hex[:12]}"
+        chosen = self.environment | settings
+        started = subprocess.Popen(
+            [
+                *(DOCKER, "run", "--rm", "--name", name, "--read-only", "--cap-drop", "ALL"),
+                *("--security-opt", "no-new-privileges", "--network", self.network),
+                *(("--user", user) if user else ()),
+                *("--tmpfs", "/tmp", "--tmpfs", "/work", "--tmpfs", "/cache"),  # noqa: S108 # in the container
+                *("--volume", f"{self.folder / 'data'}:/data:ro", "--volume", f"{self.folder / 'output'}:/output"),
+                *(word for one, value in chosen.items() for word in ("--env", f"{one}={value}")),
+                *(*flags, self.name, *command),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        return Container(name, started)
+
+    def run(self, *command: str, **options: Any) -> Ended:
+        return self.start(*command, **options).end()
+
+    def shell(self, script: str, user: str = "") -> str:
+        """What a shell in the container prints."""
+        ended = self.run("-c", script, flags=("--entrypoint", "sh"), user=user)
+        assert ended.code == 0, ended.stderr
+        return ended.stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def name() -> str:
+    """The image that `make image-test` has just built."""
+    if "IMAGE" not in os.environ:
+        pytest.fail("IMAGE names no image; start these tests by: make image-test")
+    return os.environ["IMAGE"]
+
+
+@pytest.fixture
+def image(name: str, tmp_path: Path, tiny_model: Path) -> Image:
+    """The image, beside small data and a small model, and settings of a run that would succeed."""
+    data, output = tmp_path / "data", tmp_path / "output"
+    write_pairs(data / "pairs.jsonl")
+    write_evalset(data / "faq.json")
+    copy_folder(tiny_model, data / "model")
+    output.mkdir()
+    output.chmod(0o777)
+    settings = {
+        "MNRL_TRAIN_DATA": "/data/pairs.jsonl",
+        "MNRL_EVAL_DATA": "/data/faq.json",
+        "MNRL_BASE_MODEL": "/data/model",
+        "MNRL_OUTPUT": "/output",
+        "MNRL_RUN_ID": "r",
+        "MNRL_BATCH_SIZE": "8",
+        "MNRL_LEAKAGE": "keep",
+        "MNRL_LOG_FORMAT": "text",
+    }
+    return Image(name, tmp_path, environment=settings)
+
+
+@pytest.fixture
+def bucket(image: Image) -> Iterator[Image]:
+    """The image where there is no network but a loopback with an S3 server; its bucket is the folder `s3/bucket`."""
+    (image.folder / "s3" / BUCKET).mkdir(parents=True)
+    (image.folder / "s3").chmod(0o777)
+    (image.folder / "s3" / BUCKET).chmod(0o777)
+    rclone = Path(sys.executable).with_name("rclone")
+    server = f"mnrl-job-test-s3-{uuid.uuid4().hex[:12]}"
+    docker(
+        *("run", "--detach", "--rm", "--name", server, "--network", "none", "--user", f"{os.getuid()}:{os.getgid()}"),
+        *("--volume", f"{rclone.resolve()}:/rclone:ro", "--volume", f"{image.folder / 's3'}:/s3", "--entrypoint"),
+        *("/rclone", image.name, "serve", "s3", "--auth-key", ",".join(KEYS), "--addr", f"127.0.0.1:{S3_PORT}", "/s3"),
+    )
+    try:
+        reach = environment_for(f"http://127.0.0.1:{S3_PORT}")
+        yield Image(image.name, image.folder, f"container:{server}", image.environment | reach)
+    finally:
+        docker("kill", server)
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    for path in source.rglob("*"):
+        if path.is_file():
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(path.read_bytes())
+
+
+def checkpoints(image: Image) -> list[Any]:
+    return [*(image.folder / "output" / "r" / "checkpoints").glob("*/manifest.json")]
+
+
+def signal_worker(container: Container, name: str) -> None:
+    """Send a signal to the worker that trains, from inside: its user may."""
+    code = (
+        "import psutil\n"
+        "for one in psutil.process_iter(['cmdline']):\n"
+        "    if {'mnrl_job.start_worker', 'train'} <= {*(one.info['cmdline'] or ())}:\n"
+        f"        one.send_signal(psutil.signal.{name})"
+    )
+    done = container.execute("python", "-c", code)
+    assert done.returncode == 0, done.stderr
