@@ -312,7 +312,7 @@ def pgrep(*arguments):
     return subprocess.run(["pgrep", *arguments], capture_output=True, text=True).stdout.split()
 
 
-def until(condition, seconds=20):
+def until(condition, seconds=120):
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.1)
