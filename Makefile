@@ -28,7 +28,7 @@ install-export: $(VENV)/.export/.installed ## Add what MNRL_EXPORT needs (470 MB
 train: install ## Train on the bundled example (on a CPU where there is no GPU); see examples/support-faq.
 	@MNRL_OUTPUT="$${MNRL_OUTPUT:-$(OUTPUT)}" examples/support-faq/train.sh $(BIN)
 
-test: install-dev install-export ## Run the tests (under 10 minutes on 2 cores).
+test: install-dev install-export ## Run the tests (10 to 25 minutes on 2 cores).
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 test-slow: install-dev install-export ## Run what `make test` leaves out: the same behaviour in more kinds of runs.

@@ -1,6 +1,7 @@
 """A container that is asked to stop saves its work, ends in time with 75, and the next one finishes the run."""
 
 import json
+import re
 import time
 from typing import Any
 
@@ -35,7 +36,9 @@ def test_it_ends_with_75_and_the_next_container_finishes_the_run(image: Image, h
 
     again = image.run(user=ARBITRARY_USER, **LONG)
     assert again.code == 0, again.stderr
-    assert f"going on from the checkpoint of step {failure['step']} of 300" in again.stderr
+    went_on = re.search(r"going on from the checkpoint of step (\d+)", again.stderr)
+    assert went_on, again.stderr
+    assert int(went_on[1]) >= failure["step"] > 20
     run = image.folder / "output" / "r"
     assert (run / "_SUCCESS").exists()
     attempts = json.loads((run / "metrics.json").read_text())["run"]["attempts"]
