@@ -13,7 +13,7 @@ COPY image/certificates/ /usr/local/share/ca-certificates/
 # hadolint ignore=DL3008
 RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,target=/var/lib/apt,sharing=locked \
     --mount=type=tmpfs,target=/var/log \
-    { command -v python3 tini update-ca-certificates \
+    { { command -v python3 && command -v tini && command -v update-ca-certificates; } \
       || { apt-get update && apt-get install --yes --no-install-recommends ca-certificates python3 tini; }; } \
     && update-ca-certificates
 # 4. A named user without privileges; its group is root's, which owns the folders below, so that any other UID that a cluster
