@@ -5,6 +5,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' src/mnrl_job/__init__.py)
 OUTPUT ?= runs
 IMAGE ?= mnrl-job
 VARIANT ?= cuda
@@ -40,7 +41,7 @@ manifests: install-dev ## Render k8s/, check it against Kubernetes' and the CRDs
 chaos: install-dev ## Kill, race, freeze and starve fetchers, publishers and whole runs (about 40 minutes).
 	@$(BIN)/pytest -m chaos --timeout 3600 -s $(ARGS)
 
-bench: install-dev $(VENV)/.aws ## Time storage (about 10 minutes) and, given DATA=folder STOCK=script, training (hours).
+bench: install-dev $(VENV)/.aws/.installed ## Time storage (about 10 minutes) and, given DATA=folder STOCK=script, training (hours).
 	@$(BIN)/python benchmarks/storage.py --aws $(VENV)/.aws/bin/aws $(ARGS)
 	@test -n "$(DATA)" -a -n "$(STOCK)" || echo "to time training too: make bench DATA=debian-folder STOCK=stock_recipe.py"
 	@test -z "$(DATA)" -o -z "$(STOCK)" || for part in train limit ablation evaluation start memory; do \
@@ -49,13 +50,13 @@ bench: install-dev $(VENV)/.aws ## Time storage (about 10 minutes) and, given DA
 
 image: BASE ?= $(if $(filter cpu,$(VARIANT)),$(CPU_BASE))
 image: ## Build the container image, VARIANT=cuda or cpu, and its bill of materials (dist/); see docs/image.md.
-	@scripts/build-image "$(IMAGE)" "$(VARIANT)"
+	@scripts/build-image "$(IMAGE)" "$(VERSION)" "$(VARIANT)"
 
 run: ## Run the image here, with GPUs where there are any: make run VARIANT=cpu ARGS="train --train-data pairs.jsonl".
-	@OUTPUT="$(OUTPUT)" scripts/run-image "$(IMAGE):$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' src/mnrl_job/__init__.py)-$(VARIANT)" $(ARGS)
+	@OUTPUT="$(OUTPUT)" scripts/run-image "$(IMAGE):$(VERSION)-$(VARIANT)" $(ARGS)
 
 image-test: install-dev ## Build the CPU image and run it as users would (needs Docker; without a registry see CONTRIBUTING).
-	@base=$$(scripts/debian-base "$(CPU_BASE)") && image=$$(BASE=$$base scripts/build-image "$(IMAGE)" cpu) && \
+	@base=$$(scripts/debian-base "$(CPU_BASE)") && image=$$(BASE=$$base scripts/build-image "$(IMAGE)" "$(VERSION)" cpu) && \
 	  IMAGE=$$image $(BIN)/pytest -n 0 -m image --timeout 1800 tests/image $(ARGS)
 
 check: install-dev ## Check format, lint, types, architecture, shell scripts and generated files.
@@ -79,16 +80,16 @@ docs: install ## Write the files that are made from the code: env.example, docs/
 	@$(BIN)/mnrl-job settings --format markdown >docs/settings.md
 	@$(BIN)/python -m mnrl_job.outputs.metrics_schema >docs/metrics.schema.json
 
-lock: install-dev ## Resolve the dependencies anew into requirements.lock and requirements-dev.lock.
+lock: install-dev ## Resolve the dependencies anew into the lock files, with hashes.
 	@scripts/lock $(BIN)
 
 lock-cuda: install-dev ## Resolve what the CUDA build of torch brings into requirements-cuda.lock (2.6 GB of downloads).
 	@scripts/lock-cuda $(BIN)
 
-audit: $(VENV)/.supply ## Ask the index's advisories about every pinned package (needs the public index).
+audit: $(VENV)/.supply/.installed ## Ask for advisories about all that a job installs (needs the public index).
 	@$(VENV)/.supply/bin/pip-audit --strict --disable-pip -r requirements.lock -r requirements-cuda.lock
 
-licences: install $(VENV)/.supply ## Write docs/licences.md, the licence of every package.
+licences: install $(VENV)/.supply/.installed ## Write docs/licences.md, the licence of every package.
 	@scripts/licences $(BIN) $(VENV)/.supply/bin >docs/licences.md
 
 clean: ## Remove the environment and caches (never your runs).
@@ -107,15 +108,13 @@ $(VENV)/.export/.installed: requirements-export.lock scripts/create-export-env |
 	@scripts/create-export-env $(VENV)
 	@touch $@
 
-# The AWS command line program needs another botocore than ours, so it lives apart.
-$(VENV)/.aws:
-	@$(PYTHON) -m venv $@
-	@$@/bin/pip install --quiet --disable-pip-version-check awscli
-
-# Tools that look at the packages live apart from them.
-$(VENV)/.supply:
-	@$(PYTHON) -m venv $@
-	@$@/bin/pip install --quiet --disable-pip-version-check pip-audit==2.10.1 pip-licenses==5.5.5
+# Programs that live apart: AWS' needs another botocore than ours, and those that look at the packages should be none of them.
+$(VENV)/.aws/.installed: PROGRAMS := awscli
+$(VENV)/.supply/.installed: PROGRAMS := pip-audit==2.10.1 pip-licenses==5.5.5
+$(VENV)/.aws/.installed $(VENV)/.supply/.installed:
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/pip install --quiet --disable-pip-version-check $(PROGRAMS)
+	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 	@$(PIP) --no-deps --require-hashes -r requirements-dev.lock

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write a lock file anew with the SHA-256 of every file of each release, as the package index tells them.
 
-add_hashes.py LOCK [--without NAME …]: NAME is left out, with the comments below it.
+add_hashes.py LOCK [--without NAME …] [--beyond OTHER]: NAME, and what OTHER holds, is left out, with the comments below.
 """
 
 import argparse
@@ -53,8 +53,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("lock", type=Path)
     parser.add_argument("--without", nargs="*", default=[], metavar="NAME")
+    parser.add_argument("--beyond", type=Path, metavar="OTHER")
     options = parser.parse_args()
-    kept = [block for block in blocks(options.lock.read_text()) if name_of(block) not in options.without]
+    there = [name_of(block) for block in blocks(options.beyond.read_text())] if options.beyond else []
+    left_out = {*options.without, *there} - {None}
+    kept = [block for block in blocks(options.lock.read_text()) if name_of(block) not in left_out]
     with ThreadPoolExecutor(8) as pool:
         lines = [line for block in pool.map(hashed, kept) for line in block]
     options.lock.write_text("\n".join(lines) + "\n")
