@@ -1,6 +1,7 @@
 """Containers as a user starts them: by `docker run`, without privileges, with a read-only root and no network."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -118,7 +119,7 @@ def image(name: str, tmp_path: Path, tiny_model: Path) -> Image:
     data, output = tmp_path / "data", tmp_path / "output"
     write_pairs(data / "pairs.jsonl")
     write_evalset(data / "faq.json")
-    copy_folder(tiny_model, data / "model")
+    shutil.copytree(tiny_model, data / "model")
     output.mkdir()
     output.chmod(0o777)
     settings = {
@@ -152,14 +153,6 @@ def bucket(image: Image) -> Iterator[Image]:
         yield Image(image.name, image.folder, f"container:{server}", image.environment | reach)
     finally:
         docker("kill", server)
-
-
-def copy_folder(source: Path, target: Path) -> None:
-    for path in source.rglob("*"):
-        if path.is_file():
-            copy = target / path.relative_to(source)
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(path.read_bytes())
 
 
 def checkpoints(image: Image) -> list[Any]:

@@ -1,13 +1,14 @@
 """Whole runs of the bundled example, as a user would start them: nothing but the image and what is mounted or in S3."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jsonschema
 import pytest
 
 from tests.conftest import ROOT
-from tests.image.conftest import ARBITRARY_USER, Image, copy_folder, docker
+from tests.image.conftest import ARBITRARY_USER, Image, docker
 from tests.servers.s3 import BUCKET
 
 pytestmark = pytest.mark.image
@@ -17,8 +18,8 @@ EXAMPLE = {"MNRL_EPOCHS": "1", "MNRL_BATCH_SIZE": "64", "MNRL_LEARNING_RATE": "3
 
 def furnish(folder: Path, minilm: Path) -> None:
     """The example's data and its base model, as make train takes them."""
-    copy_folder(ROOT / "examples" / "support-faq", folder / "example")
-    copy_folder(minilm, folder / "minilm")
+    shutil.copytree(ROOT / "examples" / "support-faq", folder / "example")
+    shutil.copytree(minilm, folder / "minilm")
 
 
 def settings_at(place: str) -> dict[str, str]:

@@ -19,7 +19,7 @@ from typing import Any
 from tests.conftest import ROOT
 from tests.hosts import NAMES, Host
 from tests.kubernetes.controllers import Pod
-from tests.kubernetes.rendering import Manifest, of_kind
+from tests.kubernetes.rendering import Manifest, environment, of_kind
 
 PATIENCE_SECONDS = 900
 HOME = "/opt/mnrl-job"
@@ -27,7 +27,7 @@ IMAGE = {
     "PATH": f"{HOME}/bin:/usr/bin:/bin",
     "PYTHONDONTWRITEBYTECODE": "1",
     "USER": "mnrl",
-    "HOME": "/home/mnrl",
+    "HOME": "/cache",
     "XDG_CACHE_HOME": "/cache",
     "HF_HOME": "/cache/huggingface",
     "HF_HUB_OFFLINE": "1",
@@ -80,7 +80,7 @@ class Kubelet:
         yield f"cd / && hostname {pod.hostname} && mount -t tmpfs -o mode=755 root {root}"
         for path in SYSTEM:
             yield f"cp -P {path} {root}{path}" if path.is_symlink() else _mount(path, f"{root}{path}", read_only=True)
-        yield f"mkdir -p {root}/proc {root}/dev {root}/home/mnrl && mount -t proc proc {root}/proc"
+        yield f"mkdir -p {root}/proc {root}/dev && mount -t proc proc {root}/proc"
         for device in DEVICES:
             yield f"touch {root}/dev/{device} && mount --bind /dev/{device} {root}/dev/{device}"
         yield from self._image(root)
@@ -114,14 +114,12 @@ class Kubelet:
 
     def environment(self, pod: Pod, container: Manifest) -> dict[str, str]:
         """Those of the image, of ConfigMaps, then the container's own with the pod's labels filled in."""
-        found = IMAGE | ({"MNRL_BASE_MODEL": next(iter(self.baked))} if self.baked else {})
-        for source in container["envFrom"]:
-            found |= self._config_map(source["configMapRef"]["name"])
-        for one in container["env"]:
-            found[one["name"]] = (
-                one["value"] if "value" in one else _field(pod, one["valueFrom"]["fieldRef"]["fieldPath"])
-            )
-        return found | pod.added
+        baked = {"MNRL_BASE_MODEL": next(iter(self.baked))} if self.baked else {}
+        own = {
+            name: value if isinstance(value, str) else _field(pod, value["fieldRef"]["fieldPath"])
+            for name, value in environment(self.manifests, container).items()
+        }
+        return IMAGE | baked | own | pod.added
 
     def _config_map(self, name: str) -> dict[str, str]:
         return next(one["data"] for one in of_kind(self.manifests, "ConfigMap") if one["metadata"]["name"] == name)

@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mnrl_job.health import FILE
 from mnrl_job.runtime.diary import Diary
 from mnrl_job.runtime.files import scratch_folder, writable_folder
 from mnrl_job.runtime.nodes import ALONE, Nodes, find_nodes
-from mnrl_job.runtime.status import FILE, Status
+from mnrl_job.runtime.status import Status
 from mnrl_job.runtime.storage import Store, open_store
 from mnrl_job.runtime.storage.uri import join
 from mnrl_job.runtime.watch import Care

@@ -14,7 +14,6 @@ from mnrl_job.runtime.logs import warn
 from mnrl_job.runtime.stopping import give_way
 from mnrl_job.runtime.watch import EXPORT, LOAD, PATIENCE_AT_FIRST, START
 
-FILE = "progress.json"
 SECONDS_BETWEEN_WRITES = 1.0
 # Only a run that is published is done.
 MOST_PERCENT_BEFORE_THE_END = 99
