@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write a lock file anew with the SHA-256 of every file of each release, as the package index tells them.
 
-add_hashes.py LOCK [--without NAME …] [--beyond OTHER]: NAME, and what OTHER holds, is left out, with the comments below.
+add_hashes.py LOCK [--without NAME …] [--beyond OTHER]: leaves out NAME, and what OTHER holds, with the comments below.
 """
 
 import argparse
