@@ -17,6 +17,7 @@ ENDS: list[tuple[str, int, str, dict[str, Any]]] = [
     ("a name is not a setting", 64, "did you mean MNRL_BATCH_SIZE?", {"MNRL_BATCHSIZE": "8"}),
     ("data cannot be used", 65, "malformed JSON", {"MNRL_TRAIN_DATA": "/data/torn.jsonl"}),
     ("an input is missing", 66, "/data/none.jsonl", {"MNRL_TRAIN_DATA": "/data/none.jsonl"}),
+    ("an input may not be read", 77, "/data/private.jsonl", {"MNRL_TRAIN_DATA": "/data/private.jsonl"}),
     ("the storage does not answer", 69, "MNRL_OUTPUT", {"MNRL_OUTPUT": "s3://bucket/runs"} | DEAD),
     ("the output may not be written", 77, "MNRL_OUTPUT", {"MNRL_OUTPUT": "/data/runs"}),
     ("the work folder is full", 78, "/small", {"MNRL_WORK_DIR": "/small", "flags": ("--tmpfs", "/small:size=16k")}),
@@ -32,6 +33,7 @@ ENDS: list[tuple[str, int, str, dict[str, Any]]] = [
 @pytest.mark.parametrize(("code", "words", "settings"), [one[1:] for one in ENDS], ids=[one[0] for one in ENDS])
 def test_the_code_of_the_contract_is_what_docker_run_returns_when(image: Image, code, words, settings):
     (image.folder / "data" / "torn.jsonl").write_text('{"anchor": "torn\n', encoding="utf-8")
+    (image.folder / "data" / "private.jsonl").touch(mode=0o600)
     ended = image.run(user=ARBITRARY_USER, **settings)
     assert ended.code == code, ended.stderr
     assert words in ended.last_line, ended.stderr

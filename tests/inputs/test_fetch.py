@@ -3,6 +3,7 @@
 import gzip
 import json
 import logging
+import os
 
 import pytest
 
@@ -150,6 +151,32 @@ def test_a_file_that_cannot_be_used_is_named_by_its_object(server, uri, tmp_path
         read_pairs((got(uri, tmp_path),), Settings(), tmp_path / "pairs.arrow")
     assert str(caught.value).startswith(said.format(uri))
     assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.fixture
+def as_another_user(tmp_path):
+    """A folder of ours, seen by a user whose it is not; root may read everything."""
+    if os.geteuid() == 0:
+        for folder in (tmp_path, *tmp_path.parents[:2]):
+            folder.chmod(0o755)
+        os.seteuid(12345)
+    yield tmp_path
+    os.seteuid(os.getuid())
+
+
+@pytest.mark.parametrize("shut", ["inputs", "inputs/model.safetensors"])
+def test_a_file_or_folder_that_this_user_may_not_read_is_denied_by_name(tmp_path, request, shut):
+    (tmp_path / "inputs").mkdir()
+    (tmp_path / "inputs" / "modules.json").write_bytes(GOOD)
+    (tmp_path / "inputs" / "model.safetensors").write_bytes(b"")
+    (tmp_path / shut).chmod(0)
+    request.getfixturevalue("as_another_user")
+    said = rf"may not read {tmp_path / 'inputs' / 'model.safetensors'}; grant it"
+    with pytest.raises(DeniedError, match=f"MNRL_TRAIN_DATA: user .* {said}"):
+        locate(Source("train", str(tmp_path / "inputs" / "model.safetensors")), "MNRL_TRAIN_DATA")
+    if shut != "inputs":
+        with pytest.raises(DeniedError, match=f"MNRL_BASE_MODEL: user .* {said}"):
+            locate_model(str(tmp_path / "inputs"))
 
 
 def test_an_eval_set_on_s3_is_read_like_one_in_a_folder(server, uri, tmp_path):

@@ -2,13 +2,14 @@
 
 import glob
 import hashlib
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mnrl_job.errors import JobError, MissingError
+from mnrl_job.errors import DeniedError, JobError, MissingError
 from mnrl_job.runtime.storage import Entry, Store, is_remote, local_path, open_store
 from mnrl_job.runtime.storage.transfer import download
 from mnrl_job.setting_types import Source
@@ -104,6 +105,7 @@ def locate_model(name: str, addressing_style: str = "auto", variable: str = "MNR
 
     Raises:
         MissingError: it is not there, or has no weights.
+        DeniedError: this user may not read it.
     """
     source = Source(variable.removeprefix("MNRL_").lower(), name)
     if is_remote(name):
@@ -111,7 +113,9 @@ def locate_model(name: str, addressing_style: str = "auto", variable: str = "MNR
         _check_model(variable, name, {entry.key for entry in found.entries})
         return found
     path = local_path(name, variable)
-    if path.is_dir():
+    with _reading(variable):
+        is_folder = path.is_dir()
+    if is_folder:
         found = _locate(source, variable)
         _check_model(variable, name, {file.relative_to(path).as_posix() for file in found.files})
         return found
@@ -132,8 +136,26 @@ def _check_model(variable: str, name: str, files: set[str]) -> None:
         raise MissingError(f"{variable}: {name} holds neither modules.json nor config.json; it is no model")
 
 
+@contextmanager
+def _reading(variable: str) -> Iterator[None]:
+    """Tell of what this user may not read, which is common where a container's user is not the files' owner."""
+    try:
+        yield
+    except PermissionError as error:
+        raise DeniedError(
+            f"{variable}: user {os.geteuid()} may not read {error.filename}; grant it, as by chmod -R a+rX"
+        ) from error
+
+
 def _locate(source: Source, variable: str) -> Located:
-    path = local_path(source.uri, variable)
+    with _reading(variable):
+        found = _look_up(source, local_path(source.uri, variable))
+        for file in found.files:
+            file.open("rb").close()
+    return found
+
+
+def _look_up(source: Source, path: Path) -> Located:
     if path.is_file():
         return Located(source.name, source.uri, (path,), path)
     root, found = path, list(path.rglob("*"))
