@@ -169,6 +169,7 @@ def test_a_file_or_folder_that_this_user_may_not_read_is_denied_by_name(tmp_path
     (tmp_path / "inputs").mkdir()
     (tmp_path / "inputs" / "modules.json").write_bytes(GOOD)
     (tmp_path / "inputs" / "model.safetensors").write_bytes(b"")
+    (tmp_path / "inputs").chmod(0o755)  # whatever the umask
     (tmp_path / shut).chmod(0)
     request.getfixturevalue("as_another_user")
     said = rf"may not read {tmp_path / 'inputs' / 'model.safetensors'}; grant it"
@@ -177,6 +178,25 @@ def test_a_file_or_folder_that_this_user_may_not_read_is_denied_by_name(tmp_path
     if shut != "inputs":
         with pytest.raises(DeniedError, match=f"MNRL_BASE_MODEL: user .* {said}"):
             locate_model(str(tmp_path / "inputs"))
+
+
+@pytest.mark.parametrize("shut", ["", "more", "lost+found", ".snapshot"])
+def test_a_folder_that_this_user_may_not_list_is_passed_over_only_where_it_holds_no_data(tmp_path, request, shut):
+    for folder in (tmp_path / "inputs", tmp_path / "inputs" / "more", tmp_path / "inputs" / shut):
+        folder.mkdir(exist_ok=True)
+        (folder / "x.jsonl").write_bytes(GOOD)
+        folder.chmod(0o755)
+        (folder / "x.jsonl").chmod(0o644)
+    (tmp_path / "inputs" / shut).chmod(0)
+    request.getfixturevalue("as_another_user")
+    source = Source("train", str(tmp_path / "inputs"))
+    if shut in ("", "more"):
+        with pytest.raises(
+            DeniedError, match=f"MNRL_TRAIN_DATA: user .* may not read {tmp_path / 'inputs' / shut}; grant"
+        ):
+            locate(source, "MNRL_TRAIN_DATA")
+    else:
+        assert len(locate(source, "MNRL_TRAIN_DATA").files) == 2
 
 
 def test_an_eval_set_on_s3_is_read_like_one_in_a_folder(server, uri, tmp_path):

@@ -158,13 +158,26 @@ def _locate(source: Source, variable: str) -> Located:
 def _look_up(source: Source, path: Path) -> Located:
     if path.is_file():
         return Located(source.name, source.uri, (path,), path)
-    root, found = path, list(path.rglob("*"))
-    if not path.is_dir():
+    if path.is_dir():
+        root, found = path, list(_below(path))
+    else:
         plain = WILD.split(str(path), maxsplit=1)[0]
         root = Path(plain[: plain.rfind("/") + 1] or ".")
         found = [Path(match) for match in glob.glob(str(path), recursive=True)]
     files = [file for file in found if file.is_file() and not _hidden(file.relative_to(root).as_posix())]
     return Located(source.name, source.uri, tuple(sorted(files)), path)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All files of a folder. Unlike `rglob`, it does not pass over a folder that may not be read."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for path, folders, names in os.walk(folder, onerror=refuse):
+        # A volume of its own has a lost+found, which is root's.
+        folders[:] = [name for name in folders if name != "lost+found" and not _hidden(name)]
+        yield from (Path(path) / name for name in names)
 
 
 def _locate_remote(source: Source, variable: str, addressing_style: str) -> Located:
