@@ -10,12 +10,13 @@ OUTPUT ?= runs
 IMAGE ?= mnrl-job
 VARIANT ?= cuda
 CPU_BASE := debian:bookworm-slim@sha256:7b140f374b289a7c2befc338f42ebe6441b7ea838a042bbd5acbfca6ec875818
+CUDA_BASE = $(shell sed -n 's/^ARG BASE=//p' Dockerfile)
 # What `make image` and its like take: see docs/image.md.
 export BASE WHEELS CERTIFICATES MODEL PIP_CONF EXTRA_INDEX WITH_TRACKERS WITH_EXPORT DATA SHM_SIZE
 export DOCKER DOCKER_BUILD_FLAGS DOCKER_RUN_FLAGS
 
 .PHONY: help install install-dev install-export train test test-slow check chaos bench image run image-test manifests \
-  format docs lock lock-cuda audit licences clean
+  format docs lock lock-cuda audit licences release-notes clean
 
 help: ## Show this help.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,8 +56,10 @@ image: ## Build the container image, VARIANT=cuda or cpu, and its bill of materi
 run: ## Run the image here, with GPUs where there are any: make run VARIANT=cpu ARGS="train --train-data pairs.jsonl".
 	@OUTPUT="$(OUTPUT)" scripts/run-image "$(IMAGE):$(VERSION)-$(VARIANT)" $(ARGS)
 
-image-test: install-dev ## Build the CPU image and run it as users would (needs Docker; without a registry see CONTRIBUTING).
-	@base=$$(scripts/debian-base "$(CPU_BASE)") && image=$$(BASE=$$base scripts/build-image "$(IMAGE)" "$(VERSION)" cpu) && \
+image-test: VARIANT = cpu
+image-test: install-dev ## Build the image, VARIANT=cpu unless given, and run it as users would (needs Docker; see CONTRIBUTING).
+	@base=$$(scripts/debian-base "$(or $(BASE),$(if $(filter cpu,$(VARIANT)),$(CPU_BASE),$(CUDA_BASE)))") && \
+	  image=$$(BASE=$$base scripts/build-image "$(IMAGE)" "$(VERSION)" "$(VARIANT)") && \
 	  IMAGE=$$image $(BIN)/pytest -n 0 -m image --timeout 1800 tests/image $(ARGS)
 
 check: install-dev ## Check format, lint, types, architecture, shell scripts and generated files.
@@ -91,6 +94,9 @@ audit: $(VENV)/.supply/.installed ## Ask for advisories about all that a job ins
 
 licences: install $(VENV)/.supply/.installed ## Write docs/licences.md, the licence of every package.
 	@scripts/licences $(BIN) $(VENV)/.supply/bin >docs/licences.md
+
+release-notes: ## Print this version's part of CHANGELOG.md; with TAG and URL (of the repository) as the notes of a release.
+	@scripts/release-notes "$(VERSION)" $(TAG) $(URL)
 
 clean: ## Remove the environment and caches (never your runs).
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info

@@ -1,9 +1,12 @@
 """What is installed is what was locked: every file by its hash, and every package with its licence listed."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
+
+from mnrl_job import __version__
 
 ROOT = Path(__file__).parents[1]
 PINNED = re.compile(r"^([a-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
@@ -42,3 +45,21 @@ def test_the_licence_of_every_package_is_listed():
     )
     listed = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in rows if name != "Name"}
     assert listed == pinned("requirements.lock") | pinned("requirements-torch.lock")
+
+
+def release_notes(*arguments):
+    return subprocess.run([ROOT / "scripts/release-notes", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_the_notes_of_a_release_are_this_versions_part_of_the_changelog():
+    notes = release_notes(__version__).stdout.strip()
+    assert notes
+    assert notes in (ROOT / "CHANGELOG.md").read_text()
+    assert "\n## " not in notes
+
+
+@pytest.mark.parametrize(("version", "tag"), [("999.0.0", "v999.0.0"), (__version__, "v999.0.0")])
+def test_no_release_is_made_of_another_version_than_the_tag_or_without_notes(version, tag):
+    ended = release_notes(version, tag, "https://example.org/mnrl-job")
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "999.0.0" in ended.stderr
