@@ -258,7 +258,7 @@ def grace(size: int, speed: float, period: float) -> Finding:
     told = f"a checkpoint of {size / 1e6:.0f} MB takes {seconds:.1f} s to the output; {fit} fit into {period:g} s"
     if fit < 1:
         enough = round(2 * seconds + period)
-        remedy = f"set terminationGracePeriodSeconds (docker stop --time) and MNRL_GRACE_PERIOD to at least {enough} s"
+        remedy = f"set terminationGracePeriodSeconds (docker stop -t) and MNRL_GRACE_PERIOD to at least {enough} s"
         return Finding("grace period", "warning", told, remedy)
     return Finding("grace period", "passed", told)
 

@@ -183,7 +183,7 @@ class Settings(BaseModel):
     )
     grace_period: Time = _setting(
         Span(30.0),
-        "from the request to stop until the end by force: terminationGracePeriodSeconds, or docker stop --time",
+        "from the request to stop until the end by force: terminationGracePeriodSeconds, or docker stop -t",
         "a time (30s, 5m)",
     )
     hang_timeout: Time = _setting(

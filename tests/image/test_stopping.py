@@ -20,7 +20,7 @@ def progress(container: Container) -> dict[str, Any]:
     return json.loads(told) if told else {}
 
 
-@pytest.mark.parametrize("how", [("kill", "--signal", "TERM"), ("stop", "--time", str(GRACE_SECONDS))])
+@pytest.mark.parametrize("how", [("kill", "--signal", "TERM"), ("stop", "-t", str(GRACE_SECONDS))])
 def test_it_ends_with_75_and_the_next_container_finishes_the_run(image: Image, how):
     container = image.start(user=ARBITRARY_USER, **LONG)
     container.until(lambda: progress(container).get("step", 0) > 20)
@@ -50,7 +50,7 @@ def test_docker_stop_during_the_start_is_answered_at_once(image: Image):
     container = image.start(user=ARBITRARY_USER, **LONG)
     container.until(lambda: container.execute("true").returncode == 0)
     began = time.monotonic()
-    docker("stop", "--time", str(GRACE_SECONDS), container.name)
+    docker("stop", "-t", str(GRACE_SECONDS), container.name)
     assert container.end().code == 75
     assert time.monotonic() - began < GRACE_SECONDS / 2
 

@@ -86,7 +86,7 @@ class Status:
             warn(
                 f"a stop on request takes about {needed:.0f} s ({told}), longer than MNRL_GRACE_PERIOD "
                 f"({self._grace:g} s): a pre-empted run would go on from the checkpoint before; raise "
-                "terminationGracePeriodSeconds (docker stop --time) and MNRL_GRACE_PERIOD"
+                "terminationGracePeriodSeconds (docker stop -t) and MNRL_GRACE_PERIOD"
             )
 
     def finish(self) -> None:
