@@ -134,7 +134,7 @@ def check_machine(
     """Devices, disk, shared memory, user, caches. Returns the devices, None where the machine cannot do it."""
     devices = None
     with findings.checking("devices"):
-        devices = find_devices(settings.num_processes)
+        devices = find_devices(settings.num_processes, settings.min_gpus)
         findings.passed("devices", f"{describe_gpus()}; {devices.workers} worker(s)")
     if devices and settings.accelerate_config:
         with findings.checking("accelerate config"):

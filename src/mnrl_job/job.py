@@ -57,7 +57,7 @@ def train_together(settings: Settings, place: Attempt, others: Meeting) -> Finis
         check_exporters(settings.export)
     place.diary.write(place.store())
     clock = Clock(place.status)
-    devices = find_devices(settings.num_processes)
+    devices = find_devices(settings.num_processes, settings.min_gpus)
     one = replace(devices, workers=int(nodes.is_first))
     with (
         kept(place),
@@ -78,7 +78,8 @@ def train_together(settings: Settings, place: Attempt, others: Meeting) -> Finis
         words = lexical(settings, task.eval_sets if nodes.is_first else ())
         result = workers.ask(task, "result.json", WorkerResult)
         if not nodes.is_first:
-            others.wait_for_first()
+            with clock("publish"):
+                others.wait_for_first()
             return Finished(place.run, None)
         with clock("verify"):
             verification = verifier.ask(task, "verified.json", Verification)
@@ -111,7 +112,7 @@ def evaluate(settings: Settings) -> Finished:
         probe(store)
         place.diary.write(store)
         clock = Clock(place.status)
-        devices = find_devices(settings.num_processes)
+        devices = find_devices(settings.num_processes, settings.min_gpus)
         with started("evaluate", place.scratch, devices, place.care) as workers:
             with clock("fetch"):
                 inputs = get_inputs(settings, place, devices)

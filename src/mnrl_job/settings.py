@@ -232,6 +232,12 @@ class Settings(BaseModel):
     num_processes: Literal["auto"] | Annotated[int, Field(ge=1)] = _setting(
         "auto", "workers on this machine: one per visible GPU, on a CPU 1", "auto or a whole number of at least 1"
     )
+    min_gpus: int = _setting(
+        0,
+        "GPUs that each machine must show; with fewer (no driver, a lost GPU) it ends with 78, rather than use a CPU",
+        "a whole number from 0",
+        ge=0,
+    )
     nodes: Annotated[int, Field(ge=1)] | None = _setting(
         None,
         "machines that train together; when empty, what the scheduler says (PET_NNODES, …), else 1",

@@ -119,7 +119,7 @@ class Kubelet:
             name: value if isinstance(value, str) else _field(pod, value["fieldRef"]["fieldPath"])
             for name, value in environment(self.manifests, container).items()
         }
-        return IMAGE | baked | own | pod.added
+        return IMAGE | baked | own | pod.added | {"MNRL_MIN_GPUS": "0"}  # there is none to see here
 
     def _config_map(self, name: str) -> dict[str, str]:
         return next(one["data"] for one in of_kind(self.manifests, "ConfigMap") if one["metadata"]["name"] == name)

@@ -76,6 +76,8 @@ def test_spot_machines_of_any_provider_are_chosen_and_their_taints_tolerated(com
     chosen = {term["matchExpressions"][0]["key"] for term in terms}
     tolerated = {one["key"] for one in pod["tolerations"]}
     assert {"cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority"} <= chosen & tolerated
+    if "nvidia.com/gpu" in workload(composed).pair[1]["resources"]["limits"]:
+        assert "nvidia.com/gpu" in tolerated
     assert {"karpenter.sh/capacity-type", "eks.amazonaws.com/capacityType"} <= chosen
 
 

@@ -133,6 +133,13 @@ def test_every_setting_is_one_of_the_program_and_is_accepted(name):
 
 
 @every_overlay
+def test_a_pod_that_sees_fewer_gpus_than_it_was_granted_does_not_train(name):
+    for container in workload(overlay(name)).pair:
+        granted = container["resources"]["limits"].get("nvidia.com/gpu", 0)
+        assert environment(overlay(name), container).get("MNRL_MIN_GPUS", "0") == str(granted)
+
+
+@every_overlay
 def test_every_image_is_named_by_its_digest(name):
     images = {one["image"] for one in workload(overlay(name)).containers.values()}
     assert len(images) == 1
@@ -203,7 +210,7 @@ def test_nobody_reaches_the_pods_but_their_own_kind(name):
     several = name in ("multi-node", "jobset", "kubeflow")
     assert policy["spec"].get("ingress", []) == ([{"from": [{"podSelector": {"matchLabels": own}}]}] if several else [])
     ports = {port["port"] for rule in policy["spec"]["egress"] for port in rule.get("ports", ())}
-    assert ports == {53, 443} | ({10443} if name == "kubeflow" else set())
+    assert ports == {53, 5353, 443} | ({10443} if name == "kubeflow" else set())
     assert account["metadata"]["name"] == pod["spec"]["serviceAccountName"]
     assert account["automountServiceAccountToken"] is False
 

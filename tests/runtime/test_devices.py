@@ -3,7 +3,7 @@
 import pytest
 
 from mnrl_job.errors import DeviceError
-from mnrl_job.runtime.devices import visible_gpus, worker_count
+from mnrl_job.runtime.devices import find_devices, visible_gpus, worker_count
 
 
 def test_one_worker_a_gpu_and_one_on_a_cpu():
@@ -15,6 +15,13 @@ def test_one_worker_a_gpu_and_one_on_a_cpu():
 def test_more_workers_than_gpus_are_refused():
     with pytest.raises(DeviceError, match="only 1 GPU"):
         worker_count(2, 1)
+
+
+def test_fewer_gpus_than_asked_for_are_refused(monkeypatch):
+    monkeypatch.setattr("mnrl_job.runtime.devices.visible_gpus", lambda: 7)
+    assert find_devices("auto", least=7).workers == 7
+    with pytest.raises(DeviceError, match=r"MNRL_MIN_GPUS=8, but 7 GPU.*runtimeClassName"):
+        find_devices("auto", least=8)
 
 
 @pytest.mark.parametrize(

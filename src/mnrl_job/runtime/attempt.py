@@ -27,6 +27,7 @@ WITHOUT_EFFECT = {
     "work_dir",
     "log_format",
     "num_processes",
+    "min_gpus",
     "nodes",
     "node_rank",
     "master",

@@ -17,13 +17,18 @@ class Devices:
     workers: int
 
 
-def find_devices(wanted: Literal["auto"] | int) -> Devices:
+def find_devices(wanted: Literal["auto"] | int, least: int = 0) -> Devices:
     """Look what there is.
 
     Raises:
-        DeviceError: where more workers are wanted than there are GPUs.
+        DeviceError: where there are fewer GPUs than `least`, or than workers wanted.
     """
     gpus = visible_gpus()
+    if gpus < least:
+        raise DeviceError(
+            f"MNRL_MIN_GPUS={least}, but {gpus} GPU(s) are visible; in a container that has been granted some, "
+            "NVIDIA's runtime is missing or not the one in use (--gpus all, runtimeClassName), else see nvidia-smi"
+        )
     return Devices(gpus, worker_count(wanted, gpus))
 
 

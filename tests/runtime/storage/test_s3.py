@@ -44,6 +44,17 @@ def asked(proxy, method, key):
     return [re.sub(r"^\S+ \S+ ?", "", seen) for seen in proxy.seen if re.match(rf"{method} /bucket/\w+/{key}\b", seen)]
 
 
+def test_the_region_is_the_one_that_every_sdk_of_aws_reads(monkeypatch):
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-west-2")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    store = open_store("s3://bucket/prefix", "MNRL_OUTPUT")
+    assert (store.client.meta.region_name, store.client.meta.endpoint_url) == (
+        "eu-central-1",
+        "https://s3.eu-central-1.amazonaws.com",
+    )
+
+
 @pytest.mark.parametrize(("kind", "status"), [("reset", 0), ("status", 500), ("status", 503)])
 def test_what_may_pass_is_tried_again(server, store, proxy, kind, status):
     for operation in OPERATIONS.values():

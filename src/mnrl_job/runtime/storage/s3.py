@@ -63,7 +63,9 @@ def connect(uri: str, variable: str, addressing_style: str = "auto", attempts: i
             s3={"addressing_style": cast("Any", addressing_style)},
             **cast("Any", checksums),
         )
-        client = boto3.session.Session().client("s3", config=config)
+        # Other SDKs read AWS_REGION, and EKS sets it; boto3 alone does not.
+        session = boto3.session.Session(region_name=os.environ.get("AWS_REGION") or None)
+        client = session.client("s3", config=config)
         if not client.meta.endpoint_url.startswith(("http://", "https://")):
             raise ValueError(f"the endpoint {client.meta.endpoint_url} does not begin with http:// or https://")
     except (BotoCoreError, ValueError) as error:
