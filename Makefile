@@ -89,11 +89,12 @@ lock: install-dev ## Resolve the dependencies anew into the lock files, with has
 lock-cuda: install-dev ## Resolve what the CUDA build of torch brings into requirements-cuda.lock (2.6 GB of downloads).
 	@scripts/lock-cuda $(BIN)
 
-audit: $(VENV)/.supply/.installed ## Ask for advisories about all that a job installs (needs the public index).
-	@$(VENV)/.supply/bin/pip-audit --strict --disable-pip -r requirements.lock -r requirements-cuda.lock
+audit: $(VENV)/.supply/.installed ## Ask for advisories about all that an image may hold (needs the public index).
+	@for lock in requirements.lock requirements-cuda.lock requirements-track.lock requirements-export.lock; do \
+	  echo "$$lock"; $(VENV)/.supply/bin/pip-audit --strict --disable-pip -r $$lock || exit 1; done
 
-licences: install $(VENV)/.supply/.installed ## Write docs/licences.md, the licence of every package.
-	@scripts/licences $(BIN) $(VENV)/.supply/bin >docs/licences.md
+licences: install-dev install-export $(VENV)/.supply/.installed ## Write docs/licences.md, the licence of every package.
+	@scripts/licences $(VENV) >docs/licences.md
 
 release-notes: ## Print this version's part of CHANGELOG.md; with TAG and URL (of the repository) as the notes of a release.
 	@scripts/release-notes "$(VERSION)" $(TAG) $(URL)
@@ -116,7 +117,8 @@ $(VENV)/.export/.installed: requirements-export.lock scripts/create-export-env |
 
 # Programs that live apart: AWS' needs another botocore than ours, and those that look at the packages should be none of them.
 $(VENV)/.aws/.installed: PROGRAMS := awscli
-$(VENV)/.supply/.installed: PROGRAMS := pip-audit==2.10.1 pip-licenses==5.5.5
+$(VENV)/.supply/.installed: requirements-supply.lock
+$(VENV)/.supply/.installed: PROGRAMS := --no-deps --require-hashes -r requirements-supply.lock
 $(VENV)/.aws/.installed $(VENV)/.supply/.installed:
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/pip install --quiet --disable-pip-version-check $(PROGRAMS)

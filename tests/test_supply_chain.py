@@ -10,7 +10,7 @@ from mnrl_job import __version__
 
 ROOT = Path(__file__).parents[1]
 PINNED = re.compile(r"^([a-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
-HASHED = [f"requirements{kind}.lock" for kind in ("", "-dev", "-track", "-export", "-cuda")]
+HASHED = [f"requirements{kind}.lock" for kind in ("", "-dev", "-track", "-export", "-cuda", "-supply")]
 
 
 def pinned(lock):
@@ -43,8 +43,9 @@ def test_the_licence_of_every_package_is_listed():
     rows = re.findall(
         r"^\| ([^ |]+) \| ([^ |]+) \| [^|]*\w[^|]* \|$", (ROOT / "docs/licences.md").read_text(), re.MULTILINE
     )
-    listed = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in rows if name != "Name"}
-    assert listed == pinned("requirements.lock") | pinned("requirements-torch.lock")
+    listed = [(re.sub(r"[-_.]+", "-", name).lower(), version) for name, version in rows if name != "Name"]
+    locks = [pinned(f"requirements{kind}.lock") for kind in ("", "-torch", "-track", "-export")]
+    assert set(listed) == {(name, version) for lock in locks for name, version in lock.items()}
 
 
 def release_notes(*arguments):
