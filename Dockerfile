@@ -55,7 +55,7 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,source=image/wh
     --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     { test -z "$WITH_TRACKERS" || python3 -m pip --python /opt/mnrl-job/bin/python install --no-compile --no-deps \
       --require-hashes -r requirements-track.lock; } \
-    && { test -z "$WITH_EXPORT" || scripts/create-export-env /opt/mnrl-job; }
+    && { test -z "$WITH_EXPORT" || OUTER_PIP="python3 -m pip" scripts/create-export-env /opt/mnrl-job; }
 # 8. What no run ever opens is left out; the rest is compiled, since on a read-only root each start would do it again. Not the
 #    500 kinds of models of transformers, of which a run needs one, nor what of torch.testing is for later Pythons only.
 # hadolint ignore=DL3008
@@ -64,7 +64,7 @@ RUN --mount=type=cache,target=/var/cache/apt,sharing=locked --mount=type=cache,t
 COPY scripts/slim-packages scripts/
 RUN scripts/slim-packages /opt/mnrl-job \
     && python3 -m compileall -q -j 0 -x 'torch/testing|transformers/models/(?!auto/)' \
-       --invalidation-mode unchecked-hash /opt/mnrl-job/lib
+       --invalidation-mode unchecked-hash /opt/mnrl-job
 
 # 9. The job itself, built by the setuptools of the lock.
 FROM packages AS source
@@ -73,19 +73,22 @@ COPY src src
 RUN python3 -m pip --python /opt/mnrl-job/bin/python install --no-deps --no-build-isolation --no-compile --prefix /source . \
     && python3 -m compileall -q --invalidation-mode unchecked-hash -s /source -p /opt/mnrl-job /source
 
-# 10. The bill of materials is made of what is installed, not of what was meant to be.
+# 10. The bill of materials is made of what is installed, not of what was meant to be; the exporters have one of their own.
 FROM source AS materials
+COPY requirements-supply.lock ./
 # hadolint ignore=DL3042
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,source=image/wheels,target=/wheels \
     --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
-    cp -R /source/lib /opt/mnrl-job/ && python3 -m venv /tools && /tools/bin/pip install --quiet cyclonedx-bom==7.5.0 \
-    && /tools/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
-       --output-file /sbom.cdx.json /opt/mnrl-job/bin/python
+    cp -R /source/lib /opt/mnrl-job/ && python3 -m venv /tools && /tools/bin/pip install --quiet --no-deps \
+       --require-hashes -r requirements-supply.lock \
+    && bill() { /tools/bin/cyclonedx-py environment --output-reproducible --output-file "$@"; } && mkdir /bills \
+    && bill /bills/sbom.cdx.json --pyproject pyproject.toml /opt/mnrl-job/bin/python \
+    && { test ! -d /opt/mnrl-job/.export || bill /bills/sbom-export.cdx.json /opt/mnrl-job/.export/bin/python; }
 
 FROM base
 COPY --from=packages /opt/mnrl-job /opt/mnrl-job
 COPY --from=source /source /opt/mnrl-job
-COPY --from=materials /sbom.cdx.json /opt/mnrl-job/
+COPY --from=materials /bills /opt/mnrl-job
 # 11. For clusters that reach no hub a base model can be baked in; then no hub is asked.
 ARG BASE_MODEL=
 ARG HF_HUB_OFFLINE=
