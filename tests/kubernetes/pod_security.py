@@ -7,6 +7,7 @@ Pod = dict[str, Any]
 Rule = Callable[[Pod], Iterator[str]]
 
 VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+SELINUX_TYPES = {"", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"}
 SAFE_SYSCTLS = {"kernel.shm_rmid_forced", "net.ipv4.ip_local_port_range", "net.ipv4.ping_group_range"}
 
 
@@ -24,6 +25,18 @@ def _shares_nothing_with_the_host(pod: Pod) -> Iterator[str]:
     yield from (name for name in ("hostNetwork", "hostPID", "hostIPC") if pod.get(name))
     for container in containers(pod):
         yield from (f"hostPort {port['hostPort']}" for port in container.get("ports", ()) if port.get("hostPort"))
+        if security(pod, container).get("windowsOptions", {}).get("hostProcess"):
+            yield f"{container['name']}: hostProcess"
+
+
+def _probes_only_itself(pod: Pod) -> Iterator[str]:
+    """Baseline since Kubernetes 1.34: a probe or hook with a host of its choice would ask others by the kubelet."""
+    for container in containers(pod):
+        hooks = container.get("lifecycle", {})
+        asked = {name: container.get(name) for name in ("livenessProbe", "readinessProbe", "startupProbe")} | hooks
+        for name, how in asked.items():
+            if any((how or {}).get(kind, {}).get("host") for kind in ("httpGet", "tcpSocket")):
+                yield f"{container['name']}: {name}"
 
 
 def _mounts_only_what_is_its_own(pod: Pod) -> Iterator[str]:
@@ -66,6 +79,9 @@ def _is_confined(pod: Pod) -> Iterator[str]:
             yield f"{container['name']}: seccomp"
         if holds.get("appArmorProfile", {}).get("type") == "Unconfined":
             yield f"{container['name']}: AppArmor"
+        labels = holds.get("seLinuxOptions", {})
+        if labels.get("type", "container_t") not in SELINUX_TYPES or labels.get("user") or labels.get("role"):
+            yield f"{container['name']}: SELinux"
 
 
 def _keeps_the_kernel_as_it_is(pod: Pod) -> Iterator[str]:
@@ -87,6 +103,7 @@ def _has_no_token(pod: Pod) -> Iterator[str]:
 
 RULES: dict[str, Rule] = {
     "host": _shares_nothing_with_the_host,
+    "probes": _probes_only_itself,
     "volumes": _mounts_only_what_is_its_own,
     "privileged": _is_not_privileged,
     "escalation": _cannot_gain_privileges,

@@ -10,6 +10,7 @@ from tests.kubernetes.rendering import OVERLAYS, overlay, workload
 TRAIN = "containers.0.securityContext"
 BROKEN = {
     "host": ("hostNetwork", True),
+    "probes": ("containers.0.livenessProbe", {"httpGet": {"port": 80, "host": "169.254.169.254"}}),
     "volumes": ("volumes", [{"name": "docker", "hostPath": {"path": "/var/run/docker.sock"}}]),
     "privileged": (f"{TRAIN}.privileged", True),
     "escalation": (f"{TRAIN}.allowPrivilegeEscalation", True),
