@@ -16,7 +16,7 @@ from mnrl_job.outputs.publish import already_published, record_failure, tidy
 from mnrl_job.outputs.recheck import recheck
 from mnrl_job.prepare import prepare
 from mnrl_job.records import Export, Verification, WorkerResult, WorkerTask
-from mnrl_job.reporting import Finished, lexical, report
+from mnrl_job.reporting import Finished, Work, lexical, report
 from mnrl_job.runtime.agreement import facts_of
 from mnrl_job.runtime.attempt import Attempt, attempt, common, effective, work_dir
 from mnrl_job.runtime.devices import find_devices
@@ -85,7 +85,7 @@ def train_together(settings: Settings, place: Attempt, others: Meeting) -> Finis
             verification = verifier.ask(task, "verified.json", Verification)
         exports = exported(settings, place, clock, task)
     write_json(place.staging / "audit.json", with_lengths(prepared.audit, result.lengths))
-    return report(settings, place, clock, task, result, words(), read, verification, exports)
+    return report(settings, place, clock, Work(task, result, words(), read, verification, exports))
 
 
 def exported(settings: Settings, place: Attempt, clock: Clock, task: WorkerTask) -> tuple[Export, ...]:
@@ -122,7 +122,7 @@ def evaluate(settings: Settings) -> Finished:
             task = worker_task(settings, place, inputs, eval_sets)
             words = lexical(settings, eval_sets)
             result = workers.ask(task, "result.json", WorkerResult)
-        return report(settings, place, clock, task, result, words())
+        return report(settings, place, clock, Work(task, result, words()))
 
 
 def verify_run(uri: str, settings: Settings) -> Verification | None:

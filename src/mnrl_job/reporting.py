@@ -65,44 +65,55 @@ def _lexical(settings: Settings, eval_set: EvalSet) -> dict[str, float] | None:
         return None
 
 
-def report(
-    settings: Settings,
-    place: Attempt,
-    clock: Clock,
-    task: WorkerTask,
-    result: WorkerResult,
-    by_words: Lexical,
-    read: Pairs | None = None,
-    verification: Verification | None = None,
-    exports: tuple[Export, ...] = (),
-) -> Finished:
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What the steps before came to. `by_words` is BM25's; what only a training has is empty without one."""
+
+    task: WorkerTask
+    result: WorkerResult
+    by_words: Lexical
+    read: Pairs | None = None
+    verification: Verification | None = None
+    exports: tuple[Export, ...] = ()
+
+
+def report(settings: Settings, place: Attempt, clock: Clock, work: Work) -> Finished:
     """Judge the run, make its record, its page and its model's card, then publish.
 
     Raises:
         GateError: the model is not good enough; all is published, but not as a success.
     """
-    compared = (compare_set(settings, task, result, one.name) for one in task.eval_sets)
-    comparisons = tuple(replace(one, bm25=by_words[one.name]) for one in compared)
-    verdict = judge(settings, comparisons) if result.training else Verdict(passed=True, rule="none")
-    steps = result.training.steps if result.training else 0
+    run = record(settings, place, clock, work, compared(settings, work))
+    results = write_pages(settings, place, run, work.task)
+    return publish(place, clock, run, work.task.inputs, results)
+
+
+def record(settings: Settings, place: Attempt, clock: Clock, work: Work, comparisons: tuple[Comparison, ...]) -> Run:
+    """All that is known of the run, with its verdict, which also ends this attempt's entry in the diary."""
+    training = work.result.training
+    verdict = judge(settings, comparisons) if training else Verdict(passed=True, rule="none")
     outcome = "succeeded" if verdict.passed else GateError.kind
-    place.diary.write(place.store(), outcome=outcome, last_step=steps)
-    run = Run(
+    place.diary.write(place.store(), outcome=outcome, last_step=training.steps if training else 0)
+    return Run(
         id=place.run_id,
         started_at=place.started_at,
         settings=settings,
         base_model=settings.base_model,
-        result=result,
-        eval_sets=task.eval_sets,
+        result=work.result,
+        eval_sets=work.task.eval_sets,
         comparisons=comparisons,
         verdict=verdict,
         seconds=clock.seconds,
-        pairs=read,
-        batching=task.batching,
-        verification=verification,
-        exports=exports,
+        pairs=work.read,
+        batching=work.task.batching,
+        verification=work.verification,
+        exports=work.exports,
         attempts=place.diary.all(place.store()),
     )
+
+
+def write_pages(settings: Settings, place: Attempt, run: Run, task: WorkerTask) -> Results:
+    """What people read: the card of the model, the page of the run. Returns what trackers are told."""
     content = metrics(run)
     if task.pairs is not None:
         (place.staging / "model" / "README.md").write_text(redact(model_card(content)), encoding="utf-8")
@@ -111,7 +122,15 @@ def report(
     tracked = tracked_run(Settings.model_validate(task.settings), task.scratch, task.staging)
     results = Results(tracked, settings.track, dict(content), place.staging / "report.html", settings.log_format)
     into_files(results)
-    return publish(place, clock, run, task.inputs, results)
+    return results
+
+
+def compared(settings: Settings, work: Work) -> tuple[Comparison, ...]:
+    """Before, after and BM25 on each eval set."""
+    return tuple(
+        replace(compare_set(settings, work.task, work.result, one.name), bm25=work.by_words[one.name])
+        for one in work.task.eval_sets
+    )
 
 
 def compare_set(settings: Settings, task: WorkerTask, result: WorkerResult, name: str) -> Comparison:
