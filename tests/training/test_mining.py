@@ -1,5 +1,7 @@
 """Hard negatives are the nearest documents that may be wrong: never one's own, never as near as the positive."""
 
+from dataclasses import replace
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -137,6 +139,15 @@ def test_queries_are_ranked_some_at_a_time(model, data, tmp_path, monkeypatch):
     at_once = mine(model, pairs, texts, asked_for(2), tmp_path / "mining")
     monkeypatch.setattr(mining, "SCORES_AT_ONCE", 5 * ROWS)
     assert np.array_equal(mine(model, pairs, texts, asked_for(2), tmp_path / "mining").rows, at_once.rows)
+
+
+def test_texts_are_found_in_more_text_than_arrow_can_join(model, data, huge, tmp_path, monkeypatch):
+    monkeypatch.setattr(mining, "read_table", lambda _: huge)
+    pairs = replace(data[0], rows=huge.num_rows)
+    rows = np.array([0, 1, huge.num_rows - 1])
+    groups = np.arange(2 * huge.num_rows).reshape(2, -1).T
+    found = mine(model, pairs, distinct(groups, np.zeros(len(groups), dtype=bool), rows), asked_for(2), tmp_path)
+    assert set(found.rows[rows].ravel().tolist()) <= {NOTHING, *rows.tolist()}
 
 
 def test_only_rows_that_are_trained_on_are_embedded_and_taken(model, data, tmp_path):

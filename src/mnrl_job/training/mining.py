@@ -20,7 +20,7 @@ from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.records import Pairs
 from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.runtime.stopping import give_way
-from mnrl_job.runtime.tables import read_table
+from mnrl_job.runtime.tables import read_table, take
 from mnrl_job.settings import Settings
 
 SCORES_AT_ONCE = 2**24  # 64 MiB of fp32
@@ -102,8 +102,8 @@ def mine(model: SentenceTransformer, pairs: Pairs, texts: Texts, settings: Setti
     state, table = PartialState(), read_table(pairs.path)
     precision = choose_precision(settings.precision, state.device)
     anchors, positives = (table[name] for name in pairs.columns[:2])
-    queries = encode(model, anchors.take(texts.queries), "query", precision, folder / "queries.arrow")
-    documents = encode(model, positives.take(texts.documents), "document", precision, folder / "documents.arrow")
+    queries = encode(model, take(anchors, texts.queries), "query", precision, folder / "queries.arrow")
+    documents = encode(model, take(positives, texts.documents), "document", precision, folder / "documents.arrow")
     row_of = torch.from_numpy(texts.documents).to(state.device)
     # 0 is nothing, so that the shares of all ranks can be added up.
     found = torch.zeros((pairs.rows, settings.hard_negatives), dtype=torch.int32, device=state.device)
