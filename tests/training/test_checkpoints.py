@@ -127,6 +127,14 @@ def test_a_last_checkpoint_is_made_where_much_work_hangs_on_it(go, tmp_path, mon
     assert read_seal(tmp_path / "trainer" / "checkpoint-8") is not None
 
 
+@pytest.mark.parametrize("every", [Every(steps=1000), Every(seconds=600.0)], ids=["steps", "time"])
+def test_the_first_checkpoint_is_made_early_however_seldom_they_are_wanted(go, tmp_path, monkeypatch, every):
+    monkeypatch.setattr(checkpoints, "WORTH_SAVING_SECONDS", 0.0)
+    go(settings=SETTINGS.model_copy(update={"checkpoint_every": every}))
+    kept = sorted(path.name for path in (tmp_path / "trainer").glob("checkpoint-*"))
+    assert kept == ["checkpoint-1", "checkpoint-8"], "the second is the last step's"
+
+
 def test_a_request_to_stop_that_was_noted_is_what_ranks_tell_one_another(monkeypatch):
     monkeypatch.setattr(stopping, "_request", stopping._Request())
     assert not stopping.asked()
