@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
+import pyarrow as pa
 import pytest
 from botocore.loaders import JSONFileLoader
 from filelock import FileLock
@@ -184,6 +185,13 @@ def shared_folder(factory: pytest.TempPathFactory) -> Path:
     """A folder of this test session that all its xdist workers see."""
     own = factory.getbasetemp()
     return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def huge() -> pa.Table:
+    """Pairs of 2.4 GB by what Arrow counts; it cannot join that into one column. The pieces share their memory."""
+    piece = pa.array([f"{i:04}{'x' * 9_996}" for i in range(400)])
+    return pa.table(dict.fromkeys(("anchor", "positive"), pa.chunked_array([piece] * 600)))
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,15 @@
 """Texts cut into chunks: each once, none too large, and as cheap to read as can be."""
 
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnrl_job.embedding.chunks import Limit, chunk_limit, cut, widths
+from mnrl_job.embedding.chunks import Limit, chunk_limit, cut, sizes, widths
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=9).map(np.array)
 LIMITS = st.builds(Limit, st.integers(1, 1000), st.integers(1, 9), st.integers(0, 200))
@@ -34,6 +35,62 @@ def test_each_text_is_in_one_chunk_and_no_way_of_cutting_costs_less(lengths, lim
         assert len(chunk.rows) == 1 or (len(chunk.rows) <= limit.rows and chunk.width * len(chunk.rows) <= limit.tokens)
     cost = sum(chunk.width * len(chunk.rows) + limit.overhead for chunk in chunks)
     assert cost == min(every_way(np.sort(lengths)[::-1], limit, longest))
+
+
+def cut_by_trying_all(lengths, limit, longest):
+    """The same, with every size tried for every text."""
+    order = np.argsort(-lengths, kind="stable")
+    wide = widths(lengths[order], longest)
+    possible = sizes(min(limit.rows, max(len(order), 1)))
+    cost = np.zeros(len(order) + 1)
+    start = np.zeros(len(order) + 1, dtype=np.int64)
+    for end in range(1, len(order) + 1):
+        begin = end - possible[: np.searchsorted(possible, end, side="right")]
+        tokens = (end - begin) * wide[begin]
+        begin, tokens = (some[(tokens <= limit.tokens) | (begin == end - 1)] for some in (begin, tokens))
+        costs = cost[begin] + tokens + limit.overhead
+        start[end], cost[end] = begin[costs.argmin()], costs.min()
+    chunks = []
+    end = len(order)
+    while end:
+        chunks.append((order[start[end] : end].tolist(), int(wide[start[end]])))
+        end = start[end]
+    return chunks[::-1]
+
+
+def as_lists(chunks):
+    return [(chunk.rows.tolist(), chunk.width) for chunk in chunks]
+
+
+MANY = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 80)), min_size=1, max_size=4).map(
+    lambda runs: np.repeat(*np.array(runs).T)
+)
+
+
+@settings(max_examples=60)
+@given(
+    lengths=MANY,
+    limit=st.builds(
+        Limit, st.integers(1, 300) | st.just(sys.maxsize), st.integers(1, 20) | st.just(sys.maxsize), st.integers(0, 99)
+    ),
+)
+def test_many_texts_of_few_widths_are_cut_as_if_each_were_tried(lengths, limit):
+    longest = int(lengths.max())
+    assert as_lists(cut(lengths, limit, longest)) == cut_by_trying_all(lengths, limit, longest)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_so_are_texts_of_real_lengths(device):
+    lengths = np.random.default_rng(0).gamma(3, 28, 3_000).clip(4, 256).astype(np.int64)
+    limit = chunk_limit(torch.device(device))
+    assert as_lists(cut(lengths, limit, 256)) == cut_by_trying_all(lengths, limit, 256)
+
+
+def test_a_corpus_is_cut_in_no_time():
+    lengths = np.random.default_rng(0).gamma(3, 28, 200_000).clip(4, 256).astype(np.int64)
+    began = time.process_time()
+    cut(lengths, chunk_limit(torch.device("cpu")), 256)
+    assert time.process_time() - began < 3
 
 
 def test_nothing_is_cut_into_nothing():

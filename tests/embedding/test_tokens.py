@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnrl_job.embedding import tokens
-from mnrl_job.embedding.tokens import find_form, read_tokens, tokenise
+from mnrl_job.embedding.tokens import Form, find_form, read_tokens, tokenise
 from tests.conftest import PAIRS
 
 TEXTS = [text for pair in PAIRS for text in pair] + ["", "zzz 日本", "word " * 100]
@@ -64,6 +64,14 @@ def test_a_prompt_and_padding_on_the_left_are_the_librarys_too(tiny_model, tmp_p
     found = kept(model, TEXTS, tmp_path / "tokens.arrow", preprocess)
     expected = dict(preprocess([TEXTS[0], TEXTS[5]]))
     assert_same(found.features(np.array([0, 5]), expected["input_ids"].shape[1]), expected)
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_text_of_no_tokens_is_all_padding(left):
+    form = Form(("input_ids", "attention_mask"), 9, left, {})
+    found = form.features([np.array([], dtype=np.int32), np.array([5, 6], dtype=np.int32)], 2)
+    assert found["input_ids"].tolist() == [[9, 9], [5, 6]]
+    assert found["attention_mask"].tolist() == [[0, 0], [1, 1]]
 
 
 def test_a_model_that_reads_no_token_ids_is_left_to_the_library(static_model):

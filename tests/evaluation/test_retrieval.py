@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from mnrl_job.evaluation.retrieval import evaluate, rank
+from mnrl_job.evaluation.retrieval import estimate_seconds, evaluate, rank
 from mnrl_job.inputs.evalset import write_evalset
 from mnrl_job.setting_types import METRIC_CUTOFFS
 from tests.conftest import PAIRS
@@ -63,3 +63,11 @@ def test_the_rank_is_that_of_the_best_relevant_document_in_the_whole_corpus():
     assert (result.rank, result.score) == (151, 50.0)
     assert result.metrics["recall@100"] == 0.0
     assert result.top[0] == ("d0", 200.0)
+
+
+def test_the_time_is_estimated_for_more_text_than_arrow_can_join(model, huge, tmp_path, monkeypatch):
+    eval_set = write_evalset("s", "", tmp_path, {"q": "a"}, {"d": "b"}, {("q", "d"): 1})
+    table = huge.rename_columns(["id", "text"])
+    monkeypatch.setattr("mnrl_job.evaluation.retrieval.read_table", lambda _: table)
+    monkeypatch.setattr("mnrl_job.evaluation.retrieval.SAMPLED_TEXTS", 4)
+    assert estimate_seconds(model, eval_set, "fp32") > 0

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from mnrl_job.inputs.evalset import write_evalset
@@ -26,13 +25,6 @@ def pairs_of(rows: Rows, folder: Path) -> Pairs:
 @pytest.fixture
 def pairs(tmp_path: Path) -> Callable[[Rows], Pairs]:
     return lambda rows: pairs_of(rows, tmp_path)
-
-
-@pytest.fixture(scope="session")
-def huge() -> pa.Table:
-    """Pairs of 2.4 GB by what Arrow counts; it cannot join that into one column. The pieces share their memory."""
-    piece = pa.array([f"{i:04}{'x' * 9_996}" for i in range(400)])
-    return pa.table(dict.fromkeys(("anchor", "positive"), pa.chunked_array([piece] * 600)))
 
 
 @pytest.fixture

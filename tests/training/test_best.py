@@ -63,7 +63,9 @@ def test_it_goes_on_from_a_checkpoint_and_scores_what_was_not_scored_yet(model, 
     train(model, made(model, earlier, [0.5, 0.1]), last=20)
     (later / WEIGHTS).write_bytes((earlier / WEIGHTS).read_bytes())
     best = made(model, later, [0.2, 0.3], patience=3, resume=earlier)
-    best.on_train_begin(None, SimpleNamespace(global_step=30, max_steps=LAST), None)
+    control = SimpleNamespace(should_training_stop=False)
+    best.on_train_begin(None, SimpleNamespace(global_step=30, max_steps=LAST), control)
+    assert not control.should_training_stop
     assert train(model, best, first=31) == 40
     assert [one.value for one in best.scores] == [0.5, 0.1, 0.2, 0.3]
     best.restore()

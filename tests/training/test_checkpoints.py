@@ -16,6 +16,7 @@ from mnrl_job.runtime.tables import write_columns, write_labels
 from mnrl_job.setting_types import Every
 from mnrl_job.settings import Settings
 from mnrl_job.training import checkpoints
+from mnrl_job.training.best import SCORES, WEIGHTS
 from mnrl_job.training.checkpoints import Keeping
 from mnrl_job.training.negatives import MININGS, ROWS
 from mnrl_job.training.trainer import train
@@ -50,17 +51,16 @@ def data(tmp_path_factory):
 def go(data, dropping, tmp_path):
     """Train, from a checkpoint if one is given. Returns what came of it and the hash of the weights."""
 
-    def start(resume=None, settings=SETTINGS):
+    def start(resume=None, settings=SETTINGS, score=None):
         torch.manual_seed(settings.seed)
         model = SentenceTransformer(str(dropping), device="cpu")
-        carried = tuple(tmp_path / name for name in ("training_log.jsonl", MININGS, ROWS))
+        carried = tuple(tmp_path / name for name in ("training_log.jsonl", MININGS, ROWS, SCORES, WEIGHTS))
         for path in carried:
             path.unlink(missing_ok=True)
             if resume and (resume / path.name).exists():
                 copyfile(resume / path.name, path)
-        done = train(
-            model, settings, *data, tmp_path, tmp_path, Keeping({"settings": {}, "inputs": {}}, carried, resume)
-        )
+        keeping = Keeping({"settings": {}, "inputs": {}}, carried, resume)
+        done = train(model, settings, *data, tmp_path, tmp_path, keeping, score)
         digest = hashlib.sha256(
             b"".join(weight.detach().numpy().tobytes() for weight in model.parameters())
         ).hexdigest()
@@ -90,6 +90,19 @@ def test_stopped_after_any_step_it_ends_the_same(go, tmp_path, monkeypatch, sett
     assert go(resume=checkpoint, settings=settings) == undisturbed
 
 
+@pytest.mark.parametrize(("step", "settings"), [(4, SETTINGS), (4, MINING), (6, SETTINGS)])
+def test_stopped_where_patience_ends_it_trains_no_further(go, tmp_path, monkeypatch, step, settings):
+    settings = settings.model_copy(update={"eval_every": Every(steps=2), "patience": step // 2 - 1})
+    undisturbed = go(settings=settings, score=lambda: 0.5)
+    assert undisturbed[0][0] == step
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "on_any_rank", stop_at(step))
+        with pytest.raises(Preempted, match=f"after step {step} of 8"):
+            go(settings=settings, score=lambda: 0.5)
+    checkpoint = tmp_path / "trainer" / f"checkpoint-{step}"
+    assert go(resume=checkpoint, settings=settings, score=lambda: 0.5) == undisturbed
+
+
 def test_negatives_are_mined_anew_for_each_epoch_with_the_weights_of_then(go):
     """Batches are made ready one ahead, so the last step of an epoch is not in these weights yet."""
     *once, mined_once = go(settings=MINING.model_copy(update={"mine_every": "run"}))
@@ -112,6 +125,14 @@ def test_a_last_checkpoint_is_made_where_much_work_hangs_on_it(go, tmp_path, mon
     monkeypatch.setattr(checkpoints, "WORTH_SAVING_SECONDS", 0.0)
     go(settings=SETTINGS.model_copy(update={"checkpoint_every": Every(steps=1000)}))
     assert read_seal(tmp_path / "trainer" / "checkpoint-8") is not None
+
+
+@pytest.mark.parametrize("every", [Every(steps=1000), Every(seconds=600.0)], ids=["steps", "time"])
+def test_the_first_checkpoint_is_made_early_however_seldom_they_are_wanted(go, tmp_path, monkeypatch, every):
+    monkeypatch.setattr(checkpoints, "WORTH_SAVING_SECONDS", 0.0)
+    go(settings=SETTINGS.model_copy(update={"checkpoint_every": every}))
+    kept = sorted(path.name for path in (tmp_path / "trainer").glob("checkpoint-*"))
+    assert kept == ["checkpoint-1", "checkpoint-8"], "the second is the last step's"
 
 
 def test_a_request_to_stop_that_was_noted_is_what_ranks_tell_one_another(monkeypatch):

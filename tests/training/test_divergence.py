@@ -37,6 +37,12 @@ def test_the_first_step_whose_loss_is_no_number_is_named_with_its_rows(pairs, lo
     assert caught.value.details == {"step": 3, "rows": [f"question {row}" for row in range(8, 12)]}
 
 
+def test_rows_are_named_in_more_text_than_arrow_can_join(huge, pairs, monkeypatch):
+    monkeypatch.setattr("mnrl_job.training.divergence.read_table", lambda _: huge)
+    with pytest.raises(Diverged, match=r"'0399x+', '0000x+'"):
+        Divergence(pairs, 64, 2e-5).look(1, [np.array([huge.num_rows - 1, 0])], [math.nan])
+
+
 def test_steps_are_counted_on_from_a_checkpoint(pairs):
     with pytest.raises(Diverged, match="at step 102"):
         Divergence(pairs, 64, 2e-5).look(102, batches([1, 2]), [0.5, math.nan])

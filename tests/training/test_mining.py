@@ -1,5 +1,7 @@
 """Hard negatives are the nearest documents that may be wrong: never one's own, never as near as the positive."""
 
+from dataclasses import replace
+
 import hypothesis.strategies as st
 import numpy as np
 import pytest
@@ -96,12 +98,12 @@ GROUPS = st.lists(st.tuples(*3 * [st.integers(-1, 9)]), min_size=2, max_size=20)
 )
 
 
-def naive(scores, groups, barred, wanted, row):
+def naive(scores, groups, barred, planned, wanted, row):
     """The negatives of a row, found one after another; scores of anchor groups and positive groups."""
     anchor, positive, _ = groups[row]
     own = {group for other in groups if other[0] == anchor for group in other}
-    forbidden = own | {group for (_, group, _), is_barred in zip(groups, barred, strict=True) if is_barred}
-    others = sorted({group for _, group, _ in groups} - forbidden, key=lambda group: -scores[anchor][group])
+    forbidden = own | {groups[other][1] for other in planned if barred[other]}
+    others = sorted({groups[other][1] for other in planned} - forbidden, key=lambda group: -scores[anchor][group])
     window = others[wanted.hard_negative_ranks.first - 1 : wanted.hard_negative_ranks.last]
     of_positive = scores[anchor][positive]
     limit = of_positive - abs(of_positive) * wanted.hard_negative_margin
@@ -112,8 +114,9 @@ def naive(scores, groups, barred, wanted, row):
 @given(GROUPS, st.integers(1, 4), st.integers(0, 2), st.sampled_from([0.0, 0.3]), st.data())
 def test_own_groups_and_eval_documents_are_never_taken_and_the_window_is_kept(groups, count, skipped, margin, data):
     barred = np.array(data.draw(st.lists(st.booleans(), min_size=len(groups), max_size=len(groups))))
+    planned = data.draw(st.sets(st.integers(0, len(groups) - 1), min_size=1).map(sorted))
     wanted = asked_for(count, margin, f"{skipped + 1}-{skipped + max(count, 5)}")
-    texts = distinct(np.array(groups), barred, np.arange(len(groups)))
+    texts = distinct(np.array(groups), barred, np.array(planned))
     rng = np.random.default_rng(len(groups))
     vectors = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(2, 10, 4))).float(), dim=-1)
     queries = torch.stack([vectors[0, groups[row][0]] for row in texts.queries])
@@ -122,11 +125,22 @@ def test_own_groups_and_eval_documents_are_never_taken_and_the_window_is_kept(gr
     seen = 0
     for rows, numbers, found, _ in search(queries, documents, texts, wanted):
         for row, number, score in zip(rows, numbers, found, strict=True):
-            expected = naive(scores, groups, barred, wanted, row)
+            expected = naive(scores, groups, barred, planned, wanted, row)
             taken = [groups[texts.documents[one]][1] for one in number[score.isfinite()]]
             assert taken == expected
             seen += 1
-    assert seen == len(groups)
+    assert seen == len(planned)
+
+
+def test_right_answers_told_by_rows_that_are_left_out_are_not_taken(model, data, tmp_path):
+    """Of one query only the first row is trained on; the second's answer is there by another query, too."""
+    pairs, _ = data
+    groups = np.arange(2 * ROWS).reshape(2, ROWS).T
+    groups[1] = groups[0, 0], groups[2, 1]
+    texts = distinct(groups, np.zeros(ROWS, dtype=bool), np.array([0, 2, 3]))
+    found = mine(model, pairs, texts, asked_for(2, margin=-10.0), tmp_path / "mining").rows
+    assert found[0].tolist() == [3, NOTHING]
+    assert sorted(found[2]) == [0, 3]
 
 
 def test_queries_are_ranked_some_at_a_time(model, data, tmp_path, monkeypatch):
@@ -137,6 +151,15 @@ def test_queries_are_ranked_some_at_a_time(model, data, tmp_path, monkeypatch):
     at_once = mine(model, pairs, texts, asked_for(2), tmp_path / "mining")
     monkeypatch.setattr(mining, "SCORES_AT_ONCE", 5 * ROWS)
     assert np.array_equal(mine(model, pairs, texts, asked_for(2), tmp_path / "mining").rows, at_once.rows)
+
+
+def test_texts_are_found_in_more_text_than_arrow_can_join(model, data, huge, tmp_path, monkeypatch):
+    monkeypatch.setattr(mining, "read_table", lambda _: huge)
+    pairs = replace(data[0], rows=huge.num_rows)
+    rows = np.array([0, 1, huge.num_rows - 1])
+    groups = np.arange(2 * huge.num_rows).reshape(2, -1).T
+    found = mine(model, pairs, distinct(groups, np.zeros(len(groups), dtype=bool), rows), asked_for(2), tmp_path)
+    assert set(found.rows[rows].ravel().tolist()) <= {NOTHING, *rows.tolist()}
 
 
 def test_only_rows_that_are_trained_on_are_embedded_and_taken(model, data, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -169,6 +170,12 @@ def test_prompts_count_in_the_lengths_of_texts(run, model):
     after = measure_lengths(model, run.pairs).columns
     more = {name: after[name]["p100"] - before[name]["p100"] for name in before}
     assert more == {"anchor": 3, "positive": 1}
+
+
+def test_lengths_are_measured_in_more_text_than_arrow_can_join(run, model, huge, monkeypatch):
+    monkeypatch.setattr("mnrl_job.training.lengths.read_table", lambda _: huge)
+    monkeypatch.setattr("mnrl_job.training.lengths.SAMPLED_ROWS", 4)
+    assert measure_lengths(model, replace(run.pairs, rows=huge.num_rows)).columns["anchor"]["p100"] == 3
 
 
 def test_hardness_changes_what_is_learnt(run, tiny_model):

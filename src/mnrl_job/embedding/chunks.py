@@ -5,6 +5,7 @@ Embeddings do not care in which order they are computed; a chunk is hardly wider
 
 import sys
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 import numpy as np
@@ -55,7 +56,8 @@ def cut(lengths: NDArray[np.int64], limit: Limit, longest: int) -> list[Chunk]:
     """Cut texts into chunks so that reading them all, with padding and each chunk's overhead, costs the least.
 
     By dynamic programming over the texts from long to short: the best way to read the first j ends with the best last
-    chunk, from i to j. A text longer than the limit is a chunk of its own.
+    chunk, from i to j. A text longer than the limit is a chunk of its own. Texts of one width are soon cut in the same
+    way again and again, and once they are, the rest of them is not tried: a million take a second.
 
     Args:
         lengths: tokens of each text, shape (texts,).
@@ -66,19 +68,50 @@ def cut(lengths: NDArray[np.int64], limit: Limit, longest: int) -> list[Chunk]:
         The chunks, the longest texts first.
     """
     order = np.argsort(-lengths, kind="stable")
-    wide = widths(lengths[order], longest)
-    possible = sizes(min(limit.rows, max(len(order), 1)))
-    cost = np.zeros(len(order) + 1)
-    start = np.zeros(len(order) + 1, dtype=np.int64)
-    for end in range(1, len(order) + 1):
-        begin = end - possible[: np.searchsorted(possible, end, side="right")]
-        tokens = (end - begin) * wide[begin]
-        begin, tokens = (some[(tokens <= limit.tokens) | (begin == end - 1)] for some in (begin, tokens))
-        costs = cost[begin] + tokens + limit.overhead
-        start[end], cost[end] = begin[costs.argmin()], costs.min()
+    wide: list[int] = widths(lengths[order], longest).tolist()
+    possible: list[int] = sizes(min(limit.rows, max(len(order), 1))).tolist()
+    cost, taken = [0], [0]  # of the first j texts: what reading them costs, and how many the last chunk has
+    for width, run in groupby(wide):
+        first = len(cost) - 1
+        last = first + sum(1 for _ in run)
+        period = max((size for size in possible if size * width <= limit.tokens), default=1)
+        while len(cost) <= last and not _repeats(cost, first, period):
+            total, size = _cheapest(cost, wide, possible, limit)
+            cost.append(total)
+            taken.append(size)
+        while len(cost) <= last:
+            cost.append(cost[-1] + cost[-period] - cost[-period - 1])
+            taken.append(taken[-period])
     chunks = []
     end = len(order)
     while end:
-        chunks.append(Chunk(order[start[end] : end], int(wide[start[end]])))
-        end = start[end]
+        begin = end - taken[end]
+        chunks.append(Chunk(order[begin:end], wide[begin]))
+        end = begin
     return chunks[::-1]
+
+
+def _cheapest(cost: list[int], wide: list[int], possible: list[int], limit: Limit) -> tuple[int, int]:
+    """What one text more costs with the best last chunk, and how many texts that has: the fewest, if several do."""
+    end = len(cost)
+    best, chosen = cost[-1] + wide[end - 1], 1
+    for size in possible[1:]:
+        # Texts further back are no shorter, so larger chunks do not fit either.
+        if size > end or (tokens := size * wide[end - size]) > limit.tokens:
+            break
+        if cost[end - size] + tokens < best:
+            best, chosen = cost[end - size] + tokens, size
+    return best + limit.overhead, chosen
+
+
+def _repeats(cost: list[int], first: int, period: int) -> bool:
+    """Whether texts of one width, which begin at the first, will be cut as the last ones were.
+
+    The next choice hangs on the last costs alone, as many as the largest chunk has texts, and on these only by how they
+    differ from one another. So once they have all risen by the same, choices repeat.
+    """
+    count = len(cost) - 1 - first
+    if count < 2 * period or count % period:
+        return False
+    rises = {later - earlier for earlier, later in zip(cost[-2 * period : -period], cost[-period:], strict=True)}
+    return len(rises) == 1

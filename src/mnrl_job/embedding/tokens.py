@@ -38,7 +38,7 @@ class Form:
         ids = np.full((len(texts), width), self.pad_id, dtype=np.int64)
         mask = np.zeros_like(ids)
         for row, text in enumerate(texts):
-            place = slice(-len(text), None) if self.pads_left else slice(len(text))
+            place = slice(width - len(text), None) if self.pads_left else slice(len(text))
             ids[row, place], mask[row, place] = text, 1
         tensors = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         return self.constants | {name: torch.from_numpy(tensors[name]) for name in self.names}

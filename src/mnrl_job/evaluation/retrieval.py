@@ -17,7 +17,7 @@ from mnrl_job.evaluation.judgements import relevant_documents
 from mnrl_job.evaluation.metrics import mean_metrics, ranking_metrics
 from mnrl_job.records import EvalSet, Evaluation, QueryResult
 from mnrl_job.runtime.heartbeat import beat
-from mnrl_job.runtime.tables import read_table
+from mnrl_job.runtime.tables import read_table, take
 
 SCORES_AT_ONCE = 2**26  # 256 MiB of fp32
 TOP_KEPT = 10
@@ -66,7 +66,7 @@ def evaluate(
 def estimate_seconds(model: SentenceTransformer, eval_set: EvalSet, precision: Precision) -> float:
     """How long `evaluate` would take, by embedding a sample of the documents."""
     texts = read_table(eval_set.folder / "corpus.arrow")["text"]
-    sample = texts.take(np.arange(0, len(texts), max(1, len(texts) // SAMPLED_TEXTS))[:SAMPLED_TEXTS])
+    sample = take(texts, np.arange(0, len(texts), max(1, len(texts) // SAMPLED_TEXTS))[:SAMPLED_TEXTS])
     seconds = []
     for _ in range(2):  # the first call tokenises and warms up
         began = time.perf_counter()

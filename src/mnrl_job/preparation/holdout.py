@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 
 from mnrl_job.errors import DataError
 from mnrl_job.records import Pairs
-from mnrl_job.runtime.tables import read_table
+from mnrl_job.runtime.tables import read_table, take
 
 CORPUS_ROWS = 10_000
 
@@ -83,8 +83,7 @@ def hold_out(pairs: Pairs, texts: NDArray[np.int64], groups: NDArray[np.int64], 
         queries.setdefault(query, row["anchor"])
         corpus.setdefault(document, row["positive"])
         grades[query, document] = 1
-    # One by one, as `take` fails on a column of more than 2 GiB.
-    others = [table["positive"][row].as_py() for row in sample.tolist()]
+    others = take(table["positive"], sample).to_pylist()
     for document_id, positive in zip(groups[sample, 1].tolist(), others, strict=True):
         corpus.setdefault(f"d{document_id}", positive)
     return HeldOut(held, queries, corpus, grades)

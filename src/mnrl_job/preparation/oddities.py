@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from mnrl_job.preparation.texts import UNSPACED
 from mnrl_job.runtime.secrets import redact
+from mnrl_job.runtime.tables import take
 
 EXAMPLES = 3
 SHOWN_CHARACTERS = 200
@@ -54,8 +55,8 @@ def examples(table: pa.Table, rows: NDArray[np.int64]) -> list[dict[str, str]]:
 
 
 def shown(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> list[str]:
-    """The texts of some rows, shortened. One by one, as `take` fails on a column of more than 2 GiB."""
-    return [shortened(column[row].as_py()) for row in rows.tolist()]
+    """The texts of some rows, shortened."""
+    return [shortened(text) for text in take(column, rows).to_pylist()]
 
 
 def shortened(text: str) -> str:

@@ -1,6 +1,7 @@
 """Arrow files, the data of record: written as streams, memory-mapped back."""
 
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,23 @@ def read_table(path: Path) -> pa.Table:
     """Map a table into memory; its rows cost nothing until they are touched."""
     with pa.memory_map(str(path)) as source:
         return pa.ipc.open_stream(source).read_all()
+
+
+def take(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> pa.ChunkedArray:
+    """The texts of some rows, in the order asked for.
+
+    Piece by piece: Arrow's own `take` first joins all pieces of a column into one, which needs as much memory again,
+    and fails where they hold more than 2 GiB of text.
+    """
+    order = np.argsort(rows, kind="stable")
+    ascending = rows[order]
+    starts = np.cumsum([0, *map(len, column.chunks)])
+    found = []
+    for piece, (start, stop) in zip(column.chunks, pairwise(starts), strict=True):
+        some = ascending[slice(*np.searchsorted(ascending, (start, stop)))]
+        if len(some):
+            found.append(piece.cast(pa.large_string()).take(some - start))
+    return pa.chunked_array(found, pa.large_string()).take(np.argsort(order))
 
 
 def write_labels(path: Path, groups: NDArray[np.int64]) -> None:

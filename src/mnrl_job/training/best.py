@@ -86,6 +86,7 @@ class Best(TrainerCallback):
     ) -> None:
         if state.global_step:  # it may have been stopped between the checkpoint and the score
             self.look(state.global_step, state.max_steps)
+            control.should_training_stop |= self.exhausted
 
     def look(self, step: int, last: int) -> None:
         """Score the model if that is due, and keep its weights if it is the best so far; every rank must ask."""

@@ -78,10 +78,8 @@ class Checkpoints(TrainerCallback):
         step, last = state.global_step, state.max_steps
         if step == last:
             due = since > WORTH_SAVING_SECONDS
-        elif self._first and self._every.seconds:
-            due = since > min(self._every.seconds, WORTH_SAVING_SECONDS)
         else:
-            due = self._every.due(step, since)
+            due = self._every.due(step, since) or (self._first and since > WORTH_SAVING_SECONDS)
         if self._best and self._best.due(step, last):
             due |= since > WORTH_SAVING_SECONDS
         control.should_save = stop or on_any_rank(due)

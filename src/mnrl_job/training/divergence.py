@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mnrl_job.errors import Diverged
 from mnrl_job.runtime.secrets import redact
-from mnrl_job.runtime.tables import read_table
+from mnrl_job.runtime.tables import read_table, take
 
 # A single batch may be bad; so many on end are not.
 WINDOW = 50
@@ -62,7 +62,7 @@ class Divergence:
                 raise self._diverged(f"rose from {_mean(self._first):.2f} to {_mean(self._recent):.2f}", number, rows)
 
     def _diverged(self, what: str, step: int, rows: NDArray[np.int64]) -> Diverged:
-        anchors = read_table(self._pairs)["anchor"].take(rows[:LISTED_ROWS]).to_pylist()
+        anchors = take(read_table(self._pairs)["anchor"], rows[:LISTED_ROWS]).to_pylist()
         named = ", ".join(repr(redact(anchor)[:SHOWN_CHARACTERS]) for anchor in anchors[:NAMED_ROWS])
         message = (
             f"the loss {what} at step {step}, whose {len(rows)} rows begin with the anchors {named}; lower "

@@ -20,7 +20,7 @@ from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import Precision
 from mnrl_job.embedding.prompts import Kind
 from mnrl_job.records import Pairs
-from mnrl_job.runtime.tables import read_table
+from mnrl_job.runtime.tables import read_table, take
 from mnrl_job.training.batches import Plan
 
 EMBEDDED_AT_ONCE = 2**18
@@ -87,7 +87,7 @@ def read_guide(folder: Path) -> Guide:
 
 def _number(columns: Sequence[pa.ChunkedArray], rows: NDArray[np.int64]) -> tuple[pa.ChunkedArray, NDArray[np.int64]]:
     """The distinct texts of some rows, and for each row the numbers of its texts, shape (columns, rows)."""
-    chosen = [column.cast(pa.large_string()).take(rows) for column in columns]
+    chosen = [take(column, rows) for column in columns]
     encoded = pa.chunked_array([chunk for column in chosen for chunk in column.chunks]).dictionary_encode()
     chunks = encoded.unify_dictionaries().chunks
     numbers = np.concatenate([np.asarray(chunk.indices) for chunk in chunks])

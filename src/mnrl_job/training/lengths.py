@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mnrl_job.embedding.prompts import find_prompt, kinds_of
 from mnrl_job.records import Pairs, TokenLengths
-from mnrl_job.runtime.tables import read_table
+from mnrl_job.runtime.tables import read_table, take
 
 SAMPLED_ROWS = 10_000
 PERCENTILES = (50, 90, 99, 100)
@@ -25,7 +25,7 @@ def measure_lengths(model: SentenceTransformer, pairs: Pairs) -> TokenLengths | 
     columns: dict[str, dict[str, float]] = {}
     for name, kind in zip(pairs.columns, kinds_of(len(pairs.columns)), strict=True):
         prompt = find_prompt(model, kind) or ""
-        texts = [prompt + text for text in table[name].take(rows).to_pylist() if text]
+        texts = [prompt + text for text in take(table[name], rows).to_pylist() if text]
         lengths = np.array([len(ids) for ids in tokenizer(texts, truncation=False, verbose=False)["input_ids"]] or [0])
         marks = np.percentile(lengths, PERCENTILES, method="lower").tolist()
         columns[name] = {f"p{mark}": int(value) for mark, value in zip(PERCENTILES, marks, strict=True)}

@@ -20,7 +20,7 @@ from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.records import Pairs
 from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.runtime.stopping import give_way
-from mnrl_job.runtime.tables import read_table
+from mnrl_job.runtime.tables import read_table, take
 from mnrl_job.settings import Settings
 
 SCORES_AT_ONCE = 2**24  # 64 MiB of fp32
@@ -37,7 +37,7 @@ class Texts:
         document_of: of each of them the number of its positive.
         queries: for each query a row that has it as anchor.
         documents: for each document a row that has it as positive.
-        own: numbers of a query and of a document that goes with it already, ordered by the first, shape (2, n).
+        own: numbers of a query and of a document that goes with it in any row, ordered by the first, shape (2, n).
         barred: numbers of documents that are nobody's negative.
     """
 
@@ -75,11 +75,14 @@ def distinct(groups: NDArray[np.int64], barred: NDArray[np.bool_], rows: NDArray
         rows: the rows that negatives are wanted for, and the only ones whose positives may be negatives.
     """
     rows = rows[np.argsort(groups[rows, 0], kind="stable")]
-    _, queries, query_of = np.unique(groups[rows, 0], return_index=True, return_inverse=True)
-    names, documents, document_of = np.unique(groups[rows, 1], return_index=True, return_inverse=True)
-    at = np.minimum(np.searchsorted(names, groups[rows]), len(names) - 1)
-    known = names[at] == groups[rows]
-    own = np.unique(np.stack([np.broadcast_to(query_of[:, None], at.shape)[known], at[known]]), axis=1)
+    anchors, queries, query_of = np.unique(groups[rows, 0], return_index=True, return_inverse=True)
+    positives, documents, document_of = np.unique(groups[rows, 1], return_index=True, return_inverse=True)
+    # What goes with a query is told by all its rows, also by those that negatives are not wanted for.
+    told = groups[np.isin(groups[:, 0], anchors)]
+    at = np.minimum(np.searchsorted(positives, told), len(positives) - 1)
+    known = positives[at] == told
+    asking = np.broadcast_to(np.searchsorted(anchors, told[:, :1]), at.shape)
+    own = np.unique(np.stack([asking[known], at[known]]), axis=1)
     return Texts(rows, query_of, document_of, rows[queries], rows[documents], own, np.unique(document_of[barred[rows]]))
 
 
@@ -102,8 +105,8 @@ def mine(model: SentenceTransformer, pairs: Pairs, texts: Texts, settings: Setti
     state, table = PartialState(), read_table(pairs.path)
     precision = choose_precision(settings.precision, state.device)
     anchors, positives = (table[name] for name in pairs.columns[:2])
-    queries = encode(model, anchors.take(texts.queries), "query", precision, folder / "queries.arrow")
-    documents = encode(model, positives.take(texts.documents), "document", precision, folder / "documents.arrow")
+    queries = encode(model, take(anchors, texts.queries), "query", precision, folder / "queries.arrow")
+    documents = encode(model, take(positives, texts.documents), "document", precision, folder / "documents.arrow")
     row_of = torch.from_numpy(texts.documents).to(state.device)
     # 0 is nothing, so that the shares of all ranks can be added up.
     found = torch.zeros((pairs.rows, settings.hard_negatives), dtype=torch.int32, device=state.device)

@@ -232,6 +232,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
             begin("train", step=self.state.global_step, of=len(self.plan))
 
     def get_batch_samples(self, *arguments: Any) -> Any:
+        if self.control.should_training_stop:  # before a step only where patience had ended at the checkpoint
+            return [], None
         began = time.perf_counter()
         samples = super().get_batch_samples(*arguments)
         self.seconds_waited += time.perf_counter() - began
