@@ -147,6 +147,20 @@ def test_without_eval_data_nothing_near_what_is_held_out_is_trained_on(prepared)
     assert not {number[one] for one in asked} & {number[one] for one in trained["anchor"].to_pylist()}
 
 
+def test_nothing_near_what_is_held_out_is_a_negative(prepared):
+    """Each row's negative is nearly the positive of another."""
+    pairs = list(made_up(200, copies=2))
+    rows = [(*pair, f"{pairs[(i + 2) % 200][1]}0") for i, pair in enumerate(pairs)]
+    out = prepared(rows, eval_holdout=0.2, batch_size=4)
+    trained = read_table(out.pairs.path)
+    positives, negatives = (
+        [text.split("word")[0] for text in trained[name].to_pylist()] for name in out.pairs.columns[1:]
+    )
+    near = np.array([number not in positives for number in negatives])
+    assert near.sum() == out.audit["negatives_held_out"] > 20
+    assert np.array_equal(read_groups(out.batching.labels)[:, 2] == NOBODY, near)
+
+
 def test_without_eval_data_and_holdout_the_user_is_told_what_is_lost(prepared, caplog):
     out = prepared(list(made_up(20)), eval_holdout=0, batch_size=4)
     assert out.eval_sets == ()

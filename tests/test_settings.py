@@ -46,6 +46,11 @@ def test_all_problems_are_told_at_once_each_with_variable_value_and_what_is_acce
     assert len(problems.splitlines()) == 6
 
 
+def test_a_number_beyond_a_bound_is_refused_with_that_bound():
+    (problem,) = problems_of(environ=NEEDED | {"MNRL_LEARNING_RATE": "2"})
+    assert problem == "MNRL_LEARNING_RATE='2' is not accepted; expected a number above 0 and up to 1"
+
+
 def test_an_unknown_name_is_an_error_with_a_suggestion():
     assert problems_of(environ=NEEDED | {"MNRL_BATCHSIZE": "8"}) == [
         "MNRL_BATCHSIZE is not a setting; did you mean MNRL_BATCH_SIZE?"

@@ -13,7 +13,7 @@ from mnrl_job.errors import DataError, SettingsError
 from mnrl_job.inputs.evalset import write_evalset
 from mnrl_job.preparation.audit import Leaks, audit
 from mnrl_job.preparation.groups import Groups, find_groups, without_contradictions
-from mnrl_job.preparation.holdout import hold_out
+from mnrl_job.preparation.holdout import hold_out, spare_held_out
 from mnrl_job.preparation.leakage import find_leaks, judged_pairs
 from mnrl_job.preparation.oddities import examples
 from mnrl_job.records import Batching, EvalSet, Pairs, SourceRecord
@@ -63,15 +63,17 @@ def prepare(settings: Settings, place: Attempt, read: Pairs, eval_sets: tuple[Ev
     kept = np.ones(read.rows, dtype=bool)
     if leaks.policy == "remove":
         kept[leaks.all] = False
+    groups, spared = without_contradictions(found), 0
     if not eval_sets:
         eval_sets = hold_some_out(settings, place, read, found, kept)
-    pairs, groups = keep(read, without_contradictions(found), kept, place)
+        spared = spare_held_out(groups, ~kept)
+    pairs, groups = keep(read, groups, kept, place)
     batching, facts = lay_out(settings, place, pairs, groups)
     if settings.hard_negatives:
         barred = place.scratch / "barred.npy"
         np.save(barred, np.isin(found.positives, found.relevant)[kept])
         batching = replace(batching, barred=barred)
-    content = audit(read, pairs, found, leaks, eval_sets) | {"batches": facts}
+    content = audit(read, pairs, found, leaks, eval_sets) | {"negatives_held_out": spared, "batches": facts}
     return Prepared(pairs, batching, eval_sets, content)
 
 

@@ -157,7 +157,7 @@ class Settings(BaseModel):
         "train vectors that may be cut to so many leading numbers each (Matryoshka)",
         "whole numbers from large to small, comma separated, none above the model's dimension: 768,256,64",
     )
-    learning_rate: float = _setting(2e-5, "peak learning rate of AdamW", "a number above 0", gt=0, le=1)
+    learning_rate: float = _setting(2e-5, "peak learning rate of AdamW", "a number above 0 and up to 1", gt=0, le=1)
     warmup: float = _setting(0.1, "share of the steps the learning rate climbs", "a number from 0 to 1", ge=0, le=1)
     weight_decay: float = _setting(0.01, "weight decay of AdamW", "a number of at least 0", ge=0)
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = _setting(

@@ -11,6 +11,7 @@ def content():
     return {
         "rows_to_train_on": 90,
         "rows_held_out": 5,
+        "negatives_held_out": 2,
         "rejected": {"empty": 2},
         "sources": [{"name": "faq", "uri": "s3://b/faq.jsonl", "rows": 100}],
         "leakage": {
@@ -56,6 +57,7 @@ def test_the_page_shows_what_matters_and_nothing_that_is_not_there(content):
         "2 rejected: empty",
         "5 also in eval set test (remove)",
         "a leaked question",
+        "2 negatives that are held out elsewhere; they are not used as negatives",
         "90 to train on",
         "3 rows that repeat another row",
         "6 positives with several anchors, the most frequent has 12 rows",
@@ -96,7 +98,7 @@ def test_what_a_terminal_would_obey_is_not_sent_to_it(content):
 
 def test_a_page_of_flawless_data_shows_its_counts_alone(content):
     nothing = {"rows": 0, "examples": []}
-    content |= {"rejected": {}, "rows_held_out": 0, "oddities": {"html": nothing}}
+    content |= {"rejected": {}, "rows_held_out": 0, "negatives_held_out": 0, "oddities": {"html": nothing}}
     content["leakage"] |= {"rows": 0, "by_eval_set": {"test": 0}, "examples": []}
     content["skew"] = {"most_rows_of_one": 1, "top": [{"rows": 1, "text": "single"}]}
     content["near_duplicates"] = {"groups": 0, "texts": 0, "largest": 1, "examples": []}

@@ -66,6 +66,8 @@ def _rows(audit: dict[str, Any]) -> list[str]:
         lines += [f"{count:>9,}  also in eval set {name} ({leakage['policy']})"] if count else []
     lines += [f"{'':>11}{_short(one['anchor'])}" for one in leakage["examples"]]
     lines += [f"{audit['rows_held_out']:>9,}  held out"] if audit["rows_held_out"] else []
+    spared = audit["negatives_held_out"]
+    lines += [f"{spared:>9,}  negatives that are held out elsewhere; they are not used as negatives"] if spared else []
     return [*lines, f"{audit['rows_to_train_on']:>9,}  to train on"]
 
 

@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 
 from mnrl_job.errors import DataError
 from mnrl_job.records import Pairs
-from mnrl_job.runtime.tables import read_table, take
+from mnrl_job.runtime.tables import NOBODY, read_table, take
 
 CORPUS_ROWS = 10_000
 
@@ -87,3 +87,19 @@ def hold_out(pairs: Pairs, texts: NDArray[np.int64], groups: NDArray[np.int64], 
     for document_id, positive in zip(groups[sample, 1].tolist(), others, strict=True):
         corpus.setdefault(f"d{document_id}", positive)
     return HeldOut(held, queries, corpus, grades)
+
+
+def spare_held_out(groups: NDArray[np.int64], held: NDArray[np.bool_]) -> int:
+    """Make negatives of other rows nobody's where their group is that of a held-out text: training must not touch it.
+
+    Args:
+        groups: a number for each group of texts, changed in place, shape (rows, columns).
+        held: the rows held out, shape (rows,).
+
+    Returns:
+        How many negatives.
+    """
+    unseen = groups[held, :2]
+    spared = np.isin(groups[:, 2:], unseen[unseen != NOBODY]) & ~held[:, None]
+    groups[:, 2:][spared] = NOBODY
+    return int(spared.sum())
