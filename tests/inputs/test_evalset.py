@@ -48,6 +48,18 @@ def test_a_beir_folder_a_gzipped_one_and_a_json_file_say_the_same(tmp_path):
     assert read_sets[0]["judgements"][0] == {"query": "q1", "document": "d1", "grade": 2}
 
 
+def test_whatever_byte_of_a_packed_json_file_is_wrong_it_is_told(tmp_path):
+    relevant = {"q1": {"d1": 2}, "q2": ["d2"]}
+    single = json.dumps({"queries": QUERIES, "corpus": CORPUS, "relevant_docs": relevant}).encode()
+    path = tmp_path / "set.json.gz"
+    for position in range(10, len(packed := gzip.compress(single, mtime=0))):
+        content = bytearray(packed)
+        content[position] ^= 0xFF
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"set\.json\.gz: cannot be read as JSON"):
+            read(path, tmp_path / "out")
+
+
 def test_titles_stand_before_texts(tmp_path):
     folder = beir(tmp_path / "set")
     write_jsonl(folder / "corpus.jsonl", [{"_id": "d1", "title": "T", "text": "x"}, {"_id": "d2", "text": "y"}])
@@ -91,7 +103,7 @@ def test_a_missing_part_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", '{"queries": {}}', '{"queries": {"q": 1}, "corpus": {}, "relevant_docs": {}}']
+    "text", ["{", "[" * 100_000, "[]", '{"queries": {}}', '{"queries": {"q": 1}, "corpus": {}, "relevant_docs": {}}']
 )
 def test_a_json_file_of_another_shape_is_refused(tmp_path, text):
     (tmp_path / "set.json").write_text(text, encoding="utf-8")

@@ -7,7 +7,7 @@ from typing import Any
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.beir import find_parts, read_judgements, text_of
 from mnrl_job.inputs.fetch import Fetched
-from mnrl_job.inputs.rows import is_unicode, open_bytes, read_rows
+from mnrl_job.inputs.rows import DAMAGE, is_unicode, open_bytes, read_rows
 from mnrl_job.records import BadRow, EvalSet
 from mnrl_job.runtime.files import sha256_of
 from mnrl_job.runtime.logs import warn
@@ -105,7 +105,7 @@ def _read_json(files: tuple[Path, ...]) -> tuple[list[Path], Texts, Texts, Grade
     try:
         with open_bytes(path) as handle:
             content = json.load(handle)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, RecursionError, *DAMAGE) as error:
         raise DataError(f"{path}: cannot be read as JSON: {error}") from error
     parts = [content.get(name) for name in JSON_PARTS] if isinstance(content, dict) else []
     if not parts or not all(isinstance(part, dict) for part in parts):

@@ -4,7 +4,9 @@ import csv
 import gzip
 import io
 import json
+import os
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +14,6 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from mnrl_job.errors import DataError, MissingError
 from mnrl_job.records import BadRow
@@ -21,6 +22,9 @@ JSON_LINES = (".jsonl", ".ndjson", ".json")
 SEPARATED = {".csv": ",", ".tsv": "\t"}
 COMPRESSED = (".gz", ".zst")
 FORMATS = ".jsonl, .ndjson, .json, .csv, .tsv (plain, .gz or .zst) or .parquet"
+
+# What reading a damaged file raises. The last two: a Parquet file's text or date that Python cannot hold.
+DAMAGE = (EOFError, OSError, zlib.error, pa.ArrowException, UnicodeDecodeError, OverflowError)
 
 Row = tuple[int, dict[str, Any] | BadRow]
 
@@ -50,7 +54,7 @@ def read_rows(path: Path) -> Iterator[Row]:
             )
     except (FileNotFoundError, PermissionError) as error:
         raise MissingError(f"{path}: cannot be opened: {error.strerror}") from error
-    except (EOFError, gzip.BadGzipFile, zstandard.ZstdError, pa.ArrowException, OSError) as error:
+    except DAMAGE as error:
         raise DataError(f"{path}: the file is damaged or not what its name says: {error}") from error
 
 
@@ -67,16 +71,18 @@ def is_unicode(text: str) -> bool:
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file, decompressing by its suffix."""
-    if path.suffix.lower() == ".gz":
-        with gzip.open(path, "rb") as unzipped:
-            yield cast("IO[bytes]", unzipped)
-    elif path.suffix.lower() == ".zst":
-        with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as reader:
-            yield io.BufferedReader(reader)
-    else:
-        with path.open("rb") as handle:
-            yield handle
+    """Open a file, decompressing by its suffix. Opening and reading raise `DAMAGE`."""
+    compression = path.suffix.lower()
+    with path.open("rb") as raw:
+        if compression in COMPRESSED and not os.fstat(raw.fileno()).st_size:
+            raise EOFError("an empty file is no archive")
+        if compression == ".gz":
+            with gzip.open(raw) as unzipped:
+                yield cast("IO[bytes]", unzipped)
+        elif compression == ".zst":
+            yield io.BufferedReader(pa.CompressedInputStream(raw, "zstd"))
+        else:
+            yield raw
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
@@ -133,8 +139,10 @@ def _separated_row(path: Path, line: int, header: list[str], values: list[str]) 
 
 def _parquet(path: Path) -> Iterator[Row]:
     line = 0
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
         for batch in file.iter_batches(batch_size=10_000):
             for row in batch.to_pylist():
                 line += 1
                 yield line, row
+        if line != file.metadata.num_rows:
+            raise EOFError(f"it holds {line} rows of {file.metadata.num_rows}")
