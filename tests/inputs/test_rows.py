@@ -138,13 +138,14 @@ def test_a_parquet_file_that_gives_fewer_rows_than_it_says_is_damaged(tmp_path):
 
 def test_a_malformed_line_is_named_and_the_others_are_read(tmp_path):
     path = tmp_path / "pairs.jsonl"
-    path.write_bytes(b'{"a": 1}\n\n{"a": \n[1]\n{"a": "\xff"}\n{"a": 2}\n')
+    path.write_bytes(b'{"a": 1}\n\n{"a": \n[1]\n{"a": "\xff"}\n{"a": 2}\n{"a": 3, "\\ud83d": ""}\n')
     found = dict(read_rows(path))
     assert [line for line, row in found.items() if isinstance(row, dict)] == [1, 6]
     assert [(row.where, row.reason) for row in found.values() if isinstance(row, BadRow)] == [
         (f"{path}:3", "malformed JSON"),
         (f"{path}:4", "malformed JSON"),
         (f"{path}:5", "not UTF-8"),
+        (f"{path}:7", "not UTF-8"),
     ]
 
 
@@ -154,6 +155,12 @@ def test_a_csv_row_of_the_wrong_length_is_named_by_its_first_line(tmp_path):
     rows = list(read_rows(path))
     assert rows[0] == (2, {"anchor": "two\nlines", "positive": "b"})
     assert rows[1][1] == BadRow(f"{path}:4", "wrong number of fields", "1 fields, the header has 2")
+
+
+def with_two_columns_of_one_name():
+    buffer = io.BytesIO()
+    pq.write_table(pa.table([["x"], ["y"]], names=["a", "a"]), buffer)
+    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -169,6 +176,11 @@ def test_a_csv_row_of_the_wrong_length_is_named_by_its_first_line(tmp_path):
         ("pairs.parquet", b"not parquet", "damaged"),
         ("pairs.csv", b'a,b\n"never closed,x\ny,z\n', ":2: cannot be read as separated values"),
         ("pairs.csv", b"a,a\nx,y\n", "two columns share a name"),
+        ("pairs.csv", "größe,frage\na,b\n".encode("latin-1"), r":1: the column name b'gr\\xf6\\xdfe' is not UTF-8"),
+        ("pairs.tsv", "anchor\tpositive\tgröße\na\tb\t1\n".encode("latin-1"), ":1: the column name .*save the file as"),
+        ("pairs.csv", "anchor,positive\na,b\n".encode("utf-16"), ":1: the column name .* is not UTF-8"),
+        ("pairs.csv", "anchor,positive\na,b\n".encode("utf-16-be"), ":1: the column name .* is not UTF-8"),
+        ("pairs.parquet", with_two_columns_of_one_name(), "two columns share a name; found a, a"),
         ("pairs.json", b'[{"a": 1}]', "a JSON array"),
     ],
 )

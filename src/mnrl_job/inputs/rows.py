@@ -103,7 +103,9 @@ def _json_row(path: Path, line: int, text: bytes) -> dict[str, Any] | BadRow:
         return BadRow(where, "not UTF-8", str(error.reason))
     except (ValueError, RecursionError) as error:
         return BadRow(where, "malformed JSON", str(error))
-    return row if isinstance(row, dict) else BadRow(where, "malformed JSON", "not an object")
+    if not isinstance(row, dict):
+        return BadRow(where, "malformed JSON", "not an object")
+    return row if all(map(is_unicode, row)) else BadRow(where, "not UTF-8", "a key holds half a character")
 
 
 def _separated(path: Path, separator: str) -> Iterator[Row]:
@@ -116,8 +118,7 @@ def _separated(path: Path, separator: str) -> Iterator[Row]:
             header = next(reader, None)
             if header is None:
                 return
-            if len(set(header)) < len(header):
-                raise DataError(f"{path}:1: two columns share a name; found {', '.join(header)}")
+            _check_names(header, f"{path}:1")
             line = reader.line_num + 1
             for values in reader:
                 if values:
@@ -126,6 +127,16 @@ def _separated(path: Path, separator: str) -> Iterator[Row]:
         except csv.Error as error:
             # What follows an unclosed quote cannot be told apart into rows, so the file as a whole is refused.
             raise DataError(f"{path}:{line}: cannot be read as separated values: {error}") from error
+
+
+def _check_names(names: list[str], where: str) -> None:
+    """Refuse names that are not told apart, or cannot be written down; NULs are what UTF-16 looks like."""
+    for name in names:
+        if not is_unicode(name) or "\0" in name:
+            told = name.encode(errors="surrogateescape")
+            raise DataError(f"{where}: the column name {told!r} is not UTF-8; save the file as UTF-8")
+    if len(set(names)) < len(names):
+        raise DataError(f"{where}: two columns share a name; found {', '.join(names)}")
 
 
 def _separated_row(path: Path, line: int, header: list[str], values: list[str]) -> dict[str, Any] | BadRow:
@@ -140,6 +151,7 @@ def _separated_row(path: Path, line: int, header: list[str], values: list[str]) 
 def _parquet(path: Path) -> Iterator[Row]:
     line = 0
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        _check_names(file.schema_arrow.names, str(path))
         for batch in file.iter_batches(batch_size=10_000):
             for row in batch.to_pylist():
                 line += 1
