@@ -50,6 +50,12 @@ CASES = {
         65,
         "no anchor column; found title, body",
     ),
+    "a header in Latin-1": (
+        lambda path: (path / "latin.csv").write_bytes("anchor,positive,größe\na,b,1\n".encode("latin-1")),
+        {"MNRL_TRAIN_DATA": "latin.csv"},
+        65,
+        r"latin.csv:1: the column name b'gr\xf6\xdfe' is not UTF-8; save the file as UTF-8",
+    ),
     "an empty training set": (
         lambda path: (path / "empty.jsonl").write_text("", encoding="utf-8"),
         {"MNRL_TRAIN_DATA": "empty.jsonl"},

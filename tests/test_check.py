@@ -1,5 +1,7 @@
 """`check`: everything that can be known beforehand, as a table of passed, warning and failed with remedies."""
 
+import gzip
+import json
 import re
 import shutil
 
@@ -88,6 +90,18 @@ def test_what_would_stop_a_run_is_found_with_its_exit_code_and_a_remedy(mnrl_job
     assert list(found.values()).count("failed") == 1, "one fault, one failed check"
     assert re.search(r"failed .+\n +-> .+", ended.stdout), "each failure has a remedy"
     assert "Traceback" not in ended.stderr
+
+
+def test_a_work_folder_that_is_full_amid_the_check_has_the_code_of_the_environment(
+    mnrl_job, good, tmp_path, small_disk
+):
+    """Text that was packed is larger than any estimate."""
+    rows = (json.dumps({"anchor": f"{i} how", "positive": f"{i} " + "so " * 100}) + "\n" for i in range(4000))
+    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress("".join(rows).encode()))
+    changes = {"MNRL_TRAIN_DATA": "packed.jsonl.gz", "MNRL_WORK_DIR": str(small_disk)}
+    ended = mnrl_job("check", **good | changes)
+    assert ended.code == 78, ended.stderr + ended.stdout
+    assert "name a larger MNRL_WORK_DIR" in ended.last_line
 
 
 def test_several_faults_are_found_in_one_go(mnrl_job, good):

@@ -1,10 +1,8 @@
 """Whatever happens to a run, its exit code and `failure.json` tell the truth, and nothing is left running."""
 
 import json
-import os
 import re
 import signal
-import subprocess
 import threading
 import time
 from contextlib import suppress
@@ -82,15 +80,6 @@ def test_a_loss_that_is_no_number_names_the_step_and_its_rows_from_two_workers(s
     assert failure["message"] in scene.log("nan").splitlines()[-1]
     assert "Traceback" not in scene.log("nan")
     assert not (scene.place("nan") / "_SUCCESS").exists()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A work folder with room for the inputs, and not for a checkpoint."""
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", tmp_path]).returncode:
-        pytest.skip("may not mount a small disk here")
-    yield tmp_path
-    subprocess.run(["umount", "--lazy", tmp_path], check=True)
 
 
 def test_a_full_work_folder_has_the_code_of_the_environment(scene, small_disk):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mnrl_job import cli
-from mnrl_job.errors import StorageError
+from mnrl_job.errors import MissingError, StorageError
 from mnrl_job.preparation.oddities import SHOWN_CHARACTERS, shortened
 from mnrl_job.runtime.secrets import redact
 from tests.conftest import clean_environment, command, objects
@@ -101,6 +101,15 @@ def test_failure_termination_log_and_exit_code_tell_one_story_without_secrets(tm
     assert (told["exit_code"], told["class"], told["retry_helps"]) == (69, "storage", True)
     assert told["message"].startswith("http://***@host answered with ***")
     assert not leaks(raw.decode(), capsys.readouterr().err)
+
+
+def test_a_name_that_is_not_unicode_stands_escaped_in_the_termination_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "TERMINATION_LOG", tmp_path / "termination-log")
+    (tmp_path / "termination-log").touch()
+    assert cli.fail(MissingError("gr\udcf6\udcdfe.csv does not exist")) == 66
+    told = (tmp_path / "termination-log").read_text(encoding="utf-8")
+    assert r"gr\udcf6\udcdfe.csv" in told
+    assert json.loads(told)["exit_code"] == 66
 
 
 @pytest.mark.parametrize(

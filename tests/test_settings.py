@@ -91,6 +91,11 @@ def test_two_sources_of_one_name_are_refused():
     assert "two sources share the name 'x'" in problem
 
 
+def test_a_source_whose_name_is_not_utf8_is_refused_with_its_setting():
+    (problem,) = problems_of(environ=NEEDED | {"MNRL_TRAIN_DATA": "gr\udcf6\udcdfe.csv"})
+    assert problem.startswith(r"MNRL_TRAIN_DATA='gr\udcf6\udcdfe.csv' is not accepted ('utf-8' codec can't encode")
+
+
 def sources_of(text):
     return read_settings("train", {}, NEEDED | {"MNRL_TRAIN_DATA": text}, {})[0].train_data
 

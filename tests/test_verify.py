@@ -1,10 +1,15 @@
 """`verify` on a folder: which file differs, and whether the model still says what it said."""
 
+import errno
 import hashlib
 import json
 import shutil
 
 import pytest
+
+from mnrl_job import job
+from mnrl_job.errors import DeviceError
+from mnrl_job.settings import Settings
 
 
 @pytest.fixture
@@ -70,3 +75,12 @@ def test_a_model_that_says_something_else_is_told_apart_from_a_damaged_file(mnrl
     ended = mnrl_job("verify", str(run))
     assert ended.code == 65, ended.stderr
     assert "every file is as published, but" in ended.last_line
+
+
+def test_a_work_folder_that_is_full_while_verifying_has_the_code_of_the_environment(run, monkeypatch):
+    def find_no_room(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(job, "ask_workers", find_no_room)
+    with pytest.raises(DeviceError, match="name a larger MNRL_WORK_DIR"):
+        job.verify_run(str(run), Settings())

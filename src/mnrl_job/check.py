@@ -70,7 +70,7 @@ def check(settings: Settings, tell: Callable[[Finding], None]) -> tuple[tuple[Fi
     findings.passed("settings", "all valid")
     for finding in look_at(settings.track):
         findings.add(finding)
-    with stop_on_request(), attempt(settings) as place:
+    with stop_on_request(), attempt(settings) as place, machine.told_if_full(place.scratch):
         speed = check_output(place, findings)
         located = find_inputs(settings, findings)
         devices = check_machine(settings, place, located, findings)

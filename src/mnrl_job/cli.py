@@ -235,10 +235,12 @@ def fail(failure: JobError) -> int:
         f"{failure} (exit {failure.code}, {failure.kind}{retry})",
         extra={"fields": fields | {"message": str(failure)}},
     )
-    if TERMINATION_LOG.exists():
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):
+        if TERMINATION_LOG.exists():
             short = fields | {"message": redact(str(failure))[:TERMINATION_LOG_CHARACTERS]}
-            TERMINATION_LOG.write_text(redact(json.dumps(short, ensure_ascii=False)) + "\n", encoding="utf-8")
+            line = redact(json.dumps(short, ensure_ascii=False)) + "\n"
+            # What is no Unicode, as in a file's name, becomes an escape that JSON knows.
+            TERMINATION_LOG.write_text(line, encoding="utf-8", errors="backslashreplace")
     return failure.code
 
 

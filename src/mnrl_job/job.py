@@ -5,7 +5,6 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from pathlib import Path
 
 from mnrl_job.errors import DataError, InternalError, JobError, SettingsError
 from mnrl_job.groundwork import ask_exports, check_eval_names, get_inputs, read_eval_sets, worker_task, write_json
@@ -24,7 +23,7 @@ from mnrl_job.runtime.exporters import check_exporters
 from mnrl_job.runtime.files import scratch_folder
 from mnrl_job.runtime.launch import ask_workers, started
 from mnrl_job.runtime.logs import log
-from mnrl_job.runtime.machine import out_of_room
+from mnrl_job.runtime.machine import told_if_full
 from mnrl_job.runtime.meeting import Meeting, meeting
 from mnrl_job.runtime.nodes import find_nodes
 from mnrl_job.runtime.secrets import redact
@@ -134,7 +133,7 @@ def verify_run(uri: str, settings: Settings) -> Verification | None:
     Raises:
         JobError: the run is missing, unfinished or damaged, and what differs; or the storage does not answer.
     """
-    with stop_on_request(), scratch_folder(work_dir(settings)) as scratch:
+    with stop_on_request(), scratch_folder(work_dir(settings)) as scratch, told_if_full(scratch):
         store = open_store(uri, "URI", settings.s3_addressing_style)
         folder = recheck(store, scratch / "run")
         if not (folder / "model").is_dir():
@@ -155,10 +154,10 @@ def opened(settings: Settings) -> Iterator[Attempt]:
     """The place of this attempt; whatever goes wrong inside is written to its `failure.json`, by the first node."""
     with stop_on_request(), attempt(settings) as place:
         try:
-            with understood():
+            with told_if_full(place.scratch), understood():
                 yield place
         except Exception as error:
-            failure = as_job_error(error, place.scratch)
+            failure = as_job_error(error)
             if place.nodes.is_first:
                 note_failure(place, failure)
             raise failure from None if failure is error else error
@@ -172,11 +171,11 @@ def note_failure(place: Attempt, failure: JobError) -> None:
     record_failure(store, failure, {"phase": place.status.phase, "step": step})
 
 
-def as_job_error(error: Exception, scratch: Path) -> JobError:
+def as_job_error(error: Exception) -> JobError:
     """Which failure an exception means."""
     if isinstance(error, JobError):
         return error
-    return out_of_room(error, scratch) or InternalError(f"{type(error).__name__}: {error}", traceback.format_exc())
+    return InternalError(f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
 def from_checkpoint(settings: Settings, place: Attempt, task: WorkerTask) -> WorkerTask:

@@ -100,6 +100,7 @@ def _parse_time(value: object) -> object:
 def _parse_sources(value: object) -> object:
     if not isinstance(value, str):
         return value
+    value.encode()  # a UnicodeEncodeError is a ValueError, too
     sources = tuple(_parse_source(item.strip()) for item in value.split(",") if item.strip())
     names = [source.name for source in sources]
     if repeated := sorted({name for name in names if names.count(name) > 1}):

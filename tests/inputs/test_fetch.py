@@ -199,6 +199,14 @@ def test_a_folder_that_this_user_may_not_list_is_passed_over_only_where_it_holds
         assert len(locate(source, "MNRL_TRAIN_DATA").files) == 2
 
 
+def test_a_file_whose_name_is_not_utf8_is_refused_by_name(tmp_path):
+    (tmp_path / os.fsdecode(b"gr\xf6\xdfe.jsonl")).write_bytes(GOOD)
+    with pytest.raises(
+        DataError, match=r"MNRL_TRAIN_DATA: the file name b'.*/gr\\xf6\\xdfe\.jsonl' is not UTF-8; rename"
+    ):
+        found(str(tmp_path))
+
+
 def test_an_eval_set_on_s3_is_read_like_one_in_a_folder(server, uri, tmp_path):
     files = {
         "queries.jsonl": b'{"_id": "q", "text": "one"}\n',

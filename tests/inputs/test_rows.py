@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,7 +38,14 @@ ENCODERS = {
     ".csv": lambda rows: as_separated(rows, ","),
     ".tsv": lambda rows: as_separated(rows, "\t"),
 }
-COMPRESSORS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}
+
+
+def zstd(content):
+    return pa.compress(content, codec="zstd", asbytes=True)
+
+
+COMPRESSORS = {"": bytes, ".gz": gzip.compress, ".zst": zstd}
+SOME = [{"anchor": f"wie geht das {i}", "positive": f"so geht das: {i} 日本"} for i in range(9)]
 
 
 @pytest.mark.parametrize("compression", COMPRESSORS)
@@ -60,15 +66,86 @@ def test_parquet_is_read_back(rows):
         assert [row for _, row in read_rows(path)] == rows
 
 
+@pytest.mark.parametrize("compression", [".gz", ".zst"])
+def test_an_archive_of_several_pieces_is_read_to_its_end(tmp_path, compression):
+    path = tmp_path / f"pairs.jsonl{compression}"
+    compress, content = COMPRESSORS[compression], as_jsonl(SOME)
+    path.write_bytes(compress(content[:300]) + compress(content[300:]))
+    assert [row for _, row in read_rows(path)] == SOME
+
+
+@pytest.mark.parametrize("compression", [".gz", ".zst"])
+@pytest.mark.parametrize("suffix", ENCODERS)
+def test_an_archive_that_breaks_off_is_never_read_as_a_shorter_file(tmp_path, suffix, compression):
+    path = tmp_path / f"pairs{suffix}{compression}"
+    compress, content = COMPRESSORS[compression], ENCODERS[suffix](SOME)
+    first, second = compress(content), compress(content)
+    for start, last in ((b"", first), (first, second)):
+        for length in range(1, len(last), 7):
+            path.write_bytes(start + last[:length])
+            with pytest.raises(DataError, match=rf"pairs{suffix}{compression}: the file is damaged"):
+                list(read_rows(path))
+
+
+def as_parquet(rows):
+    buffer = io.BytesIO()
+    plain = {"compression": "none", "use_dictionary": False, "write_statistics": False, "store_schema": False}
+    pq.write_table(pa.Table.from_pylist(rows), buffer, write_page_checksum=True, **plain)
+    return buffer.getvalue()
+
+
+PACKED = {
+    "pairs.jsonl.gz": gzip.compress(as_jsonl(SOME)),
+    "pairs.csv.gz": gzip.compress(as_separated(SOME, ",")),
+    "pairs.jsonl.zst": zstd(as_jsonl(SOME)),
+    "pairs.csv.zst": zstd(as_separated(SOME, ",")),
+    "pairs.parquet": as_parquet(SOME),
+}
+# Without checksums, which zstd's archives need not have and Parquet's footer never has, not every wrong byte is seen.
+CERTAIN = {".gz": lambda rows: rows == SOME, ".zst": lambda _: True, ".parquet": lambda rows: len(rows) == len(SOME)}
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_whatever_byte_is_wrong_the_file_is_read_or_told_as_damaged(tmp_path, name):
+    path = tmp_path / name
+    for position in range(len(PACKED[name])):
+        content = bytearray(PACKED[name])
+        content[position] ^= 0xFF
+        path.write_bytes(content)
+        try:
+            rows = [row for _, row in read_rows(path)]
+        except DataError as error:
+            assert str(path) in str(error)  # noqa: PT017
+        else:
+            assert CERTAIN[path.suffix](rows), position
+
+
+def test_the_checksums_in_a_parquet_file_are_looked_at(tmp_path):
+    path = tmp_path / "pairs.parquet"
+    path.write_bytes(PACKED["pairs.parquet"].replace(b"wie geht das 7", b"wie geht das 8"))
+    with pytest.raises(DataError, match=r"pairs\.parquet: the file is damaged"):
+        list(read_rows(path))
+
+
+def test_a_parquet_file_that_gives_fewer_rows_than_it_says_is_damaged(tmp_path):
+    """The last of the two places where its footer counts them: 9, in Thrift's way of writing numbers."""
+    before, counted, after = PACKED["pairs.parquet"].rpartition(b"\x16\x12")
+    path = tmp_path / "pairs.parquet"
+    path.write_bytes(before + counted.replace(b"\x12", b"\x10") + after)
+    with pytest.raises(DataError, match=r"pairs\.parquet: .* it holds 8 rows of 9"):
+        list(read_rows(path))
+
+
 def test_a_malformed_line_is_named_and_the_others_are_read(tmp_path):
     path = tmp_path / "pairs.jsonl"
-    path.write_bytes(b'{"a": 1}\n\n{"a": \n[1]\n{"a": "\xff"}\n{"a": 2}\n')
+    path.write_bytes(b'{"a": 1}\n\n{"a": \n[1]\n{"a": "\xff"}\n{"a": 2}\n{"a": 3, "\\ud83d": ""}\n')
     found = dict(read_rows(path))
     assert [line for line, row in found.items() if isinstance(row, dict)] == [1, 6]
     assert [(row.where, row.reason) for row in found.values() if isinstance(row, BadRow)] == [
         (f"{path}:3", "malformed JSON"),
         (f"{path}:4", "malformed JSON"),
         (f"{path}:5", "not UTF-8"),
+        (f"{path}:7", "not UTF-8"),
     ]
 
 
@@ -80,6 +157,12 @@ def test_a_csv_row_of_the_wrong_length_is_named_by_its_first_line(tmp_path):
     assert rows[1][1] == BadRow(f"{path}:4", "wrong number of fields", "1 fields, the header has 2")
 
 
+def with_two_columns_of_one_name():
+    buffer = io.BytesIO()
+    pq.write_table(pa.table([["x"], ["y"]], names=["a", "a"]), buffer)
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
@@ -88,9 +171,16 @@ def test_a_csv_row_of_the_wrong_length_is_named_by_its_first_line(tmp_path):
         ("pairs.jsonl.gz", b"not gzip", "damaged"),
         ("pairs.jsonl.gz", gzip.compress(b'{"a": "b"}\n' * 1000, mtime=0)[:-9], "damaged"),
         ("pairs.jsonl.zst", b"not zstd", "damaged"),
+        ("pairs.jsonl.zst", b"", "an empty file is no archive"),
+        ("pairs.csv.gz", b"", "an empty file is no archive"),
         ("pairs.parquet", b"not parquet", "damaged"),
         ("pairs.csv", b'a,b\n"never closed,x\ny,z\n', ":2: cannot be read as separated values"),
         ("pairs.csv", b"a,a\nx,y\n", "two columns share a name"),
+        ("pairs.csv", "größe,frage\na,b\n".encode("latin-1"), r":1: the column name b'gr\\xf6\\xdfe' is not UTF-8"),
+        ("pairs.tsv", "anchor\tpositive\tgröße\na\tb\t1\n".encode("latin-1"), ":1: the column name .*save the file as"),
+        ("pairs.csv", "anchor,positive\na,b\n".encode("utf-16"), ":1: the column name .* is not UTF-8"),
+        ("pairs.csv", "anchor,positive\na,b\n".encode("utf-16-be"), ":1: the column name .* is not UTF-8"),
+        ("pairs.parquet", with_two_columns_of_one_name(), "two columns share a name; found a, a"),
         ("pairs.json", b'[{"a": 1}]', "a JSON array"),
     ],
 )

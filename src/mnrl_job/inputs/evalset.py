@@ -1,13 +1,14 @@
 """From a BEIR folder or a JSON file to queries, corpus and judgements, checked and written as Arrow."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.beir import find_parts, read_judgements, text_of
 from mnrl_job.inputs.fetch import Fetched
-from mnrl_job.inputs.rows import is_unicode, open_bytes, read_rows
+from mnrl_job.inputs.rows import DAMAGE, is_unicode, open_bytes, read_rows
 from mnrl_job.records import BadRow, EvalSet
 from mnrl_job.runtime.files import sha256_of
 from mnrl_job.runtime.logs import warn
@@ -16,6 +17,8 @@ from mnrl_job.runtime.tables import write_columns
 Texts = dict[str, str]
 Grades = dict[tuple[str, str], int]
 
+# More than anybody means, and less than a column can hold.
+HIGHEST_GRADE = 1_000_000_000
 JSON_PARTS = ("queries", "corpus", "relevant_docs")
 EXPECTED = (
     "an eval set is a folder with corpus.jsonl, queries.jsonl and qrels/test.tsv (each may be .gz), or one JSON file"
@@ -91,11 +94,24 @@ def _beir_grades(path: Path) -> Grades:
     for one in read_judgements(path):
         if isinstance(one, BadRow):
             raise DataError(f"{one.where}: {one.reason}: {one.detail}")
-        try:
-            grades[one.query, one.document] = int(one.score)
-        except ValueError:
-            raise DataError(f"{one.where}: score {one.score!r} is not a whole number") from None
+        grade = _whole(one.score)
+        if grade is None:
+            raise DataError(f"{one.where}: score {one.score!r} is not a whole number up to {HIGHEST_GRADE}")
+        before = grades.setdefault((one.query, one.document), grade)
+        if before != grade:
+            raise DataError(
+                f"{one.where}: {one.document!r} is judged {grade} for {one.query!r}, but {before} further up; keep one"
+            )
     return grades
+
+
+def _whole(score: str | float) -> int | None:
+    """A grade, which may be written as 1.0, too; None for what is none."""
+    try:
+        number = float(score)
+    except (ValueError, OverflowError):
+        return None
+    return int(number) if number.is_integer() and abs(number) <= HIGHEST_GRADE else None
 
 
 def _read_json(files: tuple[Path, ...]) -> tuple[list[Path], Texts, Texts, Grades]:
@@ -104,8 +120,8 @@ def _read_json(files: tuple[Path, ...]) -> tuple[list[Path], Texts, Texts, Grade
         raise DataError(f"{path}: {EXPECTED}")
     try:
         with open_bytes(path) as handle:
-            content = json.load(handle)
-    except (ValueError, OSError, EOFError) as error:
+            content = json.load(handle, object_pairs_hook=_each_once)
+    except (ValueError, RecursionError, *DAMAGE) as error:
         raise DataError(f"{path}: cannot be read as JSON: {error}") from error
     parts = [content.get(name) for name in JSON_PARTS] if isinstance(content, dict) else []
     if not parts or not all(isinstance(part, dict) for part in parts):
@@ -113,6 +129,16 @@ def _read_json(files: tuple[Path, ...]) -> tuple[list[Path], Texts, Texts, Grade
     queries, corpus, relevant = (dict(part) for part in parts if part is not None)
     grades = _json_grades(path, relevant)
     return [path], _json_texts(path, "queries", queries), _json_texts(path, "corpus", corpus), grades
+
+
+def _each_once(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Of members that share a name Python would keep the last, without a word."""
+    content: dict[str, Any] = {}
+    for name, value in members:
+        if name in content and content[name] != value:
+            raise ValueError(f"{name!r} stands twice in one object, with different contents")
+        content[name] = value
+    return content
 
 
 def _json_texts(path: Path, part: str, content: dict[str, Any]) -> Texts:
@@ -130,11 +156,14 @@ def _json_grades(path: Path, content: dict[str, Any]) -> Grades:
     for query, documents in content.items():
         if isinstance(documents, list):
             documents = {str(document): 1 for document in documents}
-        if not isinstance(documents, dict) or not all(type(grade) is int for grade in documents.values()):
-            raise DataError(
-                f"{path}: relevant_docs[{query!r}]: expected a list of ids, or ids with whole-number grades"
-            )
-        grades |= {(query, document): grade for document, grade in documents.items()}
+        graded = documents if isinstance(documents, dict) else {"": math.nan}
+        for document, grade in graded.items():
+            whole = _whole(grade) if type(grade) in (int, float) else None
+            if whole is None:
+                raise DataError(
+                    f"{path}: relevant_docs[{query!r}]: expected a list of ids, or ids with whole-number grades"
+                )
+            grades[query, document] = whole
     return grades
 
 

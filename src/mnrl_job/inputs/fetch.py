@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mnrl_job.errors import DeniedError, JobError, MissingError
+from mnrl_job.errors import DataError, DeniedError, JobError, MissingError
+from mnrl_job.inputs.rows import is_unicode
 from mnrl_job.runtime.storage import Entry, Store, is_remote, local_path, open_store
 from mnrl_job.runtime.storage.transfer import download
 from mnrl_job.setting_types import Source
@@ -152,6 +153,8 @@ def _locate(source: Source, variable: str) -> Located:
         found = _look_up(source, local_path(source.uri, variable))
         for file in found.files:
             file.open("rb").close()
+            if not is_unicode(str(file)):
+                raise DataError(f"{variable}: the file name {os.fsencode(file)!r} is not UTF-8; rename it")
     return found
 
 

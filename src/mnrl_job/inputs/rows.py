@@ -4,7 +4,9 @@ import csv
 import gzip
 import io
 import json
+import os
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +14,6 @@ from typing import IO, Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import zstandard
 
 from mnrl_job.errors import DataError, MissingError
 from mnrl_job.records import BadRow
@@ -21,6 +22,9 @@ JSON_LINES = (".jsonl", ".ndjson", ".json")
 SEPARATED = {".csv": ",", ".tsv": "\t"}
 COMPRESSED = (".gz", ".zst")
 FORMATS = ".jsonl, .ndjson, .json, .csv, .tsv (plain, .gz or .zst) or .parquet"
+
+# What reading a damaged file raises. The last two: a Parquet file's text or date that Python cannot hold.
+DAMAGE = (EOFError, OSError, zlib.error, pa.ArrowException, UnicodeDecodeError, OverflowError)
 
 Row = tuple[int, dict[str, Any] | BadRow]
 
@@ -50,7 +54,7 @@ def read_rows(path: Path) -> Iterator[Row]:
             )
     except (FileNotFoundError, PermissionError) as error:
         raise MissingError(f"{path}: cannot be opened: {error.strerror}") from error
-    except (EOFError, gzip.BadGzipFile, zstandard.ZstdError, pa.ArrowException, OSError) as error:
+    except DAMAGE as error:
         raise DataError(f"{path}: the file is damaged or not what its name says: {error}") from error
 
 
@@ -67,16 +71,18 @@ def is_unicode(text: str) -> bool:
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file, decompressing by its suffix."""
-    if path.suffix.lower() == ".gz":
-        with gzip.open(path, "rb") as unzipped:
-            yield cast("IO[bytes]", unzipped)
-    elif path.suffix.lower() == ".zst":
-        with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as reader:
-            yield io.BufferedReader(reader)
-    else:
-        with path.open("rb") as handle:
-            yield handle
+    """Open a file, decompressing by its suffix. Opening and reading raise `DAMAGE`."""
+    compression = path.suffix.lower()
+    with path.open("rb") as raw:
+        if compression in COMPRESSED and not os.fstat(raw.fileno()).st_size:
+            raise EOFError("an empty file is no archive")
+        if compression == ".gz":
+            with gzip.open(raw) as unzipped:
+                yield cast("IO[bytes]", unzipped)
+        elif compression == ".zst":
+            yield io.BufferedReader(pa.CompressedInputStream(raw, "zstd"))
+        else:
+            yield raw
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
@@ -97,7 +103,9 @@ def _json_row(path: Path, line: int, text: bytes) -> dict[str, Any] | BadRow:
         return BadRow(where, "not UTF-8", str(error.reason))
     except (ValueError, RecursionError) as error:
         return BadRow(where, "malformed JSON", str(error))
-    return row if isinstance(row, dict) else BadRow(where, "malformed JSON", "not an object")
+    if not isinstance(row, dict):
+        return BadRow(where, "malformed JSON", "not an object")
+    return row if all(map(is_unicode, row)) else BadRow(where, "not UTF-8", "a key holds half a character")
 
 
 def _separated(path: Path, separator: str) -> Iterator[Row]:
@@ -110,8 +118,7 @@ def _separated(path: Path, separator: str) -> Iterator[Row]:
             header = next(reader, None)
             if header is None:
                 return
-            if len(set(header)) < len(header):
-                raise DataError(f"{path}:1: two columns share a name; found {', '.join(header)}")
+            _check_names(header, f"{path}:1")
             line = reader.line_num + 1
             for values in reader:
                 if values:
@@ -120,6 +127,16 @@ def _separated(path: Path, separator: str) -> Iterator[Row]:
         except csv.Error as error:
             # What follows an unclosed quote cannot be told apart into rows, so the file as a whole is refused.
             raise DataError(f"{path}:{line}: cannot be read as separated values: {error}") from error
+
+
+def _check_names(names: list[str], where: str) -> None:
+    """Refuse names that are not told apart, or cannot be written down; NULs are what UTF-16 looks like."""
+    for name in names:
+        if not is_unicode(name) or "\0" in name:
+            told = name.encode(errors="surrogateescape")
+            raise DataError(f"{where}: the column name {told!r} is not UTF-8; save the file as UTF-8")
+    if len(set(names)) < len(names):
+        raise DataError(f"{where}: two columns share a name; found {', '.join(names)}")
 
 
 def _separated_row(path: Path, line: int, header: list[str], values: list[str]) -> dict[str, Any] | BadRow:
@@ -133,8 +150,11 @@ def _separated_row(path: Path, line: int, header: list[str], values: list[str]) 
 
 def _parquet(path: Path) -> Iterator[Row]:
     line = 0
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        _check_names(file.schema_arrow.names, str(path))
         for batch in file.iter_batches(batch_size=10_000):
             for row in batch.to_pylist():
                 line += 1
                 yield line, row
+        if line != file.metadata.num_rows:
+            raise EOFError(f"it holds {line} rows of {file.metadata.num_rows}")

@@ -4,11 +4,13 @@ import errno
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 
-from mnrl_job.errors import DeviceError
+from mnrl_job.errors import DeviceError, JobError
 from mnrl_job.records import Finding
 from mnrl_job.runtime.devices import Devices
 
@@ -34,6 +36,23 @@ def out_of_room(error: BaseException, scratch: Path) -> DeviceError | None:
         where = f"{scratch.parent} is full ({type(error).__name__}: {error})"
         return DeviceError(f"disk: {where}; free space, or name a larger MNRL_WORK_DIR")
     return None
+
+
+@contextmanager
+def told_if_full(scratch: Path) -> Iterator[None]:
+    """Where the scratch is full, any exception inside means that.
+
+    Raises:
+        DeviceError: the scratch is full.
+    """
+    try:
+        yield
+    except JobError:
+        raise
+    except Exception as error:
+        if full := out_of_room(error, scratch):
+            raise full from error
+        raise
 
 
 def shared_memory(devices: Devices) -> Finding:

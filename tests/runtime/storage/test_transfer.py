@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnrl_job.errors import DataError, DeniedError, SettingsError, StorageError
+from mnrl_job.errors import DataError, DeniedError, DeviceError, SettingsError, StorageError
 from mnrl_job.runtime.storage import Entry, s3
 from mnrl_job.runtime.storage.base import content
 from mnrl_job.runtime.storage.local import LocalStore
@@ -329,6 +329,14 @@ def test_a_disk_that_is_too_small_is_told_as_that(server, uri, tmp_path):
         f"StorageError: MNRL_TRAIN_DATA: {uri}: cannot write to {tmp_path / 'in'}: File too large; free space" in said
     )
     assert fetched(tmp_path / "in") == {}
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_a_full_disk_is_a_matter_of_the_environment_and_not_of_the_storage(tmp_path, small_disk, small):
+    staged(tmp_path / "from", {f"s{i}": LARGE[:SMALL_PIECE] for i in range(4)} if small else {"large": LARGE})
+    store = LocalStore(tmp_path / "from", "MNRL_TRAIN_DATA: s3://bucket")
+    with pytest.raises(DeviceError, match="No space left on device; free space, or name a larger MNRL_WORK_DIR"):
+        download(store, list(store.entries()), small_disk / "in")
 
 
 def test_a_folder_that_cannot_be_written_is_told_as_that(server, uri, tmp_path):

@@ -9,7 +9,7 @@ from operator import call
 from pathlib import Path, PurePosixPath
 
 from mnrl_job.errors import DataError, StorageError
-from mnrl_job.runtime.files import exclusive, sha256_of, storage_error
+from mnrl_job.runtime.files import exclusive, scratch_error, sha256_of
 from mnrl_job.runtime.logs import progress, warn
 from mnrl_job.runtime.parallel import parallel
 from mnrl_job.runtime.storage.arrival import Arrival
@@ -28,7 +28,8 @@ def download(store: Store, entries: Sequence[Entry], folder: Path) -> list[Path]
 
     Raises:
         DataError: a key cannot be a file name below `folder`.
-        StorageError: an object does not arrive as the store's checksum says, or the local disk is full.
+        DeviceError: the local disk is full.
+        JobError: an object does not arrive as the store's checksum says, or `folder` cannot be written.
     """
     targets = {entry: folder / _file_name(store, entry.key) for entry in entries}
     _refuse_conflicts(store, entries)
@@ -46,7 +47,7 @@ def download(store: Store, entries: Sequence[Entry], folder: Path) -> list[Path]
                 if entry.size > PIECE:
                     _fetch(store, entry, targets[entry], unfinished, advance)
     except OSError as error:
-        raise storage_error(error, f"{store.label}: cannot write to {folder}") from error
+        raise scratch_error(error, f"{store.label}: cannot write to {folder}") from error
     return list(targets.values())
 
 
