@@ -21,7 +21,7 @@ from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
 from mnrl_job.embedding.chunks import chunk_limit
-from mnrl_job.embedding.precision import arithmetic, choose_precision
+from mnrl_job.embedding.precision import Precision, arithmetic, choose_precision
 from mnrl_job.errors import InternalError, MemoryLimit, Preempted
 from mnrl_job.records import Batching, Pairs, Totals, Training
 from mnrl_job.runtime.heartbeat import begin
@@ -121,6 +121,15 @@ def train(
     )
 
 
+def prepare(model: SentenceTransformer, settings: Settings, precision: Precision) -> None:
+    """Give the model its adapter, and have its layers computed again for their gradients, where that is asked for."""
+    if settings.lora_rank:
+        # What is sharded is rounded as it is gathered.
+        adapt(model, settings.lora_rank, settings.seed, "fp32" if is_sharded() else precision)
+    if settings.gradient_checkpointing:
+        checkpoint_layers(model)
+
+
 class PlannedTrainer(SentenceTransformerTrainer):
     """The library's trainer over planned batches, speaking only through our progress.
 
@@ -154,11 +163,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         self.plan: Plan = np.load(batching.plan, mmap_mode="r")[: settings.max_steps]
         self.precision = choose_precision(settings.precision, state.device)
         self.seconds_waited = 0.0
-        if settings.lora_rank:
-            # What is sharded is rounded as it is gathered.
-            adapt(model, settings.lora_rank, settings.seed, "fp32" if is_sharded() else self.precision)
-        if settings.gradient_checkpointing:
-            checkpoint_layers(model)
+        prepare(model, settings, self.precision)
         limit = chunk_limit(state.device, settings.mini_batch_size)
         collate = collator(model, pairs, limit, scratch / "tokens")
         self.epochs = batching.epochs
@@ -184,15 +189,21 @@ class PlannedTrainer(SentenceTransformerTrainer):
             callbacks=[self.progress],
         )
         self.remove_callback(PrinterCallback)
-        self.best = None
-        if settings.eval_every and score:
-            resume = keeping.resume if keeping else None
-            tell = partial(self._tell_score, f"eval_{settings.judged[1]}")
-            self.best = Best(model, settings.eval_every, settings.patience, score, scratch, resume, tell)
+        self.best = self._best(score, keeping, scratch) if score else None
+        if self.best:
             self.add_callback(self.best)
         if keeping:
             self.add_callback(Checkpoints(settings.checkpoint_every, keeping, self.progress, self.totals, self.best))
         self._fit_memory(collate)
+
+    def _best(self, score: Callable[[], float], keeping: Keeping | None, scratch: Path) -> Best | None:
+        """What scores the model while it trains, where that is asked for."""
+        every, patience = self.settings.eval_every, self.settings.patience
+        if every is None:
+            return None
+        resume = keeping.resume if keeping else None
+        tell = partial(self._tell_score, f"eval_{self.settings.judged[1]}")
+        return Best(self.model, every, patience, score, scratch, resume, tell)
 
     def _fit_memory(self, collate: TokenCollator | TextCollator) -> None:
         """Decide of how many tokens activations are kept; shares of a model want the same of all ranks."""
