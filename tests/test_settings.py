@@ -91,6 +91,29 @@ def test_two_sources_of_one_name_are_refused():
     assert "two sources share the name 'x'" in problem
 
 
+@pytest.mark.parametrize(
+    ("command", "name", "value"),
+    [
+        ("train", "MNRL_TRAIN_DATA", ","),
+        ("check", "MNRL_TRAIN_DATA", " , "),
+        ("evaluate", "MNRL_EVAL_DATA", ","),
+        ("evaluate", "MNRL_OUTPUT", " "),
+        ("train", "MNRL_OUTPUT", "\t"),
+    ],
+)
+def test_what_is_required_is_not_given_by_blanks_and_commas(command, name, value):
+    environ = NEEDED | {"MNRL_EVAL_DATA": "faq.json"}
+    (problem,) = problems_of(command, environ=environ | {name: value})
+    assert problem.startswith(f"{name} is required: ")
+    problems = problems_of(command, environ=environ | {name: value, "MNRL_EPOCHS": "0"})
+    assert [one.partition(" ")[0] for one in problems] == ["MNRL_EPOCHS='0'", name], "all at once"
+
+
+def test_a_model_without_a_name_is_not_the_folder_that_we_stand_in():
+    (problem,) = problems_of(environ=NEEDED | {"MNRL_BASE_MODEL": " "})
+    assert problem.startswith("MNRL_BASE_MODEL=' ' is not accepted; expected a Hub id")
+
+
 def test_a_source_whose_name_is_not_utf8_is_refused_with_its_setting():
     (problem,) = problems_of(environ=NEEDED | {"MNRL_TRAIN_DATA": "gr\udcf6\udcdfe.csv"})
     assert problem.startswith(r"MNRL_TRAIN_DATA='gr\udcf6\udcdfe.csv' is not accepted ('utf-8' codec can't encode")

@@ -54,6 +54,7 @@ class Settings(BaseModel):
         "sentence-transformers/all-MiniLM-L6-v2",
         "the model to start from",
         "a Hub id (id@revision), a folder or an s3:// prefix",
+        min_length=1,
     )
     output: str = _setting("", "the run is written to OUTPUT/RUN_ID/", "a folder or an s3:// prefix")
     run_id: str = _setting(

@@ -40,11 +40,22 @@ def read_settings(
     if settings and (settings.loss == "guided") != bool(settings.guide_model):
         problems += [_lone_guide(settings)]
     problems += [
-        f"{env_name(field)} is required: {accepts(field)}" for field in REQUIRED[command] if not values.get(field)
+        f"{env_name(field)} is required: {accepts(field)}"
+        for field in REQUIRED[command]
+        if _says_nothing(field, values)
     ]
     if problems or settings is None:
         raise SettingsError("\n".join(problems))
     return settings, origins
+
+
+def _says_nothing(field: str, values: Mapping[str, str]) -> bool:
+    """Whether a setting is not given, or holds nothing but blanks and commas. A wrong one is told of elsewhere."""
+    given = {name: value for name, value in values.items() if name == field}
+    try:
+        return not getattr(Settings.model_validate(given), field)
+    except ValidationError:
+        return False
 
 
 def _unknown_names(names: Mapping[str, str | None], where: str) -> list[str]:

@@ -199,6 +199,38 @@ def test_a_folder_that_this_user_may_not_list_is_passed_over_only_where_it_holds
         assert len(locate(source, "MNRL_TRAIN_DATA").files) == 2
 
 
+def test_links_to_folders_are_followed_and_every_folder_is_read_once(tmp_path):
+    for folder in ("in/a", "elsewhere/deep", "elsewhere/.hidden"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "x.jsonl").write_bytes(GOOD)
+    (tmp_path / "in" / "linked").symlink_to("../elsewhere")
+    (tmp_path / "in" / "linked again").symlink_to("../elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to("../in")
+    (tmp_path / "in" / "a" / "itself").symlink_to(".")
+    (tmp_path / "in" / "nowhere").symlink_to("gone")
+    names = [file.relative_to(tmp_path).as_posix() for file in found(str(tmp_path / "in")).files]
+    assert names == ["in/a/x.jsonl", "in/linked/deep/x.jsonl"]
+
+
+def test_a_volume_of_kubernetes_config_maps_gives_each_file_once(tmp_path):
+    """As the kubelet writes it: what is shown are links through `..data`, which is moved on to each new version."""
+    for name in ("pairs.jsonl", "sub/more.jsonl"):
+        (tmp_path / "..2026_11_29" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "..2026_11_29" / name).write_bytes(GOOD)
+        (tmp_path / name.partition("/")[0]).symlink_to(f"..data/{name.partition('/')[0]}")
+    (tmp_path / "..data").symlink_to("..2026_11_29")
+    names = [file.relative_to(tmp_path).as_posix() for file in found(str(tmp_path)).files]
+    assert names == ["pairs.jsonl", "sub/more.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000])
+def test_a_name_that_is_too_long_for_any_file_is_missing(name):
+    with pytest.raises(MissingError, match=r"^MNRL_BASE_MODEL: no file or folder has so long a name as "):
+        locate_model(name)
+    with pytest.raises(MissingError, match=r"^MNRL_TRAIN_DATA: no file or folder has so long a name as "):
+        found(name)
+
+
 def test_a_file_whose_name_is_not_utf8_is_refused_by_name(tmp_path):
     (tmp_path / os.fsdecode(b"gr\xf6\xdfe.jsonl")).write_bytes(GOOD)
     with pytest.raises(

@@ -1,5 +1,6 @@
 """From a URI to local files: found first, all of them, then fetched."""
 
+import errno
 import glob
 import hashlib
 import os
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from mnrl_job.errors import DataError, DeniedError, JobError, MissingError
 from mnrl_job.inputs.rows import is_unicode
+from mnrl_job.runtime.files import storage_error
 from mnrl_job.runtime.storage import Entry, Store, is_remote, local_path, open_store
 from mnrl_job.runtime.storage.transfer import download
 from mnrl_job.setting_types import Source
@@ -139,13 +141,17 @@ def _check_model(variable: str, name: str, files: set[str]) -> None:
 
 @contextmanager
 def _reading(variable: str) -> Iterator[None]:
-    """Tell of what this user may not read, which is common where a container's user is not the files' owner."""
+    """Tell of what cannot be read, often since a container's user is not the files' owner."""
     try:
         yield
     except PermissionError as error:
         raise DeniedError(
             f"{variable}: user {os.geteuid()} may not read {error.filename}; grant it, as by chmod -R a+rX"
         ) from error
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise storage_error(error, f"{variable}: cannot read {error.filename}") from error
+        raise MissingError(f"{variable}: no file or folder has so long a name as {error.filename}") from error
 
 
 def _locate(source: Source, variable: str) -> Located:
@@ -172,14 +178,20 @@ def _look_up(source: Source, path: Path) -> Located:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """All files of a folder. Unlike `rglob`, it does not pass over a folder that may not be read."""
+    """All files of a folder, also behind links. Unlike `rglob`, it does not pass over a folder that may not be read."""
 
     def refuse(error: OSError) -> None:
         raise error
 
-    for path, folders, names in os.walk(folder, onerror=refuse):
-        # A volume of its own has a lost+found, which is root's.
-        folders[:] = [name for name in folders if name != "lost+found" and not _hidden(name)]
+    seen: set[Path] = set()
+    for path, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        # A link may lead back above itself, or to what another one shows.
+        if (real := Path(path).resolve()) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        # A volume of its own has a lost+found, which is root's. In order, so that every machine takes the same way.
+        folders[:] = sorted(name for name in folders if name != "lost+found" and not _hidden(name))
         yield from (Path(path) / name for name in names)
 
 
