@@ -226,7 +226,7 @@ def fail(failure: JobError) -> int:
     """Tell of a failure: a traceback for our faults, one clear message for the user's."""
     if isinstance(failure, InternalError) and failure.trace:
         click.echo(redact(failure.trace), err=True)
-    if isinstance(failure, GateError):
+    if isinstance(failure, GateError) and failure.content:
         show(failure.content)
     retry = "; starting again can help" if failure.retry_helps else ""
     fields = failure.as_dict()
