@@ -49,6 +49,7 @@ from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.runtime.machine import out_of_room
 from mnrl_job.runtime.outcomes import worker_main
 from mnrl_job.runtime.stopping import note_requests
+from mnrl_job.runtime.storage import split_revision
 from mnrl_job.runtime.watch import PATIENCE_AT_FIRST
 from mnrl_job.scoring import carried_files, evaluate_all, score_now, scores_before
 from mnrl_job.settings import Settings
@@ -199,7 +200,7 @@ def write_result(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         embedding_dimension=int(model.get_embedding_dimension() or 0),
         max_seq_length=int(limit) if limit and math.isfinite(limit) else None,
-        revision=task.model.partition("@")[2] or None,
+        revision=split_revision(task.model)[1] or None,
         query_prompt=find_prompt(model, "query") or "",
         document_prompt=find_prompt(model, "document") or "",
     )

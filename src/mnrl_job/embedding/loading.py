@@ -9,6 +9,7 @@ from sentence_transformers import SentenceTransformer
 from mnrl_job.errors import DataError, MissingError, SettingsError
 from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.runtime.logs import warn
+from mnrl_job.runtime.storage import split_revision
 from mnrl_job.runtime.watch import LOAD
 from mnrl_job.settings import Settings
 
@@ -71,7 +72,7 @@ def load(name: str, variable: str) -> SentenceTransformer:
     """
     is_folder = Path(name).is_dir()
     begin(LOAD)
-    path, _, revision = (name, "", "") if is_folder else name.partition("@")
+    path, revision = split_revision(name)
     try:
         return SentenceTransformer(
             path, revision=revision or None, device=str(PartialState().device), model_kwargs=FP32
