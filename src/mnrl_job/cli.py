@@ -18,7 +18,7 @@ from mnrl_job import __version__, settings_page
 from mnrl_job.errors import GateError, InternalError, JobError, SettingsError, by_kind
 from mnrl_job.records import Finding
 from mnrl_job.runtime import logs
-from mnrl_job.runtime.secrets import redact
+from mnrl_job.runtime.secrets import redact, redacted
 from mnrl_job.settings import PREFIX, Settings, accepts, flag_name
 from mnrl_job.settings_reader import read_settings
 
@@ -238,7 +238,7 @@ def fail(failure: JobError) -> int:
     if TERMINATION_LOG.exists():
         with contextlib.suppress(OSError):
             short = fields | {"message": redact(str(failure))[:TERMINATION_LOG_CHARACTERS]}
-            TERMINATION_LOG.write_text(redact(json.dumps(short, ensure_ascii=False)) + "\n", encoding="utf-8")
+            TERMINATION_LOG.write_text(json.dumps(redacted(short), ensure_ascii=False) + "\n", encoding="utf-8")
     return failure.code
 
 

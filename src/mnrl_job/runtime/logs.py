@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
-from mnrl_job.runtime.secrets import redact
+from mnrl_job.runtime.secrets import redact, redacted
 
 SECONDS_BETWEEN_LINES = 30.0
 LOG = logging.getLogger("mnrl_job")
@@ -27,7 +27,7 @@ class _JsonLines(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return redact(json.dumps(line, ensure_ascii=False, default=str))
+        return json.dumps(redacted(line), ensure_ascii=False, default=lambda one: redact(str(one)))
 
 
 class _Text(logging.Formatter):
