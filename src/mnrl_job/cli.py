@@ -207,6 +207,12 @@ def _verdict(primary: Mapping[str, Any] | None) -> str:
 
 def main() -> int:
     """Run a command and turn however it ends into an exit code, a last line and the termination log."""
+    out, err = logs.Unbroken(sys.stdout), logs.Unbroken(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        return _run()
+
+
+def _run() -> int:
     wanted = os.environ.get("MNRL_LOG_FORMAT")
     logs.set_up("text" if wanted == "text" else "json" if wanted == "json" else "auto")
     try:
