@@ -27,6 +27,7 @@ from transformers.utils.logging import disable_progress_bar
 from mnrl_job.embedding.loading import load, load_model, tell_untrained
 from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.embedding.prompts import find_prompt
+from mnrl_job.embedding.unloadable import first_line, is_fault_of_device
 from mnrl_job.errors import DataError, DeviceError, JobError, MemoryLimit
 from mnrl_job.evaluation.retrieval import estimate_seconds
 from mnrl_job.evaluation.verify import record_probes, verify
@@ -156,6 +157,22 @@ def verify_role(task: WorkerTask) -> None:
     write_record(task.scratch / "verified.json", verification)
 
 
+def recheck_role(task: WorkerTask) -> None:
+    """Reload what was published before.
+
+    Raises:
+        DataError: it cannot be loaded, or gives other embeddings; in `verify_role` that is a fault of ours.
+    """
+    try:
+        verification = verify(task.staging / "model", task.staging / "verification.json")
+    except Exception as error:
+        if is_fault_of_device(error):
+            raise
+        known = isinstance(error, JobError)
+        raise DataError(str(error) if known else f"its model cannot be loaded: {first_line(error)}") from error
+    write_record(task.scratch / "verified.json", verification)
+
+
 def export_role(task: WorkerTask) -> None:
     """Write the saved model in other formats, too, in the Python of the exporters."""
     settings = Settings.model_validate(task.settings)
@@ -263,6 +280,7 @@ ROLES = {
     "evaluate": evaluate_role,
     "rehearse": rehearse_role,
     "verify": verify_role,
+    "recheck": recheck_role,
     "export": export_role,
 }
 

@@ -37,7 +37,7 @@ def explain(error: Exception, name: str, variable: str, is_folder: bool) -> JobE
     for cause in _causes(error):
         if found := _from_hub(cause, told) or _from_system(cause, told):
             return found
-    reason = f"{told}: {_first_line(error)}"
+    reason = f"{told}: {first_line(error)}"
     if is_folder:
         return DataError(f"{reason}; the folder is damaged or holds no Sentence Transformers model")
     return MissingError(f"{reason}; give a model folder, or a Hub id that can be reached from here")
@@ -62,7 +62,7 @@ def _from_hub(error: BaseException, told: str) -> JobError | None:
     if status in BUSY or status >= 500:
         return StorageError(f"{told}: the Hub answers {status}; start again when it does better")
     if not status and isinstance(error, NO_ANSWER | TimeoutError):
-        reason = _first_line(error)
+        reason = first_line(error)
         return StorageError(f"{told}: the Hub cannot be reached ({reason}); start again when it can, or give a folder")
     return None
 
@@ -78,5 +78,6 @@ def _from_system(error: BaseException, told: str) -> JobError | None:
     return None
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What it says, on one line; its name where it says nothing."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
