@@ -4,10 +4,12 @@ import gzip
 import json
 import re
 import shutil
+import signal
+import subprocess
 
 import pytest
 
-from tests.conftest import PAIRS, objects, write_jsonl
+from tests.conftest import PAIRS, clean_environment, command, objects, write_jsonl
 from tests.servers.s3 import BUCKET
 
 
@@ -119,3 +121,22 @@ def test_a_run_that_is_published_already_is_pointed_out(mnrl_job, published, tmp
     other = mnrl_job("check", **published.settings | {"MNRL_SEED": "1", "MNRL_EVAL_DATA": "nowhere.json"})
     assert other.code == 64
     assert table(other)["output"] == "failed"
+
+
+@pytest.mark.parametrize(("number", "seen"), [(signal.SIGINT, "batches"), (signal.SIGTERM, "output")])
+def test_one_that_is_stopped_ends_at_once_and_blames_no_check(good, tmp_path, number, seen):
+    with subprocess.Popen(
+        command("check"),
+        env=clean_environment(**good),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        while not re.match(rf"passed +{seen} ", line := running.stdout.readline()):
+            assert line, running.stderr.read()
+        running.send_signal(number)
+        told, said = running.communicate()
+    assert running.returncode == 75, said
+    assert "failed" not in told
+    assert f"stopped on request ({number.name})" in said.splitlines()[-1]

@@ -1,15 +1,21 @@
 """Planted secrets appear nowhere: not in logs, files, errors, `failure.json` or the process list."""
 
 import json
+import logging
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from mnrl_job import cli
-from mnrl_job.errors import MissingError, StorageError
+from mnrl_job.errors import DataError, MissingError, StorageError
+from mnrl_job.groundwork import write_json
+from mnrl_job.outputs.page.queries import in_script
+from mnrl_job.outputs.publish import record_failure
 from mnrl_job.preparation.oddities import SHOWN_CHARACTERS, shortened
+from mnrl_job.runtime import logs
 from mnrl_job.runtime.secrets import redact
+from mnrl_job.runtime.storage import open_store
 from tests.conftest import clean_environment, command, objects
 from tests.servers.s3 import BUCKET, free_port
 from tests.test_on_s3 import furnish, settings_for
@@ -131,6 +137,49 @@ def test_what_is_secret_is_starred_and_nothing_else(text, shown):
         "SOME_KEY": "4",
     }
     assert redact(text, environ) == shown
+
+
+QUOTED = 'say "friend"\\and enter'
+RECORD = {"rows_read": 123456, "share": 0.123456, "uris": (f"s3://bucket/{QUOTED}", "123456"), "123456": None}
+STARRED = {"rows_read": 123456, "share": 0.123456, "uris": ["s3://bucket/***", "***"], "123456": None}
+
+
+@pytest.fixture
+def awkward(monkeypatch):
+    """Secrets that are a number, and that JSON must escape."""
+    monkeypatch.setenv("DB_PASSWORD", "123456")
+    monkeypatch.setenv("HF_TOKEN", QUOTED)
+
+
+def into_record(folder):
+    write_json(folder / "audit.json", RECORD)
+    return (folder / "audit.json").read_text(encoding="utf-8")
+
+
+def into_failure(folder):
+    record_failure(open_store(str(folder), "MNRL_OUTPUT"), DataError("bad", RECORD), {})
+    return (folder / "failure.json").read_text(encoding="utf-8")
+
+
+def into_log_line(_folder):
+    line = logging.makeLogRecord({"msg": "read", "fields": RECORD})
+    return logs._JsonLines().format(line)
+
+
+@pytest.mark.usefixtures("awkward")
+@pytest.mark.parametrize("write", [into_record, into_failure, into_log_line, lambda _: in_script(RECORD)])
+def test_json_stays_json_whatever_the_secrets_and_they_are_found_before_they_are_escaped(tmp_path, write):
+    told = json.loads(write(tmp_path))
+    assert {name: told[name] for name in STARRED} == STARRED
+
+
+@pytest.mark.usefixtures("awkward")
+def test_the_termination_log_stays_json_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("OTHER_PASSWORD", "message")
+    monkeypatch.setattr(cli, "TERMINATION_LOG", tmp_path / "log")
+    (tmp_path / "log").touch()
+    cli.fail(StorageError(f"{QUOTED} after 123456 bytes"))
+    assert json.loads((tmp_path / "log").read_bytes())["message"] == "*** after *** bytes"
 
 
 def test_of_a_secret_in_a_text_that_is_cut_no_part_is_left(monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import resource
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -304,6 +305,31 @@ def test_env_example_docs_schema_and_flags_all_show_every_setting(mnrl_job):
     assert list(json.loads(shown["json-schema"])["properties"]) == names
     assert [line.split()[0] for line in shown["table"].splitlines()[1:]] == names
     assert all(f"  {flag_name(field)} " in helped for field in Settings.model_fields)
+
+
+@pytest.fixture
+def schema():
+    return json.loads(settings_page.as_json_schema())
+
+
+def test_what_one_would_put_into_the_environment_is_valid_by_the_schema(schema):
+    given = NEEDED | {"MNRL_BATCH_SIZE": "32", "MNRL_GRADIENT_CHECKPOINTING": "yes", "MNRL_TRACK": "wandb,mlflow"}
+    given |= {"MNRL_TRAIN_DATA": "a.jsonl,b=s3://bucket/b", "MNRL_PRECISION": "bf16", "MNRL_LEAKAGE": ""}
+    jsonschema.validate(given, schema)
+    read_settings("train", {}, given, {})
+    defaults = {name: one["default"] for name, one in schema["properties"].items() if "default" in one}
+    assert defaults["MNRL_METRICS_AT"] == "1,3,5,10,100"
+    jsonschema.validate(NEEDED | defaults, schema)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"MNRL_LEAKAGE": "maybe"}, {"MNRL_GRADIENT_CHECKPOINTING": "sometimes"}, {"MNRL_OUTPUT": ""}, {"MNRL_OUTPT": "x"}],
+)
+def test_what_is_refused_as_a_word_or_a_name_is_invalid_by_the_schema(schema, wrong):
+    assert problems_of(environ=NEEDED | wrong)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(NEEDED | wrong, schema)
 
 
 def test_env_example_uncommented_gives_the_defaults(mnrl_job, tmp_path):

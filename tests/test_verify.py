@@ -4,12 +4,16 @@ import errno
 import hashlib
 import json
 import shutil
+import subprocess
+import time
 
 import pytest
 
 from mnrl_job import job
 from mnrl_job.errors import DeviceError
 from mnrl_job.settings import Settings
+from tests.conftest import clean_environment, command
+from tests.runs import workers_of
 
 
 @pytest.fixture
@@ -61,20 +65,49 @@ def test_a_run_without_marker_or_not_there_is_missing(mnrl_job, run):
     assert (nowhere.code, "nothing is there" in nowhere.last_line) == (66, True)
 
 
-def test_a_model_that_says_something_else_is_told_apart_from_a_damaged_file(mnrl_job, run):
-    recorded = json.loads((run / "verification.json").read_text(encoding="utf-8"))
-    recorded["embeddings"][0][0] += 0.5
-    (run / "verification.json").write_text(json.dumps(recorded), encoding="utf-8")
-    content = (run / "verification.json").read_bytes()
+def seal_anew(run, name):
+    """As if the file had been published as it is now."""
+    content = (run / name).read_bytes()
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
-    facts = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    manifest["files"]["verification.json"] = facts
+    manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     (run / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     sealed = hashlib.sha256((run / "manifest.json").read_bytes()).hexdigest()
     (run / "_SUCCESS").write_text(json.dumps({"manifest_sha256": sealed}), encoding="utf-8")
+
+
+def say_something_else(path):
+    recorded = json.loads(path.read_text(encoding="utf-8"))
+    recorded["embeddings"][0][0] += 0.5
+    path.write_text(json.dumps(recorded), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("verification.json", say_something_else, "the saved model does not give the embeddings"),
+        ("model/config.json", lambda path: path.write_text("{"), "its model cannot be loaded: "),
+    ],
+)
+def test_a_model_that_says_something_else_is_told_apart_from_a_damaged_file(mnrl_job, run, name, damage, words):
+    damage(run / name)
+    seal_anew(run, name)
     ended = mnrl_job("verify", str(run))
     assert ended.code == 65, ended.stderr
-    assert "every file is as published, but" in ended.last_line
+    assert f"every file is as published, but {words}" in ended.last_line
+
+
+def test_a_worker_that_was_killed_says_nothing_against_the_run(run, tmp_path):
+    with subprocess.Popen(
+        command("verify", str(run)), env=clean_environment(), cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as running:
+        while not (workers := workers_of(running, "recheck")):
+            assert running.poll() is None
+            time.sleep(0.01)
+        workers[0].kill()
+        _, said = running.communicate()
+    assert running.returncode == 70, said
+    assert "worker 0 was killed by SIGKILL" in said.splitlines()[-1]
+    assert "as published" not in said
 
 
 def test_a_work_folder_that_is_full_while_verifying_has_the_code_of_the_environment(run, monkeypatch):

@@ -7,9 +7,9 @@ import sys
 import torch
 
 from mnrl_job.errors import MemoryLimit
-from mnrl_job.records import WorkerTask, write_record
+from mnrl_job.records import WorkerResult, WorkerTask, read_record, write_record
 from mnrl_job.settings import Settings
-from mnrl_job.worker import explain
+from mnrl_job.worker import explain, write_result
 from tests.conftest import clean_environment
 from tests.servers.s3 import free_port
 
@@ -23,6 +23,15 @@ def test_running_out_of_device_memory_has_its_own_code_and_a_remedy(tmp_path):
 
 def test_a_fault_of_ours_stays_one(tmp_path):
     assert explain(KeyError("x"), tmp_path) is None
+
+
+def test_a_folder_with_an_at_sign_in_its_path_has_no_revision(tmp_path, static_model):
+    folder = tmp_path / "work@home"
+    folder.mkdir()
+    write_result(
+        WorkerTask(Settings().model_dump(mode="json"), str(folder), tmp_path, tmp_path, (), {}), static_model, ()
+    )
+    assert read_record(tmp_path / "result.json", WorkerResult).model.revision is None
 
 
 def test_ranks_that_read_different_inputs_end_before_they_train(tmp_path):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mnrl_job.errors import JobError, SettingsError
+from mnrl_job.errors import JobError, Preempted, SettingsError
 from mnrl_job.groundwork import ask_exports, check_eval_names, read_eval_sets, worker_task
 from mnrl_job.inputs.collect import LocatedInputs, fetch_inputs, needed_bytes
 from mnrl_job.inputs.fetch import Located, locate, locate_model
@@ -48,9 +48,15 @@ class Findings:
 
     @contextmanager
     def checking(self, check: str, errors: type[JobError] = JobError) -> Iterator[None]:
-        """Such an error inside is the finding that this check failed; its message ends with what helps."""
+        """Such an error inside is the finding that this check failed; its message ends with what helps.
+
+        Raises:
+            Preempted: the check was stopped on request, which says nothing about what it looked at.
+        """
         try:
             yield
+        except Preempted:
+            raise
         except errors as error:
             detail, _, remedy = str(error).rpartition("; ")
             self.add(Finding(check, "failed", detail or remedy, remedy if detail else "", error.kind))

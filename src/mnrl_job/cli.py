@@ -18,7 +18,7 @@ from mnrl_job import __version__, settings_page
 from mnrl_job.errors import GateError, InternalError, JobError, SettingsError, by_kind
 from mnrl_job.records import Finding
 from mnrl_job.runtime import logs
-from mnrl_job.runtime.secrets import redact
+from mnrl_job.runtime.secrets import redact, redacted
 from mnrl_job.settings import PREFIX, Settings, accepts, flag_name
 from mnrl_job.settings_reader import read_settings
 
@@ -207,6 +207,12 @@ def _verdict(primary: Mapping[str, Any] | None) -> str:
 
 def main() -> int:
     """Run a command and turn however it ends into an exit code, a last line and the termination log."""
+    out, err = logs.Unbroken(sys.stdout), logs.Unbroken(sys.stderr)
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        return _run()
+
+
+def _run() -> int:
     wanted = os.environ.get("MNRL_LOG_FORMAT")
     logs.set_up("text" if wanted == "text" else "json" if wanted == "json" else "auto")
     try:
@@ -226,7 +232,7 @@ def fail(failure: JobError) -> int:
     """Tell of a failure: a traceback for our faults, one clear message for the user's."""
     if isinstance(failure, InternalError) and failure.trace:
         click.echo(redact(failure.trace), err=True)
-    if isinstance(failure, GateError):
+    if isinstance(failure, GateError) and failure.content:
         show(failure.content)
     retry = "; starting again can help" if failure.retry_helps else ""
     fields = failure.as_dict()
@@ -238,7 +244,7 @@ def fail(failure: JobError) -> int:
     with contextlib.suppress(OSError):
         if TERMINATION_LOG.exists():
             short = fields | {"message": redact(str(failure))[:TERMINATION_LOG_CHARACTERS]}
-            line = redact(json.dumps(short, ensure_ascii=False)) + "\n"
+            line = json.dumps(redacted(short), ensure_ascii=False) + "\n"
             # What is no Unicode, as in a file's name, becomes an escape that JSON knows.
             TERMINATION_LOG.write_text(line, encoding="utf-8", errors="backslashreplace")
     return failure.code

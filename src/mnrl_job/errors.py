@@ -90,7 +90,10 @@ class MemoryLimit(JobError):
 
 
 class GateError(JobError):
-    """The run is kept for whoever wants to look, without `_SUCCESS`; `content` is that of its `metrics.json`."""
+    """The run is kept for whoever wants to look, without `_SUCCESS`; `content` is that of its `metrics.json`.
+
+    It is empty on nodes that were only told.
+    """
 
     code, kind = 80, "gate"
 
@@ -106,6 +109,6 @@ class Diverged(JobError):
 def by_kind(kind: str, message: str, trace: str = "", details: dict[str, Any] | None = None) -> JobError:
     """Rebuild the error that another process wrote down as `kind` and `message`."""
     for cls in JobError.__subclasses__():
-        if cls.kind == kind and cls not in (InternalError, GateError):
-            return cls(message, details)
+        if cls.kind == kind and cls is not InternalError:
+            return cls(message, details or {})
     return InternalError(message, trace)

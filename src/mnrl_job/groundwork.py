@@ -17,7 +17,7 @@ from mnrl_job.runtime.files import sha256_of
 from mnrl_job.runtime.launch import ask_workers
 from mnrl_job.runtime.logs import warn
 from mnrl_job.runtime.machine import caches, disk, shared_memory
-from mnrl_job.runtime.secrets import redact
+from mnrl_job.runtime.secrets import redacted
 from mnrl_job.runtime.watch import Care
 from mnrl_job.settings import Settings
 
@@ -103,4 +103,4 @@ def ask_exports(task: WorkerTask, care: Care) -> tuple[Export, ...]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON for people and programs."""
-    path.write_text(redact(json.dumps(content, indent=2, ensure_ascii=False)), encoding="utf-8")
+    path.write_text(json.dumps(redacted(content), indent=2, ensure_ascii=False), encoding="utf-8")

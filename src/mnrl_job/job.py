@@ -142,8 +142,8 @@ def verify_run(uri: str, settings: Settings) -> Verification | None:
         try:
             one = replace(find_devices(settings.num_processes), workers=1)
             care = Care(settings.hang_timeout.seconds, settings.grace_period.seconds)
-            return ask_workers("verify", task, one, care, "verified.json", Verification)
-        except InternalError as error:
+            return ask_workers("recheck", task, one, care, "verified.json", Verification)
+        except DataError as error:
             raise DataError(
                 f"{uri}: every file is as published, but {error}; compare `environment` in its metrics.json with here"
             ) from error

@@ -31,7 +31,7 @@ from mnrl_job.runtime.attempt import Attempt
 from mnrl_job.runtime.claims import Claim, claimed
 from mnrl_job.runtime.logs import warn
 from mnrl_job.runtime.parallel import background, settle
-from mnrl_job.runtime.secrets import redact
+from mnrl_job.runtime.secrets import redacted
 from mnrl_job.runtime.status import Clock
 from mnrl_job.runtime.storage import Store
 from mnrl_job.settings import Settings
@@ -116,7 +116,7 @@ def write_pages(settings: Settings, place: Attempt, run: Run, task: WorkerTask) 
     """What people read: the card of the model, the page of the run. Returns what trackers are told."""
     content = metrics(run)
     if task.pairs is not None:
-        (place.staging / "model" / "README.md").write_text(redact(model_card(content)), encoding="utf-8")
+        (place.staging / "model" / "README.md").write_text(model_card(redacted(content)), encoding="utf-8")
     page = report_page(place.staging, content, settings, task.eval_sets, place.settings_hash, task.inputs)
     (place.staging / "report.html").write_text(page, encoding="utf-8")
     tracked = tracked_run(Settings.model_validate(task.settings), task.scratch, task.staging)

@@ -2,9 +2,12 @@
 
 import json
 from collections.abc import Mapping
+from typing import Any, Literal, get_args, get_origin
 
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.settings import REQUIRED, Settings, accepts, as_typed, env_name
+
+BOOLEANS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 
 
 def default_text(field: str) -> str:
@@ -42,11 +45,29 @@ def as_env() -> str:
 
 
 def as_json_schema() -> str:
-    """JSON schema over the environment names."""
-    schema = Settings.model_json_schema()
-    schema["properties"] = {env_name(field): prop for field, prop in schema["properties"].items()}
-    schema["required"] = [env_name(field) for field in REQUIRED["train"]]
+    """JSON schema of the environment of `train`, in which every value is a text."""
+    schema = {
+        "title": "Settings of mnrl-job",
+        "type": "object",
+        "properties": {env_name(field): _text_schema(field) for field in Settings.model_fields},
+        "required": [env_name(field) for field in REQUIRED["train"]],
+        "additionalProperties": False,
+    }
     return json.dumps(schema, indent=2, ensure_ascii=False)
+
+
+def _text_schema(field: str) -> dict[str, Any]:
+    """What can be told of a text by its schema: the words that are accepted where these are few. Empty is unset."""
+    info = Settings.model_fields[field]
+    schema: dict[str, Any] = {"type": "string", "description": f"{info.description}. Takes {accepts(field)}."}
+    words = get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
+    if words := BOOLEANS if info.annotation is bool else words:
+        schema["enum"] = [*words, ""]
+    if field in REQUIRED["train"]:
+        schema["minLength"] = 1
+    if default := default_text(field):
+        schema["default"] = default
+    return schema
 
 
 def as_markdown() -> str:

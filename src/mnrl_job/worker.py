@@ -27,6 +27,7 @@ from transformers.utils.logging import disable_progress_bar
 from mnrl_job.embedding.loading import load, load_model, tell_untrained
 from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.embedding.prompts import find_prompt
+from mnrl_job.embedding.unloadable import first_line, is_fault_of_device
 from mnrl_job.errors import DataError, DeviceError, JobError, MemoryLimit
 from mnrl_job.evaluation.retrieval import estimate_seconds
 from mnrl_job.evaluation.verify import record_probes, verify
@@ -49,6 +50,7 @@ from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.runtime.machine import out_of_room
 from mnrl_job.runtime.outcomes import worker_main
 from mnrl_job.runtime.stopping import note_requests
+from mnrl_job.runtime.storage import split_revision
 from mnrl_job.runtime.watch import PATIENCE_AT_FIRST
 from mnrl_job.scoring import carried_files, evaluate_all, score_now, scores_before
 from mnrl_job.settings import Settings
@@ -155,6 +157,22 @@ def verify_role(task: WorkerTask) -> None:
     write_record(task.scratch / "verified.json", verification)
 
 
+def recheck_role(task: WorkerTask) -> None:
+    """Reload what was published before.
+
+    Raises:
+        DataError: it cannot be loaded, or gives other embeddings; in `verify_role` that is a fault of ours.
+    """
+    try:
+        verification = verify(task.staging / "model", task.staging / "verification.json")
+    except Exception as error:
+        if is_fault_of_device(error):
+            raise
+        known = isinstance(error, JobError)
+        raise DataError(str(error) if known else f"its model cannot be loaded: {first_line(error)}") from error
+    write_record(task.scratch / "verified.json", verification)
+
+
 def export_role(task: WorkerTask) -> None:
     """Write the saved model in other formats, too, in the Python of the exporters."""
     settings = Settings.model_validate(task.settings)
@@ -199,7 +217,7 @@ def write_result(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         embedding_dimension=int(model.get_embedding_dimension() or 0),
         max_seq_length=int(limit) if limit and math.isfinite(limit) else None,
-        revision=task.model.partition("@")[2] or None,
+        revision=split_revision(task.model)[1] or None,
         query_prompt=find_prompt(model, "query") or "",
         document_prompt=find_prompt(model, "document") or "",
     )
@@ -262,6 +280,7 @@ ROLES = {
     "evaluate": evaluate_role,
     "rehearse": rehearse_role,
     "verify": verify_role,
+    "recheck": recheck_role,
     "export": export_role,
 }
 

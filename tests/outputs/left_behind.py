@@ -48,7 +48,13 @@ class LeftBehind:
         return report(self.staging, self.content, self.settings, self.eval_sets, "d" * 64, inputs)
 
 
-def left_behind(folder: Path, queries: int = 12, names: tuple[str, ...] = ("faq",), trained: bool = True) -> LeftBehind:
+def left_behind(
+    folder: Path,
+    queries: int = 12,
+    names: tuple[str, ...] = ("faq",),
+    trained: bool = True,
+    base_model: str = "sentence-transformers/all-MiniLM-L6-v2@abc123",
+) -> LeftBehind:
     """Every third query wins, every fifth loses where it does not win, one of each kind by harmful texts."""
     settings = Settings(batch_size=8, learning_rate=1e-3, anchor_column=EVIL)
     staging = folder / "staging"
@@ -65,7 +71,7 @@ def left_behind(folder: Path, queries: int = 12, names: tuple[str, ...] = ("faq"
         id="r-1",
         started_at=datetime(2026, 1, 31, 9, 30, tzinfo=UTC),
         settings=settings,
-        base_model="sentence-transformers/all-MiniLM-L6-v2@abc123",
+        base_model=base_model,
         result=worker_result(names, trained),
         eval_sets=tuple(eval_sets),
         comparisons=tuple(replace(one, bm25=dict.fromkeys(METRICS, 0.1234)) for one in comparisons),

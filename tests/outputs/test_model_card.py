@@ -1,5 +1,7 @@
 """The model card: figures, use and limits, and no text of the data."""
 
+import pytest
+
 from mnrl_job.outputs.model_card import model_card
 from tests.outputs.left_behind import left_behind
 
@@ -24,3 +26,14 @@ def test_a_run_that_was_not_evaluated_says_so(tmp_path):
     card = model_card(run.content | {"evaluation": {}, "primary_metric": None})
     assert "It was not evaluated." in card
     assert "whether it is better than its base model is not known" in card
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/foo@v2", "models/foo@v2"])
+def test_a_base_model_that_the_hub_does_not_know_is_named_whole_and_not_told_to_the_hub(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "foo@v2").mkdir(parents=True)
+    run = left_behind(tmp_path, base_model=place)
+    assert run.content["model"]["base"] == place
+    card = model_card(run.content)
+    assert f"from `{place}` by mnrl-job" in card
+    assert "base_model:" not in card

@@ -3,21 +3,28 @@
 import pytest
 
 from mnrl_job.errors import StorageError
-from mnrl_job.runtime import dates
+from mnrl_job.runtime import dates, diary
 from mnrl_job.runtime.diary import Diary
 
 
 @pytest.fixture
 def at(monkeypatch):
-    """Set the time of day."""
-    return lambda clock: monkeypatch.setattr(dates, "now", lambda: f"2026-01-01T{clock}Z")
+    """Set the time of day, and let seconds pass."""
+    passed = [1000.0]
+    monkeypatch.setattr(diary, "monotonic", lambda: passed[0])
+
+    def set_to(clock, after=0.0):
+        passed[0] += after
+        monkeypatch.setattr(dates, "now", lambda: f"2026-01-01T{clock}Z")
+
+    return set_to
 
 
 def test_each_attempt_tells_what_it_did_and_what_was_lost_of_it(store, at):
     at("10:00:00")
     killed = Diary("a")
     killed.write(store)
-    at("10:05:00")
+    at("10:05:00", after=300)
     killed.write(store, last_step=50)
     at("11:00:00")
     stopped = Diary("b")
@@ -30,6 +37,15 @@ def test_each_attempt_tells_what_it_did_and_what_was_lost_of_it(store, at):
     told = [(one["outcome"], one["steps_done"], one["steps_lost"], one["seconds"]) for one in attempts]
     assert told == [("killed", 50, 10, 300.0), ("preempted", 30, 0, 0.0), ("succeeded", 30, 0, 0.0)]
     assert [one["message"] for one in attempts] == [None, "stopped on request", None]
+
+
+def test_how_long_an_attempt_took_does_not_depend_on_who_sets_the_clock(store, at):
+    at("10:00:00")
+    Diary("a").write(store)
+    last = Diary("b")
+    at("09:00:30", after=30)
+    last.write(store, outcome="succeeded")
+    assert {one["outcome"]: one["seconds"] for one in last.all(store)} == {"killed": 0.0, "succeeded": 30.0}
 
 
 def test_a_checkpoint_that_was_made_counts_though_nobody_told_of_it(store, at):

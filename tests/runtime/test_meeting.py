@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from mnrl_job import cli
 from mnrl_job.errors import (
     DataError,
     DeviceError,
+    GateError,
     Hang,
     InternalError,
     JobError,
@@ -151,6 +153,16 @@ def test_what_ends_one_node_ends_all_with_its_code(gather, rank, failure):
     ended = gather(*parts)
     assert {error.code for error in ended} == {failure.code}
     assert all(str(failure) in str(error) for error in ended)
+
+
+def test_a_run_below_the_gate_ends_all_nodes_with_its_code_and_no_traceback(gather):
+    def first(others):
+        others.agree(FACTS)
+        raise GateError("the gate: it fell", {"evaluation": {"faq": {}}})
+
+    ended = gather(first, part(), part())
+    assert [(error.code, error.kind, error.retry_helps) for error in ended] == [(80, "gate", False)] * 3
+    assert [cli.fail(error) for error in ended[1:]] == [80, 80]
 
 
 def test_one_that_fails_before_the_others_agree_ends_them_too(gather):

@@ -15,6 +15,7 @@ from typing import Any
 from tests.servers.s3 import Server, environment_for
 
 ANSWERS = {
+    400: ("ExpiredToken", "The provided token has expired."),
     403: ("AccessDenied", "Access Denied"),
     500: ("InternalError", "We encountered an internal error. Please try again."),
     503: ("SlowDown", "Please reduce your request rate."),

@@ -85,6 +85,14 @@ def test_the_folder_is_one_that_peft_reads(tiny_model, tmp_path):
     torch.testing.assert_close(read(**tokens).last_hidden_state, expected)
 
 
+def test_an_adapter_names_a_base_whose_place_has_an_at_sign_in_it(tiny_model, tmp_path):
+    from peft import PeftConfig
+
+    write_adapter(adapted(tiny_model), "s3://bucket/foo@v2", tmp_path)
+    config = PeftConfig.from_pretrained(str(tmp_path))
+    assert (config.base_model_name_or_path, config.revision) == ("s3://bucket/foo@v2", None)
+
+
 def test_what_was_written_is_read_back_exactly(tiny_model, tmp_path):
     model, other = adapted(tiny_model), adapted(tiny_model, seed=7)
     disturb(model)

@@ -6,9 +6,11 @@ import torch
 from accelerate import PartialState
 from sentence_transformers import SentenceTransformer
 
-from mnrl_job.errors import DataError, MissingError, SettingsError
+from mnrl_job.embedding.unloadable import explain, is_fault_of_device
+from mnrl_job.errors import SettingsError
 from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.runtime.logs import warn
+from mnrl_job.runtime.storage import split_revision
 from mnrl_job.runtime.watch import LOAD
 from mnrl_job.settings import Settings
 
@@ -24,8 +26,7 @@ def load_model(name: str, settings: Settings) -> SentenceTransformer:
         settings: the run's.
 
     Raises:
-        MissingError: there is no such model on the Hub, or it cannot be reached.
-        DataError: the folder's model is damaged.
+        JobError: it cannot be loaded, see `unloadable`.
         SettingsError: texts are to be cut at more tokens than the model can take, vectors at more numbers than it has.
     """
     model = load(name, "MNRL_BASE_MODEL")
@@ -66,20 +67,16 @@ def load(name: str, variable: str) -> SentenceTransformer:
         variable: the setting that names it.
 
     Raises:
-        MissingError: there is no such model on the Hub, or it cannot be reached.
-        DataError: the folder's model is damaged.
+        JobError: it cannot be loaded, see `unloadable`.
     """
     is_folder = Path(name).is_dir()
     begin(LOAD)
-    path, _, revision = (name, "", "") if is_folder else name.partition("@")
+    path, revision = split_revision(name)
     try:
         return SentenceTransformer(
             path, revision=revision or None, device=str(PartialState().device), model_kwargs=FP32
         )
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
-        reason = f"{variable}: {name} cannot be loaded: {str(error).strip().splitlines()[0]}"
-        if is_folder:
-            raise DataError(f"{reason}; the folder is damaged or holds no Sentence Transformers model") from error
-        raise MissingError(f"{reason}; give a model folder, or a Hub id that can be reached from here") from error
+        if is_fault_of_device(error):
+            raise
+        raise explain(error, name, variable, is_folder) from error

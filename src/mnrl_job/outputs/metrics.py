@@ -35,6 +35,7 @@ from mnrl_job.records import (
 from mnrl_job.runtime import dates
 from mnrl_job.runtime.agreement import PACKAGES
 from mnrl_job.runtime.diary import PastAttempt
+from mnrl_job.runtime.storage import split_revision
 from mnrl_job.settings import GIT_SHA, IMAGE, Settings
 
 
@@ -71,7 +72,7 @@ def metrics(run: Run) -> Metrics:
             "attempts": run.attempts,
         },
         "model": {
-            "base": run.base_model.partition("@")[0],
+            "base": split_revision(run.base_model)[0],
             "revision": facts.revision,
             "parameters": facts.parameters,
             "embedding_dimension": facts.embedding_dimension,

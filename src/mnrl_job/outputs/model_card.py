@@ -6,6 +6,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from mnrl_job.runtime.storage import is_hub_id
+
 BODY = """
 # {title}
 
@@ -47,7 +49,7 @@ def model_card(content: Mapping[str, Any]) -> str:
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "feature-extraction", "loss:MultipleNegativesRankingLoss", "mnrl-job"],
-        base_model=model["base"] if "/" in model["base"] and not model["base"].startswith((".", "/", "~")) else None,
+        base_model=model["base"] if "/" in model["base"] and is_hub_id(model["base"]) else None,
         model_name=run["id"],
         eval_results=_eval_results(content),
     )

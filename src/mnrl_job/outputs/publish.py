@@ -14,7 +14,7 @@ from mnrl_job.runtime import claims
 from mnrl_job.runtime.claims import Claim
 from mnrl_job.runtime.logs import warn
 from mnrl_job.runtime.parallel import parallel
-from mnrl_job.runtime.secrets import redact
+from mnrl_job.runtime.secrets import redacted
 from mnrl_job.runtime.storage import Store, transfer
 from mnrl_job.runtime.storage.base import content
 from mnrl_job.runtime.storage.probe import PREFIX as PROBE
@@ -130,7 +130,7 @@ def record_failure(run: Store, failure: JobError, where: dict[str, object]) -> N
     """
     try:
         if run.entry(MARKER) is None:
-            run.write(FAILURE, redact(json.dumps(failure.as_dict() | where | failure.details, indent=2)).encode())
+            run.write(FAILURE, json.dumps(redacted(failure.as_dict() | where | failure.details), indent=2).encode())
             if run.entry(MARKER) is not None:  # another attempt finished meanwhile
                 run.delete(FAILURE)
     except JobError as error:

@@ -3,7 +3,7 @@
 import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from time import monotonic
 from typing import Any
 
 from typing_extensions import TypedDict
@@ -22,7 +22,7 @@ KILLED = "killed"
 class AttemptFacts:
     """One attempt. `ended_at` of one that was killed is the last moment it was heard of, to the minute.
 
-    It trained from `first_step` to `last_step`.
+    It trained from `first_step` to `last_step`. `seconds`, of a clock nobody can set, are those until `ended_at`.
     """
 
     name: str
@@ -32,6 +32,7 @@ class AttemptFacts:
     message: str = ""
     first_step: int = 0
     last_step: int = 0
+    seconds: float = 0.0
 
 
 class PastAttempt(TypedDict):
@@ -60,12 +61,14 @@ class Diary:
     def __init__(self, name: str, keeps: bool = True) -> None:
         self.begun = False
         self._keeps = keeps
+        self._began = monotonic()
         self._facts = AttemptFacts(name, dates.now(), dates.now())
 
     def write(self, store: Store, last_step: int = 0, **news: Any) -> None:
         """Add what is new, and keep all of it at the run's place. Who knows less of the steps takes none back."""
         reached = max(last_step, self._facts.last_step)
-        self._facts = replace(self._facts, ended_at=dates.now(), last_step=reached, **news)
+        seconds = round(monotonic() - self._began, 3)
+        self._facts = replace(self._facts, ended_at=dates.now(), last_step=reached, seconds=seconds, **news)
         self.begun = True
         if not self._keeps:
             return
@@ -92,7 +95,7 @@ def _described(one: AttemptFacts, next_began: int) -> PastAttempt:
         "ended_at": one.ended_at,
         "outcome": one.outcome,
         "message": one.message or None,
-        "seconds": (datetime.fromisoformat(one.ended_at) - datetime.fromisoformat(one.started_at)).total_seconds(),
+        "seconds": one.seconds,
         "steps_done": reached - one.first_step,
         "steps_lost": reached - max(one.first_step, next_began),
     }

@@ -6,12 +6,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Literal
+from contextlib import contextmanager, suppress
+from typing import Any, Literal, TextIO
 
 from tqdm import tqdm
 
-from mnrl_job.runtime.secrets import redact
+from mnrl_job.runtime.secrets import redact, redacted
 
 SECONDS_BETWEEN_LINES = 30.0
 LOG = logging.getLogger("mnrl_job")
@@ -27,7 +27,7 @@ class _JsonLines(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return redact(json.dumps(line, ensure_ascii=False, default=str))
+        return json.dumps(redacted(line), ensure_ascii=False, default=lambda one: redact(str(one)))
 
 
 class _Text(logging.Formatter):
@@ -35,6 +35,25 @@ class _Text(logging.Formatter):
         mark = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
         text = f"{time.strftime('%H:%M:%S', time.localtime(record.created))}  {mark}{record.getMessage()}"
         return redact(f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text)
+
+
+class Unbroken:
+    """A stream that goes on when nobody reads it any more, as after `| head`: the exit code still tells the end."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(BrokenPipeError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(BrokenPipeError):
+            self._stream.flush()
 
 
 def log_format(wanted: Literal["auto", "text", "json"]) -> Literal["text", "json"]:

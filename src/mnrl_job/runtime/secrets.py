@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 STARS = "***"
 # HF_TOKEN, AWS_SECRET_ACCESS_KEY, WANDB_API_KEY; not TOKENIZERS_PARALLELISM, nor what only names a file.
@@ -18,11 +19,36 @@ BEARER = re.compile(r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?(?:bearer|basic)\s
 
 def redact(text: str, environ: Mapping[str, str] = os.environ) -> str:
     """`text` without credentials in URLs, signatures, or values of secret environment variables."""
-    for secret in sorted(set(_secrets(environ)), key=len, reverse=True):
+    return _starred(text, _longest_first(environ))
+
+
+def redacted(content: Any, environ: Mapping[str, str] = os.environ) -> Any:
+    """What is to be dumped as JSON, each of its texts as `redact` gives it. Numbers and keys stay, whatever they are.
+
+    To be done before dumping: afterwards a secret with a quote stands there escaped, and stars are no number.
+    """
+    secrets = _longest_first(environ)
+
+    def walk(value: Any) -> Any:
+        if isinstance(value, str):
+            return _starred(value, secrets)
+        if isinstance(value, Mapping):
+            return {key: walk(one) for key, one in value.items()}
+        return [walk(one) for one in value] if isinstance(value, list | tuple) else value
+
+    return walk(content)
+
+
+def _starred(text: str, secrets: Iterable[str]) -> str:
+    for secret in secrets:
         text = text.replace(secret, STARS)
     text = IN_URL.sub(STARS, text)
     text = IN_QUERY.sub(rf"\1{STARS}", text)
     return BEARER.sub(rf"\1{STARS}", text)
+
+
+def _longest_first(environ: Mapping[str, str]) -> list[str]:
+    return sorted(set(_secrets(environ)), key=len, reverse=True)
 
 
 def _secrets(environ: Mapping[str, str]) -> Iterator[str]:

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from mnrl_job.embedding.precision import DTYPES, Precision
 from mnrl_job.errors import SettingsError
+from mnrl_job.runtime.storage import split_revision
 from mnrl_job.training.sharding import whole
 
 # alpha / r, as most recipes have it: the learning rate that suits one rank then suits others.
@@ -85,7 +86,7 @@ def write_adapter(model: SentenceTransformer, base: str, folder: Path) -> None:
     if not PartialState().is_main_process:
         return
     config = copy(_config(model))
-    config.base_model_name_or_path, _, revision = base.partition("@")
+    config.base_model_name_or_path, revision = split_revision(base)
     config.revision = revision or None
     config.inference_mode = True
     folder.mkdir(parents=True, exist_ok=True)

@@ -130,6 +130,21 @@ def test_a_body_that_takes_long_but_moves_is_left_alone(store, proxy, monkeypatc
     assert asked(proxy, "GET", "a") == [""]
 
 
+def test_credentials_that_expired_are_denied_also_where_a_head_cannot_say_so(store, proxy):
+    proxy.faults = [Fault("status", times=ALWAYS, status=400)]
+    for operation in OPERATIONS.values():
+        with pytest.raises(DeniedError, match="ExpiredToken, The provided token has expired") as caught:
+            operation(store)
+        assert (caught.value.code, caught.value.retry_helps) == (77, False)
+
+
+def test_a_bad_request_that_only_a_head_is_stays_a_matter_of_the_storage(store, proxy):
+    proxy.faults = [Fault("status", "HEAD", times=ALWAYS, status=400)]
+    with pytest.raises(StorageError, match="/a: HeadObject: 400"):
+        store.entry("a")
+    assert sum("max-keys=1" in seen for seen in proxy.seen) == 1
+
+
 def test_a_body_that_is_cut_again_and_again_at_the_same_byte_is_given_up(store, proxy, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
     store = open_at(f"s3://bucket/{store.prefix}")

@@ -248,7 +248,16 @@ class S3Store:
             where = f"{self.label.rstrip('/')}/{key}" if key else self.label
             if is_taken(error):
                 raise StorageError(f"{where}: changed while it was read; start again") from error
-            raise explain(error, where) from error
+            raise explain(self._named(error), where) from error
+
+    def _named(self, error: Exception) -> Exception:
+        """The reason of a HEAD's bare 400, which has no body to name it in: what a listing is answered now."""
+        if code_of(error) == "400":
+            try:
+                self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
+            except (BotoCoreError, ClientError) as named:
+                return named
+        return error
 
 
 def _chunks(body: "StreamingBody", wanted: int) -> Iterator[bytes]:

@@ -32,6 +32,17 @@ def local_path(uri: str, variable: str) -> Path:
     raise SettingsError(f"{variable}: {uri}: {parts.scheme}:// is not supported; give a path, file:// or s3:// URI")
 
 
+def is_hub_id(model: str) -> bool:
+    """Whether a model's name is none of a folder or prefix, so that only the Hub can know it."""
+    return "://" not in model and not model.startswith((".", "/", "~")) and not Path(model).exists()
+
+
+def split_revision(model: str) -> tuple[str, str]:
+    """`owner/name@revision` -> (`owner/name`, `revision`). In the name of a folder or prefix an `@` means nothing."""
+    name, _, revision = model.partition("@") if is_hub_id(model) else (model, "", "")
+    return name, revision
+
+
 def bucket_and_prefix(uri: str, variable: str) -> tuple[str, str]:
     """`s3://bucket/some/prefix/` -> (`bucket`, `some/prefix`).
 

@@ -1,0 +1,155 @@
+"""A model that cannot be loaded: the exit code tells who is at fault, as a Hub on this machine answers."""
+
+import errno
+import json
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx2
+import pytest
+import torch
+
+from mnrl_job.embedding import loading
+from mnrl_job.embedding.unloadable import explain
+from mnrl_job.errors import DataError, DeniedError, DeviceError, MissingError, StorageError, by_kind
+from tests.conftest import clean_environment
+
+# By the model's name: the status, and the Hub's own code. A status of 0 hangs up.
+ANSWERS = {
+    "busy": (503, ""),
+    "limited": (429, ""),
+    "gone": (0, ""),
+    "gated": (403, "GatedRepo"),
+    "private": (401, "RepoNotFound"),
+    "forbidden": (403, ""),
+    "wrong-token": (401, ""),
+    "missing": (404, "RepoNotFound"),
+    "revision": (404, "RevisionNotFound"),
+}
+# The client waits longer before each of its six tries; here it does not.
+LOAD_EACH = """
+import json, sys, time
+time.sleep = lambda _: None
+from mnrl_job.embedding.loading import load
+from mnrl_job.errors import JobError
+for name in sys.argv[1:]:
+    try:
+        load(f"owner/{name}", "MNRL_BASE_MODEL")
+    except JobError as error:
+        print(json.dumps([name, error.kind, str(error)]), flush=True)
+"""
+
+
+def raised(error, cause=None):
+    """As libraries raise it: while another was handled."""
+    try:
+        try:
+            raise cause or error
+        except type(cause or error):
+            if cause is None:
+                raise
+            raise error  # noqa: B904 - libraries do so
+    except Exception as caught:
+        return caught
+
+
+class Hub(BaseHTTPRequestHandler):
+    def answer(self):
+        status, code = next((told for name, told in ANSWERS.items() if f"/{name}" in self.path), (404, ""))
+        if status:
+            self.send_response(status)
+            self.send_header("X-Error-Code", code)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+    do_GET = do_HEAD = answer  # noqa: N815 - http.server's names
+
+
+@pytest.fixture(scope="module")
+def endings(tmp_path_factory):
+    """The error of each name, by one process, since it imports for seconds."""
+    hub = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=hub.serve_forever, args=(0.05,), daemon=True).start()
+    environment = clean_environment(
+        HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}",
+        HF_HOME=str(tmp_path_factory.mktemp("home")),
+        HF_HUB_OFFLINE="0",
+        ACCELERATE_USE_CPU="1",
+    )
+    command = [sys.executable, "-c", LOAD_EACH, *ANSWERS]
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    finally:
+        hub.shutdown()
+        hub.server_close()
+    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    assert len(told) == len(ANSWERS), done.stderr
+    return {name: by_kind(kind, message) for name, kind, message in told}
+
+
+@pytest.mark.parametrize("name", ["busy", "limited", "gone"])
+def test_a_hub_that_is_busy_or_cannot_be_reached_is_storage_that_a_retry_may_help(endings, name):
+    error = endings[name]
+    assert (type(error), error.code, error.retry_helps) == (StorageError, 69, True)
+    assert str(error).startswith(f"MNRL_BASE_MODEL: owner/{name} cannot be loaded: the Hub ")
+    assert "start again when it" in str(error)
+
+
+def test_a_hub_that_does_not_answer_in_time_is_storage_too():
+    error = explain(raised(OSError("it is no model"), httpx2.ReadTimeout("")), "owner/name", "MNRL_BASE_MODEL", False)
+    assert type(error) is StorageError
+    assert "the Hub cannot be reached (ReadTimeout); start again when it can" in str(error)
+
+
+@pytest.mark.parametrize("name", ["gated", "private", "forbidden", "wrong-token"])
+def test_a_model_that_may_not_be_read_is_denied_with_what_to_set(endings, name):
+    error = endings[name]
+    assert (type(error), error.code, error.retry_helps) == (DeniedError, 77, False)
+    assert f"the Hub answers {ANSWERS[name][0]}, so it is not public, or not there" in str(error)
+    assert str(error).endswith("set HF_TOKEN to a token that may read it")
+
+
+@pytest.mark.parametrize("name", ["missing", "revision"])
+def test_a_model_that_the_hub_does_not_have_is_missing(endings, name):
+    assert type(endings[name]) is MissingError
+    assert "the Hub has no such model, revision or file" in str(endings[name])
+
+
+@pytest.mark.parametrize(
+    "cause", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("No space left on device (os error 28)")]
+)
+def test_a_full_cache_is_told_as_that(cause):
+    error = explain(raised(OSError("it is no model"), cause), "owner/name", "MNRL_BASE_MODEL", False)
+    assert (type(error), error.code) == (DeviceError, 78)
+    assert str(error).endswith("is full; free space, or set HF_HOME to a larger folder")
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied", "/cache/x"), DeniedError),
+        (OSError(errno.EIO, "x"), StorageError),
+    ],
+)
+def test_what_the_system_refuses_is_no_damage(cause, kind):
+    assert type(explain(raised(ValueError("it is no model"), cause), "folder", "MNRL_BASE_MODEL", True)) is kind
+
+
+@pytest.mark.parametrize(
+    "fault", [torch.AcceleratorError("CUDA error: unspecified"), RuntimeError("CUDA error: ECC"), MemoryError()]
+)
+def test_a_fault_of_the_device_is_not_blamed_on_the_folder(tiny_model, monkeypatch, fault):
+    monkeypatch.setattr(loading, "SentenceTransformer", lambda *_, **__: (_ for _ in ()).throw(fault))
+    with pytest.raises(type(fault)):
+        loading.load(str(tiny_model), "MNRL_BASE_MODEL")
+
+
+def test_an_exception_without_words_is_told_by_its_name(tiny_model, monkeypatch):
+    monkeypatch.setattr(loading, "SentenceTransformer", lambda *_, **__: (_ for _ in ()).throw(AssertionError()))
+    with pytest.raises(DataError, match="cannot be loaded: AssertionError; the folder is damaged"):
+        loading.load(str(tiny_model), "MNRL_BASE_MODEL")
