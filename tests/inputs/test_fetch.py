@@ -239,6 +239,12 @@ def test_a_file_whose_name_is_not_utf8_is_refused_by_name(tmp_path):
         found(str(tmp_path))
 
 
+def test_a_hub_id_may_have_a_revision_with_slashes_but_a_path_is_none():
+    assert locate_model("owner/name@refs/pr/1") is None
+    with pytest.raises(MissingError, match="is not a folder"):
+        locate_model("models/owner/name@v2")
+
+
 def test_an_eval_set_on_s3_is_read_like_one_in_a_folder(server, uri, tmp_path):
     files = {
         "queries.jsonl": b'{"_id": "q", "text": "one"}\n',

@@ -13,7 +13,7 @@ from pathlib import Path
 from mnrl_job.errors import DataError, DeniedError, JobError, MissingError
 from mnrl_job.inputs.rows import is_unicode
 from mnrl_job.runtime.files import storage_error
-from mnrl_job.runtime.storage import Entry, Store, is_remote, local_path, open_store
+from mnrl_job.runtime.storage import Entry, Store, is_remote, local_path, open_store, split_revision
 from mnrl_job.runtime.storage.transfer import download
 from mnrl_job.setting_types import Source
 
@@ -122,7 +122,8 @@ def locate_model(name: str, addressing_style: str = "auto", variable: str = "MNR
         found = _locate(source, variable)
         _check_model(variable, name, {file.relative_to(path).as_posix() for file in found.files})
         return found
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or path.is_file():
+    owner_and_name, _ = split_revision(name)  # a revision may be refs/pr/1
+    if name.startswith((".", "/", "~")) or owner_and_name.count("/") > 1 or path.is_file():
         raise MissingError(
             f"{variable}: {name} is not a folder; give a model folder, an s3:// prefix or a Hub id (owner/name)"
         )
