@@ -112,3 +112,8 @@ def by_kind(kind: str, message: str, trace: str = "", details: dict[str, Any] | 
         if cls.kind == kind and cls is not InternalError:
             return cls(message, details or {})
     return InternalError(message, trace)
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's exception says, on one line; its name where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

@@ -51,7 +51,7 @@ def read_settings(
 
 def _says_nothing(field: str, values: Mapping[str, str]) -> bool:
     """Whether a setting is not given, or holds nothing but blanks and commas. A wrong one is told of elsewhere."""
-    given = {name: value for name, value in values.items() if name == field}
+    given = {field: values[field]} if field in values else {}
     try:
         return not getattr(Settings.model_validate(given), field)
     except ValidationError:

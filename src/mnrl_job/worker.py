@@ -27,8 +27,8 @@ from transformers.utils.logging import disable_progress_bar
 from mnrl_job.embedding.loading import load, load_model, tell_untrained
 from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.embedding.prompts import find_prompt
-from mnrl_job.embedding.unloadable import first_line, is_fault_of_device
-from mnrl_job.errors import DataError, DeviceError, JobError, MemoryLimit
+from mnrl_job.embedding.unloadable import is_fault_of_device
+from mnrl_job.errors import DataError, DeviceError, JobError, MemoryLimit, first_line
 from mnrl_job.evaluation.retrieval import estimate_seconds
 from mnrl_job.evaluation.verify import record_probes, verify
 from mnrl_job.exporting import check_exportable, export
@@ -243,9 +243,7 @@ def describe_devices(state: PartialState) -> str:
 def explain(error: Exception, scratch: Path) -> JobError | None:
     """Which of our errors a library's exception is, if any."""
     if isinstance(error, torch.OutOfMemoryError):
-        return MemoryLimit(
-            f"out of device memory: {str(error).splitlines()[0]}; lower MNRL_BATCH_SIZE or MNRL_MAX_SEQ_LENGTH"
-        )
+        return MemoryLimit(f"out of device memory: {first_line(error)}; lower MNRL_BATCH_SIZE or MNRL_MAX_SEQ_LENGTH")
     return out_of_room(error, scratch)
 
 

@@ -119,9 +119,8 @@ def image(name: str, tmp_path: Path, tiny_model: Path) -> Image:
     data, output = tmp_path / "data", tmp_path / "output"
     write_pairs(data / "pairs.jsonl")
     write_evalset(data / "faq.json")
-    shutil.copytree(
-        tiny_model, data / "model", copy_function=shutil.copyfile
-    )  # others may not read what safetensors writes
+    # Without its rights: others may not read what safetensors writes.
+    shutil.copytree(tiny_model, data / "model", copy_function=shutil.copyfile)
     output.mkdir()
     output.chmod(0o777)
     settings = {

@@ -8,7 +8,7 @@ import torch
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 
-from mnrl_job.errors import DataError, DeniedError, DeviceError, JobError, MissingError, StorageError
+from mnrl_job.errors import DataError, DeniedError, DeviceError, JobError, MissingError, StorageError, first_line
 
 # The base of all errors of the HTTP library that the Hub's client is built on, which has changed before.
 NO_ANSWER = HfHubHTTPError.__bases__[0]
@@ -76,8 +76,3 @@ def _from_system(error: BaseException, told: str) -> JobError | None:
     if isinstance(error, OSError) and error.errno == errno.EIO:
         return StorageError(f"{told}: {error.filename}: {error.strerror}; mend the disk or mount, then start again")
     return None
-
-
-def first_line(error: BaseException) -> str:
-    """What it says, on one line; its name where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

@@ -1,7 +1,6 @@
 """From a BEIR folder or a JSON file to queries, corpus and judgements, checked and written as Arrow."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -154,17 +153,24 @@ def _json_grades(path: Path, content: dict[str, Any]) -> Grades:
     """`relevant_docs` maps a query to a list of documents, or to documents with grades."""
     grades: Grades = {}
     for query, documents in content.items():
-        if isinstance(documents, list):
-            documents = {str(document): 1 for document in documents}
-        graded = documents if isinstance(documents, dict) else {"": math.nan}
-        for document, grade in graded.items():
-            whole = _whole(grade) if type(grade) in (int, float) else None
-            if whole is None:
-                raise DataError(
-                    f"{path}: relevant_docs[{query!r}]: expected a list of ids, or ids with whole-number grades"
-                )
-            grades[query, document] = whole
+        graded = _graded(documents)
+        if graded is None:
+            raise DataError(
+                f"{path}: relevant_docs[{query!r}]: expected a list of ids, or ids with whole-number grades"
+            )
+        grades |= {(query, document): grade for document, grade in graded.items()}
     return grades
+
+
+def _graded(documents: Any) -> dict[str, int] | None:
+    """The grades of a query's documents; None where they are written in no way we know."""
+    if isinstance(documents, list):
+        return {str(document): 1 for document in documents}
+    if not isinstance(documents, dict):
+        return None
+    grades = {document: _whole(grade) for document, grade in documents.items() if type(grade) in (int, float)}
+    whole = {document: grade for document, grade in grades.items() if grade is not None}
+    return whole if len(whole) == len(documents) else None
 
 
 def _add(texts: Texts, identifier: str, text: str, where: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from mnrl_job.errors import DataError, DeniedError, JobError, MissingError
 from mnrl_job.inputs.rows import is_unicode
 from mnrl_job.runtime.files import storage_error
-from mnrl_job.runtime.storage import Entry, Store, is_remote, local_path, open_store, split_revision
+from mnrl_job.runtime.storage import Entry, Store, is_hub_id, is_remote, local_path, open_store, split_revision
 from mnrl_job.runtime.storage.transfer import download
 from mnrl_job.setting_types import Source
 
@@ -123,7 +123,7 @@ def locate_model(name: str, addressing_style: str = "auto", variable: str = "MNR
         _check_model(variable, name, {file.relative_to(path).as_posix() for file in found.files})
         return found
     owner_and_name, _ = split_revision(name)  # a revision may be refs/pr/1
-    if name.startswith((".", "/", "~")) or owner_and_name.count("/") > 1 or path.is_file():
+    if not is_hub_id(name) or owner_and_name.count("/") > 1:
         raise MissingError(
             f"{variable}: {name} is not a folder; give a model folder, an s3:// prefix or a Hub id (owner/name)"
         )

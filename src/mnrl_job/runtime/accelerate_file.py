@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from mnrl_job.errors import MissingError, SettingsError
+from mnrl_job.errors import MissingError, SettingsError, first_line
 from mnrl_job.runtime.logs import warn
 
 SUPPORTED = ("NO", "MULTI_CPU", "MULTI_GPU", "FSDP")
@@ -54,8 +54,9 @@ def _content(path: Path) -> dict[str, object]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise SettingsError(f"MNRL_ACCELERATE_CONFIG: {path} cannot be read: {reason}; give a YAML file") from error
+        raise SettingsError(
+            f"MNRL_ACCELERATE_CONFIG: {path} cannot be read: {first_line(error)}; give a YAML file"
+        ) from error
     if not isinstance(content, dict):
         raise SettingsError(f"MNRL_ACCELERATE_CONFIG: {path} holds no names and values; give a YAML file")
     return content

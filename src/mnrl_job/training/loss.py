@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mnrl_job.embedding.tokens import Features
+from mnrl_job.errors import first_line
 from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.setting_types import Hardness
 from mnrl_job.training.checks import measure
@@ -185,7 +186,7 @@ class GlobalBatchLoss(nn.Module):
         except torch.OutOfMemoryError as error:
             if self.in_step:  # the others wait for this rank's share of a layer, and cannot be told
                 raise
-            return None, str(error).splitlines()[0]
+            return None, first_line(error)
 
     def _embed(self, features: Features) -> torch.Tensor:
         """Embeddings of one piece, shape (texts, dimension)."""

@@ -22,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from mnrl_job.embedding.chunks import chunk_limit
 from mnrl_job.embedding.precision import Precision, arithmetic, choose_precision
-from mnrl_job.errors import InternalError, MemoryLimit, Preempted
+from mnrl_job.errors import InternalError, MemoryLimit, Preempted, first_line
 from mnrl_job.records import Batching, Pairs, Totals, Training
 from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.runtime.logs import warn
@@ -189,17 +189,17 @@ class PlannedTrainer(SentenceTransformerTrainer):
             callbacks=[self.progress],
         )
         self.remove_callback(PrinterCallback)
-        self.best = self._best(score, keeping, scratch) if score else None
+        self.best = self._best(score, keeping, scratch)
         if self.best:
             self.add_callback(self.best)
         if keeping:
             self.add_callback(Checkpoints(settings.checkpoint_every, keeping, self.progress, self.totals, self.best))
         self._fit_memory(collate)
 
-    def _best(self, score: Callable[[], float], keeping: Keeping | None, scratch: Path) -> Best | None:
+    def _best(self, score: Callable[[], float] | None, keeping: Keeping | None, scratch: Path) -> Best | None:
         """What scores the model while it trains, where that is asked for."""
         every, patience = self.settings.eval_every, self.settings.patience
-        if every is None:
+        if every is None or score is None:
             return None
         resume = keeping.resume if keeping else None
         tell = partial(self._tell_score, f"eval_{self.settings.judged[1]}")
@@ -279,7 +279,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
                 together = PartialState().num_processes == 1 or isinstance(error, Shortage)
                 if not together or not inputs["tokens"]:  # what has no tokens cannot be cut
                     raise
-                told = str(error).splitlines()[0]
+                told = first_line(error)
             if not self.global_loss.take_less(max(len(chunk["input_ids"]) for chunk in inputs["chunks"])):
                 raise MemoryLimit(f"not even one text at a time fits into the device's memory: {told}; {REMEDY}")
             self.global_loss.counts = counts
