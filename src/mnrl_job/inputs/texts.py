@@ -3,6 +3,7 @@
 from itertools import chain
 from typing import Any
 
+from mnrl_job.inputs.blanks import is_blank
 from mnrl_job.inputs.columns import Columns
 from mnrl_job.inputs.rows import is_unicode
 from mnrl_job.records import BadRow
@@ -30,7 +31,7 @@ def usable(value: object, name: str, where: str) -> str | BadRow:
         return BadRow(where, "null", name)
     if not isinstance(value, str):
         return BadRow(where, "not text", f"{name} is of type {type(value).__name__}")
-    if not value.strip():
+    if is_blank(value):
         return BadRow(where, "empty", name)
     if not is_unicode(value):
         return BadRow(where, "not UTF-8", f"{name} holds half a character")
