@@ -13,7 +13,9 @@ def test_a_pointer_is_known_by_its_first_line(tmp_path, newline):
     assert is_lfs_pointer(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"version", b'{"version": "https://git-lfs.github.com/spec/v1"}', b"\x00\xff"])
+@pytest.mark.parametrize(
+    "content", [b"", b"version", b'{"version": "https://git-lfs.github.com/spec/v1"}', b"\x00\xff"]
+)
 def test_a_file_with_content_of_its_own_is_no_pointer(tmp_path, content):
     path = tmp_path / "pairs.jsonl"
     path.write_bytes(content)

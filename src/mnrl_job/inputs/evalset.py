@@ -7,7 +7,8 @@ from typing import Any
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.beir import find_parts, read_judgements, text_of
 from mnrl_job.inputs.fetch import Fetched
-from mnrl_job.inputs.rows import DAMAGE, is_unicode, open_bytes, read_rows
+from mnrl_job.inputs.formats.common import is_unicode
+from mnrl_job.inputs.rows import DAMAGE, open_bytes, read_rows
 from mnrl_job.records import BadRow, EvalSet
 from mnrl_job.runtime.files import sha256_of
 from mnrl_job.runtime.logs import warn

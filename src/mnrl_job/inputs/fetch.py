@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mnrl_job.errors import DataError, DeniedError, JobError, MissingError
-from mnrl_job.inputs.rows import is_unicode
+from mnrl_job.inputs.formats.common import is_unicode
 from mnrl_job.runtime.files import storage_error
 from mnrl_job.runtime.storage import Entry, Store, is_hub_id, is_remote, local_path, open_store, split_revision
 from mnrl_job.runtime.storage.transfer import download

@@ -7,66 +7,84 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from mnrl_job.errors import DataError, MissingError
+from mnrl_job.inputs.formats.common import Row, check_names, is_unicode
+from mnrl_job.inputs.formats.parquet import parquet_columns, parquet_rows
 from mnrl_job.records import BadRow
 
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 SEPARATED = {".csv": ",", ".tsv": "\t"}
+PARQUET = ".parquet"
 COMPRESSED = (".gz", ".zst")
 FORMATS = ".jsonl, .ndjson, .json, .csv, .tsv (plain, .gz or .zst) or .parquet"
 
 # What reading a damaged file raises. The last two: a Parquet file's text or date that Python cannot hold.
 DAMAGE = (EOFError, OSError, zlib.error, pa.ArrowException, UnicodeDecodeError, OverflowError)
 
-Row = tuple[int, dict[str, Any] | BadRow]
 
-
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Row]:
     """Yield (line, row) for each row of a file; `line` counts from 1, and for Parquet counts rows.
 
     A row that cannot be parsed is yielded as a `BadRow`. Blank lines are skipped.
+
+    Args:
+        path: of the file; its suffixes tell the format.
+        columns: those that are used. Parquet reads no others; a row of the text formats holds all it has.
 
     Raises:
         DataError: the file is of an unknown format or damaged as a whole.
         MissingError: the file cannot be opened.
     """
-    suffixes = [suffix.lower() for suffix in path.suffixes]
-    kind = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] in COMPRESSED else suffixes[-1] if suffixes else ""
-    try:
+    kind = _kind(path)
+    with _reading(path):
         if kind in JSON_LINES:
             yield from _json_lines(path)
         elif kind in SEPARATED:
             yield from _separated(path, SEPARATED[kind])
-        elif kind == ".parquet":
-            yield from _parquet(path)
+        elif kind == PARQUET:
+            yield from parquet_rows(path, columns)
         else:
             raise DataError(
                 f"{path}: unknown format {kind or 'without a suffix'}; expected {FORMATS}; "
                 "a glob such as folder/*.jsonl leaves other files out"
             )
+
+
+def declared_columns(path: Path) -> dict[str, bool] | None:
+    """The columns that a file's schema names, and whether each holds lists; None where only its rows know.
+
+    Raises:
+        DataError: the file is damaged as a whole.
+        MissingError: the file cannot be opened.
+    """
+    if _kind(path) != PARQUET:
+        return None
+    with _reading(path):
+        return parquet_columns(path)
+
+
+def _kind(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if len(suffixes) > 1 and suffixes[-1] in COMPRESSED:
+        return suffixes[-2]
+    return suffixes[-1] if suffixes else ""
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (FileNotFoundError, PermissionError) as error:
         raise MissingError(f"{path}: cannot be opened: {error.strerror}") from error
     except DAMAGE as error:
         raise DataError(f"{path}: the file is damaged or not what its name says: {error}") from error
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8. JSON's escapes and broken bytes can smuggle in halves of characters."""
-    if text.isascii():
-        return True
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 @contextmanager
@@ -118,7 +136,7 @@ def _separated(path: Path, separator: str) -> Iterator[Row]:
             header = next(reader, None)
             if header is None:
                 return
-            _check_names(header, f"{path}:1")
+            check_names(header, f"{path}:1")
             line = reader.line_num + 1
             for values in reader:
                 if values:
@@ -129,16 +147,6 @@ def _separated(path: Path, separator: str) -> Iterator[Row]:
             raise DataError(f"{path}:{line}: cannot be read as separated values: {error}") from error
 
 
-def _check_names(names: list[str], where: str) -> None:
-    """Refuse names that are not told apart, or cannot be written down; NULs are what UTF-16 looks like."""
-    for name in names:
-        if not is_unicode(name) or "\0" in name:
-            told = name.encode(errors="surrogateescape")
-            raise DataError(f"{where}: the column name {told!r} is not UTF-8; save the file as UTF-8")
-    if len(set(names)) < len(names):
-        raise DataError(f"{where}: two columns share a name; found {', '.join(names)}")
-
-
 def _separated_row(path: Path, line: int, header: list[str], values: list[str]) -> dict[str, Any] | BadRow:
     where = f"{path}:{line}"
     if len(values) != len(header):
@@ -146,15 +154,3 @@ def _separated_row(path: Path, line: int, header: list[str], values: list[str]) 
     if not all(is_unicode(value) for value in values):
         return BadRow(where, "not UTF-8", "bytes that are no UTF-8 text")
     return dict(zip(header, values, strict=True))
-
-
-def _parquet(path: Path) -> Iterator[Row]:
-    line = 0
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        _check_names(file.schema_arrow.names, str(path))
-        for batch in file.iter_batches(batch_size=10_000):
-            for row in batch.to_pylist():
-                line += 1
-                yield line, row
-        if line != file.metadata.num_rows:
-            raise EOFError(f"it holds {line} rows of {file.metadata.num_rows}")

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.columns import Columns, find_columns, list_columns
-from mnrl_job.inputs.rows import read_rows
+from mnrl_job.inputs.rows import declared_columns, read_rows
 from mnrl_job.inputs.texts import Line, row_texts
 from mnrl_job.records import BadRow
 from mnrl_job.settings import Settings
@@ -47,7 +48,9 @@ class Tabular:
     def lines(self) -> Iterator[Line]:
         """Yield the rows that each row of the files gives, or why it is unusable."""
         for file in self.files:
-            for line, row in read_rows(file):
+            layout = self.layouts.get(file)
+            self.seen.update(declared_columns(file) or ())
+            for line, row in read_rows(file, layout.columns.names() if layout else None):
                 if isinstance(row, BadRow):
                     yield row
                 else:
@@ -67,7 +70,7 @@ def find_tabular(files: tuple[Path, ...], settings: Settings) -> Tabular:
 
 def _layout(file: Path, settings: Settings) -> Layout | None:
     """By the first row that has the columns. None for a file without rows, of which nothing needs to be known."""
-    head = list(islice((row for _, row in read_rows(file) if isinstance(row, dict)), ROWS_TO_FIND_COLUMNS))
+    head = _head(file)
     lists = list_columns(head)
     problems = []
     for row in head:
@@ -82,11 +85,19 @@ def _layout(file: Path, settings: Settings) -> Layout | None:
     return None
 
 
+def _head(file: Path) -> list[dict[str, Any]]:
+    """The first rows; for a format with a schema one row without texts, as its values need not be read."""
+    declared = declared_columns(file)
+    if declared is not None:
+        return [{name: [] if is_list else None for name, is_list in declared.items()}] if declared else []
+    return list(islice((row for _, row in read_rows(file) if isinstance(row, dict)), ROWS_TO_FIND_COLUMNS))
+
+
 def _counted(file: Path, names: Iterable[str], lists: frozenset[str], settings: Settings) -> Layout:
     """Read a file with lists once, as only its rows know how many negatives they have, and in which columns."""
     columns = find_columns(names, settings, str(file), lists)
     negatives = set()
-    for line, row in read_rows(file):
+    for line, row in read_rows(file, columns.names()):
         if isinstance(row, BadRow):
             continue
         if late := list_columns([row]) - lists:

@@ -5,7 +5,7 @@ from typing import Any
 
 from mnrl_job.inputs.blanks import is_blank
 from mnrl_job.inputs.columns import Columns
-from mnrl_job.inputs.rows import is_unicode
+from mnrl_job.inputs.formats.common import is_unicode
 from mnrl_job.records import BadRow
 
 Texts = tuple[str, ...]
