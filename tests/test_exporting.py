@@ -14,7 +14,7 @@ from mnrl_job.exporting import check_exportable
 from mnrl_job.inputs.evalset import write_evalset
 from mnrl_job.records import Exports, WorkerTask, read_results, write_record
 from mnrl_job.runtime.devices import Devices
-from mnrl_job.runtime.exporters import python_of
+from mnrl_job.runtime.exporters import LOADING, python_of
 from mnrl_job.runtime.launch import ask_workers
 from mnrl_job.runtime.watch import Care
 from mnrl_job.setting_types import METRIC_CUTOFFS
@@ -23,12 +23,23 @@ from tests.conftest import PAIRS, clean_environment, read_metrics
 
 QUERY, DOCUMENT = "export all ", "the data page "
 LONG = " ".join(text for pair in PAIRS for text in pair)
+# How far apart two kernels may be: no number of an embedding is above 1, and each of two layers rounds anew. In fp32
+# the order of a sum is theirs, of up to 64 numbers; in bf16 what is multiplied is rounded, and summed in fp32.
+LAYERS, LONGEST_SUM = 2, 64
+FP32 = LAYERS * LONGEST_SUM * 2.0**-23
+BF16 = LAYERS * 2.0**-8
+LOADED = {
+    "onnx": ("onnx", dict(LOADING["onnx"]), FP32),
+    "openvino": ("openvino", dict(LOADING["openvino"]), FP32),
+    "openvino in what this processor multiplies fastest": ("openvino", {}, BF16),
+    "int8": ("onnx", {"file_name": "onnx/model_quint8_avx2.onnx"}, 0.2),
+}
 # What a user does with exported models, in the environment that can load them.
 USE = """
 import sys, json
 from sentence_transformers import SentenceTransformer
 texts, found = json.loads(sys.argv[2]), []
-for backend, options in (("onnx", {}), ("openvino", {}), ("onnx", {"file_name": "onnx/model_quint8_avx2.onnx"})):
+for backend, options, _ in json.loads(sys.argv[3]):
     model = SentenceTransformer(sys.argv[1], backend=backend, device="cpu", model_kwargs=options)
     sides = model.encode_query(texts).tolist(), model.encode_document(texts).tolist()
     found.append((model.max_seq_length, *sides))
@@ -118,8 +129,8 @@ def test_each_format_is_a_file_beside_the_weights_and_nothing_else_in_the_model_
 def test_formats_of_32_bits_rank_as_the_trained_model_does(exported, name):
     folder, _, _, own, exports = exported
     one = exports[name]
-    assert one.max_difference < 1e-5
-    assert one.min_cosine == pytest.approx(1, abs=1e-5)
+    assert one.max_difference < FP32
+    assert one.min_cosine == pytest.approx(1, abs=FP32)
     (scored,) = one.evaluations
     assert scored.metrics == pytest.approx(own.metrics)
     theirs, ours = read_results(folder / f"{name}-faq.jsonl"), read_results(folder / "own.jsonl")
@@ -140,12 +151,12 @@ def test_eight_bits_are_told_apart_and_how_far_off_they_are(exported):
 def test_the_folder_loads_by_the_library_with_prompts_and_length(exported):
     folder, model, *_ = exported
     texts = [PAIRS[0][0], LONG]
-    command = [python_of("export"), "-c", USE, str(folder / "run" / "model"), json.dumps(texts)]
+    told = [json.dumps(texts), json.dumps(list(LOADED.values()))]
+    command = [python_of("export"), "-c", USE, str(folder / "run" / "model"), *told]
     done = subprocess.run(command, env=clean_environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for (tokens, queries, documents), allowed in zip(
-        json.loads(done.stdout.splitlines()[-1]), (1e-5, 1e-5, 0.2), strict=True
-    ):
+    found = json.loads(done.stdout.splitlines()[-1])
+    for (tokens, queries, documents), (_, _, allowed) in zip(found, LOADED.values(), strict=True):
         assert tokens == 12
         assert np.abs(np.array(queries) - model.encode_query(texts)).max() < allowed
         assert np.abs(np.array(documents) - model.encode_document(texts)).max() < allowed
@@ -208,6 +219,7 @@ def test_a_run_publishes_each_format_with_its_line_and_verify_looks_at_it(mnrl_j
     assert {f"model/{file}" for one in metrics["exports"].values() for file in one["files"]} < manifest.keys()
     card = (run / "model" / "README.md").read_text()
     assert 'backend="onnx", model_kwargs={"file_name": "onnx/model_quint8_avx2.onnx"}' in card
+    assert re.search(r'backend="openvino".*"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}', card)
     assert "exported as openvino" in (run / "report.html").read_text()
     assert metrics["performance"]["seconds"]["export"] > 0
     weights = run / "model" / "openvino" / "openvino_model.bin"

@@ -21,6 +21,7 @@ from mnrl_job.errors import InternalError, SettingsError
 from mnrl_job.evaluation.retrieval import evaluate
 from mnrl_job.evaluation.verify import PROBES, embed_probes, recorded_probes
 from mnrl_job.records import Evaluation, Export, WorkerTask
+from mnrl_job.runtime.exporters import LOADING
 from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.runtime.logs import log, warn
 from mnrl_job.runtime.tables import read_table
@@ -58,9 +59,8 @@ FORMATS: dict[ExportFormat, Format] = {
         "openvino",
         "openvino/openvino_model.xml",
         ("optimum-intel", "openvino", "transformers"),
-        # Some processors would compute in bf16, and large models would be written in 8 bits.
-        {"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}},
-        export_options={"load_in_8bit": False},
+        dict(LOADING["openvino"]),
+        export_options={"load_in_8bit": False},  # as large models would be
     ),
     "int8": Format("onnx", f"onnx/model_quint8_{INT8}.onnx", ONNX, ON_CPU, tolerance=None),
 }

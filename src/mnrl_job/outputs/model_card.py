@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from mnrl_job.runtime.exporters import LOADING
 from mnrl_job.runtime.storage import is_hub_id
 
 BODY = """
@@ -175,8 +176,9 @@ def _exports(content: Mapping[str, Any]) -> str:
     lines = ["", "", "In other formats, for processors:", "", "```python"]
     for one in content["exports"].values():
         file = next(file for file in one["files"] if file.endswith((".onnx", ".xml")))
-        options = f'backend="{one["backend"]}", model_kwargs={{"file_name": "{file}"}}'
-        lines.append(f'model = SentenceTransformer("path/to/this/folder", {options})')
+        options = json.dumps({"file_name": file, **LOADING[one["backend"]]})
+        arguments = f'"path/to/this/folder", backend="{one["backend"]}", model_kwargs={options}'
+        lines.append(f"model = SentenceTransformer({arguments})")
     lines += ["```", "", "| format | size | least similarity to this model | made with |", "|---|---|---|---|"]
     for name, one in content["exports"].items():
         packages = ", ".join(f"{package} {version}" for package, version in one["packages"].items())

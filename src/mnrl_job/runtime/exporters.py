@@ -6,8 +6,9 @@ its packages come first, ours behind them (`scripts/create-export-env`).
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mnrl_job.errors import SettingsError
 from mnrl_job.setting_types import ExportFormat
@@ -20,6 +21,9 @@ NEEDED: dict[ExportFormat, str] = {
     "openvino": "from optimum.intel.openvino import OVModelForFeatureExtraction",
     "int8": "from optimum.onnxruntime import ORTQuantizer",
 }
+# How each library loads what was exported so that it computes as was compared. By itself OpenVINO multiplies in bf16
+# where the processor can (AVX512_BF16, AMX), and its files cannot say otherwise.
+LOADING: dict[str, Mapping[str, Any]] = {"onnx": {}, "openvino": {"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}}}
 
 
 def python_of(role: str) -> str:
