@@ -39,9 +39,9 @@ def get_inputs(settings: Settings, place: Attempt, devices: Devices) -> Inputs:
     return fetch_inputs(located, place.inputs, settings)
 
 
-def read_eval_sets(inputs: Inputs, scratch: Path) -> tuple[EvalSet, ...]:
-    """Check every eval set the user named."""
-    return tuple(read_evalset(source, scratch / "eval" / source.name) for source in inputs.evals)
+def read_eval_sets(inputs: Inputs, scratch: Path, max_bad_rows: float) -> tuple[EvalSet, ...]:
+    """Check every eval set the user named; of each so large a share may be unusable."""
+    return tuple(read_evalset(source, scratch / "eval" / source.name, max_bad_rows) for source in inputs.evals)
 
 
 def check_eval_names(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> None:

@@ -58,7 +58,10 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class EvalSet:
-    """An eval set as Arrow files in `folder`: queries, corpus, judgements."""
+    """An eval set as Arrow files in `folder`: queries, corpus, judgements.
+
+    Of its queries `own_documents` stand in the corpus themselves. `rejected` counts rows left out, by reason.
+    """
 
     name: str
     uri: str
@@ -68,6 +71,9 @@ class EvalSet:
     judgements: int
     unjudged_queries: int
     sha256: str
+    own_documents: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    bad_rows: tuple[BadRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

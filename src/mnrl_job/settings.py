@@ -76,7 +76,11 @@ class Settings(BaseModel):
         "column names, comma separated",
     )
     max_bad_rows: float = _setting(
-        0.0, "share of unusable rows tolerated; above it the run stops", "a number from 0 to 1", ge=0, le=1
+        0.0,
+        "share of unusable rows tolerated, of the training data and of each part of an eval set",
+        "a number from 0 to 1",
+        ge=0,
+        le=1,
     )
     near_duplicates: NearDuplicates = _setting(
         0.9,

@@ -125,7 +125,17 @@ def _train_data(read: Pairs | None, training: Training | None) -> TrainData | No
 
 
 def _eval_data(eval_sets: tuple[EvalSet, ...]) -> dict[str, EvalData]:
-    return {one.name: {"queries": one.queries, "documents": one.documents, "sha256": one.sha256} for one in eval_sets}
+    return {
+        one.name: {
+            "queries": one.queries,
+            "documents": one.documents,
+            "unjudged_queries": one.unjudged_queries,
+            "own_documents": one.own_documents,
+            "rejected": one.rejected,
+            "sha256": one.sha256,
+        }
+        for one in eval_sets
+    }
 
 
 def _training(settings: Settings, training: Training | None, batching: Batching | None) -> TrainingFacts | None:

@@ -53,8 +53,13 @@ class TrainData(TypedDict):
 
 
 class EvalData(TypedDict):
+    """`own_documents` queries stand in the corpus themselves; `rejected` rows are counted by reason."""
+
     queries: int
     documents: int
+    unjudged_queries: int
+    own_documents: int
+    rejected: dict[str, int]
     sha256: str
 
 
