@@ -11,6 +11,9 @@ from typing_extensions import TypedDict
 
 Record = TypeVar("Record")
 
+# No metric can be higher, so a model with this score before training cannot gain.
+PERFECT_SCORE = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
@@ -188,7 +191,7 @@ class Comparison:
     dimensions: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
 
-Judged = TypeVar("Judged", EvalSet, Comparison)
+Judged = TypeVar("Judged", EvalSet, Evaluation, Comparison)
 
 
 def judged_by(name: str, some: Sequence[Judged]) -> Judged | None:
@@ -263,7 +266,8 @@ class Training:
 
     `negatives_per_anchor` are the other documents of a batch; `masked_per_anchor` of them, on average, did not count.
     `trainable_parameters` is how many numbers were trained; with LoRA few of the model's. `scores` were taken while it
-    trained; the weights are then those of `best_step`.
+    trained; the weights are then those of `best_step`. `collapse` says what is wrong with the embeddings that these
+    weights give; empty where nothing is, None where nobody can tell.
     """
 
     steps: int
@@ -282,6 +286,7 @@ class Training:
     scores: tuple[StepScore, ...] = ()
     best_step: int | None = None
     minings: tuple[Mining, ...] = ()
+    collapse: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from mnrl_job.outputs.metrics_schema import (
     VerificationFacts,
 )
 from mnrl_job.records import (
+    PERFECT_SCORE,
     Batching,
     Comparison,
     EvalSet,
@@ -98,7 +99,13 @@ def primary(settings: Settings, comparisons: tuple[Comparison, ...]) -> PrimaryM
     if one is None:
         return None
     full_name = f"{one.name}.{key}"
-    return {"name": full_name, "before": one.before[key], "after": one.after.get(key), "delta": one.delta.get(key)}
+    return {
+        "name": full_name,
+        "before": one.before[key],
+        "after": one.after.get(key),
+        "delta": one.delta.get(key),
+        "saturated": one.before[key] >= PERFECT_SCORE,
+    }
 
 
 def environment(devices: tuple[str, ...]) -> Environment:
@@ -164,6 +171,7 @@ def _training(settings: Settings, training: Training | None, batching: Batching 
         "best_step": training.best_step,
         "hard_negatives": settings.hard_negatives,
         "minings": list(training.minings),
+        "collapse": training.collapse,
     }
 
 
