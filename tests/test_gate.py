@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from mnrl_job.groundwork import check_eval_names
+from mnrl_job.settings import Settings
 from tests.conftest import read_metrics, write_evalset
 
 
@@ -54,6 +56,11 @@ def test_judging_by_what_there_is_not_is_refused(mnrl_job, good, settings, told)
     ended = mnrl_job("train", **good | settings)
     assert ended.code == 64, ended.stderr
     assert told in ended.stderr
+
+
+@pytest.mark.parametrize("gate", [{}, {"min_gain": -1}])
+def test_without_an_eval_set_one_may_ask_for_nothing(gate):
+    check_eval_names(Settings.model_validate(gate), ())
 
 
 def test_metrics_are_taken_where_one_asks(mnrl_job, good, tmp_path):

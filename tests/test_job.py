@@ -43,12 +43,17 @@ def test_the_eight_rows_of_the_how_to_keep_ndcg_at_3_at_one_and_reload(mnrl_job,
     wanted = ("--output", "out", "--run-id", "eight", "--batch-size", "8", "--primary-metric", "ndcg@3")
     ended = mnrl_job(*arguments, *wanted)
     assert ended.code == 0, ended.stderr
-    assert "succeeded: faq.ndcg@3 stayed from 1.0000 to 1.0000; the run is in out/eight" in ended.last_line
+    assert "succeeded: faq.ndcg@3 stayed at 1.0000, and this eval set cannot show a gain; the run is in out/eight" in (
+        ended.last_line
+    )
+    assert "faq.ndcg@3 is 1 before training: this eval set cannot show a gain" in ended.stderr
 
     run = tmp_path / "out" / "eight"
     metrics = read_metrics(run)
     assert metrics["status"] == "succeeded"
-    assert metrics["primary_metric"] == {"name": "faq.ndcg@3", "before": 1.0, "after": 1.0, "delta": 0.0}
+    one = {"name": "faq.ndcg@3", "before": 1.0, "after": 1.0, "delta": 0.0}
+    assert metrics["primary_metric"] == one | {"saturated": True}
+    assert metrics["training"]["collapse"] is None, "one step is too few to tell"
     assert metrics["verification"]["shape"] == [1, 384]
     assert metrics["verification"]["max_difference"] < 1e-6
     assert metrics["data"]["eval"]["faq"]["documents"] == 4

@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 import torch
 
 from mnrl_job.errors import MemoryLimit
-from mnrl_job.records import WorkerResult, WorkerTask, read_record, write_record
+from mnrl_job.records import Evaluation, WorkerResult, WorkerTask, read_record, write_record
+from mnrl_job.scoring import tell_if_perfect
 from mnrl_job.settings import Settings
 from mnrl_job.worker import explain, write_result
 from tests.conftest import clean_environment
@@ -32,6 +35,14 @@ def test_a_folder_with_an_at_sign_in_its_path_has_no_revision(tmp_path, static_m
         WorkerTask(Settings().model_dump(mode="json"), str(folder), tmp_path, tmp_path, (), {}), static_model, ()
     )
     assert read_record(tmp_path / "result.json", WorkerResult).model.revision is None
+
+
+@pytest.mark.parametrize(("primary", "told"), [("ndcg@10", True), ("other.ndcg@10", False), ("faq.mrr@10", False)])
+def test_a_model_that_cannot_become_better_by_what_it_is_judged_by_is_told_before_it_trains(primary, told, caplog):
+    perfect, other = ({"ndcg@10": ndcg, "mrr@10": 0.9} for ndcg in (1.0, 0.8))
+    scored = tuple(Evaluation(name, each, Path(), 0.0) for name, each in (("faq", perfect), ("other", other)))
+    tell_if_perfect(Settings(primary_metric=primary), scored)
+    assert ("faq.ndcg@10 is 1 before training: this eval set cannot show a gain" in caplog.text) == told
 
 
 def test_ranks_that_read_different_inputs_end_before_they_train(tmp_path):

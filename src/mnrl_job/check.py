@@ -14,7 +14,7 @@ from mnrl_job.inputs.pairs import read_pairs
 from mnrl_job.outputs.audit_page import audit_findings, with_lengths
 from mnrl_job.outputs.publish import already_published
 from mnrl_job.prepare import prepare
-from mnrl_job.records import Finding, Rehearsal, TokenLengths, WorkerTask
+from mnrl_job.records import EvalSet, Finding, Rehearsal, TokenLengths, WorkerTask
 from mnrl_job.runtime import machine
 from mnrl_job.runtime.accelerate_file import check_accelerate_file
 from mnrl_job.runtime.attempt import Attempt, attempt
@@ -172,14 +172,14 @@ def check_data(
         if located.remote_bytes:
             took = time.perf_counter() - began
             findings.passed("fetch", f"{located.remote_bytes / 1e6:.1f} MB in {took:.1f} s, size and checksum verified")
-        eval_sets = read_eval_sets(inputs, place.scratch)
+        eval_sets = read_eval_sets(inputs, place.scratch, settings.max_bad_rows)
         read = read_pairs(inputs.train, settings, place.scratch / "pairs.arrow")
         findings.passed("rows", f"{read.rows} pairs from {read.rows_read} rows, {sum(read.rejected.values())} rejected")
         prepared = None
         with findings.checking("batches", SettingsError):
             prepared = prepare(settings, place, read, eval_sets, place.nodes.count * devices.workers)
             for one in prepared.eval_sets:
-                findings.passed(f"eval set {one.name}", f"{one.queries} queries over {one.documents} documents")
+                findings.passed(f"eval set {one.name}", told_of(one))
             for finding in audit_findings(prepared.audit):
                 findings.add(finding)
         if prepared:
@@ -187,6 +187,15 @@ def check_data(
             task = worker_task(settings, place, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
             return task, prepared.audit
     return None
+
+
+def told_of(eval_set: EvalSet) -> str:
+    """How large an eval set is, and what is left out of it."""
+    told = f"{eval_set.queries} queries over {eval_set.documents} documents"
+    if eval_set.own_documents:
+        told += f"; {eval_set.own_documents} queries stand in the corpus, and are not ranked for themselves"
+    rejected = sum(eval_set.rejected.values())
+    return told + (f"; {rejected} rows rejected" if rejected else "")
 
 
 def check_model(

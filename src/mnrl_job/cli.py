@@ -143,7 +143,9 @@ def conclude(finished: "Finished") -> None:
         logs.log(f"{finished.run} is already published with these settings; nothing more to do")
         return
     show(finished.content)
-    logs.log(f"succeeded: {_verdict(finished.content['primary_metric'])}the run is in {finished.run}")
+    primary = finished.content["primary_metric"]
+    word = "finished" if primary and (primary["delta"] or 0) < 0 else "succeeded"
+    logs.log(f"{word}: {_verdict(primary)}the run is in {finished.run}")
 
 
 def show(content: Mapping[str, Any]) -> None:
@@ -201,8 +203,11 @@ def _verdict(primary: Mapping[str, Any] | None) -> str:
         return "not evaluated; "
     if primary["after"] is None:
         return f"{primary['name']} is {primary['before']:.4f}; "
-    change = "rose" if primary["delta"] > 0 else "fell" if primary["delta"] < 0 else "stayed"
-    return f"{primary['name']} {change} from {primary['before']:.4f} to {primary['after']:.4f}; "
+    if primary["delta"]:
+        change = "rose" if primary["delta"] > 0 else "fell"
+        return f"{primary['name']} {change} from {primary['before']:.4f} to {primary['after']:.4f}; "
+    nothing = ", and this eval set cannot show a gain" if primary["saturated"] else ""
+    return f"{primary['name']} stayed at {primary['before']:.4f}{nothing}; "
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ from mnrl_job.runtime.logs import warn
 from mnrl_job.runtime.machine import caches, disk, shared_memory
 from mnrl_job.runtime.secrets import redacted
 from mnrl_job.runtime.watch import Care
-from mnrl_job.settings import Settings
+from mnrl_job.settings import NO_GATE, Settings
 
 
 def get_inputs(settings: Settings, place: Attempt, devices: Devices) -> Inputs:
@@ -39,9 +39,9 @@ def get_inputs(settings: Settings, place: Attempt, devices: Devices) -> Inputs:
     return fetch_inputs(located, place.inputs, settings)
 
 
-def read_eval_sets(inputs: Inputs, scratch: Path) -> tuple[EvalSet, ...]:
-    """Check every eval set the user named."""
-    return tuple(read_evalset(source, scratch / "eval" / source.name) for source in inputs.evals)
+def read_eval_sets(inputs: Inputs, scratch: Path, max_bad_rows: float) -> tuple[EvalSet, ...]:
+    """Check every eval set the user named; of each so large a share may be unusable."""
+    return tuple(read_evalset(source, scratch / "eval" / source.name, max_bad_rows) for source in inputs.evals)
 
 
 def check_eval_names(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> None:
@@ -58,7 +58,7 @@ def check_eval_names(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> None
         if name not in names:
             raise SettingsError(f"{origin}: no eval set is named {name!r}; there are: {', '.join(names) or 'none'}")
     judging = (settings.min_gain, settings.max_p_value, settings.eval_every)
-    if not names and any(one is not None for one in judging):
+    if not names and any(one not in (None, NO_GATE) for one in judging):
         raise SettingsError(
             "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE and MNRL_EVAL_EVERY need an eval set to judge by; name one in "
             "MNRL_EVAL_DATA, or hold training pairs out (MNRL_EVAL_HOLDOUT)"

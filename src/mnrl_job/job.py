@@ -66,7 +66,7 @@ def train_together(settings: Settings, place: Attempt, others: Meeting) -> Finis
         with clock("fetch"):
             inputs = get_inputs(settings, place, devices)
         with clock("prepare"):
-            eval_sets = read_eval_sets(inputs, place.scratch)
+            eval_sets = read_eval_sets(inputs, place.scratch, settings.max_bad_rows)
             read = read_pairs(inputs.train, settings, place.scratch / "pairs.arrow")
             log(f"read {read.rows} pairs from {len(inputs.train)} source(s)", rejected=read.rejected)
             prepared = prepare(settings, place, read, eval_sets, nodes.count * devices.workers)
@@ -116,7 +116,7 @@ def evaluate(settings: Settings) -> Finished:
             with clock("fetch"):
                 inputs = get_inputs(settings, place, devices)
             with clock("prepare"):
-                eval_sets = read_eval_sets(inputs, place.scratch)
+                eval_sets = read_eval_sets(inputs, place.scratch, settings.max_bad_rows)
                 check_eval_names(settings, eval_sets)
             task = worker_task(settings, place, inputs, eval_sets)
             words = lexical(settings, eval_sets)

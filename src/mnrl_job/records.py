@@ -11,6 +11,9 @@ from typing_extensions import TypedDict
 
 Record = TypeVar("Record")
 
+# No metric can be higher, so a model with this score before training cannot gain.
+PERFECT_SCORE = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
@@ -58,7 +61,10 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class EvalSet:
-    """An eval set as Arrow files in `folder`: queries, corpus, judgements."""
+    """An eval set as Arrow files in `folder`: queries, corpus, judgements.
+
+    Of its queries `own_documents` stand in the corpus themselves. `rejected` counts rows left out, by reason.
+    """
 
     name: str
     uri: str
@@ -68,6 +74,9 @@ class EvalSet:
     judgements: int
     unjudged_queries: int
     sha256: str
+    own_documents: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+    bad_rows: tuple[BadRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +191,7 @@ class Comparison:
     dimensions: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
 
-Judged = TypeVar("Judged", EvalSet, Comparison)
+Judged = TypeVar("Judged", EvalSet, Evaluation, Comparison)
 
 
 def judged_by(name: str, some: Sequence[Judged]) -> Judged | None:
@@ -257,7 +266,8 @@ class Training:
 
     `negatives_per_anchor` are the other documents of a batch; `masked_per_anchor` of them, on average, did not count.
     `trainable_parameters` is how many numbers were trained; with LoRA few of the model's. `scores` were taken while it
-    trained; the weights are then those of `best_step`.
+    trained; the weights are then those of `best_step`. `collapse` says what is wrong with the embeddings that these
+    weights give; empty where nothing is, None where nobody can tell.
     """
 
     steps: int
@@ -276,6 +286,7 @@ class Training:
     scores: tuple[StepScore, ...] = ()
     best_step: int | None = None
     minings: tuple[Mining, ...] = ()
+    collapse: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

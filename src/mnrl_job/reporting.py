@@ -91,7 +91,7 @@ def report(settings: Settings, place: Attempt, clock: Clock, work: Work) -> Fini
 def record(settings: Settings, place: Attempt, clock: Clock, work: Work, comparisons: tuple[Comparison, ...]) -> Run:
     """All that is known of the run, with its verdict, which also ends this attempt's entry in the diary."""
     training = work.result.training
-    verdict = judge(settings, comparisons) if training else Verdict(passed=True, rule="none")
+    verdict = judge(settings, comparisons, training.collapse) if training else Verdict(passed=True, rule="none")
     outcome = "succeeded" if verdict.passed else GateError.kind
     place.diary.write(place.store(), outcome=outcome, last_step=training.steps if training else 0)
     return Run(

@@ -9,9 +9,9 @@ from sentence_transformers import SentenceTransformer
 
 from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.evaluation.retrieval import evaluate
-from mnrl_job.records import Evaluation, Scores, WorkerTask, judged_by, read_record, write_record
-from mnrl_job.runtime import logs
+from mnrl_job.records import PERFECT_SCORE, Evaluation, Scores, WorkerTask, judged_by, read_record, write_record
 from mnrl_job.runtime.heartbeat import begin
+from mnrl_job.runtime.logs import log, warn
 from mnrl_job.settings import Settings
 from mnrl_job.training.best import SCORES, WEIGHTS
 from mnrl_job.training.negatives import MININGS, ROWS
@@ -65,6 +65,19 @@ def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tup
         begin(f"evaluate_{when}")
         done = evaluate(model, eval_set, precision, settings.metrics_at, results, settings.matryoshka_dims)
         moment = f"{when} training, " if task.pairs else ""
-        logs.log(f"{moment}{eval_set.name}: {metric} {done.metrics[metric]:.4f}", seconds=done.seconds)
+        log(f"{moment}{eval_set.name}: {metric} {done.metrics[metric]:.4f}", seconds=done.seconds)
         evaluations.append(done)
+    if task.pairs and when == "before":
+        tell_if_perfect(settings, tuple(evaluations))
     return tuple(evaluations)
+
+
+def tell_if_perfect(settings: Settings, evaluations: tuple[Evaluation, ...]) -> None:
+    """Warn where the model cannot become better by what it is judged by."""
+    name, metric = settings.judged
+    judged = judged_by(name, evaluations)
+    if judged and judged.metrics[metric] >= PERFECT_SCORE:
+        warn(
+            f"{judged.name}.{metric} is {PERFECT_SCORE:g} before training: this eval set cannot show a gain; harder "
+            "queries, or a larger corpus, would"
+        )

@@ -33,6 +33,8 @@ from mnrl_job.setting_types import (
 PREFIX = "MNRL_"
 # No settings: what a container image says of itself, for `metrics.json`.
 IMAGE, GIT_SHA = "MNRL_JOB_IMAGE", "MNRL_JOB_GIT_SHA"
+# The gain below which no metric can fall: as `min_gain` it asks for nothing.
+NO_GATE = -1.0
 PLACES = "comma separated; a file, folder or glob, local or s3://"
 SOURCES = f"one or more of uri, name=uri or name:weight=uri, {PLACES}"
 EVAL_SOURCES = f"one or more of uri or name=uri, {PLACES}"
@@ -76,7 +78,11 @@ class Settings(BaseModel):
         "column names, comma separated",
     )
     max_bad_rows: float = _setting(
-        0.0, "share of unusable rows tolerated; above it the run stops", "a number from 0 to 1", ge=0, le=1
+        0.0,
+        "share of unusable rows tolerated, of the training data and of each part of an eval set",
+        "a number from 0 to 1",
+        ge=0,
+        le=1,
     )
     near_duplicates: NearDuplicates = _setting(
         0.9,
@@ -209,7 +215,8 @@ class Settings(BaseModel):
     )
     min_gain: float | None = _setting(
         None,
-        "the gate: how much the primary metric must rise; below it the run is kept, but is no success",
+        "the gate: how much the primary metric must rise; below it the run is kept, but is no success. When empty, it "
+        "must not fall for sure, nor may embeddings collapse; -1 accepts any change, and a collapse",
         "a number from -1 to 1",
         ge=-1,
         le=1,

@@ -47,6 +47,15 @@ def test_it_ranks_as_the_formula_says_and_finds_nothing_without_a_common_word(tm
     assert 0 < found["ndcg@3"] < 1
 
 
+def test_a_query_is_not_ranked_among_its_own_answers(tmp_path):
+    corpus = {"q1": "Zähler im Keller"} | CORPUS
+    with_itself, without = (
+        lexical_metrics(write_evalset("de", "", tmp_path / name, QUERIES, corpus, GRADES, own), [1])
+        for name, own in (("with", ()), ("without", ["q1"]))
+    )
+    assert (with_itself["accuracy@1"], without["accuracy@1"]) == pytest.approx((1 / 3, 2 / 3))
+
+
 def test_a_corpus_without_words_or_too_large_has_none(tmp_path, monkeypatch):
     wordless = write_evalset("a", "", tmp_path / "a", {"q": "!"}, {"d": "?", "e": "."}, {("q", "d"): 1})
     assert lexical_metrics(wordless, [1]) is None

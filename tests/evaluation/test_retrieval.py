@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from mnrl_job.evaluation.judgements import Judged
 from mnrl_job.evaluation.retrieval import estimate_seconds, evaluate, rank
 from mnrl_job.inputs.evalset import write_evalset
 from mnrl_job.setting_types import METRIC_CUTOFFS
@@ -59,10 +60,46 @@ def test_the_rank_is_that_of_the_best_relevant_document_in_the_whole_corpus():
     corpus = torch.eye(200)
     query = torch.arange(200, 0, -1).float().unsqueeze(0)
     ids = [f"d{i}" for i in range(200)]
-    (result,) = rank(query, corpus, ["q"], ids, {"q": {"d150": 1, "d199": 2}}, [1, 100])
+    (result,) = rank(query, corpus, Judged(["q"], ids, {"q": {"d150": 1, "d199": 2}}), [1, 100])
     assert (result.rank, result.score) == (151, 50.0)
     assert result.metrics["recall@100"] == 0.0
     assert result.top[0] == ("d0", 200.0)
+
+
+@pytest.mark.parametrize("at_once", [2**26, 3])  # all queries at once, and one after the other
+def test_a_query_is_not_ranked_among_its_own_answers_and_others_keep_it(at_once, monkeypatch):
+    monkeypatch.setattr("mnrl_job.evaluation.retrieval.SCORES_AT_ONCE", at_once)
+    queries = torch.tensor([[1.0, 0.0], [0.8, 0.6]])
+    corpus = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]])
+    grades = {"a": {"b": 1}, "b": {"a": 1}}
+    own, other = rank(queries, corpus, Judged(["a", "b"], ["a", "b", "c"], grades, frozenset("a")), [1, 3])
+    assert (own.rank, [document for document, _ in own.top]) == (1, ["b", "c"])
+    assert own.metrics["accuracy@1"] == own.metrics["recall@1"] == 1.0
+    assert (other.rank, [document for document, _ in other.top]) == (3, ["b", "c", "a"])
+
+
+def test_metrics_reach_as_deep_with_the_query_left_out(monkeypatch):
+    monkeypatch.setattr("mnrl_job.evaluation.retrieval.TOP_KEPT", 1)
+    corpus = torch.arange(5, 0, -1).float()[:, None]
+    judged = Judged(["d0"], [f"d{i}" for i in range(5)], {"d0": {"d2": 1}}, frozenset(["d0"]))
+    (result,) = rank(torch.ones(1, 1), corpus, judged, [1, 2])
+    assert (result.rank, result.metrics["recall@2"]) == (2, 1.0)
+
+
+def test_with_embeddings_cut_a_query_is_not_ranked_among_its_own_answers_either(model, tmp_path):
+    texts = {f"t{i}": anchor for i, (anchor, _) in enumerate(PAIRS)}
+    others = {f"{key}b": f"{text} now" for key, text in texts.items()}
+    grades = {(key, f"{key}b"): 1 for key in texts}
+    scored = [
+        evaluate(
+            model, write_evalset("s", "", tmp_path, texts, texts | others, grades, own), "fp32", [1], results, (6,)
+        )
+        for own in ((), texts)
+        for results in [tmp_path / "results.jsonl"]
+    ]
+    found, left_out = (one.metrics["accuracy@1"] for one in scored)
+    assert found < left_out
+    assert scored[0].dimensions["6"]["accuracy@1"] < scored[1].dimensions["6"]["accuracy@1"]
 
 
 def test_the_time_is_estimated_for_more_text_than_arrow_can_join(model, huge, tmp_path, monkeypatch):

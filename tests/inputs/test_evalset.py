@@ -24,8 +24,8 @@ def beir(folder, qrels="q1\td1\t2\nq2\td2\t1\n", queries=QUERIES, corpus=CORPUS)
     return folder
 
 
-def read(uri, folder):
-    return read_evalset(fetch(locate(Source("set", str(uri)), "MNRL_EVAL_DATA"), folder / "in"), folder)
+def read(uri, folder, max_bad_rows=0.0):
+    return read_evalset(fetch(locate(Source("set", str(uri)), "MNRL_EVAL_DATA"), folder / "in"), folder, max_bad_rows)
 
 
 def content(eval_set):
@@ -74,17 +74,26 @@ def test_queries_without_a_relevant_document_are_left_out_and_counted(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"qrels": "q1\td9\t1\n"}, "1 judgement.s. name a document that is not there, the first is 'd9'"),
-        ({"qrels": "q7\td1\t1\n"}, "name a query that is not there, the first is 'q7'"),
-        ({"qrels": "q1\td1\tgood\n"}, r"test.tsv:2: score 'good' is not a whole number"),
-        ({"qrels": "q1\td1\t1.5\n"}, r"test.tsv:2: score '1.5' is not a whole number"),
-        ({"qrels": "q1\td1\tinf\n"}, r"test.tsv:2: score 'inf' is not a whole number"),
-        ({"qrels": "q1\td1\t99999999999999999999\n"}, r"test.tsv:2: score '9+' is not a whole number up to 10{9}$"),
-        ({"qrels": "q1\td1\t2\nq2\td1\t1\nq1\td1\t0\n"}, r"test.tsv:4: 'd1' is judged 0 for 'q1', but 2 further up"),
+        (
+            {"qrels": "q1\td9\t1\n"},
+            r"test.tsv:2: unknown id \(there is no document 'd9'\); 1 of 1 judgements cannot be used",
+        ),
+        ({"qrels": "q7\td1\t1\n"}, r"test.tsv:2: unknown id \(there is no query 'q7'\)"),
+        ({"qrels": "q1\td1\tgood\n"}, r"test.tsv:2: no grade \(score 'good' of 'd1' is not a whole number"),
+        ({"qrels": "q1\td1\t1.5\n"}, r"test.tsv:2: no grade \(score '1.5' of 'd1' is not a whole number"),
+        ({"qrels": "q1\td1\tinf\n"}, r"test.tsv:2: no grade \(score 'inf' of 'd1' is not a whole number"),
+        ({"qrels": "q1\td1\t99999999999999999999\n"}, r"score '9+' of 'd1' is not a whole number up to 10{9}\)"),
+        (
+            {"qrels": "q1\td1\t2\nq2\td1\t1\nq1\td1\t0\n"},
+            r"test.tsv:4: contradiction \('d1' is judged 0 for 'q1', but 2 further up",
+        ),
         ({"qrels": "q1\td1\t0\n"}, "nothing is relevant"),
         ({"qrels": ""}, "has no judgements"),
         ({"queries": {}}, "has no queries"),
-        ({"corpus": {"d1": "first", "d2": " "}}, "corpus.jsonl:2: the text of 'd2' is empty"),
+        (
+            {"corpus": {"d1": "first", "d2": " "}},
+            r"corpus.jsonl:2: empty \(text of 'd2'\); 1 of 2 documents .*MNRL_MAX_BAD_ROWS=0.5 to leave",
+        ),
     ],
 )
 def test_an_eval_set_that_cannot_be_judged_is_refused(tmp_path, change, said):
@@ -108,11 +117,13 @@ def test_a_grade_may_be_written_as_a_decimal_and_a_judgement_twice(tmp_path):
     [
         ('{"q1": {"d1": 2, "d1": 0}}', "'d1' stands twice in one object, with different contents"),
         ('{"q1": ["d1"], "q1": ["d2"]}', "'q1' stands twice in one object, with different contents"),
-        ('{"q1": {"d1": 1.5}}', r"relevant_docs\['q1'\]: expected a list of ids, or ids with whole-number grades"),
-        ('{"q1": {"d1": true}}', "whole-number grades"),
-        ('{"q1": {"d1": NaN}}', "whole-number grades"),
-        ('{"q1": {"d1": 1' + "0" * 400 + "}}", "whole-number grades"),
-        ('{"q1": {"d1": "1"}}', "whole-number grades"),
+        ('{"q1": {"d1": 1.5}}', r"relevant_docs\['q1'\]: no grade \(score 1.5 of 'd1' is not a whole number"),
+        ('{"q1": {"d1": true}}', "score True of 'd1'"),
+        ('{"q1": {"d1": NaN}}', "score nan of 'd1'"),
+        ('{"q1": {"d1": 1' + "0" * 400 + "}}", "is not a whole number"),
+        ('{"q1": {"d1": "good"}}', "score 'good' of 'd1'"),
+        ('{"q1": [null]}', "an id is of type NoneType; expected text or a whole number"),
+        ('{"q1": [true]}', "an id is of type bool"),
         ('{"q1": "d1"}', "whole-number grades"),
     ],
 )
@@ -126,7 +137,7 @@ def test_judgements_of_a_json_file_that_are_unclear_are_refused(tmp_path, releva
 def test_a_repeated_id_is_refused(tmp_path):
     folder = beir(tmp_path / "set")
     write_jsonl(folder / "corpus.jsonl", [{"_id": "d1", "text": "x"}, {"_id": "d1", "text": "y"}])
-    with pytest.raises(DataError, match=r"corpus\.jsonl:2: id 'd1' stands twice"):
+    with pytest.raises(DataError, match=r"corpus\.jsonl:2: repeated id \('d1' stands twice"):
         read(folder, tmp_path / "out")
 
 
@@ -144,3 +155,144 @@ def test_a_json_file_of_another_shape_is_refused(tmp_path, text):
     (tmp_path / "set.json").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=r"set\.json"):
         read(tmp_path / "set.json", tmp_path / "out")
+
+
+def as_json(path, queries=QUERIES, corpus=CORPUS, relevant=None):
+    content = {"queries": queries, "corpus": corpus, "relevant_docs": relevant or {"q1": {"d1": 2}, "q2": ["d2"]}}
+    path.write_text(json.dumps(content), encoding="utf-8")
+    return path
+
+
+def ranked_without(eval_set):
+    """The queries that are left out of their own rankings."""
+    return [row["id"] for row in content(eval_set)["queries"] if row["own"]]
+
+
+@pytest.mark.parametrize(
+    ("document", "is_the_query"),
+    [
+        ({"text": "What is it?"}, True),
+        ({"title": "", "text": " what  IS it? "}, True),
+        ({"title": "A motion", "text": "What is it?"}, True),
+        ({"title": "What", "text": "is it?"}, True),
+        ({"title": float("nan"), "text": "What is it?"}, True),
+        ({"text": "What was it?"}, False),
+        ({"title": "What is it?", "text": "A thing."}, False),
+    ],
+)
+def test_a_document_is_the_query_where_id_and_text_are_the_same(tmp_path, document, is_the_query):
+    folder = beir(tmp_path / "set", "q1\td2\t1\nq2\td2\t1\n", queries=QUERIES | {"q1": "What is it?"})
+    write_jsonl(folder / "corpus.jsonl", [{"_id": "q1"} | document, {"_id": "d2", "text": "What is it?"}])
+    eval_set = read(folder, tmp_path / "out")
+    assert ranked_without(eval_set) == (["q1"] if is_the_query else [])
+    assert (eval_set.own_documents, eval_set.documents) == (int(is_the_query), 2)
+
+
+def test_a_json_file_has_documents_that_are_queries_too(tmp_path):
+    relevant = {"q1": {"d1": 1, "q1": 1}, "q2": {"q2": 1}, "d1": ["d1"]}
+    path = as_json(tmp_path / "s.json", QUERIES | {"d1": "first?"}, CORPUS | QUERIES, relevant)
+    eval_set = read(path, tmp_path / "out")
+    # What is judged relevant to itself only has no answer left; ids that are equal by chance mean nothing.
+    assert [row["id"] for row in content(eval_set)["queries"]] == ["q1", "d1"]
+    assert [(row["query"], row["document"]) for row in content(eval_set)["judgements"]] == [("q1", "d1"), ("d1", "d1")]
+    assert (ranked_without(eval_set), eval_set.unjudged_queries, eval_set.judgements) == (["q1"], 1, 2)
+
+
+def test_queries_that_are_relevant_to_themselves_only_leave_nothing_to_judge(tmp_path):
+    with pytest.raises(DataError, match="nothing is relevant"):
+        read(as_json(tmp_path / "s.json", corpus=QUERIES, relevant={"q1": ["q1"]}), tmp_path / "out")
+
+
+def test_ids_may_be_whole_numbers(tmp_path):
+    folder = beir(
+        tmp_path / "set", "1\t7\t1\n2\t8\t1\n", queries={1: "one", 2: "two"}, corpus={7: "first", 8: "second"}
+    )
+    single = as_json(tmp_path / "s.json", {"1": "one", "2": "two"}, {"7": "first", "8": "second"}, {"1": [7], "2": [8]})
+    assert content(read(folder, tmp_path / "a")) == content(read(single, tmp_path / "b"))
+    assert content(read(folder, tmp_path / "a"))["corpus"][0] == {"id": "7", "text": "first"}
+
+
+@pytest.mark.parametrize("title", [None, float("nan"), ""])
+def test_an_empty_cell_is_no_title(tmp_path, title):
+    folder = beir(tmp_path / "set")
+    write_jsonl(folder / "corpus.jsonl", [{"_id": "d1", "title": title, "text": "x"}, {"_id": "d2", "text": "y"}])
+    assert content(read(folder, tmp_path / "out"))["corpus"][0]["text"] == "x"
+
+
+UNUSABLE = [
+    ({"_id": 1.5, "text": "x"}, "not text", "_id is of type float"),
+    ({"_id": True, "text": "x"}, "not text", "_id is of type bool"),
+    ({"_id": None, "text": "x"}, "not text", "_id is of type NoneType"),
+    ({"id": "d3", "text": "x"}, "missing column", "_id; found id, text"),
+    ({"_id": "d3", "title": 4, "text": "x"}, "not text", "title of 'd3' is of type int"),
+    ({"_id": "d3", "title": ["T"], "text": "x"}, "not text", "title of 'd3' is of type list"),
+    ({"_id": "d3", "title": "T"}, "missing column", "text of 'd3'; found _id, title"),
+    ({"_id": "d3", "text": None}, "null", "text of 'd3'"),
+    ({"_id": "d3", "text": float("nan")}, "null", "text of 'd3'"),
+    ({"_id": "d3", "text": 8}, "not text", "text of 'd3' is of type int"),
+    ({"_id": "d3", "text": "\n "}, "empty", "text of 'd3'"),
+    ({"_id": "d1", "text": "again"}, "repeated id", "'d1' stands twice; ids must be unique"),
+]
+
+
+@pytest.mark.parametrize(("row", "reason", "detail"), UNUSABLE)
+def test_a_document_that_cannot_be_used_is_named_and_left_out_where_that_is_tolerated(tmp_path, row, reason, detail):
+    folder = beir(tmp_path / "set")
+    rows = [{"_id": key, "text": text} for key, text in CORPUS.items()]
+    write_jsonl(folder / "corpus.jsonl", [*rows, row])
+    with pytest.raises(DataError) as caught:
+        read(folder, tmp_path / "out")
+    told = f"{folder}/corpus.jsonl:3: {reason} ({detail}"
+    assert str(caught.value).startswith(told)
+    assert "1 of 3 documents" in str(caught.value)
+    assert "set MNRL_MAX_BAD_ROWS=0.3334 " in str(caught.value)
+    with pytest.raises(DataError):
+        read(folder, tmp_path / "out", 0.333)
+    eval_set = read(folder, tmp_path / "out", 0.3334)
+    assert (eval_set.documents, eval_set.rejected) == (2, {reason: 1})
+    assert [(bad.where, bad.reason) for bad in eval_set.bad_rows] == [(f"{folder}/corpus.jsonl:3", reason)]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("q1\td777\t1", "unknown id"),
+        ("q777\td1\t1", "unknown id"),
+        ("q1\td1\t0.5", "no grade"),
+        ("q1\td1\t1", "contradiction"),
+        ("q1\td1", "wrong number of fields"),
+    ],
+)
+def test_a_judgement_that_cannot_be_used_is_left_out_where_that_is_tolerated(tmp_path, line, reason):
+    folder = beir(tmp_path / "set", f"q1\td1\t2\nq2\td2\t1\n{line}\n")
+    eval_set = read(folder, tmp_path / "out", 0.4)
+    assert content(eval_set)["judgements"] == content(read(beir(tmp_path / "sound"), tmp_path / "o"))["judgements"]
+    assert eval_set.rejected == {reason: 1}
+    assert eval_set.bad_rows[0].where == f"{folder}/qrels/test.tsv:4"
+
+
+def test_each_part_is_judged_by_itself_and_what_a_lost_document_takes_along_is_counted(tmp_path, caplog):
+    corpus = CORPUS | {f"x{i}": "more" for i in range(18)}
+    folder = beir(tmp_path / "set", "q1\td1\t1\nq2\td2\t1\n", corpus=corpus | {"d2": ""})
+    with pytest.raises(DataError, match=r"test.tsv:3: unknown id \(there is no document 'd2'\); 1 of 2 judgements"):
+        read(folder, tmp_path / "out", 0.1)
+    eval_set = read(folder, tmp_path / "out", 0.5)
+    assert (eval_set.queries, eval_set.documents, eval_set.unjudged_queries) == (1, 19, 1)
+    assert eval_set.rejected == {"empty": 1, "unknown id": 1}
+    assert f"{folder}/corpus.jsonl:2: empty (text of 'd2')" in caplog.text
+    assert "left out 1 of 20 documents of set as unusable: 1 empty" in caplog.text
+
+
+def test_the_same_of_a_json_file(tmp_path):
+    relevant = {"q1": {"d1": 1, "d7": 1}, "q2": ["d2"], "q3": "d1"}
+    path = as_json(tmp_path / "s.json", QUERIES, CORPUS | {"d3": "", "d4": None, "d5": 5}, relevant)
+    with pytest.raises(DataError, match=r"s\.json: empty \(corpus\['d3'\]\); 3 of 5 documents"):
+        read(path, tmp_path / "out", 0.1)
+    eval_set = read(path, tmp_path / "out", 0.6)
+    assert eval_set.rejected == {"empty": 1, "null": 1, "not text": 1, "unknown id": 1, "no judgements": 1}
+    assert (eval_set.queries, eval_set.documents, eval_set.judgements) == (2, 2, 2)
+
+
+def test_a_part_with_nothing_usable_is_refused_whatever_is_tolerated(tmp_path):
+    with pytest.raises(DataError, match=r"corpus.jsonl:1: empty .*2 of 2 documents cannot be used .*; mend them$"):
+        read(beir(tmp_path / "set", corpus={"d1": "", "d2": ""}), tmp_path / "out", 1.0)

@@ -267,7 +267,7 @@ def test_a_fault_of_an_eval_set_is_named_by_its_object(server, uri, tmp_path):
     put(server, uri, {"set/qrels/test.tsv": b"query-id\tcorpus-id\tscore\n"})
     with pytest.raises(DataError) as caught:
         read_evalset(got(f"{uri}/set", tmp_path), tmp_path / "out")
-    assert str(caught.value).startswith(f"{uri}/set/queries.jsonl:1: the text of 'q' is empty")
+    assert str(caught.value).startswith(f"{uri}/set/queries.jsonl:1: empty (text of 'q')")
 
 
 def test_a_model_below_a_prefix_must_be_whole(server, uri, tmp_path):

@@ -6,7 +6,7 @@ import hashlib
 import pytest
 
 from mnrl_job.errors import DataError
-from mnrl_job.inputs import judged
+from mnrl_job.inputs import beir as beir_layout
 from mnrl_job.inputs.fetch import fetch, locate
 from mnrl_job.records import BadRow
 from mnrl_job.setting_types import Source
@@ -75,15 +75,34 @@ def test_a_judgement_that_cannot_be_used_is_a_bad_row(tmp_path, judgement, reaso
         read(tmp_path, folder, max_bad_rows=0.4)
 
 
-@pytest.mark.parametrize("document", [{"text": 3}, {}, {"text": None}, {"title": ["T"], "text": "x"}])
-def test_a_named_document_without_a_text_spoils_its_judgements_only(tmp_path, document):
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        ({"text": 3}, "not text"),
+        ({}, "missing column"),
+        ({"text": None}, "null"),
+        ({"text": float("nan")}, "null"),
+        ({"title": ["T"], "text": "x"}, "not text"),
+    ],
+)
+def test_a_named_document_without_a_text_spoils_its_judgements_only(tmp_path, document, reason):
     corpus = [{"_id": "d1"} | document, {"_id": "d2", "text": "second"}]
     folder = beir(tmp_path / "set", "q1\td1\t1\nq1\td2\t1\nq2\td1\t1\n", corpus=corpus)
     pairs, rows = read(tmp_path, folder, max_bad_rows=0.7)
     assert rows == [{"anchor": "one", "positive": "second"}]
     assert [(row.where, row.reason) for row in pairs.bad_rows] == [
-        (f"{folder}/qrels/train.tsv:2", "not text"),
-        (f"{folder}/qrels/train.tsv:4", "not text"),
+        (f"{folder}/qrels/train.tsv:2", reason),
+        (f"{folder}/qrels/train.tsv:4", reason),
+    ]
+
+
+def test_ids_may_be_whole_numbers_and_titles_nan_as_pandas_writes_them(tmp_path):
+    corpus = [{"_id": 7, "title": float("nan"), "text": "first"}, {"_id": 8, "title": None, "text": "second"}]
+    queries = [{"_id": 1, "text": "one"}, {"_id": 2, "text": "two"}]
+    folder = beir(tmp_path / "set", "1\t7\t1\n2\t8\t1\n", corpus=corpus, queries=queries)
+    assert read(tmp_path, folder)[1] == [
+        {"anchor": "one", "positive": "first"},
+        {"anchor": "two", "positive": "second"},
     ]
 
 
@@ -101,14 +120,14 @@ def test_what_no_judgement_names_may_be_anything_but_unreadable(tmp_path):
     pairs, rows = read(tmp_path, folder, max_bad_rows=0.7)
     assert len(rows) == 1
     named = [(row.where, row.reason) for row in pairs.bad_rows]
-    assert named == [(f"{folder}/corpus.jsonl:6", "malformed JSON"), (f"{folder}/corpus.jsonl:7", "not text")]
+    assert named == [(f"{folder}/corpus.jsonl:6", "malformed JSON"), (f"{folder}/corpus.jsonl:7", "missing column")]
     with pytest.raises(DataError, match=r"corpus.jsonl:6: malformed JSON"):
         read(tmp_path, folder)
 
 
 def test_only_texts_that_relevant_judgements_name_are_held(tmp_path, monkeypatch):
     held = []
-    monkeypatch.setattr(judged, "usable", lambda *given: held.append(given[0].strip()) or held[-1])
+    monkeypatch.setattr(beir_layout, "usable", lambda *given: held.append(given[0].strip()) or held[-1])
     many = [{"_id": f"x{i}", "text": "never named"} for i in range(1000)]
     read(tmp_path, beir(tmp_path / "set", "q1\td1\t1\nq2\td2\t0\n", corpus=[*CORPUS, *many]))
     assert held == ["one", "T first"]

@@ -177,6 +177,7 @@ def log(steps: int = 60) -> list[dict[str, Any]]:
 
 def audit() -> dict[str, Any]:
     example = [{"anchor": EVIL, "positive": f"{EVIL} answer"}]
+    rejected = [{"where": f"{EVIL}.tsv:9", "reason": "unknown id", "detail": "there is no document 'd9'"}]
     return {
         "rejected": {"empty": 20, EVIL: 1},
         "rejected_rows": [{"where": f"{EVIL}.jsonl:7", "reason": "empty", "detail": EVIL}],
@@ -190,6 +191,10 @@ def audit() -> dict[str, Any]:
             "mode": "planned",
             "why": "duplicates can be kept apart",
             "false_negatives_in_a_batch": {"at_random": 1.25, "as_planned": 0.0},
+        },
+        "eval": {
+            "faq": {"rejected": {"unknown id": 3}, "rejected_rows": rejected},
+            "other": {"rejected": {}, "rejected_rows": []},
         },
         "token_lengths": {
             "rows": 480,

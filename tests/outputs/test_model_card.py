@@ -21,6 +21,14 @@ def test_it_tells_figures_beside_bm25_use_and_limits_and_no_text_of_the_data(tmp
     assert "document 3" not in card
 
 
+def test_an_eval_set_that_cannot_show_a_gain_is_told(tmp_path):
+    run = left_behind(tmp_path)
+    assert "cannot show a gain" not in model_card(run.content)
+    primary = run.content["primary_metric"] | {"before": 1.0, "saturated": True}
+    told = "Its base model already had faq.ndcg@10 1.0000: this eval set cannot show a gain."
+    assert told in model_card(run.content | {"primary_metric": primary})
+
+
 def test_a_run_that_was_not_evaluated_says_so(tmp_path):
     run = left_behind(tmp_path)
     card = model_card(run.content | {"evaluation": {}, "primary_metric": None})

@@ -14,6 +14,8 @@ from mnrl_job.outputs.page.verdict import verdict
 from mnrl_job.runtime.tables import write_columns
 from tests.outputs.left_behind import EVIL, left_behind, log
 
+LOSS = (-0.15, -0.05)
+
 
 class Reader(HTMLParser):
     """The texts and elements a browser would see."""
@@ -70,6 +72,7 @@ def test_the_verdict_comes_first_with_how_much_and_how_sure(run):
         (0.01, (-0.02, 0.04), 0.4, "Not proven", "Not sure"),
         (0.01, (0.001, 0.02), 0.06, "Not proven", "Not sure"),
         (0.0, (0.0, 0.0), 1.0, "No change", "Not sure"),
+        (-0.1, (-0.15, -0.05), 0.25, "Worse", "Nearly sure"),
     ],
 )
 def test_a_gain_that_may_be_chance_is_not_called_one(run, delta, interval, p_value, word, sure):
@@ -77,6 +80,20 @@ def test_a_gain_that_may_be_chance_is_not_called_one(run, delta, interval, p_val
     one["delta"]["ndcg@10"], one["confidence"]["ndcg@10"], one["p_value"]["ndcg@10"] = delta, interval, p_value
     found = verdict(run.content, [])
     assert (found.word, found.sure.partition(":")[0]) == (word, sure)
+
+
+@pytest.mark.parametrize(
+    ("delta", "interval", "p_value", "word"),
+    [(0.0, (0.0, 0.0), 1.0, "Cannot tell"), (-0.01, (-0.02, 0.0), 0.4, "Cannot tell"), (-0.1, LOSS, 0.001, "Worse")],
+)
+def test_where_nothing_was_left_to_gain_nobody_says_that_a_gain_is_not_proven(run, delta, interval, p_value, word):
+    one, metric = run.content["evaluation"]["faq"], "ndcg@10"
+    one["delta"][metric], one["confidence"][metric], one["p_value"][metric] = delta, interval, p_value
+    run.content["primary_metric"]["saturated"] = True
+    found = verdict(run.content, [])
+    assert found.word == word
+    assert ("this eval set cannot show a gain" in found.claim) == (word == "Cannot tell")
+    assert "Not proven" not in Reader(run.page()).text
 
 
 def test_what_speaks_against_a_gain_stands_beside_it(tmp_path):
@@ -92,6 +109,8 @@ def test_what_speaks_against_a_gain_stands_beside_it(tmp_path):
     assert "The gate was not passed: it rose by less than 0.5." in text
     assert "The embeddings collapsed at step 31: unrelated documents look alike." in text
     assert "No collapse." not in text
+    run.content["training"]["collapse"] = ""
+    assert "They did not at the step whose weights were kept." in Reader(run.page()).text
 
 
 def test_every_query_is_there_with_its_texts_and_the_largest_changes_are_readable_without_a_script(run):
@@ -239,6 +258,7 @@ def test_settings_and_lineage_are_there(run):
         f"eval/faq {'b' * 64}",
         "gives the embeddings it gave in memory (largest difference 1.0e-07, tolerated 1.0e-05)",
         "21 rows rejected",
+        "3 rows of faq rejected",
         "0.4 % of the positive texts are cut",
     ):
         assert told in text, told

@@ -1,7 +1,10 @@
 """What a batch's embeddings look like, and when that is an alarm."""
 
 import json
+from dataclasses import asdict, replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import normalize
@@ -9,6 +12,7 @@ from torch.nn.functional import normalize
 from mnrl_job.runtime.tables import NOBODY
 from mnrl_job.training import checks
 from mnrl_job.training.checks import Checks, CollapseAlarm, measure, on_host
+from mnrl_job.training.progress import Progress
 from tests.training.test_trainer import model, run
 
 __all__ = ["model", "run"]
@@ -79,9 +83,26 @@ def test_texts_that_all_look_alike_are_an_alarm():
     found = on_host(measure(same, same, labels))
     assert (found.in_batch_accuracy, found.anisotropy) == (0.0, 1.0)
     alarm = CollapseAlarm()
-    told = [alarm.look(found) for _ in range(5)]
-    assert told[:4] == [None] * 4
-    assert told[4] == "unrelated documents look alike: their mean cosine similarity is 1.00"
+    assert [alarm.look(GOOD) for _ in range(5)] == [None] * 4 + [""]
+    alike = replace(found, in_batch_accuracy=0.9)
+    told = [alarm.look(alike) for _ in range(5)]
+    assert told[:4] == [""] * 4
+    assert told[4] == "unrelated documents look alike: their mean cosine similarity rose from 0.10 to 1.00"
+
+
+def test_five_steps_are_enough_where_the_first_was_good():
+    alarm = CollapseAlarm()
+    told = [alarm.look(replace(GOOD, anisotropy=value)) for value in (0.8, 1.0, 1.0, 1.0, 1.0)]
+    assert told == [None] * 4 + ["unrelated documents look alike: their mean cosine similarity rose from 0.80 to 0.96"]
+
+
+def test_texts_that_looked_alike_before_are_no_collapse():
+    alike = replace(GOOD, anisotropy=0.96)
+    alarm = CollapseAlarm()
+    assert [alarm.look(alike) for _ in range(10)] == [None] * 10
+    assert [alarm.look(GOOD) for _ in range(5)][-1] == ""
+    lost = replace(alike, in_batch_accuracy=0.1)
+    assert "the in-batch accuracy fell" in [alarm.look(lost) for _ in range(5)][-1]
 
 
 def test_positives_that_are_no_longer_found_are_an_alarm_and_ones_that_never_were_are_not():
@@ -93,6 +114,34 @@ def test_positives_that_are_no_longer_found_are_an_alarm_and_ones_that_never_wer
     assert told[4] == "the in-batch accuracy fell from 0.90 to 0.10, where guessing gives 0.12"
     never = CollapseAlarm()
     assert [never.look(guessing) for _ in range(10)] == [None] * 4 + [""] * 6
+
+
+@pytest.fixture
+def progress(tmp_path):
+    """Follows a training of 12 steps that goes well for 6 and collapses then; made anew, as by another attempt."""
+
+    def follow(attempts=1):
+        log = tmp_path / "training_log.jsonl"
+        for number in range(attempts):
+            one = Progress(log, np.zeros((12, 8), dtype=np.int64), SimpleNamespace(), None, shows=True)
+            start = number * 12 // attempts
+            one._keep_lines(start)
+            for step in range(start + 1, (number + 1) * 12 // attempts + 1):
+                checks = GOOD if step <= 6 else replace(GOOD, anisotropy=0.99)
+                one._loss.measured = torch.tensor(list(asdict(checks).values()))
+                one.loss = 0.5
+                one._write(step, 1e-5, None)
+        return one
+
+    return follow
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 3])
+def test_whether_the_embeddings_collapsed_is_known_of_each_step_also_by_the_next_attempt(progress, attempts):
+    followed = progress(attempts)
+    assert followed.collapse(4) is None
+    assert followed.collapse(5) == followed.collapse(10) == ""
+    assert "rose from 0.10 to 0.99" in followed.collapse(12)
 
 
 def test_a_training_logs_them_and_trains_no_differently(run, model, tiny_model, tmp_path, monkeypatch):

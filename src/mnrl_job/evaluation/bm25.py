@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 
-from mnrl_job.evaluation.judgements import relevant_documents
+from mnrl_job.evaluation.judgements import read_judged
 from mnrl_job.evaluation.metrics import mean_metrics, ranking_metrics
 from mnrl_job.records import EvalSet
 from mnrl_job.runtime.tables import read_table
@@ -34,13 +34,15 @@ def lexical_metrics(eval_set: EvalSet, cutoffs: Sequence[int]) -> dict[str, floa
         return None
     index = bm25s.BM25()
     index.index(words, show_progress=False)
-    depth = min(max(cutoffs), eval_set.documents)
+    depth = min(max(cutoffs) + 1, eval_set.documents)  # one of them may be the query itself
     rows, scores = index.retrieve(asked, k=depth, show_progress=False)
-    identifiers, relevant = corpus["id"].to_pylist(), relevant_documents(eval_set)
+    judged = read_judged(eval_set, queries, corpus)
     ranked = []
-    for query, found, points in zip(queries["id"].to_pylist(), rows, scores, strict=True):
-        grades = relevant[query]
+    for query, found, points in zip(judged.queries, rows, scores, strict=True):
+        grades = judged.grades[query]
         # What shares no word with the query was not found.
-        ranking = [grades.get(identifiers[row], 0) for row, score in zip(found, points, strict=True) if score > 0]
-        ranked.append(ranking_metrics(ranking, list(grades.values()), cutoffs))
+        ranking = [judged.documents[row] for row, score in zip(found, points, strict=True) if score > 0]
+        if query in judged.own:
+            ranking = [document for document in ranking if document != query]
+        ranked.append(ranking_metrics([grades.get(one, 0) for one in ranking], list(grades.values()), cutoffs))
     return mean_metrics(ranked)

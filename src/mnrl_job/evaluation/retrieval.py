@@ -1,6 +1,7 @@
 """Model and eval set to rankings and metrics: the one function called before and after, so they cannot drift."""
 
 import json
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -13,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 
 from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import Precision
-from mnrl_job.evaluation.judgements import relevant_documents
+from mnrl_job.evaluation.judgements import Judged, read_judged
 from mnrl_job.evaluation.metrics import mean_metrics, ranking_metrics
 from mnrl_job.records import EvalSet, Evaluation, QueryResult
 from mnrl_job.runtime.heartbeat import beat
@@ -46,12 +47,11 @@ def evaluate(
     began = time.perf_counter()
     queries = read_table(eval_set.folder / "queries.arrow")
     corpus = read_table(eval_set.folder / "corpus.arrow")
-    grades = relevant_documents(eval_set)
+    judged = read_judged(eval_set, queries, corpus)
     tokens = tokens or eval_set.folder
     asked = encode(model, queries["text"], "query", precision, tokens / "query-tokens.arrow")
     found = encode(model, corpus["text"], "document", precision, tokens / "document-tokens.arrow")
-    judged = (queries["id"].to_pylist(), corpus["id"].to_pylist(), grades, cutoffs)
-    ranked = list(rank(asked, found, *judged))
+    ranked = list(rank(asked, found, judged, cutoffs))
     if PartialState().is_main_process:
         with results.open("w", encoding="utf-8") as handle:
             handle.writelines(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in ranked)
@@ -59,7 +59,7 @@ def evaluate(
     shorter = {}
     for dimension in dimensions:
         queries_cut, corpus_cut = (torch.nn.functional.normalize(side[:, :dimension]) for side in (asked, found))
-        shorter[str(dimension)] = mean_metrics([one.metrics for one in rank(queries_cut, corpus_cut, *judged)])
+        shorter[str(dimension)] = mean_metrics([one.metrics for one in rank(queries_cut, corpus_cut, judged, cutoffs)])
     return Evaluation(eval_set.name, metrics, results, time.perf_counter() - began, shorter)
 
 
@@ -75,39 +75,41 @@ def estimate_seconds(model: SentenceTransformer, eval_set: EvalSet, precision: P
     return min(seconds) / len(sample) * (eval_set.documents + eval_set.queries)
 
 
-def rank(
-    queries: torch.Tensor,
-    corpus: torch.Tensor,
-    query_ids: list[str],
-    corpus_ids: list[str],
-    grades: dict[str, dict[str, int]],
-    cutoffs: Sequence[int],
-) -> Iterator[QueryResult]:
+def rank(queries: torch.Tensor, corpus: torch.Tensor, judged: Judged, cutoffs: Sequence[int]) -> Iterator[QueryResult]:
     """Rank the corpus for each query, as many queries at a time as `SCORES_AT_ONCE` holds.
+
+    A document that is the query itself is in no place of its ranking, as in BEIR.
 
     Args:
         queries: embeddings, shape (queries, dimension).
         corpus: embeddings, shape (documents, dimension).
-        query_ids: ids of `queries`, in order.
-        corpus_ids: ids of `corpus`, in order.
-        grades: the relevant documents of each query with their grades.
+        judged: the ids of both, in order, and what is relevant.
         cutoffs: the k of the metrics.
     """
-    row_of = {identifier: row for row, identifier in enumerate(corpus_ids)}
-    depth = min(max(*cutoffs, TOP_KEPT), len(corpus_ids))
-    at_once = max(1, SCORES_AT_ONCE // len(corpus_ids))
-    for start in range(0, len(query_ids), at_once):
+    row_of = {identifier: row for row, identifier in enumerate(judged.documents)}
+    depth = min(max(*cutoffs, TOP_KEPT) + bool(judged.own), len(row_of))
+    at_once = max(1, SCORES_AT_ONCE // len(row_of))
+    for start in range(0, len(judged.queries), at_once):
         beat()
+        asked = judged.queries[start : start + at_once]
         scores = queries[start : start + at_once] @ corpus.T
+        own = [(offset, row_of[query]) for offset, query in enumerate(asked) if query in judged.own]
+        if own:
+            scores[tuple(torch.tensor(own, device=scores.device).T)] = -torch.inf
         best = torch.topk(scores, depth, dim=1)
-        for offset, query in enumerate(query_ids[start : start + at_once]):
-            relevant = grades[query]
-            documents = [corpus_ids[row] for row in best.indices[offset].tolist()]
+        for offset, query in enumerate(asked):
+            relevant = judged.grades[query]
+            ranking = [
+                (judged.documents[row], score)
+                for row, score in zip(best.indices[offset].tolist(), best.values[offset].tolist(), strict=True)
+                if score > -math.inf
+            ]
             best_relevant = scores[offset, [row_of[document] for document in relevant]].max()
+            grades = [relevant.get(document, 0) for document, _ in ranking]
             yield QueryResult(
                 query_id=query,
                 rank=int((scores[offset] > best_relevant).sum()) + 1,
                 score=float(best_relevant),
-                metrics=ranking_metrics([relevant.get(d, 0) for d in documents], list(relevant.values()), cutoffs),
-                top=tuple(zip(documents[:TOP_KEPT], best.values[offset].tolist()[:TOP_KEPT], strict=True)),
+                metrics=ranking_metrics(grades, list(relevant.values()), cutoffs),
+                top=tuple(ranking[:TOP_KEPT]),
             )

@@ -1,13 +1,26 @@
 """The BEIR layout, as eval sets and training data share it: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mnrl_job.errors import DataError
+from mnrl_job.inputs.formats.common import is_unicode
 from mnrl_job.inputs.rows import read_rows
+from mnrl_job.inputs.texts import usable
 from mnrl_job.records import BadRow
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A query or document. `text` is what is embedded, the title before it; `untitled` is the text by itself."""
+
+    where: str
+    identifier: str
+    text: str
+    untitled: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +56,35 @@ def _needed(root: Path, name: str, expected: str) -> Path:
     raise DataError(f"{root}: {name} is missing; {expected}")
 
 
-def text_of(row: dict[str, Any]) -> str | None:
-    """The text of a query or document, its title before it; None where one of them is no text."""
-    title, text = row.get("title") or "", row.get("text")
-    return f"{title} {text}" if isinstance(title, str) and isinstance(text, str) else None
+def id_of(row: dict[str, Any], where: str) -> str | BadRow:
+    """The id of a query or document, a whole number as text, or why it is none."""
+    if "_id" not in row:
+        return BadRow(where, "missing column", f"_id; found {', '.join(row) or 'nothing'}")
+    value = row["_id"]
+    if type(value) is int:
+        return str(value)
+    if not isinstance(value, str):
+        return BadRow(where, "not text", f"_id is of type {type(value).__name__}; expected text or a whole number")
+    return value if is_unicode(value) else BadRow(where, "not UTF-8", "_id holds half a character")
+
+
+def passage_of(row: dict[str, Any], identifier: str, where: str) -> Passage | BadRow:
+    """The text of a query or document, its title before it, or why it is unusable."""
+    title, text = row.get("title"), row.get("text")
+    if title is None or _is_nan(title):  # pandas writes NaN for an empty cell
+        title = ""
+    if not isinstance(title, str):
+        return BadRow(where, "not text", f"title of {identifier!r} is of type {type(title).__name__}")
+    if "text" not in row:
+        return BadRow(where, "missing column", f"text of {identifier!r}; found {', '.join(row)}")
+    if not isinstance(text, str):
+        text = None if _is_nan(text) else text
+    whole = usable(f"{title} {text}" if isinstance(text, str) else text, f"text of {identifier!r}", where)
+    return whole if isinstance(whole, BadRow) else Passage(where, identifier, whole, str(text).strip())
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def read_judgements(path: Path) -> Iterator[Judgement | BadRow]:

@@ -1,50 +1,123 @@
 """From a BEIR folder or a JSON file to queries, corpus and judgements, checked and written as Arrow."""
 
-import json
+import unicodedata
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from mnrl_job.errors import DataError
-from mnrl_job.inputs.beir import find_parts, read_judgements, text_of
+from mnrl_job.inputs.beir import Passage
+from mnrl_job.inputs.eval_layouts import Graded, Layout, find_layout
 from mnrl_job.inputs.fetch import Fetched
-from mnrl_job.inputs.formats.common import is_unicode
-from mnrl_job.inputs.rows import DAMAGE, open_bytes, read_rows
 from mnrl_job.records import BadRow, EvalSet
 from mnrl_job.runtime.files import sha256_of
-from mnrl_job.runtime.logs import warn
+from mnrl_job.runtime.logs import log, warn
 from mnrl_job.runtime.tables import write_columns
+
+Row = TypeVar("Row", Passage, Graded)
+
+NAMED_BAD_ROWS = 100
+TOLD_BAD_ROWS = 10
 
 Texts = dict[str, str]
 Grades = dict[tuple[str, str], int]
 
-# More than anybody means, and less than a column can hold.
-HIGHEST_GRADE = 1_000_000_000
-JSON_PARTS = ("queries", "corpus", "relevant_docs")
-EXPECTED = (
-    "an eval set is a folder with corpus.jsonl, queries.jsonl and qrels/test.tsv (each may be .gz), or one JSON file"
-)
+
+@dataclass(slots=True)
+class _Part:
+    """How many rows of a part were read so far, and those of them that cannot be used."""
+
+    name: str
+    source: Fetched
+    read: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    bad_rows: list[BadRow] = field(default_factory=list)
+
+    def usable(self, rows: Iterable[Row | BadRow]) -> Iterator[Row]:
+        """Count the rows, and yield those that can be used."""
+        for row in rows:
+            self.read += 1
+            if isinstance(row, BadRow):
+                self.reject(row)
+            else:
+                yield row
+
+    def reject(self, bad: BadRow) -> None:
+        self.rejected[bad.reason] += 1
+        if len(self.bad_rows) < NAMED_BAD_ROWS:
+            given = self.source.as_given
+            self.bad_rows.append(BadRow(given(bad.where), bad.reason, given(bad.detail)))
+
+    def enforce(self, tolerated: float) -> None:
+        """Name what is left out; refuse more of it than is tolerated, and a part that has nothing else."""
+        bad = sum(self.rejected.values())
+        if self.read == 0:
+            raise DataError(f"{self.source.uri}: the eval set has no {self.name}")
+        refused = bad / self.read > tolerated or bad == self.read
+        for one in self.bad_rows[refused:TOLD_BAD_ROWS]:  # the first of those refused stands in the error
+            warn(f"{one.where}: {one.reason} ({one.detail})")
+        if refused:
+            first = self.bad_rows[0]
+            enough = -(-bad * 10_000 // self.read) / 10_000
+            remedy = f", or set MNRL_MAX_BAD_ROWS={enough:g} to leave them out" if bad < self.read else ""
+            raise DataError(
+                f"{first.where}: {first.reason} ({first.detail}); {bad} of {self.read} {self.name} cannot be used "
+                f"({self.counts}), MNRL_MAX_BAD_ROWS is {tolerated:g}; mend them{remedy}"
+            )
+        if bad:
+            warn(f"left out {bad} of {self.read} {self.name} of {self.source.name} as unusable: {self.counts}")
+
+    @property
+    def counts(self) -> str:
+        return ", ".join(f"{count} {reason}" for reason, count in self.rejected.most_common())
 
 
-def read_evalset(source: Fetched, folder: Path) -> EvalSet:
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """Texts and grades by their ids. The queries `own` stand in the corpus themselves, under their own ids."""
+
+    queries: Texts
+    corpus: Texts
+    grades: Grades
+    own: frozenset[str]
+
+
+def read_evalset(source: Fetched, folder: Path, max_bad_rows: float = 0.0) -> EvalSet:
     """Read an eval set and write `queries.arrow`, `corpus.arrow` and `judgements.arrow` into `folder`.
 
-    Queries without a judged relevant document are left out and counted: no metric is defined for them.
+    Of each part the share `max_bad_rows` may be unusable; these rows are left out and counted. So are queries without
+    a relevant document, for which no metric is defined.
 
     Raises:
-        DataError: a part is missing or empty, an id is unknown or repeated, a text or a grade is unusable.
+        DataError: a part is missing or empty, or has too many unusable rows, or nothing is relevant.
     """
+    parts = (_Part("queries", source), _Part("documents", source), _Part("judgements", source))
     with source.named():
-        if source.root.is_dir():
-            files, queries, corpus, grades = _read_beir(source.root)
-        else:
-            files, queries, corpus, grades = _read_json(source.files)
-        _check(source.uri, queries, corpus, grades)
-    judged = {query for (query, _), grade in grades.items() if grade > 0}
-    if unjudged := len(queries) - len(judged):
-        warn(f"{source.name}: {unjudged} of {len(queries)} queries have no relevant document and are left out")
-    queries = {query: text for query, text in queries.items() if query in judged}
-    relevant = {pair: grade for pair, grade in grades.items() if pair[0] in judged}
-    return write_evalset(source.name, source.uri, folder, queries, corpus, relevant, sha256_of(files), unjudged)
+        layout = find_layout(source.root, source.files)
+        read = _read(layout, parts, max_bad_rows)
+        content = _judged(read)
+        if not content.queries:
+            raise DataError(f"{source.uri}: no judgement of a query has a score above 0; nothing is relevant")
+    if unjudged := len(read.queries) - len(content.queries):
+        warn(f"{source.name}: {unjudged} of {len(read.queries)} queries have no relevant document and are left out")
+    if content.own:
+        log(
+            f"{source.name}: {len(content.own)} of {len(content.queries)} queries stand in the corpus themselves, "
+            "under their own ids; none is ranked among its own answers"
+        )
+    written = write_evalset(
+        source.name, source.uri, folder, content.queries, content.corpus, content.grades, content.own
+    )
+    bad_rows = [row for part in parts for row in part.bad_rows]
+    return replace(
+        written,
+        sha256=sha256_of(layout.files),
+        unjudged_queries=unjudged,
+        rejected=dict(sum((part.rejected for part in parts), Counter())),
+        bad_rows=tuple(bad_rows[:NAMED_BAD_ROWS]),
+    )
 
 
 def write_evalset(
@@ -54,12 +127,14 @@ def write_evalset(
     queries: Texts,
     corpus: Texts,
     grades: Grades,
-    sha256: str | None = None,
-    unjudged: int = 0,
+    own: Collection[str] = frozenset(),
 ) -> EvalSet:
-    """Write a checked eval set as Arrow files. Without files of its own it is known by the hash of what is written."""
+    """Write a checked eval set as Arrow files, by whose hash it is known.
+
+    The document that has the id of a query in `own` is that query, and is left out of its ranking.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_columns(folder / "queries.arrow", id=queries, text=queries.values())
+    write_columns(folder / "queries.arrow", id=queries, text=queries.values(), own=(query in own for query in queries))
     write_columns(folder / "corpus.arrow", id=corpus, text=corpus.values())
     write_columns(
         folder / "judgements.arrow",
@@ -67,132 +142,79 @@ def write_evalset(
         document=(document for _, document in grades),
         grade=grades.values(),
     )
-    sha256 = sha256 or sha256_of(sorted(folder.glob("*.arrow")))
-    return EvalSet(name, uri, folder, len(queries), len(corpus), len(grades), unjudged, sha256)
+    sha256 = sha256_of(sorted(folder.glob("*.arrow")))
+    return EvalSet(name, uri, folder, len(queries), len(corpus), len(grades), 0, sha256, len(own))
 
 
-def _read_beir(root: Path) -> tuple[list[Path], Texts, Texts, Grades]:
-    corpus, queries, qrels = find_parts(root, "test", EXPECTED)
-    return [corpus, queries, qrels], _beir_texts(queries), _beir_texts(corpus), _beir_grades(qrels)
-
-
-def _beir_texts(path: Path) -> Texts:
-    texts: Texts = {}
-    for line, row in read_rows(path):
-        where = f"{path}:{line}"
-        if isinstance(row, BadRow):
-            raise DataError(f"{where}: {row.reason}: {row.detail}")
-        identifier, text = row.get("_id"), text_of(row)
-        if not isinstance(identifier, str) or text is None:
-            raise DataError(f"{where}: expected the text fields _id and text; found {', '.join(row) or 'nothing'}")
-        _add(texts, identifier, text, where)
-    return texts
-
-
-def _beir_grades(path: Path) -> Grades:
+def _read(layout: Layout, parts: tuple[_Part, _Part, _Part], tolerated: float) -> _Content:
+    """Read part after part, so that what is wrong is told before what comes of it."""
+    queries: Texts = {}
+    corpus: Texts = {}
     grades: Grades = {}
-    for one in read_judgements(path):
-        if isinstance(one, BadRow):
-            raise DataError(f"{one.where}: {one.reason}: {one.detail}")
-        grade = _whole(one.score)
-        if grade is None:
-            raise DataError(f"{one.where}: score {one.score!r} is not a whole number up to {HIGHEST_GRADE}")
-        before = grades.setdefault((one.query, one.document), grade)
-        if before != grade:
-            raise DataError(
-                f"{one.where}: {one.document!r} is judged {grade} for {one.query!r}, but {before} further up; keep one"
+    own = set()
+    for _ in _unique(layout.queries(), parts[0], queries):
+        pass
+    parts[0].enforce(tolerated)
+    for document in _unique(layout.corpus(), parts[1], corpus):
+        if _same(queries.get(document.identifier), document):
+            own.add(document.identifier)
+    parts[1].enforce(tolerated)
+    for one in parts[2].usable(layout.judgements()):
+        if bad := _flaw(one, queries, corpus, grades):
+            parts[2].reject(bad)
+        else:
+            grades[one.query, one.document] = one.grade
+    parts[2].enforce(tolerated)
+    return _Content(queries, corpus, grades, frozenset(own))
+
+
+def _unique(rows: Iterable[Passage | BadRow], part: _Part, texts: Texts) -> Iterator[Passage]:
+    """Fill `texts`, and yield what each new one was made of. Of a repeated id the first text is kept."""
+    for passage in part.usable(rows):
+        if passage.identifier in texts:
+            part.reject(
+                BadRow(passage.where, "repeated id", f"{passage.identifier!r} stands twice; ids must be unique")
             )
-    return grades
+        else:
+            texts[passage.identifier] = passage.text
+            yield passage
 
 
-def _whole(score: str | float) -> int | None:
-    """A grade, which may be written as 1.0, too; None for what is none."""
-    try:
-        number = float(score)
-    except (ValueError, OverflowError):
+def _same(query: str | None, document: Passage) -> bool:
+    """Whether a document is the query that has its id; a title may stand above it."""
+    if query is None:
+        return False
+    return _normalised(query) in (_normalised(document.text), _normalised(document.untitled))
+
+
+def _normalised(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _flaw(one: Graded, queries: Texts, corpus: Texts, grades: Grades) -> BadRow | None:
+    """Why a judgement cannot be used, if it cannot. Of several grades the first is kept."""
+    if one.query not in queries:
+        return BadRow(one.where, "unknown id", f"there is no query {one.query!r}")
+    if one.document not in corpus:
+        return BadRow(one.where, "unknown id", f"there is no document {one.document!r}")
+    before = grades.get((one.query, one.document), one.grade)
+    if before == one.grade:
         return None
-    return int(number) if number.is_integer() and abs(number) <= HIGHEST_GRADE else None
+    detail = f"{one.document!r} is judged {one.grade} for {one.query!r}, but {before} further up; keep one"
+    return BadRow(one.where, "contradiction", detail)
 
 
-def _read_json(files: tuple[Path, ...]) -> tuple[list[Path], Texts, Texts, Grades]:
-    path = files[0]
-    if len(files) > 1 or not path.name.endswith((".json", ".json.gz")):
-        raise DataError(f"{path}: {EXPECTED}")
-    try:
-        with open_bytes(path) as handle:
-            content = json.load(handle, object_pairs_hook=_each_once)
-    except (ValueError, RecursionError, *DAMAGE) as error:
-        raise DataError(f"{path}: cannot be read as JSON: {error}") from error
-    parts = [content.get(name) for name in JSON_PARTS] if isinstance(content, dict) else []
-    if not parts or not all(isinstance(part, dict) for part in parts):
-        raise DataError(f"{path}: expected an object with the objects {', '.join(JSON_PARTS)}")
-    queries, corpus, relevant = (dict(part) for part in parts if part is not None)
-    grades = _json_grades(path, relevant)
-    return [path], _json_texts(path, "queries", queries), _json_texts(path, "corpus", corpus), grades
-
-
-def _each_once(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. Of members that share a name Python would keep the last, without a word."""
-    content: dict[str, Any] = {}
-    for name, value in members:
-        if name in content and content[name] != value:
-            raise ValueError(f"{name!r} stands twice in one object, with different contents")
-        content[name] = value
-    return content
-
-
-def _json_texts(path: Path, part: str, content: dict[str, Any]) -> Texts:
-    texts: Texts = {}
-    for identifier, text in content.items():
-        if not isinstance(text, str):
-            raise DataError(f"{path}: {part}[{identifier!r}] is of type {type(text).__name__}; expected text")
-        _add(texts, identifier, text, f"{path}: {part}")
-    return texts
-
-
-def _json_grades(path: Path, content: dict[str, Any]) -> Grades:
-    """`relevant_docs` maps a query to a list of documents, or to documents with grades."""
-    grades: Grades = {}
-    for query, documents in content.items():
-        graded = _graded(documents)
-        if graded is None:
-            raise DataError(
-                f"{path}: relevant_docs[{query!r}]: expected a list of ids, or ids with whole-number grades"
-            )
-        grades |= {(query, document): grade for document, grade in graded.items()}
-    return grades
-
-
-def _graded(documents: Any) -> dict[str, int] | None:
-    """The grades of a query's documents; None where they are written in no way we know."""
-    if isinstance(documents, list):
-        return {str(document): 1 for document in documents}
-    if not isinstance(documents, dict):
-        return None
-    grades = {document: _whole(grade) for document, grade in documents.items() if type(grade) in (int, float)}
-    whole = {document: grade for document, grade in grades.items() if grade is not None}
-    return whole if len(whole) == len(documents) else None
-
-
-def _add(texts: Texts, identifier: str, text: str, where: str) -> None:
-    if identifier in texts:
-        raise DataError(f"{where}: id {identifier!r} stands twice; ids must be unique")
-    if not is_unicode(identifier + text):
-        raise DataError(f"{where}: the text of {identifier!r} is not UTF-8; it holds half a character")
-    if not text.strip():
-        raise DataError(f"{where}: the text of {identifier!r} is empty")
-    texts[identifier] = text.strip()
-
-
-def _check(uri: str, queries: Texts, corpus: Texts, grades: Grades) -> None:
-    for name, part in (("queries", queries), ("corpus", corpus), ("judgements", grades)):
-        if not part:
-            raise DataError(f"{uri}: the eval set has no {name}")
-    for kind, known, position in (("query", queries, 0), ("document", corpus, 1)):
-        unknown = [pair[position] for pair in grades if pair[position] not in known]
-        if unknown:
-            raise DataError(
-                f"{uri}: {len(unknown)} judgement(s) name a {kind} that is not there, the first is {unknown[0]!r}"
-            )
-    if not any(grade > 0 for grade in grades.values()):
-        raise DataError(f"{uri}: no judgement has a score above 0; nothing is relevant")
+def _judged(read: _Content) -> _Content:
+    """What there is to be ranked: the queries with a relevant document, which they are not themselves."""
+    grades = {
+        (query, document): grade
+        for (query, document), grade in read.grades.items()
+        if query != document or query not in read.own
+    }
+    judged = {query for (query, _), grade in grades.items() if grade > 0}
+    return _Content(
+        {query: text for query, text in read.queries.items() if query in judged},
+        read.corpus,
+        {pair: grade for pair, grade in grades.items() if pair[0] in judged},
+        read.own & judged,
+    )

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mnrl_job.errors import DataError
-from mnrl_job.inputs.beir import Judgement, find_part, find_parts, read_judgements, text_of
+from mnrl_job.inputs.beir import Judgement, find_part, find_parts, id_of, passage_of, read_judgements
 from mnrl_job.inputs.rows import read_rows
-from mnrl_job.inputs.texts import Line, usable
+from mnrl_job.inputs.texts import Line
 from mnrl_job.records import BadRow
 
 SPLITS = ("train", "dev", "test")
@@ -101,17 +101,16 @@ def _collect(path: Path, named: set[str], texts: Known) -> Iterator[BadRow]:
     """Fill `texts` with those that are named. Yield the lines that cannot be read, as nobody knows whom they name."""
     for line, row in read_rows(path):
         where = f"{path}:{line}"
-        identifier = None if isinstance(row, BadRow) else row.get("_id")
+        identifier = row if isinstance(row, BadRow) else id_of(row, where)
         if isinstance(row, BadRow):
             yield row
-        elif not isinstance(identifier, str):
-            yield BadRow(where, "not text", "_id")
+        elif isinstance(identifier, BadRow):
+            yield identifier
         elif identifier in texts:
             texts[identifier] = BadRow(where, "repeated id", f"{identifier!r} stands twice")
         elif identifier in named:
-            text = text_of(row)
-            flaw = BadRow(where, "not text", f"title or text of {identifier!r}")
-            texts[identifier] = flaw if text is None else usable(text, f"text of {identifier!r}", where)
+            passage = passage_of(row, identifier, where)
+            texts[identifier] = passage if isinstance(passage, BadRow) else passage.text
 
 
 def _text(where: str, identifier: str, known: Known, file: Path) -> str | BadRow:

@@ -21,6 +21,7 @@ from mnrl_job.outputs.metrics_schema import (
     VerificationFacts,
 )
 from mnrl_job.records import (
+    PERFECT_SCORE,
     Batching,
     Comparison,
     EvalSet,
@@ -98,7 +99,13 @@ def primary(settings: Settings, comparisons: tuple[Comparison, ...]) -> PrimaryM
     if one is None:
         return None
     full_name = f"{one.name}.{key}"
-    return {"name": full_name, "before": one.before[key], "after": one.after.get(key), "delta": one.delta.get(key)}
+    return {
+        "name": full_name,
+        "before": one.before[key],
+        "after": one.after.get(key),
+        "delta": one.delta.get(key),
+        "saturated": one.before[key] >= PERFECT_SCORE,
+    }
 
 
 def environment(devices: tuple[str, ...]) -> Environment:
@@ -125,7 +132,17 @@ def _train_data(read: Pairs | None, training: Training | None) -> TrainData | No
 
 
 def _eval_data(eval_sets: tuple[EvalSet, ...]) -> dict[str, EvalData]:
-    return {one.name: {"queries": one.queries, "documents": one.documents, "sha256": one.sha256} for one in eval_sets}
+    return {
+        one.name: {
+            "queries": one.queries,
+            "documents": one.documents,
+            "unjudged_queries": one.unjudged_queries,
+            "own_documents": one.own_documents,
+            "rejected": one.rejected,
+            "sha256": one.sha256,
+        }
+        for one in eval_sets
+    }
 
 
 def _training(settings: Settings, training: Training | None, batching: Batching | None) -> TrainingFacts | None:
@@ -154,6 +171,7 @@ def _training(settings: Settings, training: Training | None, batching: Batching 
         "best_step": training.best_step,
         "hard_negatives": settings.hard_negatives,
         "minings": list(training.minings),
+        "collapse": training.collapse,
     }
 
 

@@ -53,8 +53,13 @@ class TrainData(TypedDict):
 
 
 class EvalData(TypedDict):
+    """`own_documents` queries stand in the corpus themselves; `rejected` rows are counted by reason."""
+
     queries: int
     documents: int
+    unjudged_queries: int
+    own_documents: int
+    rejected: dict[str, int]
     sha256: str
 
 
@@ -93,6 +98,7 @@ class TrainingFacts(TypedDict):
     best_step: int | None
     hard_negatives: int
     minings: list[Mining]
+    collapse: str | None
 
 
 class Shorter(TypedDict):
@@ -116,10 +122,13 @@ class EvaluationFacts(TypedDict):
 
 
 class PrimaryMetric(TypedDict):
+    """`saturated` says that the base model has the highest score already, so that nothing could show a gain."""
+
     name: str
     before: float
     after: float | None
     delta: float | None
+    saturated: bool
 
 
 class Gate(TypedDict):

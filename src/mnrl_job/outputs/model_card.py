@@ -135,6 +135,7 @@ def _limits(content: Mapping[str, Any]) -> str:
     """What nobody should take for granted."""
     measured = ", ".join(f"`{name}`" for name in content["evaluation"])
     cut = content["model"]["max_seq_length"]
+    primary = content["primary_metric"]
     limits = [
         f"- It was measured on {measured}; what it does on other kinds of texts or in other languages is not known."
         if measured
@@ -142,6 +143,10 @@ def _limits(content: Mapping[str, Any]) -> str:
         "- It was trained to rank the texts of its sources; what is wrong or one-sided in them, it has learned, too.",
         f"- Licence and limits of the base model, `{content['model']['base']}`, go on to hold.",
     ]
+    if primary and primary["saturated"]:
+        limits.append(
+            f"- Its base model already had {primary['name']} {primary['before']:.4f}: this eval set cannot show a gain."
+        )
     return "\n".join(
         limits + ([f"- What stands behind the first {cut} tokens of a text, it does not see."] if cut else [])
     )

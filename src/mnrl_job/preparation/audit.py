@@ -64,6 +64,9 @@ def audit(read: Pairs, trained: Pairs, found: Groups, leaks: Leaks, eval_sets: S
                 "documents": one.documents,
                 "judgements": one.judgements,
                 "queries_without_relevant_document": one.unjudged_queries,
+                "own_documents": one.own_documents,
+                "rejected": one.rejected,
+                "rejected_rows": [asdict(row) for row in one.bad_rows],
                 "sha256": one.sha256,
             }
             for one in eval_sets

@@ -72,8 +72,9 @@ def on_host(measured: torch.Tensor) -> Checks:
 class CollapseAlarm:
     """Notices when embeddings become useless, over the last 5 logged steps.
 
-    Unrelated documents look alike: their mean cosine similarity is 0.95 or more. Or the positive is no longer found:
-    the in-batch accuracy is at most twice that of guessing, after it had been more than that in the first 5.
+    The positive is no longer found: the in-batch accuracy is at most twice that of guessing, after it had been more
+    than that in the first 5. Or unrelated documents look alike: their mean cosine similarity is 0.95 or more. Where it
+    was so in the first step, whose batch the base model embedded, nobody can tell.
     """
 
     def __init__(self) -> None:
@@ -81,7 +82,7 @@ class CollapseAlarm:
         self._last: deque[Checks] = deque(maxlen=WINDOW)
 
     def look(self, checks: Checks) -> str | None:
-        """What is wrong after this step, in words; empty if nothing is, None where it is too early to say."""
+        """What is wrong after this step, in words; empty if nothing is, None where nobody can tell, or not yet."""
         if None in (checks.in_batch_accuracy, checks.chance, checks.anisotropy):
             return None
         self._last.append(checks)
@@ -89,14 +90,16 @@ class CollapseAlarm:
             self._first.append(checks)
         if len(self._last) < WINDOW:
             return None
-        alike = _mean([one.anisotropy for one in self._last])
-        if alike >= ALIKE:
-            return f"unrelated documents look alike: their mean cosine similarity is {alike:.2f}"
         accuracy, before = (_mean([one.in_batch_accuracy for one in some]) for some in (self._last, self._first))
         chance = _mean([one.chance for one in self._last])
         if accuracy <= TIMES_CHANCE * chance < before:
             return f"the in-batch accuracy fell from {before:.2f} to {accuracy:.2f}, where guessing gives {chance:.2f}"
-        return ""
+        alike, at_first = (_mean([one.anisotropy for one in some]) for some in (self._last, self._first[:1]))
+        if alike < ALIKE:
+            return ""
+        if at_first >= ALIKE:
+            return None
+        return f"unrelated documents look alike: their mean cosine similarity rose from {at_first:.2f} to {alike:.2f}"
 
 
 def _mean(values: list[float | None]) -> float:

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from mnrl_job.runtime.heartbeat import beat, begin
 from mnrl_job.runtime.logs import log, shows_progress, warn
 from mnrl_job.training.batches import Plan
-from mnrl_job.training.checks import CollapseAlarm, on_host
+from mnrl_job.training.checks import Checks, CollapseAlarm, on_host
 from mnrl_job.training.consumed import digest
 from mnrl_job.training.divergence import Divergence
 from mnrl_job.training.loss import GlobalBatchLoss
@@ -43,7 +43,7 @@ class Progress(TrainerCallback):
         self._divergence = divergence
         self._shows = shows
         self._alarm = CollapseAlarm()
-        self._alarmed = False
+        self._verdicts: list[tuple[int, str]] = []
         self._began = self._said = self._stepped = time.monotonic()
         self._resumed_at = 0
         self._before = 0.0
@@ -102,6 +102,10 @@ class Progress(TrainerCallback):
         if self._bar is not None:
             self._bar.close()
 
+    def collapse(self, step: int) -> str | None:
+        """What was wrong with the embeddings at a step, see `CollapseAlarm`; known on the rank that tells."""
+        return next((verdict for at, verdict in reversed(self._verdicts) if at <= step), None)
+
     def take_consumed(self, step: int) -> None:
         """Look at the steps made since the last time; seldom, because it makes the host wait for the device.
 
@@ -118,9 +122,10 @@ class Progress(TrainerCallback):
         lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
         kept = [line for line in lines if json.loads(line)["step"] <= step]
         self._path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        if kept:
-            last = json.loads(kept[-1])
-            self._before, self.loss = last["seconds"], last["loss"]
+        for line in map(json.loads, kept):
+            self._before, self.loss = line["seconds"], line["loss"]
+            if "anisotropy" in line:
+                self._judge(line["step"], Checks(**{one.name: line[one.name] for one in fields(Checks)}))
 
     def _eta(self, step: int) -> int:
         """Seconds of training still to come, as fast as since this attempt began."""
@@ -141,7 +146,7 @@ class Progress(TrainerCallback):
             "seconds": round(self._before + seconds, 3),
             "memory_bytes": memory,
             "rows_digest": self.digest,
-            **self._look_at_embeddings(),
+            **self._look_at_embeddings(step),
         }
         with self._path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
@@ -152,13 +157,19 @@ class Progress(TrainerCallback):
             told = f"step {step} of {len(self._plan)}, loss {self.loss:.4f}, {eta} s to go"
             log(told, **line, eta_seconds=eta, gpu_memory_bytes=memory if on_gpu else None)
 
-    def _look_at_embeddings(self) -> dict[str, Any]:
+    def _look_at_embeddings(self, step: int) -> dict[str, Any]:
         """What the batch just trained on looked like; says so once where its embeddings have become useless."""
         if self._loss.measured is None:
             return {}
         checks, self._loss.measured = on_host(self._loss.measured), None
-        collapse = self._alarm.look(checks)
-        if collapse and not self._alarmed:
+        alarmed = any(verdict for _, verdict in self._verdicts)
+        collapse = self._judge(step, checks)
+        if collapse and not alarmed:
             warn(f"the embeddings collapse: {collapse}; lower MNRL_LEARNING_RATE, or look at the training pairs")
-        self._alarmed = self._alarmed or bool(collapse)
         return asdict(checks) | {"collapse": collapse}
+
+    def _judge(self, step: int, checks: Checks) -> str | None:
+        collapse = self._alarm.look(checks)
+        if collapse is not None:
+            self._verdicts.append((step, collapse))
+        return collapse

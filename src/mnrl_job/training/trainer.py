@@ -118,6 +118,7 @@ def train(
         scores=best.scores if best else (),
         best_step=best.best.step if best else None,
         minings=trainer.negatives.minings if trainer.negatives else (),
+        collapse=progress.collapse(best.best.step if best else reached),
     )
 
 

@@ -26,6 +26,7 @@ def highlights(audit: dict[str, Any]) -> tuple[Highlight, ...]:
     """What of `audit.json` a person would want to see; nothing that was not found."""
     return (
         *_rejected(audit),
+        *_eval_rejected(audit.get("eval", {})),
         *_leaked(audit["leakage"]),
         *_repeated(audit),
         *_contradicting(audit["contradictions"]),
@@ -39,9 +40,21 @@ def _rejected(audit: dict[str, Any]) -> Iterator[Highlight]:
     total = sum(audit["rejected"].values())
     if total:
         reasons = ", ".join(f"{reason} {count(number)}" for reason, number in audit["rejected"].items())
-        rows = audit["rejected_rows"][:EXAMPLES]
-        shown = tuple(((row["where"], _cut(f"{row['reason']}: {row['detail']}")),) for row in rows)
-        yield Highlight(count(total), "rows rejected", f"By reason: {reasons}.", shown)
+        yield Highlight(count(total), "rows rejected", f"By reason: {reasons}.", _named(audit))
+
+
+def _eval_rejected(eval_sets: dict[str, Any]) -> Iterator[Highlight]:
+    """Rows of eval sets that could not be used."""
+    for name, one in eval_sets.items():
+        if total := sum(one["rejected"].values()):
+            reasons = ", ".join(f"{reason} {count(number)}" for reason, number in one["rejected"].items())
+            yield Highlight(count(total), f"rows of {name} rejected", f"By reason: {reasons}.", _named(one))
+
+
+def _named(part: dict[str, Any]) -> tuple[Example, ...]:
+    """The first rejected rows."""
+    rows = part["rejected_rows"][:EXAMPLES]
+    return tuple(((row["where"], _cut(f"{row['reason']}: {row['detail']}")),) for row in rows)
 
 
 def _leaked(leakage: dict[str, Any]) -> Iterator[Highlight]:

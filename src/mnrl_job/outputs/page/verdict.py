@@ -37,7 +37,8 @@ def verdict(content: Mapping[str, Any], log: list[dict[str, Any]]) -> Verdict:
     if primary["after"] is None:
         claim, proof = f"{metric} is {plain(primary['before'])}", f"on {name}, over {count(queries)} queries"
         return Verdict("open", "Scored", claim, proof, "Nothing was trained: one model, as it is.", ())
-    return _compared(content["evaluation"][name], name, metric, queries, tuple(_warnings(content, log, name)))
+    one, notes = content["evaluation"][name], tuple(_warnings(content, log, name))
+    return _compared(one, _proof(one, name, metric, queries), metric, primary["saturated"], notes)
 
 
 def judged(content: Mapping[str, Any]) -> tuple[str, str]:
@@ -53,12 +54,16 @@ def gain_is_sure(one: dict[str, Any], metric: str) -> bool:
     return bool((low > 0 or high < 0) and one["p_value"][metric] < SURE)
 
 
-def _compared(one: dict[str, Any], name: str, metric: str, queries: int, notes: tuple[str, ...]) -> Verdict:
-    delta, (low, high) = one["delta"][metric], one["confidence"][metric]
-    proof = (
+def _proof(one: dict[str, Any], name: str, metric: str, queries: int) -> str:
+    low, high = one["confidence"][metric]
+    return (
         f"{plain(one['before'][metric])} → {plain(one['after'][metric])} on {name}, 95 % interval "
         f"{signed(low)} to {signed(high)}, p = {chance(one['p_value'][metric])} over {count(queries)} queries"
     )
+
+
+def _compared(one: dict[str, Any], proof: str, metric: str, saturated: bool, notes: tuple[str, ...]) -> Verdict:
+    delta = one["delta"][metric]
     moved = f"{metric} {'rose' if delta > 0 else 'fell'} by {plain(abs(delta))}" if delta else f"{metric} did not move"
     if gain_is_sure(one, metric):
         side = "above" if delta > 0 else "below"
@@ -66,6 +71,12 @@ def _compared(one: dict[str, Any], name: str, metric: str, queries: int, notes: 
         if delta > 0:
             return Verdict("good", "Better", moved, proof, sure, notes)
         return Verdict("bad", "Worse", moved, proof, sure, notes)
+    if one["confidence"][metric][1] < 0:
+        sure = "Nearly sure: the interval lies wholly below zero, though with so few queries chance could give as much."
+        return Verdict("bad", "Worse", moved, proof, sure, notes)
+    if saturated:
+        sure = "Before training nothing was left to gain. Harder queries, or a larger corpus, would tell."
+        return Verdict("open", "Cannot tell", f"{moved}: this eval set cannot show a gain", proof, sure, notes)
     sure = "Not sure: chance alone could give as much. More queries would tell."
     return Verdict("open", "Not proven" if delta else "No change", moved, proof, sure, notes)
 
@@ -83,5 +94,6 @@ def _warnings(content: Mapping[str, Any], log: list[dict[str, Any]], judged_by: 
         yield f"The gate was not passed: {'; '.join(content['gate']['failed'])}."
     for line in log:
         if line.get("collapse"):
-            yield f"The embeddings collapsed at step {line['step']:,}: {line['collapse']}."
+            kept = "" if content["training"]["collapse"] else " They did not at the step whose weights were kept."
+            yield f"The embeddings collapsed at step {line['step']:,}: {line['collapse']}.{kept}"
             return
