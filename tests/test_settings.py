@@ -498,9 +498,18 @@ def test_a_name_that_only_looks_like_a_service_is_an_error_as_any_other(name, va
 @pytest.mark.parametrize("command", ["train", "check", "evaluate", "verify"])
 @pytest.mark.parametrize(
     "name",
-    ["AWS_SECRET_ACCESS_KEY", "AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN"]
-    + ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"],
-)  # fmt: skip
+    [
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SESSION_TOKEN",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+        "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN",
+        "WANDB_API_KEY",
+        "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_TOKEN",
+    ],
+)
 @pytest.mark.parametrize(
     "value", ["planted\n", "planted\r\n", " planted", "\tplanted", "pla\nnted", "planted\u200b", '"planted"', "\n"]
 )

