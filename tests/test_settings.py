@@ -369,3 +369,168 @@ def test_formats_are_taken_once_in_one_order_and_an_unknown_one_is_refused_with_
         "MNRL_EXPORT='onnx,openvivo' is not accepted ('openvivo' is no format; did you mean openvino?); "
         "expected onnx, openvino, int8 (ONNX in 8 bits), comma separated"
     )
+
+
+@pytest.mark.parametrize("blanks", [" {}", "{} ", "\t{}\n", "{}\r\n"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("MNRL_PRECISION", "bf16"),
+        ("MNRL_LEAKAGE", "keep"),
+        ("MNRL_MINI_BATCH_SIZE", "auto"),
+        ("MNRL_NUM_PROCESSES", "2"),
+        ("MNRL_GRADIENT_CHECKPOINTING", "true"),
+        ("MNRL_HANG_TIMEOUT", "90s"),
+        ("MNRL_CHECKPOINT_EVERY", "500"),
+        ("MNRL_NEAR_DUPLICATES", "off"),
+        ("MNRL_METRICS_AT", "1, 10"),
+        ("MNRL_MATRYOSHKA_DIMS", "64,32"),
+        ("MNRL_HARDNESS", "hard_negatives : 5"),
+        ("MNRL_PRIMARY_METRIC", "ndcg@10"),
+        ("MNRL_HARD_NEGATIVE_RANKS", "1-50"),
+        ("MNRL_EXPORT", "onnx"),
+        ("MNRL_TRACK", "wandb"),
+        ("MNRL_RUN_ID", "r1"),
+        ("MNRL_BASE_MODEL", "owner/name"),
+        ("MNRL_MASTER", "node-0:29500"),
+        ("MNRL_EVAL_DATA", "a.json,b.json"),
+    ],
+)
+def test_blanks_and_line_breaks_around_a_value_do_not_count(name, text, blanks):
+    plain, _ = read_settings("train", {}, NEEDED | {name: text}, {})
+    assert read_settings("train", {}, NEEDED | {name: blanks.format(text)}, {})[0] == plain
+    flag = name.removeprefix("MNRL_").lower()
+    assert read_settings("train", {flag: blanks.format(text)}, NEEDED, {})[0] == plain
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MNRL_PRECISION", '"bf16"'),
+        ("MNRL_SEED", "'7'"),
+        ("MNRL_OUTPUT", '"s3://bucket/runs"'),
+        ("MNRL_RUN_ID", "'r1'"),
+        ("MNRL_BASE_MODEL", "“owner/name”"),
+        ("MNRL_TRAIN_DATA", 'a.jsonl,"b.jsonl"'),
+        ("MNRL_NEGATIVE_COLUMNS", "'n1', 'n2'"),
+        ("MNRL_ANCHOR_COLUMN", '"question" '),
+        ("MNRL_QUERY_PROMPT", '"query: "'),
+    ],
+)
+def test_quotes_that_came_along_are_told_for_every_kind_of_value(name, value):
+    (problem,) = problems_of(environ=NEEDED | {name: value})
+    assert problem.startswith(f"{name}={value} has quotes")
+    assert "docker run --env-file" in problem
+    (problem,) = problems_of(environ={n: v for n, v in NEEDED.items() if n != name}, dotenv=NEEDED | {name: value})
+    assert problem.startswith(f"{name}={value} in .env has quotes")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("MNRL_QUERY_PROMPT", 'say "this", "that": '), ("MNRL_OUTPUT", "it's"), ("MNRL_POSITIVE_COLUMN", "'a' or 'b'")],
+)
+def test_quotes_within_a_text_belong_to_it(name, value):
+    settings, _ = read_settings("train", {}, NEEDED | {name: value}, {})
+    assert getattr(settings, name.removeprefix("MNRL_").lower()) == value
+
+
+def test_a_setting_in_lower_case_is_told():
+    assert problems_of(environ=NEEDED | {"mnrl_seed": "7", "mnrl_other": "x"}) == [
+        "mnrl_seed is not a setting; did you mean MNRL_SEED?"
+    ]
+
+
+def kubernetes_links(service, port_name=""):
+    """What the kubelet gives every pod in a service's namespace."""
+    name = service.upper().replace("-", "_")
+    links = {f"{name}_SERVICE_HOST": "10.0.0.7", f"{name}_SERVICE_PORT": "80", f"{name}_PORT": "tcp://10.0.0.7:80"}
+    links |= {f"{name}_SERVICE_PORT_{port_name}": "80"} if port_name else {}
+    for one in ("80_TCP", "53_UDP"):
+        links |= {f"{name}_PORT_{one}": f"{one[3:].lower()}://10.0.0.7:{one[:2]}", f"{name}_PORT_{one}_PROTO": "tcp"}
+        links |= {f"{name}_PORT_{one}_PORT": one[:2], f"{name}_PORT_{one}_ADDR": "fd00::7"}
+    return links
+
+
+DOCKER_LINKS = {
+    "MNRL_DB_NAME": "/job/mnrl-db",
+    "MNRL_DB_PORT": "tcp://172.17.0.5:5432",
+    "MNRL_DB_PORT_5432_TCP": "tcp://172.17.0.5:5432",
+    "MNRL_DB_PORT_5432_TCP_ADDR": "172.17.0.5",
+    "MNRL_DB_ENV_PG_VERSION": "16",
+}
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        kubernetes_links("mnrl-job"),
+        kubernetes_links("mnrl-job", "HTTP_METRICS"),
+        kubernetes_links("mnrl-2"),
+        kubernetes_links("mnrl-batch-size", "HTTP"),
+        DOCKER_LINKS,
+    ],
+)
+def test_what_a_service_of_our_name_brings_into_the_environment_is_passed_over(links):
+    settings, origins = read_settings("train", {}, NEEDED | links, {})
+    assert origins.keys() == {"train_data", "output"}
+    assert settings.batch_size == 64
+    for name, value in links.items():
+        if "_ENV_" not in name and not name.endswith("_NAME"):
+            read_settings("train", {}, NEEDED | {name: value}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MNRL_JOB_PORT", "8080"),
+        ("MNRL_JOB_SERVICE_PORT", "http"),
+        ("MNRL_DB_NAME", "/job/db"),
+        ("MNRL_DB_ENV_X", "1"),
+        ("MNRL_SERVICE", "tcp://10.0.0.7:80"),
+    ],
+)
+def test_a_name_that_only_looks_like_a_service_is_an_error_as_any_other(name, value):
+    (problem,) = problems_of(environ=NEEDED | {name: value})
+    assert problem.startswith(f"{name} is not a setting")
+    assert problems_of(environ=NEEDED, dotenv={"MNRL_JOB_PORT": "tcp://10.0.0.7:80"})
+
+
+@pytest.mark.parametrize("command", ["train", "check", "evaluate", "verify"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SESSION_TOKEN",
+        "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+        "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN",
+        "WANDB_API_KEY",
+        "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_TOKEN",
+    ],
+)
+@pytest.mark.parametrize(
+    "value", ["planted\n", "planted\r\n", " planted", "\tplanted", "pla\nnted", "planted\u200b", '"planted"', "\n"]
+)
+def test_a_credential_with_what_nobody_meant_is_refused_by_name_and_never_shown(command, name, value):
+    needed = NEEDED | {"MNRL_EVAL_DATA": "faq.json"}
+    (problem,) = problems_of(command, environ=needed | {name: value})
+    assert problem.startswith(f"{name} h")
+    (in_file,) = problems_of(command, environ=needed, dotenv={name: value})
+    assert in_file.startswith(f"{name} in .env h")
+    assert "planted" not in problem + in_file
+    read_settings("settings", {}, needed | {name: value}, {})
+    read_settings(command, {}, needed | {name: "planted"}, {name: value})
+
+
+@pytest.mark.parametrize(
+    "sound",
+    [
+        {"MLFLOW_TRACKING_PASSWORD": "correct horse battery"},
+        {"AWS_SECRET_ACCESS_KEY": "a/b+c=", "AWS_SESSION_TOKEN": ""},
+        {"HF_TOKEN_PATH": "/run/token \n", "WANDB_NAME": " my run ", "DB_PASSWORD": "not ours\n"},
+    ],
+)
+def test_other_values_are_left_to_their_programs(sound):
+    read_settings("train", {}, NEEDED | sound, {})

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from dotenv import dotenv_values
 
 from mnrl_job import __version__, settings_page
+from mnrl_job.dotenv_file import read_dotenv
 from mnrl_job.errors import GateError, InternalError, JobError, SettingsError, by_kind
 from mnrl_job.records import Finding
 from mnrl_job.runtime import logs
@@ -38,7 +38,7 @@ def with_settings(command: Callable[..., Any], fields: Iterable[str] = Settings.
     def run(**flags: Any) -> Any:
         own = {name: flags.pop(name) for name in list(flags) if name not in Settings.model_fields}
         name = click.get_current_context().command.name or ""
-        dotenv = dotenv_values(".env")
+        dotenv = read_dotenv(Path(".env"))
         settings, origins = read_settings(name, flags, os.environ, dotenv)
         export_others(dotenv, os.environ)
         logs.set_up(settings.log_format)
@@ -218,7 +218,7 @@ def main() -> int:
 
 
 def _run() -> int:
-    wanted = os.environ.get("MNRL_LOG_FORMAT")
+    wanted = os.environ.get("MNRL_LOG_FORMAT", "").strip()
     logs.set_up("text" if wanted == "text" else "json" if wanted == "json" else "auto")
     try:
         commands.main(standalone_mode=False)

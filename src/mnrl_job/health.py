@@ -32,7 +32,8 @@ def complaint(progress: Path, now: float) -> str:
 def main() -> int:
     """Look at the run in `MNRL_WORK_DIR`."""
     folder = os.environ.get("MNRL_WORK_DIR")
-    found = complaint(Path(folder) / FILE, time.time()) if folder else "MNRL_WORK_DIR is not set; nothing to look at"
+    nothing = "MNRL_WORK_DIR is not set; nothing to look at"
+    found = complaint(Path(folder).expanduser() / FILE, time.time()) if folder else nothing
     sys.stdout.write(found + "\n" if found else "")
     return int(bool(found))
 

@@ -21,6 +21,7 @@ from mnrl_job.runtime.attempt import Attempt, attempt, common, effective, work_d
 from mnrl_job.runtime.devices import find_devices
 from mnrl_job.runtime.exporters import check_exporters
 from mnrl_job.runtime.files import scratch_folder
+from mnrl_job.runtime.home import provide_home
 from mnrl_job.runtime.launch import ask_workers, started
 from mnrl_job.runtime.logs import log
 from mnrl_job.runtime.machine import told_if_full
@@ -135,6 +136,7 @@ def verify_run(uri: str, settings: Settings) -> Verification | None:
     """
     with stop_on_request(), scratch_folder(work_dir(settings)) as scratch, told_if_full(scratch):
         store = open_store(uri, "URI", settings.s3_addressing_style)
+        provide_home(scratch)
         folder = recheck(store, scratch / "run")
         if not (folder / "model").is_dir():
             return None

@@ -140,6 +140,7 @@ def _parse_hardness(value: object) -> object:
     if not isinstance(value, str):
         return value
     mode, colon, strength = value.rpartition(":")
+    mode = mode.strip()
     if colon and mode not in get_args(HardnessMode):
         raise ValueError(f"{mode!r} names no negatives")
     return {"mode": mode or "all_negatives", "strength": strength}

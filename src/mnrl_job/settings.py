@@ -6,7 +6,7 @@ fields below, so they cannot drift apart.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from mnrl_job.setting_types import (
     METRIC_CUTOFFS,
@@ -39,6 +39,9 @@ PLACES = "comma separated; a file, folder or glob, local or s3://"
 SOURCES = f"one or more of uri, name=uri or name:weight=uri, {PLACES}"
 EVAL_SOURCES = f"one or more of uri or name=uri, {PLACES}"
 METRIC = f"{'|'.join(RANKING_METRICS)}@k with a k of MNRL_METRICS_AT, or NAME.metric"
+
+# Blanks at the ends of these belong to them.
+KEEP_BLANKS = ("query_prompt", "document_prompt")
 
 
 def _setting(default: Any, meaning: str, accepts: str, **limits: Any) -> Any:
@@ -276,6 +279,14 @@ class Settings(BaseModel):
     track: Trackers = _setting(
         (), "experiment trackers that are told of the run", "tensorboard, wandb, mlflow, comma separated"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_blanks(cls, values: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: value.strip() if isinstance(value, str) and name not in KEEP_BLANKS else value
+            for name, value in values.items()
+        }
 
     @field_validator("patience")
     @classmethod

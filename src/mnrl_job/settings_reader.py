@@ -1,12 +1,17 @@
 """Where settings come from: the flag, else the environment, else `.env`, else the default; all problems at once."""
 
 import difflib
+import re
 from collections.abc import Mapping
 
 from pydantic import ValidationError
 
 from mnrl_job.errors import SettingsError
+from mnrl_job.runtime.credentials import faulty_credentials
+from mnrl_job.runtime.service_links import is_service_link
 from mnrl_job.settings import GIT_SHA, IMAGE, PREFIX, REQUIRED, Settings, accepts, env_name, flag_name
+
+QUOTED = re.compile(r"""(["'])(?:(?!\1).)*\1|“[^”]*”|‘[^’]*’""", re.DOTALL)
 
 
 def read_settings(
@@ -20,6 +25,36 @@ def read_settings(
     Raises:
         SettingsError: naming every problem at once, one a line.
     """
+    values, origins = _given(flags, environ, dotenv)
+    own = {name: value for name, value in environ.items() if not is_service_link(name, environ)}
+    problems = _unknown_names(own, "") + _unknown_names(dotenv, " in .env")
+    if command != "settings":
+        problems += _credentials(environ, dotenv)
+    faults = {
+        field: _in_quotes(field, values[field], origins[field]) for field in values if _is_quoted(field, values[field])
+    }
+    settings = None
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        faults = _explain(error, values, origins) | faults
+    problems += faults.values()
+    if settings and (settings.loss == "guided") != bool(settings.guide_model):
+        problems += [_lone_guide(settings)]
+    problems += [
+        f"{env_name(field)} is required: {accepts(field)}"
+        for field in REQUIRED[command]
+        if _says_nothing(field, values)
+    ]
+    if problems or settings is None:
+        raise SettingsError("\n".join(problems))
+    return settings, origins
+
+
+def _given(
+    flags: Mapping[str, str | None], environ: Mapping[str, str], dotenv: Mapping[str, str | None]
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The value of each setting that somebody gave, and where."""
     values: dict[str, str] = {}
     origins: dict[str, str] = {}
     for field in Settings.model_fields:
@@ -31,22 +66,29 @@ def read_settings(
             if value is not None and (value != "" or origin == flag_name(field)):
                 values[field], origins[field] = value, origin
                 break
-    problems = _unknown_names(environ, "") + _unknown_names(dotenv, " in .env")
-    settings = None
-    try:
-        settings = Settings.model_validate(values)
-    except ValidationError as error:
-        problems += _explain(error, values, origins)
-    if settings and (settings.loss == "guided") != bool(settings.guide_model):
-        problems += [_lone_guide(settings)]
-    problems += [
-        f"{env_name(field)} is required: {accepts(field)}"
-        for field in REQUIRED[command]
-        if _says_nothing(field, values)
-    ]
-    if problems or settings is None:
-        raise SettingsError("\n".join(problems))
-    return settings, origins
+    return values, origins
+
+
+def _credentials(environ: Mapping[str, str], dotenv: Mapping[str, str | None]) -> list[str]:
+    """What is wrong with credentials, as they will be: the environment's, else those of `.env`."""
+    others = {name: value for name, value in dotenv.items() if value is not None and name not in environ}
+    told = {name: f"{name} {fault}" for name, fault in faulty_credentials(environ)}
+    return [*told.values(), *(f"{name} in .env {fault}" for name, fault in faulty_credentials(others))]
+
+
+def _is_quoted(field: str, value: str) -> bool:
+    """Whether a text, or one of a list of texts, stands in quotes that nothing has taken away."""
+    is_list = isinstance(Settings.model_fields[field].default, tuple)
+    return any(QUOTED.fullmatch(item.strip()) for item in (value, *(value.split(",") if is_list else ())))
+
+
+def _in_quotes(field: str, value: str, origin: str) -> str:
+    name, _, file = origin.partition(" in ")
+    place = f" in {file}" if file else ""
+    return (
+        f"{name}={value}{place} has quotes as part of the value, as `docker run --env-file` and Kubernetes keep them; "
+        f"leave them out: expected {accepts(field)}"
+    )
 
 
 def _says_nothing(field: str, values: Mapping[str, str]) -> bool:
@@ -62,14 +104,16 @@ def _unknown_names(names: Mapping[str, str | None], where: str) -> list[str]:
     known = [env_name(field) for field in Settings.model_fields]
     problems = []
     for name in sorted(names):
-        if name.startswith(PREFIX) and name not in (*known, IMAGE, GIT_SHA):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+        is_ours = name.startswith(PREFIX) or name.upper() in known
+        if is_ours and name not in (*known, IMAGE, GIT_SHA):
+            near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.6)
             hint = f"did you mean {near[0]}?" if near else "`mnrl-job settings` lists all settings"
             problems.append(f"{name}{where} is not a setting; {hint}")
     return problems
 
 
-def _explain(error: ValidationError, values: Mapping[str, str], origins: Mapping[str, str]) -> list[str]:
+def _explain(error: ValidationError, values: Mapping[str, str], origins: Mapping[str, str]) -> dict[str, str]:
+    """What is wrong with each setting, by its field."""
     problems = {}
     for detail in error.errors():
         field = str(detail["loc"][0])
@@ -78,7 +122,7 @@ def _explain(error: ValidationError, values: Mapping[str, str], origins: Mapping
         place = f" in {file}" if file else ""
         value = values.get(field, Settings.model_fields[field].default)
         problems[field] = f"{name}={value!r}{place} is not accepted{reason}; expected {accepts(field)}"
-    return list(problems.values())
+    return problems
 
 
 def _lone_guide(settings: Settings) -> str:

@@ -13,10 +13,11 @@ from typing import Any
 from mnrl_job.health import FILE
 from mnrl_job.runtime.diary import Diary
 from mnrl_job.runtime.files import scratch_folder, writable_folder
+from mnrl_job.runtime.home import provide_home
 from mnrl_job.runtime.nodes import ALONE, Nodes, find_nodes
 from mnrl_job.runtime.status import Status
 from mnrl_job.runtime.storage import Store, open_store
-from mnrl_job.runtime.storage.uri import join
+from mnrl_job.runtime.storage.uri import expanded, join
 from mnrl_job.runtime.watch import Care
 from mnrl_job.settings import Settings
 
@@ -80,6 +81,8 @@ def attempt(settings: Settings) -> Iterator[Attempt]:
     run_id = settings.run_id or f"{now:%Y%m%d-%H%M%S}-{settings_hash[:6]}"
     parent = work_dir(settings)
     with scratch_folder(parent) as scratch:
+        check_homes(settings)
+        provide_home(parent or scratch)
         grace, hang = settings.grace_period.seconds, settings.hang_timeout.seconds
         status = Status((parent or scratch) / FILE, run_id, grace, hang, nodes.is_first)
         place = Attempt(
@@ -109,7 +112,23 @@ def work_dir(settings: Settings) -> Path | None:
     Raises:
         JobError: it cannot be written.
     """
-    return writable_folder(Path(settings.work_dir).expanduser(), "MNRL_WORK_DIR") if settings.work_dir else None
+    return writable_folder(expanded(settings.work_dir, "MNRL_WORK_DIR"), "MNRL_WORK_DIR") if settings.work_dir else None
+
+
+def check_homes(settings: Settings) -> None:
+    """What is given by `~` must be the user's own home, not one that is made for libraries.
+
+    Raises:
+        SettingsError: there is no such home.
+    """
+    places = {"MNRL_OUTPUT": [settings.output], "MNRL_BASE_MODEL": [settings.base_model]}
+    places |= {"MNRL_GUIDE_MODEL": [settings.guide_model]}
+    places |= {"MNRL_TRAIN_DATA": [source.uri for source in settings.train_data]}
+    places |= {"MNRL_EVAL_DATA": [source.uri for source in settings.eval_data]}
+    for variable, paths in places.items():
+        for path in paths:
+            if path.startswith("~"):
+                expanded(path, variable)
 
 
 def hash_of(settings: Settings) -> str:

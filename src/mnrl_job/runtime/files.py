@@ -77,7 +77,11 @@ def scratch_folder(parent: Path | None) -> Iterator[Path]:
     Raises:
         JobError: the disk is full, or the mount fails.
     """
-    beside = parent or Path(tempfile.gettempdir())
+    try:
+        beside = parent or Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        told = "no folder for temporary files can be written (TMPDIR, /tmp, the current one)"
+        raise DeviceError(f"{told}; mount one there, or name one by MNRL_WORK_DIR") from error
     with ExitStack() as stack:
         with locked(beside):  # nobody finds a folder before it is held
             for left in beside.glob(f"{SCRATCH}*"):

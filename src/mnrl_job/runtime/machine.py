@@ -13,6 +13,7 @@ import psutil
 from mnrl_job.errors import DeviceError, JobError
 from mnrl_job.records import Finding
 from mnrl_job.runtime.devices import Devices
+from mnrl_job.runtime.home import can_be_written, hub_cache
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - asked for its size, nothing is written
 ENOUGH_SHARED_MEMORY = 1 << 30
@@ -77,20 +78,12 @@ def user() -> Finding:
 
 def caches() -> Finding:
     """The folders where libraries write: temporary files and the Hub's downloads."""
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    folders = (Path(tempfile.gettempdir()), home)
-    locked = [str(folder) for folder in folders if not _can_be_written(folder)]
+    folders = (Path(tempfile.gettempdir()), hub_cache())
+    locked = [str(folder) for folder in folders if not can_be_written(folder)]
     if locked:
         remedy = "mount writable folders there, or set TMPDIR and HF_HOME to such"
         return Finding("caches", "warning", f"not writable: {', '.join(locked)}", remedy)
     return Finding("caches", "passed", f"writable: {', '.join(map(str, folders))}")
-
-
-def _can_be_written(folder: Path) -> bool:
-    """Also for a folder that is still to be made, without making it."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return os.access(folder, os.W_OK | os.X_OK)
 
 
 def oom_kills() -> int:

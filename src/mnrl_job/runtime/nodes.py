@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import psutil
 
 from mnrl_job.errors import SettingsError
+from mnrl_job.runtime.service_links import is_address
 from mnrl_job.settings import Settings
 
 PORT = 29500
@@ -102,7 +103,8 @@ def _master(settings: Settings, environ: Mapping[str, str], full_name: Callable[
         return _address("MNRL_MASTER", settings.master)
     for name, port in MASTER:
         if environ.get(name):
-            number = _port(port, environ[port]) if environ.get(port) else PORT
+            own = environ.get(port, "")  # a service called "master" gives the address of that
+            number = _port(port, own) if own and not is_address(own) else PORT
             # torchrun itself listens at that port.
             return environ[name], number + ("TORCHELASTIC_RUN_ID" in environ)
     host, _, domain = full_name().partition(".")

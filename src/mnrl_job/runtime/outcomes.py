@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from mnrl_job.errors import InternalError, JobError, MemoryLimit, by_kind
 from mnrl_job.records import read_record, write_record
 from mnrl_job.runtime.logs import warn
-from mnrl_job.runtime.secrets import redact
+from mnrl_job.runtime.secrets import redact, redacted
 
 OUTCOME = "MNRL_JOB_OUTCOME"
 WAIT = "MNRL_JOB_WAIT"
@@ -103,4 +103,6 @@ def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobErro
 
 def _write_outcome(environ: Mapping[str, str], failure: JobError, trace: str) -> None:
     path = Path(environ[OUTCOME])
-    write_record(path, Outcome(failure.kind, redact(str(failure)), redact(trace), time.monotonic(), failure.details))
+    write_record(
+        path, Outcome(failure.kind, redact(str(failure)), redact(trace), time.monotonic(), redacted(failure.details))
+    )

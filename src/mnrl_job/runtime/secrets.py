@@ -2,15 +2,21 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
-STARS = "***"
-# HF_TOKEN, AWS_SECRET_ACCESS_KEY, WANDB_API_KEY; not TOKENIZERS_PARALLELISM, nor what only names a file.
-SECRET_NAME = re.compile(r"(?:^|_)(?:SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|KEY|CREDENTIALS?|AUTHORIZATION)(?:_|$)")
-NAMES_A_PLACE = ("_FILE", "_PATH", "_DIR", "_URI", "_URL")
+from mnrl_job.runtime.renderings import STARS, Secret, secret
+
+# HF_TOKEN, AWS_SECRET_ACCESS_KEY, WANDB_API_KEY; not TOKENIZERS_PARALLELISM, PWD, nor what only names a file.
+SECRET_NAME = re.compile(
+    r"(?i)(?:^|_)(?:SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|PASS|PAT|(?:API)?KEY|CREDENTIALS?|AUTHORIZATION|DSN"
+    r"|CONNECTION_STRING)(?:_|$)|_(?:PWD|AUTH)$"
+)
+NAMES_A_PLACE = re.compile(r"(?i)_(?:FILE|PATH|DIR|URI|URL|SOCK)$")
 SHORTEST_SECRET = 6
-IN_URL = re.compile(r"(?<=://)[^/\s@'\"]+(?=@)")
+IN_URL = re.compile(r"(?<=://)[^/\s'\"]+(?=@)")
 IN_QUERY = re.compile(
     r"(?i)((?:x-amz-(?:signature|credential|security-token)|signature|token|sig|password)=)[^&\s'\"]+"
 )
@@ -19,15 +25,15 @@ BEARER = re.compile(r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?(?:bearer|basic)\s
 
 def redact(text: str, environ: Mapping[str, str] = os.environ) -> str:
     """`text` without credentials in URLs, signatures, or values of secret environment variables."""
-    return _starred(text, _longest_first(environ))
+    return _starred(text, _longest_first(tuple(environ.items())))
 
 
 def redacted(content: Any, environ: Mapping[str, str] = os.environ) -> Any:
     """What is to be dumped as JSON, each of its texts as `redact` gives it. Numbers and keys stay, whatever they are.
 
-    To be done before dumping: afterwards a secret with a quote stands there escaped, and stars are no number.
+    To be done before dumping: stars are no number, and a secret may hold what JSON is made of.
     """
-    secrets = _longest_first(environ)
+    secrets = _longest_first(tuple(environ.items()))
 
     def walk(value: Any) -> Any:
         if isinstance(value, str):
@@ -39,21 +45,29 @@ def redacted(content: Any, environ: Mapping[str, str] = os.environ) -> Any:
     return walk(content)
 
 
-def _starred(text: str, secrets: Iterable[str]) -> str:
-    for secret in secrets:
-        text = text.replace(secret, STARS)
+def is_secret(name: str) -> bool:
+    """Whether a variable of this name holds a secret itself."""
+    return bool(SECRET_NAME.search(name)) and not NAMES_A_PLACE.search(name)
+
+
+def _starred(text: str, secrets: tuple[Secret, ...]) -> str:
+    for one in secrets:
+        text = one.starred(text)
     text = IN_URL.sub(STARS, text)
     text = IN_QUERY.sub(rf"\1{STARS}", text)
     return BEARER.sub(rf"\1{STARS}", text)
 
 
-def _longest_first(environ: Mapping[str, str]) -> list[str]:
-    return sorted(set(_secrets(environ)), key=len, reverse=True)
+@lru_cache(maxsize=8)
+def _longest_first(environ: tuple[tuple[str, str], ...]) -> tuple[Secret, ...]:
+    values = {part for name, value in environ for part in _secrets(name, value) if len(part) >= SHORTEST_SECRET}
+    return tuple(map(secret, sorted(values, key=len, reverse=True)))
 
 
-def _secrets(environ: Mapping[str, str]) -> Iterator[str]:
-    for name, value in environ.items():
-        if SECRET_NAME.search(name) and not name.endswith(NAMES_A_PLACE) and len(value) >= SHORTEST_SECRET:
-            yield value
-        for found in IN_URL.findall(value):
-            yield from (part for part in found.split(":")[1:] if len(part) >= SHORTEST_SECRET)
+def _secrets(name: str, value: str) -> Iterator[str]:
+    """What a variable holds in confidence: all of it, also each of its lines, or the passwords of its URLs."""
+    if is_secret(name):
+        yield from (value.strip(), *map(str.strip, value.splitlines()))
+    for found in IN_URL.findall(value):
+        password = found.partition(":")[2]
+        yield from (password, unquote(password))

@@ -25,11 +25,23 @@ def local_path(uri: str, variable: str) -> Path:
         SettingsError: for any other scheme.
     """
     if "://" not in uri:
-        return Path(uri).expanduser()
+        return expanded(uri, variable)
     parts = urlsplit(uri)
     if parts.scheme == "file" and parts.netloc in ("", "localhost"):
         return Path(unquote(parts.path))
     raise SettingsError(f"{variable}: {uri}: {parts.scheme}:// is not supported; give a path, file:// or s3:// URI")
+
+
+def expanded(path: str, variable: str) -> Path:
+    """A plain path; `~` is the user's home.
+
+    Raises:
+        SettingsError: that user is not known, or has no home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise SettingsError(f"{variable}: {path}: there is no such home; give the whole path, or set HOME") from error
 
 
 def is_hub_id(model: str) -> bool:

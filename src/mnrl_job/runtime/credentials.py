@@ -1,0 +1,29 @@
+"""Credentials that cannot work as they stand, told by name before anything is asked with them."""
+
+from collections.abc import Iterator, Mapping
+
+from mnrl_job.runtime.secrets import is_secret
+
+# Of the services that a run speaks to; other variables are other programs' matter.
+FAMILIES = ("AWS_", "HF_", "HUGGING_FACE_", "WANDB_", "MLFLOW_")
+QUOTES = "'\""
+
+
+def faulty_credentials(variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The name of each credential that nobody can have meant as it is, and why. Never its value."""
+    for name, value in sorted(variables.items()):
+        if name.startswith(FAMILIES) and is_secret(name) and (fault := _fault(value)):
+            yield name, fault
+
+
+def _fault(value: str) -> str:
+    if value != value.strip():
+        return (
+            "has blanks or line breaks at its ends, as Kubernetes Secrets made by `echo` have; make it by `printf %s` "
+            "or `echo -n`"
+        )
+    if not value.isprintable():
+        return "holds a line break or another character that cannot be seen; copy it anew, on one line"
+    if len(value) > 1 and value[0] in QUOTES and value[0] == value[-1]:
+        return "has quotes around it, which `docker run --env-file` keeps as part of the value; leave them out"
+    return ""
