@@ -1,6 +1,7 @@
 """From pairs as read to what workers train on: leaks, holdout, and which batches are made, through the command line."""
 
 import json
+import shutil
 from datetime import UTC, datetime
 
 import numpy as np
@@ -8,12 +9,13 @@ import pytest
 
 from mnrl_job.errors import DataError, SettingsError
 from mnrl_job.inputs.evalset import write_evalset
-from mnrl_job.prepare import choose_rule, prepare
+from mnrl_job.prepare import choose_rule, prepare, refuse_without_contrast
 from mnrl_job.records import SourceRecord
 from mnrl_job.runtime.attempt import Attempt
 from mnrl_job.runtime.diary import Diary
+from mnrl_job.runtime.ragged import Ragged
 from mnrl_job.runtime.status import Status
-from mnrl_job.runtime.tables import NOBODY, read_groups, read_table
+from mnrl_job.runtime.tables import NOBODY, read_groups, read_negatives, read_table, texts_of
 from mnrl_job.runtime.watch import Care
 from mnrl_job.setting_types import Hardness, Source
 from mnrl_job.settings import Settings
@@ -54,9 +56,8 @@ def prepared(tmp_path):
     """
 
     def run(*sources, evals=None, weights=None, **settings):
-        columns = ("anchor", "positive", "negative")
         paths = [
-            write_jsonl(tmp_path / f"s{i}.jsonl", (dict(zip(columns, row, strict=False)) for row in rows))
+            write_jsonl(tmp_path / f"s{i}.jsonl", ({"query": a, "pos": p, "neg": n} for a, p, *n in rows))
             for i, rows in enumerate(sources)
         ]
         named = [
@@ -69,6 +70,7 @@ def prepared(tmp_path):
             for name, (query, document) in (evals or {}).items()
         )
         scratch = tmp_path / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
         (scratch / "eval").mkdir(parents=True)
         status = Status(scratch / "progress.json", "r", grace_seconds=30, hang_seconds=600)
         care = Care(hang_seconds=60, grace_seconds=30)
@@ -154,11 +156,11 @@ def test_nothing_near_what_is_held_out_is_a_negative(prepared):
     out = prepared(rows, eval_holdout=0.2, batch_size=4)
     trained = read_table(out.pairs.path)
     positives, negatives = (
-        [text.split("word")[0] for text in trained[name].to_pylist()] for name in out.pairs.columns[1:]
+        [text.split("word")[0] for text in texts_of(trained, name).to_pylist()] for name in out.pairs.columns[1:]
     )
     near = np.array([number not in positives for number in negatives])
     assert near.sum() == out.audit["negatives_held_out"] > 20
-    assert np.array_equal(read_groups(out.batching.labels)[:, 2] == NOBODY, near)
+    assert np.array_equal(read_negatives(out.batching.labels).values == NOBODY, near)
 
 
 def test_without_eval_data_and_holdout_the_user_is_told_what_is_lost(prepared, caplog):
@@ -193,11 +195,12 @@ def test_workers_learn_of_each_text_which_group_it_is_of_and_which_negatives_not
     rows[1] = (rows[1][0], rows[1][1], rows[2][1])  # answers another row
     rows[4] = (rows[3][0], "another answer", rows[3][1])  # a positive of its anchor
     out = prepared(rows, eval_holdout=0, batch_size=2)
-    groups = read_groups(out.batching.labels)
-    assert groups.shape == (8, 3)
-    assert groups[1, 2] == groups[2, 1]
+    groups, negatives = read_groups(out.batching.labels), read_negatives(out.batching.labels)
+    assert groups.shape == (8, 2)
+    assert negatives.counts.tolist() == [1] * 8
+    assert negatives.values[1] == groups[2, 1]
     assert groups[3, 0] == groups[4, 0]
-    assert np.flatnonzero(groups[:, 2] == NOBODY).tolist() == [4]
+    assert np.flatnonzero(negatives.values == NOBODY).tolist() == [4]
     assert out.audit["contradictions"]["negatives"] == 1
 
 
@@ -222,10 +225,34 @@ def test_a_small_source_does_not_hide_how_large_a_batch_may_be(prepared):
 
 def test_hard_negatives_can_be_weighed_only_where_there_are_some(prepared):
     wanted = {"batch_size": 4, "hardness": Hardness("hard_negatives", 5)}
-    with pytest.raises(
-        SettingsError, match=r"MNRL_HARDNESS=hard_negatives:5: .* no column of negatives; give one, mine"
-    ):
+    with pytest.raises(SettingsError, match=r"MNRL_HARDNESS=hard_negatives:5: .* no negatives; give some, mine"):
         prepared(list(made_up(8)), **wanted)
+
+
+def test_rows_whose_list_is_empty_stand_beside_rows_with_many(prepared):
+    rows = list(made_up(20))
+    rows[7] = (*rows[7], *(f"not {i}" for i in range(400)))
+    out = prepared(rows, evals={"x": rows[3]}, batch_size=4)
+    assert out.pairs.columns == ("anchor", "positive", "negatives")
+    assert read_negatives(out.batching.labels).counts.tolist() == [0] * 6 + [400] + [0] * 12
+    assert [len(texts) for texts in read_table(out.pairs.path)["negatives"].to_pylist()] == [0] * 6 + [400] + [0] * 12
+
+
+@pytest.mark.parametrize("wanted", [{"evals": {"x": ("question 3", "answer 3")}}, {"eval_holdout": 0.5}])
+def test_where_the_only_row_with_negatives_is_left_out_there_are_none(prepared, wanted):
+    """It is leaked, or held out with the nine others that share its answer."""
+    rows = [("question 3", "answer 3", "not this", "nor that")] + [(f"q{i}", "answer 3") for i in range(9)]
+    rows += (
+        [(anchor, "other answer") for anchor, _ in made_up(11, "b")]
+        if "eval_holdout" in wanted
+        else list(made_up(11, "b"))
+    )
+    out = prepared(rows, batch_size=2, batching="masked", **wanted)
+    assert out.pairs.columns == ("anchor", "positive")
+    assert not len(read_negatives(out.batching.labels).values)
+    assert read_table(out.pairs.path).column_names == ["anchor", "positive"]
+    with pytest.raises(SettingsError, match="the training pairs have no negatives"):
+        prepared(rows, batch_size=2, batching="masked", hardness=Hardness("hard_negatives", 5), **wanted)
 
 
 def test_those_that_will_be_mined_can_be_weighed(prepared):
@@ -293,9 +320,9 @@ def test_and_it_is_refused_where_batches_must_be_planned(prepared):
         prepared(rows, eval_holdout=0, batch_size=8, batching="planned")
 
 
-def rule_of(positives, sources=None, columns=2, **settings):
+def rule_of(positives, sources=None, **settings):
     rows = len(positives)
-    groups = np.column_stack([10**6 + np.arange(rows), positives, *[10**7 + np.arange(rows)] * (columns - 2)])
+    groups = np.column_stack([10**6 + np.arange(rows), positives])
     counts = sources or (rows,)
     records = [SourceRecord(f"s{i}", "", 1, count, count, "", {}, ()) for i, count in enumerate(counts)]
     return choose_rule(Settings(**settings), records, groups)
@@ -340,7 +367,7 @@ def test_planned_batches_that_cannot_be_filled_are_refused_with_what_could_be():
 
 def test_where_no_batch_could_ever_be_filled_only_masking_is_offered():
     with pytest.raises(SettingsError, match=r"1 distinct positives; set MNRL_BATCHING=masked"):
-        rule_of(np.zeros(50, dtype=np.int64), columns=3, batch_size=8, batching="planned")
+        rule_of(np.zeros(50, dtype=np.int64), batch_size=8, batching="planned")
 
 
 def test_masking_can_be_asked_for():
@@ -356,19 +383,18 @@ def test_a_batch_larger_than_the_data_or_its_largest_source_is_refused():
         rule_of(np.arange(70), sources=(30, 40), batch_size=64)
 
 
-def test_one_positive_for_all_teaches_nothing_unless_there_are_negatives():
-    with pytest.raises(DataError, match="one positive between them, so there is nothing to tell it from"):
-        rule_of(np.zeros(50, dtype=np.int64), batch_size=8)
-    assert rule_of(np.zeros(50, dtype=np.int64), columns=3, batch_size=8)[0].masked
+@pytest.mark.parametrize("negatives", [[], [NOBODY], [NOBODY, 7]])
+def test_one_positive_for_all_teaches_nothing_unless_there_are_negatives(negatives):
+    groups = np.column_stack([np.arange(50), np.full(50, 99)])
+    given = Ragged(np.array(negatives, dtype=np.int64), np.array([0] * 50 + [len(negatives)]))
+    if 7 in negatives:
+        refuse_without_contrast(groups, given)
+        return
+    with pytest.raises(DataError, match="the 50 training pairs have one positive between them, so there is nothing to"):
+        refuse_without_contrast(groups, given)
 
 
 def test_one_anchor_for_all_teaches_nothing_either(prepared):
     """All positives answer it, so none is a negative."""
     with pytest.raises(DataError, match="the 12 training pairs have one anchor between them, so there is nothing to"):
         prepared([("Question", positive) for _, positive in made_up(12)], eval_holdout=0, batch_size=4)
-
-
-def test_negatives_that_are_nobodys_do_not_count_as_negatives():
-    groups = np.column_stack([np.arange(50), np.full(50, 99), np.full(50, NOBODY)])
-    with pytest.raises(DataError, match="the 50 training pairs have one positive between them"):
-        choose_rule(Settings(batch_size=8), [SourceRecord("s", "", 1, 50, 50, "", {}, ())], groups)

@@ -19,6 +19,7 @@ from mnrl_job.preparation.oddities import examples
 from mnrl_job.records import Batching, EvalSet, Pairs, SourceRecord
 from mnrl_job.runtime.attempt import Attempt
 from mnrl_job.runtime.logs import log, warn
+from mnrl_job.runtime.ragged import Ragged
 from mnrl_job.runtime.tables import NOBODY, read_table, write_labels, write_table
 from mnrl_job.settings import Settings
 from mnrl_job.training.batches import (
@@ -63,12 +64,13 @@ def prepare(settings: Settings, place: Attempt, read: Pairs, eval_sets: tuple[Ev
     kept = np.ones(read.rows, dtype=bool)
     if leaks.policy == "remove":
         kept[leaks.all] = False
-    groups, spared = without_contradictions(found), 0
+    negatives, spared = without_contradictions(found), 0
     if not eval_sets:
         eval_sets = hold_some_out(settings, place, read, found, kept)
-        spared = spare_held_out(groups, ~kept)
-    pairs, groups = keep(read, groups, kept, place)
-    batching, facts = lay_out(settings, place, pairs, groups)
+        negatives, spared = spare_held_out(found.groups, negatives, ~kept)
+    pairs, negatives = keep(read, negatives, kept, place)
+    check_hardness(settings, pairs)  # those that had negatives may be gone
+    batching, facts = lay_out(settings, place, pairs, found.groups[kept], negatives)
     if settings.hard_negatives:
         barred = place.scratch / "barred.npy"
         np.save(barred, np.isin(found.positives, found.relevant)[kept])
@@ -85,12 +87,12 @@ def check_workers(settings: Settings, workers: int) -> None:
         raise SettingsError(f"MNRL_BATCH_SIZE={size} is not a multiple of the {workers} workers; {nearest} would be")
 
 
-def check_hardness(settings: Settings, read: Pairs) -> None:
+def check_hardness(settings: Settings, pairs: Pairs) -> None:
     """Hard negatives can be weighed only where there are some."""
-    given = len(read.columns) > 2 or settings.hard_negatives
+    given = "negatives" in pairs.columns or settings.hard_negatives
     if settings.hardness and settings.hardness.mode == "hard_negatives" and not given:
         raise SettingsError(
-            f"MNRL_HARDNESS={settings.hardness}: the training pairs have no column of negatives; give one, mine some "
+            f"MNRL_HARDNESS={settings.hardness}: the training pairs have no negatives; give some, mine some "
             f"(MNRL_HARD_NEGATIVES), or set MNRL_HARDNESS=in_batch_negatives:{settings.hardness.strength:g}"
         )
 
@@ -143,30 +145,30 @@ def hold_some_out(
     return (write_evalset(HELD_OUT, HELD_OUT, folder, held.queries, held.corpus, held.grades),)
 
 
-def keep(
-    read: Pairs, groups: NDArray[np.int64], kept: NDArray[np.bool_], place: Attempt
-) -> tuple[Pairs, NDArray[np.int64]]:
-    """The pairs to train on and their groups; written anew only where some are left out.
+def keep(read: Pairs, negatives: Ragged, kept: NDArray[np.bool_], place: Attempt) -> tuple[Pairs, Ragged]:
+    """The pairs to train on and the groups of their negatives; written anew only where some are left out.
 
     Raises:
         DataError: none is left.
     """
     if kept.all():
-        return read, groups
+        return read, negatives
     if not kept.any():
         raise DataError("every training pair also stands in an eval set; give other pairs, or MNRL_LEAKAGE=keep")
     path = place.scratch / "train.arrow"
-    write_table(path, read_table(read.path).filter(pa.array(kept)))
+    negatives = negatives.of(np.flatnonzero(kept))
+    columns = read.columns if len(negatives.values) else read.columns[:2]
+    write_table(path, read_table(read.path).select(columns).filter(pa.array(kept)))
     bounds = np.cumsum([0, *(source.rows for source in read.sources)])
     sources = tuple(
         replace(source, rows=int(kept[start:stop].sum()))
         for source, (start, stop) in zip(read.sources, pairwise(bounds), strict=True)
     )
-    return replace(read, path=path, rows=int(kept.sum()), sources=sources), groups[kept]
+    return replace(read, path=path, columns=columns, rows=int(kept.sum()), sources=sources), negatives
 
 
 def lay_out(
-    settings: Settings, place: Attempt, pairs: Pairs, groups: NDArray[np.int64]
+    settings: Settings, place: Attempt, pairs: Pairs, groups: NDArray[np.int64], negatives: Ragged
 ) -> tuple[Batching, dict[str, Any]]:
     """Choose how batches are made and plan the whole run.
 
@@ -174,14 +176,16 @@ def lay_out(
         What the workers need, and the facts for the audit.
 
     Raises:
+        DataError: there is nothing that a positive could be told from.
         SettingsError: no batch can be filled.
     """
+    refuse_without_contrast(groups, negatives)
     rule, counts, why = choose_rule(settings, pairs.sources, groups)
     epochs = plan_epochs(groups, rule, counts, settings.seed, settings.epochs, settings.max_steps)
     plan = np.concatenate(epochs)
     starts = np.cumsum([0, *map(len, epochs[:-1])])
     labels, path = place.scratch / "labels.arrow", place.scratch / "plan.npy"
-    write_labels(labels, groups)
+    write_labels(labels, groups, negatives if "negatives" in pairs.columns else None)
     np.save(path, plan)
     batches = {source.name: count for source, count in zip(pairs.sources, counts, strict=True)}
     tell_use(settings, pairs, batches)
@@ -206,7 +210,7 @@ def largest_batches(sources: Sequence[SourceRecord], groups: NDArray[np.int64]) 
 
     A batch is of one source, so a size that suits the large ones may be too large for the others.
     """
-    parts = [part for part in np.split(groups[:, :2], np.cumsum([one.rows for one in sources])) if len(part)]
+    parts = [part for part in np.split(groups, np.cumsum([one.rows for one in sources])) if len(part)]
     sizes = sorted((largest_batch(part, NEARLY_ALL) for part in parts), reverse=True)
     enough = (
         size
@@ -228,7 +232,6 @@ def choose_rule(
         The rule, the batches of each source in an epoch, and why it is this rule.
 
     Raises:
-        DataError: there is but one anchor or one positive, and no negative.
         SettingsError: no batch can be filled.
     """
     size = settings.batch_size
@@ -237,7 +240,7 @@ def choose_rule(
     repeats = f"{len(groups)} pairs have {scarce}"
     planned = Rule(size, tuple(Share(source.rows, source.weight) for source in sources))
     masked = replace(planned, masked=True)
-    refuse_hopeless(groups, sources, size)
+    refuse_large_batch(sources, size)
     most = batches_by_source(groups, masked)
     if settings.batching == "masked":
         return masked, most, "MNRL_BATCHING=masked"
@@ -260,19 +263,26 @@ def choose_rule(
     return masked, most, why
 
 
-def refuse_hopeless(groups: NDArray[np.int64], sources: Sequence[SourceRecord], size: int) -> None:
-    """Data that cannot teach, or cannot fill a batch, however batches are made.
+def refuse_without_contrast(groups: NDArray[np.int64], negatives: Ragged) -> None:
+    """Data that cannot teach, however batches are made.
 
     Raises:
         DataError: there is but one anchor or one positive, and no negative.
-        SettingsError: no source has the rows of a batch, or one has not and weights bind the others to it.
     """
-    for column, text in zip(groups.T, ("anchor", "positive"), strict=False):
-        if (column == column[0]).all() and (groups[:, 2:] == NOBODY).all():
+    for column, text in zip(groups.T, ("anchor", "positive"), strict=True):
+        if (column == column[0]).all() and (negatives.values == NOBODY).all():
             raise DataError(
                 f"the {len(groups)} training pairs have one {text} between them, so there is nothing to tell it from; "
                 f"give pairs with different {text}s, or negatives"
             )
+
+
+def refuse_large_batch(sources: Sequence[SourceRecord], size: int) -> None:
+    """Sources that cannot fill a batch, however batches are made.
+
+    Raises:
+        SettingsError: no source has the rows of a batch, or one has not and weights bind the others to it.
+    """
     largest, smallest = (choose(sources, key=lambda source: source.rows) for choose in (max, min))
     if size > largest.rows:
         of = "training pairs" if len(sources) == 1 else "training pairs of the largest source"

@@ -45,9 +45,9 @@ class SourceRecord:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """The training pairs as one Arrow file; `columns` are anchor, positive and any negatives, in this order.
+    """The training pairs as one Arrow file; `columns` are anchor, positive and, where any row has some, negatives.
 
-    An empty text in a column of negatives means that the row has none there.
+    The negatives of a row are a list, which may be empty.
     """
 
     path: Path
@@ -217,10 +217,14 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What a training has spent up to some step, over all ranks and attempts."""
+    """What a training has spent up to some step, over all ranks and attempts.
+
+    Of `negatives`, the other documents of a batch, summed over all queries, `masked` did not count.
+    """
 
     tokens: int = 0
     padded_tokens: int = 0
+    negatives: int = 0
     masked: int = 0
     seconds: float = 0.0
     seconds_waited: float = 0.0
@@ -264,7 +268,7 @@ class Training:
 
     `seconds_waited` were spent waiting for batches; `recomputed` says that not all activations of a batch were kept.
 
-    `negatives_per_anchor` are the other documents of a batch; `masked_per_anchor` of them, on average, did not count.
+    `negatives_per_anchor` are the other documents of a batch, on average; `masked_per_anchor` of them did not count.
     `trainable_parameters` is how many numbers were trained; with LoRA few of the model's. `scores` were taken while it
     trained; the weights are then those of `best_step`. `collapse` says what is wrong with the embeddings that these
     weights give; empty where nothing is, None where nobody can tell.

@@ -28,11 +28,10 @@ LINES = st.lists(
 
 
 def expected(lines):
-    most = max(len(line.get("neg") or []) for line in lines)
+    given = any(line.get("neg") for line in lines)
     rows = []
     for line in lines:
-        texts = [text.strip() for text in line.get("neg") or []]
-        negatives = {f"negative_{i + 1}": text for i, text in enumerate(texts + [""] * (most - len(texts)))}
+        negatives = {"negatives": [text.strip() for text in line.get("neg") or []]} if given else {}
         rows += [{"anchor": line["query"].strip(), "positive": text.strip()} | negatives for text in line["pos"]]
     return rows
 
@@ -69,10 +68,10 @@ def test_any_positive_or_negative_column_may_hold_lists_or_single_texts(tmp_path
     )
     pairs, rows = read(tmp_path, path)
     assert [tuple(row.values()) for row in rows] == [
-        ("a", "p", "n", ""),
-        ("b", "p1", "n1", "n2"),
-        ("b", "p2", "n1", "n2"),
-        ("c", "p3", "", ""),
+        ("a", "p", ["n"]),
+        ("b", "p1", ["n1", "n2"]),
+        ("b", "p2", ["n1", "n2"]),
+        ("c", "p3", []),
     ]
     assert pairs.sources[0].columns == {"anchor": "anchor", "positive": "positive", "negative_1": "negative"}
 
@@ -80,21 +79,21 @@ def test_any_positive_or_negative_column_may_hold_lists_or_single_texts(tmp_path
 def test_a_list_of_negatives_stands_beside_single_ones_and_named_columns_may_be_lists(tmp_path):
     row = {"question": "a", "answer": "p", "negative_1": "n1", "negatives": ["n2", "n3"], "other": ["o1", "o2"]}
     path = write_jsonl(tmp_path / "p.jsonl", [row])
-    assert [*read(tmp_path, path)[1][0].values()] == ["a", "p", "n2", "n3", "n1"]
+    assert [*read(tmp_path, path)[1][0].values()] == ["a", "p", ["n2", "n3", "n1"]]
     named = read(tmp_path, path, positive_column="other", negative_columns=("negatives",))[1]
-    assert [tuple(row.values()) for row in named] == [("a", "o1", "n2", "n3"), ("a", "o2", "n2", "n3")]
+    assert [tuple(row.values()) for row in named] == [("a", "o1", ["n2", "n3"]), ("a", "o2", ["n2", "n3"])]
 
 
 def test_negatives_that_only_a_late_line_has_are_found(tmp_path):
     lines = [{"query": f"q{i}", "pos": ["p"]} for i in range(300)]
     path = write_jsonl(tmp_path / "p.jsonl", [*lines, {"query": "last", "pos": ["p"], "neg": ["n1", "n2"]}])
     pairs, rows = read(tmp_path, path)
-    assert [*rows[0].values()] == ["q0", "p", "", ""]
-    assert [*rows[-1].values()] == ["last", "p", "n1", "n2"]
+    assert [*rows[0].values()] == ["q0", "p", []]
+    assert [*rows[-1].values()] == ["last", "p", ["n1", "n2"]]
     assert not pairs.sources[0].ignored_columns
 
 
-def test_pairs_get_the_columns_that_lists_of_another_source_need_and_the_log_says_so(tmp_path, caplog):
+def test_sources_may_differ_in_their_number_of_negatives_and_the_log_says_so(tmp_path, caplog):
     caplog.set_level(logging.INFO, "mnrl_job")
     pairs_file = write_jsonl(tmp_path / "pairs.jsonl", [{"anchor": "a", "positive": "b", "negative": "c"}])
     lists = write_jsonl(
@@ -102,9 +101,9 @@ def test_pairs_get_the_columns_that_lists_of_another_source_need_and_the_log_say
     )
     _, rows = read(tmp_path, pairs_file, lists)
     assert [tuple(row.values()) for row in rows] == [
-        ("a", "b", "c", "", ""),
-        ("q", "p", "", "", ""),
-        ("r", "s", "1", "2", "3"),
+        ("a", "b", ["c"]),
+        ("q", "p", []),
+        ("r", "s", ["1", "2", "3"]),
     ]
     assert f"rows have from 0 (in {lists}) to 3 (in {lists}) negatives" in caplog.text
 
@@ -144,10 +143,10 @@ def test_bad_lines_are_weighed_against_lines_and_not_against_the_rows_they_give(
     assert read(tmp_path, path, max_bad_rows=0.5)[0].rows == 50
 
 
-def test_a_bad_line_does_not_decide_how_many_negatives_there_are(tmp_path):
-    lines = [{"query": "q", "pos": ["p"], "neg": ["n"]}, {"query": "q", "pos": [], "neg": ["1", "2", "3"]}]
+def test_negatives_of_bad_lines_are_none(tmp_path):
+    lines = [{"query": "q", "pos": ["p"]}, {"query": "q", "pos": [], "neg": ["1", "2", "3"]}]
     pairs, _ = read(tmp_path, write_jsonl(tmp_path / "p.jsonl", lines), max_bad_rows=0.5)
-    assert pairs.columns == ("anchor", "positive", "negative_1")
+    assert pairs.columns == ("anchor", "positive")
 
 
 def test_what_columns_are_known_is_told_without_repeating_a_name(tmp_path):

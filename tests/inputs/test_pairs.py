@@ -33,7 +33,7 @@ def test_columns_are_found_by_name_whatever_their_order(tmp_path, header, anchor
 def test_named_columns_win(tmp_path):
     path = write_jsonl(tmp_path / "p.jsonl", [{"title": "t", "body": "b", "anchor": "x", "other": "o"}])
     _, rows = read(tmp_path, path, anchor_column="title", positive_column="body", negative_columns=("other",))
-    assert rows == [{"anchor": "t", "positive": "b", "negative_1": "o"}]
+    assert rows == [{"anchor": "t", "positive": "b", "negatives": ["o"]}]
 
 
 def test_missing_columns_name_what_was_found_and_how_to_map(tmp_path):
@@ -99,17 +99,17 @@ def test_folders_globs_and_formats_mix(tmp_path):
     assert [source.files for source in pairs.sources] == [2, 1]
 
 
-def test_files_with_fewer_negatives_are_filled_up_and_the_log_says_so(tmp_path, caplog):
+def test_files_may_differ_in_their_number_of_negatives_and_the_log_says_so(tmp_path, caplog):
     caplog.set_level(logging.INFO, "mnrl_job")
     none = write_jsonl(tmp_path / "none.jsonl", [{"anchor": "a", "positive": "b"}])
     two = write_jsonl(tmp_path / "two.jsonl", [{"anchor": "c", "positive": "d", "negative": "e", "negative_1": "f"}])
     pairs, rows = read(tmp_path, none, two)
-    assert pairs.columns == ("anchor", "positive", "negative_1", "negative_2")
+    assert pairs.columns == ("anchor", "positive", "negatives")
     assert rows == [
-        {"anchor": "a", "positive": "b", "negative_1": "", "negative_2": ""},
-        {"anchor": "c", "positive": "d", "negative_1": "e", "negative_2": "f"},
+        {"anchor": "a", "positive": "b", "negatives": []},
+        {"anchor": "c", "positive": "d", "negatives": ["e", "f"]},
     ]
-    said = f"rows have from 0 (in {none}) to 2 (in {two}) negatives; those with fewer than 2 are filled up"
+    said = f"rows have from 0 (in {none}) to 2 (in {two}) negatives; each is trained with those that it has"
     assert said in caplog.text
 
 
@@ -117,7 +117,7 @@ def test_files_with_as_many_negatives_as_one_another_need_no_word(tmp_path, capl
     caplog.set_level(logging.INFO, "mnrl_job")
     one = write_jsonl(tmp_path / "one.jsonl", [{"anchor": "a", "positive": "b", "negative": "c"}])
     two = write_jsonl(tmp_path / "two.jsonl", [{"query": "a", "document": "b", "negative_7": "c"}])
-    assert read(tmp_path, one, two)[0].columns == ("anchor", "positive", "negative_1")
+    assert read(tmp_path, one, two)[0].columns == ("anchor", "positive", "negatives")
     assert "negatives" not in caplog.text
 
 

@@ -15,8 +15,10 @@ Rows = Sequence[Sequence[str]]
 def pairs_of(rows: Rows, folder: Path) -> Pairs:
     """Rows of anchor, positive and any negatives as the Arrow file that reading leaves, from one source."""
     folder.mkdir(parents=True, exist_ok=True)
-    columns = ("anchor", "positive", *(f"negative_{i}" for i in range(1, len(rows[0]) - 1)))
-    cells = dict(zip(columns, zip(*rows, strict=True), strict=True))
+    cells = {"anchor": [row[0] for row in rows], "positive": [row[1] for row in rows]}
+    if any(len(row) > 2 for row in rows):
+        cells["negatives"] = [list(row[2:]) for row in rows]
+    columns = tuple(cells)
     write_columns(folder / "pairs.arrow", **cells)
     source = SourceRecord("faq", "faq.jsonl", 1, len(rows), len(rows), "", {}, ())
     return Pairs(folder / "pairs.arrow", columns, len(rows), len(rows), {}, (), (source,))

@@ -22,6 +22,7 @@ from transformers import TrainerCallback
 from mnrl_job.embedding.chunks import Limit, cut
 from mnrl_job.embedding.encode import encode
 from mnrl_job.records import Batching, Pairs, read_record
+from mnrl_job.runtime.ragged import no_values
 from mnrl_job.runtime.tables import read_groups
 from mnrl_job.settings import Settings
 from mnrl_job.training.collate import Batch
@@ -60,32 +61,47 @@ def fail_above(most: int, texts: torch.Tensor) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-def loss(folder: Path) -> dict[str, object]:
+def loss(folder: Path, whose: tuple[str, ...] = ("ours", "theirs")) -> dict[str, object]:
     """Each rank has half of the rows; the library gathers as we do."""
     state = PartialState()
     texts = json.loads((folder / "columns.json").read_text())
-    labels = torch.tensor(json.loads((folder / "labels.json").read_text()))
-    own = slice(state.process_index * len(labels) // 2, (state.process_index + 1) * len(labels) // 2)
+    groups = torch.tensor(json.loads((folder / "groups.json").read_text()))
+    own = slice(state.process_index * len(groups) // 2, (state.process_index + 1) * len(groups) // 2)
     model = SentenceTransformer(str(folder / "model"), device="cpu").double()
     found = {}
     for name, one in {
         "ours": GlobalBatchLoss(model, 20, rank=state.process_index),
         "theirs": MultipleNegativesRankingLoss(model, scale=20, gather_across_devices=True),
     }.items():
+        if name not in whose:
+            continue
         model.zero_grad()
         columns = [column[own] for column in texts]
-        batch = batch_of(model, columns, 3) if name == "ours" else list(map(model.preprocess, columns))
-        value = one(batch, labels[own])
+        batch = list(map(model.preprocess, columns))
+        label = torch.cat([torch.arange(len(groups))[own, None], groups[own]], dim=1)
+        value = one(batch_of(model, columns, 3, label) if name == "ours" else batch, label[:, :3])
         value.backward()
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         # The trainer averages over the ranks.
         summed = [_mean(gradient) for gradient in [value.detach(), *gradients]]
         found[name] = {"value": summed[0].item(), "gradients": np.concatenate([g.ravel() for g in summed[1:]]).tolist()}
+        if isinstance(one, GlobalBatchLoss):
+            found[name]["negatives"] = one.counts.negatives
     return found
 
 
-def batch_of(model: SentenceTransformer, columns: list[list[str]], rows_at_once: int) -> Batch:
-    """What the collator makes of these rows, before labels."""
+def batch_of(model: SentenceTransformer, columns: list[list[str]], rows_at_once: int, labels: torch.Tensor) -> Batch:
+    """What the collator makes of these rows; an empty text stands for no negative.
+
+    Args:
+        model: whose input it is.
+        columns: texts of each column.
+        rows_at_once: texts of a chunk.
+        labels: number of each row and the group of the text in each column, shape (rows, 1 + columns).
+    """
+    there = [torch.tensor([bool(text) for text in column]) for column in columns]
+    columns = [[text for text in column if text] for column in columns]
+    negatives = [labels[kept][:, [0, 1, at]] for at, kept in enumerate(there[2:], 3)]
     texts = [text for column in columns for text in column]
     lengths = model.preprocess(texts)["attention_mask"].sum(dim=1).numpy()
     chunks = [chunk.rows for chunk in cut(lengths, Limit(10**6, rows_at_once, 1), lengths.max())]
@@ -93,6 +109,7 @@ def batch_of(model: SentenceTransformer, columns: list[list[str]], rows_at_once:
     return {
         "chunks": padded,
         "order": torch.from_numpy(np.concatenate(chunks).argsort()),
+        "negatives": torch.cat([labels[:0, :3], *negatives]),
         "tokens": int(lengths.sum()),
         "padded_tokens": sum(chunk["input_ids"].numel() for chunk in padded),
     }
@@ -114,7 +131,9 @@ def negatives(folder: Path) -> dict[str, object]:
     model = SentenceTransformer(str(folder / "model"), device="cpu")
     seen = []
     model.register_forward_hook(lambda _, __, found: seen.append(len(found["sentence_embedding"])))
-    texts = distinct(read_groups(batching.labels), np.zeros(pairs.rows, dtype=bool), np.arange(pairs.rows))
+    texts = distinct(
+        read_groups(batching.labels), no_values(pairs.rows), np.zeros(pairs.rows, dtype=bool), np.arange(pairs.rows)
+    )
     found = mine(model, pairs, texts, read_record(folder / "settings.json", Settings), folder / "mining")
     return {
         "rows": found.rows.tolist(),
@@ -152,7 +171,7 @@ def short(folder: Path) -> dict[str, object]:
 
 
 ROLES = {
-    "loss": lambda folder: loss(Path(folder)),
+    "loss": lambda folder, *whose: loss(Path(folder), whose or ("ours", "theirs")),
     "encode": lambda folder: embeddings(Path(folder)),
     "train": lambda folder, stop_at: train(Path(folder), int(stop_at)),
     "short": lambda folder: short(Path(folder)),

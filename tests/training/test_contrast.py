@@ -44,8 +44,9 @@ def embeddings(columns, rows=ROWS, dtype=torch.float64, seed=7):
 
 
 def labels_of(groups):
-    """The label of each row: its number, and its groups."""
-    return torch.tensor([[row, *one] for row, one in enumerate(groups)])
+    """The labels of all positives, then of all first negatives, and so on; of each row's groups the anchor's first."""
+    columns = range(1, len(groups[0]))
+    return torch.tensor([[row, one[0], one[column]] for column in columns for row, one in enumerate(groups)])
 
 
 def apart(columns, rows=ROWS):
@@ -238,6 +239,40 @@ def test_false_negatives_are_left_out_in_every_direction(objective, rows, ends, 
 
 
 @pytest.mark.parametrize("objective", DIRECTIONS)
+@given(rows=BATCHES, rows_at_once=st.integers(1, 8), hardness=HARDNESS, seed=st.integers(0, 9))
+def test_negatives_that_are_not_there_are_as_good_as_masked_ones(objective, rows, rows_at_once, hardness, seed):
+    """Rows may differ in how many they have, and negatives may stand in any order."""
+    made, labels, count = embeddings(2, len(rows)), labels_of(rows), len(rows)
+    there = torch.nonzero(labels[count:, 2] != NOBODY)[:, 0]
+    there = count + there[torch.randperm(len(there), generator=torch.Generator().manual_seed(seed))]
+    places = torch.cat([torch.arange(count), there])
+    queries, documents = sides_of(made)
+    guides = [*sides_of(guides_of(2, count))] if objective == "guided" else None
+    expected, _ = contrast(queries, documents, labels, slice(None), SCALE, objective, hardness, guides)
+    guides = (guides[0], guides[1][places]) if guides else None
+    with pytest.MonkeyPatch.context() as patch:
+        set_tiles(patch, rows_at_once, made)
+        value, masked = contrast(
+            queries, documents[places], labels[places], slice(None), SCALE, objective, hardness, guides
+        )
+    assert masked.item() <= len(rows) * len(places)
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradient(value, made), gradient(expected, made), rtol=1e-10, atol=1e-12)
+
+
+def test_one_row_with_many_negatives_costs_those_and_not_as_many_for_every_row():
+    """4,096 rows of which one has 400; as wide as this one all rows would be 1.6 million documents."""
+    queries, documents = normalize(torch.randn(4096, 8)), normalize(torch.randn(4096 + 400, 8))
+    labels = torch.stack([torch.arange(4496) % 4096, torch.arange(4496) % 4096, 4096 + torch.arange(4496)], dim=1)
+    labels[4096:, :2] = 7
+    value, masked = contrast(queries, documents, labels, slice(0, 8), SCALE, "mnrl", Hardness("hard_negatives", 5))
+    assert masked.item() == 0
+    scores = SCALE * queries[:8] @ documents.T
+    scores[7, 4096:] += 5 * queries[7] @ documents[4096:].T
+    assert value.item() == pytest.approx(torch.nn.functional.cross_entropy(scores, torch.arange(8)).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", DIRECTIONS)
 def test_the_gradient_is_the_slope(objective):
     labels = labels_of([(0, 1, 2), (3, 4, 5), (0, 6, NOBODY), (7, 4, 8)])
     made = embeddings(2, rows=4)
@@ -292,7 +327,7 @@ def test_the_host_never_waits_for_a_value(objective):
     """Fake tensors have none to wait for."""
     with FakeTensorMode():
         made = torch.randn(3, ROWS, DIMENSION, requires_grad=True)
-        value, masked = ours(made, torch.zeros(ROWS, 4, dtype=torch.int64), objective)
+        value, masked = ours(made, torch.zeros(2 * ROWS, 3, dtype=torch.int64), objective)
         assert gradient(value, made).shape == made.shape
         with pytest.raises(DataDependentOutputException):
             masked.item()

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mnrl_job.embedding.encode import encode
+from mnrl_job.runtime.ragged import no_values
 from mnrl_job.settings import Settings
 from mnrl_job.training.loss import GlobalBatchLoss
 from mnrl_job.training.mining import distinct, search
@@ -35,7 +36,7 @@ def test_value_and_gradients_are_those_of_the_cpu(tiny_model, objective, recompu
         loss = GlobalBatchLoss(model, 20, objective)
         loss.kept_tokens = 0 if recompute else math.inf
         labels = torch.tensor([[row, row, 100 + row % 7] for row in range(8)])
-        batch = send_to_device(batch_of(load(tiny_model, "cpu"), COLUMNS, 3), device)
+        batch = send_to_device(batch_of(load(tiny_model, "cpu"), COLUMNS, 3, labels), device)
         value = loss(batch, labels.to(device))
         value.backward()
         found[device] = [value.detach().cpu(), *(weight.grad.cpu() for weight in model.parameters())]
@@ -51,7 +52,7 @@ def test_embeddings_are_those_of_the_cpu(tiny_model, tmp_path, precision):
 
 def test_the_negatives_mined_are_those_of_the_cpu():
     vectors = torch.nn.functional.normalize(torch.randn(2, 50, 8, generator=torch.Generator().manual_seed(1)), dim=-1)
-    texts = distinct(np.arange(100).reshape(2, 50).T, np.arange(50) % 7 == 0, np.arange(50))
+    texts = distinct(np.arange(100).reshape(2, 50).T, no_values(50), np.arange(50) % 7 == 0, np.arange(50))
     wanted = Settings(hard_negatives=3)
     (on_cpu,), (on_gpu,) = (list(search(*vectors.to(device), texts, wanted)) for device in ("cpu", "cuda"))
     assert np.array_equal(on_cpu[0], on_gpu[0])

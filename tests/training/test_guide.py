@@ -6,6 +6,7 @@ import torch
 
 from mnrl_job.embedding.chunks import chunk_limit
 from mnrl_job.records import Pairs
+from mnrl_job.runtime.ragged import Ragged, offsets_of
 from mnrl_job.runtime.tables import write_columns
 from mnrl_job.training import guide as module
 from mnrl_job.training.collate import collator
@@ -14,13 +15,14 @@ from tests.conftest import PAIRS
 
 ANCHORS = [anchor for anchor, _ in PAIRS]
 POSITIVES = [positive for _, positive in PAIRS[:7]] + [PAIRS[0][1]]
-NEGATIVES = [PAIRS[(row + 1) % 8][1] for row in range(7)] + [""]
+NEGATIVES = [[PAIRS[(row + 1) % 8][1], f"not {row}"][: row % 3] for row in range(8)]
+EVERY = [text for texts in NEGATIVES for text in texts]
 
 
 @pytest.fixture
 def pairs(tmp_path):
-    write_columns(tmp_path / "pairs.arrow", anchor=ANCHORS, positive=POSITIVES, negative=NEGATIVES)
-    return Pairs(tmp_path / "pairs.arrow", ("anchor", "positive", "negative"), 8, 8, {}, (), ())
+    write_columns(tmp_path / "pairs.arrow", anchor=ANCHORS, positive=POSITIVES, negatives=NEGATIVES)
+    return Pairs(tmp_path / "pairs.arrow", ("anchor", "positive", "negatives"), 8, 8, {}, (), ())
 
 
 @pytest.fixture
@@ -37,29 +39,39 @@ def test_the_guide_has_its_own_prompts_and_each_distinct_text_once(model, pairs,
     seen = []
     model.register_forward_hook(lambda _, __, found: seen.append(len(found["sentence_embedding"])))
     embed_by_guide(model, pairs, np.arange(8).reshape(2, 4), "fp32", tmp_path / "guide")
-    assert sum(seen) == len(set(ANCHORS)) + len({*POSITIVES, *NEGATIVES})
-    guide, rows = read_guide(tmp_path / "guide"), [7, 0, 3]
+    assert sum(seen) == len(set(ANCHORS)) + len({*POSITIVES, *EVERY})
+    guide, rows = read_guide(tmp_path / "guide", pairs.columns), np.array([6, 0, 3])
     found = guide.of([(column, rows) for column in range(3)])
     wanted = {"convert_to_tensor": True, "normalize_embeddings": True}
-    for column, texts in enumerate((ANCHORS, POSITIVES, NEGATIVES)):
-        encode = model.encode_document if column else model.encode_query
-        expected = encode([texts[row] for row in rows], **wanted)
-        torch.testing.assert_close(found[:, column], expected, rtol=1e-5, atol=1e-6)
+    expected = [
+        (model.encode_document if column else model.encode_query)([texts[row] for row in rows], **wanted)
+        for column, texts in enumerate((ANCHORS, POSITIVES, EVERY))
+    ]
+    torch.testing.assert_close(found, torch.cat(expected), rtol=1e-5, atol=1e-6)
 
 
 def test_only_texts_of_planned_rows_are_embedded(model, pairs, tmp_path):
-    embed_by_guide(model, pairs, np.array([[5, 2]]), "fp32", tmp_path / "guide")
-    guide = read_guide(tmp_path / "guide")
-    assert (len(guide.queries), len(guide.documents)) == (2, 4)
-    expected = model.encode([ANCHORS[5], NEGATIVES[2]], convert_to_tensor=True, normalize_embeddings=True)
-    found = torch.stack([guide.of([(0, [5])])[0, 0], guide.of([(2, [2])])[0, 0]])
+    embed_by_guide(model, pairs, np.array([[5, 2, 3]]), "fp32", tmp_path / "guide")
+    guide = read_guide(tmp_path / "guide", pairs.columns)
+    assert (len(guide.queries), len(guide.documents)) == (3, 3 + 4 - 1), "a negative of one row is another's positive"
+    expected = model.encode([ANCHORS[5], EVERY[2]], convert_to_tensor=True, normalize_embeddings=True)
+    found = guide.of([(0, np.array([5])), (2, np.array([2]))])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_batches_bring_what_the_guide_found_for_their_rows(model, static_model, pairs, tmp_path):
     embed_by_guide(model, pairs, np.arange(8).reshape(1, 8), "fp32", tmp_path / "guide")
+    given = Ragged(np.arange(100, 100 + len(EVERY)), offsets_of(np.array([len(texts) for texts in NEGATIVES])))
     for one in (model, static_model):
-        collate = collator(one, pairs, chunk_limit(torch.device("cpu")), tmp_path / "tokens")
-        collate.guide = read_guide(tmp_path / "guide")
-        batch = collate([{"label": [row, row, row, row]} for row in (6, 1)])
-        assert torch.equal(batch["guide"], collate.guide.of([(column, [6, 1]) for column in range(3)]))
+        collate = collator(one, pairs, chunk_limit(torch.device("cpu")), tmp_path / "tokens", given)
+        collate.guide = read_guide(tmp_path / "guide", pairs.columns)
+        batch = collate([{"label": [row, row, 10 + row]} for row in (5, 0, 4)])
+        texts = [row[5] for row in (ANCHORS, POSITIVES)] + NEGATIVES[5] + NEGATIVES[4]
+        assert batch["negatives"].tolist() == [[5, 5, 104], [5, 5, 105], [4, 4, 103]]
+        assert len(batch["guide"]) == 9
+        expected = model.encode(texts, convert_to_tensor=True, normalize_embeddings=True)
+        torch.testing.assert_close(batch["guide"][[0, 3, 6, 7, 8]], expected, rtol=1e-5, atol=1e-6)
+        with torch.no_grad():
+            found = torch.cat([one(dict(chunk))["sentence_embedding"] for chunk in batch["chunks"]])[batch["order"]]
+        expected = one.encode(texts, convert_to_tensor=True)
+        torch.testing.assert_close(found[[0, 3, 6, 7, 8]], expected, rtol=1e-5, atol=1e-6)

@@ -36,8 +36,10 @@ def apart(columns):
 def value_and_gradients(model, loss, columns, labels, rows_at_once=8):
     model.zero_grad()
     ours = isinstance(loss, GlobalBatchLoss)
-    batch = batch_of(model, columns, rows_at_once) if ours else [model.preprocess(list(column)) for column in columns]
-    value = loss(batch, labels)
+    if ours:
+        value = loss(batch_of(model, columns, rows_at_once, labels), labels[:, :3])
+    else:
+        value = loss([model.preprocess(list(column)) for column in columns], None)
     value.backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
     return value.item(), {name: gradient.clone() for name, gradient in gradients.items()}
@@ -79,14 +81,14 @@ def test_the_sum_over_cut_embeddings_is_the_librarys(model, kept_tokens, dimensi
 def test_documents_are_masked_once_however_often_embeddings_are_cut(model):
     labels = labels_of([[row, 100 + row % 4] for row in range(8)])
     loss = GlobalBatchLoss(model, 20, dimensions=(32, 16, 8))
-    loss(batch_of(model, COLUMNS[:2], 4), labels)
+    loss(batch_of(model, COLUMNS[:2], 4, labels), labels)
     assert int(loss.counts.masked) == 8
 
 
 def test_on_two_ranks_value_and_gradients_equal_the_librarys(two_ranks, tmp_path, tiny_model):
     shutil.copytree(tiny_model, tmp_path / "model")
     (tmp_path / "columns.json").write_text(json.dumps(COLUMNS), encoding="utf-8")
-    (tmp_path / "labels.json").write_text(json.dumps(apart(COLUMNS).tolist()), encoding="utf-8")
+    (tmp_path / "groups.json").write_text(json.dumps(apart(COLUMNS)[:, 1:].tolist()), encoding="utf-8")
     found = two_ranks.ask("loss", tmp_path)
     assert found["ours"]["value"] == pytest.approx(found["theirs"]["value"], abs=1e-12)
     assert found["ours"]["gradients"] == pytest.approx(found["theirs"]["gradients"], rel=1e-9, abs=1e-12)
@@ -99,7 +101,7 @@ def test_two_ranks_mask_what_one_would(two_ranks, tmp_path, tiny_model, model):
     labels = labels_of(groups.tolist())
     shutil.copytree(tiny_model, tmp_path / "model")
     (tmp_path / "columns.json").write_text(json.dumps(COLUMNS), encoding="utf-8")
-    (tmp_path / "labels.json").write_text(json.dumps(labels.tolist()), encoding="utf-8")
+    (tmp_path / "groups.json").write_text(json.dumps(groups.tolist()), encoding="utf-8")
     found = two_ranks.ask("loss", tmp_path)
     loss = GlobalBatchLoss(model, 20)
     value, gradients = value_and_gradients(model, loss, COLUMNS, labels)
@@ -107,6 +109,41 @@ def test_two_ranks_mask_what_one_would(two_ranks, tmp_path, tiny_model, model):
     assert found["ours"]["value"] == pytest.approx(value, abs=1e-12)
     flat = torch.cat([gradient.ravel() for gradient in gradients.values()]).tolist()
     assert found["ours"]["gradients"] == pytest.approx(flat, rel=1e-9, abs=1e-12)
+
+
+def test_two_ranks_whose_rows_differ_in_their_negatives_learn_what_one_does(two_ranks, tmp_path, tiny_model, model):
+    """Rank 0 has none, rank 1 has five; then rank 0 has one row of two, and rank 1 none."""
+    shutil.copytree(tiny_model, tmp_path / "model")
+    for kept in ([], [4, 5, 6, 7], [7]), ([2], [2], []):
+        columns = COLUMNS[:2] + [
+            [text if row in rows else "" for row, text in enumerate(texts)]
+            for rows, texts in zip(kept, [NEGATIVES, NEGATIVES[::-1], COLUMNS[1][::-1]], strict=True)
+        ]
+        labels = apart(columns)
+        (tmp_path / "columns.json").write_text(json.dumps(columns), encoding="utf-8")
+        (tmp_path / "groups.json").write_text(json.dumps(labels[:, 1:].tolist()), encoding="utf-8")
+        found = two_ranks.ask("loss", tmp_path, "ours")["ours"]
+        loss = GlobalBatchLoss(model, 20)
+        value, gradients = value_and_gradients(model, loss, columns, labels)
+        documents = 8 + sum(map(len, kept))
+        assert loss.counts.negatives == 8 * (documents - 1)
+        assert found["negatives"] == 4 * (documents - 1), "of the queries of a rank"
+        assert found["value"] == pytest.approx(value, abs=1e-12)
+        flat = torch.cat([gradient.ravel() for gradient in gradients.values()]).tolist()
+        assert found["gradients"] == pytest.approx(flat, rel=1e-9, abs=1e-12)
+
+
+def test_rows_may_differ_in_how_many_negatives_they_have(model):
+    """The library fills up with empty texts, which then count; here they are looked up by hand."""
+    negatives = [[], [NEGATIVES[1]], [], NEGATIVES[2:7], *[[]] * 4]
+    columns = COLUMNS[:2] + [[some[at] if at < len(some) else "" for some in negatives] for at in range(5)]
+    loss = GlobalBatchLoss(model, 20)
+    value, _ = value_and_gradients(model, loss, columns, apart(columns))
+    every = [*COLUMNS[1], *(text for some in negatives for text in some)]
+    queries, documents = (model(model.preprocess(texts))["sentence_embedding"] for texts in (COLUMNS[0], every))
+    scores = 20 * torch.nn.functional.cosine_similarity(queries[:, None], documents[None], dim=2)
+    assert value == pytest.approx(torch.nn.functional.cross_entropy(scores, torch.arange(8)).item(), abs=1e-12)
+    assert loss.counts.tokens == int(model.preprocess(COLUMNS[0] + every)["attention_mask"].sum())
 
 
 def test_a_false_negative_is_left_out_of_the_softmax(model):
@@ -132,7 +169,7 @@ def test_a_batch_of_one_positive_alone_teaches_nothing_and_breaks_nothing(model)
 def test_what_was_trained_on_and_masked_is_counted(model):
     labels = labels_of([[row, 100 + row % 4] for row in range(8)])
     loss = GlobalBatchLoss(model, 20)
-    value = loss(batch_of(model, COLUMNS[:2], 4), labels)
+    value = loss(batch_of(model, COLUMNS[:2], 4, labels), labels)
     consumed, losses = loss.take_consumed()
     assert [rows.tolist() for rows in consumed] == [list(range(8))]
     assert losses == (value.detach(),)
@@ -180,3 +217,9 @@ def test_pieces_are_halved_until_there_are_as_many_as_another_rank_has():
     assert torch.equal(torch.cat([piece["input_ids"] for piece in cut]), rows)
     assert {piece["modality"] for piece in cut} == {"text"}
     assert cut_to(pieces, 3) == pieces
+
+
+def test_a_rank_with_fewer_texts_than_another_has_pieces_embeds_one_again():
+    pieces = [{"input_ids": torch.arange(4).reshape(2, 2)}, {"input_ids": torch.arange(2).reshape(1, 2)}]
+    cut = cut_to(pieces, 6)
+    assert [piece["input_ids"].tolist() for piece in cut] == [[[0, 1]], [[2, 3]], *[[[0, 1]]] * 4]

@@ -13,6 +13,7 @@ from sentence_transformers.util import mine_hard_negatives
 
 from mnrl_job.embedding.chunks import chunk_limit
 from mnrl_job.records import Batching, Pairs, write_record
+from mnrl_job.runtime.ragged import Ragged, no_values, offsets_of
 from mnrl_job.runtime.tables import NOBODY, read_table, write_columns, write_labels
 from mnrl_job.setting_types import Places
 from mnrl_job.settings import Settings
@@ -72,7 +73,7 @@ def test_they_are_those_of_the_library(minilm, data, tmp_path):
     pairs, _ = data
     anchors, positives = texts_of(pairs)
     groups = np.arange(2 * ROWS).reshape(2, ROWS).T
-    texts = distinct(groups, np.zeros(ROWS, dtype=bool), np.arange(ROWS))
+    texts = distinct(groups, no_values(len(groups)), np.zeros(ROWS, dtype=bool), np.arange(ROWS))
     found = mine(model, pairs, texts, asked_for(3, margin=0.05), tmp_path / "mining")
     theirs = mine_hard_negatives(
         Dataset.from_dict({"anchor": anchors, "positive": positives}),
@@ -116,7 +117,9 @@ def test_own_groups_and_eval_documents_are_never_taken_and_the_window_is_kept(gr
     barred = np.array(data.draw(st.lists(st.booleans(), min_size=len(groups), max_size=len(groups))))
     planned = data.draw(st.sets(st.integers(0, len(groups) - 1), min_size=1).map(sorted))
     wanted = asked_for(count, margin, f"{skipped + 1}-{skipped + max(count, 5)}")
-    texts = distinct(np.array(groups), barred, np.array(planned))
+    numbers = np.array(groups)
+    given = Ragged(numbers[:, 2][numbers[:, 2] != NOBODY], offsets_of(numbers[:, 2] != NOBODY))
+    texts = distinct(numbers[:, :2], given, barred, np.array(planned))
     rng = np.random.default_rng(len(groups))
     vectors = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(2, 10, 4))).float(), dim=-1)
     queries = torch.stack([vectors[0, groups[row][0]] for row in texts.queries])
@@ -137,7 +140,7 @@ def test_right_answers_told_by_rows_that_are_left_out_are_not_taken(model, data,
     pairs, _ = data
     groups = np.arange(2 * ROWS).reshape(2, ROWS).T
     groups[1] = groups[0, 0], groups[2, 1]
-    texts = distinct(groups, np.zeros(ROWS, dtype=bool), np.array([0, 2, 3]))
+    texts = distinct(groups, no_values(len(groups)), np.zeros(ROWS, dtype=bool), np.array([0, 2, 3]))
     found = mine(model, pairs, texts, asked_for(2, margin=-10.0), tmp_path / "mining").rows
     assert found[0].tolist() == [3, NOTHING]
     assert sorted(found[2]) == [0, 3]
@@ -147,7 +150,7 @@ def test_queries_are_ranked_some_at_a_time(model, data, tmp_path, monkeypatch):
     pairs, _ = data
     groups = np.arange(2 * ROWS).reshape(2, ROWS).T
     groups[5:9, 0] = groups[5, 0]
-    texts = distinct(groups, np.zeros(ROWS, dtype=bool), np.arange(ROWS))
+    texts = distinct(groups, no_values(len(groups)), np.zeros(ROWS, dtype=bool), np.arange(ROWS))
     at_once = mine(model, pairs, texts, asked_for(2), tmp_path / "mining")
     monkeypatch.setattr(mining, "SCORES_AT_ONCE", 5 * ROWS)
     assert np.array_equal(mine(model, pairs, texts, asked_for(2), tmp_path / "mining").rows, at_once.rows)
@@ -158,13 +161,21 @@ def test_texts_are_found_in_more_text_than_arrow_can_join(model, data, huge, tmp
     pairs = replace(data[0], rows=huge.num_rows)
     rows = np.array([0, 1, huge.num_rows - 1])
     groups = np.arange(2 * huge.num_rows).reshape(2, -1).T
-    found = mine(model, pairs, distinct(groups, np.zeros(len(groups), dtype=bool), rows), asked_for(2), tmp_path)
+    found = mine(
+        model,
+        pairs,
+        distinct(groups, no_values(len(groups)), np.zeros(len(groups), dtype=bool), rows),
+        asked_for(2),
+        tmp_path,
+    )
     assert set(found.rows[rows].ravel().tolist()) <= {NOTHING, *rows.tolist()}
 
 
 def test_only_rows_that_are_trained_on_are_embedded_and_taken(model, data, tmp_path):
     pairs, _ = data
-    texts = distinct(np.arange(2 * ROWS).reshape(2, ROWS).T, np.zeros(ROWS, dtype=bool), np.array([3, 7, 20, 21]))
+    texts = distinct(
+        np.arange(2 * ROWS).reshape(2, ROWS).T, no_values(ROWS), np.zeros(ROWS, dtype=bool), np.array([3, 7, 20, 21])
+    )
     seen = []
     model.register_forward_hook(lambda _, __, found: seen.append(len(found["sentence_embedding"])))
     found = mine(model, pairs, texts, asked_for(3), tmp_path / "mining").rows
@@ -181,22 +192,17 @@ def test_batches_bring_their_texts_and_their_groups(model, static_model, data, t
     mined = negatives._rows
     rows = [ROWS - 1, 0]
     assert (mined[rows] == NOTHING).tolist() == [[True, True], [False, False]]
-    expected = [
-        [positives[row if number == NOTHING else number] for row, number in zip(rows, mined[rows, k], strict=True)]
-        for k in (0, 1)
-    ]
-    groups = np.where(mined[rows] == NOTHING, NOBODY, mined[rows] + ROWS)
+    expected = [positives[number] for number in mined[0]]
     for one, kind in ((model, TokenCollator), (static_model, TextCollator)):
         collate = collator(one, pairs, chunk_limit(torch.device("cpu")), tmp_path / f"{kind.__name__}-tokens")
-        collate.negatives = negatives
+        collate.chosen = replace(collate.chosen, mined=negatives)
         batch = collate([{"label": [row, row, ROWS + row]} for row in rows])
         assert isinstance(collate, kind)
-        assert batch["label"].tolist() == [
-            [row, row, ROWS + row, *group] for row, group in zip(rows, groups, strict=True)
-        ]
+        assert batch["label"].tolist() == [[row, row, ROWS + row] for row in rows]
+        assert batch["negatives"].tolist() == [[0, 0, ROWS + number] for number in mined[0]]
         with torch.no_grad():
             found = torch.cat([one(dict(chunk))["sentence_embedding"] for chunk in batch["chunks"]])[batch["order"]]
-            wanted = one.encode(expected[0] + expected[1], convert_to_tensor=True)
+            wanted = one.encode(expected, convert_to_tensor=True)
         torch.testing.assert_close(found[4:], wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -207,7 +213,9 @@ def test_two_ranks_share_the_work_and_find_the_same(two_ranks, model, data, tmp_
     (tmp_path / "settings.json").write_text(asked_for(2).model_dump_json(), encoding="utf-8")
     model.save_pretrained(str(tmp_path / "model"), create_model_card=False)
     found = two_ranks.ask("mine", tmp_path)
-    texts = distinct(np.arange(2 * ROWS).reshape(2, ROWS).T, np.zeros(ROWS, dtype=bool), np.arange(ROWS))
+    texts = distinct(
+        np.arange(2 * ROWS).reshape(2, ROWS).T, no_values(ROWS), np.zeros(ROWS, dtype=bool), np.arange(ROWS)
+    )
     alone = mine(model, pairs, texts, asked_for(2), tmp_path / "alone")
     assert found["rows"] == alone.rows.tolist()
     assert found["similarity"] == pytest.approx(alone.similarity, rel=1e-5)

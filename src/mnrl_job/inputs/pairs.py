@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -50,21 +51,19 @@ def read_pairs(sources: tuple[Fetched, ...], settings: Settings, path: Path) -> 
     for source in sources:
         with source.named():
             contents.append(find_judged(source.root) or find_tabular(source.files, settings))
-    roles = _roles(sources, contents)
+    schema = _schema(_differing_negatives(sources, contents))
     tally, records = _Tally(), []
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, _schema(roles)) as writer:
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for source, content in zip(sources, contents, strict=True):
             before = replace(tally)
-            rows = _usable_rows(source, content, len(roles), tally)
             with source.named():
-                while batch := list(islice(rows, max(1, TEXTS_PER_BATCH // len(roles)))):
-                    columns = [pa.array(column) for column in zip(*batch, strict=True)]
-                    writer.write_batch(pa.record_batch(columns, roles))
+                for batch in _in_batches(_usable_rows(source, content, tally)):
+                    writer.write_batch(_record_batch(batch, schema))
             records.append(_source_record(source, content, tally, before))
     _enforce(tally, settings.max_bad_rows)
     return Pairs(
         path=path,
-        columns=roles,
+        columns=tuple(schema.names),
         rows=tally.kept,
         rows_read=tally.read,
         rejected=dict(tally.rejected),
@@ -73,8 +72,8 @@ def read_pairs(sources: tuple[Fetched, ...], settings: Settings, path: Path) -> 
     )
 
 
-def _roles(sources: tuple[Fetched, ...], contents: list[Content]) -> tuple[str, ...]:
-    """The columns of record: as many negatives as the row with the most has."""
+def _differing_negatives(sources: tuple[Fetched, ...], contents: list[Content]) -> bool:
+    """Whether any row has negatives; where rows differ in how many, the log says so."""
     negatives = {
         source.as_given(str(file)): counts
         for source, content in zip(sources, contents, strict=True)
@@ -87,13 +86,13 @@ def _roles(sources: tuple[Fetched, ...], contents: list[Content]) -> tuple[str, 
         named = {number: next(file for file in negatives if number in negatives[file]) for number in (least, most)}
         log(
             f"rows have from {least} (in {named[least]}) to {most} (in {named[most]}) negatives; "
-            f"those with fewer than {most} are filled up with empty texts, which are no negatives"
+            "each is trained with those that it has"
         )
-    return ("anchor", "positive", *(f"negative_{i}" for i in range(1, most + 1)))
+    return most > 0
 
 
-def _usable_rows(source: Fetched, content: Content, width: int, tally: _Tally) -> Iterator[Texts]:
-    """Yield the texts of each usable row, filled up to `width`; count the others in `tally`."""
+def _usable_rows(source: Fetched, content: Content, tally: _Tally) -> Iterator[Texts]:
+    """Yield the texts of each usable row; count the others in `tally`."""
     for line in content.lines():
         tally.read += 1
         if isinstance(line, BadRow):
@@ -101,8 +100,28 @@ def _usable_rows(source: Fetched, content: Content, width: int, tally: _Tally) -
         else:
             tally.not_relevant += not line
             tally.kept += len(line)
-            for texts in line:
-                yield texts + ("",) * (width - len(texts))
+            yield from line
+
+
+def _in_batches(rows: Iterator[Texts]) -> Iterator[list[Texts]]:
+    """Rows by the batch: so many that they have `TEXTS_PER_BATCH` texts between them, one long row or many short."""
+    batch: list[Texts] = []
+    texts = 0
+    for row in rows:
+        batch.append(row)
+        texts += len(row)
+        if texts >= TEXTS_PER_BATCH:
+            yield batch
+            batch, texts = [], 0
+    if batch:
+        yield batch
+
+
+def _record_batch(rows: list[Texts], schema: pa.Schema) -> pa.RecordBatch:
+    columns: dict[str, list[Any]] = {"anchor": [row[0] for row in rows], "positive": [row[1] for row in rows]}
+    if "negatives" in schema.names:
+        columns["negatives"] = [row[2:] for row in rows]
+    return pa.record_batch(columns, schema=schema)
 
 
 def _enforce(tally: _Tally, tolerated: float) -> None:
@@ -144,5 +163,7 @@ def _source_record(source: Fetched, content: Content, tally: _Tally, before: _Ta
     )
 
 
-def _schema(roles: tuple[str, ...]) -> pa.Schema:
-    return pa.schema([(role, pa.string()) for role in roles])
+def _schema(negatives: bool) -> pa.Schema:
+    """How many negatives there are is a matter of each row: they are a list, where any row has some."""
+    columns = [("anchor", pa.string()), ("positive", pa.string()), ("negatives", pa.list_(pa.string()))]
+    return pa.schema(columns if negatives else columns[:2])

@@ -12,11 +12,9 @@ from numpy.typing import NDArray
 
 from mnrl_job.preparation.near_duplicates import merge
 from mnrl_job.preparation.signatures import Column, sign
-from mnrl_job.preparation.texts import text_id
 from mnrl_job.records import Pairs
-from mnrl_job.runtime.tables import NOBODY
-
-EMPTY = text_id("")
+from mnrl_job.runtime.ragged import Ragged, no_values
+from mnrl_job.runtime.tables import NOBODY, list_offsets, read_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,15 +22,17 @@ class Groups:
     """The texts of the training pairs and of the relevant documents of the eval sets, as numbers.
 
     Attributes:
-        texts: a number for each different text, shape (rows, columns).
-        groups: a number for each group of texts, shape (rows, columns); `NOBODY` where there is no negative.
-        contradictions: negatives that are a positive of the same anchor, shape (rows, columns - 2).
+        texts: a number for each different anchor and positive, shape (rows, 2).
+        groups: a number for each group of texts, of anchors and positives, shape (rows, 2).
+        negatives: of the same groups, those of each row's negatives.
+        contradictions: negatives that are a positive of the same anchor, shape (negatives,).
         positives: a number for each group of texts when the eval sets' documents are grouped, too, shape (rows,).
         relevant: the same for the relevant documents of the eval sets, in their order.
     """
 
     texts: NDArray[np.int64]
     groups: NDArray[np.int64]
+    negatives: Ragged
     contradictions: NDArray[np.bool_]
     positives: NDArray[np.int64]
     relevant: NDArray[np.int64]
@@ -48,24 +48,32 @@ def find_groups(pairs: Pairs, relevant: Column | None, threshold: float | None, 
         folder: for files that are too large for memory.
     """
     documents = [Column(pairs.path, name) for name in pairs.columns[1:]]
+    given = no_values(pairs.rows)
+    if "negatives" in pairs.columns:
+        given = Ragged(given.values, list_offsets(read_table(pairs.path)["negatives"]))
     anchors = sign([Column(pairs.path, pairs.columns[0])], None, folder / "anchors").ids
     signed = sign([*documents, *([relevant] if relevant else [])], threshold, folder / "documents")
-    ours = signed.first(len(documents) * pairs.rows)
+    ours = signed.first(pairs.rows + int(given.offsets[-1]))
     merged = merge(ours, threshold)
-    texts = np.column_stack([anchors, ours.ids.reshape(len(documents), -1).T])
-    groups = np.column_stack([_standing(anchors, ours.ids, merged), merged.reshape(len(documents), -1).T])
-    groups = np.unique(groups, return_inverse=True)[1].reshape(groups.shape)
-    groups[texts == EMPTY] = NOBODY
+    every = np.concatenate([_standing(anchors, ours.ids, merged), merged])
+    numbers = np.unique(every, return_inverse=True)[1]
+    texts = np.stack([anchors, ours.ids[: pairs.rows]], axis=1)
+    negatives = ours.ids[pairs.rows :]
     # Found anew: an eval document that is like two of ours must not make these two one group.
     together = merge(signed, threshold) if relevant else merged
-    return Groups(texts, groups, _contradictions(texts), together[: pairs.rows], together[len(ours.ids) :])
+    return Groups(
+        texts,
+        numbers[: 2 * pairs.rows].reshape(2, -1).T,
+        Ragged(numbers[2 * pairs.rows :], given.offsets),
+        _contradictions(texts, Ragged(negatives, given.offsets)),
+        together[: pairs.rows],
+        together[len(ours.ids) :],
+    )
 
 
-def without_contradictions(found: Groups) -> NDArray[np.int64]:
-    """The groups for training: a negative that contradicts a positive is nobody's negative."""
-    groups = found.groups.copy()
-    groups[:, 2:][found.contradictions] = NOBODY
-    return groups
+def without_contradictions(found: Groups) -> Ragged:
+    """The groups of negatives for training: one that contradicts a positive is nobody's negative."""
+    return Ragged(np.where(found.contradictions, NOBODY, found.negatives.values), found.negatives.offsets)
 
 
 def _standing(ids: NDArray[np.int64], known: NDArray[np.int64], standing: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -75,9 +83,10 @@ def _standing(ids: NDArray[np.int64], known: NDArray[np.int64], standing: NDArra
     return np.where(known[at] == ids, standing[at], ids)
 
 
-def _contradictions(texts: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _contradictions(texts: NDArray[np.int64], negatives: Ragged) -> NDArray[np.bool_]:
     """Only equal texts contradict: a negative may well be worded nearly as the positive, on purpose."""
-    numbers = np.unique(texts, return_inverse=True)[1].reshape(texts.shape)
+    numbers = np.unique(np.concatenate([texts.ravel(), negatives.values]), return_inverse=True)[1]
     span = int(numbers.max(initial=0)) + 1
-    taught = numbers[:, 0] * span + numbers[:, 1]
-    return np.asarray(np.isin(numbers[:, :1] * span + numbers[:, 2:], taught))
+    pairs, others = numbers[: texts.size].reshape(-1, 2), numbers[texts.size :]
+    taught = pairs[:, 0] * span + pairs[:, 1]
+    return np.asarray(np.isin(pairs[negatives.rows, 0] * span + others, taught))

@@ -10,6 +10,7 @@ from scipy.sparse.csgraph import connected_components
 
 from mnrl_job.errors import DataError
 from mnrl_job.records import Pairs
+from mnrl_job.runtime.ragged import Ragged
 from mnrl_job.runtime.tables import NOBODY, read_table, take
 
 CORPUS_ROWS = 10_000
@@ -61,8 +62,8 @@ def hold_out(pairs: Pairs, texts: NDArray[np.int64], groups: NDArray[np.int64], 
 
     Args:
         pairs: the training pairs.
-        texts: a number for each different text, shape (rows, columns).
-        groups: a number for each group of texts, shape (rows, columns).
+        texts: a number for each different text, shape (rows, 2).
+        groups: a number for each group of texts, shape (rows, 2).
         share: of the rows, how many to hold out at most.
         seed: the run's seed.
 
@@ -89,17 +90,16 @@ def hold_out(pairs: Pairs, texts: NDArray[np.int64], groups: NDArray[np.int64], 
     return HeldOut(held, queries, corpus, grades)
 
 
-def spare_held_out(groups: NDArray[np.int64], held: NDArray[np.bool_]) -> int:
+def spare_held_out(groups: NDArray[np.int64], negatives: Ragged, held: NDArray[np.bool_]) -> tuple[Ragged, int]:
     """Make negatives of other rows nobody's where their group is that of a held-out text: training must not touch it.
 
     Args:
-        groups: a number for each group of texts, changed in place, shape (rows, columns).
+        groups: a number for each group of anchors and positives, shape (rows, 2).
+        negatives: the same for the negatives of each row.
         held: the rows held out, shape (rows,).
 
     Returns:
-        How many negatives.
+        The groups of the negatives anew, and how many are spared.
     """
-    unseen = groups[held, :2]
-    spared = np.isin(groups[:, 2:], unseen[unseen != NOBODY]) & ~held[:, None]
-    groups[:, 2:][spared] = NOBODY
-    return int(spared.sum())
+    spared = np.isin(negatives.values, groups[held]) & ~held[negatives.rows]
+    return Ragged(np.where(spared, NOBODY, negatives.values), negatives.offsets), int(spared.sum())

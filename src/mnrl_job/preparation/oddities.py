@@ -49,9 +49,9 @@ def find_oddities(table: pa.Table) -> dict[str, Any]:
 
 
 def examples(table: pa.Table, rows: NDArray[np.int64]) -> list[dict[str, str]]:
-    """The first few of some rows, shortened."""
-    texts = (shown(column, rows[:EXAMPLES]) for column in table.columns)
-    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*texts, strict=True)]
+    """The anchors and positives of the first few of some rows, shortened."""
+    texts = {name: shown(table[name], rows[:EXAMPLES]) for name in ("anchor", "positive")}
+    return [dict(zip(texts, row, strict=True)) for row in zip(*texts.values(), strict=True)]
 
 
 def shown(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> list[str]:

@@ -19,8 +19,8 @@ def find_repeats(table: pa.Table, found: Groups) -> dict[str, Any]:
         table: the training pairs.
         found: their texts and groups as numbers.
     """
-    pairs, groups = found.texts[:, :2], found.groups
-    contradicting = np.flatnonzero(found.contradictions.any(axis=1))
+    pairs, groups = found.texts, found.groups
+    contradicting = np.unique(found.negatives.rows[found.contradictions])
     return {
         "duplicates": {
             "repeated_rows": len(pairs) - len(np.unique(pairs, axis=0)),

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from rensa import RMinHash
 
 from mnrl_job.errors import InternalError
 from mnrl_job.preparation.texts import normalise, text_id, word_pairs
 from mnrl_job.runtime.lifeline import die_with_parent
-from mnrl_job.runtime.tables import read_table
+from mnrl_job.runtime.tables import read_table, texts_of
 
 PERMUTATIONS = 64
 # Of two texts just as similar as the threshold, so many are found.
@@ -32,10 +33,13 @@ Number = TypeVar("Number", bound=np.generic)
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of texts in an Arrow file."""
+    """A column of texts in an Arrow file, or of lists, whose texts count one after another."""
 
     path: Path
     name: str
+
+    def texts(self) -> pa.ChunkedArray:
+        return texts_of(read_table(self.path), self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ def sign(columns: Sequence[Column], threshold: float | None, folder: Path) -> Si
     chunks = [
         _Chunk(column, start, TEXTS_PER_CHUNK, rows_per_band, folder / f"{number}-{start}")
         for number, column in enumerate(columns)
-        for start in range(0, len(read_table(column.path)), TEXTS_PER_CHUNK)
+        for start in range(0, len(column.texts()), TEXTS_PER_CHUNK)
     ]
     ids, lengths = [np.empty(0, dtype=np.int64)], [np.zeros(1, dtype=np.int64)]
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,8 +152,7 @@ def _take_chunk(chunk: _Chunk) -> _Signed:
 
 
 def _sign_chunk(chunk: _Chunk) -> _Signed:
-    column = read_table(chunk.column.path)[chunk.column.name]
-    texts = [normalise(text) for text in column.slice(chunk.start, chunk.count).to_pylist()]
+    texts = [normalise(text) for text in chunk.column.texts().slice(chunk.start, chunk.count).to_pylist()]
     ids = np.array([text_id(text) for text in texts], dtype=np.int64)
     if not chunk.rows_per_band:
         nothing = np.empty(0, dtype=np.int32)

@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from mnrl_job.runtime.ragged import Ragged, no_values, offsets_of
 
 # The group of a missing negative, or of one that cannot be trusted: it is nobody's negative.
 NOBODY = -1
@@ -30,6 +33,19 @@ def read_table(path: Path) -> pa.Table:
         return pa.ipc.open_stream(source).read_all()
 
 
+def texts_of(table: pa.Table, name: str) -> pa.ChunkedArray:
+    """All texts of a column, one after another; of a column of lists the texts of all lists. Nothing is copied."""
+    column = table[name]
+    if not pa.types.is_list(column.type):
+        return column
+    return pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
+
+
+def list_offsets(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Where the list of each row begins among the texts of all lists, and where the last ends; shape (rows + 1,)."""
+    return offsets_of(np.asarray(pc.list_value_length(column)))
+
+
 def take(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> pa.ChunkedArray:
     """The texts of some rows, in the order asked for.
 
@@ -47,14 +63,31 @@ def take(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> pa.ChunkedArray:
     return pa.chunked_array(found, pa.large_string()).take(np.argsort(order))
 
 
-def write_labels(path: Path, groups: NDArray[np.int64]) -> None:
-    """Write what goes with each row through training: its number and the groups of its texts, shape (rows, columns)."""
+def write_labels(path: Path, groups: NDArray[np.int64], negatives: Ragged | None = None) -> None:
+    """Write what goes with each row through training.
+
+    Args:
+        path: of the file.
+        groups: of each row's anchor and positive, shape (rows, 2); the row's number goes with them.
+        negatives: the groups of the negatives that each row was given; None where no row was given any.
+    """
     labels = np.column_stack([np.arange(len(groups)), groups])
-    column = pa.FixedSizeListArray.from_arrays(pa.array(labels.ravel()), labels.shape[1])
-    write_table(path, pa.table({"label": column}))
+    columns = {"label": pa.FixedSizeListArray.from_arrays(pa.array(labels.ravel()), labels.shape[1])}
+    if negatives is not None:
+        columns["negatives"] = pa.LargeListArray.from_arrays(pa.array(negatives.offsets), pa.array(negatives.values))
+    write_table(path, pa.table(columns))
 
 
 def read_groups(path: Path) -> NDArray[np.int64]:
-    """The groups of `write_labels`, shape (rows, columns), mapped into memory."""
+    """The groups of each row's anchor and positive, shape (rows, 2), mapped into memory."""
     column = read_table(path)["label"].combine_chunks()
     return np.asarray(column.flatten()).reshape(-1, column.type.list_size)[:, 1:]
+
+
+def read_negatives(path: Path) -> Ragged:
+    """The groups of each row's negatives, mapped into memory."""
+    table = read_table(path)
+    if "negatives" not in table.column_names:
+        return no_values(len(table))
+    column = table["negatives"].combine_chunks()
+    return Ragged(np.asarray(column.values), np.asarray(column.offsets))

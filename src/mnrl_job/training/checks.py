@@ -42,8 +42,8 @@ def measure(queries: torch.Tensor, documents: torch.Tensor, labels: torch.Tensor
 
     Args:
         queries: anchors of the global batch, of unit length, shape (rows, dimension).
-        documents: all positives, then all first negatives, and so on; shape (rows * columns, dimension).
-        labels: of the global batch, as `contrast` takes them.
+        documents: all positives, then all negatives; shape (documents, dimension).
+        labels: of the documents, as `contrast` takes them.
     """
     with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
         rows = len(queries)
@@ -52,9 +52,8 @@ def measure(queries: torch.Tensor, documents: torch.Tensor, labels: torch.Tensor
         documents = documents.float()
         scores = queries[sample].float() @ documents.T
         positive = scores.gather(1, sample[:, None])[:, 0]
-        scores.masked_fill_(false_negatives(labels[sample], labels), -torch.inf).scatter_(
-            1, sample[:, None], -torch.inf
-        )
+        mask = false_negatives(labels[sample], labels[:rows], labels[rows:])
+        scores.masked_fill_(mask, -torch.inf).scatter_(1, sample[:, None], -torch.inf)
         negatives = scores.isfinite().sum(dim=1)
         counts = negatives > 0
         hardest = scores.amax(dim=1)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
-from datasets import Dataset
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
@@ -16,16 +16,16 @@ from mnrl_job.embedding.chunks import Limit, cut
 from mnrl_job.embedding.prompts import find_prompt, kinds_of, token_file
 from mnrl_job.embedding.tokens import Form, Preprocess, Tokens, read_or_tokenise
 from mnrl_job.records import Pairs
-from mnrl_job.runtime.tables import read_table
+from mnrl_job.runtime.ragged import Ragged, no_values
+from mnrl_job.runtime.tables import read_table, take, texts_of
 from mnrl_job.training.guide import Guide
-from mnrl_job.training.negatives import HardNegatives
+from mnrl_job.training.row_texts import Asked, RowTexts
 
-POSITIVE = 1
-
-# A rank's share of a batch. The texts of all columns, mined negatives last, stand in `chunks`; of their embeddings, one
-# after another, `order` picks those of the first column, row by row, then those of the second, and so on. `label` has
-# the row number and the groups of each row. `tokens` and `padded_tokens` are counts. With a guide, `guide` has what it
-# makes of the texts, of shape (rows, columns, dimension).
+# A rank's share of a batch. The texts stand in `chunks`; of their embeddings, one after another, `order` picks those of
+# all anchors, then of all positives, then of all negatives. `label` has the number of each row and the groups of its
+# anchor and positive, `negatives` the number of each negative's row, the group of that row's anchor and its own.
+# `tokens` and `padded_tokens` are counts. With a guide, `guide` has what it makes of the texts, of shape
+# (texts, dimension).
 Batch = dict[str, Any]
 
 
@@ -36,12 +36,12 @@ class TokenCollator(SentenceTransformerDataCollator):
     and it may have to leave them out of the mean.
     """
 
-    def __init__(self, preprocess: Preprocess, columns: Sequence[Tokens], limit: Limit) -> None:
+    def __init__(self, preprocess: Preprocess, columns: Sequence[Tokens], limit: Limit, chosen: RowTexts) -> None:
         super().__init__(preprocess)
         self.columns = columns
         self.limit = limit
+        self.chosen = chosen
         self.guide: Guide | None = None
-        self.negatives: HardNegatives | None = None
         self.longest = max(int(column.lengths.max()) for column in columns)
         self.forms: list[tuple[Form, list[int]]] = []
         for number, column in enumerate(columns):
@@ -52,10 +52,10 @@ class TokenCollator(SentenceTransformerDataCollator):
                 alike.append(number)
 
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
-        label = torch.tensor([row["label"] for row in rows])
-        asked = asked_texts(len(self.columns), label[:, 0].tolist(), self.negatives)
-        texts = [self.columns[column][number] for column, numbers in asked for number in numbers]
-        column_of = np.repeat([column for column, _ in asked], len(rows))
+        label = np.array([row["label"] for row in rows])
+        asked = self.chosen.asked(label[:, 0])
+        texts = [self.columns[column][number] for column, numbers in asked for number in numbers.tolist()]
+        column_of = np.repeat([column for column, _ in asked], [len(numbers) for _, numbers in asked])
         lengths = np.array([len(text) for text in texts])
         padded, order = [], []
         for form, columns in self.forms:
@@ -67,7 +67,7 @@ class TokenCollator(SentenceTransformerDataCollator):
         return Batch(
             chunks=padded,
             order=torch.from_numpy(np.concatenate(order).argsort()),
-            label=with_negatives(label, self.negatives),
+            **labelled(label, self.chosen),
             tokens=sum(map(len, texts)),
             padded_tokens=sum(chunk["input_ids"].numel() for chunk in padded),
             **guided(self.guide, asked),
@@ -75,66 +75,60 @@ class TokenCollator(SentenceTransformerDataCollator):
 
     def row_lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Tokens of all texts of some rows."""
-        asked = asked_texts(len(self.columns), rows.tolist(), self.negatives)
-        total: NDArray[np.int64] = np.sum([self.columns[column].lengths[numbers] for column, numbers in asked], axis=0)
-        return total
+        return self.chosen.totals(rows, [column.lengths for column in self.columns])
 
 
 class TextCollator(SentenceTransformerDataCollator):
     """For models whose input is not made of token ids: the library's preprocessing, a chunk for each column."""
 
-    def __init__(self, preprocess: Sequence[Preprocess], columns: Sequence[str], texts: Dataset) -> None:
+    def __init__(self, preprocess: Sequence[Preprocess], columns: Sequence[pa.ChunkedArray], chosen: RowTexts) -> None:
         super().__init__(preprocess[0])
-        self.texts = texts
-        self.columns = dict(zip(columns, preprocess, strict=True))
+        self.columns = list(zip(preprocess, columns, strict=True))
+        self.chosen = chosen
         self.guide: Guide | None = None
-        self.negatives: HardNegatives | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
-        label = torch.tensor([row["label"] for row in rows])
-        asked = asked_texts(len(self.columns), label[:, 0].tolist(), self.negatives)
-        columns = list(self.columns.items())
+        label = np.array([row["label"] for row in rows])
+        asked = self.chosen.asked(label[:, 0])
         chunks = []
         for column, numbers in asked:
-            name, preprocess = columns[column]
-            chunks.append(preprocess(self.texts[numbers][name]))
+            preprocess, texts = self.columns[column]
+            if len(numbers):
+                chunks.append(preprocess(take(texts, numbers).to_pylist()))
         return Batch(
             chunks=chunks,
-            order=torch.arange(len(rows) * len(asked)),
-            label=with_negatives(label, self.negatives),
+            order=torch.arange(sum(len(numbers) for _, numbers in asked)),
+            **labelled(label, self.chosen),
             tokens=0,
             padded_tokens=0,
             **guided(self.guide, asked),
         )
 
 
-def asked_texts(columns: int, rows: list[int], negatives: HardNegatives | None) -> list[tuple[int, list[int]]]:
-    """The texts of some rows, column by column: the column where they stand, and their rows there.
-
-    Mined negatives are the positives of other rows.
-    """
-    given = [(column, rows) for column in range(columns)]
-    mined = negatives.rows_of(rows) if negatives else []
-    return given + [(POSITIVE, numbers) for numbers in mined]
+def labelled(label: NDArray[np.int64], chosen: RowTexts) -> dict[str, torch.Tensor]:
+    """The labels of some rows and of their negatives."""
+    return {"label": torch.from_numpy(label), "negatives": torch.from_numpy(chosen.labels(label))}
 
 
-def with_negatives(label: torch.Tensor, negatives: HardNegatives | None) -> torch.Tensor:
-    """The labels of some rows, with the groups of their mined negatives."""
-    return torch.cat([label, negatives.groups_of(label[:, 0].tolist())], dim=1) if negatives else label
-
-
-def guided(guide: Guide | None, asked: list[tuple[int, list[int]]]) -> dict[str, torch.Tensor]:
+def guided(guide: Guide | None, asked: Asked) -> dict[str, torch.Tensor]:
     """What a guide, if there is one, makes of these texts."""
     return {"guide": guide.of(asked)} if guide else {}
 
 
-def collator(model: SentenceTransformer, pairs: Pairs, limit: Limit, folder: Path) -> TokenCollator | TextCollator:
-    """Tokenise all texts with their prompts, once for all workers of this machine, where the model reads token ids."""
+def collator(
+    model: SentenceTransformer, pairs: Pairs, limit: Limit, folder: Path, given: Ragged | None = None
+) -> TokenCollator | TextCollator:
+    """Tokenise all texts with their prompts, once for all workers of this machine, where the model reads token ids.
+
+    `given` are the groups of the negatives that rows were given, if there are any.
+    """
     table = read_table(pairs.path)
     prompts = [find_prompt(model, kind) for kind in kinds_of(len(pairs.columns))]
     preprocess = [partial(model.preprocess, prompt=prompt) for prompt in prompts]
     paths = [token_file(folder / f"{name}.arrow", prompt) for name, prompt in zip(pairs.columns, prompts, strict=True)]
-    columns = read_or_tokenise(preprocess, model.tokenizer, [table[name] for name in pairs.columns], paths)
+    texts = [texts_of(table, name) for name in pairs.columns]
+    chosen = RowTexts(given or no_values(pairs.rows))
+    columns = read_or_tokenise(preprocess, model.tokenizer, texts, paths)
     if columns is None:
-        return TextCollator(preprocess, pairs.columns, Dataset.from_file(str(pairs.path)))
-    return TokenCollator(model.preprocess, columns, limit)
+        return TextCollator(preprocess, texts, chosen)
+    return TokenCollator(model.preprocess, columns, limit, chosen)

@@ -45,9 +45,10 @@ def contrast(
 
     Args:
         queries: anchors of the global batch, of unit length, shape (rows, dimension).
-        documents: all positives, then all first negatives, and so on, of unit length, too;
-            shape (rows * columns, dimension).
-        labels: row number, group of the anchor and of each document of each row, shape (rows, 2 + columns).
+        documents: all positives in the order of the rows, then all negatives in any order, of unit length, too;
+            shape (documents, dimension).
+        labels: of each document the number of its row, the group of that row's anchor, its own group;
+            shape (documents, 3).
         own: the rows whose loss is wanted. Rows of other ranks get their gradient from these, too.
         scale: multiplies the cosine similarities.
         objective: what to compare with what.
@@ -65,7 +66,7 @@ def contrast(
     return loss, masked
 
 
-def false_negatives(own: torch.Tensor, everywhere: torch.Tensor) -> torch.Tensor:
+def false_negatives(own: torch.Tensor, rows: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
     """Mark, for each query of some rows, the documents of the global batch that must not count as its negatives.
 
     These are documents of the group of its positive or of the query itself, positives of other rows with the same
@@ -73,59 +74,75 @@ def false_negatives(own: torch.Tensor, everywhere: torch.Tensor) -> torch.Tensor
     were given for its anchor: they may be worded nearly as its positive, on purpose.
 
     Args:
-        own: labels of the rows, shape (rows, 2 + columns).
-        everywhere: labels of the global batch, shape (all rows, 2 + columns).
+        own: labels of the rows' positives, shape (rows, 3).
+        rows: those of all positives of the global batch, shape (all rows, 3).
+        negatives: those of its negatives, shape (negatives, 3).
 
     Returns:
-        Shape (rows, all rows * columns): all positives, then all first negatives, and so on.
+        Shape (rows, all rows + negatives).
     """
-    row, anchor, positive = own[:, :3].T[:, :, None]
-    same_anchor = everywhere[:, 1] == anchor
-    marked: list[torch.Tensor] = []
-    for column in everywhere[:, 2:].T:
-        same_group = (column == positive) | (column == anchor)
-        if not marked:
-            marked.append((same_group | same_anchor) & (everywhere[:, 0] != row))
-        else:
-            marked.append(same_group & ~same_anchor | (column == NOBODY))
-    return torch.cat(marked, dim=1)
+    return torch.cat([_false_positives(own, rows), _unfit_negatives(own, negatives)], dim=1)
 
 
-def _false_queries_of_queries(own: torch.Tensor, everywhere: torch.Tensor) -> torch.Tensor:
+def _false_positives(own: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Of the positives, those of other rows that must not count, shape (rows, all rows)."""
+    marked: torch.Tensor = (_same_group(own, rows) | (rows[:, 1] == own[:, 1:2])) & (rows[:, 0] != own[:, :1])
+    return marked
+
+
+def _unfit_negatives(own: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
+    """Of the negatives, those given for other anchors that must not count, shape (rows, negatives)."""
+    marked: torch.Tensor = _same_group(own, negatives) & (negatives[:, 1] != own[:, 1:2]) | (negatives[:, 2] == NOBODY)
+    return marked
+
+
+def _same_group(own: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
+    """Mark the documents of the group of a row's positive or of its anchor, shape (rows, documents)."""
+    marked: torch.Tensor = (documents[:, 2] == own[:, 2:]) | (documents[:, 2] == own[:, 1:2])
+    return marked
+
+
+def _false_queries_of_queries(own: torch.Tensor, rows: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
     """Mark the queries that share an anchor or a positive with a query, itself among them, shape (rows, all rows)."""
-    anchor, positive = own[:, 1:3].T[:, :, None]
-    anchors, positives = everywhere[:, 1:3].T
+    anchor, positive = own[:, 1:].T[:, :, None]
+    anchors, positives = rows[:, 1:].T
     marked: torch.Tensor = (anchors == anchor) | (positives == positive) | (positives == anchor) | (anchors == positive)
     return marked
 
 
-def _false_queries_of_positives(own: torch.Tensor, everywhere: torch.Tensor) -> torch.Tensor:
+def _false_queries_of_positives(own: torch.Tensor, rows: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
     """Mark the queries that a row's positive is no negative of, shape (rows, all rows)."""
-    return false_negatives(everywhere, own[:, :3]).T
+    return _false_positives(rows, own).T
 
 
-def _false_documents_of_positives(own: torch.Tensor, everywhere: torch.Tensor) -> torch.Tensor:
-    """Mark a row's own documents and the false negatives of its query, shape (rows, all rows * columns)."""
-    marked = false_negatives(own, everywhere)
-    same_row = everywhere[:, 0] == own[:, :1]
-    marked.view(len(own), -1, len(everywhere)).logical_or_(same_row[:, None])
-    return marked
+def _false_documents_of_positives(own: torch.Tensor, rows: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
+    """Mark a row's own documents and the false negatives of its query, shape (rows, all rows + negatives)."""
+    return false_negatives(own, rows, negatives) | _of_own_row(own, torch.cat([rows, negatives]))
 
 
-def _false_positives_of_positives(own: torch.Tensor, everywhere: torch.Tensor) -> torch.Tensor:
+def _false_positives_of_positives(own: torch.Tensor, rows: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
     """Mark a row's own positive and those that are false negatives of its query, shape (rows, all rows)."""
-    return _false_documents_of_positives(own[:, :3], everywhere[:, :3])
+    return _false_positives(own, rows) | _of_own_row(own, rows)
+
+
+def _of_own_row(own: torch.Tensor, documents: torch.Tensor) -> torch.Tensor:
+    """Mark a row's own documents, shape (rows, documents)."""
+    marked: torch.Tensor = documents[:, 0] == own[:, :1]
+    return marked
 
 
 _QUERIES, _DOCUMENTS, _POSITIVES = 0, 1, 2
 
 
 class _Direction(NamedTuple):
-    """What is compared with what. The positives lead the documents: row i of either side belongs to row i."""
+    """What is compared with what. The positives lead the documents: row i of either side belongs to row i.
+
+    `mask` is given the labels of some rows, of all rows and of all negatives.
+    """
 
     left: int
     right: int
-    mask: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    mask: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 # A softmax over one or more directions. The first compares queries and documents: its diagonal holds the positives.
@@ -151,7 +168,7 @@ class _Batch:
 
     Attributes:
         sides: queries, documents and the positives among these.
-        labels: of the global batch.
+        labels: of the documents.
         scale: multiplies the cosine similarities.
         hardness: which negatives weigh more.
         share: of one row's softmax in the loss.
@@ -187,14 +204,16 @@ class _Batch:
 
     def _score(self, direction: _Direction, rows: slice) -> torch.Tensor:
         """Scores of some rows, shape (rows, right embeddings); minus infinity takes a false negative out."""
-        mask = direction.mask(self.labels[rows], self.labels)
+        count = len(self.sides[_QUERIES])
+        mask = direction.mask(self.labels[rows], self.labels[:count], self.labels[count:])
         if self.guides:
             mask.logical_or_(self._nearer(direction, rows))
         scores = self.scale * self.sides[direction.left][rows] @ self.sides[direction.right].T
         if direction is _QUERY_TO_DOCUMENT:
             self.masked.add_(mask.sum())
             if self.hardness:
-                _harden(scores, rows.start, self.hardness, len(self.labels), self.scale)
+                own = _of_own_row(self.labels[rows], self.labels)
+                scores = _hardened(scores, own, rows.start, self.hardness, self.scale)
         return scores.masked_fill_(mask, -torch.inf)
 
     def _nearer(self, direction: _Direction, rows: slice) -> torch.Tensor:
@@ -218,26 +237,22 @@ def _with_positives(sides: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]
     return (*sides, sides[1][: len(sides[0])]) if sides else ()
 
 
-def _harden(scores: torch.Tensor, first: int, hardness: Hardness, everywhere: int, scale: float) -> None:
-    """Add alpha times the cosine to the scores of negatives, in place.
+def _hardened(scores: torch.Tensor, own: torch.Tensor, first: int, hardness: Hardness, scale: float) -> torch.Tensor:
+    """The scores with alpha times the cosine added for negatives.
 
     Args:
-        scores: of the queries of some rows and all documents, shape (rows, all rows * columns).
+        scores: of the queries of some rows and all documents, shape (rows, documents).
+        own: marks the documents of the queries' own rows, shape (rows, documents).
         first: the first of the rows.
         hardness: alpha, and which negatives.
-        everywhere: rows of the global batch.
         scale: what the cosines were multiplied by.
     """
-    factor = 1 + hardness.strength / scale
-    # Documents of the queries' own rows: positives, then first negatives, and so on, shape (columns, rows).
-    own = scores.view(len(scores), -1, everywhere).diagonal(first, 0, 2)
     if hardness.mode == "hard_negatives":
-        own[1:].mul_(factor)
-        return
-    spared = own if hardness.mode == "in_batch_negatives" else own[:1]
-    kept = spared.clone()
-    scores.mul_(factor)
-    spared.copy_(kept)
+        weighed = own
+    else:
+        weighed = ~own if hardness.mode == "in_batch_negatives" else torch.ones_like(own)
+    weighed.diagonal(first).fill_(False)
+    return torch.where(weighed, scores * (1 + hardness.strength / scale), scores)
 
 
 class _Contrast(torch.autograd.Function):

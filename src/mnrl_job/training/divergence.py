@@ -28,12 +28,12 @@ class Divergence:
 
     Args:
         pairs: the training pairs as an Arrow file, to name rows by their anchors.
-        candidates: the documents that a query is compared with.
+        candidates: the documents that a query is compared with, on average.
         learning_rate: to say what to lower.
         terms: of so many losses theirs is the sum.
     """
 
-    def __init__(self, pairs: Path, candidates: int, learning_rate: float, terms: int = 1) -> None:
+    def __init__(self, pairs: Path, candidates: float, learning_rate: float, terms: int = 1) -> None:
         self._pairs = pairs
         self._guessing = 0.95 * terms * math.log(candidates)
         self._learning_rate = learning_rate

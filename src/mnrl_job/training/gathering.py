@@ -1,5 +1,6 @@
 """What ranks tell one another in a step: rows, through which gradients flow back, and whether anything is wrong."""
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -26,6 +27,19 @@ def gather_rows(own: torch.Tensor) -> torch.Tensor:
     return everywhere
 
 
+def gather_uneven(own: torch.Tensor, counts: Sequence[int]) -> list[torch.Tensor]:
+    """The rows of each rank, where ranks differ in how many they have; with one message in either direction, too.
+
+    Args:
+        own: rows of this rank, shape (rows, ...).
+        counts: how many each rank has.
+    """
+    most = max(counts)
+    missing = own.new_zeros(most - len(own), *own.shape[1:])
+    everywhere = gather_rows(torch.cat([own, missing]) if len(missing) else own)
+    return [everywhere[rank * most : rank * most + count] for rank, count in enumerate(counts)]
+
+
 def on_any_rank(flag: bool) -> bool:
     """Whether a flag is up on some rank."""
     return bool(most_of_ranks(int(flag)))
@@ -38,6 +52,15 @@ def most_of_ranks(number: int) -> int:
     largest = torch.tensor(number)
     dist.all_reduce(largest, dist.ReduceOp.MAX, group=_hosts())
     return int(largest)
+
+
+def numbers_of_ranks(own: int) -> list[int]:
+    """The number of each rank; asked from host to host, too."""
+    if _alone():
+        return [own]
+    everywhere = torch.empty(dist.get_world_size(), dtype=torch.int64)
+    dist.all_gather_single(everywhere, torch.tensor([own]), group=_hosts())
+    return [int(number) for number in everywhere]
 
 
 def _alone() -> bool:

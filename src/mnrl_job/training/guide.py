@@ -20,7 +20,8 @@ from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import Precision
 from mnrl_job.embedding.prompts import Kind
 from mnrl_job.records import Pairs
-from mnrl_job.runtime.tables import read_table, take
+from mnrl_job.runtime.ragged import positions
+from mnrl_job.runtime.tables import list_offsets, read_table, take, texts_of
 from mnrl_job.training.batches import Plan
 
 EMBEDDED_AT_ONCE = 2**18
@@ -30,22 +31,22 @@ FOLDER = "guide"
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """Embeddings by number of text, in two files, and for each row of the pairs the numbers of its texts.
+    """Embeddings by number of text, in two files, and for each column of the pairs the numbers of its texts.
 
     Attributes:
         queries: of distinct anchors, of unit length, shape (anchors, dimension).
         documents: of distinct documents, of unit length, shape (documents, dimension).
-        numbers: of the texts of each column, shape (columns, rows); -1 in rows that were not asked for.
+        numbers: of the texts of each column, shape (texts,); -1 for those that were not asked for.
     """
 
     queries: NDArray[np.float32]
     documents: NDArray[np.float32]
-    numbers: NDArray[np.int64]
+    numbers: tuple[NDArray[np.int64], ...]
 
-    def of(self, asked: Sequence[tuple[int, list[int]]]) -> torch.Tensor:
-        """Of the texts in some columns and rows there, the same number in each; shape (rows, asked, dimension)."""
-        sides = ((self.documents if column else self.queries, self.numbers[column, rows]) for column, rows in asked)
-        return torch.from_numpy(np.stack([side[numbers] for side, numbers in sides], axis=1))
+    def of(self, asked: Sequence[tuple[int, NDArray[np.int64]]]) -> torch.Tensor:
+        """Of texts by their columns and numbers there, those of one column after another; shape (texts, dimension)."""
+        sides = ((self.documents if column else self.queries, self.numbers[column][texts]) for column, texts in asked)
+        return torch.from_numpy(np.concatenate([side[numbers] for side, numbers in sides]))
 
 
 def embed_by_guide(model: SentenceTransformer, pairs: Pairs, plan: Plan, precision: Precision, folder: Path) -> None:
@@ -66,32 +67,42 @@ def embed_by_guide(model: SentenceTransformer, pairs: Pairs, plan: Plan, precisi
         folder.mkdir(parents=True, exist_ok=True)
     rows = np.unique(plan)
     table = read_table(pairs.path)
-    numbers = np.full((len(pairs.columns), pairs.rows), -1, dtype=np.int64)
+    chosen = dict.fromkeys(pairs.columns, rows)
+    if "negatives" in chosen:
+        chosen["negatives"] = positions(list_offsets(table["negatives"]), rows)
     anchor, *documents = pairs.columns
     kinds: dict[Kind, list[str]] = {"query": [anchor], "document": documents}
-    column = 0
     for kind, names in kinds.items():
-        distinct, numbers_of = _number([table[name] for name in names], rows)
-        numbers[column : column + len(names), rows] = numbers_of
-        column += len(names)
+        distinct, numbers = _number([texts_of(table, name) for name in names], [chosen[name] for name in names])
         _write(model, distinct, kind, precision, folder)
-    if state.is_local_main_process:
-        np.save(folder / "numbers.npy", numbers)
+        for name, of_column in zip(names, numbers, strict=True):
+            if state.is_local_main_process:
+                np.save(folder / f"{name}.npy", of_column)
     state.wait_for_everyone()
 
 
-def read_guide(folder: Path) -> Guide:
-    """Map what `embed_by_guide` wrote."""
-    return Guide(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("query", "document", "numbers")))
+def read_guide(folder: Path, columns: Sequence[str]) -> Guide:
+    """Map what `embed_by_guide` wrote of these columns."""
+    queries, documents, *numbers = (
+        np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("query", "document", *columns)
+    )
+    return Guide(queries, documents, tuple(numbers))
 
 
-def _number(columns: Sequence[pa.ChunkedArray], rows: NDArray[np.int64]) -> tuple[pa.ChunkedArray, NDArray[np.int64]]:
-    """The distinct texts of some rows, and for each row the numbers of its texts, shape (columns, rows)."""
-    chosen = [take(column, rows) for column in columns]
-    encoded = pa.chunked_array([chunk for column in chosen for chunk in column.chunks]).dictionary_encode()
+def _number(
+    columns: Sequence[pa.ChunkedArray], chosen: Sequence[NDArray[np.int64]]
+) -> tuple[pa.ChunkedArray, list[NDArray[np.int64]]]:
+    """The distinct ones of the texts chosen from each column, and for each column the numbers of its texts."""
+    taken = [take(column, some) for column, some in zip(columns, chosen, strict=True)]
+    encoded = pa.chunked_array([chunk for column in taken for chunk in column.chunks]).dictionary_encode()
     chunks = encoded.unify_dictionaries().chunks
-    numbers = np.concatenate([np.asarray(chunk.indices) for chunk in chunks])
-    return pa.chunked_array([chunks[0].dictionary]), numbers.reshape(len(columns), -1)
+    found = np.split(
+        np.concatenate([np.asarray(chunk.indices) for chunk in chunks]), np.cumsum([*map(len, chosen)])[:-1]
+    )
+    numbers = [np.full(len(column), -1, dtype=np.int64) for column in columns]
+    for of_column, some, these in zip(numbers, chosen, found, strict=True):
+        of_column[some] = these
+    return pa.chunked_array([chunks[0].dictionary]), numbers
 
 
 def _write(model: SentenceTransformer, texts: pa.ChunkedArray, kind: Kind, precision: Precision, folder: Path) -> None:

@@ -16,12 +16,16 @@ from torch.utils.checkpoint import checkpoint
 
 from mnrl_job.embedding.tokens import Features
 from mnrl_job.errors import first_line
+from mnrl_job.records import Totals
 from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.setting_types import Hardness
 from mnrl_job.training.checks import measure
 from mnrl_job.training.collate import Batch
 from mnrl_job.training.contrast import Objective, contrast
-from mnrl_job.training.gathering import gather_rows, most_of_ranks, on_any_rank
+from mnrl_job.training.gathering import gather_uneven, most_of_ranks, numbers_of_ranks
+
+# What a rank without memory enough says instead of how many negatives its rows have.
+SHORT = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +35,15 @@ class Counts:
     Attributes:
         tokens: tokens of this rank; stays 0 for a model without attention mask.
         padded_tokens: tokens with padding, which is what the model had to read.
-        masked: documents that were not counted as negatives, summed over the queries of this rank.
+        negatives: documents beside the positive, summed over the queries of this rank.
+        masked: those of them that were not counted as negatives.
         consumed: the row numbers of each global batch, in its order, until someone takes them away.
         losses: of this rank, for each of these batches.
     """
 
     tokens: int
     padded_tokens: int
+    negatives: int
     masked: torch.Tensor
     consumed: tuple[torch.Tensor, ...] = ()
     losses: tuple[torch.Tensor, ...] = ()
@@ -88,16 +94,19 @@ class GlobalBatchLoss(nn.Module):
         self.kept_tokens = math.inf
         self.pieces = 1
         self.in_step = False
-        self.counts = Counts(0, 0, torch.zeros((), dtype=torch.int64, device=model.device))
+        self.counts = Counts(0, 0, 0, torch.zeros((), dtype=torch.int64, device=model.device))
         self.watched = False
         self.measured: torch.Tensor | None = None
 
     def forward(self, batch: Batch, labels: torch.Tensor) -> torch.Tensor:
         """The loss of this rank's share of the batch, a scalar.
 
+        Ranks have the same number of rows each, but may differ in how many negatives these have.
+
         Args:
-            batch: the texts of this rank's rows, and for "guided" what the guide makes of them.
-            labels: row number and the group of each column's text, shape (rows, 1 + columns).
+            batch: the texts of this rank's rows, the labels of their negatives, and for "guided" what the guide makes
+                of the texts.
+            labels: of each row its number and the groups of its anchor and positive, shape (rows, 3).
 
         Raises:
             Shortage: on every rank alike, so that all can try again.
@@ -107,30 +116,32 @@ class GlobalBatchLoss(nn.Module):
         if self.in_step:
             pieces = cut_to(pieces, most_of_ranks(len(pieces)))
         texts, short = self._embed_all(pieces)
-        if on_any_rank(texts is None) or texts is None:
+        counts = numbers_of_ranks(SHORT if texts is None else len(batch["negatives"]))
+        if texts is None or SHORT in counts:
             raise Shortage(short or "another rank is out of device memory")
         texts = nn.functional.normalize(texts[batch["order"]].to(torch.promote_types(texts.dtype, torch.float32)))
-        queries, documents = columns_apart(gather_rows(texts.view(-1, rows, texts.shape[1]).transpose(0, 1)))
-        everywhere = gather_rows(labels)
+        queries, documents = gather_sides(texts, rows, counts)
+        everywhere = gather_labels(labels, batch["negatives"], counts)
         own = slice(self.rank * rows, (self.rank + 1) * rows)
-        guides = columns_apart(gather_rows(batch["guide"])) if "guide" in batch else None
+        guides = gather_sides(batch["guide"], rows, counts) if "guide" in batch else None
         loss, masked = self._compare((queries, documents), everywhere, own, guides)
         if self.watched:
             self.measured = measure(queries, documents, everywhere)
         self.counts = Counts(
             self.counts.tokens + batch["tokens"],
             self.counts.padded_tokens + batch["padded_tokens"],
+            self.counts.negatives + rows * (len(documents) - 1),
             self.counts.masked + masked,
-            (*self.counts.consumed, everywhere[:, 0]),
+            (*self.counts.consumed, everywhere[: len(queries), 0]),
             (*self.counts.losses, loss.detach()),
         )
         return loss
 
-    def totals(self) -> tuple[int, int, int]:
-        """Tokens, tokens with padding, and masked documents of all ranks; every rank must ask."""
-        counts = (self.counts.tokens, self.counts.padded_tokens, int(self.counts.masked))
-        tokens, padded_tokens, masked = reduce(torch.tensor(counts, device=self.counts.masked.device), "sum").tolist()
-        return tokens, padded_tokens, masked
+    def totals(self) -> Totals:
+        """Tokens, tokens with padding, negatives and masked ones of all ranks; every rank must ask."""
+        counts = self.counts
+        own = (counts.tokens, counts.padded_tokens, counts.negatives, int(counts.masked))
+        return Totals(*reduce(torch.tensor(own, device=counts.masked.device), "sum").tolist())
 
     def take_consumed(self) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...]]:
         """The rows of the global batches since this was asked last, and this rank's losses."""
@@ -196,9 +207,24 @@ class GlobalBatchLoss(nn.Module):
         return embeddings
 
 
-def columns_apart(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The anchors, and all positives, then all first negatives, and so on, of shape (rows, columns, dimension)."""
-    return rows[:, 0], rows[:, 1:].transpose(0, 1).reshape(-1, rows.shape[2])
+def gather_sides(texts: torch.Tensor, rows: int, negatives: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The queries of all ranks, and their documents: all positives, then all negatives.
+
+    Args:
+        texts: of this rank's rows, anchors before positives before negatives, shape (texts, dimension).
+        rows: of each rank.
+        negatives: how many each rank's rows have.
+    """
+    ranks = [one.tensor_split((rows, 2 * rows)) for one in gather_uneven(texts, [2 * rows + n for n in negatives])]
+    anchors, positives, others = zip(*ranks, strict=True)
+    return torch.cat(anchors), torch.cat([*positives, *others])
+
+
+def gather_labels(labels: torch.Tensor, negatives: torch.Tensor, counts: list[int]) -> torch.Tensor:
+    """The labels of all ranks' documents: of all positives, then of all negatives, shape (documents, 3)."""
+    rows = len(labels)
+    ranks = gather_uneven(torch.cat([labels, negatives]), [rows + count for count in counts])
+    return torch.cat([*(one[:rows] for one in ranks), *(one[rows:] for one in ranks)])
 
 
 def split(features: Features, pieces: int) -> list[Features]:
@@ -214,9 +240,16 @@ def split(features: Features, pieces: int) -> list[Features]:
 
 
 def cut_to(pieces: list[Features], count: int) -> list[Features]:
-    """Halve the largest pieces until there are so many, as long as there are texts enough; their order stays."""
+    """Halve the largest pieces until there are so many; their order stays.
+
+    Where there are no texts enough, since other ranks' rows have more negatives, the last one is embedded again: nobody
+    looks at what comes after the texts asked for.
+    """
     pieces = list(pieces)
     while len(pieces) < count:
         largest = max(range(len(pieces)), key=lambda at: len(pieces[at]["input_ids"]))
-        pieces[largest : largest + 1] = split(pieces[largest], 2)
+        halves = split(pieces[largest], 2)
+        if len(halves) == 1:
+            return pieces + pieces[-1:] * (count - len(pieces))
+        pieces[largest : largest + 1] = halves
     return pieces

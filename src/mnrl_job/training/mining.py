@@ -19,6 +19,7 @@ from mnrl_job.embedding.encode import encode, own_share
 from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.records import Pairs
 from mnrl_job.runtime.heartbeat import beat
+from mnrl_job.runtime.ragged import Ragged
 from mnrl_job.runtime.stopping import give_way
 from mnrl_job.runtime.tables import read_table, take
 from mnrl_job.settings import Settings
@@ -66,11 +67,12 @@ class Mined:
     positive_similarity: float
 
 
-def distinct(groups: NDArray[np.int64], barred: NDArray[np.bool_], rows: NDArray[np.int64]) -> Texts:
+def distinct(groups: NDArray[np.int64], given: Ragged, barred: NDArray[np.bool_], rows: NDArray[np.int64]) -> Texts:
     """Sort out the texts of some rows.
 
     Args:
-        groups: of each text of the pairs, shape (rows of the pairs, columns).
+        groups: of the anchors and positives of the pairs, shape (rows of the pairs, 2).
+        given: of the negatives that each row of the pairs was given.
         barred: rows whose positive is nobody's negative, shape (rows of the pairs,).
         rows: the rows that negatives are wanted for, and the only ones whose positives may be negatives.
     """
@@ -78,11 +80,11 @@ def distinct(groups: NDArray[np.int64], barred: NDArray[np.bool_], rows: NDArray
     anchors, queries, query_of = np.unique(groups[rows, 0], return_index=True, return_inverse=True)
     positives, documents, document_of = np.unique(groups[rows, 1], return_index=True, return_inverse=True)
     # What goes with a query is told by all its rows, also by those that negatives are not wanted for.
-    told = groups[np.isin(groups[:, 0], anchors)]
+    asking = np.concatenate([groups[:, 0], groups[:, 0], groups[given.rows, 0]])
+    told = np.concatenate([groups[:, 0], groups[:, 1], given.values])
     at = np.minimum(np.searchsorted(positives, told), len(positives) - 1)
-    known = positives[at] == told
-    asking = np.broadcast_to(np.searchsorted(anchors, told[:, :1]), at.shape)
-    own = np.unique(np.stack([asking[known], at[known]]), axis=1)
+    known = (positives[at] == told) & np.isin(asking, anchors)
+    own = np.unique(np.stack([np.searchsorted(anchors, asking[known]), at[known]]), axis=1)
     return Texts(rows, query_of, document_of, rows[queries], rows[documents], own, np.unique(document_of[barred[rows]]))
 
 

@@ -5,14 +5,14 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import torch
 from accelerate import PartialState
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from mnrl_job.records import Batching, Mining, Minings, Pairs, read_record, write_record
 from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.runtime.logs import log, warn
-from mnrl_job.runtime.tables import NOBODY, read_groups
+from mnrl_job.runtime.tables import read_groups, read_negatives
 from mnrl_job.settings import Settings
 from mnrl_job.training.batches import Plan
 from mnrl_job.training.mining import NOTHING, Texts, distinct, mine
@@ -46,7 +46,7 @@ class HardNegatives:
         self._settings = settings
         self._pairs = pairs
         self._folder = folder
-        self._groups = read_groups(batching.labels)
+        self._groups, self._given = read_groups(batching.labels), read_negatives(batching.labels)
         self._barred = batching.barred
         self._plan = plan
         self.minings: tuple[Mining, ...] = ()
@@ -60,7 +60,7 @@ class HardNegatives:
     def _texts(self) -> Texts:
         """Sorted out only where something is mined, which a resumed run may not need."""
         barred = np.load(self._barred) if self._barred else np.zeros(self._pairs.rows, dtype=bool)
-        return distinct(self._groups, barred, np.unique(self._plan))
+        return distinct(self._groups, self._given, barred, np.unique(self._plan))
 
     def due(self, epoch: int) -> bool:
         """Whether this epoch, counted from 0, wants negatives that are not there yet."""
@@ -88,16 +88,12 @@ class HardNegatives:
             np.save(self._folder / ROWS, self._rows)
             write_record(self._folder / MININGS, Minings(self.minings))
 
-    def rows_of(self, rows: list[int]) -> list[list[int]]:
-        """For each column of mined negatives the rows whose positives these are; a row's own where it has none."""
+    def of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """How many were mined for each of some rows, the rows whose positives these are, and their groups."""
         found = self._rows[rows]
-        columns: list[list[int]] = np.where(found == NOTHING, np.array(rows)[:, None], found).T.tolist()
-        return columns
-
-    def groups_of(self, rows: list[int]) -> torch.Tensor:
-        """The groups of the mined negatives, `NOBODY` where there is none, shape (rows, negatives)."""
-        found = self._rows[rows]
-        return torch.from_numpy(np.where(found == NOTHING, NOBODY, self._groups[found, 1]))
+        mined = found != NOTHING
+        taken = found[mined].astype(np.int64)
+        return mined.sum(axis=1), taken, self._groups[taken, 1]
 
     def _tell(self, mining: Mining) -> None:
         share = mining["found"]

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from mnrl_job.errors import InternalError, MemoryLimit, Preempted, first_line
 from mnrl_job.records import Batching, Pairs, Totals, Training
 from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.runtime.logs import warn
+from mnrl_job.runtime.ragged import Ragged
+from mnrl_job.runtime.tables import read_negatives
 from mnrl_job.settings import Settings
 from mnrl_job.tracking.tracked import tracked_run
 from mnrl_job.training.arguments import trainer_arguments
@@ -106,7 +109,7 @@ def train(
         rows_used=len(np.unique(plan)),
         rows_digest=progress.digest,
         final_loss=progress.loss,
-        negatives_per_anchor=trainer.candidates - 1,
+        negatives_per_anchor=round(totals.negatives / plan.size),
         masked_per_anchor=totals.masked / plan.size,
         precision=trainer.precision,
         seconds=totals.seconds,
@@ -120,6 +123,11 @@ def train(
         minings=trainer.negatives.minings if trainer.negatives else (),
         collapse=progress.collapse(best.best.step if best else reached),
     )
+
+
+def documents_of_a_batch(plan: Plan, given: Ragged, mined: int) -> float:
+    """How many documents a batch has on average: positives, the negatives given, and so many mined for each row."""
+    return int(plan.shape[1]) * (1 + mined) + int(given.counts[plan].sum()) / max(1, len(plan))
 
 
 def prepare(model: SentenceTransformer, settings: Settings, precision: Precision) -> None:
@@ -142,7 +150,6 @@ class PlannedTrainer(SentenceTransformerTrainer):
         progress: the last loss, and the digest of the rows trained on.
         best: keeps the weights that score best, where that is asked for.
         negatives: those that are mined, where that is asked for.
-        candidates: the documents of a batch.
         seconds_waited: for batches that were not ready.
     """
 
@@ -166,26 +173,28 @@ class PlannedTrainer(SentenceTransformerTrainer):
         self.seconds_waited = 0.0
         prepare(model, settings, self.precision)
         limit = chunk_limit(state.device, settings.mini_batch_size)
-        collate = collator(model, pairs, limit, scratch / "tokens")
+        given = read_negatives(batching.labels)
+        collate = collator(model, pairs, limit, scratch / "tokens", given)
         self.epochs = batching.epochs
         self.negatives = None
         if settings.hard_negatives:
-            self.negatives = collate.negatives = HardNegatives(model, settings, pairs, batching, self.plan, scratch)
+            self.negatives = HardNegatives(model, settings, pairs, batching, self.plan, scratch)
+            collate.chosen = replace(collate.chosen, mined=self.negatives)
             if self.negatives.due(0):
                 self.negatives.renew(0)
         if settings.loss == "guided":
-            collate.guide = read_guide(scratch / FOLDER)
+            collate.guide = read_guide(scratch / FOLDER, pairs.columns)
         rank, hardness, dimensions = state.process_index, settings.hardness, settings.matryoshka_dims
         self.global_loss = GlobalBatchLoss(model, settings.scale, settings.loss, rank, hardness, dimensions)
-        self.candidates = settings.batch_size * (len(pairs.columns) - 1 + settings.hard_negatives)
-        divergence = Divergence(pairs.path, self.candidates, settings.learning_rate, len(settings.matryoshka_dims) or 1)
+        candidates = documents_of_a_batch(self.plan, given, settings.hard_negatives)
+        divergence = Divergence(pairs.path, candidates, settings.learning_rate, len(settings.matryoshka_dims) or 1)
         log_path = staging / "training_log.jsonl"
         self.progress = Progress(log_path, self.plan, self.global_loss, divergence, shows=state.is_main_process)
         super().__init__(
             model=model,
             args=trainer_arguments(settings, self.plan, self.precision, scratch / "trainer"),
             data_collator=collate,
-            train_dataset=Dataset.from_file(str(batching.labels)),
+            train_dataset=Dataset.from_file(str(batching.labels)).select_columns("label"),
             loss=self.global_loss,
             callbacks=[self.progress],
         )
@@ -221,12 +230,13 @@ class PlannedTrainer(SentenceTransformerTrainer):
 
     def totals(self) -> Totals:
         """What the training has spent so far, also before it was resumed; every rank must ask."""
-        tokens, padded_tokens, masked = self.global_loss.totals()
+        now = self.global_loss.totals()
         aside = sum(one.seconds for one in (self.best, self.negatives) if one)
         return Totals(
-            tokens=self.before.tokens + tokens,
-            padded_tokens=self.before.padded_tokens + padded_tokens,
-            masked=self.before.masked + masked,
+            tokens=self.before.tokens + now.tokens,
+            padded_tokens=self.before.padded_tokens + now.padded_tokens,
+            negatives=self.before.negatives + now.negatives,
+            masked=self.before.masked + now.masked,
             seconds=self.before.seconds + time.perf_counter() - self.began - aside,
             seconds_waited=self.before.seconds_waited + self.seconds_waited,
         )
