@@ -271,7 +271,7 @@ class Training:
     `negatives_per_anchor` are the other documents of a batch, on average; `masked_per_anchor` of them did not count.
     `trainable_parameters` is how many numbers were trained; with LoRA few of the model's. `scores` were taken while it
     trained; the weights are then those of `best_step`. `collapse` says what is wrong with the embeddings that these
-    weights give; empty where nothing is, None where nobody can tell.
+    weights give; empty where nothing is, None where it is too early to say.
     """
 
     steps: int

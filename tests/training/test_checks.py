@@ -95,12 +95,23 @@ def test_five_steps_are_enough_where_the_first_was_good():
     assert told == [None] * 4 + ["unrelated documents look alike: their mean cosine similarity rose from 0.80 to 0.96"]
 
 
-def test_texts_that_looked_alike_before_are_no_collapse():
-    alike = replace(GOOD, anisotropy=0.96)
+@pytest.mark.parametrize(
+    ("before", "after", "collapsed"),
+    [
+        (0.949, 0.951, True),
+        (0.96, 0.97, False),
+        (0.96, 0.99, False),
+        (0.96, 0.997, True),
+        (0.99, 1.0, False),
+        (1, 1, False),
+    ],
+)
+def test_texts_that_looked_alike_before_are_no_collapse(before, after, collapsed):
     alarm = CollapseAlarm()
-    assert [alarm.look(alike) for _ in range(10)] == [None] * 10
-    assert [alarm.look(GOOD) for _ in range(5)][-1] == ""
-    lost = replace(alike, in_batch_accuracy=0.1)
+    alarm.look(replace(GOOD, anisotropy=before))
+    told = [alarm.look(replace(GOOD, anisotropy=after)) for _ in range(10)]
+    assert ("look alike" in told[-1]) == collapsed
+    lost = replace(GOOD, anisotropy=after, in_batch_accuracy=0.1)
     assert "the in-batch accuracy fell" in [alarm.look(lost) for _ in range(5)][-1]
 
 

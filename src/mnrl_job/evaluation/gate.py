@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from mnrl_job.records import PERFECT_SCORE, Comparison, Verdict, judged_by
 from mnrl_job.settings import NO_GATE, Settings
 
+ACCEPT = f"MNRL_MIN_GAIN={NO_GATE:g} accepts it"
+
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
@@ -32,9 +34,8 @@ def judge(settings: Settings, comparisons: tuple[Comparison, ...], collapse: str
         rules += [_gain(settings, judged, metric), *_certain_gain(settings, judged, metric)]
     rules += _guards(settings, comparisons, metric)
     if settings.min_gain != NO_GATE:
-        rules.append(
-            _Rule("the embeddings do not collapse", f"the embeddings collapsed: {collapse}" if collapse else "")
-        )
+        failure = f"the embeddings collapsed: {collapse} ({ACCEPT})"
+        rules.append(_Rule("the embeddings do not collapse", failure if collapse else ""))
     failed = tuple(rule.failure for rule in rules if rule.failure)
     return Verdict(not failed, "; ".join(rule.told for rule in rules) or "none", failed)
 
@@ -45,7 +46,7 @@ def _gain(settings: Settings, judged: Comparison, metric: str) -> _Rule:
         before, after, (low, high) = judged.before[metric], judged.after[metric], judged.confidence[metric]
         failure = (
             f"{judged.name}.{metric} fell from {before:.4f} to {after:.4f}, and the 95 % interval of the change, "
-            f"{low:+.4f} to {high:+.4f}, lies below 0 (MNRL_MIN_GAIN is not set)"
+            f"{low:+.4f} to {high:+.4f}, lies below 0 ({ACCEPT})"
         )
         return _Rule(f"{judged.name}.{metric} does not fall for sure", failure if high < 0 else "")
     gain = judged.delta[metric]

@@ -15,6 +15,7 @@ from mnrl_job.training.contrast import TILE_BYTES, false_negatives
 SAMPLED_ROWS = 256
 WINDOW = 5
 ALIKE = 0.95
+ALIKE_BEFORE = 0.99
 TIMES_CHANCE = 2.0
 
 
@@ -72,8 +73,9 @@ class CollapseAlarm:
     """Notices when embeddings become useless, over the last 5 logged steps.
 
     The positive is no longer found: the in-batch accuracy is at most twice that of guessing, after it had been more
-    than that in the first 5. Or unrelated documents look alike: their mean cosine similarity is 0.95 or more. Where it
-    was so in the first step, whose batch the base model embedded, nobody can tell.
+    than that in the first 5. Or unrelated documents look alike: their mean cosine similarity is 0.95 or more, and was
+    less in the first step, whose batch the base model embedded. Of a model that began with more than that, a tenth of
+    the distance to 1 may be left; one that began with 0.99 had nothing to lose.
     """
 
     def __init__(self) -> None:
@@ -81,7 +83,7 @@ class CollapseAlarm:
         self._last: deque[Checks] = deque(maxlen=WINDOW)
 
     def look(self, checks: Checks) -> str | None:
-        """What is wrong after this step, in words; empty if nothing is, None where nobody can tell, or not yet."""
+        """What is wrong after this step, in words; empty if nothing is, None where it is too early to say."""
         if None in (checks.in_batch_accuracy, checks.chance, checks.anisotropy):
             return None
         self._last.append(checks)
@@ -94,11 +96,16 @@ class CollapseAlarm:
         if accuracy <= TIMES_CHANCE * chance < before:
             return f"the in-batch accuracy fell from {before:.2f} to {accuracy:.2f}, where guessing gives {chance:.2f}"
         alike, at_first = (_mean([one.anisotropy for one in some]) for some in (self._last, self._first[:1]))
-        if alike < ALIKE:
+        if alike < _too_alike(at_first):
             return ""
-        if at_first >= ALIKE:
-            return None
         return f"unrelated documents look alike: their mean cosine similarity rose from {at_first:.2f} to {alike:.2f}"
+
+
+def _too_alike(at_first: float) -> float:
+    """The mean similarity of unrelated documents from which they look alike, where it was `at_first` before."""
+    if at_first >= ALIKE_BEFORE:
+        return math.inf
+    return ALIKE if at_first < ALIKE else 1 - (1 - at_first) / 10
 
 
 def _mean(values: list[float | None]) -> float:
