@@ -9,6 +9,9 @@ import subprocess
 
 import pytest
 
+from mnrl_job.check import Findings, check_output
+from mnrl_job.runtime.attempt import attempt
+from mnrl_job.settings_reader import read_settings
 from tests.conftest import PAIRS, clean_environment, command, objects, write_jsonl
 from tests.servers.s3 import BUCKET
 
@@ -121,6 +124,24 @@ def test_a_run_that_is_published_already_is_pointed_out(mnrl_job, published, tmp
     other = mnrl_job("check", **published.settings | {"MNRL_SEED": "1", "MNRL_EVAL_DATA": "nowhere.json"})
     assert other.code == 64
     assert table(other)["output"] == "failed"
+
+
+def test_a_run_that_was_published_from_other_data_fails_the_check(published, tmp_path, monkeypatch):
+    shutil.copytree(published.folder, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    settings, _ = read_settings("check", {}, published.settings, {})
+    findings = Findings(lambda _: None)
+    with attempt(settings) as place:
+        check_output(settings, place, findings)
+        with (tmp_path / "faq.json").open("a") as file:
+            file.write("\n")
+        check_output(settings, place, findings)
+        manifest = json.loads((tmp_path / "out" / "r" / "manifest.json").read_text())
+        del manifest["inputs_listing"]  # as an earlier version published it
+        (tmp_path / "out" / "r" / "manifest.json").write_text(json.dumps(manifest))
+        check_output(settings, place, findings)
+    assert [(one.status, one.kind) for one in findings.found] == [("warning", ""), ("failed", "data"), ("warning", "")]
+    assert "eval/faq: " in findings.found[1].detail
 
 
 @pytest.mark.parametrize(("number", "seen"), [(signal.SIGINT, "batches"), (signal.SIGTERM, "output")])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,22 @@ def test_the_eight_rows_of_the_how_to_keep_ndcg_at_3_at_one_and_reload(mnrl_job,
     assert other.code == 64
     assert "published with other settings" in other.last_line
     assert read_json(run / "metrics.json") == metrics
+
+
+def test_a_finished_run_is_not_taken_for_one_of_other_data(mnrl_job, published, tmp_path):
+    shutil.copytree(published.folder, tmp_path, dirs_exist_ok=True)
+    same = mnrl_job("train", **published.settings)
+    assert same.code == 0, same.stderr
+    assert "already published" in same.last_line
+    pairs = (tmp_path / "pairs.jsonl").read_text()
+    (tmp_path / "pairs.jsonl").write_text(pairs.replace("password", "PASSWORD"))
+    other = mnrl_job("train", **published.settings)
+    assert other.code == 65
+    assert "train/pairs: its files have changed since" in other.last_line
+    assert "other data" in other.last_line
+    (tmp_path / "pairs.jsonl").unlink()
+    gone = mnrl_job("train", **published.settings)
+    assert gone.code == 0, gone.stderr
 
 
 @pytest.fixture(scope="module")

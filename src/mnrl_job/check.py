@@ -7,12 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mnrl_job.errors import JobError, Preempted, SettingsError
-from mnrl_job.groundwork import ask_exports, check_eval_names, read_eval_sets, worker_task
+from mnrl_job.groundwork import ask_exports, check_eval_names, published_before, read_eval_sets, worker_task
 from mnrl_job.inputs.collect import LocatedInputs, fetch_inputs, needed_bytes
 from mnrl_job.inputs.fetch import Located, locate, locate_model
 from mnrl_job.inputs.pairs import read_pairs
 from mnrl_job.outputs.audit_page import audit_findings, with_lengths
-from mnrl_job.outputs.publish import already_published
 from mnrl_job.prepare import prepare
 from mnrl_job.records import EvalSet, Finding, Rehearsal, TokenLengths, WorkerTask
 from mnrl_job.runtime import machine
@@ -77,7 +76,7 @@ def check(settings: Settings, tell: Callable[[Finding], None]) -> tuple[tuple[Fi
     for finding in look_at(settings.track):
         findings.add(finding)
     with stop_on_request(), attempt(settings) as place, machine.told_if_full(place.scratch):
-        speed = check_output(place, findings)
+        speed = check_output(settings, place, findings)
         located = find_inputs(settings, findings)
         devices = check_machine(settings, place, located, findings)
         audit = None
@@ -88,11 +87,11 @@ def check(settings: Settings, tell: Callable[[Finding], None]) -> tuple[tuple[Fi
     return tuple(findings.found), audit
 
 
-def check_output(place: Attempt, findings: Findings) -> float | None:
+def check_output(settings: Settings, place: Attempt, findings: Findings) -> float | None:
     """Write, read, create and delete where the run will be. Returns bytes per second written, None where it failed."""
     with findings.checking("output"):
         store = place.store()
-        if already_published(store, place.settings_hash):
+        if published_before(settings, place, store):
             remedy = "train would do nothing; choose another MNRL_RUN_ID to train again"
             findings.add(Finding("output", "warning", f"{place.run} is published with these settings", remedy))
             return None

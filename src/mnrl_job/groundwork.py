@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mnrl_job.errors import SettingsError, by_kind
+from mnrl_job.errors import DataError, SettingsError, by_kind
 from mnrl_job.inputs.collect import Inputs, fetch_inputs, input_hashes, locate_inputs, needed_bytes
 from mnrl_job.inputs.evalset import read_evalset
+from mnrl_job.inputs.listing import find_other, listings, listings_in_reach
+from mnrl_job.outputs.publish import already_published
 from mnrl_job.records import Batching, EvalSet, Export, Exports, Pairs, WorkerTask
 from mnrl_job.runtime.accelerate_file import check_accelerate_file
 from mnrl_job.runtime.attempt import Attempt
@@ -18,6 +21,7 @@ from mnrl_job.runtime.launch import ask_workers
 from mnrl_job.runtime.logs import warn
 from mnrl_job.runtime.machine import caches, disk, shared_memory
 from mnrl_job.runtime.secrets import redacted
+from mnrl_job.runtime.storage import Store
 from mnrl_job.runtime.watch import Care
 from mnrl_job.settings import NO_GATE, Settings
 
@@ -36,7 +40,26 @@ def get_inputs(settings: Settings, place: Attempt, devices: Devices) -> Inputs:
             raise by_kind(finding.kind, finding.message)
         if finding.status == "warning":
             warn(finding.message)
-    return fetch_inputs(located, place.inputs, settings)
+    listing = listings(located, settings)  # first: what changes meanwhile is other data the next time
+    return replace(fetch_inputs(located, place.inputs, settings), listing=listing)
+
+
+def published_before(settings: Settings, place: Attempt, store: Store) -> bool:
+    """Whether the run stands there already, made of what its inputs are now; one that is gone tells nothing.
+
+    Raises:
+        SettingsError: it was made with other settings.
+        DataError: it was made of other data.
+    """
+    manifest = already_published(store, place.settings_hash)
+    if manifest is None:
+        return False
+    was = manifest.get("inputs_listing")
+    if was and place.nodes.is_first and (other := find_other(was, listings_in_reach(settings))):
+        raise DataError(
+            f"{other}: {place.run} was published from other data; go back to that, or choose another MNRL_RUN_ID"
+        )
+    return True
 
 
 def read_eval_sets(inputs: Inputs, scratch: Path, max_bad_rows: float) -> tuple[EvalSet, ...]:

@@ -7,11 +7,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from mnrl_job.errors import DataError, InternalError, JobError, SettingsError
-from mnrl_job.groundwork import ask_exports, check_eval_names, get_inputs, read_eval_sets, worker_task, write_json
+from mnrl_job.groundwork import (
+    ask_exports,
+    check_eval_names,
+    get_inputs,
+    published_before,
+    read_eval_sets,
+    worker_task,
+    write_json,
+)
 from mnrl_job.inputs.pairs import read_pairs
 from mnrl_job.outputs.audit_page import with_lengths
 from mnrl_job.outputs.checkpoints import fetch_newest, kept
-from mnrl_job.outputs.publish import already_published, record_failure, tidy
+from mnrl_job.outputs.publish import record_failure, tidy
 from mnrl_job.outputs.recheck import recheck
 from mnrl_job.prepare import prepare
 from mnrl_job.records import Export, Verification, WorkerResult, WorkerTask
@@ -43,7 +51,7 @@ def train(settings: Settings) -> Finished:
         JobError: anything that kept the run from being published; `failure.json` tells the same.
     """
     with opened(settings) as place:
-        if finished_before(place.store(), place.settings_hash):
+        if finished_before(settings, place, place.store()):
             return Finished(place.run, None)
         with meeting(place.nodes, place.run_id, settings.node_timeout.seconds) as others:
             return train_together(settings, place, others)
@@ -85,7 +93,7 @@ def train_together(settings: Settings, place: Attempt, others: Meeting) -> Finis
             verification = verifier.ask(task, "verified.json", Verification)
         exports = exported(settings, place, clock, task)
     write_json(place.staging / "audit.json", with_lengths(prepared.audit, result.lengths))
-    return report(settings, place, clock, Work(task, result, words(), read, verification, exports))
+    return report(settings, place, clock, Work(task, result, words(), inputs.listing, read, verification, exports))
 
 
 def exported(settings: Settings, place: Attempt, clock: Clock, task: WorkerTask) -> tuple[Export, ...]:
@@ -107,7 +115,7 @@ def evaluate(settings: Settings) -> Finished:
         raise SettingsError(f"MNRL_NODES: there are {nodes.count} nodes, but evaluate works on one; start it on one")
     with opened(settings) as place:
         store = place.store()
-        if finished_before(store, place.settings_hash):
+        if finished_before(settings, place, store):
             return Finished(place.run, None)
         probe(store)
         place.diary.write(store)
@@ -122,7 +130,7 @@ def evaluate(settings: Settings) -> Finished:
             task = worker_task(settings, place, inputs, eval_sets)
             words = lexical(settings, eval_sets)
             result = workers.ask(task, "result.json", WorkerResult)
-        return report(settings, place, clock, Work(task, result, words()))
+        return report(settings, place, clock, Work(task, result, words(), inputs.listing))
 
 
 def verify_run(uri: str, settings: Settings) -> Verification | None:
@@ -194,13 +202,13 @@ def from_checkpoint(settings: Settings, place: Attempt, task: WorkerTask) -> Wor
     return replace(task, resume=found.folder)
 
 
-def finished_before(store: Store, settings_hash: str) -> bool:
+def finished_before(settings: Settings, place: Attempt, store: Store) -> bool:
     """Whether the run stands there already; if so, nothing that a killed attempt left stays beside it.
 
     Raises:
-        SettingsError: it was made with other settings.
+        JobError: it was made with other settings, or of other data.
     """
-    if not already_published(store, settings_hash):
+    if not published_before(settings, place, store):
         return False
     with suppress(JobError):  # who may only read still learns that it is finished
         tidy(store)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mnrl_job.errors import GateError, JobError
 from mnrl_job.evaluation.bm25 import lexical_metrics
@@ -10,6 +11,7 @@ from mnrl_job.evaluation.dimensions import by_dimension
 from mnrl_job.evaluation.gate import judge
 from mnrl_job.evaluation.significance import compare
 from mnrl_job.groundwork import write_json
+from mnrl_job.inputs.collect import Listing
 from mnrl_job.outputs.metrics import Run, metrics
 from mnrl_job.outputs.metrics_schema import Metrics
 from mnrl_job.outputs.model_card import model_card
@@ -67,11 +69,15 @@ def _lexical(settings: Settings, eval_set: EvalSet) -> dict[str, float] | None:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What the steps before came to. `by_words` is BM25's; what only a training has is empty without one."""
+    """What the steps before came to. `by_words` is BM25's; what only a training has is empty without one.
+
+    `listing` tells what was there of the inputs, as `inputs/listing.py` compares it.
+    """
 
     task: WorkerTask
     result: WorkerResult
     by_words: Lexical
+    listing: dict[str, Listing]
     read: Pairs | None = None
     verification: Verification | None = None
     exports: tuple[Export, ...] = ()
@@ -85,7 +91,7 @@ def report(settings: Settings, place: Attempt, clock: Clock, work: Work) -> Fini
     """
     run = record(settings, place, clock, work, compared(settings, work))
     results = write_pages(settings, place, run, work.task)
-    return publish(place, clock, run, work.task.inputs, results)
+    return publish(place, clock, run, {"inputs": work.task.inputs, "inputs_listing": work.listing}, results)
 
 
 def record(settings: Settings, place: Attempt, clock: Clock, work: Work, comparisons: tuple[Comparison, ...]) -> Run:
@@ -143,8 +149,10 @@ def compare_set(settings: Settings, task: WorkerTask, result: WorkerResult, name
     return replace(compared, dimensions=by_dimension(before, after))
 
 
-def publish(place: Attempt, clock: Clock, run: Run, inputs: dict[str, str], results: Results) -> Finished:
+def publish(place: Attempt, clock: Clock, run: Run, inputs: dict[str, Any], results: Results) -> Finished:
     """Put what is staged at the run's place, unless another attempt was faster; then leave nothing beside it.
+
+    The manifest tells of the `inputs`.
 
     Only the attempt that did so tells the trackers of the results.
 
@@ -167,7 +175,7 @@ def publish(place: Attempt, clock: Clock, run: Run, inputs: dict[str, str], resu
     return Finished(place.run, content)
 
 
-def put(place: Attempt, clock: Clock, run: Run, inputs: dict[str, str], store: Store, claim: Claim) -> Metrics:
+def put(place: Attempt, clock: Clock, run: Run, inputs: dict[str, Any], store: Store, claim: Claim) -> Metrics:
     """Whole or not at all; `_SUCCESS` only where it passed the gate. Returns the content of `metrics.json`."""
     clear(store, claim)
     with clock("publish"):
@@ -179,8 +187,7 @@ def put(place: Attempt, clock: Clock, run: Run, inputs: dict[str, str], store: S
         "run_id": place.run_id,
         "attempt": len(run.attempts),
         "settings_sha256": place.settings_hash,
-        "inputs": inputs,
     }
     finish = seal if run.verdict.passed else write_manifest
-    finish(store, claim, place.staging, facts | {"files": files})
+    finish(store, claim, place.staging, facts | inputs | {"files": files})
     return content

@@ -1,7 +1,9 @@
 """All inputs of a run: every one found before the first is fetched, so that a missing one is known in seconds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from typing_extensions import TypedDict
 
 from mnrl_job.inputs.fetch import Fetched, Located, fetch, locate, locate_model
 from mnrl_job.records import EvalSet, Pairs
@@ -12,6 +14,14 @@ from mnrl_job.settings import Settings
 PREPARED_PER_BYTE = 4
 MODEL_COPIES = 2
 HUB_MODEL_BYTES = 500_000_000
+
+
+class Listing(TypedDict):
+    """What is there of an input. `sha256` covers the name, size and version of each file: its ETag, else its time."""
+
+    files: int
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +44,7 @@ class LocatedInputs:
 class Inputs:
     """What is on this machine. `model` is a folder or a Hub id, `model_sha256` covers the folder's files in order.
 
-    So do `guide`, empty where there is none, and `guide_sha256`.
+    So do `guide`, empty where there is none, and `guide_sha256`. `listing` is what was there when they were located.
     """
 
     train: tuple[Fetched, ...]
@@ -43,6 +53,7 @@ class Inputs:
     model_sha256: str | None
     guide: str = ""
     guide_sha256: str | None = None
+    listing: dict[str, Listing] = field(default_factory=dict)
 
 
 def locate_inputs(settings: Settings) -> LocatedInputs:

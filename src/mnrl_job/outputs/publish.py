@@ -7,7 +7,7 @@ something else.
 
 import json
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from mnrl_job.errors import DataError, JobError, SettingsError, StorageError
 from mnrl_job.runtime import claims
@@ -34,17 +34,18 @@ class FileFacts(TypedDict):
     sha256: str
 
 
-def already_published(run: Store, settings_hash: str) -> bool:
-    """Whether this run stands there complete, made with the same settings.
+def already_published(run: Store, settings_hash: str) -> dict[str, Any] | None:
+    """The manifest of this run where it stands there complete, made with the same settings.
 
     Raises:
         SettingsError: it is complete, but was made with other settings; a published run is never overwritten.
         DataError: there is a marker, but no manifest that can be read.
     """
     if run.entry(MARKER) is None:
-        return False
+        return None
     try:
-        recorded = json.loads(content(run, MANIFEST) or b"")["settings_sha256"]
+        manifest: dict[str, Any] = json.loads(content(run, MANIFEST) or b"")
+        recorded = manifest["settings_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{run.label}: there is {MARKER}, but no readable {MANIFEST}; somebody changed this run: "
@@ -54,7 +55,7 @@ def already_published(run: Store, settings_hash: str) -> bool:
         raise SettingsError(
             f"{run.label} was published with other settings; it is never overwritten: choose another MNRL_RUN_ID"
         )
-    return True
+    return manifest
 
 
 def tidy(run: Store) -> None:
