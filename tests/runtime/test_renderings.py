@@ -2,12 +2,14 @@
 
 import base64
 import html
+import http.client
 import json
 import reprlib
 import time
 from textwrap import indent
 from urllib.parse import quote, quote_plus, urlencode
 
+import h11
 import pydantic
 import pytest
 import requests
@@ -89,6 +91,40 @@ def by_pydantic(value):
     with pytest.raises(pydantic.ValidationError) as caught:
         Model(token=value)
     return str(caught.value)
+
+
+def by_http_client(value):
+    connection = http.client.HTTPConnection("localhost")
+    connection.putrequest("GET", "/")
+    with pytest.raises(ValueError, match="header value") as caught:
+        connection.putheader("X-Token", value.encode())
+    return str(caught.value)
+
+
+def by_requests(value):
+    with pytest.raises(requests.exceptions.InvalidHeader) as caught:
+        requests.Request("GET", "http://localhost", headers={"X-Token": value}).prepare()
+    return str(caught.value)
+
+
+def by_h11(value):
+    with pytest.raises(h11.LocalProtocolError) as caught:
+        h11.Request(method="GET", target="/", headers=[("Host", "a"), ("X-Token", value.encode())])
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("refuse", [by_http_client, by_requests, by_h11])
+@pytest.mark.parametrize("value", [f"{PLAIN}\nx", f"it's \n\"{PLAIN}"])
+def test_the_value_of_a_header_that_a_library_refuses_is_starred_wherever_it_came_from(refuse, value):
+    """The environment does not know it, as of a credential from a file, a process or a role."""
+    text = refuse(value)
+    assert not shows(redact(f"{text} (exit 77)", {}), PLAIN), text
+    assert redact(f"{text} (exit 77)", {}).endswith(" (exit 77)")
+
+
+@pytest.mark.parametrize("token", ["eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJtZSJ9.c2lnbmF0dXJl", f"hf_{'aB3' * 12}"])
+def test_what_looks_like_a_token_is_starred_wherever_it_came_from(token):
+    assert redact(f"sent {token}, refused", {}) == "sent ***, refused"
 
 
 CUT = {

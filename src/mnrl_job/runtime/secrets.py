@@ -22,6 +22,11 @@ IN_QUERY = re.compile(
 )
 BEARER = re.compile(r"(?i)(authorization['\"]?\s*[:=]\s*['\"]?(?:bearer|basic)\s+)[^\s'\"]+")
 
+# A header that a library refuses is mostly one of authorization, wherever its value came from; so is what looks like a
+# JSON Web Token, or a token of the Hub.
+IN_HEADER = re.compile(r"""(?i)(header value:?\s*)b?(['"])(?:\\.|(?!\2).)*\2""", re.DOTALL)
+TOKEN = re.compile(r"\beyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]*|\bhf_[A-Za-z0-9]{30,}")
+
 
 def redact(text: str, environ: Mapping[str, str] = os.environ) -> str:
     """`text` without credentials in URLs, signatures, or values of secret environment variables."""
@@ -55,7 +60,9 @@ def _starred(text: str, secrets: tuple[Secret, ...]) -> str:
         text = one.starred(text)
     text = IN_URL.sub(STARS, text)
     text = IN_QUERY.sub(rf"\1{STARS}", text)
-    return BEARER.sub(rf"\1{STARS}", text)
+    text = BEARER.sub(rf"\1{STARS}", text)
+    text = IN_HEADER.sub(rf"\1{STARS}", text)
+    return TOKEN.sub(STARS, text)
 
 
 @lru_cache(maxsize=8)

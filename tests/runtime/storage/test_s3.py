@@ -5,6 +5,7 @@ import re
 import pytest
 
 from mnrl_job.errors import DeniedError, MissingError, SettingsError, StorageError
+from mnrl_job.runtime.secrets import redact
 from mnrl_job.runtime.storage import open_store, s3
 from mnrl_job.runtime.storage.base import content
 from tests.conftest import objects, open_at, put
@@ -196,6 +197,23 @@ def test_a_wrong_secret_is_denied(rclone, reach, monkeypatch):
     for name in ("list", "look up", "write", "create", "delete"):
         with pytest.raises(DeniedError, match="access denied"):
             OPERATIONS[name](open_at(uri))
+
+
+@pytest.mark.parametrize("name", ["aws_access_key_id", "aws_session_token"])
+def test_a_credential_of_a_file_that_goes_on_over_a_line_break_is_denied_and_not_shown(
+    moto, reach, monkeypatch, tmp_path, name
+):
+    uri = reach(moto)
+    for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(variable)
+    keys = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", name: "planted-planted\n  planted-planted"}
+    lines = [f"{key} = {value}" for key, value in keys.items()]
+    (tmp_path / "credentials").write_text("\n".join(["[default]", *lines]))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    for operation in OPERATIONS.values():
+        with pytest.raises(DeniedError, match="a credential holds a line break") as caught:
+            operation(open_at(uri))
+        assert "planted" not in redact(str(caught.value))
 
 
 def test_no_credentials_at_all_are_told_with_what_to_set(uri, monkeypatch):
