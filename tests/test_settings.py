@@ -508,6 +508,14 @@ def test_a_name_that_only_looks_like_a_service_is_an_error_as_any_other(name, va
         "WANDB_API_KEY",
         "MLFLOW_TRACKING_PASSWORD",
         "MLFLOW_TRACKING_TOKEN",
+        "AWS_REGION",
+        "AWS_DEFAULT_REGION",
+        "AWS_PROFILE",
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "HTTPS_PROXY",
+        "http_proxy",
     ],
 )
 @pytest.mark.parametrize(

@@ -1,18 +1,24 @@
-"""Credentials that cannot work as they stand, told by name before anything is asked with them."""
+"""Credentials, and what goes with them, that cannot work as they stand, told by name before anything uses them."""
 
+import re
 from collections.abc import Iterator, Mapping
 
 from mnrl_job.runtime.secrets import is_secret
 
 # Of the services that a run speaks to; other variables are other programs' matter.
 FAMILIES = ("AWS_", "HF_", "HUGGING_FACE_", "WANDB_", "MLFLOW_")
+# What says where these are, and by whose leave; libraries take it as it is, or call it a storage that is away.
+WHEREABOUTS = re.compile(
+    r"AWS_(?:(?:DEFAULT_)?REGION|PROFILE|ROLE_ARN|CA_BUNDLE|ENDPOINT_URL\w*|\w+_FILE)|(?i:https?_proxy|all_proxy)"
+)
 QUOTES = "'\""
 
 
 def faulty_credentials(variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """The name of each credential that nobody can have meant as it is, and why. Never its value."""
+    """The name of each variable that nobody can have meant as it is, and why. Never its value."""
     for name, value in sorted(variables.items()):
-        if name.startswith(FAMILIES) and is_secret(name) and (fault := _fault(value)):
+        ours = (name.startswith(FAMILIES) and is_secret(name)) or WHEREABOUTS.fullmatch(name)
+        if ours and (fault := _fault(value)):
             yield name, fault
 
 

@@ -211,7 +211,7 @@ def test_a_credential_of_a_file_that_goes_on_over_a_line_break_is_denied_and_not
     (tmp_path / "credentials").write_text("\n".join(["[default]", *lines]))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     for operation in OPERATIONS.values():
-        with pytest.raises(DeniedError, match="a credential holds a line break") as caught:
+        with pytest.raises(DeniedError, match="a credential or the region holds a line break") as caught:
             operation(open_at(uri))
         assert "planted" not in redact(str(caught.value))
 

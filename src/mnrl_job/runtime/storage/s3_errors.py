@@ -52,7 +52,9 @@ def explain(error: Exception, label: str) -> JobError:
     if code == "RequestTimeTooSkewed":
         return DeniedError(f"{label}: {reason}; set this machine's clock")
     if "header value" in reason:
-        return DeniedError(f"{label}: {reason}; a credential holds a line break, wherever it came from: write it anew")
+        return DeniedError(
+            f"{label}: {reason}; a credential or the region holds a line break, wherever it came from: write it anew"
+        )
     if isinstance(error, NO_CREDENTIALS):
         return DeniedError(
             f"{label}: {reason}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the pod a role"
