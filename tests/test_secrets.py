@@ -81,6 +81,19 @@ def test_a_storage_that_cannot_be_reached_is_told_without_its_password(mnrl_job,
     assert not leaks(ended.stdout, ended.stderr, *written)
 
 
+@pytest.mark.parametrize("name", ["train", "check", "evaluate"])
+def test_a_credential_that_ends_in_a_line_break_is_refused_before_anything_is_asked(mnrl_job, tmp_path, good, name):
+    in_clear = PLANTED["AWS_SESSION_TOKEN"]
+    (tmp_path / ".env").write_text(f'HF_TOKEN="{PLANTED["HF_TOKEN"]} "\n')
+    ended = mnrl_job(name, **good | {"AWS_SESSION_TOKEN": f"{in_clear}\n", "MNRL_LOG_FORMAT": "json"})
+    assert ended.code == 64
+    told = json.loads(ended.last_line)
+    assert told["retry_helps"] is False
+    assert [line.split()[0] for line in told["message"].splitlines()] == ["AWS_SESSION_TOKEN", "HF_TOKEN"]
+    assert not leaks(ended.stdout, ended.stderr)
+    assert not (tmp_path / "out").exists()
+
+
 def test_credentials_in_an_s3_uri_are_refused_unquoted(mnrl_job):
     ended = mnrl_job("train", "--train-data", f"s3://key:{PASSWORD}@bucket/data", "--output", "out")
     assert ended.code == 64, ended.stderr

@@ -4,6 +4,7 @@ import base64
 import html
 import http.client
 import json
+import re
 import reprlib
 import time
 from textwrap import indent
@@ -23,7 +24,8 @@ from mnrl_job.runtime.secrets import redact
 PLAIN = "ExampleSessionTokenOfNoWorth0123456789"
 AWKWARD = 'a+b/c=d~"quoted" \\and\' üñ€𝄞;&<end>%2F'
 LINES = "-----BEGIN KEY-----\nMIIEvAIBADANBgkqhkiG\r\n9w0BAQEFAASCBKYwggSi\n-----END KEY-----"
-SECRETS = [PLAIN, AWKWARD, LINES]
+WORDS = "correct horse battery staple"
+SECRETS = [PLAIN, AWKWARD, LINES, WORDS]
 
 SPELT = {
     "as it is": str,
@@ -55,21 +57,24 @@ SPELT = {
         str(urllib3.make_headers(basic_auth=f"user:{value}")) if value.isascii() else ""
     ),
     "on one line": lambda value: " ".join(value.split()),
+    "wrapped": lambda value: value.strip().replace(" ", "\n        "),
     "indented": lambda value: indent(value, "    "),
     "its first line": lambda value: value.strip().splitlines()[0],
+    "its middle line": lambda value: value.strip().splitlines()[len(value.strip().splitlines()) // 2],
 }
 
 
 def shows(text: str, value: str) -> list[str]:
-    """Eight characters of the secret in a row, as they are or in base64, without those of blanks."""
-    parts = [part for part in value.split() if part.isascii()]
+    """Letters and digits of the secret that stand in a row, five of them, or eight of its base64."""
+    plain = re.findall(r"[A-Za-z0-9]{5,}", value)
     encoded = [base64.b64encode(bytes(before) + value.strip().encode()).decode()[4:-4] for before in range(3)]
-    runs = [run[at : at + 8] for run in (*parts, *encoded) for at in range(len(run) - 7)]
+    runs = [run[at : at + 5] for run in plain for at in range(len(run) - 4)]
+    runs += [run[at : at + 8] for run in encoded for at in range(len(run) - 7)]
     return [run for run in runs if run in text]
 
 
 @pytest.mark.parametrize("end", ["", "\n", " \r\n"], ids=["plain", "line break", "blanks"])
-@pytest.mark.parametrize("value", SECRETS, ids=["plain", "awkward", "lines"])
+@pytest.mark.parametrize("value", SECRETS, ids=["plain", "awkward", "lines", "words"])
 @pytest.mark.parametrize("spelt", SPELT.values(), ids=SPELT)
 def test_a_secret_is_starred_in_every_form(spelt, value, end):
     text = spelt(value + end)

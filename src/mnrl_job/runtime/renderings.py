@@ -50,8 +50,7 @@ class Secret:
 
 @lru_cache(maxsize=256)
 def secret(value: str) -> Secret:
-    """How to find a value, whose blanks at the ends do not count."""
-    value = value.strip()
+    """How to find a value, which has no blanks at its ends: these tell nothing."""
     tokens = tuple(map(_rendered, PARTS.findall(value)))
     cuttable = len(tokens) >= CUTTABLE
     tail = "".join(tokens[-CUT_SHOWS:])
@@ -85,7 +84,6 @@ def _rendered(character: str) -> str:
         re.escape(html.escape(character)),
         rf"&#0*{ord(character)};",
         rf"&#x0*{ord(character):x};",
-        *([r"\s"] if character.isspace() else []),
         *([r"\\+[abefv0]"] if ord(character) < ord(" ") else []),
     ]
     return f"(?i:{'|'.join(spellings)})"
