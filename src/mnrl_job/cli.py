@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import json
 import logging
 import os
 import sys
@@ -16,6 +15,7 @@ import click
 from mnrl_job import __version__, settings_page
 from mnrl_job.dotenv_file import read_dotenv
 from mnrl_job.errors import GateError, InternalError, JobError, SettingsError, by_kind
+from mnrl_job.json_text import dumps
 from mnrl_job.records import Finding
 from mnrl_job.runtime import logs
 from mnrl_job.runtime.secrets import redact, redacted
@@ -249,7 +249,7 @@ def fail(failure: JobError) -> int:
     with contextlib.suppress(OSError):
         if TERMINATION_LOG.exists():
             short = fields | {"message": redact(str(failure))[:TERMINATION_LOG_CHARACTERS]}
-            line = json.dumps(redacted(short), ensure_ascii=False) + "\n"
+            line = dumps(redacted(short), ensure_ascii=False) + "\n"
             # What is no Unicode, as in a file's name, becomes an escape that JSON knows.
             TERMINATION_LOG.write_text(line, encoding="utf-8", errors="backslashreplace")
     return failure.code

@@ -1,6 +1,5 @@
 """What a run and a check do alike: inputs fetched and read, and what the workers are told."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from mnrl_job.inputs.collect import Inputs, fetch_inputs, input_hashes, locate_i
 from mnrl_job.inputs.evalset import read_evalset
 from mnrl_job.inputs.listing import find_other, listings, listings_in_reach
 from mnrl_job.outputs.publish import already_published
+from mnrl_job.json_text import dumps
 from mnrl_job.records import Batching, EvalSet, Export, Exports, Pairs, WorkerTask
 from mnrl_job.runtime.accelerate_file import check_accelerate_file
 from mnrl_job.runtime.attempt import Attempt
@@ -126,4 +126,4 @@ def ask_exports(task: WorkerTask, care: Care) -> tuple[Export, ...]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write JSON for people and programs."""
-    path.write_text(json.dumps(redacted(content), indent=2, ensure_ascii=False), encoding="utf-8")
+    path.write_text(dumps(redacted(content), indent=2, ensure_ascii=False), encoding="utf-8")

@@ -1,6 +1,5 @@
 """What steps hand to one another: frozen records, and their way through JSON files between processes."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
+
+from mnrl_job.json_text import dumps
 
 Record = TypeVar("Record")
 
@@ -379,7 +380,7 @@ def read_results(path: Path) -> list[QueryResult]:
 
 def write_record(path: Path, record: Any) -> None:
     """Write a record as JSON, whole or not at all."""
-    write_text(path, json.dumps(asdict(record), default=str, ensure_ascii=False))
+    write_text(path, dumps(asdict(record), default=str, ensure_ascii=False))
 
 
 def write_text(path: Path, text: str) -> None:

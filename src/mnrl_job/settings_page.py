@@ -1,9 +1,9 @@
 """How the settings are shown: as a table, as `env.example`, as JSON schema, as the table of the docs."""
 
-import json
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
+from mnrl_job.json_text import dumps
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.settings import REQUIRED, Settings, accepts, as_typed, env_name
 
@@ -53,7 +53,7 @@ def as_json_schema() -> str:
         "required": [env_name(field) for field in REQUIRED["train"]],
         "additionalProperties": False,
     }
-    return json.dumps(schema, indent=2, ensure_ascii=False)
+    return dumps(schema, indent=2, ensure_ascii=False)
 
 
 def _text_schema(field: str) -> dict[str, Any]:

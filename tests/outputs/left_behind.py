@@ -193,8 +193,8 @@ def audit() -> dict[str, Any]:
             "false_negatives_in_a_batch": {"at_random": 1.25, "as_planned": 0.0},
         },
         "eval": {
-            "faq": {"rejected": {"unknown id": 3}, "rejected_rows": rejected},
-            "other": {"rejected": {}, "rejected_rows": []},
+            "faq": {"rejected": {"unknown id": 3}, "rejected_rows": rejected, "own_documents": 8},
+            "other": {"rejected": {}, "rejected_rows": [], "own_documents": 0},
         },
         "token_lengths": {
             "rows": 480,

@@ -259,6 +259,7 @@ def test_settings_and_lineage_are_there(run):
         "gives the embeddings it gave in memory (largest difference 1.0e-07, tolerated 1.0e-05)",
         "21 rows rejected",
         "3 rows of faq rejected",
+        "8 queries of faq in its corpus",
         "0.4 % of the positive texts are cut",
     ):
         assert told in text, told

@@ -154,6 +154,14 @@ def test_whether_the_embeddings_collapsed_is_known_of_each_step_also_by_the_next
     assert "rose from 0.10 to 0.99" in followed.collapse(12)
 
 
+def test_the_last_loss_is_known_where_nothing_is_logged_any_more(tmp_path):
+    """As on a node that does not tell, and goes on from a checkpoint of the last step."""
+    one = Progress(tmp_path / "log", np.zeros((12, 8), dtype=np.int64), SimpleNamespace(), None, shows=False)
+    history = [{"loss": 0.75, "step": 11}, {"loss": "0.5", "step": 12}, {"eval_ndcg@10": 1.0, "step": 12}]
+    one.on_train_begin(None, SimpleNamespace(global_step=12, log_history=history), None)
+    assert one.loss == 0.5
+
+
 def test_a_training_logs_them_and_trains_no_differently(run, model, tiny_model, tmp_path, monkeypatch):
     from sentence_transformers import SentenceTransformer
 

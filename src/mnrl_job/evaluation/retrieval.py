@@ -1,6 +1,5 @@
 """Model and eval set to rankings and metrics: the one function called before and after, so they cannot drift."""
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import Precision
 from mnrl_job.evaluation.judgements import Judged, read_judged
 from mnrl_job.evaluation.metrics import mean_metrics, ranking_metrics
+from mnrl_job.json_text import dumps
 from mnrl_job.records import EvalSet, Evaluation, QueryResult
 from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.runtime.tables import read_table, take
@@ -54,7 +54,7 @@ def evaluate(
     ranked = list(rank(asked, found, judged, cutoffs))
     if PartialState().is_main_process:
         with results.open("w", encoding="utf-8") as handle:
-            handle.writelines(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in ranked)
+            handle.writelines(dumps(asdict(one), ensure_ascii=False) + "\n" for one in ranked)
     metrics = mean_metrics([one.metrics for one in ranked])
     shorter = {}
     for dimension in dimensions:

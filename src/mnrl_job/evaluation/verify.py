@@ -7,6 +7,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from mnrl_job.errors import InternalError
+from mnrl_job.json_text import dumps
 from mnrl_job.records import Verification
 
 PROBES = (
@@ -38,7 +39,7 @@ def embed_probes(model: SentenceTransformer) -> torch.Tensor:
 def record_probes(model: SentenceTransformer, path: Path) -> None:
     """Write down what the model in memory says to the fixed texts."""
     embeddings = embed_probes(model).tolist()
-    path.write_text(json.dumps({"texts": PROBES, "embeddings": embeddings}, ensure_ascii=False), encoding="utf-8")
+    path.write_text(dumps({"texts": PROBES, "embeddings": embeddings}, ensure_ascii=False), encoding="utf-8")
 
 
 def recorded_probes(path: Path) -> torch.Tensor:

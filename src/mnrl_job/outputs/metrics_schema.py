@@ -1,12 +1,12 @@
 """The shape of `metrics.json`, schema version 1, and the JSON schema made of it: `docs/metrics.schema.json`."""
 
-import json
 import sys
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
+from mnrl_job.json_text import dumps
 from mnrl_job.records import Changes, Mining
 from mnrl_job.runtime.diary import PastAttempt
 
@@ -205,7 +205,7 @@ def as_json_schema() -> str:
     """The text of `docs/metrics.schema.json` (JSON Schema 2020-12). Readers should expect more keys than these."""
     schema: dict[str, Any] = TypeAdapter(Metrics).json_schema()
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
-    return json.dumps(dialect | schema, indent=2, ensure_ascii=False)
+    return dumps(dialect | schema, indent=2, ensure_ascii=False)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """The model card: what the model was trained on and how well it does. It quotes no training text."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from mnrl_job.json_text import dumps
 from mnrl_job.runtime.exporters import LOADING
 from mnrl_job.runtime.storage import is_hub_id
 
@@ -155,7 +155,7 @@ def _limits(content: Mapping[str, Any]) -> str:
 def _prompts(prompts: dict[str, str]) -> str:
     if not any(prompts.values()):
         return "It was trained without prompts."
-    query, document = (json.dumps(prompts[kind], ensure_ascii=False) for kind in ("query", "document"))
+    query, document = (dumps(prompts[kind], ensure_ascii=False) for kind in ("query", "document"))
     return (
         f"It was trained with the prompts `{query}` before each query and `{document}` before each document: "
         "`encode_query` and `encode_document` put them there, `encode` and other programs do not."
@@ -181,7 +181,7 @@ def _exports(content: Mapping[str, Any]) -> str:
     lines = ["", "", "In other formats, for processors:", "", "```python"]
     for one in content["exports"].values():
         file = next(file for file in one["files"] if file.endswith((".onnx", ".xml")))
-        options = json.dumps({"file_name": file, **LOADING[one["backend"]]})
+        options = dumps({"file_name": file, **LOADING[one["backend"]]})
         arguments = f'"path/to/this/folder", backend="{one["backend"]}", model_kwargs={options}'
         lines.append(f"model = SentenceTransformer({arguments})")
     lines += ["```", "", "| format | size | least similarity to this model | made with |", "|---|---|---|---|"]

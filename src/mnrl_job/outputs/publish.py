@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from mnrl_job.errors import DataError, JobError, SettingsError, StorageError
+from mnrl_job.json_text import dumps
 from mnrl_job.runtime import claims
 from mnrl_job.runtime.claims import Claim
 from mnrl_job.runtime.logs import warn
@@ -99,7 +100,7 @@ def upload(staging: Path, run: Store, claim: Claim, done: dict[str, FileFacts]) 
 def write_manifest(run: Store, claim: Claim, staging: Path, manifest: dict[str, object]) -> str:
     """Publish the manifest. Returns its SHA-256."""
     path = staging / MANIFEST
-    path.write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+    path.write_text(dumps(manifest, indent=2), encoding="utf-8")
     return transfer.upload(run, {MANIFEST: path}, claim.writing)[MANIFEST]
 
 
@@ -109,7 +110,7 @@ def seal(run: Store, claim: Claim, staging: Path, manifest: dict[str, object]) -
     Raises:
         StorageError: another attempt got there first, or the output cannot be written.
     """
-    marker = json.dumps({"manifest_sha256": write_manifest(run, claim, staging, manifest)}).encode()
+    marker = dumps({"manifest_sha256": write_manifest(run, claim, staging, manifest)}).encode()
     for _ in range(transfer.TRIES):
         with claim.writing():
             run.sweep()
@@ -131,7 +132,7 @@ def record_failure(run: Store, failure: JobError, where: dict[str, object]) -> N
     """
     try:
         if run.entry(MARKER) is None:
-            run.write(FAILURE, json.dumps(redacted(failure.as_dict() | where | failure.details), indent=2).encode())
+            run.write(FAILURE, dumps(redacted(failure.as_dict() | where | failure.details), indent=2).encode())
             if run.entry(MARKER) is not None:  # another attempt finished meanwhile
                 run.delete(FAILURE)
     except JobError as error:

@@ -1,10 +1,10 @@
 """Query by query, before against after: `rankings/NAME.jsonl`."""
 
-import json
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from mnrl_job.json_text import dumps
 from mnrl_job.records import QueryResult
 
 
@@ -19,7 +19,7 @@ def write_rankings(path: Path, before: list[QueryResult], after: list[QueryResul
             line = {"query_id": old.query_id, "before": _placing(old)}
             if new is not None:
                 line["after"] = _placing(new)
-            handle.write(json.dumps(line, ensure_ascii=False) + "\n")
+            handle.write(dumps(line, ensure_ascii=False) + "\n")
 
 
 def _placing(query: QueryResult) -> dict[str, Any]:

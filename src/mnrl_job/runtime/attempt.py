@@ -1,7 +1,6 @@
 """Where a run works and writes: its id, its folder at the output, its scratch, its status."""
 
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mnrl_job.health import FILE
+from mnrl_job.json_text import dumps
 from mnrl_job.runtime.diary import Diary
 from mnrl_job.runtime.files import scratch_folder, writable_folder
 from mnrl_job.runtime.home import provide_home
@@ -133,7 +133,7 @@ def check_homes(settings: Settings) -> None:
 
 def hash_of(settings: Settings) -> str:
     """SHA-256 over the settings that can change the result."""
-    return hashlib.sha256(json.dumps(effective(settings), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(dumps(effective(settings), sort_keys=True).encode()).hexdigest()
 
 
 def effective(settings: Settings) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mnrl_job.errors import JobError, StorageError
+from mnrl_job.json_text import dumps
 from mnrl_job.runtime.logs import log
 from mnrl_job.runtime.storage import Entry, Store
 from mnrl_job.runtime.storage.base import content
@@ -144,7 +145,7 @@ def _now() -> float:
 
 def _self_description() -> bytes:
     """Who holds a claim. The counter makes every renewal another version."""
-    return json.dumps({"process": _process(os.getpid()), "at": time.time_ns()}).encode()
+    return dumps({"process": _process(os.getpid()), "at": time.time_ns()}).encode()
 
 
 def _process(pid: int) -> list[str] | None:

@@ -9,6 +9,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from mnrl_job.errors import JobError
+from mnrl_job.json_text import dumps
 from mnrl_job.runtime import dates
 from mnrl_job.runtime.storage import Store
 from mnrl_job.runtime.storage.base import content
@@ -73,7 +74,7 @@ class Diary:
         if not self._keeps:
             return
         with suppress(JobError):
-            store.write(f"{FOLDER}/{self._facts.name}.json", json.dumps(asdict(self._facts)).encode())
+            store.write(f"{FOLDER}/{self._facts.name}.json", dumps(asdict(self._facts)).encode())
 
     def all(self, store: Store) -> list[PastAttempt]:
         """All attempts at this run in order, this one last, as `metrics.json` lists them."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mnrl_job.json_text import dumps
 from mnrl_job.records import write_text
 
 FILE = "MNRL_JOB_HEARTBEAT"
@@ -41,7 +42,7 @@ def beat(**facts: Any) -> None:
     path, now = os.environ.get(FILE), time.monotonic()
     if path and now - _heart.written >= SECONDS_BETWEEN_WRITES:
         _heart.written = now
-        write_text(Path(path), json.dumps({"doing": _heart.doing, "beats": _heart.beats} | _heart.facts))
+        write_text(Path(path), dumps({"doing": _heart.doing, "beats": _heart.beats} | _heart.facts))
 
 
 def last_beat(path: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ The format is that of its controller, as `transformers.KubeflowCallback` sends i
 that it covers the whole run and says 100 % only once the run is published.
 """
 
-import json
 import os
 import ssl
 import threading
@@ -14,6 +13,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from mnrl_job.json_text import dumps
 
 URL, CERTIFICATE, TOKEN = (f"KUBEFLOW_TRAINER_SERVER_{name}" for name in ("URL", "CA_CERT", "TOKEN"))
 SECONDS_BETWEEN_REPORTS = 5.0
@@ -69,7 +70,7 @@ class Reporter:
         if "eta_seconds" in progress:
             status["estimatedRemainingSeconds"] = progress["eta_seconds"]
         request = urllib.request.Request(  # noqa: S310 - the controller's own address
-            self.url, json.dumps({"trainerStatus": status}).encode(), self._headers(), method="POST"
+            self.url, dumps({"trainerStatus": status}).encode(), self._headers(), method="POST"
         )
         certificate = os.environ.get(CERTIFICATE)
         trusted = ssl.create_default_context(cafile=certificate) if certificate else None

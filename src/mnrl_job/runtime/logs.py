@@ -1,6 +1,5 @@
 """Logs for people on a terminal, JSON lines for machines, both on stderr."""
 
-import json
 import logging
 import sys
 import threading
@@ -11,6 +10,7 @@ from typing import Any, Literal, TextIO
 
 from tqdm import tqdm
 
+from mnrl_job.json_text import dumps
 from mnrl_job.runtime.secrets import redact, redacted
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -27,7 +27,7 @@ class _JsonLines(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(redacted(line), ensure_ascii=False, default=lambda one: redact(str(one)))
+        return dumps(redacted(line), ensure_ascii=False, default=lambda one: redact(str(one)))
 
 
 class _Text(logging.Formatter):

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mnrl_job.json_text import dumps
 from mnrl_job.runtime.files import sha256_of, write_whole
 
 SEAL = "manifest.json"
@@ -18,7 +19,7 @@ def seal(folder: Path, facts: dict[str, Any]) -> None:
         for path in paths
     }
     content = facts | {"files": files}
-    write_whole(folder / SEAL, json.dumps(content | {"sha256": _digest(content)}, indent=2).encode())
+    write_whole(folder / SEAL, dumps(content | {"sha256": _digest(content)}, indent=2).encode())
 
 
 def read_seal(folder: Path) -> dict[str, Any] | None:
@@ -37,4 +38,4 @@ def read_seal(folder: Path) -> dict[str, Any] | None:
 
 
 def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,12 +1,12 @@
 """Where the run is, for whoever asks: `progress.json` in the work folder, and Kubeflow where it listens."""
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from mnrl_job.json_text import dumps
 from mnrl_job.records import write_text
 from mnrl_job.runtime import dates
 from mnrl_job.runtime.kubeflow import Reporter
@@ -112,7 +112,7 @@ class Status:
         self._written = time.monotonic()
         content = self.content()
         with suppress(OSError):  # the run is more than its progress
-            write_text(self._path, json.dumps(content, indent=2))
+            write_text(self._path, dumps(content, indent=2))
         if self._kubeflow:
             self._kubeflow.report(content)
 

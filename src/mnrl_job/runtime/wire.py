@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from mnrl_job.errors import SettingsError
+from mnrl_job.json_text import dumps
 
 LONGEST_MESSAGE = 1 << 24
 
@@ -29,7 +30,7 @@ class Line:
     def say(self, message: Message) -> None:
         """Whether anybody listens is found out by hearing."""
         with self._guard, suppress(OSError):
-            self._connection.sendall(json.dumps(message).encode() + b"\n")
+            self._connection.sendall(dumps(message).encode() + b"\n")
 
     def hear(self) -> Message:
         """The next message.

@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from mnrl_job.json_text import dumps
 from mnrl_job.runtime.heartbeat import beat, begin
 from mnrl_job.runtime.logs import log, shows_progress, warn
 from mnrl_job.training.batches import Plan
@@ -55,6 +56,8 @@ class Progress(TrainerCallback):
         self._began = self._said = self._stepped = time.monotonic()
         self._resumed_at = state.global_step
         self.digest = digest(self._plan[: state.global_step])
+        # Of a run that goes on from its last step nothing more is logged.
+        self.loss = next((float(one["loss"]) for one in reversed(state.log_history) if "loss" in one), self.loss)
         begin("train", step=state.global_step, of=len(self._plan))
         if self._shows:
             self._keep_lines(state.global_step)
@@ -123,7 +126,7 @@ class Progress(TrainerCallback):
         kept = [line for line in lines if json.loads(line)["step"] <= step]
         self._path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         for line in map(json.loads, kept):
-            self._before, self.loss = line["seconds"], line["loss"]
+            self._before = line["seconds"]
             if "anisotropy" in line:
                 self._judge(line["step"], Checks(**{one.name: line[one.name] for one in fields(Checks)}))
 
@@ -149,7 +152,7 @@ class Progress(TrainerCallback):
             **self._look_at_embeddings(step),
         }
         with self._path.open("a", encoding="utf-8") as handle:
-            handle.write(json.dumps(line) + "\n")
+            handle.write(dumps(line) + "\n")
         beat(loss=self.loss, pairs_per_second=line["pairs_per_second"], gpu_memory_bytes=memory if on_gpu else None)
         if not shows_progress() and time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()

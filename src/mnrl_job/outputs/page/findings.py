@@ -26,7 +26,7 @@ def highlights(audit: dict[str, Any]) -> tuple[Highlight, ...]:
     """What of `audit.json` a person would want to see; nothing that was not found."""
     return (
         *_rejected(audit),
-        *_eval_rejected(audit.get("eval", {})),
+        *_eval_sets(audit.get("eval", {})),
         *_leaked(audit["leakage"]),
         *_repeated(audit),
         *_contradicting(audit["contradictions"]),
@@ -43,9 +43,12 @@ def _rejected(audit: dict[str, Any]) -> Iterator[Highlight]:
         yield Highlight(count(total), "rows rejected", f"By reason: {reasons}.", _named(audit))
 
 
-def _eval_rejected(eval_sets: dict[str, Any]) -> Iterator[Highlight]:
-    """Rows of eval sets that could not be used."""
+def _eval_sets(eval_sets: dict[str, Any]) -> Iterator[Highlight]:
+    """What is left out of eval sets: rows that cannot be used, and queries out of their own rankings."""
     for name, one in eval_sets.items():
+        if own := one["own_documents"]:
+            meaning = "They stand there under their own ids; none is ranked among its own answers."
+            yield Highlight(count(own), f"queries of {name} in its corpus", meaning)
         if total := sum(one["rejected"].values()):
             reasons = ", ".join(f"{reason} {count(number)}" for reason, number in one["rejected"].items())
             yield Highlight(count(total), f"rows of {name} rejected", f"By reason: {reasons}.", _named(one))

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
+from mnrl_job.json_text import dumps
 from mnrl_job.outputs.page.numbers import cut, one_line
 from mnrl_job.records import EvalSet
 from mnrl_job.runtime.secrets import redact, redacted
@@ -101,7 +102,7 @@ def explore(rankings: Path, eval_set: EvalSet, metric: str) -> Explorer:
 
 def in_script(value: Any) -> Markup:
     """JSON that can stand inside a script element, whatever its texts hold."""
-    text = json.dumps(redacted(value), ensure_ascii=False, separators=(",", ":"))
+    text = dumps(redacted(value), ensure_ascii=False, separators=(",", ":"))
     for sign, escaped in ESCAPED.items():
         text = text.replace(sign, escaped)
     return Markup(text)  # noqa: S704 - nothing of HTML is left in it
