@@ -123,6 +123,7 @@ def _training(content: Mapping[str, Any]) -> str:
         f"- {data['rows_used']} pairs, {training['epochs']} epoch(s), {training['steps']} steps of "
         f"{training['global_batch_size']} pairs, {training['negatives_per_anchor']} negatives for each anchor",
         f"- loss `{training['loss']}`{_options(training)}",
+        *_base(content["model"]),
         *_adapter(training),
         f"- learning rate {training['learning_rate']:g}, precision {training['precision']}, "
         f"final loss {training['final_loss']:.4f}",
@@ -212,6 +213,20 @@ def _options(training: dict[str, Any]) -> str:
     if training["hardness"]:
         told.append(f", hardness weighting `{training['hardness']}`")
     return "".join(told)
+
+
+def _base(model: dict[str, Any]) -> list[str]:
+    """What the base model was, and what was decided for it."""
+    assumed, told = model["assumed"], []
+    if model["adapter_of"]:
+        told.append(f"- the base model was an adapter of `{model['adapter_of']}`, and was merged into it")
+    if assumed["pooling"]:
+        told.append(f"- the base model names no pooling; {assumed['pooling']} pooling was assumed")
+    if assumed["padding_token"]:
+        told.append(f"- its tokenizer had no padding token; `{assumed['padding_token']}` was taken for it")
+    if assumed["unused_prompts"]:
+        told.append(f"- of its prompts were not used: {', '.join(f'`{name}`' for name in assumed['unused_prompts'])}")
+    return told
 
 
 def _adapter(training: dict[str, Any]) -> list[str]:
