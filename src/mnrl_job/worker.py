@@ -109,7 +109,7 @@ def ask_guide(task: WorkerTask, settings: Settings) -> None:
     """For the guided loss, have the texts of the batches embedded by the guide, which is let go afterwards."""
     if not task.guide or task.pairs is None or task.batching is None:
         return
-    guide = load(task.guide, "MNRL_GUIDE_MODEL").model
+    guide = load(task.guide, "MNRL_GUIDE_MODEL", settings.guide_model or "").model
     begin("embed_by_guide")
     began = time.perf_counter()
     plan = np.load(task.batching.plan, mmap_mode="r")[: settings.max_steps]

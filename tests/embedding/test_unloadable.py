@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -15,7 +16,7 @@ from mnrl_job.embedding import loading
 from mnrl_job.embedding.unloadable import explain
 from mnrl_job.errors import DataError, DeniedError, DeviceError, JobError, MissingError, StorageError, by_kind
 from tests.conftest import clean_environment
-from tests.embedding.folders import copied, with_json
+from tests.embedding.folders import copied, with_json, with_weights, without
 
 # By the model's name: the status, and the Hub's own code. A status of 0 hangs up.
 ANSWERS = {
@@ -214,7 +215,34 @@ def test_a_git_lfs_pointer_is_told_as_that(tiny_model, tmp_path, name):
 def test_a_missing_package_is_named(cause, package):
     error = explain(raised(ValueError("it is no model"), cause), "folder", "MNRL_BASE_MODEL", True)
     assert (type(error), error.code) == (DeviceError, 78)
-    assert f"it needs the package {package}; install it" in str(error)
+    assert "it needs what is not installed: " in str(error)
+    assert package in str(error)
+    assert "\n" not in str(error)
+
+
+def test_a_tokenizer_that_needs_a_package_says_which(tiny_model, tmp_path):
+    folder = copied(tiny_model, tmp_path / "m")
+    with_json(folder / "tokenizer_config.json", tokenizer_class="BertJapaneseTokenizer", word_tokenizer_type="mecab")
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").write_text("\n".join(map(str, range(99))))
+    error = refusal(folder)
+    assert error.code == 78
+    assert "fugashi" in str(error)
+
+
+def test_a_tokenizer_that_is_no_json_cannot_be_read(tiny_model, tmp_path):
+    folder = copied(tiny_model, tmp_path / "m")
+    (folder / "tokenizer.json").write_text("{")
+    assert "no tokenizer files that can be read" in str(refusal(folder))
+
+
+def test_a_pickle_of_more_than_weights_is_not_run(tiny_model, tmp_path):
+    folder = copied(tiny_model, tmp_path / "m")
+    (folder / "model.safetensors").unlink()
+    torch.save({"embeddings.LayerNorm.bias": Path("/")}, folder / "pytorch_model.bin")
+    error = refusal(folder)
+    assert error.code == 65
+    assert "give them as safetensors" in str(error)
 
 
 def test_what_is_really_damaged_is_still_told_as_that(tiny_model, tmp_path):
@@ -222,3 +250,14 @@ def test_what_is_really_damaged_is_still_told_as_that(tiny_model, tmp_path):
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:100])
     with pytest.raises(DataError, match="the folder is damaged"):
         loading.load(str(folder), "MNRL_BASE_MODEL")
+
+
+@pytest.mark.parametrize("part", ["layer.1.", "model.safetensors"])
+def test_what_was_fetched_is_told_by_the_name_it_was_given(tiny_model, tmp_path, part):
+    folder = with_weights(copied(tiny_model, tmp_path / "copies" / "m"), without(part))
+    if part == "model.safetensors":
+        (folder / part).write_bytes(b"damaged")
+    with pytest.raises(DataError) as caught:
+        loading.load(str(folder), "MNRL_BASE_MODEL", "s3://bucket/m")
+    assert str(caught.value).startswith("MNRL_BASE_MODEL: s3://bucket/m")
+    assert str(tmp_path) not in str(caught.value)

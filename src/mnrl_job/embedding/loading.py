@@ -20,7 +20,7 @@ from mnrl_job.errors import JobError, SettingsError
 from mnrl_job.records import Assumed
 from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.runtime.logs import warn
-from mnrl_job.runtime.storage import split_revision
+from mnrl_job.runtime.storage import is_remote, split_revision
 from mnrl_job.runtime.watch import LOAD
 from mnrl_job.settings import Settings
 
@@ -48,7 +48,7 @@ def load_model(name: str, settings: Settings) -> Loaded:
         JobError: it cannot be loaded, or is not whole; see `load`.
         SettingsError: texts are to be cut at more tokens than the model can take, vectors at more numbers than it has.
     """
-    loaded = load(name, "MNRL_BASE_MODEL")
+    loaded = load(name, "MNRL_BASE_MODEL", settings.base_model)
     model = loaded.model
     check_dimensions(model, settings.matryoshka_dims)
     if settings.max_seq_length:
@@ -77,29 +77,31 @@ def tell_untrained(model: SentenceTransformer, dimensions: tuple[int, ...]) -> N
         warn(f"MNRL_MATRYOSHKA_DIMS={told}: whole vectors, of {whole} dimensions, are not trained; put {whole} first")
 
 
-def load(name: str, variable: str) -> Loaded:
+def load(name: str, variable: str, given: str = "") -> Loaded:
     """Load a model as it was published, in fp32, and see that nothing of it is missing or made up.
 
     Args:
         name: a folder, or a Hub id with an optional `@revision`.
         variable: the setting that names it.
+        given: its name as the user gave it, where `name` may be our copy of what is on S3.
 
     Raises:
         JobError: it cannot be loaded, see `unloadable`.
         DataError: weights, vocabulary or numbers are not those of a whole model.
     """
     begin(LOAD)
-    told = f"{variable}: {name}"
+    shown = given if given and is_remote(given) else name
+    told = f"{variable}: {shown}"
     path, revision = split_revision(name)
     adapter: Adapter | None = None
-    with _explained(name, variable), watched(told) as loading:
+    with _explained(name, shown, variable), watched(told) as loading:
         refuse_pointers(Path(path), told)
         adapter = find_adapter(path, revision or None, told)
         if adapter is None:
             model = _by_library(path, revision)
         else:
             base = adapter.base
-            load_base = lambda: load(base, f"{variable}: {name} is an adapter of another model").model  # noqa: E731
+            load_base = lambda: load(base, f"{variable}: the base of the adapter {shown}").model  # noqa: E731
             model = merge(adapter, lambda path: _by_library(path, revision), load_base, told)
     check_weights(model, loading, told)
     check_vocabulary(model, told)
@@ -113,7 +115,7 @@ def _by_library(path: str, revision: str) -> SentenceTransformer:
 
 
 @contextmanager
-def _explained(name: str, variable: str) -> Iterator[None]:
+def _explained(name: str, shown: str, variable: str) -> Iterator[None]:
     """Errors of the libraries inside are told as ours."""
     is_folder = Path(name).is_dir()
     try:
@@ -121,4 +123,5 @@ def _explained(name: str, variable: str) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, JobError) or is_fault_of_device(error):
             raise
-        raise explain(error, name, variable, is_folder) from error
+        found = explain(error, name, variable, is_folder)
+        raise type(found)(str(found).replace(name, shown)) from error

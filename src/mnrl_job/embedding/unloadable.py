@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 import transformers
@@ -13,6 +14,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from mnrl_job.errors import DataError, DeniedError, DeviceError, JobError, MissingError, StorageError, first_line
 from mnrl_job.runtime.lfs import is_lfs_pointer
+from mnrl_job.runtime.storage import split_revision
 
 # The base of all errors of the HTTP library that the Hub's client is built on, which has changed before.
 NO_ANSWER = HfHubHTTPError.__bases__[0]
@@ -22,8 +24,9 @@ BUSY = (408, 429)
 # What the libraries say of a model whose code is not theirs, of a kind they do not know, of no vocabulary to be found.
 OWN_CODE = "trust_remote_code"
 UNKNOWN_KIND = re.compile(r"model type `([^`]*)` but Transformers does not recognize")
-NO_TOKENIZER = ("Unrecognized processing class", "Couldn't instantiate the backend tokenizer", "Can't load tokenizer")
-PACKAGE = re.compile(r"requires? (?:the )?(?:`([\w.-]+)`|([\w.-]+) (?:library|package)|installing the `([\w.-]+)`)")
+NO_PROCESSOR = "Unrecognized processing class"
+NO_TOKENIZER = (NO_PROCESSOR, "Couldn't instantiate the backend tokenizer", "Can't load tokenizer")
+SHOWN_CHARACTERS = 300
 WRONG_WEIGHTS = re.compile(r"(?:Missing|Unexpected) key\(s\) in state_dict: .*")
 
 
@@ -44,6 +47,7 @@ def explain(error: Exception, name: str, variable: str, is_folder: bool) -> JobE
         is_folder: whether it is on this machine.
     """
     told = f"{variable}: {name} cannot be loaded"
+    error = _reason(error, name)
     for cause in _causes(error):
         if found := _from_hub(cause, told) or _from_system(cause, told) or _from_library(cause, told):
             return found
@@ -67,6 +71,18 @@ def refuse_pointers(folder: Path, told: str) -> None:
                 f"{told}: {path.relative_to(folder)} is a Git LFS pointer, not the file; run git lfs pull where it was "
                 "cloned"
             )
+
+
+def _reason(error: Exception, name: str) -> Exception:
+    """The library tries several kinds of processors and does not tell why each failed; so the tokenizer is asked."""
+    if NO_PROCESSOR not in str(error):
+        return error
+    path, revision = split_revision(name)
+    try:
+        transformers.AutoTokenizer.from_pretrained(path, revision=revision or None)
+    except Exception as reason:
+        return reason
+    return error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -115,10 +131,13 @@ def _from_library(error: BaseException, told: str) -> JobError | None:
             "own, which is not run, or a newer release; give a model of a kind that is known"
         )
     if isinstance(error, ImportError):
-        found = PACKAGE.search(text)
-        package = getattr(error, "name", None) or (found and next(filter(None, found.groups()), ""))
-        named = f"the package {package}" if package else f"what is not installed ({first_line(error)})"
-        return DeviceError(f"{told}: it needs {named}; install it beside mnrl-job, or give another model")
+        reason = " ".join(text.split())[:SHOWN_CHARACTERS]
+        return DeviceError(f"{told}: it needs what is not installed: {reason}; install that, or give another model")
+    if isinstance(error, UnpicklingError):
+        return DataError(
+            f"{told}: its weights are a pickle that is broken, or holds more than tensors, which may be code and is not "
+            "run; give them as safetensors"
+        )
     if any(words in text for words in NO_TOKENIZER):
         return DataError(
             f"{told}: it has no tokenizer files that can be read; give the model with those it was trained with"
