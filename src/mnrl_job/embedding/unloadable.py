@@ -135,7 +135,7 @@ def _from_library(error: BaseException, told: str) -> JobError | None:
         return DeviceError(f"{told}: it needs what is not installed: {reason}; install that, or give another model")
     if isinstance(error, UnpicklingError):
         return DataError(
-            f"{told}: its weights are a pickle that is broken, or holds more than tensors, which may be code and is not "
+            f"{told}: its weights are a pickle that is broken or holds more than tensors, which may be code and is not "
             "run; give them as safetensors"
         )
     if any(words in text for words in NO_TOKENIZER):

@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from mnrl_job.outputs.assumptions import assumptions
 from mnrl_job.runtime.exporters import LOADING
 from mnrl_job.runtime.storage import is_hub_id
 
@@ -216,17 +217,11 @@ def _options(training: dict[str, Any]) -> str:
 
 
 def _base(model: dict[str, Any]) -> list[str]:
-    """What the base model was, and what was decided for it."""
-    assumed, told = model["assumed"], []
-    if model["adapter_of"]:
-        told.append(f"- the base model was an adapter of `{model['adapter_of']}`, and was merged into it")
-    if assumed["pooling"]:
-        told.append(f"- the base model names no pooling; {assumed['pooling']} pooling was assumed")
-    if assumed["padding_token"]:
-        told.append(f"- its tokenizer had no padding token; `{assumed['padding_token']}` was taken for it")
-    if assumed["unused_prompts"]:
-        told.append(f"- of its prompts were not used: {', '.join(f'`{name}`' for name in assumed['unused_prompts'])}")
-    return told
+    """What the base model was, and what was assumed of it."""
+    adapter = [f"- the base model was an adapter of `{model['adapter_of']}`, merged into it"] * bool(
+        model["adapter_of"]
+    )
+    return adapter + [f"- assumed of the base model: {one}" for one in assumptions(model["assumed"])]
 
 
 def _adapter(training: dict[str, Any]) -> list[str]:
