@@ -9,8 +9,8 @@ from mnrl_job.errors import DataError, SettingsError, by_kind
 from mnrl_job.inputs.collect import Inputs, fetch_inputs, input_hashes, locate_inputs, needed_bytes
 from mnrl_job.inputs.evalset import read_evalset
 from mnrl_job.inputs.listing import find_other, listings, listings_in_reach
-from mnrl_job.outputs.publish import already_published
 from mnrl_job.json_text import dumps
+from mnrl_job.outputs.publish import already_published
 from mnrl_job.records import Batching, EvalSet, Export, Exports, Pairs, WorkerTask
 from mnrl_job.runtime.accelerate_file import check_accelerate_file
 from mnrl_job.runtime.attempt import Attempt

@@ -1,5 +1,7 @@
 """A worker's scores: of the model as it was, while it trains, and after; those from before go along in checkpoints."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
@@ -7,11 +9,23 @@ from shutil import copyfile
 from accelerate import PartialState
 from sentence_transformers import SentenceTransformer
 
+from mnrl_job.embedding.finite import REMEDY, UndefinedEmbedding
 from mnrl_job.embedding.precision import choose_precision
+from mnrl_job.errors import DataError, Diverged
 from mnrl_job.evaluation.retrieval import evaluate
-from mnrl_job.records import PERFECT_SCORE, Evaluation, Scores, WorkerTask, judged_by, read_record, write_record
+from mnrl_job.records import (
+    PERFECT_SCORE,
+    EvalSet,
+    Evaluation,
+    Scores,
+    WorkerTask,
+    judged_by,
+    read_record,
+    write_record,
+)
 from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.runtime.logs import log, warn
+from mnrl_job.runtime.tables import read_table
 from mnrl_job.settings import Settings
 from mnrl_job.training.best import SCORES, WEIGHTS
 from mnrl_job.training.negatives import MININGS, ROWS
@@ -50,7 +64,8 @@ def score_now(model: SentenceTransformer, task: WorkerTask) -> float:
     if eval_set is None:
         raise ValueError("a score needs an eval set")
     precision = choose_precision(settings.precision, PartialState().device)
-    scored = evaluate(model, eval_set, precision, settings.metrics_at, task.scratch / "during.jsonl")
+    with named(eval_set, "in"):
+        scored = evaluate(model, eval_set, precision, settings.metrics_at, task.scratch / "during.jsonl")
     return scored.metrics[metric]
 
 
@@ -63,7 +78,8 @@ def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tup
     for eval_set in task.eval_sets:
         results = task.scratch / f"{when}-{eval_set.name}.jsonl"
         begin(f"evaluate_{when}")
-        done = evaluate(model, eval_set, precision, settings.metrics_at, results, settings.matryoshka_dims)
+        with named(eval_set, when):
+            done = evaluate(model, eval_set, precision, settings.metrics_at, results, settings.matryoshka_dims)
         moment = f"{when} training, " if task.pairs else ""
         log(f"{moment}{eval_set.name}: {metric} {done.metrics[metric]:.4f}", seconds=done.seconds)
         evaluations.append(done)
@@ -81,3 +97,25 @@ def tell_if_perfect(settings: Settings, evaluations: tuple[Evaluation, ...]) -> 
             f"{judged.name}.{metric} is {PERFECT_SCORE:g} before training: this eval set cannot show a gain; harder "
             "queries, or a larger corpus, would"
         )
+
+
+@contextmanager
+def named(eval_set: EvalSet, when: str) -> Iterator[None]:
+    """Tell of an embedding that is no number by its place in the eval set; and after training, as what it is then.
+
+    Raises:
+        DataError: the base model gives one.
+        Diverged: the trained one does.
+    """
+    try:
+        yield
+    except UndefinedEmbedding as error:
+        table = "queries" if error.kind_of_text == "query" else "corpus"
+        identifier = read_table(eval_set.folder / f"{table}.arrow")["id"][error.row].as_py()
+        told = f"NaN or infinity for the {error.kind_of_text} {identifier!r} of the eval set {eval_set.name}: "
+        if when == "before":
+            raise DataError(f"the base model gives {told}{error.text!r}; {REMEDY}") from error
+        raise Diverged(
+            f"{when} training the model gives {told}{error.text!r}; lower MNRL_LEARNING_RATE, or use "
+            "MNRL_PRECISION=fp32"
+        ) from error

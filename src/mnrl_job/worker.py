@@ -5,13 +5,13 @@ Started by the supervisor once per device, by way of `start_worker`.
 
 import faulthandler
 import json
-import math
 import os
 import resource
 import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,9 @@ from huggingface_hub.utils.tqdm import enable_progress_bars
 from sentence_transformers import SentenceTransformer
 from transformers.utils.logging import disable_progress_bar
 
-from mnrl_job.embedding.loading import load, load_model, tell_untrained
+from mnrl_job.embedding.assumed import tell_assumptions
+from mnrl_job.embedding.loading import Loaded, load, load_model, tell_untrained
+from mnrl_job.embedding.positions import max_tokens
 from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.embedding.prompts import find_prompt
 from mnrl_job.embedding.unloadable import is_fault_of_device
@@ -70,7 +72,8 @@ def train_role(task: WorkerTask) -> None:
     settings = Settings.model_validate(task.settings)
     state = PartialState()
     check_same_inputs(task)
-    model = load_model(task.model, settings)
+    loaded = load_base(task, settings)
+    model = loaded.model
     if task.pairs is None or task.batching is None:
         raise ValueError("a training task needs pairs")
     tell_untrained(model, settings.matryoshka_dims)
@@ -84,19 +87,29 @@ def train_role(task: WorkerTask) -> None:
     training = train(model, settings, task.pairs, task.batching, task.scratch, task.staging, keeping, score)
     if settings.lora_rank or is_sharded():
         make_plain = merged if settings.lora_rank else unsharded
-        model = make_plain(model, load_model(task.model, settings))
+        model = make_plain(model, load_model(task.model, settings).model)
     after = evaluate_all(model, task, "after")
     if state.is_main_process:
         save(model, task.staging)
     if state.is_local_main_process:
-        write_result(task, model, before, after, training, lengths)
+        write_result(task, replace(loaded, model=model), before, after, training, lengths)
+
+
+def load_base(task: WorkerTask, settings: Settings) -> Loaded:
+    """The base model; the first worker tells what had to be assumed of it."""
+    loaded = load_model(task.model, settings)
+    if PartialState().is_main_process:
+        tell_assumptions(loaded.assumed)
+        if loaded.adapter_of:
+            logs.log(f"{settings.base_model} is an adapter of {loaded.adapter_of}, and merged into it")
+    return loaded
 
 
 def ask_guide(task: WorkerTask, settings: Settings) -> None:
     """For the guided loss, have the texts of the batches embedded by the guide, which is let go afterwards."""
     if not task.guide or task.pairs is None or task.batching is None:
         return
-    guide = load(task.guide, "MNRL_GUIDE_MODEL")
+    guide = load(task.guide, "MNRL_GUIDE_MODEL", settings.guide_model or "").model
     begin("embed_by_guide")
     began = time.perf_counter()
     plan = np.load(task.batching.plan, mmap_mode="r")[: settings.max_steps]
@@ -108,16 +121,16 @@ def ask_guide(task: WorkerTask, settings: Settings) -> None:
 def evaluate_role(task: WorkerTask) -> None:
     """Score a model as it is."""
     settings = Settings.model_validate(task.settings)
-    model = load_model(task.model, settings)
-    before = evaluate_all(model, task, "before")
+    loaded = load_base(task, settings)
+    before = evaluate_all(loaded.model, task, "before")
     if PartialState().is_main_process:
-        write_result(task, model, before)
+        write_result(task, loaded, before)
 
 
 def rehearse_role(task: WorkerTask) -> None:
     """Train a few steps of the real run and embed a sample of the eval sets, for the clock and the memory."""
     settings = Settings.model_validate(task.settings)
-    model = load_model(task.model, settings)
+    model = load_base(task, settings).model
     check_exportable(model, settings.export)
     if settings.export and PartialState().is_main_process:
         save(model, task.staging)
@@ -205,21 +218,23 @@ def save(model: SentenceTransformer, folder: Path) -> None:
 
 def write_result(
     task: WorkerTask,
-    model: SentenceTransformer,
+    loaded: Loaded,
     before: tuple[Evaluation, ...],
     after: tuple[Evaluation, ...] = (),
     training: Training | None = None,
     lengths: TokenLengths | None = None,
 ) -> None:
     """Tell the supervisor what came of it."""
-    limit = model.max_seq_length  # a model without positions says infinity
+    model = loaded.model
     facts = ModelFacts(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         embedding_dimension=int(model.get_embedding_dimension() or 0),
-        max_seq_length=int(limit) if limit and math.isfinite(limit) else None,
+        max_seq_length=max_tokens(model),
         revision=split_revision(task.model)[1] or None,
         query_prompt=find_prompt(model, "query") or "",
         document_prompt=find_prompt(model, "document") or "",
+        assumed=loaded.assumed,
+        adapter_of=loaded.adapter_of,
     )
     devices = (describe_devices(PartialState()),)
     result = WorkerResult(facts, before, devices, peak_memory(), after, training, lengths)

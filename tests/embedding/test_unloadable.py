@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -13,8 +14,9 @@ import torch
 
 from mnrl_job.embedding import loading
 from mnrl_job.embedding.unloadable import explain
-from mnrl_job.errors import DataError, DeniedError, DeviceError, MissingError, StorageError, by_kind
+from mnrl_job.errors import DataError, DeniedError, DeviceError, JobError, MissingError, StorageError, by_kind
 from tests.conftest import clean_environment
+from tests.embedding.folders import copied, with_json, with_weights, without
 
 # By the model's name: the status, and the Hub's own code. A status of 0 hangs up.
 ANSWERS = {
@@ -153,3 +155,109 @@ def test_an_exception_without_words_is_told_by_its_name(tiny_model, monkeypatch)
     monkeypatch.setattr(loading, "SentenceTransformer", lambda *_, **__: (_ for _ in ()).throw(AssertionError()))
     with pytest.raises(DataError, match="cannot be loaded: AssertionError; the folder is damaged"):
         loading.load(str(tiny_model), "MNRL_BASE_MODEL")
+
+
+def refusal(folder):
+    with pytest.raises(JobError) as caught:
+        loading.load(str(folder), "MNRL_BASE_MODEL")
+    error = caught.value
+    assert str(error).startswith(f"MNRL_BASE_MODEL: {folder}")
+    assert "damaged" not in str(error)
+    assert "\n" not in str(error)
+    assert not error.retry_helps
+    return error
+
+
+@pytest.mark.parametrize("with_code", [True, False])
+def test_a_kind_of_model_that_needs_its_own_code_is_refused_and_the_code_not_run(tiny_model, tmp_path, with_code):
+    folder = copied(tiny_model, tmp_path / "m")
+    with_json(folder / "config.json", model_type="own_bert")
+    if with_code:
+        with_json(folder / "config.json", auto_map={"AutoConfig": "own.Config", "AutoModel": "own.Model"})
+        (folder / "own.py").write_text(f"from pathlib import Path\nPath({str(tmp_path)!r}, 'ran').touch()\n")
+    error = refusal(folder)
+    assert error.code == 65
+    assert "code of its own, which is not run" in str(error)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_module_from_elsewhere_is_code_of_its_own_too(tiny_model, tmp_path):
+    folder = copied(tiny_model, tmp_path / "m")
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["type"] = "own_pooling.Pooling"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "own_pooling.py").write_text(f"from pathlib import Path\nPath({str(tmp_path)!r}, 'ran').touch()\n")
+    assert "code of its own, which is not run" in str(refusal(folder))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "1_Pooling/config.json"])
+def test_a_git_lfs_pointer_is_told_as_that(tiny_model, tmp_path, name):
+    folder = copied(tiny_model, tmp_path / "m")
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    error = refusal(folder)
+    assert error.code == 65
+    assert f"{name} is a Git LFS pointer" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("cause", "package"),
+    [
+        (ModuleNotFoundError("No module named 'einops'", name="einops"), "einops"),
+        (ImportError("\nT5Tokenizer requires the SentencePiece library but it was not found"), "SentencePiece"),
+        (
+            ImportError("Using `bitsandbytes` 4-bit quantization requires `bitsandbytes`: pip install it"),
+            "bitsandbytes",
+        ),
+        (ImportError("Loading a PEFT model requires installing the `peft` package."), "peft"),
+    ],
+)
+def test_a_missing_package_is_named(cause, package):
+    error = explain(raised(ValueError("it is no model"), cause), "folder", "MNRL_BASE_MODEL", True)
+    assert (type(error), error.code) == (DeviceError, 78)
+    assert "it needs what is not installed: " in str(error)
+    assert package in str(error)
+    assert "\n" not in str(error)
+
+
+def test_a_tokenizer_that_needs_a_package_says_which(tiny_model, tmp_path):
+    folder = copied(tiny_model, tmp_path / "m")
+    with_json(folder / "tokenizer_config.json", tokenizer_class="BertJapaneseTokenizer", word_tokenizer_type="mecab")
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.txt").write_text("\n".join(map(str, range(99))))
+    error = refusal(folder)
+    assert error.code == 78
+    assert "fugashi" in str(error)
+
+
+def test_a_tokenizer_that_is_no_json_cannot_be_read(tiny_model, tmp_path):
+    folder = copied(tiny_model, tmp_path / "m")
+    (folder / "tokenizer.json").write_text("{")
+    assert "no tokenizer files that can be read" in str(refusal(folder))
+
+
+def test_a_pickle_of_more_than_weights_is_not_run(tiny_model, tmp_path):
+    folder = copied(tiny_model, tmp_path / "m")
+    (folder / "model.safetensors").unlink()
+    torch.save({"embeddings.LayerNorm.bias": Path("/")}, folder / "pytorch_model.bin")
+    error = refusal(folder)
+    assert error.code == 65
+    assert "give them as safetensors" in str(error)
+
+
+def test_what_is_really_damaged_is_still_told_as_that(tiny_model, tmp_path):
+    folder = copied(tiny_model, tmp_path / "m")
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:100])
+    with pytest.raises(DataError, match="the folder is damaged"):
+        loading.load(str(folder), "MNRL_BASE_MODEL")
+
+
+@pytest.mark.parametrize("part", ["layer.1.", "model.safetensors"])
+def test_what_was_fetched_is_told_by_the_name_it_was_given(tiny_model, tmp_path, part):
+    folder = with_weights(copied(tiny_model, tmp_path / "copies" / "m"), without(part))
+    if part == "model.safetensors":
+        (folder / part).write_bytes(b"damaged")
+    with pytest.raises(DataError) as caught:
+        loading.load(str(folder), "MNRL_BASE_MODEL", "s3://bucket/m")
+    assert str(caught.value).startswith("MNRL_BASE_MODEL: s3://bucket/m")
+    assert str(tmp_path) not in str(caught.value)

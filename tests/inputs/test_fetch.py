@@ -275,6 +275,9 @@ def test_a_model_below_a_prefix_must_be_whole(server, uri, tmp_path):
     put(server, uri, {"bare/model.safetensors": b"w"})
     model = fetch(locate_model(f"{uri}/good", "path"), tmp_path)
     assert sorted(path.name for path in model.root.iterdir() if path.is_file()) == ["config.json", "model.safetensors"]
+    for weights in ("adapter_model.safetensors", "adapter_model.bin"):
+        put(server, uri, {f"{weights}/adapter_config.json": b"{}", f"{weights}/{weights}": b"w"})
+        assert len(locate_model(f"{uri}/{weights}", "path").entries) == 2
     for name, said in [("hollow", "holds no weights"), ("bare", "it is no model"), ("none", "does not exist")]:
         with pytest.raises(MissingError, match=f"MNRL_BASE_MODEL: {uri}/{name} .*{said}"):
             locate_model(f"{uri}/{name}", "path")

@@ -45,3 +45,14 @@ def test_a_base_model_that_the_hub_does_not_know_is_named_whole_and_not_told_to_
     card = model_card(run.content)
     assert f"from `{place}` by mnrl-job" in card
     assert "base_model:" not in card
+
+
+def test_what_was_assumed_of_the_base_model_and_what_it_was_is_told(tmp_path):
+    run = left_behind(tmp_path)
+    assert "assumed" not in model_card(run.content)
+    run.content["model"]["adapter_of"] = "owner/base"
+    run.content["model"]["assumed"] = {"pooling": "mean", "padding_token": "<end>", "unused_prompts": ["passage"]}
+    card = model_card(run.content)
+    assert "an adapter of `owner/base`, merged into it" in card
+    for told in ("mean pooling", "<end> for padding", "no use for its prompts passage"):
+        assert f"- assumed of the base model: {told}" in card

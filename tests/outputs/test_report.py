@@ -247,10 +247,12 @@ def test_with_several_eval_sets_the_one_judged_by_leads(tmp_path):
 
 def test_settings_and_lineage_are_there(run):
     run.content["training"]["lora_rank"] = 8
+    run.content["model"]["assumed"]["pooling"] = "mean"
     text = Reader(run.page()).text
     for told in (
         "MNRL_LEARNING_RATE 0.001 peak learning rate of AdamW",
         "revision abc123",
+        "assumed of the base model mean pooling",
         f"prompt of documents {EVIL}",
         "weights kept those of step 40, which scored best",
         "adapter of rank 8, merged into the model",

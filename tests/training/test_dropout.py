@@ -46,6 +46,37 @@ def test_attention_is_torchs(mask):
     torch.testing.assert_close(attention(query, key, value, mask, 0.0, 8**-0.5), theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", [torch.bool, torch.float32, torch.bfloat16, torch.float64])
+def test_a_mask_of_any_type_leaves_the_arithmetic_as_it_is(kind, precision):
+    query, key, value = torch.randn(3, 2, 4, 7, 8).unbind()
+    mask = (torch.arange(7) < 5).expand(2, 1, 7, 7)
+    if kind != torch.bool:
+        mask = torch.zeros(mask.shape, dtype=kind).masked_fill(~mask, torch.finfo(kind).min)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        found = attention(query, key, value, mask, 0.0, 8**-0.5)
+    assert found.dtype == precision
+    theirs = functional.scaled_dot_product_attention(query, key, value, mask if kind == torch.bool else mask.float())
+    torch.testing.assert_close(found.float(), theirs, rtol=0.05, atol=0.05)
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_bias_on_the_positions_trains_in_every_precision(precision):
+    from transformers import T5Config, T5EncoderModel
+
+    size = {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    model = T5EncoderModel(T5Config(vocab_size=20, dropout_rate=0.1, **size)).train()
+    ids = torch.randint(0, 20, (2, 6))
+    with cheap_dropout(), torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        model(
+            input_ids=ids, attention_mask=torch.tensor([[1] * 6, [1] * 3 + [0] * 3])
+        ).last_hidden_state.sum().backward()
+    bias = model.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.grad
+    assert bias.isfinite().all()
+    assert bias.any()
+
+
 def test_wherever_a_model_drops_out_it_is_replaced_and_nowhere_else():
     query, key, value = torch.randn(3, 2, 4, 7, 8).unbind()
     layer = torch.nn.Dropout(0.5)

@@ -180,7 +180,7 @@ def test_lengths_are_measured_in_more_text_than_arrow_can_join(run, model, huge,
 
 def test_hardness_changes_what_is_learnt(run, tiny_model):
     ways = (None, Hardness("all_negatives", 9), Hardness("in_batch_negatives", 5))
-    losses = [run(load_model(str(tiny_model), SETTINGS), hardness=hardness)[1] for hardness in ways]
+    losses = [run(load_model(str(tiny_model), SETTINGS).model, hardness=hardness)[1] for hardness in ways]
     assert len({tuple(one) for one in losses}) == 3
 
 
@@ -193,7 +193,7 @@ def test_prompts_that_are_given_teach_what_the_models_own_do(run, model, tiny_mo
     ways |= {"own": (tmp_path / "prompted", SETTINGS), "taken": (tmp_path / "prompted", taken)}
     learnt = {}
     for name, (folder, settings) in ways.items():
-        prompted = load_model(str(folder), settings)
+        prompted = load_model(str(folder), settings).model
         run(prompted)
         learnt[name] = weights(prompted)
     assert torch.equal(learnt["own"], learnt["given"])
@@ -203,7 +203,7 @@ def test_prompts_that_are_given_teach_what_the_models_own_do(run, model, tiny_mo
 
 def test_a_guide_takes_false_negatives_out(run, model, tiny_model, tmp_path):
     """It finds all texts alike that share words with the query: it takes some documents out, not all."""
-    embed_by_guide(load_model(str(tiny_model), SETTINGS), run.pairs, PLAN, "fp32", tmp_path / FOLDER)
+    embed_by_guide(load_model(str(tiny_model), SETTINGS).model, run.pairs, PLAN, "fp32", tmp_path / FOLDER)
     trained, _ = run(model, loss="guided")
     assert 0 < trained.masked_per_anchor < 7
 

@@ -11,6 +11,7 @@ from sentence_transformers import SentenceTransformer
 from tqdm import tqdm
 
 from mnrl_job.embedding.chunks import chunk_limit, cut
+from mnrl_job.embedding.finite import check_finite
 from mnrl_job.embedding.precision import Precision, arithmetic
 from mnrl_job.embedding.prompts import Kind, find_prompt, token_file
 from mnrl_job.embedding.tokens import TEXTS_AT_ONCE, read_or_tokenise
@@ -38,8 +39,17 @@ def encode(
 
     Raises:
         Preempted: this process was asked to stop.
+        UndefinedEmbedding: the model gives no numbers for a text.
     """
     model.eval()
+    embeddings = _encode(model, texts, kind, precision, tokens)
+    check_finite(embeddings, texts, kind)
+    return embeddings
+
+
+def _encode(
+    model: SentenceTransformer, texts: pa.ChunkedArray, kind: Kind, precision: Precision, tokens: Path
+) -> torch.Tensor:
     prompt = find_prompt(model, kind)
     preprocess = partial(model.preprocess, prompt=prompt, task=kind)
     tokenised = read_or_tokenise([preprocess], model.tokenizer, [texts], [token_file(tokens, prompt)])

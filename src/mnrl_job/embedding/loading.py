@@ -1,16 +1,26 @@
-"""A model from a folder or from the Hub onto this worker's device, told how it is to be used."""
+"""A model from a folder or from the Hub onto this worker's device, whole and sound, told how it is to be used."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
 from sentence_transformers import SentenceTransformer
 
-from mnrl_job.embedding.unloadable import explain, is_fault_of_device
-from mnrl_job.errors import SettingsError
+from mnrl_job.embedding.adapters import Adapter, find_adapter, merge
+from mnrl_job.embedding.assumed import find_assumptions
+from mnrl_job.embedding.positions import cut_to_positions, set_max_tokens
+from mnrl_job.embedding.prompts import Kind
+from mnrl_job.embedding.unloadable import explain, is_fault_of_device, refuse_pointers
+from mnrl_job.embedding.vocabulary import check_vocabulary, ensure_padding
+from mnrl_job.embedding.weights import check_weights, watched
+from mnrl_job.errors import JobError, SettingsError
+from mnrl_job.records import Assumed
 from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.runtime.logs import warn
-from mnrl_job.runtime.storage import split_revision
+from mnrl_job.runtime.storage import is_remote, split_revision
 from mnrl_job.runtime.watch import LOAD
 from mnrl_job.settings import Settings
 
@@ -18,7 +28,16 @@ from mnrl_job.settings import Settings
 FP32 = {"dtype": torch.float32}
 
 
-def load_model(name: str, settings: Settings) -> SentenceTransformer:
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model, what its files left open, and of which model it is an adapter, if it was one."""
+
+    model: SentenceTransformer
+    assumed: Assumed
+    adapter_of: str | None = None
+
+
+def load_model(name: str, settings: Settings) -> Loaded:
     """Load the base model, to be used as the settings say: tokens it reads at most, prompts it puts before texts.
 
     Args:
@@ -26,19 +45,18 @@ def load_model(name: str, settings: Settings) -> SentenceTransformer:
         settings: the run's.
 
     Raises:
-        JobError: it cannot be loaded, see `unloadable`.
+        JobError: it cannot be loaded, or is not whole; see `load`.
         SettingsError: texts are to be cut at more tokens than the model can take, vectors at more numbers than it has.
     """
-    model = load(name, "MNRL_BASE_MODEL")
+    loaded = load(name, "MNRL_BASE_MODEL", settings.base_model)
+    model = loaded.model
     check_dimensions(model, settings.matryoshka_dims)
     if settings.max_seq_length:
-        longest = getattr(getattr(model.transformers_model, "config", None), "max_position_embeddings", None)
-        if longest and settings.max_seq_length > longest > 0:
-            raise SettingsError(f"MNRL_MAX_SEQ_LENGTH={settings.max_seq_length}: the model takes {longest} at most")
-        model.max_seq_length = settings.max_seq_length
-    given = {"query": settings.query_prompt, "document": settings.document_prompt}
-    model.prompts.update({kind: prompt for kind, prompt in given.items() if prompt is not None})
-    return model
+        set_max_tokens(model, settings.max_seq_length)
+    prompts: dict[Kind, str | None] = {"query": settings.query_prompt, "document": settings.document_prompt}
+    decided = [kind for kind, prompt in prompts.items() if prompt is not None]
+    model.prompts.update({kind: prompts[kind] for kind in decided})
+    return replace(loaded, assumed=find_assumptions(model, loaded.assumed.padding_token, decided))
 
 
 def check_dimensions(model: SentenceTransformer, wanted: tuple[int, ...]) -> None:
@@ -59,24 +77,51 @@ def tell_untrained(model: SentenceTransformer, dimensions: tuple[int, ...]) -> N
         warn(f"MNRL_MATRYOSHKA_DIMS={told}: whole vectors, of {whole} dimensions, are not trained; put {whole} first")
 
 
-def load(name: str, variable: str) -> SentenceTransformer:
-    """Load a model as it was published, in fp32.
+def load(name: str, variable: str, given: str = "") -> Loaded:
+    """Load a model as it was published, in fp32, and see that nothing of it is missing or made up.
 
     Args:
         name: a folder, or a Hub id with an optional `@revision`.
         variable: the setting that names it.
+        given: its name as the user gave it, where `name` may be our copy of what is on S3.
 
     Raises:
         JobError: it cannot be loaded, see `unloadable`.
+        DataError: weights, vocabulary or numbers are not those of a whole model.
     """
-    is_folder = Path(name).is_dir()
     begin(LOAD)
+    shown = given if given and is_remote(given) else name
+    told = f"{variable}: {shown}"
     path, revision = split_revision(name)
+    adapter: Adapter | None = None
+    with _explained(name, shown, variable), watched(told) as loading:
+        refuse_pointers(Path(path), told)
+        adapter = find_adapter(path, revision or None, told)
+        if adapter is None:
+            model = _by_library(path, revision)
+        else:
+            base = adapter.base
+            load_base = lambda: load(base, f"{variable}: the base of the adapter {shown}").model  # noqa: E731
+            model = merge(adapter, lambda path: _by_library(path, revision), load_base, told)
+    check_weights(model, loading, told)
+    check_vocabulary(model, told)
+    padding = ensure_padding(model, told)
+    cut_to_positions(model, told)
+    return Loaded(model, find_assumptions(model, padding), adapter.base if adapter else None)
+
+
+def _by_library(path: str, revision: str) -> SentenceTransformer:
+    return SentenceTransformer(path, revision=revision or None, device=str(PartialState().device), model_kwargs=FP32)
+
+
+@contextmanager
+def _explained(name: str, shown: str, variable: str) -> Iterator[None]:
+    """Errors of the libraries inside are told as ours."""
+    is_folder = Path(name).is_dir()
     try:
-        return SentenceTransformer(
-            path, revision=revision or None, device=str(PartialState().device), model_kwargs=FP32
-        )
+        yield
     except Exception as error:
-        if is_fault_of_device(error):
+        if isinstance(error, JobError) or is_fault_of_device(error):
             raise
-        raise explain(error, name, variable, is_folder) from error
+        found = explain(error, name, variable, is_folder)
+        raise type(found)(str(found).replace(name, shown)) from error

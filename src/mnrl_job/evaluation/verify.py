@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from sentence_transformers import SentenceTransformer
 
-from mnrl_job.errors import InternalError
+from mnrl_job.errors import Diverged, InternalError
 from mnrl_job.json_text import dumps
 from mnrl_job.records import Verification
 
@@ -37,9 +37,21 @@ def embed_probes(model: SentenceTransformer) -> torch.Tensor:
 
 
 def record_probes(model: SentenceTransformer, path: Path) -> None:
-    """Write down what the model in memory says to the fixed texts."""
-    embeddings = embed_probes(model).tolist()
-    path.write_text(dumps({"texts": PROBES, "embeddings": embeddings}, ensure_ascii=False), encoding="utf-8")
+    """Write down what the model in memory says to the fixed texts.
+
+    Raises:
+        Diverged: it gives no numbers.
+    """
+    embeddings = embed_probes(model)
+    wrong = ~embeddings.isfinite().all(dim=1)
+    if bool(wrong.any()):
+        text = PROBES[int(wrong.nonzero()[0]) % len(PROBES)]
+        raise Diverged(
+            f"the trained model gives NaN or infinity for the text {text!r}; lower MNRL_LEARNING_RATE, or use "
+            "MNRL_PRECISION=fp32"
+        )
+    content = {"texts": PROBES, "embeddings": embeddings.tolist()}
+    path.write_text(dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
 def recorded_probes(path: Path) -> torch.Tensor:

@@ -17,7 +17,7 @@ from mnrl_job.runtime.storage import Entry, Store, is_hub_id, is_remote, local_p
 from mnrl_job.runtime.storage.transfer import download
 from mnrl_job.setting_types import Source
 
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
 WILD = re.compile(r"[*?\[]")
 
 
@@ -136,7 +136,7 @@ def _check_model(variable: str, name: str, files: set[str]) -> None:
             f"{variable}: {name} holds no weights ({' or '.join(WEIGHTS)}); "
             "give the folder that SentenceTransformer.save_pretrained() wrote"
         )
-    if not files & {"modules.json", "config.json"}:
+    if not files & {"modules.json", "config.json", "adapter_config.json"}:
         raise MissingError(f"{variable}: {name} holds neither modules.json nor config.json; it is no model")
 
 

@@ -79,6 +79,12 @@ def metrics(run: Run) -> Metrics:
             "embedding_dimension": facts.embedding_dimension,
             "max_seq_length": facts.max_seq_length,
             "prompts": {"query": facts.query_prompt, "document": facts.document_prompt},
+            "adapter_of": facts.adapter_of,
+            "assumed": {
+                "pooling": facts.assumed.pooling,
+                "padding_token": facts.assumed.padding_token,
+                "unused_prompts": list(facts.assumed.unused_prompts),
+            },
         },
         "data": {"train": _train_data(run.pairs, run.result.training), "eval": _eval_data(run.eval_sets)},
         "training": _training(run.settings, run.result.training, run.batching),

@@ -27,13 +27,28 @@ class Prompts(TypedDict):
     document: str
 
 
+class AssumedFacts(TypedDict):
+    """What the base model's files leave open, and was decided; null or empty where they do not.
+
+    `unused_prompts` are prompts it has that neither queries nor documents are read with.
+    """
+
+    pooling: str | None
+    padding_token: str | None
+    unused_prompts: list[str]
+
+
 class Model(TypedDict):
+    """`adapter_of` is the model that `base` was an adapter of, merged into it; null where it was none."""
+
     base: str
     revision: str | None
     parameters: int
     embedding_dimension: int
     max_seq_length: int | None
     prompts: Prompts
+    adapter_of: str | None
+    assumed: AssumedFacts
 
 
 class Source(TypedDict):

@@ -6,6 +6,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from mnrl_job.json_text import dumps
+from mnrl_job.outputs.assumptions import assumptions
 from mnrl_job.runtime.exporters import LOADING
 from mnrl_job.runtime.storage import is_hub_id
 
@@ -123,6 +124,7 @@ def _training(content: Mapping[str, Any]) -> str:
         f"- {data['rows_used']} pairs, {training['epochs']} epoch(s), {training['steps']} steps of "
         f"{training['global_batch_size']} pairs, {training['negatives_per_anchor']} negatives for each anchor",
         f"- loss `{training['loss']}`{_options(training)}",
+        *_base(content["model"]),
         *_adapter(training),
         f"- learning rate {training['learning_rate']:g}, precision {training['precision']}, "
         f"final loss {training['final_loss']:.4f}",
@@ -212,6 +214,14 @@ def _options(training: dict[str, Any]) -> str:
     if training["hardness"]:
         told.append(f", hardness weighting `{training['hardness']}`")
     return "".join(told)
+
+
+def _base(model: dict[str, Any]) -> list[str]:
+    """What the base model was, and what was assumed of it."""
+    adapter = [f"- the base model was an adapter of `{model['adapter_of']}`, merged into it"] * bool(
+        model["adapter_of"]
+    )
+    return adapter + [f"- assumed of the base model: {one}" for one in assumptions(model["assumed"])]
 
 
 def _adapter(training: dict[str, Any]) -> list[str]:

@@ -69,7 +69,17 @@ def set_up(wanted: Literal["auto", "text", "json"], quiet: bool = False) -> None
     handler.setFormatter(_JsonLines() if log_format(wanted) == "json" else _Text())
     logging.basicConfig(handlers=[handler], level=logging.ERROR, force=True)
     logging.captureWarnings(True)
+    _take_over()
     LOG.setLevel(logging.WARNING if quiet else logging.INFO)
+
+
+def _take_over() -> None:
+    """Libraries that write to stderr by themselves, tables and all, write to our log instead, and errors only."""
+    for one in list(logging.root.manager.loggerDict.values()):
+        if isinstance(one, logging.Logger) and any(type(each) is logging.StreamHandler for each in one.handlers):
+            one.handlers = [each for each in one.handlers if type(each) is not logging.StreamHandler]
+            one.setLevel(logging.ERROR)
+            one.propagate = True
 
 
 def log(message: str, **fields: Any) -> None:

@@ -53,10 +53,17 @@ def attention(
         query, key, value = (one.to(torch.get_autocast_dtype("cpu")) for one in (query, key, value))
     with torch.autocast("cpu", enabled=False):
         scores = query @ key.transpose(-2, -1) * scale
-        if mask is not None and mask.dtype == torch.bool:
-            mask = torch.zeros(mask.shape, dtype=scores.dtype).masked_fill_(~mask, torch.finfo(scores.dtype).min)
-        scores = scores if mask is None else scores + mask
+        if mask is not None:
+            scores = scores + _added(mask, scores.dtype)
         return dropout(scores.softmax(dim=-1), p) @ value
+
+
+def _added(mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """What a mask adds to products of this type, which must stay so; a bias on the positions comes in fp32."""
+    least = torch.finfo(dtype).min
+    if mask.dtype == torch.bool:
+        return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, least)
+    return mask.to(dtype).clamp(min=least)
 
 
 def _dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:  # noqa: A002

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
+from mnrl_job.embedding.positions import max_tokens
 from mnrl_job.embedding.prompts import find_prompt, kinds_of
 from mnrl_job.records import Pairs, TokenLengths
 from mnrl_job.runtime.tables import read_table, take, texts_of
@@ -21,7 +22,7 @@ def measure_lengths(model: SentenceTransformer, pairs: Pairs) -> TokenLengths | 
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         return None
     table = read_table(pairs.path)
-    limit = model.max_seq_length
+    limit = max_tokens(model)
     columns: dict[str, dict[str, float]] = {}
     for name, kind in zip(pairs.columns, kinds_of(len(pairs.columns)), strict=True):
         prompt = find_prompt(model, kind) or ""
@@ -31,7 +32,7 @@ def measure_lengths(model: SentenceTransformer, pairs: Pairs) -> TokenLengths | 
         marks = np.percentile(lengths, PERCENTILES, method="lower").tolist()
         columns[name] = {f"p{mark}": int(value) for mark, value in zip(PERCENTILES, marks, strict=True)}
         columns[name]["truncated"] = round(float((lengths > limit).mean()), 4) if limit else 0.0
-    return TokenLengths(len(_sampled(pairs.rows)), int(limit) if limit and np.isfinite(limit) else None, columns)
+    return TokenLengths(len(_sampled(pairs.rows)), limit, columns)
 
 
 def _sampled(count: int) -> NDArray[np.int64]:

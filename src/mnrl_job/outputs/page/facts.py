@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mnrl_job.outputs.assumptions import assumptions
 from mnrl_job.outputs.page.numbers import count, plain, seconds, share, size
 from mnrl_job.outputs.page.verdict import judged
 from mnrl_job.settings import Settings, env_name
@@ -110,6 +111,8 @@ def lineage(content: Mapping[str, Any], settings_sha256: str) -> Rows:
     rows = {
         "base model": model["base"],
         "revision": model["revision"],
+        "adapter of": model["adapter_of"],
+        "assumed of the base model": "; ".join(assumptions(model["assumed"])),
         "embedding": f"{count(model['embedding_dimension'])} numbers, texts cut at {cut_at or 'no'} tokens",
         "prompt of queries": model["prompts"]["query"],
         "prompt of documents": model["prompts"]["document"],
