@@ -1,7 +1,6 @@
 """Are a run's inputs still those that it was made of? Told by a listing alone: no byte is read."""
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 from mnrl_job.errors import JobError
 from mnrl_job.inputs.collect import Listing, LocatedInputs
 from mnrl_job.inputs.fetch import Located, locate, locate_model
+from mnrl_job.json_text import dumps
 from mnrl_job.setting_types import Source
 from mnrl_job.settings import Settings
 
@@ -71,5 +71,5 @@ def _listing(located: Located) -> Listing:
         status = file.stat()
         # Mounts agree on the second only.
         facts.append((os.path.relpath(file, folder), status.st_size, str(int(status.st_mtime))))
-    digest = hashlib.sha256(json.dumps(sorted(facts)).encode())
+    digest = hashlib.sha256(dumps(sorted(facts)).encode())
     return {"files": len(facts), "bytes": sum(size for _, size, _ in facts), "sha256": digest.hexdigest()}
