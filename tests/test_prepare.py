@@ -242,11 +242,8 @@ def test_rows_whose_list_is_empty_stand_beside_rows_with_many(prepared):
 def test_where_the_only_row_with_negatives_is_left_out_there_are_none(prepared, wanted):
     """It is leaked, or held out with the nine others that share its answer."""
     rows = [("question 3", "answer 3", "not this", "nor that")] + [(f"q{i}", "answer 3") for i in range(9)]
-    rows += (
-        [(anchor, "other answer") for anchor, _ in made_up(11, "b")]
-        if "eval_holdout" in wanted
-        else list(made_up(11, "b"))
-    )
+    chain = [(f"b{i // 2}", f"answer of b{(i + 1) // 2}") for i in range(11)]
+    rows += chain if "eval_holdout" in wanted else list(made_up(11, "b"))
     out = prepared(rows, batch_size=2, batching="masked", **wanted)
     assert out.pairs.columns == ("anchor", "positive")
     assert not len(read_negatives(out.batching.labels).values)

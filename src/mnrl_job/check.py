@@ -12,6 +12,7 @@ from mnrl_job.inputs.collect import LocatedInputs, fetch_inputs, needed_bytes
 from mnrl_job.inputs.fetch import Located, locate, locate_model
 from mnrl_job.inputs.pairs import read_pairs
 from mnrl_job.outputs.audit_page import audit_findings, with_lengths
+from mnrl_job.preparation.orientation import Swapped, find_swapped
 from mnrl_job.prepare import prepare
 from mnrl_job.records import EvalSet, Finding, Rehearsal, TokenLengths, WorkerTask
 from mnrl_job.runtime import machine
@@ -174,6 +175,8 @@ def check_data(
         eval_sets = read_eval_sets(inputs, place.scratch, settings.max_bad_rows)
         read = read_pairs(inputs.train, settings, place.scratch / "pairs.arrow")
         findings.passed("rows", f"{read.rows} pairs from {read.rows_read} rows, {sum(read.rejected.values())} rejected")
+        for swapped in find_swapped(read, eval_sets):
+            findings.add(swapped_columns(swapped))
         prepared = None
         with findings.checking("batches", SettingsError):
             prepared = prepare(settings, place, read, eval_sets, place.nodes.count * devices.workers)
@@ -195,6 +198,21 @@ def told_of(eval_set: EvalSet) -> str:
         told += f"; {eval_set.own_documents} queries stand in the corpus, and are not ranked for themselves"
     rejected = sum(eval_set.rejected.values())
     return told + (f"; {rejected} rows rejected" if rejected else "")
+
+
+def swapped_columns(found: Swapped) -> Finding:
+    """What speaks for it that a source's anchors are its positives, and what to set then."""
+    told = (
+        f"{found.source.name}: anchors and positives seem to be swapped: anchors have {found.anchor_characters} "
+        f"characters, positives {found.positive_characters} (medians)"
+    )
+    if found.likeness is not None:
+        told += (
+            f", and in {found.likeness:.0%} of the rows the positive looks more like the eval queries than the anchor"
+        )
+    anchor, positive = (found.source.columns.get(role, role) for role in ("anchor", "positive"))
+    remedy = f"if they are, set MNRL_ANCHOR_COLUMN={positive} and MNRL_POSITIVE_COLUMN={anchor}"
+    return Finding("columns", "warning", told, remedy)
 
 
 def check_model(

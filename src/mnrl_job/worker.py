@@ -60,6 +60,7 @@ from mnrl_job.training.checkpoints import Keeping
 from mnrl_job.training.guide import FOLDER, embed_by_guide
 from mnrl_job.training.lengths import measure_lengths
 from mnrl_job.training.lora import merged
+from mnrl_job.training.rehearsal import first_steps
 from mnrl_job.training.sharding import is_sharded, pass_through, shard_on_processors, unsharded
 from mnrl_job.training.trainer import train
 
@@ -144,8 +145,9 @@ def rehearse_role(task: WorkerTask) -> None:
         update={"max_steps": min(REHEARSED_STEPS, settings.max_steps or REHEARSED_STEPS), "track": ()}
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    ask_guide(task, short)
-    training = train(model, short, task.pairs, task.batching, task.scratch, task.staging)
+    few, their_batches = first_steps(task.pairs, task.batching, REHEARSED_STEPS, task.scratch / "rehearsal")
+    ask_guide(replace(task, pairs=few, batching=their_batches), short)
+    training = train(model, short, few, their_batches, task.scratch, task.staging)
     if PartialState().is_main_process:
         log = [json.loads(line)["seconds"] for line in (task.staging / "training_log.jsonl").open()]
         # The first step also warms up.
