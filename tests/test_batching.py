@@ -55,6 +55,5 @@ def test_lists_triplets_and_beir_folders_are_trained_on_together_by_weight(mnrl_
     assert audit["duplicates"]["anchors_with_several_positives"] == 8
     assert audit["batches"]["batches_an_epoch"] == {"lists": 4, "triplets": 2, "beir": 1}
     assert metrics["training"]["steps"] == 7
-    # Of two columns of negatives most rows lack one or both.
-    assert metrics["training"]["masked_per_anchor"] > 2
-    assert set(audit["token_lengths"]["columns"]) == {"anchor", "positive", "negative_1", "negative_2"}
+    assert metrics["training"]["masked_per_anchor"] < 1, "negatives that a row lacks are not there"
+    assert set(audit["token_lengths"]["columns"]) == {"anchor", "positive", "negatives"}

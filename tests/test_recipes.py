@@ -153,7 +153,8 @@ def test_a_guide_is_an_input_and_is_told(guided):
 def test_hard_negatives_that_were_mined_are_told(guided):
     folder, one, _ = guided
     assert 0 < one["minings"][0]["found"] < 1
-    assert one["negatives_per_anchor"] == 3 * one["global_batch_size"] - 1
+    wanted = 2 * one["global_batch_size"]
+    assert 0 < one["negatives_per_anchor"] - (one["global_batch_size"] - 1) < wanted, "those that were found"
     assert "2 hard negatives mined for each pair" in card_of(folder / "out" / "1")
 
 
