@@ -173,7 +173,7 @@ def test_a_folder_of_pairs_is_not_mistaken_for_one_of_judgements(tmp_path):
 def test_judgements_stand_beside_lists_and_pairs(tmp_path):
     lists = write_jsonl(tmp_path / "l.jsonl", [{"query": "q", "pos": ["p1", "p2"], "neg": ["n"]}])
     pairs, rows = read(tmp_path, beir(tmp_path / "set"), lists)
-    assert [tuple(row.values()) for row in rows] == [("one", "T first", ""), ("q", "p1", "n"), ("q", "p2", "n")]
+    assert [tuple(row.values()) for row in rows] == [("one", "T first", []), ("q", "p1", ["n"]), ("q", "p2", ["n"])]
     assert [(source.rows_read, source.rows) for source in pairs.sources] == [(1, 1), (1, 2)]
 
 

@@ -87,7 +87,7 @@ def rank(queries: torch.Tensor, corpus: torch.Tensor, judged: Judged, cutoffs: S
         cutoffs: the k of the metrics.
     """
     row_of = {identifier: row for row, identifier in enumerate(judged.documents)}
-    depth = min(max(*cutoffs, TOP_KEPT) + bool(judged.own), len(row_of))
+    depth = min(max(*cutoffs, TOP_KEPT), len(row_of))
     at_once = max(1, SCORES_AT_ONCE // len(row_of))
     for start in range(0, len(judged.queries), at_once):
         beat()
