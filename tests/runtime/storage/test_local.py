@@ -116,7 +116,7 @@ def test_paths_and_file_uris_name_the_same_kind_of_place(tmp_path, uri):
     assert (tmp_path / ("a b" if "://" in uri else "a%20b") / "x").read_bytes() == b"1"
 
 
-@pytest.mark.parametrize("uri", ["gs://bucket/run", "https://host/run", "file://host/run"])
+@pytest.mark.parametrize("uri", ["gs://bucket/run", "hdfs://host/run", "file://host/run"])
 def test_other_schemes_are_refused(uri):
     with pytest.raises(SettingsError, match=r"MNRL_OUTPUT: .* is not supported; give a path, file:// or s3:// URI"):
         open_store(uri, "MNRL_OUTPUT")

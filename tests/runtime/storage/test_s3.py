@@ -139,9 +139,10 @@ def test_credentials_that_expired_are_denied_also_where_a_head_cannot_say_so(sto
         assert (caught.value.code, caught.value.retry_helps) == (77, False)
 
 
-def test_a_bad_request_that_only_a_head_is_stays_a_matter_of_the_storage(store, proxy):
+def test_a_bad_request_that_only_a_head_is_would_be_one_again(store, proxy):
+    """As for an object that is encrypted with a customer's key."""
     proxy.faults = [Fault("status", "HEAD", times=ALWAYS, status=400)]
-    with pytest.raises(StorageError, match="/a: HeadObject: 400"):
+    with pytest.raises(SettingsError, match=r"/a: refused.*HeadObject: 400.*; is it encrypted"):
         store.entry("a")
     assert sum("max-keys=1" in seen for seen in proxy.seen) == 1
 
@@ -274,3 +275,63 @@ def test_a_malformed_aws_variable_is_a_bad_setting(moto, reach, monkeypatch, nam
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match="AWS_"):
         list(open_at(uri).entries())
+
+
+@pytest.fixture(scope="module")
+def locked(moto):
+    """A bucket with Object Lock, which asks for a checksum of whatever is put there."""
+    client = moto.client()
+    client.create_bucket(Bucket="locked", ObjectLockEnabledForBucket=True)
+    rule = {"ObjectLockEnabled": "Enabled", "Rule": {"DefaultRetention": {"Mode": "GOVERNANCE", "Days": 1}}}
+    client.put_object_lock_configuration(Bucket="locked", ObjectLockConfiguration=rule)
+    return "s3://locked/run"
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_bucket_with_object_lock_takes_files_of_every_size_and_lets_them_be_deleted(moto, reach, locked, tmp_path):
+    reach(moto)
+    (tmp_path / "large").write_bytes(LARGE)
+    place = open_at(locked)
+    place.write("written", b"1")
+    place.write("written", b"2")
+    assert place.create("small", b"x")
+    assert place.create("small", b"y") is None
+    assert place.create("large", tmp_path / "large").size == len(LARGE)
+    assert content(place, "written") == b"2"
+    for entry in tuple(place.entries()):
+        place.delete(entry.key)
+    assert not list(place.entries())
+
+
+def test_every_body_is_sent_with_its_md5(moto, reach, tmp_path, small_pieces):
+    (tmp_path / "large").write_bytes(LARGE)
+    place, sent = open_at(reach(moto)), []
+    place.client.meta.events.register(
+        "before-send.s3", lambda request, **_: sent.append((request.method, request.headers.get("Content-MD5")))
+    )
+    place.write("a", b"x")
+    place.create("b", b"x")
+    place.create("large", tmp_path / "large")
+    puts = [md5 for method, md5 in sent if method == "PUT"]
+    assert len(puts) == 2 + len(LARGE) // (small_pieces // 2)
+    assert all(puts)
+
+
+def test_who_says_so_pays_for_requests(moto, reach, monkeypatch):
+    uri, told = reach(moto), []
+    for payer in ("requester", ""):
+        monkeypatch.setenv("AWS_REQUEST_PAYER", payer)
+        place = open_at(uri)
+        place.client.meta.events.register(
+            "before-send.s3", lambda request, **_: told.append(request.headers.get("x-amz-request-payer"))
+        )
+        for name in ("list", "look up"):
+            OPERATIONS[name](place)
+    assert told == [b"requester", b"requester", None, None]
+
+
+def test_an_archived_object_is_told_to_be_restored(moto, reach):
+    uri = reach(moto)
+    moto.client().put_object(Bucket="bucket", Key=f"{uri.rpartition('/')[2]}/a", Body=b"x", StorageClass="GLACIER")
+    with pytest.raises(MissingError, match=r"/a: is archived.*restore"):
+        content(open_at(uri), "a")

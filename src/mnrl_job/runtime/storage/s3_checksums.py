@@ -1,11 +1,17 @@
-"""The checksum S3 keeps of an object: its ETag, where that is one."""
+"""The checksum S3 keeps of an object: its ETag, where that is one; and the one that is sent with it."""
 
+import base64
 import hashlib
 import re
 from pathlib import Path
 
 from mnrl_job.runtime.storage.arrival import Wait
 from mnrl_job.runtime.storage.base import CHUNK
+
+
+def content_md5(body: bytes) -> str:
+    """What the header Content-MD5 says of a body."""
+    return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
 
 
 def parts_of(etag: str) -> int | None:
