@@ -9,7 +9,7 @@ from typing import Any
 from mnrl_job.errors import JobError, Preempted, SettingsError
 from mnrl_job.groundwork import ask_exports, check_eval_names, published_before, read_eval_sets, worker_task
 from mnrl_job.inputs.collect import LocatedInputs, fetch_inputs, needed_bytes
-from mnrl_job.inputs.fetch import Located, locate, locate_model
+from mnrl_job.inputs.fetch import Located, locate, locate_model, meant
 from mnrl_job.inputs.pairs import read_pairs
 from mnrl_job.outputs.audit_page import audit_findings, with_lengths
 from mnrl_job.preparation.orientation import Swapped, find_swapped
@@ -106,8 +106,14 @@ def check_output(settings: Settings, place: Attempt, findings: Findings) -> floa
 
 def find_inputs(settings: Settings, findings: Findings) -> LocatedInputs | None:
     """Look for each input; None where one is missing."""
-    train = [_find(findings, settings, one, "MNRL_TRAIN_DATA") for one in settings.train_data]
-    evals = [_find(findings, settings, one, "MNRL_EVAL_DATA") for one in settings.eval_data]
+    style = settings.s3_addressing_style
+    train = [
+        _find(findings, settings, one, "MNRL_TRAIN_DATA")
+        for one in meant(settings.train_data, "MNRL_TRAIN_DATA", style)
+    ]
+    evals = [
+        _find(findings, settings, one, "MNRL_EVAL_DATA") for one in meant(settings.eval_data, "MNRL_EVAL_DATA", style)
+    ]
     models = {"base model": settings.base_model} | (
         {"guide model": settings.guide_model} if settings.guide_model else {}
     )

@@ -112,9 +112,14 @@ def _parse_source(item: str) -> Source:
     # A weight holds no slash, so that the colon of s3://bucket/a=b begins none.
     if named := re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_.-]*)(?::([^=/\\]*))?=(.+)", item):
         return Source(named[1], named[3], _parse_weight(named[2], item))
-    stem = re.split(r"[/\\]", item.rstrip("/\\"))[-1]
+    return Source(own_name(item), item)
+
+
+def own_name(uri: str) -> str:
+    """The name a source takes from its file or folder."""
+    stem = re.split(r"[/\\]", uri.rstrip("/\\"))[-1]
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", re.sub(r"(?<=.)\..*$", "", stem)).lstrip("-._").rstrip("-.")
-    return Source(name or "data", item)
+    return name or "data"
 
 
 def _parse_weight(text: str | None, item: str) -> float | None:

@@ -9,7 +9,7 @@ import pytest
 
 from mnrl_job.errors import DataError, DeniedError, MissingError, SettingsError
 from mnrl_job.inputs.evalset import read_evalset
-from mnrl_job.inputs.fetch import fetch, locate, locate_model
+from mnrl_job.inputs.fetch import fetch, locate, locate_model, meant
 from mnrl_job.inputs.pairs import read_pairs
 from mnrl_job.records import BadRow
 from mnrl_job.runtime.tables import read_table
@@ -349,3 +349,63 @@ def test_a_uri_without_a_bucket_is_refused(reach, moto):
     reach(moto)
     with pytest.raises(SettingsError, match="names no bucket"):
         found("s3:///*.json")
+
+
+@pytest.mark.parametrize("kind", ["moto", "folder"])
+def test_a_name_with_wild_characters_or_a_comma_is_first_what_it_says(kind, request, reach, tmp_path):
+    keys = ["set [v1]/a.jsonl", "set v/b.jsonl", "s?t/c.jsonl", "st*r/d.jsonl", "star/e.jsonl", "x,y/f.jsonl", "g[1]"]
+    place = str(tmp_path / "place")
+    if kind == "folder":
+        for key in keys:
+            (tmp_path / "place" / key).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "place" / key).write_bytes(key.encode())
+    else:
+        server = request.getfixturevalue(kind)
+        place = reach(server)
+        put(server, place, {key: key.encode() for key in keys})
+    wanted = {
+        "set [v1]": keys[:1],
+        "set [v1]/": keys[:1],
+        "set [v1]/*.jsonl": keys[:1],
+        "set [v]/*.jsonl": keys[1:2],
+        "s?t": keys[2:3],
+        "st*r/": keys[3:4],
+        "st*r/?.jsonl": keys[3:4],
+        "sta*/*": keys[4:5],
+        "x,y/": keys[5:6],
+        "x,y/*.jsonl": keys[5:6],
+        "g[1]": keys[6:],
+    }
+    for pattern, expected in wanted.items():
+        sources = Settings(train_data=f"{place}/{pattern}").train_data
+        (source,) = meant(sources, "MNRL_TRAIN_DATA", "path")
+        fetched = fetch(locate(source, "MNRL_TRAIN_DATA", "path"), tmp_path / "in")
+        assert [file.read_bytes().decode() for file in fetched.files] == expected, pattern
+
+
+def test_commas_separate_what_is_not_there_as_a_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b.jsonl", "x, y.jsonl"):
+        (tmp_path / name).write_bytes(GOOD)
+    for text, uris in {"a,b.jsonl": ["a", "b.jsonl"], "x, y.jsonl": ["x, y.jsonl"], "a,z": ["a", "z"]}.items():
+        sources = Settings(train_data=text).train_data
+        assert [one.uri for one in meant(sources, "MNRL_TRAIN_DATA")] == uris
+
+
+def test_a_folder_of_a_date_is_a_path_where_it_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "date=2026-01-01").mkdir()
+    (tmp_path / "date=2026-01-01" / "part-0.jsonl").write_bytes(GOOD)
+    for text in ("date=2026-01-01/part-0.jsonl", "date=2026-01-01", "date=2026-*/*.jsonl", "d=date=2026-01-01/"):
+        (source,) = Settings(train_data=text).train_data
+        assert len(locate(source, "MNRL_TRAIN_DATA").files) == 1
+    (source,) = Settings(train_data="date=2026-01-02/part-0.jsonl").train_data
+    with pytest.raises(MissingError, match=r"taken as name=uri.*\./date=2026-01-02/part-0\.jsonl"):
+        locate(source, "MNRL_TRAIN_DATA")
+
+
+def test_a_scheme_has_no_case(moto, reach, tmp_path):
+    uri = reach(moto)
+    put(moto, uri, {"in/a.jsonl": GOOD})
+    for pattern in ("in", "in/", "in/a.jsonl", "in/*.jsonl"):
+        assert len(got(f"S3{uri[2:]}/{pattern}", tmp_path).files) == 1

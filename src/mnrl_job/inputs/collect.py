@@ -5,7 +5,7 @@ from pathlib import Path
 
 from typing_extensions import TypedDict
 
-from mnrl_job.inputs.fetch import Fetched, Located, fetch, locate, locate_model
+from mnrl_job.inputs.fetch import Fetched, Located, fetch, locate, locate_model, meant
 from mnrl_job.records import EvalSet, Pairs
 from mnrl_job.runtime.files import sha256_of
 from mnrl_job.settings import Settings
@@ -64,8 +64,10 @@ def locate_inputs(settings: Settings) -> LocatedInputs:
     """
     style = settings.s3_addressing_style
     return LocatedInputs(
-        tuple(locate(source, "MNRL_TRAIN_DATA", style) for source in settings.train_data),
-        tuple(locate(source, "MNRL_EVAL_DATA", style) for source in settings.eval_data),
+        tuple(
+            locate(source, "MNRL_TRAIN_DATA", style) for source in meant(settings.train_data, "MNRL_TRAIN_DATA", style)
+        ),
+        tuple(locate(source, "MNRL_EVAL_DATA", style) for source in meant(settings.eval_data, "MNRL_EVAL_DATA", style)),
         locate_model(settings.base_model, style),
         locate_model(settings.guide_model, style, "MNRL_GUIDE_MODEL") if settings.guide_model else None,
     )

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from mnrl_job.inputs.formats.common import is_unicode
 from mnrl_job.runtime.files import storage_error
 from mnrl_job.runtime.storage import Entry, Store, is_hub_id, is_remote, local_path, open_store, split_revision
 from mnrl_job.runtime.storage.transfer import download
-from mnrl_job.setting_types import Source
+from mnrl_job.runtime.storage.uri import S3, bucket_and_prefix
+from mnrl_job.setting_types import Source, own_name
 
 WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
 WILD = re.compile(r"[*?\[]")
@@ -77,9 +78,38 @@ def locate(source: Source, variable: str, addressing_style: str = "auto") -> Loc
         JobError: it may not be read, the storage does not answer, or the scheme is not one we read.
     """
     found = _locate_remote(source, variable, addressing_style) if is_remote(source.uri) else _locate(source, variable)
-    if not found.files and not found.entries:
-        raise MissingError(f"{variable}: {source.uri} does not exist or holds no file; give a file, folder or glob")
+    if not found.files and not found.entries and not (found := _as_path(source, variable)).files:
+        taken = "" if own_name(source.uri) == source.name else f" (taken as name=uri, named {source.name})"
+        path = f"; ./{source} would be a path" if taken and "://" not in source.uri else ""
+        raise MissingError(
+            f"{variable}: {source.uri}{taken} does not exist or holds no file; give a file, folder or glob{path}"
+        )
     return replace(found, weight=source.weight)
+
+
+def _as_path(source: Source, variable: str) -> Located:
+    """What is named as `name=uri` and is a path itself, as `date=2026-01-01/part-0.jsonl`."""
+    if "://" in source.uri:
+        return Located(source.name, source.uri)
+    return _locate(replace(source, uri=str(source)), variable)
+
+
+def meant(sources: tuple[Source, ...], variable: str, addressing_style: str = "auto") -> tuple[Source, ...]:
+    """The sources of a setting: one, where the commas between them belong to the name of what is there.
+
+    Raises:
+        JobError: as `locate`.
+    """
+    if len(sources) < 2 or any("://" in one.uri for one in sources[1:]):
+        return sources
+    first, *others = sources
+    texts = [first.uri, *(one.uri if own_name(one.uri) == one.name else str(one) for one in others)]
+    for comma in (",", ", "):
+        with suppress(MissingError, DeniedError):
+            whole = Source(first.name, comma.join(texts), first.weight)
+            locate(whole, variable, addressing_style)
+            return (whole,)
+    return sources
 
 
 def fetch(located: Located, folder: Path) -> Fetched:
@@ -173,7 +203,8 @@ def _look_up(source: Source, path: Path) -> Located:
     else:
         plain = WILD.split(str(path), maxsplit=1)[0]
         root = Path(plain[: plain.rfind("/") + 1] or ".")
-        found = [Path(match) for match in glob.glob(str(path), recursive=True)]
+        matches = (glob.glob(reading, recursive=True) for reading in _readings(str(path)))
+        found = [Path(match) for match in next(filter(None, matches), [])]
     files = [file for file in found if file.is_file() and not _hidden(file.relative_to(root).as_posix())]
     return Located(source.name, source.uri, tuple(sorted(files)), path)
 
@@ -197,23 +228,40 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def _locate_remote(source: Source, variable: str, addressing_style: str) -> Located:
-    """What a glob matches; else the object; else all below the prefix as below a folder: `b/a` is `a/…`, never `ab`."""
-    bucket, _, key = source.uri.removeprefix("s3://").partition("/")
-    wild = WILD.search(key)
-    folder, _, name = (key[: wild.start()] if wild else key).rpartition("/")
-    base = "s3://" + f"{bucket}/{folder}".strip("/")
+    """The object; else all below the prefix as below a folder: `b/a` is `a/…`, never `ab`; else what a glob matches."""
+    bucket, _ = bucket_and_prefix(source.uri, variable)
+    key = source.uri[len(S3) + len(bucket) + 1 :]
+    folder, _, name = key.rpartition("/")
+    base = S3 + f"{bucket}/{folder}".strip("/")
     store = open_store(base, variable, addressing_style)
-    below = key.removeprefix(folder).lstrip("/")
-    if below and (entry := store.entry(below)):
-        entries = [entry]
-    elif wild:
-        pattern = _glob_pattern(below)
-        entries = [entry for entry in _visible(store, name) if pattern.fullmatch(entry.key)]
-    else:
-        base = source.uri.rstrip("/")
-        store = store.child(below) if below else store
-        entries = _visible(store)
+    if name and (entry := store.entry(name)):
+        return Located(source.name, source.uri, store=store, base=base, entries=(entry,))
+    store = store.child(name) if name else store
+    entries = _visible(store)
+    wild = WILD.search(key)
+    if entries or not wild:
+        return Located(source.name, source.uri, store=store, base=source.uri.rstrip("/"), entries=tuple(entries))
+    folder, _, name = key[: wild.start()].rpartition("/")
+    base = S3 + f"{bucket}/{folder}".strip("/")
+    store = open_store(base, variable, addressing_style)
+    entries = _matched(_visible(store, name), key.removeprefix(folder).lstrip("/"))
     return Located(source.name, source.uri, store=store, base=base, entries=tuple(entries))
+
+
+def _matched(entries: list[Entry], pattern: str) -> list[Entry]:
+    for reading in _readings(pattern):
+        wanted = _glob_pattern(reading)
+        if found := [entry for entry in entries if wanted.fullmatch(entry.key)]:
+            return found
+    return []
+
+
+def _readings(pattern: str) -> Iterator[str]:
+    """A glob with its first folders as they stand, as many as may be: `set [v1]/*.jsonl` looks there first."""
+    levels = pattern.split("/")
+    for count in range(len(levels) - 1, -1, -1):
+        if count == 0 or WILD.search(levels[count - 1]):
+            yield "/".join([*map(glob.escape, levels[:count]), *levels[count:]])
 
 
 def _visible(store: Store, prefix: str = "") -> list[Entry]:
@@ -237,7 +285,7 @@ def _token(token: str) -> str:
         return "[^/]" + token.strip("?")
     if len(token) == 1:
         return re.escape(token)
-    members = token[1:-1].replace("\\", r"\\").replace("^", r"\^")
+    members = token[1:-1].replace("\\", r"\\").replace("^", r"\^").replace("[", r"\[")
     return "(?!/)[" + ("^" + members[1:] if members.startswith("!") else members) + "]"
 
 

@@ -86,17 +86,23 @@ def explain(error: Exception, label: str) -> JobError:
             f"{label}: is archived, so it cannot be read now ({reason}); restore it (aws s3api restore-object), or "
             "copy it to a storage class that can be read at once"
         )
-    if "header value" in reason:
-        return DeniedError(
-            f"{label}: {reason}; a credential or the region holds a line break, wherever it came from: write it anew"
-        )
-    if isinstance(error, NO_CREDENTIALS) or status in (401, 403) or code in WRONG_CREDENTIALS or _is_of_kms(code):
+    if _is_denied(error, code, status):
         return DeniedError(f"{label}: {_denied(error, code, reason)}")
     if code in MISSING or (status == 404 and code not in PASSING):
         return MissingError(f"{label}: does not exist ({reason})")
     if _is_for_good(error, code, status):
         return SettingsError(f"{label}: refused, and so would be another try ({reason}); {_mended_by(error, code)}")
     return StorageError(f"{label}: {reason}; the storage did not answer as it should, start again when it does")
+
+
+def _is_denied(error: Exception, code: str, status: int) -> bool:
+    by_credentials = isinstance(error, NO_CREDENTIALS) or code in WRONG_CREDENTIALS or _is_of_header(error)
+    return by_credentials or status in (401, 403) or _is_of_kms(code)
+
+
+def _is_of_header(error: Exception) -> bool:
+    """Whether a value that is sent, such as a credential, can stand in no header."""
+    return "header value" in str(error)
 
 
 def _is_of_kms(code: str) -> bool:
@@ -107,6 +113,8 @@ def _denied(error: Exception, code: str, reason: str) -> str:
     """Why, and what helps."""
     if isinstance(error, NO_CREDENTIALS):
         return f"{reason}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the pod a role"
+    if _is_of_header(error):
+        return f"{reason}; a credential or the region holds a line break, wherever it came from: write it anew"
     if code == "RequestTimeTooSkewed":
         return f"{reason}; set this machine's clock"
     what = f"access denied ({reason})"
