@@ -29,7 +29,8 @@ class BadRow:
 class SourceRecord:
     """What one source gave: `rows` from the `rows_read` in its files, of which `not_relevant` were judged to give none.
 
-    `sha256` covers the bytes of its files in order.
+    `filtered` are those that `MNRL_ROW_FILTER` does not take. `sha256` covers the bytes of its files in order.
+    `notes` are what its user should know of how it was read.
     """
 
     name: str
@@ -41,7 +42,9 @@ class SourceRecord:
     columns: dict[str, str]
     ignored_columns: tuple[str, ...]
     not_relevant: int = 0
+    filtered: int = 0
     weight: float | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,11 @@ class Pairs:
     rejected: dict[str, int]
     bad_rows: tuple[BadRow, ...]
     sources: tuple[SourceRecord, ...]
+
+    @property
+    def filtered(self) -> int:
+        """How many rows `MNRL_ROW_FILTER` does not take."""
+        return sum(source.filtered for source in self.sources)
 
 
 @dataclass(frozen=True, slots=True)

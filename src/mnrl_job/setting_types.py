@@ -9,6 +9,8 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
+from mnrl_job.row_filter import RowFilter, parse_row_filter
+
 RANKING_METRICS = ("accuracy", "precision", "recall", "mrr", "map", "ndcg")
 METRIC_CUTOFFS = (1, 3, 5, 10, 100)
 DEEPEST_CUTOFF = 10_000
@@ -160,6 +162,10 @@ def _parse_places(value: object) -> object:
     return Places(int(found[1]), int(found[2]))
 
 
+def _parse_row_filter(value: object) -> object:
+    return parse_row_filter(value) if isinstance(value, str) else value
+
+
 def _parse_near_duplicates(value: object) -> object:
     return None if str(value).strip().casefold() == "off" else value
 
@@ -227,4 +233,5 @@ ExportFormats = Annotated[tuple[ExportFormat, ...], BeforeValidator(_parse_expor
 Prompt = Annotated[str, StringConstraints(strip_whitespace=False)]
 HardnessWeight = Annotated[Hardness, BeforeValidator(_parse_hardness)]
 RankingPlaces = Annotated[Places, BeforeValidator(_parse_places)]
+RowsToTake = Annotated[RowFilter, BeforeValidator(_parse_row_filter)]
 PrimaryMetric = Annotated[str, BeforeValidator(_parse_primary_metric)]

@@ -24,6 +24,7 @@ from mnrl_job.setting_types import (
     PrimaryMetric,
     Prompt,
     RankingPlaces,
+    RowsToTake,
     Sources,
     Span,
     Time,
@@ -79,6 +80,11 @@ class Settings(BaseModel):
         (),
         "columns of hard negatives; negative, negative_1, … are found by name",
         "column names, comma separated",
+    )
+    row_filter: RowsToTake | None = _setting(
+        None,
+        "which training rows to take, by columns such as label or split; without it such a column must not vary",
+        "column, operator (= != >= <= > <) and value, as in label>=1, several joined by 'and'; all takes every row",
     )
     max_bad_rows: float = _setting(
         0.0,

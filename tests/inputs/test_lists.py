@@ -13,10 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnrl_job.errors import DataError
+from mnrl_job.inputs.blanks import is_blank
 from tests.conftest import write_jsonl
 from tests.inputs.conftest import read
 
-TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(str.strip)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
+    lambda text: not is_blank(text)
+)
 LINES = st.lists(
     st.fixed_dictionaries(
         {"query": TEXT, "pos": st.lists(TEXT, min_size=1, max_size=4)},
@@ -118,7 +121,7 @@ def test_sources_may_differ_in_their_number_of_negatives_and_the_log_says_so(tmp
         ('{"query": "q", "pos": [null]}', "null", "pos[0]"),
         ('{"query": "q", "pos": ["\\ud83d"]}', "not UTF-8", "pos[0] holds half a character"),
         ('{"query": "q", "pos": null}', "null", "pos"),
-        ('{"query": "q"}', "missing column", "pos"),
+        ('{"query": "q"}', "missing column", "pos; the row has query"),
         ('{"query": ["q"], "pos": ["p"]}', "not text", "query is of type list"),
         ('{"query": "q", "pos": ["p"], "neg": ["n", ""]}', "empty", "neg[1]"),
         ('{"query": "q", "pos": ["p"], "neg": [7]}', "not text", "neg[0] is of type int"),

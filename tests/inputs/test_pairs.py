@@ -121,13 +121,33 @@ def test_files_with_as_many_negatives_as_one_another_need_no_word(tmp_path, capl
     assert "negatives" not in caplog.text
 
 
-@pytest.mark.parametrize(("negative", "reason"), [(" ", "empty"), (None, "null"), (["x"], "not text")])
-def test_a_negative_column_of_texts_must_hold_one_in_every_row(tmp_path, negative, reason):
-    rows = [{"anchor": "a", "positive": "b", "negative": "c"}] * 100
-    path = write_jsonl(tmp_path / "p.jsonl", [*rows, {"anchor": "a", "positive": "b", "negative": negative}])
-    pairs, _ = read(tmp_path, path, max_bad_rows=0.5)
-    assert pairs.rejected == {reason: 1}
-    assert pairs.bad_rows[0].where == f"{path}:101"
+@pytest.mark.parametrize(
+    "absent", [{}, {"negative": None}, {"negative": ""}, {"negative": " \u200b"}, {"negative": []}]
+)
+@pytest.mark.parametrize("line", [0, 150, 299])
+def test_a_row_without_a_negative_has_none_and_the_others_keep_theirs(tmp_path, absent, line):
+    rows = [{"anchor": "a", "positive": "b", "negative": "c"} for _ in range(300)]
+    rows[line] = {"anchor": "a", "positive": "b"} | absent
+    pairs, read_rows = read(tmp_path, write_jsonl(tmp_path / "p.jsonl", rows))
+    assert (pairs.rejected, pairs.sources[0].ignored_columns) == ({}, ())
+    assert [row["negative_1"] for row in read_rows] == ["c" if i != line else "" for i in range(300)]
+
+
+def test_negatives_that_begin_late_are_used_in_every_format(tmp_path):
+    table = pa.table({"anchor": ["a", "b"], "positive": ["p", "q"], "negative": [None, "n"]})
+    pq.write_table(table, tmp_path / "p.parquet")
+    (tmp_path / "p.csv").write_text("anchor,positive,negative\na,p,\nb,q,n\n", encoding="utf-8")
+    write_jsonl(
+        tmp_path / "p.jsonl", [{"anchor": "a", "positive": "p"}, {"anchor": "b", "positive": "q", "negative": "n"}]
+    )
+    for name in ("p.parquet", "p.csv", "p.jsonl"):
+        assert [row["negative_1"] for row in read(tmp_path, tmp_path / name)[1]] == ["", "n"]
+
+
+def test_a_second_negative_of_one_late_row_is_used(tmp_path):
+    rows = [{"anchor": "a", "positive": "b", "negative": "c"} for _ in range(200)]
+    rows.append({"anchor": "x", "positive": "y", "negative": "m", "negative_2": "n"})
+    assert [*read(tmp_path, write_jsonl(tmp_path / "p.jsonl", rows))[1][-1].values()] == ["x", "y", "m", "n"]
 
 
 def test_the_rows_of_a_source_stand_together_in_the_order_of_the_sources(tmp_path, monkeypatch):
@@ -152,3 +172,20 @@ def test_an_empty_training_set_is_refused(tmp_path):
     (tmp_path / "p.jsonl").write_text("\n", encoding="utf-8")
     with pytest.raises(DataError, match="no usable pair"):
         read(tmp_path, tmp_path / "p.jsonl")
+
+
+@pytest.mark.parametrize("unseen", ["\u200b", "\ufeff", "\u2060\u200d", "\xad", "\u3164", " \u2800\n", "\x00"])
+@pytest.mark.parametrize("column", ["anchor", "positive", "negative"])
+def test_texts_that_nobody_sees_are_empty(tmp_path, column, unseen):
+    row = {"anchor": "a", "positive": "b", "negative": "c"}
+    path = write_jsonl(tmp_path / "p.jsonl", [row, row | {column: unseen}])
+    if column == "negative":
+        assert read(tmp_path, path)[1][1]["negative_1"] == ""
+    else:
+        assert read(tmp_path, path, max_bad_rows=0.5)[0].rejected == {"empty": 1}
+
+
+def test_signs_and_joiners_stay_in_a_text(tmp_path):
+    texts = ["🚲", "👨\u200d👩\u200d👧 fits", "❤\ufe0f", "می\u200cخواهم", "क\u200dष"]
+    path = write_jsonl(tmp_path / "p.jsonl", [{"anchor": text, "positive": f" {text} "} for text in texts])
+    assert [(row["anchor"], row["positive"]) for row in read(tmp_path, path)[1]] == [(text, text) for text in texts]

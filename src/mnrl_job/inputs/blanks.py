@@ -2,7 +2,7 @@
 
 import re
 
-UNSEEN = re.compile(
+UNSEEN = (
     "["
     r"\s\x00-\x1f\x7f-\x9f"  # white space, control characters
     r"\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u180e\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff\ufff9-\ufffb"
@@ -12,8 +12,35 @@ UNSEEN = re.compile(
     r"\u2800\U0001d159"  # signs without ink: a braille cell without dots, a note without a head
     "]*"
 )
+BLANK = re.compile(UNSEEN)
+
+# What pandas, databases, spreadsheets and scripts write for a missing value: pandas' own list, and others.
+MISSING_VALUES = frozenset(
+    {
+        *("nan", "-nan", "+nan", "none", "null", "(null)", "[null]", "nil", "n/a", "na", "<na>", "#n/a", "#na", "nat"),
+        *("undefined", "\\n", "<null>", "<none>", "#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!"),
+        *("-1.#ind", "1.#ind", "-1.#qnan", "1.#qnan"),
+    }
+)
+LONGEST_WORD = max(map(len, MISSING_VALUES))
 
 
 def is_blank(text: str) -> bool:
     """Whether there is nothing to be seen. What is unseen within a text, such as a joiner, belongs to it."""
-    return UNSEEN.fullmatch(text) is not None
+    return BLANK.fullmatch(text) is not None
+
+
+def trimmed(text: str) -> str:
+    """A text without what is unseen around it."""
+    return text[_unseen(text) : len(text) - _unseen(text[::-1])] if not is_blank(text) else ""
+
+
+def _unseen(text: str) -> int:
+    """How many characters are unseen before the first that is not."""
+    found = BLANK.match(text)
+    return found.end() if found else 0
+
+
+def is_missing_value(text: str) -> bool:
+    """Whether a text is no more than the word that a tool writes where it has no value."""
+    return len(text) <= LONGEST_WORD and text.casefold() in MISSING_VALUES

@@ -3,28 +3,33 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from mnrl_job.errors import DataError
+from mnrl_job.inputs.blanks import trimmed
 from mnrl_job.settings import Settings
 
 KNOWN_PAIRS = (("anchor", "positive"), ("query", "document"), ("question", "answer"), ("query", "pos"))
-NEGATIVE = re.compile(r"negative(_\d+)?|neg|negatives")
-# What FlagEmbedding calls its lists.
-LISTS = ("pos", "neg", "negatives")
+NEGATIVE = re.compile(r"(hard[-_ ]?)?neg(ative)?s?[-_ ]?\d*")
+# A column that is none of these by its name, though it seems to be meant as one.
+SEEMS_NEGATIVE = re.compile(r"(?:.*[^a-z])?neg(?:ative)?s?(?:[^a-z].*)?")
+NO_TEXTS = re.compile(r".*(?:scores?|ids?|ranks?|num|count|sims?|similarity|similarities)")
+SHOWN_NAMES = 30
+
+# The names in a file by what they are without case and surrounding blanks.
+Names = dict[str, list[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
     """The names of the columns that are trained on, as they stand in the file.
 
-    Those in `lists` may hold several texts, or one; negatives among them may be absent.
+    Positives and negatives may be lists of texts; in a column of `written` a list stands as one text.
     """
 
     anchor: str
     positive: str
     negatives: tuple[str, ...]
-    lists: frozenset[str] = frozenset()
+    written: frozenset[str] = frozenset()
 
     def names(self) -> tuple[str, ...]:
         return (self.anchor, self.positive, *self.negatives)
@@ -35,79 +40,105 @@ class Columns:
         return dict(zip(ours, self.names(), strict=True))
 
 
-def find_columns(found: Iterable[str], settings: Settings, where: str, lists: Iterable[str] = ()) -> Columns:
-    """Map column names to their roles. Case and surrounding blanks do not matter.
+def find_columns(found: Iterable[str], settings: Settings, where: str) -> Columns:
+    """Map column names to their roles. Case and surrounding blanks do not matter, unless names differ in nothing else.
 
     Args:
-        found: the columns of one row.
+        found: the columns of all rows.
         settings: name columns whose role their names do not tell.
         where: what messages name.
-        lists: columns that are lists, by any row of the file. Those of negatives need not be among the `found`.
 
     Raises:
         DataError: naming what was found, where anchor or positive are missing or not clear.
     """
-    names = _plain(found)
+    names = _by_plain_name(found)
     anchor, positive = _pair(names, settings, where)
-    negatives = _negatives(_plain(lists) | names, settings, where)
-    columns = Columns(anchor, positive, negatives, frozenset(lists).intersection((positive, *negatives)))
+    columns = Columns(anchor, positive, _negatives(names, settings, where))
     if len(set(columns.names())) < len(columns.names()):
         raise DataError(f"{where}: one column cannot have two roles: {', '.join(columns.names())}")
     return columns
 
 
-def list_columns(rows: Iterable[dict[str, Any]]) -> frozenset[str]:
-    """The columns that hold a list, or whose name says so."""
-    return frozenset(
-        name
-        for row in rows
-        for name, value in row.items()
-        if isinstance(value, list) or name.strip().casefold() in LISTS
-    )
+def find_column(found: Iterable[str], wanted: str, variable: str, where: str) -> str:
+    """The column that a setting names.
+
+    Raises:
+        DataError: there is none, or it is not clear which.
+    """
+    return _named(_by_plain_name(found), wanted, variable, where)
 
 
-def _plain(names: Iterable[str]) -> dict[str, str]:
-    return {name.strip().casefold(): name for name in names}
+def seem_negative(names: Iterable[str]) -> tuple[str, ...]:
+    """Those of some unused columns that may have been meant as negatives."""
+    plain = {name: plain_name(name) for name in names}
+    return tuple(name for name, one in plain.items() if SEEMS_NEGATIVE.fullmatch(one) and not NO_TEXTS.fullmatch(one))
 
 
-def _negatives(names: dict[str, str], settings: Settings, where: str) -> tuple[str, ...]:
+def plain_name(name: str) -> str:
+    return trimmed(name).casefold()
+
+
+def _by_plain_name(found: Iterable[str]) -> Names:
+    names: Names = {}
+    for name in found:
+        names.setdefault(plain_name(name), []).append(name)
+    return names
+
+
+def _only(alike: list[str], wanted: str, where: str) -> str:
+    """The column that is called just so, else the only one that is meant."""
+    if wanted in alike:
+        return wanted
+    if len(alike) > 1:
+        told = ", ".join(map(repr, alike))
+        raise DataError(f"{where}: the columns {told} differ in case or blanks only; rename all but one of them")
+    return alike[0]
+
+
+def _negatives(names: Names, settings: Settings, where: str) -> tuple[str, ...]:
     if settings.negative_columns:
         return tuple(_named(names, name, "MNRL_NEGATIVE_COLUMNS", where) for name in settings.negative_columns)
     matching = (name for name in names if NEGATIVE.fullmatch(name))
-    return tuple(names[name] for name in sorted(matching, key=lambda name: (len(name), name)))
+    return tuple(_only(names[name], name, where) for name in sorted(matching, key=lambda name: (len(name), name)))
 
 
-def _pair(names: dict[str, str], settings: Settings, where: str) -> tuple[str, str]:
+def _pair(names: Names, settings: Settings, where: str) -> tuple[str, str]:
     anchor = positive = None
     if settings.anchor_column:
         anchor = _named(names, settings.anchor_column, "MNRL_ANCHOR_COLUMN", where)
     if settings.positive_column:
         positive = _named(names, settings.positive_column, "MNRL_POSITIVE_COLUMN", where)
     if not (anchor or positive):
-        for known_anchor, known_positive in KNOWN_PAIRS:
-            if known_anchor in names and known_positive in names:
-                return names[known_anchor], names[known_positive]
-    anchor = anchor or _only([names[a] for a, _ in KNOWN_PAIRS if a in names], "anchor", names, where)
-    positive = positive or _only([names[p] for _, p in KNOWN_PAIRS if p in names], "positive", names, where)
-    return anchor, positive
-
-
-def _named(names: dict[str, str], wanted: str, variable: str, where: str) -> str:
-    if wanted.casefold() not in names:
-        raise DataError(f"{where}: {variable}={wanted} is not a column; found {_list(names)}")
-    return names[wanted.casefold()]
-
-
-def _only(candidates: list[str], role: str, names: dict[str, str], where: str) -> str:
-    candidates = list(dict.fromkeys(candidates))
-    if len(candidates) == 1:
-        return candidates[0]
-    known = ", ".join(dict.fromkeys(pair[role == "positive"] for pair in KNOWN_PAIRS))
-    problem = f"several {role} columns ({', '.join(candidates)})" if candidates else f"no {role} column"
-    raise DataError(
-        f"{where}: {problem}; found {_list(names)}; expected one of {known}, or set MNRL_{role.upper()}_COLUMN"
+        for known in KNOWN_PAIRS:
+            if all(name in names for name in known):
+                return _only(names[known[0]], known[0], where), _only(names[known[1]], known[1], where)
+    known_anchors, known_positives = (tuple(dict.fromkeys(side)) for side in zip(*KNOWN_PAIRS, strict=True))
+    return (
+        anchor or _of_role("anchor", known_anchors, names, where),
+        positive or _of_role("positive", known_positives, names, where),
     )
 
 
-def _list(names: dict[str, str]) -> str:
-    return ", ".join(names.values()) or "no columns"
+def _named(names: Names, wanted: str, variable: str, where: str) -> str:
+    plain = plain_name(wanted)
+    if plain not in names:
+        raise DataError(f"{where}: {variable}={wanted} is not a column; found {_list(names)}")
+    return _only(names[plain], wanted, where)
+
+
+def _of_role(role: str, known: tuple[str, ...], names: Names, where: str) -> str:
+    candidates = [name for name in known if name in names]
+    if len(candidates) == 1:
+        return _only(names[candidates[0]], candidates[0], where)
+    several = ", ".join(names[name][0] for name in candidates)
+    problem = f"several {role} columns ({several})" if candidates else f"no {role} column"
+    raise DataError(
+        f"{where}: {problem}; found {_list(names)}; expected one of {', '.join(known)}, "
+        f"or set MNRL_{role.upper()}_COLUMN"
+    )
+
+
+def _list(names: Names) -> str:
+    every = [name for alike in names.values() for name in alike]
+    more = f" and {len(every) - SHOWN_NAMES} more" if len(every) > SHOWN_NAMES else ""
+    return (", ".join(every[:SHOWN_NAMES]) or "no columns") + more

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from mnrl_job.errors import DataError
@@ -39,11 +40,15 @@ class Judged:
         return ()
 
     @property
-    def negatives(self) -> dict[Path, set[int]]:
-        return {self.qrels: {0}}
+    def notes(self) -> tuple[str, ...]:
+        return ()
 
-    def lines(self) -> Iterator[Line]:
-        """Yield the pair of each judgement, nothing for one that is not relevant, or why it is unusable.
+    @property
+    def negatives(self) -> dict[Path, frozenset[int]]:
+        return {self.qrels: frozenset({0})}
+
+    def lines(self) -> Iterator[tuple[str, Line]]:
+        """Yield where each judgement stands with its pair, nothing if it is not relevant, or why it is unusable.
 
         The judgements are read twice, so that only the texts they name need be held.
         """
@@ -54,10 +59,10 @@ class Judged:
                 positives.add(one.document)
         queries: Known = {}
         corpus: Known = {}
-        yield from _collect(self.queries, anchors, queries)
-        yield from _collect(self.corpus, positives, corpus)
+        for bad in chain(_collect(self.queries, anchors, queries), _collect(self.corpus, positives, corpus)):
+            yield bad.where, bad
         for one in read_judgements(self.qrels):
-            yield one if isinstance(one, BadRow) else self._pair(one, queries, corpus)
+            yield one.where, one if isinstance(one, BadRow) else self._pair(one, queries, corpus)
 
     def _pair(self, one: Judgement, queries: Known, corpus: Known) -> Line:
         score = _score(one)

@@ -1,44 +1,28 @@
 """From data files to the training pairs of record: one Arrow file, every rejected row counted and named."""
 
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from mnrl_job.errors import DataError
 from mnrl_job.inputs.fetch import Fetched
 from mnrl_job.inputs.judged import Judged, find_judged
 from mnrl_job.inputs.tabular import Tabular, find_tabular
+from mnrl_job.inputs.taken import check_filter, check_taken
+from mnrl_job.inputs.tally import Tally, enforce
 from mnrl_job.inputs.texts import Texts
 from mnrl_job.records import BadRow, Pairs, SourceRecord
 from mnrl_job.runtime.files import sha256_of
 from mnrl_job.runtime.logs import log, warn
 from mnrl_job.settings import Settings
 
-NAMED_BAD_ROWS = 100
 TEXTS_PER_BATCH = 20_000
 
 Content = Tabular | Judged
-
-
-@dataclass(slots=True)
-class _Tally:
-    """What has been seen so far: lines `read`, and the rows they gave."""
-
-    read: int = 0
-    kept: int = 0
-    not_relevant: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    named: list[BadRow] = field(default_factory=list)
-
-    def reject(self, bad: BadRow) -> None:
-        self.rejected[bad.reason] += 1
-        if len(self.named) < NAMED_BAD_ROWS:
-            self.named.append(bad)
 
 
 def read_pairs(sources: tuple[Fetched, ...], settings: Settings, path: Path) -> Pairs:
@@ -52,7 +36,7 @@ def read_pairs(sources: tuple[Fetched, ...], settings: Settings, path: Path) -> 
         with source.named():
             contents.append(find_judged(source.root) or find_tabular(source.files, settings))
     schema = _schema(_differing_negatives(sources, contents))
-    tally, records = _Tally(), []
+    tally, records = Tally(), []
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for source, content in zip(sources, contents, strict=True):
             before = replace(tally)
@@ -60,7 +44,8 @@ def read_pairs(sources: tuple[Fetched, ...], settings: Settings, path: Path) -> 
                 for batch in _in_batches(_usable_rows(source, content, tally)):
                     writer.write_batch(_record_batch(batch, schema))
             records.append(_source_record(source, content, tally, before))
-    _enforce(tally, settings.max_bad_rows)
+    _check(sources, contents, records, settings)
+    enforce(tally, settings.max_bad_rows)
     return Pairs(
         path=path,
         columns=tuple(schema.names),
@@ -91,16 +76,19 @@ def _differing_negatives(sources: tuple[Fetched, ...], contents: list[Content]) 
     return most > 0
 
 
-def _usable_rows(source: Fetched, content: Content, tally: _Tally) -> Iterator[Texts]:
+def _usable_rows(source: Fetched, content: Content, tally: Tally) -> Iterator[Texts]:
     """Yield the texts of each usable row; count the others in `tally`."""
-    for line in content.lines():
+    for where, line in content.lines():
         tally.read += 1
-        if isinstance(line, BadRow):
+        if line is None:
+            tally.filtered += 1
+        elif isinstance(line, BadRow):
             tally.reject(BadRow(source.as_given(line.where), line.reason, source.as_given(line.detail)))
         else:
             tally.not_relevant += not line
-            tally.kept += len(line)
-            yield from line
+            for texts in line:
+                tally.keep(texts, source, where)
+                yield texts
 
 
 def _in_batches(rows: Iterator[Texts]) -> Iterator[list[Texts]]:
@@ -124,31 +112,27 @@ def _record_batch(rows: list[Texts], schema: pa.Schema) -> pa.RecordBatch:
     return pa.record_batch(columns, schema=schema)
 
 
-def _enforce(tally: _Tally, tolerated: float) -> None:
-    bad = sum(tally.rejected.values())
-    if bad > tolerated * tally.read:
-        first = tally.named[0]
-        raise DataError(
-            f"{first.where}: {first.reason} ({first.detail}); {bad} of {tally.read} rows are unusable "
-            f"({_counts(tally.rejected)}), more than MNRL_MAX_BAD_ROWS={tolerated:g} allows; mend them or raise it"
-        )
-    if not tally.kept:
-        raise DataError(
-            "MNRL_TRAIN_DATA holds no usable pair; expected rows with an anchor and a positive text, "
-            "or judgements with a score above 0"
-        )
-    if bad:
-        warn(f"left out {bad} of {tally.read} rows as unusable: {_counts(tally.rejected)}; see audit.json")
+def _check(
+    sources: tuple[Fetched, ...], contents: list[Content], records: list[SourceRecord], settings: Settings
+) -> None:
+    """Whether the right rows were taken of those sources whose rows have columns; judgements say it themselves."""
+    read = [
+        (content, record) for content, record in zip(contents, records, strict=True) if isinstance(content, Tabular)
+    ]
+    with ExitStack() as stack:
+        for source in sources:
+            stack.enter_context(source.named())
+        check_taken([content for content, _ in read], settings.row_filter)
+        check_filter(read, settings.row_filter)
 
 
-def _counts(rejected: Counter[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in rejected.most_common())
-
-
-def _source_record(source: Fetched, content: Content, tally: _Tally, before: _Tally) -> SourceRecord:
+def _source_record(source: Fetched, content: Content, tally: Tally, before: Tally) -> SourceRecord:
     if content.ignored:
         names = ", ".join(content.ignored)
-        warn(f"{source.name}: left out columns that are neither anchor, positive nor negative: {names}")
+        warn(f"{source.name}: left out columns that are not trained on: {names}")
+    notes = tuple(source.as_given(note) for note in content.notes)
+    for note in notes:
+        warn(f"{source.name}: {note}")
     return SourceRecord(
         name=source.name,
         uri=source.uri,
@@ -159,7 +143,9 @@ def _source_record(source: Fetched, content: Content, tally: _Tally, before: _Ta
         columns=content.columns,
         ignored_columns=content.ignored,
         not_relevant=tally.not_relevant - before.not_relevant,
+        filtered=tally.filtered - before.filtered,
         weight=source.weight,
+        notes=notes,
     )
 
 

@@ -1,36 +1,51 @@
 """Training data whose rows hold their texts, in columns known by name."""
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mnrl_job.errors import DataError
-from mnrl_job.inputs.columns import Columns, find_columns, list_columns
+from mnrl_job.inputs.columns import Columns, find_column, find_columns, seem_negative
+from mnrl_job.inputs.judging import Values, is_judging
 from mnrl_job.inputs.rows import declared_columns, read_rows
+from mnrl_job.inputs.survey import refuse_forms, take_survey, tell_forms
 from mnrl_job.inputs.texts import Line, row_texts
 from mnrl_job.records import BadRow
+from mnrl_job.row_filter import Condition
 from mnrl_job.settings import Settings
-
-ROWS_TO_FIND_COLUMNS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The columns of a file, and how many negatives its usable rows have."""
+    """The columns of a file: all `names`, those with a role, those that judge a row, and the filter's.
 
+    `negatives` are the numbers of negatives that its usable rows have, `notes` what should be told of it.
+    """
+
+    names: tuple[str, ...]
     columns: Columns
-    negatives: set[int]
+    judging: tuple[str, ...]
+    filter: tuple[tuple[str, Condition], ...]
+    negatives: frozenset[int] = frozenset({0})
+    notes: tuple[str, ...] = ()
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        return (*self.columns.names(), *self.judging, *(name for name, _ in self.filter))
 
 
 @dataclass(frozen=True, slots=True)
 class Tabular:
-    """The files of a source whose columns are known; `seen` are the names of all columns read so far."""
+    """The files of a source whose columns are known.
+
+    `values` are what judges the rows that were taken, `asked` what the filter asks for in all rows, by column.
+    """
 
     files: tuple[Path, ...]
     layouts: dict[Path, Layout]
-    seen: set[str] = field(default_factory=set)
+    values: dict[str, Values] = field(default_factory=dict)
+    asked: dict[str, Values] = field(default_factory=dict)
 
     @property
     def columns(self) -> dict[str, str]:
@@ -39,71 +54,88 @@ class Tabular:
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        return tuple(sorted(self.seen.difference(*(layout.columns.names() for layout in self.layouts.values()))))
+        """The columns of any file that have no use there."""
+        unused = (
+            set(layout.names).difference(layout.columns.names(), (name for name, _ in layout.filter))
+            for layout in self.layouts.values()
+        )
+        return tuple(sorted(set().union(*unused)))
 
     @property
-    def negatives(self) -> dict[Path, set[int]]:
+    def negatives(self) -> dict[Path, frozenset[int]]:
         return {file: layout.negatives for file, layout in self.layouts.items()}
 
-    def lines(self) -> Iterator[Line]:
-        """Yield the rows that each row of the files gives, or why it is unusable."""
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What should be told of the files."""
+        meant = seem_negative(self.ignored)
+        told = f"unused columns that seem to hold negatives; name them in MNRL_NEGATIVE_COLUMNS: {', '.join(meant)}"
+        return (*(note for layout in self.layouts.values() for note in layout.notes), *((told,) if meant else ()))
+
+    def lines(self) -> Iterator[tuple[str, Line]]:
+        """Yield where each row of the files stands, with the rows that it gives, or why it gives none."""
         for file in self.files:
             layout = self.layouts.get(file)
-            self.seen.update(declared_columns(file) or ())
-            for line, row in read_rows(file, layout.columns.names() if layout else None):
-                if isinstance(row, BadRow):
-                    yield row
+            for line, row in read_rows(file, layout.used if layout else None):
+                where = f"{file}:{line}"
+                if isinstance(row, BadRow) or layout is None:
+                    yield where, row if isinstance(row, BadRow) else ()
+                elif self._takes(row, layout, where):
+                    for name in layout.judging:
+                        self.values.setdefault(name, Values(name)).add(row.get(name), where)
+                    yield where, row_texts(row, layout.columns, where)
                 else:
-                    self.seen.update(row)
-                    yield row_texts(row, self.layouts[file].columns, f"{file}:{line}")
+                    yield where, None
+
+    def _takes(self, row: dict[str, Any], layout: Layout, where: str) -> bool:
+        taken = True
+        for name, condition in layout.filter:
+            value = row.get(name)
+            self.asked.setdefault(name, Values(name)).add(value, where)
+            try:
+                taken &= condition.holds(value)
+            except TypeError as error:
+                raise DataError(f"{where}: {name} cannot be compared by MNRL_ROW_FILTER={condition}: {error}") from None
+        return taken
 
 
 def find_tabular(files: tuple[Path, ...], settings: Settings) -> Tabular:
-    """Find the columns of each file.
+    """Find the columns of each file, by all of its rows.
 
     Raises:
-        DataError: no row of a file has an anchor and a positive; it tells what the first row has.
+        DataError: a file has no anchor, no positive or no column of the filter, or it is not clear which it is.
     """
     layouts = {file: _layout(file, settings) for file in files}
     return Tabular(files, {file: layout for file, layout in layouts.items() if layout})
 
 
 def _layout(file: Path, settings: Settings) -> Layout | None:
-    """By the first row that has the columns. None for a file without rows, of which nothing needs to be known."""
-    head = _head(file)
-    lists = list_columns(head)
-    problems = []
-    for row in head:
-        try:
-            columns = find_columns(row, settings, str(file), lists)
-        except DataError as problem:
-            problems.append(problem)
-        else:
-            return _counted(file, row, lists, settings) if columns.lists else Layout(columns, {len(columns.negatives)})
-    if problems:
-        raise problems[0]
-    return None
+    """None for a file without rows, of which nothing needs to be known."""
+    declared = tuple(declared_columns(file) or ())
+    survey = take_survey(file, _named(declared, settings, str(file)).used if declared else None)
+    if not survey.names:
+        return None
+    layout = _named(declared or tuple(survey.names), settings, str(file))
+    refuse_forms(layout.columns, survey)
+    written = frozenset(name for name in layout.columns.names() if survey.mostly(name, "list"))
+    layout = replace(
+        layout, columns=replace(layout.columns, written=written), notes=tuple(tell_forms(layout.columns, survey))
+    )
+    return replace(layout, negatives=_count_negatives(file, layout))
 
 
-def _head(file: Path) -> list[dict[str, Any]]:
-    """The first rows; for a format with a schema one row without texts, as its values need not be read."""
-    declared = declared_columns(file)
-    if declared is not None:
-        return [{name: [] if is_list else None for name, is_list in declared.items()}] if declared else []
-    return list(islice((row for _, row in read_rows(file) if isinstance(row, dict)), ROWS_TO_FIND_COLUMNS))
+def _named(names: tuple[str, ...], settings: Settings, where: str) -> Layout:
+    """What the names of the columns tell."""
+    columns = find_columns(names, settings, where)
+    conditions = settings.row_filter.conditions if settings.row_filter else ()
+    asked = tuple((find_column(names, one.column, "MNRL_ROW_FILTER", where), one) for one in conditions)
+    judging = tuple(name for name in names if is_judging(name) and name not in columns.names())
+    return Layout(names, columns, judging, asked)
 
 
-def _counted(file: Path, names: Iterable[str], lists: frozenset[str], settings: Settings) -> Layout:
-    """Read a file with lists once, as only its rows know how many negatives they have, and in which columns."""
-    columns = find_columns(names, settings, str(file), lists)
-    negatives = set()
-    for line, row in read_rows(file, columns.names()):
-        if isinstance(row, BadRow):
-            continue
-        if late := list_columns([row]) - lists:
-            lists |= late
-            columns = find_columns(names, settings, str(file), lists)
-        texts = row_texts(row, columns, f"{file}:{line}")
-        if not isinstance(texts, BadRow):
-            negatives.add(len(texts[0]) - 2)
-    return Layout(columns, negatives)
+def _count_negatives(file: Path, layout: Layout) -> frozenset[int]:
+    """How many negatives its usable rows have: only a row itself knows."""
+    if not layout.columns.negatives:
+        return frozenset({0})
+    rows = (row_texts(row, layout.columns, "") for _, row in read_rows(file, layout.used) if isinstance(row, dict))
+    return frozenset(len(texts[0]) - 2 for texts in rows if not isinstance(texts, BadRow))

@@ -6,22 +6,30 @@ from typing import Any
 from mnrl_job.inputs.blanks import is_blank
 from mnrl_job.inputs.columns import Columns
 from mnrl_job.inputs.formats.common import is_unicode
+from mnrl_job.inputs.written import read_list
 from mnrl_job.records import BadRow
 
 Texts = tuple[str, ...]
-# What one line of a file gives: rows of anchor, positive and negatives, or why there are none.
-Line = tuple[Texts, ...] | BadRow
+# What one line of a file gives: rows of anchor, positive and negatives, or why there are none; None if not asked for.
+Line = tuple[Texts, ...] | BadRow | None
 
 
-def row_texts(row: dict[str, Any], columns: Columns, where: str) -> Line:
+def row_texts(row: dict[str, Any], columns: Columns, where: str) -> tuple[Texts, ...] | BadRow:
     """Each positive of a row with its anchor and all its negatives. One flaw makes the whole row unusable."""
-    cells: list[Texts] = []
-    for name in columns.names():
-        cell = _cell(row, name, columns, where)
-        if isinstance(cell, BadRow):
-            return cell
-        cells.append(cell)
-    (anchor,), positives, *negatives = cells
+    anchor = _anchor(row, columns.anchor, where)
+    if isinstance(anchor, BadRow):
+        return anchor
+    positives = _several(row, columns.positive, columns, where)
+    if isinstance(positives, BadRow):
+        return positives
+    if not positives:
+        return BadRow(where, "empty", f"{columns.positive} is an empty list")
+    negatives: list[Texts] = []
+    for name in columns.negatives:
+        some = () if _is_absent(row.get(name)) else _several(row, name, columns, where)
+        if isinstance(some, BadRow):
+            return some
+        negatives.append(some)
     return tuple((anchor, positive, *chain.from_iterable(negatives)) for positive in positives)
 
 
@@ -38,18 +46,27 @@ def usable(value: object, name: str, where: str) -> str | BadRow:
     return value.strip()
 
 
-def _cell(row: dict[str, Any], name: str, columns: Columns, where: str) -> Texts | BadRow:
-    value = row.get(name)
-    listed = name in columns.lists
-    if listed and value is None and name != columns.positive:
-        return ()
+def _is_absent(value: object) -> bool:
+    """Whether a row has no negative in a column: none is written there, or nothing."""
+    return value is None or (isinstance(value, str) and is_blank(value))
+
+
+def _anchor(row: dict[str, Any], name: str, where: str) -> str | BadRow:
+    return usable(row[name], name, where) if name in row else _missing(row, name, where)
+
+
+def _several(row: dict[str, Any], name: str, columns: Columns, where: str) -> Texts | BadRow:
+    """The texts of a column: those of a list, else the one."""
     if name not in row:
-        return BadRow(where, "missing column", name)
-    if not (listed and isinstance(value, list)):
+        return _missing(row, name, where)
+    value = row[name]
+    if name in columns.written and isinstance(value, str) and not is_blank(value):
+        value = read_list(value)
+        if value is None:
+            return BadRow(where, "not a list", f"{name} is no list of texts, as it is in other rows")
+    if not isinstance(value, list):
         text = usable(value, name, where)
         return text if isinstance(text, BadRow) else (text,)
-    if not value and name == columns.positive:
-        return BadRow(where, "empty", f"{name} is an empty list")
     texts: list[str] = []
     for index, member in enumerate(value):
         text = usable(member, f"{name}[{index}]", where)
@@ -57,3 +74,7 @@ def _cell(row: dict[str, Any], name: str, columns: Columns, where: str) -> Texts
             return text
         texts.append(text)
     return tuple(texts)
+
+
+def _missing(row: dict[str, Any], name: str, where: str) -> BadRow:
+    return BadRow(where, "missing column", f"{name}; the row has {', '.join(row) or 'none'}")

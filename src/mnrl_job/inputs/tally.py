@@ -1,0 +1,91 @@
+"""What reading has seen so far, and whether it is enough to go on."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+
+from mnrl_job.errors import DataError
+from mnrl_job.inputs.blanks import is_missing_value
+from mnrl_job.inputs.fetch import Fetched
+from mnrl_job.inputs.texts import Texts
+from mnrl_job.records import BadRow
+from mnrl_job.runtime.logs import warn
+
+NAMED_BAD_ROWS = 100
+TOLD_BAD_ROWS = 10
+
+
+@dataclass(slots=True)
+class Tally:
+    """Lines `read`, and the rows they gave; `filtered` were not asked for, `missing` texts say that there is none."""
+
+    read: int = 0
+    kept: int = 0
+    not_relevant: int = 0
+    filtered: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    named: list[BadRow] = field(default_factory=list)
+    missing: int = 0
+    first_missing: str = ""
+
+    def reject(self, bad: BadRow) -> None:
+        self.rejected[bad.reason] += 1
+        if len(self.named) < NAMED_BAD_ROWS:
+            self.named.append(bad)
+
+    def keep(self, texts: Texts, source: Fetched, where: str) -> None:
+        self.kept += 1
+        for text in texts:
+            if is_missing_value(text):
+                self.missing += 1
+                self.first_missing = self.first_missing or f"{text!r} at {source.as_given(where)}"
+
+    @property
+    def counts(self) -> str:
+        return ", ".join(f"{count} {reason}" for reason, count in self.rejected.most_common())
+
+
+def enforce(tally: Tally, tolerated: float) -> None:
+    """Stop where more rows are unusable than may be, or none is left; tell what else is wrong with them.
+
+    Raises:
+        DataError: naming the first bad row; the first ten are told before.
+    """
+    bad, asked = sum(tally.rejected.values()), tally.read - tally.filtered
+    if bad and bad / asked > tolerated:
+        first = tally.named[0]
+        for row in tally.named[:TOLD_BAD_ROWS] if bad > 1 else ():
+            warn(f"unusable row: {row.where}: {row.reason} ({row.detail})")
+        raise DataError(
+            f"{first.where}: {first.reason} ({first.detail}); {bad} of {asked} rows are unusable ({tally.counts}), "
+            f"more than MNRL_MAX_BAD_ROWS={tolerated:g} allows; {_remedy(bad, asked)}",
+            {
+                "rejected": dict(tally.rejected),
+                "rejected_rows": [str(row.where) for row in tally.named[:TOLD_BAD_ROWS]],
+            },
+        )
+    if not tally.kept:
+        raise DataError(
+            "MNRL_TRAIN_DATA holds no usable pair; expected rows with an anchor and a positive text, "
+            "or judgements with a score above 0"
+        )
+    if bad:
+        warn(f"left out {bad} of {asked} rows as unusable: {tally.counts}; see audit.json")
+    if tally.missing:
+        warn(
+            f"{tally.missing} texts are what tools write for a missing value, the first is {tally.first_missing}; "
+            "they are trained on; take their rows out where they say nothing"
+        )
+
+
+def sufficient_ratio(bad: int, rows: int) -> float:
+    """The least `MNRL_MAX_BAD_ROWS` of few digits that tolerates so many bad rows."""
+    digits: int = 1 - math.floor(math.log10(bad / rows))
+    scale = 10.0**digits
+    return math.ceil(bad / rows * scale) / scale
+
+
+def _remedy(bad: int, rows: int) -> str:
+    if bad == rows:
+        return "mend them"
+    return f"mend them, or set MNRL_MAX_BAD_ROWS={sufficient_ratio(bad, rows):g} to leave them out"
