@@ -9,7 +9,8 @@ from typing import Any, Protocol
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.beir import Passage, find_parts, id_of, passage_of, read_judgements
 from mnrl_job.inputs.formats.common import is_unicode
-from mnrl_job.inputs.rows import DAMAGE, open_bytes, read_rows
+from mnrl_job.inputs.formats.opening import DAMAGE, open_bytes
+from mnrl_job.inputs.rows import read_rows
 from mnrl_job.inputs.texts import usable
 from mnrl_job.records import BadRow
 

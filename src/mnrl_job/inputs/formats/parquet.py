@@ -9,12 +9,15 @@ import pyarrow.parquet as pq
 
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.formats.common import Row, check_names
+from mnrl_job.inputs.formats.opening import HEAD, packing, refuse_foreign
 
 ROWS_PER_BATCH = 10_000
+MAGIC = b"PAR1"
 
 
 def parquet_columns(path: Path) -> dict[str, bool]:
     """The columns by the schema, and whether each holds lists; none for a file without rows. No value is read."""
+    check_parquet(path)
     with pq.ParquetFile(path) as file:
         schema = file.schema_arrow
         check_names(schema.names, str(path))
@@ -23,6 +26,7 @@ def parquet_columns(path: Path) -> dict[str, bool]:
 
 def parquet_rows(path: Path, columns: Collection[str] | None) -> Iterator[Row]:
     """Yield each row, counted from 1, with those of the `columns` that the file has; all of them where None."""
+    check_parquet(path)
     count = 0
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         names = file.schema_arrow.names
@@ -35,6 +39,19 @@ def parquet_rows(path: Path, columns: Collection[str] | None) -> Iterator[Row]:
                 yield count, {name: column[index] for name, column in zip(wanted, values, strict=True)}
         if count != file.metadata.num_rows:
             raise EOFError(f"it holds {count} rows of {file.metadata.num_rows}")
+
+
+def check_parquet(path: Path) -> None:
+    """Refuse a file of another kind under this name.
+
+    Raises:
+        DataError: it tells what the file is.
+    """
+    with path.open("rb") as handle:
+        head = handle.read(HEAD)
+    if packing(head):
+        raise DataError(f"{path}: the file is compressed as a whole; unpack it, Parquet compresses its columns itself")
+    refuse_foreign(path, head, MAGIC)
 
 
 def _holds_lists(kind: pa.DataType) -> bool:
