@@ -36,8 +36,8 @@ LONGEST_PAUSE_SECONDS = 20.0
 MOST_PARTS = 10_000
 # Another conditional write was under way.
 IN_THE_WAY = {"ConditionalRequestConflict", "OperationAborted"}
-# The body arrived as something else than was sent.
-SPOILED = {"BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody"}
+# The body arrived as something else than was sent; of one in parts, some S3-likes then forget the others.
+SPOILED = {"BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody", "NoSuchUpload"}
 
 Result = TypeVar("Result")
 
@@ -138,7 +138,8 @@ class S3Store:
 
     def create(self, key: str, source: Path | bytes) -> Entry | None:
         if not isinstance(source, bytes) and source.stat().st_size > PIECE:
-            return self._create_in_parts(key, source)
+            with self._failures(key):
+                return self._unspoiled(lambda: self._create_in_parts(key, source))
         body = source if isinstance(source, bytes) else source.read_bytes()
 
         def send(condition: Any) -> str:
@@ -214,16 +215,14 @@ class S3Store:
         size = path.stat().st_size
         step = max(PIECE // 2, -(-size // MOST_PARTS))
         target: Any = {"Bucket": self.bucket, "Key": self._key(key)}
-        with self._failures(key):
-            target["UploadId"] = self.client.create_multipart_upload(**target)["UploadId"]
+        target["UploadId"] = self.client.create_multipart_upload(**target)["UploadId"]
 
         def send(number: int) -> "CompletedPartTypeDef":
-            with self._failures(key), path.open("rb") as handle:
+            with path.open("rb") as handle:
                 handle.seek((number - 1) * step)
                 body = handle.read(step)
-                piece: Any = {"PartNumber": number, "Body": body, "ContentMD5": content_md5(body)}
-                part = self._unspoiled(lambda: self.client.upload_part(**target, **piece))
-                return {"PartNumber": number, "ETag": part["ETag"]}
+            part = self.client.upload_part(**target, PartNumber=number, Body=body, ContentMD5=content_md5(body))
+            return {"PartNumber": number, "ETag": part["ETag"]}
 
         def complete(condition: Any) -> str:
             parts: CompletedMultipartUploadTypeDef = {"Parts": sent}
