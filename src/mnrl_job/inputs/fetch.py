@@ -8,10 +8,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import chain
+from pathlib import Path, PurePosixPath
 
 from mnrl_job.errors import DataError, DeniedError, JobError, MissingError
 from mnrl_job.inputs.formats.common import is_unicode
+from mnrl_job.inputs.table_formats import local_logs, refuse_tables, remote_logs
 from mnrl_job.runtime.files import storage_error
 from mnrl_job.runtime.storage import Entry, Store, is_hub_id, is_remote, local_path, open_store, split_revision
 from mnrl_job.runtime.storage.transfer import download
@@ -192,6 +194,8 @@ def _locate(source: Source, variable: str) -> Located:
             file.open("rb").close()
             if not is_unicode(str(file)):
                 raise DataError(f"{variable}: the file name {os.fsencode(file)!r} is not UTF-8; rename it")
+    files = [file.absolute() for file in found.files]
+    refuse_tables([*map(str, files)], local_logs(files), f"{variable}: {source.uri}")
     return found
 
 
@@ -235,17 +239,35 @@ def _locate_remote(source: Source, variable: str, addressing_style: str) -> Loca
     base = S3 + f"{bucket}/{folder}".strip("/")
     store = open_store(base, variable, addressing_style)
     if name and (entry := store.entry(name)):
-        return Located(source.name, source.uri, store=store, base=base, entries=(entry,))
+        found = Located(source.name, source.uri, store=store, base=base, entries=(entry,))
+        return _not_of_a_table(found, [], variable, addressing_style)
     store = store.child(name) if name else store
-    entries = _visible(store)
+    listed = list(store.entries())
     wild = WILD.search(key)
-    if entries or not wild:
-        return Located(source.name, source.uri, store=store, base=source.uri.rstrip("/"), entries=tuple(entries))
+    if listed or not wild:
+        base = source.uri.rstrip("/")
+        found = Located(source.name, source.uri, store=store, base=base, entries=tuple(_visible(listed)))
+        return _not_of_a_table(found, listed, variable, addressing_style)
     folder, _, name = key[: wild.start()].rpartition("/")
     base = S3 + f"{bucket}/{folder}".strip("/")
     store = open_store(base, variable, addressing_style)
-    entries = _matched(_visible(store, name), key.removeprefix(folder).lstrip("/"))
-    return Located(source.name, source.uri, store=store, base=base, entries=tuple(entries))
+    listed = list(store.entries(name))
+    entries = _matched(_visible(listed), key.removeprefix(folder).lstrip("/"))
+    found = Located(source.name, source.uri, store=store, base=base, entries=tuple(entries))
+    return _not_of_a_table(found, listed, variable, addressing_style)
+
+
+def _not_of_a_table(found: Located, listed: list[Entry], variable: str, addressing_style: str) -> Located:
+    """What was found, unless a log that was `listed` or stands above rules over it.
+
+    Raises:
+        DataError: it does.
+    """
+    bucket, prefix = bucket_and_prefix(found.base, variable)
+    root, base = open_store(S3 + bucket, variable, addressing_style), PurePosixPath(prefix)
+    logs = chain((str(base / entry.key) for entry in listed), remote_logs(root, base / "any"))
+    refuse_tables([str(base / entry.key) for entry in found.entries], logs, f"{variable}: {found.uri}")
+    return found
 
 
 def _matched(entries: list[Entry], pattern: str) -> list[Entry]:
@@ -264,8 +286,8 @@ def _readings(pattern: str) -> Iterator[str]:
             yield "/".join([*map(glob.escape, levels[:count]), *levels[count:]])
 
 
-def _visible(store: Store, prefix: str = "") -> list[Entry]:
-    return [entry for entry in store.entries(prefix) if not _hidden(entry.key)]
+def _visible(entries: list[Entry]) -> list[Entry]:
+    return [entry for entry in entries if not _hidden(entry.key)]
 
 
 def _glob_pattern(pattern: str) -> re.Pattern[str]:

@@ -8,6 +8,7 @@ from typing import Any
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.columns import Columns, find_column, find_columns, seem_negative
 from mnrl_job.inputs.judging import Values, is_judging
+from mnrl_job.inputs.partitions import Partition, partitions_of
 from mnrl_job.inputs.rows import declared_columns, read_rows
 from mnrl_job.inputs.survey import refuse_forms, take_survey, tell_forms
 from mnrl_job.inputs.texts import Line, row_texts
@@ -39,11 +40,13 @@ class Layout:
 class Tabular:
     """The files of a source whose columns are known.
 
-    `values` are what judges the rows that were taken, `asked` what the filter asks for in all rows, by column.
+    `partitions` are the columns in the names of their folders; a file's own go before. `values` are what judges the
+    rows that were taken, `asked` what the filter asks for in all rows, by column.
     """
 
     files: tuple[Path, ...]
     layouts: dict[Path, Layout]
+    partitions: dict[Path, Partition]
     values: dict[str, Values] = field(default_factory=dict)
     asked: dict[str, Values] = field(default_factory=dict)
 
@@ -75,12 +78,12 @@ class Tabular:
     def lines(self) -> Iterator[tuple[str, Line]]:
         """Yield where each row of the files stands, with the rows that it gives, or why it gives none."""
         for file in self.files:
-            layout = self.layouts.get(file)
+            layout, partition = self.layouts.get(file), self.partitions[file]
             for line, row in read_rows(file, layout.used if layout else None):
                 where = f"{file}:{line}"
                 if isinstance(row, BadRow) or layout is None:
                     yield where, row if isinstance(row, BadRow) else ()
-                elif self._takes(row, layout, where):
+                elif self._takes(row := partition | row if partition else row, layout, where):
                     for name in layout.judging:
                         self.values.setdefault(name, Values(name)).add(row.get(name), where)
                     yield where, row_texts(row, layout.columns, where)
@@ -105,17 +108,19 @@ def find_tabular(files: tuple[Path, ...], settings: Settings) -> Tabular:
     Raises:
         DataError: a file has no anchor, no positive or no column of the filter, or it is not clear which it is.
     """
-    layouts = {file: _layout(file, settings) for file in files}
-    return Tabular(files, {file: layout for file, layout in layouts.items() if layout})
+    partitions = partitions_of(files)
+    layouts = {file: _layout(file, partitions[file], settings) for file in files}
+    return Tabular(files, {file: layout for file, layout in layouts.items() if layout}, partitions)
 
 
-def _layout(file: Path, settings: Settings) -> Layout | None:
+def _layout(file: Path, partition: Partition, settings: Settings) -> Layout | None:
     """None for a file without rows, of which nothing needs to be known."""
     declared = tuple(declared_columns(file) or ())
-    survey = take_survey(file, _named(declared, settings, str(file)).used if declared else None)
+    own = _named(declared, partition, settings, str(file)).used if declared else None
+    survey = take_survey(file, own)
     if not survey.names:
         return None
-    layout = _named(declared or tuple(survey.names), settings, str(file))
+    layout = _named(declared or tuple(survey.names), partition, settings, str(file))
     refuse_forms(layout.columns, survey)
     written = frozenset(name for name in layout.columns.names() if survey.mostly(name, "list"))
     layout = replace(
@@ -124,9 +129,10 @@ def _layout(file: Path, settings: Settings) -> Layout | None:
     return replace(layout, negatives=_count_negatives(file, layout))
 
 
-def _named(names: tuple[str, ...], settings: Settings, where: str) -> Layout:
-    """What the names of the columns tell."""
-    columns = find_columns(names, settings, where)
+def _named(own: tuple[str, ...], partition: Partition, settings: Settings, where: str) -> Layout:
+    """What the names of the columns tell; texts stand in the file's own, never in the name of a folder."""
+    names = tuple(dict.fromkeys((*own, *partition)))
+    columns = find_columns(own, settings, where)
     conditions = settings.row_filter.conditions if settings.row_filter else ()
     asked = tuple((find_column(names, one.column, "MNRL_ROW_FILTER", where), one) for one in conditions)
     judging = tuple(name for name in names if is_judging(name) and name not in columns.names())
