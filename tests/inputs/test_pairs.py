@@ -130,7 +130,7 @@ def test_a_row_without_a_negative_has_none_and_the_others_keep_theirs(tmp_path, 
     rows[line] = {"anchor": "a", "positive": "b"} | absent
     pairs, read_rows = read(tmp_path, write_jsonl(tmp_path / "p.jsonl", rows))
     assert (pairs.rejected, pairs.sources[0].ignored_columns) == ({}, ())
-    assert [row["negative_1"] for row in read_rows] == ["c" if i != line else "" for i in range(300)]
+    assert [row["negatives"] for row in read_rows] == [["c"] if i != line else [] for i in range(300)]
 
 
 def test_negatives_that_begin_late_are_used_in_every_format(tmp_path):
@@ -141,13 +141,13 @@ def test_negatives_that_begin_late_are_used_in_every_format(tmp_path):
         tmp_path / "p.jsonl", [{"anchor": "a", "positive": "p"}, {"anchor": "b", "positive": "q", "negative": "n"}]
     )
     for name in ("p.parquet", "p.csv", "p.jsonl"):
-        assert [row["negative_1"] for row in read(tmp_path, tmp_path / name)[1]] == ["", "n"]
+        assert [row["negatives"] for row in read(tmp_path, tmp_path / name)[1]] == [[], ["n"]]
 
 
 def test_a_second_negative_of_one_late_row_is_used(tmp_path):
     rows = [{"anchor": "a", "positive": "b", "negative": "c"} for _ in range(200)]
     rows.append({"anchor": "x", "positive": "y", "negative": "m", "negative_2": "n"})
-    assert [*read(tmp_path, write_jsonl(tmp_path / "p.jsonl", rows))[1][-1].values()] == ["x", "y", "m", "n"]
+    assert [*read(tmp_path, write_jsonl(tmp_path / "p.jsonl", rows))[1][-1].values()] == ["x", "y", ["m", "n"]]
 
 
 def test_the_rows_of_a_source_stand_together_in_the_order_of_the_sources(tmp_path, monkeypatch):
@@ -180,7 +180,7 @@ def test_texts_that_nobody_sees_are_empty(tmp_path, column, unseen):
     row = {"anchor": "a", "positive": "b", "negative": "c"}
     path = write_jsonl(tmp_path / "p.jsonl", [row, row | {column: unseen}])
     if column == "negative":
-        assert read(tmp_path, path)[1][1]["negative_1"] == ""
+        assert read(tmp_path, path)[1][1]["negatives"] == []
     else:
         assert read(tmp_path, path, max_bad_rows=0.5)[0].rejected == {"empty": 1}
 
