@@ -24,9 +24,10 @@ from tests.inputs.conftest import read
 )
 def test_columns_are_found_by_name_whatever_their_order(tmp_path, header, anchor, positive):
     path = tmp_path / "pairs.csv"
-    path.write_text(f"{header}\n{header.lower()}\n", encoding="utf-8")
+    texts = ",".join(f"the {name.strip()}" for name in header.split(","))
+    path.write_text(f"{header}\n{texts}\n", encoding="utf-8")
     pairs, rows = read(tmp_path, path)
-    assert rows == [{"anchor": anchor.strip().lower(), "positive": positive.strip().lower()}]
+    assert rows == [{"anchor": f"the {anchor.strip()}", "positive": f"the {positive.strip()}"}]
     assert pairs.sources[0].columns == {"anchor": anchor, "positive": positive}
 
 

@@ -51,11 +51,15 @@ SOME = [{"anchor": f"wie geht das {i}", "positive": f"so geht das: {i} 日本"} 
 @pytest.mark.parametrize("compression", COMPRESSORS)
 @pytest.mark.parametrize("suffix", ENCODERS)
 @given(rows=ROWS)
-def test_what_was_written_is_read_back(suffix, compression, rows):
+def test_what_was_written_is_read_back_or_refused_where_it_could_be_other_rows(suffix, compression, rows):
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"pairs{suffix}{compression}"
         path.write_bytes(COMPRESSORS[compression](ENCODERS[suffix](rows)))
-        assert [row for _, row in read_rows(path)] == rows
+        try:
+            assert [row for _, row in read_rows(path)] == rows
+        except DataError as refused:
+            assert suffix != ".jsonl"
+            assert "quotation marks" in str(refused)  # noqa: PT017
 
 
 @given(rows=ROWS)
@@ -168,9 +172,9 @@ def with_two_columns_of_one_name():
     [
         ("pairs.xlsx", b"PK", "unknown format .xlsx"),
         ("pairs", b"text", "unknown format without a suffix"),
-        ("pairs.jsonl.gz", b"not gzip", "damaged"),
+        ("pairs.jsonl.gz", b"no gzip\xff", "damaged"),
         ("pairs.jsonl.gz", gzip.compress(b'{"a": "b"}\n' * 1000, mtime=0)[:-9], "damaged"),
-        ("pairs.jsonl.zst", b"not zstd", "damaged"),
+        ("pairs.jsonl.zst", b"no zstd\xff", "damaged"),
         ("pairs.jsonl.zst", b"", "an empty file is no archive"),
         ("pairs.csv.gz", b"", "an empty file is no archive"),
         ("pairs.parquet", b"not parquet", "damaged"),
@@ -178,7 +182,7 @@ def with_two_columns_of_one_name():
         ("pairs.csv", b"a,a\nx,y\n", "two columns share a name"),
         ("pairs.csv", "größe,frage\na,b\n".encode("latin-1"), r":1: the column name b'gr\\xf6\\xdfe' is not UTF-8"),
         ("pairs.tsv", "anchor\tpositive\tgröße\na\tb\t1\n".encode("latin-1"), ":1: the column name .*save the file as"),
-        ("pairs.csv", "anchor,positive\na,b\n".encode("utf-16"), ":1: the column name .* is not UTF-8"),
+        ("pairs.csv", "anchor,positive\na,b\n".encode("utf-16"), "UTF-16 text; save it as UTF-8"),
         ("pairs.csv", "anchor,positive\na,b\n".encode("utf-16-be"), ":1: the column name .* is not UTF-8"),
         ("pairs.parquet", with_two_columns_of_one_name(), "two columns share a name; found a, a"),
         ("pairs.json", b'[{"a": 1}]', "a JSON array"),

@@ -56,7 +56,10 @@ def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
         if packed and not head:
             raise EOFError("an empty file is no archive")
         # An HTTP client that unpacks what it fetches keeps the name.
-        kind = packing(head) or ("" if _is_text(head) else packed)
+        kind = packing(head)
+        if not kind:
+            refuse_foreign(path, head)
+            kind = "" if _is_text(head) else packed
         for _ in range(MOST_LAYERS):
             if not kind:
                 break
@@ -92,7 +95,7 @@ def packing(head: bytes) -> str:
 
 def _unpacked(stream: io.BufferedReader, kind: str) -> io.BufferedReader:
     if kind == ".gz":
-        return io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(fileobj=stream)))
+        return io.BufferedReader(cast("io.RawIOBase", gzip.GzipFile(fileobj=stream, mode="rb")))
     return io.BufferedReader(pa.CompressedInputStream(stream, "zstd"))
 
 

@@ -1,0 +1,36 @@
+"""Columns in the names of folders count as those of the files."""
+
+import pytest
+
+from mnrl_job.errors import DataError
+from mnrl_job.inputs.partitions import partitions_of
+from mnrl_job.settings import Settings
+from tests.conftest import write_pairs
+from tests.inputs.conftest import read
+
+
+def partitioned(folder, column="split"):
+    write_pairs(folder / f"data/{column}=train/a.jsonl", [("a", "b"), ("c", "d")])
+    write_pairs(folder / f"data/{column}=test/a.jsonl", [("e", "f")])
+    return folder / "data"
+
+
+def test_only_folders_that_tell_files_apart_count(tmp_path):
+    files = tuple(sorted(partitioned(tmp_path / "day=1").rglob("*.jsonl")))
+    assert list(partitions_of(files).values()) == [{"split": "test"}, {"split": "train"}]
+    assert partitions_of(files[:1]) == {files[0]: {}}
+
+
+def test_a_folder_of_another_part_of_the_data_is_never_trained_on_in_silence(tmp_path):
+    data = partitioned(tmp_path)
+    with pytest.raises(DataError, match=r"split.*MNRL_ROW_FILTER"):
+        read(tmp_path, data)
+    _, rows = read(tmp_path, data, row_filter="split=train")
+    assert [row["anchor"] for row in rows] == ["a", "c"]
+
+
+def test_a_column_that_judges_nothing_is_left_out(tmp_path):
+    pairs, rows = read(tmp_path, partitioned(tmp_path, "date"))
+    assert len(rows) == 3
+    assert [source.ignored_columns for source in pairs.sources] == [("date",)]
+    assert Settings().row_filter is None
