@@ -2,12 +2,12 @@
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from mnrl_job.errors import DataError
-from mnrl_job.inputs.blanks import is_missing_value
 from mnrl_job.inputs.fetch import Fetched
 from mnrl_job.inputs.texts import Texts
+from mnrl_job.missing_values import is_missing_value
 from mnrl_job.records import BadRow
 from mnrl_job.runtime.logs import warn
 
@@ -61,7 +61,7 @@ def enforce(tally: Tally, tolerated: float) -> None:
             f"more than MNRL_MAX_BAD_ROWS={tolerated:g} allows; {_remedy(bad, asked)}",
             {
                 "rejected": dict(tally.rejected),
-                "rejected_rows": [str(row.where) for row in tally.named[:TOLD_BAD_ROWS]],
+                "rejected_rows": [asdict(row) for row in tally.named[:TOLD_BAD_ROWS]],
             },
         )
     if not tally.kept:
