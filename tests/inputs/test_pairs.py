@@ -27,9 +27,11 @@ from tests.inputs.conftest import read
 )
 def test_columns_are_found_by_name_whatever_their_order(tmp_path, header, anchor, positive):
     path = tmp_path / "pairs.csv"
-    path.write_text(f"{header}\n{header.lower()}\n", encoding="utf-8")
+    path.write_text(f"{header}\n{header.lower().replace(',', ' 1,')} 1\n", encoding="utf-8")
     pairs, rows = read(tmp_path, path)
-    assert rows == [{"anchor": anchor.strip().lower(), "positive": positive.strip().lower()}]
+    assert [" ".join(text.split()) for text in rows[0].values()] == [
+        f"{name.strip().lower()} 1" for name in (anchor, positive)
+    ]
     assert pairs.sources[0].columns == {"anchor": anchor, "positive": positive}
 
 
@@ -112,7 +114,7 @@ def test_files_may_differ_in_their_number_of_negatives_and_the_log_says_so(tmp_p
         {"anchor": "a", "positive": "b", "negatives": []},
         {"anchor": "c", "positive": "d", "negatives": ["e", "f"]},
     ]
-    said = f"rows have from 0 (in {none}) to 2 (in {two}) negatives; each is trained with those that it has"
+    said = f"rows have from 0 (as at {none}:1) to 2 (as at {two}:1) negatives; 1 of 2 have none; "
     assert said in caplog.text
 
 
