@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mnrl_job.errors import SettingsError
 from mnrl_job.row_filter import OPERATORS, Condition, RowFilter, parse_row_filter
+from mnrl_job.runtime.attempt import hash_of
 from mnrl_job.settings import Settings
 from mnrl_job.settings_reader import read_settings
 
@@ -98,6 +99,12 @@ def test_a_filter_is_read_back_from_its_text_and_reaches_the_workers(conditions)
     assert parse_row_filter(str(wanted)) == wanted
     settings = Settings(row_filter=wanted)
     assert Settings.model_validate(settings.model_dump(mode="json")) == settings
+
+
+def test_a_run_with_another_filter_is_another_run():
+    hashes = {hash_of(Settings(row_filter=one)) for one in (None, "all", "label>=1", "label>=2", "label>1")}
+    assert len(hashes) == 5
+    assert hash_of(Settings(row_filter="label==1")) == hash_of(Settings(row_filter=" label = 1.0"))
 
 
 @pytest.mark.parametrize(

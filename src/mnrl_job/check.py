@@ -180,7 +180,9 @@ def check_data(
             findings.passed("fetch", f"{located.remote_bytes / 1e6:.1f} MB in {took:.1f} s, size and checksum verified")
         eval_sets = read_eval_sets(inputs, place.scratch, settings.max_bad_rows)
         read = read_pairs(inputs.train, settings, place.scratch / "pairs.arrow")
-        findings.passed("rows", f"{read.rows} pairs from {read.rows_read} rows, {sum(read.rejected.values())} rejected")
+        rejected = f"{sum(read.rejected.values())} rejected"
+        filtered = f", {read.filtered} left out by MNRL_ROW_FILTER" if read.filtered else ""
+        findings.passed("rows", f"{read.rows} pairs from {read.rows_read} rows, {rejected}{filtered}")
         for swapped in find_swapped(read, eval_sets):
             findings.add(swapped_columns(swapped))
         prepared = None

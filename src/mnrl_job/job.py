@@ -77,7 +77,11 @@ def train_together(settings: Settings, place: Attempt, others: Meeting) -> Finis
         with clock("prepare"):
             eval_sets = read_eval_sets(inputs, place.scratch, settings.max_bad_rows)
             read = read_pairs(inputs.train, settings, place.scratch / "pairs.arrow")
-            log(f"read {read.rows} pairs from {len(inputs.train)} source(s)", rejected=read.rejected)
+            log(
+                f"read {read.rows} pairs from {len(inputs.train)} source(s)",
+                rejected=read.rejected,
+                filtered=read.filtered,
+            )
             prepared = prepare(settings, place, read, eval_sets, nodes.count * devices.workers)
             check_eval_names(settings, prepared.eval_sets)
         task = worker_task(settings, place, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)

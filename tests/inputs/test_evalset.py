@@ -245,7 +245,7 @@ def test_a_document_that_cannot_be_used_is_named_and_left_out_where_that_is_tole
     told = f"{folder}/corpus.jsonl:3: {reason} ({detail}"
     assert str(caught.value).startswith(told)
     assert "1 of 3 documents" in str(caught.value)
-    assert "set MNRL_MAX_BAD_ROWS=0.3334 " in str(caught.value)
+    assert "set MNRL_MAX_BAD_ROWS=0.34 " in str(caught.value)
     with pytest.raises(DataError):
         read(folder, tmp_path / "out", 0.333)
     eval_set = read(folder, tmp_path / "out", 0.3334)
@@ -296,3 +296,13 @@ def test_the_same_of_a_json_file(tmp_path):
 def test_a_part_with_nothing_usable_is_refused_whatever_is_tolerated(tmp_path):
     with pytest.raises(DataError, match=r"corpus.jsonl:1: empty .*2 of 2 documents cannot be used .*; mend them$"):
         read(beir(tmp_path / "set", corpus={"d1": "", "d2": ""}), tmp_path / "out", 1.0)
+
+
+def test_words_for_missing_values_are_told_with_the_first(tmp_path, caplog):
+    corpus = CORPUS | {"d3": "nan", "d4": " N/A ", "d5": "nan bread"}
+    assert read(beir(tmp_path / "set", corpus=corpus), tmp_path / "out").documents == 5
+    assert (
+        "documents of set: 2 texts are what tools write for a missing value, the first is 'nan' under the id 'd3'"
+        in (caplog.text)
+    )
+    assert "queries of set" not in caplog.text

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.blanks import is_blank
+from mnrl_job.runtime.tables import read_table
 from tests.conftest import write_jsonl
 from tests.inputs.conftest import read
 
@@ -108,7 +109,7 @@ def test_sources_may_differ_in_their_number_of_negatives_and_the_log_says_so(tmp
         ("q", "p", []),
         ("r", "s", ["1", "2", "3"]),
     ]
-    assert f"rows have from 0 (in {lists}) to 3 (in {lists}) negatives" in caplog.text
+    assert f"rows have from 0 (as at {lists}:1) to 3 (as at {lists}:2) negatives; 1 of 3 have none" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_bad_lines_are_weighed_against_lines_and_not_against_the_rows_they_give(
 def test_negatives_of_bad_lines_are_none(tmp_path):
     lines = [{"query": "q", "pos": ["p"]}, {"query": "q", "pos": [], "neg": ["1", "2", "3"]}]
     pairs, _ = read(tmp_path, write_jsonl(tmp_path / "p.jsonl", lines), max_bad_rows=0.5)
-    assert pairs.columns == ("anchor", "positive")
+    assert pairs.columns == ("anchor", "positive") == tuple(read_table(pairs.path).column_names)
 
 
 def test_what_columns_are_known_is_told_without_repeating_a_name(tmp_path):

@@ -5,8 +5,11 @@ import logging
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mnrl_job.errors import DataError
+from mnrl_job.inputs.tally import sufficient_ratio
 from mnrl_job.setting_types import Source
 from tests.conftest import write_jsonl
 from tests.inputs.conftest import read
@@ -110,7 +113,7 @@ def test_files_may_differ_in_their_number_of_negatives_and_the_log_says_so(tmp_p
         {"anchor": "a", "positive": "b", "negatives": []},
         {"anchor": "c", "positive": "d", "negatives": ["e", "f"]},
     ]
-    said = f"rows have from 0 (in {none}) to 2 (in {two}) negatives; each is trained with those that it has"
+    said = f"rows have from 0 (as at {none}:1) to 2 (as at {two}:1) negatives; 1 of 2 have none; "
     assert said in caplog.text
 
 
@@ -190,3 +193,50 @@ def test_signs_and_joiners_stay_in_a_text(tmp_path):
     texts = ["🚲", "👨\u200d👩\u200d👧 fits", "❤\ufe0f", "می\u200cخواهم", "क\u200dष"]
     path = write_jsonl(tmp_path / "p.jsonl", [{"anchor": text, "positive": f" {text} "} for text in texts])
     assert [(row["anchor"], row["positive"]) for row in read(tmp_path, path)[1]] == [(text, text) for text in texts]
+
+
+def test_the_first_ten_bad_rows_are_named_with_the_ratio_to_set(tmp_path, caplog):
+    rows = [{"anchor": "a", "positive": "b" if i % 4 else ""} for i in range(64)]
+    path = write_jsonl(tmp_path / "p.jsonl", rows)
+    with pytest.raises(DataError, match=r"p.jsonl:1: empty .*16 of 64 rows .*set MNRL_MAX_BAD_ROWS=0.25 to") as caught:
+        read(tmp_path, path)
+    named = [f"{path}:{line}" for line in range(1, 41, 4)]
+    assert [record.getMessage().split(": ")[1] for record in caplog.records] == named
+    assert [row["where"] for row in caught.value.details["rejected_rows"]] == named
+    assert read(tmp_path, path, max_bad_rows=0.25)[0].rows == 48
+
+
+def test_where_all_rows_are_bad_no_ratio_is_told_to_help(tmp_path):
+    path = write_jsonl(tmp_path / "p.jsonl", [{"anchor": "", "positive": "b"}] * 3)
+    with pytest.raises(DataError) as caught:
+        read(tmp_path, path)
+    assert "=1" not in str(caught.value)
+
+
+@given(rows=st.integers(2, 10**7), share=st.floats(0, 1))
+def test_the_ratio_that_is_told_is_enough_and_hardly_more(rows, share):
+    bad = min(rows - 1, max(1, int(share * rows)))
+    ratio = sufficient_ratio(bad, rows)
+    told = float(f"{ratio:g}")
+    assert bad / rows <= told <= min(1, 1.11 * bad / rows)
+
+
+@pytest.mark.parametrize(
+    "word", ["nan", "NaN", "None", "null", "NULL", "N/A", "#N/A", "<NA>", "NaT", "undefined", "\\N"]
+)
+@pytest.mark.parametrize("column", ["anchor", "positive", "negative"])
+def test_words_for_missing_values_are_told_with_their_count_and_first_line(tmp_path, caplog, column, word):
+    rows = [{"anchor": f"a{i}", "positive": f"p{i}", "negative": f"n{i}"} for i in range(5)]
+    rows[2][column] = rows[4][column] = f" {word} "
+    pairs, _ = read(tmp_path, write_jsonl(tmp_path / "p.jsonl", rows))
+    assert (pairs.rows, pairs.rejected) == (5, {})
+    assert (
+        f"2 texts are what tools write for a missing value, the first is {word!r} at {tmp_path}/p.jsonl:3"
+        in caplog.text
+    )
+
+
+@pytest.mark.parametrize("text", ["none of them", "Nan's bread", "null and void", "no", "-", "banana"])
+def test_texts_that_begin_or_look_like_such_words_are_texts(tmp_path, caplog, text):
+    read(tmp_path, write_jsonl(tmp_path / "p.jsonl", [{"anchor": "a", "positive": text}]))
+    assert "missing value" not in caplog.text

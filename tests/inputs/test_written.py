@@ -29,6 +29,10 @@ def test_lists_are_read_as_programs_write_them(write, texts):
     assert form_of(f" {write(texts)}\n") == "list"
 
 
+def test_a_list_in_json_is_read_by_the_rules_of_json():
+    assert read_list(r'["a\/b", "\ud83d\ude00"]') == ["a/b", "😀"]
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -179,6 +179,7 @@ def audit() -> dict[str, Any]:
     example = [{"anchor": EVIL, "positive": f"{EVIL} answer"}]
     rejected = [{"where": f"{EVIL}.tsv:9", "reason": "unknown id", "detail": "there is no document 'd9'"}]
     return {
+        "rows_filtered": 7,
         "rejected": {"empty": 20, EVIL: 1},
         "rejected_rows": [{"where": f"{EVIL}.jsonl:7", "reason": "empty", "detail": EVIL}],
         "leakage": {"policy": "remove", "rows": 4, "by_eval_set": {"faq": 4}, "examples": example},

@@ -12,6 +12,7 @@ def content():
         "rows_to_train_on": 90,
         "rows_held_out": 5,
         "negatives_held_out": 2,
+        "rows_filtered": 7,
         "rejected": {"empty": 2},
         "sources": [{"name": "faq", "uri": "s3://b/faq.jsonl", "rows": 100}],
         "leakage": {
@@ -55,6 +56,7 @@ def test_the_page_shows_what_matters_and_nothing_that_is_not_there(content):
     for line in (
         "100 faq (s3://b/faq.jsonl)",
         "2 rejected: empty",
+        "7 not taken by MNRL_ROW_FILTER",
         "5 also in eval set test (remove)",
         "a leaked question",
         "2 negatives that are held out elsewhere; they are not used as negatives",
@@ -98,13 +100,19 @@ def test_what_a_terminal_would_obey_is_not_sent_to_it(content):
 
 def test_a_page_of_flawless_data_shows_its_counts_alone(content):
     nothing = {"rows": 0, "examples": []}
-    content |= {"rejected": {}, "rows_held_out": 0, "negatives_held_out": 0, "oddities": {"html": nothing}}
+    content |= {
+        "rows_filtered": 0,
+        "rejected": {},
+        "rows_held_out": 0,
+        "negatives_held_out": 0,
+        "oddities": {"html": nothing},
+    }
     content["leakage"] |= {"rows": 0, "by_eval_set": {"test": 0}, "examples": []}
     content["skew"] = {"most_rows_of_one": 1, "top": [{"rows": 1, "text": "single"}]}
     content["near_duplicates"] = {"groups": 0, "texts": 0, "largest": 1, "examples": []}
     content["contradictions"] = {"negatives": 0, "examples": []}
     shown = page(content)
-    for absent in ("rejected", "eval set", "held out", "single", "negatives that", "Odd texts"):
+    for absent in ("rejected", "MNRL_ROW_FILTER", "eval set", "held out", "single", "negatives that", "Odd texts"):
         assert absent not in shown
     assert [one.status for one in audit_findings(content)] == ["passed", "passed"]
 

@@ -156,12 +156,30 @@ def test_innocent_texts_are_not_odd():
         "«café», 20°±2° à 5×10² £",
         "one\u00a0two",
     ]
-    assert odd(*innocent) == {"mojibake": 0, "html": 0, "one_word_positives": 0, "anchor_equals_positive": 0}
+    assert odd(*innocent) == {
+        "mojibake": 0,
+        "html": 0,
+        "one_word_positives": 0,
+        "words_for_missing_values": 0,
+        "anchor_equals_positive": 0,
+    }
 
 
 def test_markup_one_word_and_a_pair_of_one_text_are_odd():
     found = odd("see <a href='x'>here</a>", "a &nbsp; b", "<BR/>line one", "it&#x27;s fine", "password", "question")
-    assert found == {"mojibake": 0, "html": 4, "one_word_positives": 2, "anchor_equals_positive": 1}
+    assert found == {
+        "mojibake": 0,
+        "html": 4,
+        "one_word_positives": 2,
+        "words_for_missing_values": 0,
+        "anchor_equals_positive": 1,
+    }
+
+
+def test_words_for_missing_values_are_counted_as_whole_texts():
+    words = ["nan", "None", "NULL", "<NA>", "#N/A", "n/a", "NaT", "\\N", "#REF!", "undefined"]
+    others = ["none of them", "nan bread", "(none", "a\nnull", "N", "#N/A?"]
+    assert odd(*words, *others)["words_for_missing_values"] == len(words)
 
 
 def test_examples_are_few_and_short():

@@ -14,16 +14,6 @@ UNSEEN = (
 )
 BLANK = re.compile(UNSEEN)
 
-# What pandas, databases, spreadsheets and scripts write for a missing value: pandas' own list, and others.
-MISSING_VALUES = frozenset(
-    {
-        *("nan", "-nan", "+nan", "none", "null", "(null)", "[null]", "nil", "n/a", "na", "<na>", "#n/a", "#na", "nat"),
-        *("undefined", "\\n", "<null>", "<none>", "#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!"),
-        *("-1.#ind", "1.#ind", "-1.#qnan", "1.#qnan"),
-    }
-)
-LONGEST_WORD = max(map(len, MISSING_VALUES))
-
 
 def is_blank(text: str) -> bool:
     """Whether there is nothing to be seen. What is unseen within a text, such as a joiner, belongs to it."""
@@ -39,8 +29,3 @@ def _unseen(text: str) -> int:
     """How many characters are unseen before the first that is not."""
     found = BLANK.match(text)
     return found.end() if found else 0
-
-
-def is_missing_value(text: str) -> bool:
-    """Whether a text is no more than the word that a tool writes where it has no value."""
-    return len(text) <= LONGEST_WORD and text.casefold() in MISSING_VALUES

@@ -11,6 +11,8 @@ from mnrl_job.errors import DataError
 from mnrl_job.inputs.beir import Passage
 from mnrl_job.inputs.eval_layouts import Graded, Layout, find_layout
 from mnrl_job.inputs.fetch import Fetched
+from mnrl_job.inputs.tally import remedy
+from mnrl_job.missing_values import is_missing_value
 from mnrl_job.records import BadRow, EvalSet
 from mnrl_job.runtime.files import sha256_of
 from mnrl_job.runtime.logs import log, warn
@@ -60,11 +62,9 @@ class _Part:
             warn(f"{one.where}: {one.reason} ({one.detail})")
         if refused:
             first = self.bad_rows[0]
-            enough = -(-bad * 10_000 // self.read) / 10_000
-            remedy = f", or set MNRL_MAX_BAD_ROWS={enough:g} to leave them out" if bad < self.read else ""
             raise DataError(
                 f"{first.where}: {first.reason} ({first.detail}); {bad} of {self.read} {self.name} cannot be used "
-                f"({self.counts}), MNRL_MAX_BAD_ROWS is {tolerated:g}; mend them{remedy}"
+                f"({self.counts}), MNRL_MAX_BAD_ROWS is {tolerated:g}; {remedy(bad, self.read)}"
             )
         if bad:
             warn(f"left out {bad} of {self.read} {self.name} of {self.source.name} as unusable: {self.counts}")
@@ -107,6 +107,8 @@ def read_evalset(source: Fetched, folder: Path, max_bad_rows: float = 0.0) -> Ev
             f"{source.name}: {len(content.own)} of {len(content.queries)} queries stand in the corpus themselves, "
             "under their own ids; none is ranked among its own answers"
         )
+    _tell_missing_values(f"queries of {source.name}", content.queries)
+    _tell_missing_values(f"documents of {source.name}", content.corpus)
     written = write_evalset(
         source.name, source.uri, folder, content.queries, content.corpus, content.grades, content.own
     )
@@ -118,6 +120,13 @@ def read_evalset(source: Fetched, folder: Path, max_bad_rows: float = 0.0) -> Ev
         rejected=dict(sum((part.rejected for part in parts), Counter())),
         bad_rows=tuple(bad_rows[:NAMED_BAD_ROWS]),
     )
+
+
+def _tell_missing_values(name: str, texts: Texts) -> None:
+    words = [identifier for identifier, text in texts.items() if is_missing_value(text)]
+    if words:
+        first = f"the first is {texts[words[0]]!r} under the id {words[0]!r}"
+        warn(f"{name}: {len(words)} texts are what tools write for a missing value, {first}")
 
 
 def write_evalset(

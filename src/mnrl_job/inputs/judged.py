@@ -44,8 +44,8 @@ class Judged:
         return ()
 
     @property
-    def negatives(self) -> dict[Path, frozenset[int]]:
-        return {self.qrels: frozenset({0})}
+    def has_negatives(self) -> bool:
+        return False
 
     def lines(self) -> Iterator[tuple[str, Line]]:
         """Yield where each judgement stands with its pair, nothing if it is not relevant, or why it is unusable.

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ from mnrl_job.inputs.tally import Tally, enforce
 from mnrl_job.inputs.texts import Texts
 from mnrl_job.records import BadRow, Pairs, SourceRecord
 from mnrl_job.runtime.files import sha256_of
-from mnrl_job.runtime.logs import log, warn
+from mnrl_job.runtime.logs import warn
+from mnrl_job.runtime.tables import read_table, write_table
 from mnrl_job.settings import Settings
 
 TEXTS_PER_BATCH = 20_000
@@ -35,7 +35,7 @@ def read_pairs(sources: tuple[Fetched, ...], settings: Settings, path: Path) -> 
     for source in sources:
         with source.named():
             contents.append(find_judged(source.root) or find_tabular(source.files, settings))
-    schema = _schema(_differing_negatives(sources, contents))
+    schema = _schema(any(content.has_negatives for content in contents))
     tally, records = Tally(), []
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for source, content in zip(sources, contents, strict=True):
@@ -46,34 +46,19 @@ def read_pairs(sources: tuple[Fetched, ...], settings: Settings, path: Path) -> 
             records.append(_source_record(source, content, tally, before))
     _check(sources, contents, records, settings)
     enforce(tally, settings.max_bad_rows)
+    tally.tell_negatives()
+    negatives = any(tally.negatives)
+    if not negatives:
+        _drop_negatives(path)
     return Pairs(
         path=path,
-        columns=tuple(schema.names),
+        columns=tuple(_schema(negatives).names),
         rows=tally.kept,
         rows_read=tally.read,
         rejected=dict(tally.rejected),
         bad_rows=tuple(tally.named),
         sources=tuple(records),
     )
-
-
-def _differing_negatives(sources: tuple[Fetched, ...], contents: list[Content]) -> bool:
-    """Whether any row has negatives; where rows differ in how many, the log says so."""
-    negatives = {
-        source.as_given(str(file)): counts
-        for source, content in zip(sources, contents, strict=True)
-        for file, counts in content.negatives.items()
-        if counts
-    }
-    most = max(chain.from_iterable(negatives.values()), default=0)
-    least = min(chain.from_iterable(negatives.values()), default=0)
-    if least < most:
-        named = {number: next(file for file in negatives if number in negatives[file]) for number in (least, most)}
-        log(
-            f"rows have from {least} (in {named[least]}) to {most} (in {named[most]}) negatives; "
-            "each is trained with those that it has"
-        )
-    return most > 0
 
 
 def _usable_rows(source: Fetched, content: Content, tally: Tally) -> Iterator[Texts]:
@@ -124,6 +109,15 @@ def _check(
             stack.enter_context(source.named())
         check_taken([content for content, _ in read], settings.row_filter)
         check_filter(read, settings.row_filter)
+
+
+def _drop_negatives(path: Path) -> None:
+    """Take the column out where only rows that are not used have some."""
+    table = read_table(path)
+    if "negatives" in table.column_names:
+        smaller = path.with_name(path.name + ".partial")
+        write_table(smaller, table.drop_columns(["negatives"]))
+        smaller.replace(path)
 
 
 def _source_record(source: Fetched, content: Content, tally: Tally, before: Tally) -> SourceRecord:

@@ -8,6 +8,7 @@ from pathlib import Path
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.columns import Columns
 from mnrl_job.inputs.rows import read_rows
+from mnrl_job.inputs.texts import is_absent
 from mnrl_job.inputs.written import OPENERS, Form, form_of
 from mnrl_job.records import BadRow
 
@@ -16,11 +17,12 @@ from mnrl_job.records import BadRow
 class Survey:
     """The columns of all rows, in the order they first appear, and how their texts are written.
 
-    `texts` counts those of each column, `forms` those of them that are a value as a program writes it; `first` names
-    the first row with such a one.
+    `filled` are those that hold anything in some row. `texts` counts those of each column, `forms` those of them that
+    are a value as a program writes it; `first` names the first row with such a one.
     """
 
     names: dict[str, None] = field(default_factory=dict)
+    filled: set[str] = field(default_factory=set)
     texts: Counter[str] = field(default_factory=Counter)
     forms: Counter[tuple[str, Form]] = field(default_factory=Counter)
     first: dict[tuple[str, Form], str] = field(default_factory=dict)
@@ -39,6 +41,8 @@ def take_survey(path: Path, columns: Collection[str] | None = None) -> Survey:
         if not row.keys() <= survey.names.keys():
             survey.names.update(dict.fromkeys(row))
         for name, value in row.items():
+            if name not in survey.filled and not is_absent(value):
+                survey.filled.add(name)
             if type(value) is str and value:
                 survey.texts[name] += 1
                 if value[0] in OPENERS and (form := form_of(value)):

@@ -21,14 +21,14 @@ from mnrl_job.settings import Settings
 class Layout:
     """The columns of a file: all `names`, those with a role, those that judge a row, and the filter's.
 
-    `negatives` are the numbers of negatives that its usable rows have, `notes` what should be told of it.
+    `has_negatives` tells whether any row holds one, `notes` what should be told of the file.
     """
 
     names: tuple[str, ...]
     columns: Columns
     judging: tuple[str, ...]
     filter: tuple[tuple[str, Condition], ...]
-    negatives: frozenset[int] = frozenset({0})
+    has_negatives: bool = False
     notes: tuple[str, ...] = ()
 
     @property
@@ -65,8 +65,8 @@ class Tabular:
         return tuple(sorted(set().union(*unused)))
 
     @property
-    def negatives(self) -> dict[Path, frozenset[int]]:
-        return {file: layout.negatives for file, layout in self.layouts.items()}
+    def has_negatives(self) -> bool:
+        return any(layout.has_negatives for layout in self.layouts.values())
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -126,7 +126,7 @@ def _layout(file: Path, partition: Partition, settings: Settings) -> Layout | No
     layout = replace(
         layout, columns=replace(layout.columns, written=written), notes=tuple(tell_forms(layout.columns, survey))
     )
-    return replace(layout, negatives=_count_negatives(file, layout))
+    return replace(layout, has_negatives=not survey.filled.isdisjoint(layout.columns.negatives))
 
 
 def _named(own: tuple[str, ...], partition: Partition, settings: Settings, where: str) -> Layout:
@@ -137,11 +137,3 @@ def _named(own: tuple[str, ...], partition: Partition, settings: Settings, where
     asked = tuple((find_column(names, one.column, "MNRL_ROW_FILTER", where), one) for one in conditions)
     judging = tuple(name for name in names if is_judging(name) and name not in columns.names())
     return Layout(names, columns, judging, asked)
-
-
-def _count_negatives(file: Path, layout: Layout) -> frozenset[int]:
-    """How many negatives its usable rows have: only a row itself knows."""
-    if not layout.columns.negatives:
-        return frozenset({0})
-    rows = (row_texts(row, layout.columns, "") for _, row in read_rows(file, layout.used) if isinstance(row, dict))
-    return frozenset(len(texts[0]) - 2 for texts in rows if not isinstance(texts, BadRow))

@@ -2,14 +2,14 @@
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from mnrl_job.errors import DataError
-from mnrl_job.inputs.blanks import is_missing_value
 from mnrl_job.inputs.fetch import Fetched
 from mnrl_job.inputs.texts import Texts
+from mnrl_job.missing_values import is_missing_value
 from mnrl_job.records import BadRow
-from mnrl_job.runtime.logs import warn
+from mnrl_job.runtime.logs import log, warn
 
 NAMED_BAD_ROWS = 100
 TOLD_BAD_ROWS = 10
@@ -25,6 +25,8 @@ class Tally:
     filtered: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     named: list[BadRow] = field(default_factory=list)
+    negatives: Counter[int] = field(default_factory=Counter)
+    first_negatives: dict[int, str] = field(default_factory=dict)
     missing: int = 0
     first_missing: str = ""
 
@@ -35,10 +37,21 @@ class Tally:
 
     def keep(self, texts: Texts, source: Fetched, where: str) -> None:
         self.kept += 1
+        self.negatives[len(texts) - 2] += 1
+        if len(texts) - 2 not in self.first_negatives:
+            self.first_negatives[len(texts) - 2] = source.as_given(where)
         for text in texts:
             if is_missing_value(text):
                 self.missing += 1
                 self.first_missing = self.first_missing or f"{text!r} at {source.as_given(where)}"
+
+    def tell_negatives(self) -> None:
+        """Where rows differ in how many they have, the log says so."""
+        least, most = min(self.negatives), max(self.negatives)
+        if least < most:
+            told = " to ".join(f"{one} (as at {self.first_negatives[one]})" for one in (least, most))
+            none = f"; {self.negatives[0]} of {self.kept} have none" if self.negatives[0] else ""
+            log(f"rows have from {told} negatives{none}; each is trained with those that it has")
 
     @property
     def counts(self) -> str:
@@ -58,10 +71,10 @@ def enforce(tally: Tally, tolerated: float) -> None:
             warn(f"unusable row: {row.where}: {row.reason} ({row.detail})")
         raise DataError(
             f"{first.where}: {first.reason} ({first.detail}); {bad} of {asked} rows are unusable ({tally.counts}), "
-            f"more than MNRL_MAX_BAD_ROWS={tolerated:g} allows; {_remedy(bad, asked)}",
+            f"more than MNRL_MAX_BAD_ROWS={tolerated:g} allows; {remedy(bad, asked)}",
             {
                 "rejected": dict(tally.rejected),
-                "rejected_rows": [str(row.where) for row in tally.named[:TOLD_BAD_ROWS]],
+                "rejected_rows": [asdict(row) for row in tally.named[:TOLD_BAD_ROWS]],
             },
         )
     if not tally.kept:
@@ -85,7 +98,8 @@ def sufficient_ratio(bad: int, rows: int) -> float:
     return math.ceil(bad / rows * scale) / scale
 
 
-def _remedy(bad: int, rows: int) -> str:
+def remedy(bad: int, rows: int) -> str:
+    """What to do about so many bad rows."""
     if bad == rows:
         return "mend them"
     return f"mend them, or set MNRL_MAX_BAD_ROWS={sufficient_ratio(bad, rows):g} to leave them out"

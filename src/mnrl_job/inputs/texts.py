@@ -26,7 +26,7 @@ def row_texts(row: dict[str, Any], columns: Columns, where: str) -> tuple[Texts,
         return BadRow(where, "empty", f"{columns.positive} is an empty list")
     negatives: list[Texts] = []
     for name in columns.negatives:
-        some = () if _is_absent(row.get(name)) else _several(row, name, columns, where)
+        some = () if is_absent(row.get(name)) else _several(row, name, columns, where)
         if isinstance(some, BadRow):
             return some
         negatives.append(some)
@@ -46,9 +46,9 @@ def usable(value: object, name: str, where: str) -> str | BadRow:
     return value.strip()
 
 
-def _is_absent(value: object) -> bool:
-    """Whether a row has no negative in a column: none is written there, or nothing."""
-    return value is None or (isinstance(value, str) and is_blank(value))
+def is_absent(value: object) -> bool:
+    """Whether a row has no negative in a column: nothing stands there, a blank text, or an empty list."""
+    return value is None or value == [] or (isinstance(value, str) and is_blank(value))
 
 
 def _anchor(row: dict[str, Any], name: str, where: str) -> str | BadRow:

@@ -61,6 +61,8 @@ def page(audit: dict[str, Any]) -> str:
 def _rows(audit: dict[str, Any]) -> list[str]:
     lines = [f"{one['rows']:>9,}  {one['name']} ({one['uri']})" for one in audit["sources"]]
     lines += [f"{count:>9,}  rejected: {reason}" for reason, count in audit["rejected"].items()]
+    filtered = audit["rows_filtered"]
+    lines += [f"{filtered:>9,}  not taken by MNRL_ROW_FILTER"] if filtered else []
     leakage = audit["leakage"]
     for name, count in leakage["by_eval_set"].items():
         lines += [f"{count:>9,}  also in eval set {name} ({leakage['policy']})"] if count else []

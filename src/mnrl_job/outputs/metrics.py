@@ -132,6 +132,7 @@ def _train_data(read: Pairs | None, training: Training | None) -> TrainData | No
     return {
         "rows_read": read.rows_read,
         "rows_used": training.rows_used,
+        "filtered": read.filtered,
         "rejected": read.rejected,
         "sources": [{"name": one.name, "uri": one.uri, "rows": one.rows, "sha256": one.sha256} for one in read.sources],
     }

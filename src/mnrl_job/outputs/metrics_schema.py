@@ -59,10 +59,14 @@ class Source(TypedDict):
 
 
 class TrainData(TypedDict):
-    """`rows_used` are those a batch was made of; `rejected` are counted by reason."""
+    """`rows_used` are those a batch was made of; `MNRL_ROW_FILTER` does not take the `filtered`.
+
+    Those `rejected` are counted by reason.
+    """
 
     rows_read: int
     rows_used: int
+    filtered: int
     rejected: dict[str, int]
     sources: list[Source]
 

@@ -42,6 +42,7 @@ def audit(read: Pairs, trained: Pairs, found: Groups, leaks: Leaks, eval_sets: S
     removed = len(leaked) if leaks.policy == "remove" else 0
     return {
         "rows_read": read.rows_read,
+        "rows_filtered": read.filtered,
         "rows_usable": read.rows,
         "rows_removed_as_leaked": removed,
         "rows_held_out": read.rows - trained.rows - removed,

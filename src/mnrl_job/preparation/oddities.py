@@ -1,5 +1,6 @@
 """Texts that look broken in any language: wrongly decoded, with markup, of one word."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from mnrl_job.missing_values import MISSING_VALUES
 from mnrl_job.preparation.texts import UNSPACED
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.runtime.tables import take
@@ -30,6 +32,8 @@ MOJIBAKE = "|".join(
 )
 TAGS = "a|b|body|br|code|div|em|h[1-6]|head|html|i|img|li|ol|p|pre|script|span|strong|style|table|td|th|tr|u|ul"
 HTML = rf"(?i)</?(?:{TAGS})(?:\s[^<>]*)?/?>|&(?:amp|lt|gt|quot|nbsp|apos|#\d+|#x[\da-f]+);"
+# pandas, databases, spreadsheets and scripts write these where there is no value.
+NO_VALUE = rf"(?i)^(?:{'|'.join(re.escape(word) for word in sorted(MISSING_VALUES))})$"
 # Not where a script writes no blanks between words.
 ONE_WORD = rf"^[^\s\pZ{UNSPACED}]+$"
 
@@ -41,6 +45,7 @@ def find_oddities(table: pa.Table) -> dict[str, Any]:
         "mojibake": _either(anchor, positive, MOJIBAKE),
         "html": _either(anchor, positive, HTML),
         "one_word_positives": _matches(positive, ONE_WORD),
+        "words_for_missing_values": _either(anchor, positive, NO_VALUE),
         "anchor_equals_positive": np.asarray(pc.equal(anchor, positive)),
     }
     return {

@@ -1,0 +1,16 @@
+"""Words that tools write for a value they do not have. They may be texts, so they are told of, not refused."""
+
+# What pandas, databases, spreadsheets and scripts write for a missing value: pandas' own list, and others.
+MISSING_VALUES = frozenset(
+    {
+        *("nan", "-nan", "+nan", "none", "null", "(null)", "[null]", "nil", "n/a", "na", "<na>", "#n/a", "#na", "nat"),
+        *("undefined", "\\n", "<null>", "<none>", "#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!"),
+        *("-1.#ind", "1.#ind", "-1.#qnan", "1.#qnan"),
+    }
+)
+LONGEST_WORD = max(map(len, MISSING_VALUES))
+
+
+def is_missing_value(text: str) -> bool:
+    """Whether a text is no more than such a word."""
+    return len(text) <= LONGEST_WORD and text.casefold() in MISSING_VALUES
