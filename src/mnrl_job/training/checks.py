@@ -73,9 +73,9 @@ class CollapseAlarm:
     """Notices when embeddings become useless, over the last 5 logged steps.
 
     The positive is no longer found: the in-batch accuracy is at most twice that of guessing, after it had been more
-    than that in the first 5. Or unrelated documents look alike: their mean cosine similarity is 0.95 or more, and was
-    less in the first step, whose batch the base model embedded. Of a model that began with more than that, a tenth of
-    the distance to 1 may be left; one that began with 0.99 had nothing to lose.
+    than that in the first 5. Or unrelated documents look alike: their mean cosine similarity is 0.95 or more, and at
+    most a fifth is left of its distance to 1 in the first step, whose batch the base model embedded. A model that began
+    with 0.99 had nothing to lose.
     """
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ def _too_alike(at_first: float) -> float:
     """The mean similarity of unrelated documents from which they look alike, where it was `at_first` before."""
     if at_first >= ALIKE_BEFORE:
         return math.inf
-    return ALIKE if at_first < ALIKE else 1 - (1 - at_first) / 10
+    return max(ALIKE, 1 - (1 - at_first) / 5)
 
 
 def _mean(values: list[float | None]) -> float:
