@@ -13,6 +13,7 @@ from mnrl_job.errors import DataError
 from mnrl_job.inputs.formats.opening import open_bytes
 from mnrl_job.inputs.formats.quotes import QUOTE_RULE
 
+CHUNK = 1 << 20
 SEPARATORS = (";", "\t", ",", "|")
 # What Excel writes before the header.
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[\r\n]*')
@@ -60,8 +61,8 @@ def find_dialect(path: Path, usual: str) -> Dialect:
         header = text.readline() if named else first
         separator = named[1] if named else _separator(header, usual)
         skipped = 1 if named else 0
-        fields = header.count("\t") + 1
-        if separator != "\t" or '"' in header or not _stands_unquoted(text, fields):
+        may_be_plain = separator == "\t" and '"' not in header and _marks_open_texts(path)
+        if not may_be_plain or not _stands_unquoted(text, header.count("\t") + 1):
             return Dialect(separator, quoted=True, skipped=skipped)
     _refuse_ambiguous(path, skipped)
     return Dialect(separator, quoted=False, skipped=skipped)
@@ -81,6 +82,18 @@ def _columns(header: str, separator: str) -> int:
         return 1
 
 
+def _marks_open_texts(path: Path) -> bool:
+    """Whether a quotation mark stands at the beginning of any text; a look at the bytes is quick."""
+    before = b"\n"
+    with open_bytes(path) as handle:
+        while chunk := handle.read(CHUNK):
+            piece = before + chunk
+            if any(opening in piece for opening in (b'\t"', b'\n"', b'\r"')):
+                return True
+            before = chunk[-1:]
+    return False
+
+
 def _stands_unquoted(lines: Iterable[str], fields: int) -> bool:
     """Whether all lines are rows, some quotation mark opens a text without closing it, and none is doubled."""
     opened = False
@@ -90,10 +103,9 @@ def _stands_unquoted(lines: Iterable[str], fields: int) -> bool:
             return False
         if '"' in line:
             for text in line.split("\t"):
-                if not QUOTED.fullmatch(text):
-                    opened |= text.startswith('"')
-                elif '""' in text:
+                if not text.strip('" ') or (QUOTED.fullmatch(text) and '""' in text):
                     return False
+                opened |= text.startswith('"') and not QUOTED.fullmatch(text)
     return opened
 
 

@@ -1,9 +1,7 @@
 """Quotation marks of separated values: those with a blank before them, and those that would swallow rows."""
 
 import csv
-import re
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from mnrl_job.errors import DataError
@@ -20,7 +18,7 @@ def without_blanks(values: list[str], raw: list[str], separator: str, columns: i
         separator: of the fields.
         columns: how many fields there are to be; otherwise they stay as they are.
     """
-    if not any(_blank_before_mark(separator).search(line) for line in raw):
+    if not any(text.startswith(" ") and text.lstrip(" ").startswith('"') for text in values):
         return values
     try:
         records = list(csv.reader(raw, delimiter=separator, skipinitialspace=True, strict=True))
@@ -28,11 +26,6 @@ def without_blanks(values: list[str], raw: list[str], separator: str, columns: i
         return values
     plain = [[text.strip() for text in texts] for texts in (values, records[0])]
     return values if len(records) > 1 or len(records[0]) != columns or plain[0] == plain[1] else records[0]
-
-
-@cache
-def _blank_before_mark(separator: str) -> re.Pattern[str]:
-    return re.compile(f'(?:^|{re.escape(separator)}) +"')
 
 
 @dataclass(slots=True)
@@ -50,11 +43,13 @@ class SwallowedRows:
 
     def look(self, line: int, fields: int, raw: list[str]) -> None:
         """Take note of a record with quotation marks: its first line, how many fields it has, and all its lines."""
+        if self.is_quoted:
+            return
         rows = sum(map(self._is_row, raw)) if len(raw) > 1 else 0
         if rows > 1 and 2 * rows > sum(1 for text in raw if text.strip()):
             self.doubtful = self.doubtful or line
         elif fields == self.columns:
-            self.is_quoted |= len(raw) > 1 or '""' in raw[0] or raw[0].count(self.separator) >= fields
+            self.is_quoted = len(raw) > 1 or '""' in raw[0] or raw[0].count(self.separator) >= fields
 
     def check(self) -> None:
         """At the end of the file.
