@@ -70,7 +70,7 @@ TRICKY = {
     (3, 0): '"five" he said',
     (4, 1): '"six"',
     (5, 1): "a tab\tand\na line break",
-    (6, 0): "a\nb\tc",
+    (6, 1): "a\nb\tc",
     (7, 1): "def f(x):\n\treturn x\n\n\treturn 0",
     (8, 1): "Dear all,\nhello, you\nbye, you",
     (9, 1): "milk; eggs, bread | salt",
@@ -91,7 +91,7 @@ def test_what_spreadsheets_write_is_read_as_written(tmp_path, quoting, separator
         assert read(tmp_path, name, text) == rows
 
 
-@pytest.mark.parametrize("changes", [{place: text} for place, text in TRICKY.items() if place != (6, 0)])
+@pytest.mark.parametrize("changes", [{place: text} for place, text in TRICKY.items() if place != (6, 1)])
 @pytest.mark.parametrize(("name", "separator"), [("p.tsv", "\t"), ("p.csv", ",")])
 def test_one_text_that_needs_its_quotation_marks_is_enough(tmp_path, name, separator, changes):
     assert read(tmp_path, name, quoted(changed(changes), separator)) == changed(changes)
@@ -178,6 +178,23 @@ def test_a_separator_in_a_text_or_name_is_none(tmp_path):
     assert read(tmp_path, "p.csv", plain(rows, ",", ("query; all of it", "answer"))) == rows
 
 
+@pytest.mark.parametrize(("name", "separator", "text"), [("p.tsv", "\t", "a\nb\tc"), ("p.csv", ",", "a\nb,c\nd,e")])
+def test_a_text_that_looks_like_rows_is_read_where_the_file_is_surely_quoted(tmp_path, name, separator, text):
+    rows = changed({(0, 1): text, (9, 1): 'he said "ten"'})
+    assert read(tmp_path, name, quoted(rows, separator)) == rows
+
+
+def test_a_mark_is_seen_wherever_the_file_is_cut_for_reading(tmp_path, monkeypatch):
+    rows = changed(MARKS["one opens a text and a later one ends a text"])
+    for size in range(1, 60):
+        monkeypatch.setattr("mnrl_job.inputs.formats.dialect.CHUNK", size)
+        assert read(tmp_path, "p.tsv", plain(rows)) == rows
+
+
+def test_blanks_around_texts_without_marks_stay(tmp_path):
+    assert read(tmp_path, "p.csv", 'query,answer\n b," ""a"""\n') == [(" b", ' "a"')]
+
+
 @pytest.mark.parametrize("line", ["sep=;\n", '"sep=;"\r\n'])
 def test_the_line_that_excel_writes_before_the_header_names_the_separator(tmp_path, line):
     path = tmp_path / "p.csv"
@@ -185,3 +202,6 @@ def test_the_line_that_excel_writes_before_the_header_names_the_separator(tmp_pa
     found = list(read_rows(path))
     assert found[0] == (3, {"query": "q", "answer": "a"})
     assert found[1][1] == BadRow(f"{path}:4", "wrong number of fields", "3 fields, the header has 2")
+    rows = [(*row, "more") for row in changed(MARKS["many"])]
+    text = plain(rows, header=("query", "answer", "other"))
+    assert read(tmp_path, "p.csv", f"sep=\t\n{text}") == rows
