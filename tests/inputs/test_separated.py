@@ -3,8 +3,12 @@
 import csv
 import gzip
 import io
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.rows import read_rows
@@ -89,6 +93,20 @@ def test_what_spreadsheets_write_is_read_as_written(tmp_path, quoting, separator
     text = quoted(rows, separator, quoting=quoting, lineterminator=ending)
     for name in ("p.csv", "p.tsv"):
         assert read(tmp_path, name, text) == rows
+
+
+# Texts as people write them: several lines, commas before a blank, marks within.
+WORDS = st.text("abcdefgh ", min_size=1, max_size=8).filter(str.strip)
+PROSE = st.lists(WORDS, min_size=1, max_size=4).flatmap(
+    lambda words: st.sampled_from([" ", ", ", "\n", ' "so" ']).map(lambda glue: glue.join(words))
+)
+
+
+@pytest.mark.parametrize(("name", "separator"), [("p.csv", ","), ("p.tsv", "\t"), ("p.csv", ";"), ("p.tsv", "|")])
+@given(rows=st.lists(st.tuples(PROSE, PROSE), min_size=1, max_size=8))
+def test_prose_that_spreadsheets_quoted_is_read_back(name, separator, rows):
+    with TemporaryDirectory() as folder:
+        assert read(Path(folder), name, quoted(rows, separator)) == rows
 
 
 @pytest.mark.parametrize("changes", [{place: text} for place, text in TRICKY.items() if place != (6, 1)])
