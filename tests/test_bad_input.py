@@ -68,7 +68,12 @@ CASES = {
         65,
         "broken.jsonl:5: malformed JSON",
     ),
-    "judgements of unknown documents": (unknown_document, {"MNRL_EVAL_DATA": "unknown.json"}, 65, "is 'd77'"),
+    "judgements of unknown documents": (
+        unknown_document,
+        {"MNRL_EVAL_DATA": "unknown.json"},
+        65,
+        "there is no document 'd77'",
+    ),
     "a base model without weights": (model_without_weights, {"MNRL_BASE_MODEL": "hollow"}, 66, "holds no weights"),
     "a base model folder that is not there": (None, {"MNRL_BASE_MODEL": "./gone"}, 66, "./gone is not a folder"),
     "an output below a file": (
