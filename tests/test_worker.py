@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mnrl_job.embedding.assumed import find_assumptions
+from mnrl_job.embedding.loading import Loaded
 from mnrl_job.errors import MemoryLimit
 from mnrl_job.records import Evaluation, WorkerResult, WorkerTask, read_record, write_record
 from mnrl_job.scoring import tell_if_perfect
@@ -31,9 +33,8 @@ def test_a_fault_of_ours_stays_one(tmp_path):
 def test_a_folder_with_an_at_sign_in_its_path_has_no_revision(tmp_path, static_model):
     folder = tmp_path / "work@home"
     folder.mkdir()
-    write_result(
-        WorkerTask(Settings().model_dump(mode="json"), str(folder), tmp_path, tmp_path, (), {}), static_model, ()
-    )
+    task = WorkerTask(Settings().model_dump(mode="json"), str(folder), tmp_path, tmp_path, (), {})
+    write_result(task, Loaded(static_model, find_assumptions(static_model)), ())
     assert read_record(tmp_path / "result.json", WorkerResult).model.revision is None
 
 
