@@ -15,10 +15,21 @@ def partitioned(folder, column="split"):
     return folder / "data"
 
 
-def test_only_folders_that_tell_files_apart_count(tmp_path):
-    files = tuple(sorted(partitioned(tmp_path / "day=1").rglob("*.jsonl")))
-    assert list(partitions_of(files).values()) == [{"split": "test"}, {"split": "train"}]
-    assert partitions_of(files[:1]) == {files[0]: {}}
+def test_folders_below_the_one_that_was_named_count(tmp_path):
+    data = partitioned(tmp_path / "day=1")
+    files = tuple(sorted(data.rglob("*.jsonl")))
+    assert list(partitions_of(files, data).values()) == [{"split": "test"}, {"split": "train"}]
+    assert list(partitions_of(files, data / "*/*.jsonl").values()) == [{"split": "test"}, {"split": "train"}]
+    assert partitions_of(files[:1], data) == {files[0]: {"split": "test"}}
+    assert partitions_of(files[:1], data / "split=test") == {files[0]: {}}
+    assert partitions_of(files[:1], files[0]) == {files[0]: {}}
+
+
+def test_a_source_that_has_only_the_test_part_is_not_trained_on_in_silence(tmp_path):
+    write_pairs(tmp_path / "data/split=test/a.jsonl", [("a", "b"), ("c", "d")])
+    with pytest.raises(DataError, match=r"split.*MNRL_ROW_FILTER"):
+        read(tmp_path, tmp_path / "data")
+    assert len(read(tmp_path, tmp_path / "data/split=test")[1]) == 2
 
 
 def test_a_folder_of_another_part_of_the_data_is_never_trained_on_in_silence(tmp_path):

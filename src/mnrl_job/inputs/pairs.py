@@ -34,7 +34,7 @@ def read_pairs(sources: tuple[Fetched, ...], settings: Settings, path: Path) -> 
     contents = []
     for source in sources:
         with source.named():
-            contents.append(find_judged(source.root) or find_tabular(source.files, settings))
+            contents.append(find_judged(source.root) or find_tabular(source.files, source.root, settings))
     schema = _schema(any(content.has_negatives for content in contents))
     tally, records = Tally(), []
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:

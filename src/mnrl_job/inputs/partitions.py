@@ -7,15 +7,17 @@ from urllib.parse import unquote
 Partition = dict[str, str]
 
 
-def partitions_of(files: tuple[Path, ...]) -> dict[Path, Partition]:
-    """The columns of each file by the folders in which it stands apart from others.
+def partitions_of(files: tuple[Path, ...], root: Path) -> dict[Path, Partition]:
+    """The columns of each file by the folders in which it stands.
 
-    A folder that all of them share tells nothing of one row against another.
+    Args:
+        files: of a source.
+        root: its folder, whose own name the user chose; of a glob only folders that tell files apart count.
     """
     if not files:
         return {}
-    shared = os.path.commonpath([file.parent for file in files])
-    return {file: _columns(Path(os.path.relpath(file.parent, shared))) for file in files}
+    base = root if root.is_dir() else os.path.commonpath([file.parent for file in files])
+    return {file: _columns(Path(os.path.relpath(file.parent, base))) for file in files}
 
 
 def _columns(folder: Path) -> Partition:

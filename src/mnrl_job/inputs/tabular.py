@@ -102,13 +102,13 @@ class Tabular:
         return taken
 
 
-def find_tabular(files: tuple[Path, ...], settings: Settings) -> Tabular:
-    """Find the columns of each file, by all of its rows.
+def find_tabular(files: tuple[Path, ...], root: Path, settings: Settings) -> Tabular:
+    """Find the columns of each file below a root, by all of its rows.
 
     Raises:
         DataError: a file has no anchor, no positive or no column of the filter, or it is not clear which it is.
     """
-    partitions = partitions_of(files)
+    partitions = partitions_of(files, root)
     layouts = {file: _layout(file, partitions[file], settings) for file in files}
     return Tabular(files, {file: layout for file, layout in layouts.items() if layout}, partitions)
 
