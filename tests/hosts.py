@@ -1,5 +1,6 @@
 """Hosts of their own on one machine: network namespaces with addresses and names (iproute2), joined by a cable."""
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 NAMES = Path("/etc/netns")
+MOUNTS, NETWORK = 0x00020000, 0x40000000  # CLONE_NEWNS and CLONE_NEWNET
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,15 @@ class Host:
     def command(self, *command: str) -> list[str]:
         """A command as this host runs it."""
         return ["ip", "netns", "exec", self.name, *command]
+
+    def enter(self) -> None:
+        """Move this process there for good, as `command` would have begun it."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        with Path("/run/netns", self.name).open() as network:
+            if libc.setns(network.fileno(), NETWORK) or libc.unshare(MOUNTS):
+                raise OSError(ctypes.get_errno(), f"cannot enter {self.name}")
+        for words in (["--make-rslave", "/"], ["--bind", NAMES / self.name / "hosts", "/etc/hosts"]):
+            subprocess.run(["mount", *words], check=True)
 
     def cable(self, state: str) -> None:
         """Plug it in (`up`) or pull it out (`down`)."""

@@ -4,7 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.conftest import EVIL, LEAKED, PAIRS, fill, run_command, write_pairs
+from tests.examples import EVIL, LEAKED, PAIRS, fill, write_pairs
+from tests.program import run_command
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +12,9 @@ from typing import Any
 
 import psutil
 
-from tests.conftest import PAIRS, clean_environment, command, write_evalset, write_pairs
+from tests.examples import PAIRS, write_evalset, write_pairs
+from tests.hosts import Host
+from tests.program import Running, start_command
 
 STEPS = 180
 SETTINGS = {
@@ -37,16 +38,11 @@ class Scene:
     folder: Path
 
     def start(
-        self, run_id: str, log: str = "", wrapped: Callable[..., list[str]] = lambda *words: [*words], **settings: str
-    ) -> subprocess.Popen[bytes]:
-        """Start or go on with a run; what it says goes to a log, `run_id` unless it is named otherwise.
-
-        `wrapped` turns the command into that of another host.
-        """
+        self, run_id: str, log: str = "", host: Host | None = None, fresh: bool = False, **settings: str
+    ) -> Running:
+        """Start or go on with a run; what it says goes to a log, `run_id` unless it is named otherwise."""
         chosen = SETTINGS | {"MNRL_RUN_ID": run_id} | settings
-        told = (self.folder / f"{log or run_id}.log").open("a")
-        environment = clean_environment(**chosen)
-        return subprocess.Popen(wrapped(*command("train")), cwd=self.folder, env=environment, stderr=told, stdout=told)
+        return start_command(self.folder, ["train"], self.folder / f"{log or run_id}.log", host, fresh, **chosen)
 
     def run(self, run_id: str, **settings: str) -> int:
         """Wait until it has ended. Returns the exit code."""
@@ -59,7 +55,7 @@ class Scene:
     def place(self, run_id: str) -> Path:
         return self.folder / "out" / run_id
 
-    def until(self, process: subprocess.Popen[bytes], run_id: str, there: Callable[[], Any]) -> None:
+    def until(self, process: Running, run_id: str, there: Callable[[], Any]) -> None:
         """Wait for a moment of a run."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not there():
@@ -109,10 +105,10 @@ def copy_with_dropout(model: Path, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def workers_of(process: subprocess.Popen[bytes], role: str) -> list[psutil.Process]:
+def workers_of(process: Running, role: str) -> list[psutil.Process]:
     """The worker processes of a run that do some role, in the order of their ranks."""
     found = psutil.Process(process.pid).children()
-    return sorted((one for one in found if role in one.cmdline()), key=lambda one: one.pid)
+    return sorted((one for one in found if role == one.name() or role in one.cmdline()), key=lambda one: one.pid)
 
 
 def orphans(scene: Scene) -> list[psutil.Process]:

@@ -10,7 +10,7 @@ import pytest
 from mnrl_job.embedding.loading import load_model
 from mnrl_job.errors import MissingError, SettingsError
 from mnrl_job.settings import Settings
-from tests.conftest import PAIRS, write_jsonl, write_pairs
+from tests.examples import PAIRS, write_jsonl, write_pairs
 
 
 def one_bad_line(tmp_path):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.conftest import PAIRS, write_jsonl, write_pairs
+from tests.examples import PAIRS, write_jsonl, write_pairs
 
 
 def read_json(path):

@@ -12,8 +12,9 @@ import pytest
 from mnrl_job.check import Findings, check_output
 from mnrl_job.runtime.attempt import attempt
 from mnrl_job.settings_reader import read_settings
-from tests.conftest import PAIRS, clean_environment, command, objects, write_jsonl
-from tests.servers.s3 import BUCKET
+from tests.examples import PAIRS, write_jsonl
+from tests.program import clean_environment, command
+from tests.servers.s3 import BUCKET, objects
 
 
 def table(ended):

@@ -19,7 +19,8 @@ from mnrl_job.runtime.launch import ask_workers
 from mnrl_job.runtime.watch import Care
 from mnrl_job.setting_types import METRIC_CUTOFFS
 from mnrl_job.settings import Settings
-from tests.conftest import PAIRS, clean_environment, read_metrics
+from tests.examples import PAIRS, read_metrics
+from tests.program import clean_environment
 
 QUERY, DOCUMENT = "export all ", "the data page "
 LONG = " ".join(text for pair in PAIRS for text in pair)

@@ -6,7 +6,7 @@ import pytest
 
 from mnrl_job.groundwork import check_eval_names
 from mnrl_job.settings import Settings
-from tests.conftest import read_metrics, write_evalset
+from tests.examples import read_metrics, write_evalset
 
 
 def test_a_run_below_the_gate_is_kept_and_passes_once_the_gate_is_lowered(mnrl_job, good, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from mnrl_job.health import FILE
 from mnrl_job.runtime import dates, status
-from tests.conftest import clean_environment
+from tests.program import clean_environment
 
 
 def probe(cwd, **environment):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tests.conftest import PAIRS, fill, read_metrics, run_command, write_evalset, write_pairs
+from tests.examples import PAIRS, fill, read_metrics, write_evalset, write_pairs
 from tests.outputs.test_report import Reader, data_of
+from tests.program import run_command
 
 EIGHT_ROWS = [
     ("How do I reset my password?", "Open Settings, choose Security and click Reset password."),

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.conftest import FSDP2, LONG, PAIRS, fill, read_metrics, run_command, write_pairs
+from tests.examples import FSDP2, LONG, PAIRS, fill, read_metrics, write_pairs
+from tests.program import run_command
 
 LORA = {"MNRL_LORA_RANK": "4", "MNRL_LEARNING_RATE": "0.02", "MNRL_EPOCHS": "4"}
 ON_TWO = {"MNRL_NUM_PROCESSES": "2", "MNRL_PRECISION": "fp32"}

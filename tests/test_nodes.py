@@ -31,9 +31,7 @@ def pair():
 
 def start_both(scene, pair, run_id, own=({}, {})):
     return [
-        scene.start(
-            run_id, f"{run_id}-{rank}", host.command, **SETTINGS, **ON_TWO, **own[rank], MNRL_NODE_RANK=str(rank)
-        )
+        scene.start(run_id, f"{run_id}-{rank}", host, **SETTINGS, **ON_TWO, **own[rank], MNRL_NODE_RANK=str(rank))
         for rank, host in enumerate(pair)
     ]
 

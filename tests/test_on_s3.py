@@ -1,15 +1,14 @@
 """Whole runs with everything on S3, on both kinds of server: inputs, base model, output, failures, second attempts."""
 
 import json
-import subprocess
 import uuid
 
 import pytest
 
-from tests.conftest import PAIRS, clean_environment, objects, put, write_evalset, write_pairs
-from tests.conftest import command as command_line
+from tests.examples import PAIRS, write_evalset, write_pairs
+from tests.program import start_command
 from tests.servers.proxy import Fault, proxied
-from tests.servers.s3 import BUCKET
+from tests.servers.s3 import BUCKET, objects, put
 
 
 @pytest.fixture
@@ -92,13 +91,11 @@ def test_a_bad_row_is_named_by_the_object_it_stands_in_and_told_everywhere_alike
 
 def test_two_attempts_at_once_leave_one_run_and_both_end_well(rclone, tmp_path, tiny_model):
     place = furnish(rclone, tmp_path, tiny_model)
-    environment = clean_environment(**settings_for(place), **rclone.environment)
-    running = [
-        subprocess.Popen(command_line("train"), env=environment, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    told = [process.communicate()[1] for process in running]
-    assert [process.returncode for process in running] == [0, 0], told
+    environment = settings_for(place) | rclone.environment
+    logs = [tmp_path / f"log-{number}" for number in range(2)]
+    running = [start_command(tmp_path, ["train"], log, **environment) for log in logs]
+    codes, told = [process.wait() for process in running], [log.read_text() for log in logs]
+    assert codes == [0, 0], told
     assert sum("already published" in text.splitlines()[-1] for text in told) == 1
     run = objects(rclone, f"{place}/runs/r")
     files = json.loads(run["manifest.json"])["files"]

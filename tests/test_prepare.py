@@ -19,7 +19,7 @@ from mnrl_job.runtime.tables import NOBODY, read_groups, read_negatives, read_ta
 from mnrl_job.runtime.watch import Care
 from mnrl_job.setting_types import Hardness, Source
 from mnrl_job.settings import Settings
-from tests.conftest import LEAKED, PAIRS, write_jsonl, write_pairs
+from tests.examples import LEAKED, PAIRS, write_jsonl, write_pairs
 from tests.inputs.conftest import read
 
 

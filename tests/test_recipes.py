@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
-from tests.conftest import PAIRS, fill, run_command, write_jsonl
+from tests.examples import PAIRS, fill, write_jsonl
+from tests.program import run_command
 
 WITH_NEGATIVES = [{"anchor": a, "positive": p, "negative": f"{p} not"} for a, p in PAIRS]
 # So that some are masked.

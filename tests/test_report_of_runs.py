@@ -3,7 +3,7 @@
 import hashlib
 import json
 
-from tests.conftest import EVIL, PAIRS
+from tests.examples import EVIL, PAIRS
 from tests.outputs.test_report import Reader, data_of
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from mnrl_job.runtime.devices import visible_gpus
-from tests.conftest import FSDP2, LONG, PAIRS, write_pairs
+from tests.examples import FSDP2, LONG, PAIRS, write_pairs
 from tests.runs import PATIENCE_SECONDS, make_scene
 
 STEPS = 90

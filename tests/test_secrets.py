@@ -16,8 +16,8 @@ from mnrl_job.preparation.oddities import SHOWN_CHARACTERS, shortened
 from mnrl_job.runtime import logs
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.runtime.storage import open_store
-from tests.conftest import clean_environment, command, objects
-from tests.servers.s3 import BUCKET, free_port
+from tests.program import clean_environment, command
+from tests.servers.s3 import BUCKET, free_port, objects
 from tests.test_on_s3 import furnish, settings_for
 
 PLANTED = {

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from tests.conftest import clean_environment, command
+from tests.program import clean_environment, command
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from mnrl_job import job
 from mnrl_job.errors import DeviceError
 from mnrl_job.settings import Settings
-from tests.conftest import clean_environment, command
+from tests.program import clean_environment, command
 from tests.runs import workers_of
 
 

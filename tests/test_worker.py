@@ -15,7 +15,7 @@ from mnrl_job.records import Evaluation, WorkerResult, WorkerTask, read_record, 
 from mnrl_job.scoring import tell_if_perfect
 from mnrl_job.settings import Settings
 from mnrl_job.worker import explain, write_result
-from tests.conftest import clean_environment
+from tests.program import clean_environment
 from tests.servers.s3 import free_port
 
 

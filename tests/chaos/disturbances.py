@@ -15,6 +15,7 @@ import psutil
 
 from tests.chaos.scene import BUCKET, Place
 from tests.hosts import Host
+from tests.program import Running
 from tests.runs import Scene, workers_of
 from tests.servers.proxy import Fault, proxied
 
@@ -33,7 +34,7 @@ STRUCK = (*PHASES[:-1], "train", "train", "train")
 LONGEST_DELAY_SECONDS = 0.3
 PATIENCE_SECONDS = 180
 
-Attempt = subprocess.Popen[bytes]
+Attempt = Running
 
 
 @dataclass
@@ -61,14 +62,14 @@ class Round:
     def start(self, **settings: str) -> Attempt:
         """Start an attempt, here."""
         folder = {"MNRL_WORK_DIR": str(self.work)}
-        return self.scene.start(self.name, **SETTINGS, **self.settings | folder | settings)
+        return self.scene.start(self.name, fresh=True, **SETTINGS, **self.settings | folder | settings)
 
     def start_on_two_nodes(self) -> list[Attempt]:
         nodes = []
         for rank, host in enumerate(self.pair):
             folder = {"MNRL_WORK_DIR": str(self.work if rank == 0 else self.work.with_suffix(".other"))}
             chosen = SETTINGS | self.settings | ON_TWO_NODES | folder | {"MNRL_NODE_RANK": str(rank)}
-            nodes.append(self.scene.start(self.name, wrapped=host.command, **chosen))
+            nodes.append(self.scene.start(self.name, host=host, fresh=True, **chosen))
         return nodes
 
     def disturb(self, what: str, disturbance: Callable[[Attempt], object], **settings: str) -> list[int]:
@@ -140,7 +141,7 @@ def stopped_twice(one: Round) -> list[int]:
 
 
 def killed(one: Round) -> list[int]:
-    return one.disturb("killed", subprocess.Popen.kill)
+    return one.disturb("killed", Attempt.kill)
 
 
 def worker_killed(one: Round) -> list[int]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mnrl_job.outputs.publish import MANIFEST, MARKER
 from mnrl_job.runtime.claims import FOLDER as CLAIMS
-from tests.conftest import ROOT, clean_environment
+from tests.program import ROOT, clean_environment
 from tests.servers.s3 import BUCKET, Server
 
 SEED = int(os.environ.get("CHAOS_SEED") or random.randrange(2**32))

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.conftest import PAIRS
+from tests.examples import PAIRS
 
 WORDS = sorted({word for pair in PAIRS for text in pair for word in text.split()})
 TEXTS = [text for pair in PAIRS for text in pair]

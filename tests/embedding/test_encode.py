@@ -11,7 +11,7 @@ from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import choose_precision, cpu_has_bf16
 from mnrl_job.embedding.prompts import find_prompt
 from mnrl_job.errors import DeviceError
-from tests.conftest import PAIRS
+from tests.examples import PAIRS
 
 TEXTS = [text for pair in PAIRS for text in pair] * 3 + ["", "word " * 100]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mnrl_job.embedding import tokens
 from mnrl_job.embedding.tokens import Form, find_form, read_tokens, tokenise
-from tests.conftest import PAIRS
+from tests.examples import PAIRS
 
 TEXTS = [text for pair in PAIRS for text in pair] + ["", "zzz 日本", "word " * 100]
 

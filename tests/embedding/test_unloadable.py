@@ -15,8 +15,8 @@ import torch
 from mnrl_job.embedding import loading
 from mnrl_job.embedding.unloadable import explain
 from mnrl_job.errors import DataError, DeniedError, DeviceError, JobError, MissingError, StorageError, by_kind
-from tests.conftest import clean_environment
 from tests.embedding.folders import copied, with_json, with_weights, without
+from tests.program import clean_environment
 
 # By the model's name: the status, and the Hub's own code. A status of 0 hangs up.
 ANSWERS = {

@@ -9,7 +9,7 @@ from mnrl_job.evaluation.judgements import Judged
 from mnrl_job.evaluation.retrieval import estimate_seconds, evaluate, rank
 from mnrl_job.inputs.evalset import write_evalset
 from mnrl_job.setting_types import METRIC_CUTOFFS
-from tests.conftest import PAIRS
+from tests.examples import PAIRS
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Ended, write_evalset, write_pairs
+from tests.examples import write_evalset, write_pairs
+from tests.program import Ended
 from tests.servers.s3 import BUCKET, KEYS, environment_for
 
 DOCKER = os.environ.get("DOCKER") or "docker"

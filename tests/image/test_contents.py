@@ -5,8 +5,8 @@ import json
 import pytest
 
 from mnrl_job import __version__
-from tests.conftest import ROOT
 from tests.image.conftest import ARBITRARY_USER, Image, docker
+from tests.program import ROOT
 
 pytestmark = pytest.mark.image
 

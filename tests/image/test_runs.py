@@ -7,8 +7,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from tests.conftest import ROOT
 from tests.image.conftest import ARBITRARY_USER, Image, docker
+from tests.program import ROOT
 from tests.servers.s3 import BUCKET
 
 pytestmark = pytest.mark.image

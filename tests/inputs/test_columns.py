@@ -7,7 +7,7 @@ import pytest
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.columns import find_columns
 from mnrl_job.settings import Settings
-from tests.conftest import write_jsonl
+from tests.examples import write_jsonl
 from tests.inputs.conftest import read
 
 

@@ -10,7 +10,7 @@ from mnrl_job.inputs.evalset import read_evalset
 from mnrl_job.inputs.fetch import fetch, locate
 from mnrl_job.runtime.tables import read_table
 from mnrl_job.setting_types import Source
-from tests.conftest import write_jsonl
+from tests.examples import write_jsonl
 
 QUERIES = {"q1": "one", "q2": "two"}
 CORPUS = {"d1": "first", "d2": "second"}

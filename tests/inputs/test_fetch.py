@@ -15,9 +15,8 @@ from mnrl_job.records import BadRow
 from mnrl_job.runtime.tables import read_table
 from mnrl_job.setting_types import Source
 from mnrl_job.settings import Settings
-from tests.conftest import prefix_of, put
 from tests.servers.proxy import Fault
-from tests.servers.s3 import BUCKET
+from tests.servers.s3 import BUCKET, prefix_of, put
 
 GOOD = b'{"anchor": "a", "positive": "b"}\n'
 KEYS = ["ab", "b/a.jsonl", "b/c/a.jsonl", "b/c/b.csv", "b/c/d/a.jsonl", "bb/a.jsonl", "ü +&#.jsonl"]

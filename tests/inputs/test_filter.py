@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mnrl_job.errors import DataError
-from tests.conftest import write_jsonl
+from tests.examples import write_jsonl
 from tests.inputs.conftest import read
 from tests.inputs.test_judged import beir
 

@@ -10,7 +10,7 @@ from mnrl_job.inputs import beir as beir_layout
 from mnrl_job.inputs.fetch import fetch, locate
 from mnrl_job.records import BadRow
 from mnrl_job.setting_types import Source
-from tests.conftest import write_jsonl
+from tests.examples import write_jsonl
 from tests.inputs.conftest import read
 
 QUERIES = [{"_id": "q1", "text": "one"}, {"_id": "q2", "text": " two "}]

@@ -8,7 +8,7 @@ import pytest
 from mnrl_job.inputs.collect import locate_inputs
 from mnrl_job.inputs.listing import find_other, listings, listings_in_reach
 from mnrl_job.settings import Settings
-from tests.conftest import objects, put
+from tests.servers.s3 import objects, put
 
 FILES = {"pairs.jsonl": b"{}\n", "eval.json": b"{}", "many/a.jsonl": b"1", "many/b.jsonl": b"22"}
 MODEL = {"model/config.json": b"{}", "model/model.safetensors": b"weights"}

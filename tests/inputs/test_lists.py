@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.blanks import is_blank
 from mnrl_job.runtime.tables import read_table
-from tests.conftest import write_jsonl
+from tests.examples import write_jsonl
 from tests.inputs.conftest import read
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.tally import sufficient_ratio
 from mnrl_job.setting_types import Source
-from tests.conftest import write_jsonl
+from tests.examples import write_jsonl
 from tests.inputs.conftest import read
 
 

@@ -5,7 +5,7 @@ import pytest
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.partitions import partitions_of
 from mnrl_job.settings import Settings
-from tests.conftest import write_pairs
+from tests.examples import write_pairs
 from tests.inputs.conftest import read
 
 

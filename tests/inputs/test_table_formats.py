@@ -9,7 +9,7 @@ import pytest
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.fetch import locate
 from mnrl_job.setting_types import Source
-from tests.conftest import put
+from tests.servers.s3 import put
 
 LOGS = {
     "Delta Lake": "_delta_log/00000000000000000000.json",

@@ -10,7 +10,7 @@ import pytest
 
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.written import form_of, read_list
-from tests.conftest import write_jsonl
+from tests.examples import write_jsonl
 from tests.inputs.conftest import read
 
 TEXTS = ["it's", 'say "x"', "a, b", "é\n[1]", "c\\d"]

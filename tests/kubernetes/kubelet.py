@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import ROOT
 from tests.hosts import NAMES, Host
 from tests.kubernetes.controllers import Pod
 from tests.kubernetes.rendering import Manifest, environment, of_kind
+from tests.program import ROOT
 
 PATIENCE_SECONDS = 900
 HOME = "/opt/mnrl-job"

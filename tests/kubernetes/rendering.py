@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tests.conftest import ROOT
+from tests.program import ROOT
 
 K8S = ROOT / "k8s"
 EXAMPLE = Path("examples", "support-faq")

@@ -8,7 +8,6 @@ import pytest
 from mnrl_job.errors import JobError, Preempted
 from mnrl_job.settings import Settings
 from mnrl_job.settings_reader import read_settings
-from tests.conftest import ROOT
 from tests.kubernetes.rendering import (
     K8S,
     OVERLAYS,
@@ -19,6 +18,7 @@ from tests.kubernetes.rendering import (
     with_all_components,
     workload,
 )
+from tests.program import ROOT
 
 CODES = {error.code: error for error in JobError.__subclasses__()}
 KILLED = 137

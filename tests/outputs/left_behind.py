@@ -28,7 +28,7 @@ from mnrl_job.records import (
     WorkerResult,
 )
 from mnrl_job.settings import Settings
-from tests.conftest import EVIL
+from tests.examples import EVIL
 
 METRICS = ("accuracy@1", "mrr@10", "ndcg@10", "recall@10", "ndcg@100")
 MODEL = ModelFacts(22_713_216, 384, 256, "abc123", "", EVIL)

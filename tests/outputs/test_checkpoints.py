@@ -11,7 +11,7 @@ from mnrl_job.outputs.checkpoints import fetch_newest, kept, names, remove
 from mnrl_job.runtime.diary import Diary
 from mnrl_job.runtime.sealed import seal
 from mnrl_job.runtime.status import Status
-from tests.conftest import open_at
+from tests.servers.s3 import open_at
 
 FACTS = {"settings": {"batch_size": 8, "seed": 1}, "inputs": {"train/faq": "abc"}}
 

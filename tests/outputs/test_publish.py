@@ -19,8 +19,8 @@ from mnrl_job.runtime import claims
 from mnrl_job.runtime.claims import claimed
 from mnrl_job.runtime.storage import local
 from mnrl_job.runtime.storage.base import content
-from tests.conftest import SMALL_PIECE, objects, open_at, open_uploads, put
 from tests.servers.proxy import Fault, proxied
+from tests.servers.s3 import SMALL_PIECE, objects, open_at, open_uploads, put
 
 pytestmark = pytest.mark.usefixtures("small_pieces", "no_pauses")
 FIRST = {"model/weights": os.urandom(SMALL_PIECE + 1), "metrics.json": b"{}", "only/in/first": b"1"}

@@ -21,7 +21,8 @@ from mnrl_job.preparation.near_duplicates import merge
 from mnrl_job.preparation.signatures import Column, band_rows, sign
 from mnrl_job.preparation.texts import normalise, text_id, word_pairs
 from mnrl_job.runtime.tables import write_columns
-from tests.conftest import ROOT, clean_environment, command, write_pairs
+from tests.examples import write_pairs
+from tests.program import ROOT, clean_environment, command
 
 LONG = "every invoice is listed under billing with a link and can be had as a file by mail or by post at any time"
 

@@ -9,7 +9,7 @@ import pytest
 from mnrl_job.check import swapped_columns
 from mnrl_job.inputs.evalset import write_evalset
 from mnrl_job.preparation.orientation import find_swapped
-from tests.conftest import ROOT
+from tests.program import ROOT
 
 FOLDER = ROOT / "examples" / "support-faq"
 

@@ -4,7 +4,7 @@ import pytest
 
 from mnrl_job.errors import MissingError, SettingsError
 from mnrl_job.runtime.accelerate_file import check_accelerate_file
-from tests.conftest import FSDP2
+from tests.examples import FSDP2
 
 
 def check(tmp_path, content, workers=2):

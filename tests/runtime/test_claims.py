@@ -11,8 +11,9 @@ import pytest
 from mnrl_job.errors import DeniedError, StorageError
 from mnrl_job.runtime import claims
 from mnrl_job.runtime.claims import claimed
-from tests.conftest import open_at, run_python
+from tests.program import run_python
 from tests.servers.proxy import Fault
+from tests.servers.s3 import open_at
 
 # Opens the store named by the first argument and claims it.
 CLAIM = """

@@ -8,7 +8,7 @@ import pytest
 
 from mnrl_job.errors import SettingsError
 from mnrl_job.runtime.exporters import check_exporters, python_of
-from tests.conftest import ROOT, clean_environment
+from tests.program import ROOT, clean_environment
 
 
 @pytest.fixture(scope="module")

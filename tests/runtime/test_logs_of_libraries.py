@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.conftest import ROOT, clean_environment
+from tests.program import ROOT, clean_environment
 
 SAID = """
 import logging, sys, warnings

@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -15,8 +15,11 @@ from typing import Any
 import boto3.session
 from botocore.config import Config
 
+from mnrl_job.runtime.storage import Store, open_store
+
 KEYS = ("ACCESSKEY1", "SECRETKEY1")
 BUCKET = "bucket"
+SMALL_PIECE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -118,3 +121,29 @@ def wait_for(port: int, seconds: float = 30) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)
+
+
+def open_at(uri: str) -> Store:
+    return open_store(uri, "MNRL_OUTPUT", "path")
+
+
+def put(server: Server, uri: str, objects: Mapping[str, bytes]) -> None:
+    """Put objects below a prefix, past any proxy."""
+    client = server.client()
+    for key, content in objects.items():
+        client.put_object(Bucket=BUCKET, Key=f"{prefix_of(uri)}{key}", Body=content)
+
+
+def objects(server: Server, uri: str) -> dict[str, bytes]:
+    """All objects below a prefix."""
+    prefix = prefix_of(uri)
+    return {key.removeprefix(prefix): content for key, content in server.objects(prefix).items()}
+
+
+def open_uploads(server: Server, uri: str) -> list[str]:
+    """The keys below a prefix that multipart uploads were begun for, and neither completed nor aborted."""
+    return [key for key in server.uploads() if key.startswith(prefix_of(uri))]
+
+
+def prefix_of(uri: str) -> str:
+    return f"{uri.removeprefix(f's3://{BUCKET}/')}/"

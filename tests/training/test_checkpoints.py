@@ -20,7 +20,7 @@ from mnrl_job.training.best import SCORES, WEIGHTS
 from mnrl_job.training.checkpoints import Keeping
 from mnrl_job.training.negatives import MININGS, ROWS
 from mnrl_job.training.trainer import train
-from tests.conftest import PAIRS
+from tests.examples import PAIRS
 from tests.runs import copy_with_dropout
 
 # Two epochs of four steps.

@@ -13,7 +13,7 @@ from mnrl_job.runtime.tables import write_columns, write_labels
 from mnrl_job.settings import Settings
 from mnrl_job.training.batches import Rule, Share, batches_by_source, plan_epochs
 from mnrl_job.training.consumed import digest
-from tests.conftest import PAIRS
+from tests.examples import PAIRS
 from tests.training.ranks import train
 
 PLAN = np.arange(48).reshape(-1, 4)

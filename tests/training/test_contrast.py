@@ -22,7 +22,7 @@ from mnrl_job.setting_types import Hardness
 from mnrl_job.training import contrast as module
 from mnrl_job.training.contrast import contrast
 from mnrl_job.training.gathering import gather_rows
-from tests.conftest import run_python
+from tests.program import run_python
 
 ROWS, DIMENSION, SCALE = 8, 5, 20.0
 FOUR = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")

@@ -11,8 +11,8 @@ from mnrl_job.runtime.ragged import no_values
 from mnrl_job.settings import Settings
 from mnrl_job.training.loss import GlobalBatchLoss
 from mnrl_job.training.mining import distinct, search
-from tests.conftest import PAIRS
 from tests.embedding.test_encode import TEXTS, column
+from tests.examples import PAIRS
 from tests.training.ranks import batch_of
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]

@@ -11,7 +11,7 @@ from mnrl_job.runtime.tables import write_columns
 from mnrl_job.training import guide as module
 from mnrl_job.training.collate import collator
 from mnrl_job.training.guide import embed_by_guide, read_guide
-from tests.conftest import PAIRS
+from tests.examples import PAIRS
 
 ANCHORS = [anchor for anchor, _ in PAIRS]
 POSITIVES = [positive for _, positive in PAIRS[:7]] + [PAIRS[0][1]]

@@ -7,7 +7,7 @@ import torch
 
 from mnrl_job.training.lookup import shared_lookup, word_embedding
 from mnrl_job.training.loss import GlobalBatchLoss
-from tests.conftest import PAIRS
+from tests.examples import PAIRS
 from tests.training.ranks import batch_of
 
 COLUMNS = [list(column) for column in zip(*PAIRS, strict=True)]

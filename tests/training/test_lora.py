@@ -6,7 +6,7 @@ import torch
 from mnrl_job.embedding.precision import arithmetic
 from mnrl_job.errors import SettingsError
 from mnrl_job.training.lora import adapt, merged, read_adapter, write_adapter
-from tests.conftest import PAIRS
+from tests.examples import PAIRS
 
 TEXTS = [text for pair in PAIRS for text in pair]
 LAYERS, LINEAR, HIDDEN, WIDE, RANK = 2, 4, 32, 64, 3

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mnrl_job.training.loss import GlobalBatchLoss, cut_to, split
-from tests.conftest import PAIRS
+from tests.examples import PAIRS
 from tests.training.ranks import batch_of
 
 NEGATIVES = [positive + " not at all" for _, positive in PAIRS]

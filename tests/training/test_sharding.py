@@ -6,7 +6,7 @@ import pytest
 
 from mnrl_job.errors import SettingsError
 from mnrl_job.training.sharding import fit_for_sharding, pass_through
-from tests.conftest import FSDP2
+from tests.examples import FSDP2
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from mnrl_job.tracking.tracked import tracked_run
 from mnrl_job.training import tracking
 from mnrl_job.training.tracking import Tracked
 from mnrl_job.training.trainer import train
-from tests.conftest import PAIRS
+from tests.examples import PAIRS
 from tests.servers.mlflow import mlflow_server
 from tests.servers.s3 import free_port
 from tests.tracking.tensorboard_files import scalars

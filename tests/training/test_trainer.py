@@ -23,7 +23,7 @@ from mnrl_job.training.guide import FOLDER, embed_by_guide
 from mnrl_job.training.lengths import measure_lengths
 from mnrl_job.training.lora import merged
 from mnrl_job.training.trainer import train
-from tests.conftest import PAIRS
+from tests.examples import PAIRS
 
 PLAN = np.arange(32).reshape(4, 8)
 SETTINGS = Settings(batch_size=8, precision="fp32", learning_rate=1e-3)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.conftest import ROOT, clean_environment
+from tests.program import ROOT, clean_environment
 from tests.servers.s3 import free_port
 
 

@@ -9,7 +9,7 @@ from mnrl_job.errors import StorageError
 from mnrl_job.runtime.storage.base import content
 from mnrl_job.runtime.storage.local import LocalStore
 from mnrl_job.runtime.storage.probe import probe
-from tests.conftest import objects, open_at, put
+from tests.servers.s3 import objects, open_at, put
 
 
 def keys(store, prefix=""):

@@ -8,9 +8,8 @@ from mnrl_job.errors import DeniedError, MissingError, SettingsError, StorageErr
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.runtime.storage import open_store, s3
 from mnrl_job.runtime.storage.base import content
-from tests.conftest import objects, open_at, put
 from tests.servers.proxy import Fault, proxied
-from tests.servers.s3 import Server, free_port
+from tests.servers.s3 import Server, free_port, objects, open_at, put
 
 pytestmark = pytest.mark.usefixtures("no_pauses")
 ALWAYS = 1_000_000

@@ -18,9 +18,9 @@ from mnrl_job.runtime.storage import Entry, s3
 from mnrl_job.runtime.storage.base import content
 from mnrl_job.runtime.storage.local import LocalStore
 from mnrl_job.runtime.storage.transfer import download, upload
-from tests.conftest import SMALL_PIECE, objects, open_at, open_uploads, prefix_of, put, run_python
+from tests.program import run_python
 from tests.servers.proxy import Fault, proxied
-from tests.servers.s3 import BUCKET
+from tests.servers.s3 import BUCKET, SMALL_PIECE, objects, open_at, open_uploads, prefix_of, put
 
 pytestmark = pytest.mark.usefixtures("small_pieces", "no_pauses")
 ALWAYS = 1_000_000
