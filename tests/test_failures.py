@@ -3,6 +3,8 @@
 import json
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -11,8 +13,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from tests.program import clean_environment, command
 from tests.runs import PATIENCE_SECONDS, make_scene, orphans, workers_of
 from tests.servers.proxy import Fault, proxied
 from tests.servers.s3 import BUCKET
@@ -58,15 +62,16 @@ def test_workers_that_hang_or_are_killed_end_the_run_and_it_goes_on(scene):
 
 
 def test_a_killed_supervisor_takes_its_workers_along(scene):
-    process = scene.start("headless", fresh=True)
-    scene.until(process, "headless", scene.says("headless", "read 24 pairs"))
-    assert len(workers_of(process, "train") + workers_of(process, "verify")) == 2
+    process = scene.start("headless", fresh=True, MNRL_EPOCHS="100000")
+    scene.until(process, "headless", scene.says("headless", "training on"))
+    workers = [*workers_of(process, "train"), *workers_of(process, "verify")]
+    assert len(workers) == 2
     process.kill()
     process.wait(PATIENCE_SECONDS)
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while left := orphans(scene):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.1)
+    _, left = psutil.wait_procs(workers, timeout=10)
+    for one in left:
+        one.kill()
+    assert left == []
 
 
 def test_a_loss_that_is_no_number_names_the_step_and_its_rows_from_two_workers(scene):
@@ -135,6 +140,23 @@ def answers_sigterm(pid):
     """Python itself needs a moment to start."""
     (caught,) = re.findall(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())
     return int(caught, 16) >> (signal.SIGTERM - 1) & 1
+
+
+def test_a_stop_while_the_program_still_imports_is_one_in_order(tmp_path):
+    starting = subprocess.Popen(
+        [sys.executable, "-X", "importtime", *command("train")[1:]],
+        cwd=tmp_path,
+        env=clean_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with starting:
+        while "pydantic" not in (line := starting.stderr.readline()):
+            assert line
+        starting.send_signal(signal.SIGTERM)
+        said = starting.stderr.read()
+    assert starting.returncode == 75, said
+    assert "preempted" in said.splitlines()[-1]
 
 
 # `make chaos` stops runs in each of their phases.
