@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.examples import PAIRS, fill, read_metrics, write_evalset, write_pairs
-from tests.outputs.test_report import Reader, data_of
+from tests.outputs.page_reader import Reader, data_of
 from tests.program import run_command
 
 EIGHT_ROWS = [

@@ -1,40 +1,19 @@
 """Whole runs with everything on S3, on both kinds of server: inputs, base model, output, failures, second attempts."""
 
 import json
-import uuid
 
 import pytest
 
-from tests.examples import PAIRS, write_evalset, write_pairs
+from tests.examples import PAIRS
 from tests.program import start_command
+from tests.s3_runs import furnish, settings_for
 from tests.servers.proxy import Fault, proxied
-from tests.servers.s3 import BUCKET, objects, put
+from tests.servers.s3 import objects, put
 
 
 @pytest.fixture
 def place_on_moto(moto, tmp_path, tiny_model):
     return furnish(moto, tmp_path, tiny_model)
-
-
-def furnish(server, tmp_path, tiny_model):
-    """A prefix with training pairs, an eval set and a base model."""
-    uri = f"s3://{BUCKET}/{uuid.uuid4().hex}"
-    pairs = write_pairs(tmp_path / "pairs.jsonl").read_bytes()
-    evals = write_evalset(tmp_path / "faq.json").read_bytes()
-    model = {f"model/{p.relative_to(tiny_model)}": p.read_bytes() for p in tiny_model.rglob("*") if p.is_file()}
-    put(server, uri, {"data/pairs.jsonl": pairs, "eval/faq.json": evals, **model})
-    return uri
-
-
-def settings_for(place, **changes):
-    return {
-        "MNRL_TRAIN_DATA": f"{place}/data",
-        "MNRL_EVAL_DATA": f"{place}/eval/faq.json",
-        "MNRL_BASE_MODEL": f"{place}/model",
-        "MNRL_OUTPUT": f"{place}/runs",
-        "MNRL_RUN_ID": "r",
-        "MNRL_BATCH_SIZE": "8",
-    } | changes
 
 
 # On rclone, which ignores conditions, two attempts at once run below.

@@ -20,7 +20,7 @@ from mnrl_job.runtime.watch import Care
 from mnrl_job.setting_types import Hardness, Source
 from mnrl_job.settings import Settings
 from tests.examples import LEAKED, PAIRS, write_jsonl, write_pairs
-from tests.inputs.conftest import read
+from tests.inputs.reading import read
 
 
 def test_leaked_pairs_are_left_out_and_counted(published):

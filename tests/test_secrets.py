@@ -17,8 +17,8 @@ from mnrl_job.runtime import logs
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.runtime.storage import open_store
 from tests.program import clean_environment, command
+from tests.s3_runs import furnish, settings_for
 from tests.servers.s3 import BUCKET, free_port, objects
-from tests.test_on_s3 import furnish, settings_for
 
 PLANTED = {
     "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI/K7MDENG+planted",

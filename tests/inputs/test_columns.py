@@ -8,7 +8,7 @@ from mnrl_job.errors import DataError
 from mnrl_job.inputs.columns import find_columns
 from mnrl_job.settings import Settings
 from tests.examples import write_jsonl
-from tests.inputs.conftest import read
+from tests.inputs.reading import read
 
 
 @pytest.mark.parametrize("other", ["Answer", " answer", "answer ", "ANSWER", "\ufeffanswer"])

@@ -9,8 +9,8 @@ import pytest
 
 from mnrl_job.errors import DataError
 from tests.examples import write_jsonl
-from tests.inputs.conftest import read
-from tests.inputs.test_judged import beir
+from tests.inputs.beir_folder import beir
+from tests.inputs.reading import read
 
 
 def rows_with(**columns):

@@ -11,18 +11,8 @@ from mnrl_job.inputs.fetch import fetch, locate
 from mnrl_job.records import BadRow
 from mnrl_job.setting_types import Source
 from tests.examples import write_jsonl
-from tests.inputs.conftest import read
-
-QUERIES = [{"_id": "q1", "text": "one"}, {"_id": "q2", "text": " two "}]
-CORPUS = [{"_id": "d1", "title": "T", "text": "first"}, {"_id": "d2", "text": "second"}, {"_id": "d3", "text": ""}]
-
-
-def beir(folder, judgements="q1\td1\t1\n", split="train", queries=QUERIES, corpus=CORPUS):
-    write_jsonl(folder / "queries.jsonl", queries)
-    write_jsonl(folder / "corpus.jsonl", corpus)
-    (folder / "qrels").mkdir()
-    (folder / "qrels" / f"{split}.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judgements}", encoding="utf-8")
-    return folder
+from tests.inputs.beir_folder import CORPUS, beir
+from tests.inputs.reading import read
 
 
 def test_every_judgement_with_a_score_above_0_is_a_pair_and_the_others_are_counted(tmp_path):

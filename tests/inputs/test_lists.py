@@ -16,7 +16,7 @@ from mnrl_job.errors import DataError
 from mnrl_job.inputs.blanks import is_blank
 from mnrl_job.runtime.tables import read_table
 from tests.examples import write_jsonl
-from tests.inputs.conftest import read
+from tests.inputs.reading import read
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
     lambda text: not is_blank(text)

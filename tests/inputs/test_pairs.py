@@ -12,7 +12,7 @@ from mnrl_job.errors import DataError
 from mnrl_job.inputs.tally import sufficient_ratio
 from mnrl_job.setting_types import Source
 from tests.examples import write_jsonl
-from tests.inputs.conftest import read
+from tests.inputs.reading import read
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.rows import declared_columns, read_rows
-from tests.inputs.conftest import read
+from tests.inputs.reading import read
 
 PAIRS = {"query": ["a", "b"], "answer": ["c", "d"]}
 FAR = 253_402_300_800_000_000  # microseconds: the first moment of the year 10000

@@ -11,7 +11,7 @@ import pytest
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.written import form_of, read_list
 from tests.examples import write_jsonl
-from tests.inputs.conftest import read
+from tests.inputs.reading import read
 
 TEXTS = ["it's", 'say "x"', "a, b", "é\n[1]", "c\\d"]
 WRITERS = [str, json.dumps, lambda texts: str(np.array(texts)), lambda texts: repr(np.array(texts, dtype=object))]

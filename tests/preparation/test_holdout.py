@@ -11,7 +11,7 @@ from mnrl_job.errors import DataError
 from mnrl_job.preparation.groups import find_groups
 from mnrl_job.preparation.holdout import choose_rows, components, hold_out
 from mnrl_job.preparation.texts import normalise, word_pairs
-from tests.preparation.conftest import pairs_of
+from tests.preparation.rows import pairs_of
 
 GROUPS = st.lists(st.tuples(st.integers(0, 30), st.integers(20, 60)), min_size=10, max_size=120).map(np.array)
 LONG = "every invoice is listed under billing with a link and can be had as a file by mail or by post at any time"
