@@ -122,7 +122,7 @@ def test_a_grade_may_be_written_as_a_decimal_and_a_judgement_twice(tmp_path):
         ('{"q1": {"d1": NaN}}', "score nan of 'd1'"),
         ('{"q1": {"d1": 1' + "0" * 400 + "}}", "is not a whole number"),
         ('{"q1": {"d1": "good"}}', "score 'good' of 'd1'"),
-        ('{"q1": [null]}', "an id is of type NoneType; expected text or a whole number"),
+        ('{"q1": [null]}', "an id is of type null; expected text or a whole number"),
         ('{"q1": [true]}', "an id is of type bool"),
         ('{"q1": "d1"}', "whole-number grades"),
     ],
@@ -222,7 +222,7 @@ def test_an_empty_cell_is_no_title(tmp_path, title):
 UNUSABLE = [
     ({"_id": 1.5, "text": "x"}, "not text", "_id is of type float"),
     ({"_id": True, "text": "x"}, "not text", "_id is of type bool"),
-    ({"_id": None, "text": "x"}, "not text", "_id is of type NoneType"),
+    ({"_id": None, "text": "x"}, "not text", "_id is of type null"),
     ({"id": "d3", "text": "x"}, "missing column", "_id; found id, text"),
     ({"_id": "d3", "title": 4, "text": "x"}, "not text", "title of 'd3' is of type int"),
     ({"_id": "d3", "title": ["T"], "text": "x"}, "not text", "title of 'd3' is of type list"),
