@@ -61,7 +61,7 @@ def test_auto_is_bf16_where_the_processor_multiplies_it():
     cpu = torch.device("cpu")
     assert choose_precision("auto", cpu) == ("bf16" if cpu_has_bf16() else "fp32")
     assert choose_precision("bf16", cpu) == "bf16"
-    with pytest.raises(DeviceError, match="MNRL_PRECISION=fp16 needs a GPU"):
+    with pytest.raises(DeviceError, match=r"^MNRL_PRECISION=fp16 "):
         choose_precision("fp16", cpu)
 
 
