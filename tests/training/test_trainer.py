@@ -78,7 +78,7 @@ def test_where_not_even_one_text_fits_the_numbers_are_told(run, model):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     model.register_forward_hook(fail)
-    with pytest.raises(MemoryLimit, match=r"not even one text at a time.*allocate 2\.00 GiB.*lower MNRL_MAX_SEQ"):
+    with pytest.raises(MemoryLimit, match=r"one text.*\b2\.00 GiB.*MNRL_MAX_SEQ_LENGTH"):
         run(model)
 
 
@@ -240,7 +240,7 @@ def test_of_layers_computed_again_only_the_inputs_are_counted(run, model, tmp_pa
 
 
 def test_a_model_without_layers_to_compute_again_is_refused(run, static_model):
-    with pytest.raises(SettingsError, match="MNRL_GRADIENT_CHECKPOINTING=true: this model has no layers"):
+    with pytest.raises(SettingsError, match=r"^MNRL_GRADIENT_CHECKPOINTING=true: "):
         run(static_model, gradient_checkpointing=True)
 
 
