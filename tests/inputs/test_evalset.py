@@ -56,7 +56,7 @@ def test_whatever_byte_of_a_packed_json_file_is_wrong_it_is_told(tmp_path):
         content = bytearray(packed)
         content[position] ^= 0xFF
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"set\.json\.gz: "):
+        with pytest.raises(DataError, match=r"set\.json\.gz: .*JSON"):
             read(path, tmp_path / "out")
 
 
