@@ -36,10 +36,11 @@ def test_a_run_reads_from_and_writes_to_s3_alone_and_is_verified_and_known_again
 
     again = mnrl_job("train", **environment)
     assert again.code == 0
-    assert "already published" in again.last_line
+    assert f"{place}/runs/r is already published" in again.last_line
     other = mnrl_job("train", **environment | {"MNRL_SEED": "7"})
     assert other.code == 64
-    assert "published with other settings" in other.last_line
+    assert f"{place}/runs/r " in other.last_line
+    assert "MNRL_RUN_ID" in other.last_line
     assert objects(server, f"{place}/runs/r") == run
 
     good = mnrl_job("verify", f"{place}/runs/r", **server.environment)
@@ -49,7 +50,7 @@ def test_a_run_reads_from_and_writes_to_s3_alone_and_is_verified_and_known_again
     put(server, f"{place}/runs/r", {"model/model.safetensors": bytes(weights)})
     bad = mnrl_job("verify", f"{place}/runs/r", **server.environment)
     assert bad.code == 65
-    assert "model/model.safetensors: has SHA-256" in bad.stderr
+    assert "model/model.safetensors: " in bad.stderr
     assert "audit.json" not in bad.stderr
 
 
@@ -85,20 +86,20 @@ def test_two_attempts_at_once_leave_one_run_and_both_end_well(rclone, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("command", "status", "code", "words"),
+    ("command", "status", "code", "fact"),
     [
-        ("evaluate", 403, 77, "access denied"),
+        ("evaluate", 403, 77, "_SUCCESS: "),
         ("train", 503, 69, "SlowDown"),
     ],
 )
 def test_an_upload_that_fails_ends_with_its_cause_and_no_marker(
-    mnrl_job, moto, place_on_moto, command, status, code, words
+    mnrl_job, moto, place_on_moto, command, status, code, fact
 ):
     with proxied(moto, Fault("status", r"PUT .*_SUCCESS", times=99, status=status)) as proxy:
         environment = settings_for(place_on_moto) | proxy.environment | {"AWS_MAX_ATTEMPTS": "2"}
         ended = mnrl_job(command, **environment)
     assert ended.code == code, ended.stderr
-    assert words in ended.last_line
+    assert fact in ended.last_line
     run = objects(moto, f"{place_on_moto}/runs/r")
     assert "_SUCCESS" not in run
     assert json.loads(run["failure.json"])["exit_code"] == code
