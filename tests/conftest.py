@@ -96,6 +96,14 @@ def published(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> "Pu
 
 
 @pytest.fixture
+def model(tiny_model: Path) -> Any:
+    """The tiny model, loaded: this test's own, to change as it likes."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(tiny_model), device="cpu")
+
+
+@pytest.fixture
 def static_model() -> Any:
     """A real model of another kind: its input is one flat list of token ids for all texts, and has no mask."""
     from sentence_transformers import SentenceTransformer

@@ -201,7 +201,7 @@ def test_a_model_the_library_cannot_export_is_refused_with_what_to_do(refused):
 
 def test_a_model_that_is_no_transformer_is_refused_before_training(static_model):
     check_exportable(static_model, ())
-    with pytest.raises(SettingsError, match="MNRL_EXPORT=onnx: only transformers can be exported"):
+    with pytest.raises(SettingsError, match=r"^MNRL_EXPORT=onnx: "):
         check_exportable(static_model, ("onnx",))
 
 

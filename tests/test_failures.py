@@ -45,7 +45,7 @@ def test_workers_that_hang_or_are_killed_end_the_run_and_it_goes_on(scene):
     failure = scene.failure(name)
     assert (failure["class"], failure["retry_helps"], failure["phase"]) == ("hang", True, "train")
     assert failure["step"] > 0
-    assert "s (MNRL_HANG_TIMEOUT=5s): worker 0 stood at train, step " in failure["message"]
+    assert re.search(r"\d s \(MNRL_HANG_TIMEOUT=5s\): worker 0 .*\btrain, step \d", failure["message"])
     assert "in train_role" in scene.log(name)  # the traceback of the one that could still print
     assert orphans(scene) == []
 
@@ -54,8 +54,8 @@ def test_workers_that_hang_or_are_killed_end_the_run_and_it_goes_on(scene):
     workers_of(process, "train")[-1].kill()
     assert process.wait(PATIENCE_SECONDS) == 70
     assert "going on from the checkpoint of step" in scene.log("again")
-    assert "worker 1 was killed by SIGKILL" in scene.failure(name)["message"]
-    assert "worker 1 was killed by SIGKILL" in scene.log("again").splitlines()[-1]
+    assert re.search(r"\bworker 1 .*SIGKILL", scene.failure(name)["message"])
+    assert scene.failure(name)["message"] in scene.log("again").splitlines()[-1]
     assert orphans(scene) == []
     assert told_of(scene) == ["hang", "internal"]
     assert not (scene.place(name) / "_SUCCESS").exists()
@@ -80,7 +80,7 @@ def test_a_loss_that_is_no_number_names_the_step_and_its_rows_from_two_workers(s
     failure = scene.failure("nan")
     assert failure["class"] == "diverged"
     assert len(failure["rows"]) == 8
-    assert f"the loss became nan at step {failure['step']}, whose 8 rows begin with the anchors " in failure["message"]
+    assert re.search(rf"\bnan at step {failure['step']}\b.*\b8 rows ", failure["message"])
     assert repr(failure["rows"][0]) in failure["message"]
     assert failure["message"] in scene.log("nan").splitlines()[-1]
     assert "Traceback" not in scene.log("nan")
@@ -89,7 +89,7 @@ def test_a_loss_that_is_no_number_names_the_step_and_its_rows_from_two_workers(s
 
 def test_a_full_work_folder_has_the_code_of_the_environment(scene, small_disk):
     assert scene.run("full", MNRL_WORK_DIR=str(small_disk)) == 78, scene.log("full")[-3000:]
-    assert "name a larger MNRL_WORK_DIR" in scene.log("full").splitlines()[-1]
+    assert "MNRL_WORK_DIR" in scene.log("full").splitlines()[-1]
     assert orphans(scene) == []
 
 
@@ -98,7 +98,7 @@ def test_so_has_one_that_is_full_from_the_start(scene, small_disk):
         while filler.write(bytes(4096)):
             filler.flush()
     assert scene.run("brimming", MNRL_WORK_DIR=str(small_disk)) == 78, scene.log("brimming")[-3000:]
-    assert "No space left on device; free space, or name a larger MNRL_WORK_DIR" in scene.log("brimming")
+    assert re.search("No space left on device.*MNRL_WORK_DIR", scene.log("brimming"))
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ def test_a_worker_that_the_kernel_killed_for_memory_has_the_code_of_memory(scene
     process = scene.start("oom", fresh=True)  # what is shared with other processes would count as theirs
     small_memory.write_text(str(process.pid))
     assert process.wait(PATIENCE_SECONDS) == 79, scene.log("oom")[-3000:]
-    assert "the container's memory is used up" in scene.log("oom").splitlines()[-1]
+    assert "memory is used up" in scene.log("oom").splitlines()[-1]
     assert orphans(scene) == []
 
 

@@ -1,6 +1,7 @@
 """The gate of whole runs: what is below it is kept, and is no success."""
 
 import json
+import re
 
 import pytest
 
@@ -14,8 +15,7 @@ def test_a_run_below_the_gate_is_kept_and_passes_once_the_gate_is_lowered(mnrl_j
     ended = mnrl_job("train", **good, **checkpoints, MNRL_MIN_GAIN="0.9")
     run = tmp_path / "out" / "r"
     assert ended.code == 80, ended.stderr
-    assert "the gate: faq.ndcg@10 changed by" in ended.last_line
-    assert "MNRL_MIN_GAIN is 0.9; the run is kept in out/r, without _SUCCESS" in ended.last_line
+    assert re.search(r"faq\.ndcg@10 .*MNRL_MIN_GAIN is 0\.9.*\bout/r\b", ended.last_line)
     assert "won/lost/tied" in ended.stdout
     metrics = read_metrics(run)
     assert (metrics["status"], metrics["gate"]["passed"]) == ("gate", False)
@@ -29,7 +29,7 @@ def test_a_run_below_the_gate_is_kept_and_passes_once_the_gate_is_lowered(mnrl_j
 
     ended = mnrl_job("train", **good, **checkpoints, MNRL_MIN_GAIN="-1")
     assert ended.code == 0, ended.stderr
-    assert "going on from the checkpoint of step 2 of 3" in ended.stderr
+    assert "checkpoint of step 2 of 3" in ended.stderr
     assert read_metrics(run)["gate"] == {
         "passed": True,
         "rule": "faq.ndcg@10 rises by -1 or more",
@@ -46,7 +46,7 @@ def test_a_run_whose_embeddings_collapsed_is_no_success_also_when_it_is_gone_on_
     for _ in range(2):  # the second goes on from a checkpoint, with the log up to then
         ended = mnrl_job("train", **good, **more)
         assert ended.code == 80, ended.stderr
-        assert "the embeddings collapsed: " in ended.last_line
+        assert "collapsed" in ended.last_line
         assert "succeeded" not in ended.last_line
         assert not (run / "_SUCCESS").exists()
         assert read_metrics(run)["training"]["collapse"]
@@ -57,21 +57,27 @@ def test_a_run_whose_embeddings_collapsed_is_no_success_also_when_it_is_gone_on_
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "facts"),
     [
-        ({"MNRL_GUARD_EVALS": "general"}, "MNRL_GUARD_EVALS=general: no eval set is named 'general'; there are: faq"),
-        ({"MNRL_METRICS_AT": "1,5"}, "MNRL_PRIMARY_METRIC='ndcg@10' is not accepted (MNRL_METRICS_AT has 1,5)"),
-        ({"MNRL_METRICS_AT": "0,5"}, "MNRL_METRICS_AT='0,5' is not accepted (a k is a whole number from 1 to 10000)"),
-        ({"MNRL_EVAL_DATA": "", "MNRL_EVAL_HOLDOUT": "0", "MNRL_MIN_GAIN": "0"}, "need an eval set to judge by"),
-        ({"MNRL_EVAL_DATA": "", "MNRL_EVAL_HOLDOUT": "0", "MNRL_EVAL_EVERY": "5"}, "need an eval set to judge by"),
-        ({"MNRL_PATIENCE": "2"}, "MNRL_PATIENCE='2' is not accepted (nothing is scored while it trains; set MNRL_EVAL"),
-        ({"MNRL_ACCELERATE_CONFIG": "fsdp.yaml", "MNRL_EVAL_EVERY": "5"}, "MNRL_ACCELERATE_CONFIG='fsdp.yaml' is not"),
+        ({"MNRL_GUARD_EVALS": "general"}, "MNRL_GUARD_EVALS=general: .* faq"),
+        ({"MNRL_METRICS_AT": "1,5"}, "MNRL_PRIMARY_METRIC='ndcg@10' .*MNRL_METRICS_AT has 1,5"),
+        ({"MNRL_METRICS_AT": "0,5"}, "MNRL_METRICS_AT='0,5' .* 1 to 10000"),
+        (
+            {"MNRL_EVAL_DATA": "", "MNRL_EVAL_HOLDOUT": "0", "MNRL_MIN_GAIN": "0"},
+            "MNRL_MIN_GAIN, .*MNRL_EVAL_DATA.*MNRL_EVAL_HOLDOUT",
+        ),
+        (
+            {"MNRL_EVAL_DATA": "", "MNRL_EVAL_HOLDOUT": "0", "MNRL_EVAL_EVERY": "5"},
+            "MNRL_EVAL_EVERY .*MNRL_EVAL_DATA.*MNRL_EVAL_HOLDOUT",
+        ),
+        ({"MNRL_PATIENCE": "2"}, "MNRL_PATIENCE='2' .*MNRL_EVAL_EVERY"),
+        ({"MNRL_ACCELERATE_CONFIG": "fsdp.yaml", "MNRL_EVAL_EVERY": "5"}, "MNRL_ACCELERATE_CONFIG='fsdp.yaml' "),
     ],
 )
-def test_judging_by_what_there_is_not_is_refused(mnrl_job, good, settings, told):
+def test_judging_by_what_there_is_not_is_refused(mnrl_job, good, settings, facts):
     ended = mnrl_job("train", **good | settings)
     assert ended.code == 64, ended.stderr
-    assert told in ended.stderr
+    assert re.search(facts, ended.stderr)
 
 
 @pytest.mark.parametrize("gate", [{}, {"min_gain": -1}])

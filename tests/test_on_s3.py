@@ -1,40 +1,19 @@
 """Whole runs with everything on S3, on both kinds of server: inputs, base model, output, failures, second attempts."""
 
 import json
-import uuid
 
 import pytest
 
-from tests.examples import PAIRS, write_evalset, write_pairs
+from tests.examples import PAIRS
 from tests.program import start_command
+from tests.s3_runs import furnish, settings_for
 from tests.servers.proxy import Fault, proxied
-from tests.servers.s3 import BUCKET, objects, put
+from tests.servers.s3 import objects, put
 
 
 @pytest.fixture
 def place_on_moto(moto, tmp_path, tiny_model):
     return furnish(moto, tmp_path, tiny_model)
-
-
-def furnish(server, tmp_path, tiny_model):
-    """A prefix with training pairs, an eval set and a base model."""
-    uri = f"s3://{BUCKET}/{uuid.uuid4().hex}"
-    pairs = write_pairs(tmp_path / "pairs.jsonl").read_bytes()
-    evals = write_evalset(tmp_path / "faq.json").read_bytes()
-    model = {f"model/{p.relative_to(tiny_model)}": p.read_bytes() for p in tiny_model.rglob("*") if p.is_file()}
-    put(server, uri, {"data/pairs.jsonl": pairs, "eval/faq.json": evals, **model})
-    return uri
-
-
-def settings_for(place, **changes):
-    return {
-        "MNRL_TRAIN_DATA": f"{place}/data",
-        "MNRL_EVAL_DATA": f"{place}/eval/faq.json",
-        "MNRL_BASE_MODEL": f"{place}/model",
-        "MNRL_OUTPUT": f"{place}/runs",
-        "MNRL_RUN_ID": "r",
-        "MNRL_BATCH_SIZE": "8",
-    } | changes
 
 
 # On rclone, which ignores conditions, two attempts at once run below.
@@ -57,10 +36,11 @@ def test_a_run_reads_from_and_writes_to_s3_alone_and_is_verified_and_known_again
 
     again = mnrl_job("train", **environment)
     assert again.code == 0
-    assert "already published" in again.last_line
+    assert f"{place}/runs/r is already published" in again.last_line
     other = mnrl_job("train", **environment | {"MNRL_SEED": "7"})
     assert other.code == 64
-    assert "published with other settings" in other.last_line
+    assert f"{place}/runs/r " in other.last_line
+    assert "MNRL_RUN_ID" in other.last_line
     assert objects(server, f"{place}/runs/r") == run
 
     good = mnrl_job("verify", f"{place}/runs/r", fresh=True, **server.environment)
@@ -70,7 +50,7 @@ def test_a_run_reads_from_and_writes_to_s3_alone_and_is_verified_and_known_again
     put(server, f"{place}/runs/r", {"model/model.safetensors": bytes(weights)})
     bad = mnrl_job("verify", f"{place}/runs/r", **server.environment)
     assert bad.code == 65
-    assert "model/model.safetensors: has SHA-256" in bad.stderr
+    assert "model/model.safetensors: " in bad.stderr
     assert "audit.json" not in bad.stderr
 
 
@@ -106,20 +86,20 @@ def test_two_attempts_at_once_leave_one_run_and_both_end_well(rclone, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("command", "status", "code", "words"),
+    ("command", "status", "code", "fact"),
     [
-        ("evaluate", 403, 77, "access denied"),
+        ("evaluate", 403, 77, "_SUCCESS: "),
         ("train", 503, 69, "SlowDown"),
     ],
 )
 def test_an_upload_that_fails_ends_with_its_cause_and_no_marker(
-    mnrl_job, moto, place_on_moto, command, status, code, words
+    mnrl_job, moto, place_on_moto, command, status, code, fact
 ):
     with proxied(moto, Fault("status", r"PUT .*_SUCCESS", times=99, status=status)) as proxy:
         environment = settings_for(place_on_moto) | proxy.environment | {"AWS_MAX_ATTEMPTS": "2"}
         ended = mnrl_job(command, **environment)
     assert ended.code == code, ended.stderr
-    assert words in ended.last_line
+    assert fact in ended.last_line
     run = objects(moto, f"{place_on_moto}/runs/r")
     assert "_SUCCESS" not in run
     assert json.loads(run["failure.json"])["exit_code"] == code

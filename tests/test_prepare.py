@@ -1,6 +1,7 @@
 """From pairs as read to what workers train on: leaks, holdout, and which batches are made, through the command line."""
 
 import json
+import re
 import shutil
 from datetime import UTC, datetime
 
@@ -20,7 +21,7 @@ from mnrl_job.runtime.watch import Care
 from mnrl_job.setting_types import Hardness, Source
 from mnrl_job.settings import Settings
 from tests.examples import LEAKED, PAIRS, write_jsonl, write_pairs
-from tests.inputs.conftest import read
+from tests.inputs.reading import read
 
 
 def test_leaked_pairs_are_left_out_and_counted(published):
@@ -37,15 +38,15 @@ def test_leaked_pairs_end_the_run_where_they_must_not_be(mnrl_job, tmp_path, goo
     write_pairs(tmp_path / "pairs.jsonl", [*PAIRS, LEAKED])
     ended = mnrl_job("train", **good | {"MNRL_LEAKAGE": "fail"})
     assert ended.code == 65
-    assert "1 of 9 training pairs also stand in an eval set (1 in faq), the first is 'get an" in ended.last_line
-    assert "set MNRL_LEAKAGE=remove" in ended.last_line
+    assert re.search(r"\b1 of 9 training pairs .*\(1 in faq\).*'get an", ended.last_line)
+    assert "MNRL_LEAKAGE=remove" in ended.last_line
 
 
 def test_where_every_pair_is_leaked_there_is_nothing_to_train_on(mnrl_job, tmp_path, good):
     write_pairs(tmp_path / "pairs.jsonl", [LEAKED] * 8)
     ended = mnrl_job("train", **good)
     assert ended.code == 65
-    assert "every training pair also stands in an eval set" in ended.last_line
+    assert "MNRL_LEAKAGE=keep" in ended.last_line
 
 
 @pytest.fixture
@@ -106,9 +107,7 @@ def test_leaked_pairs_are_kept_removed_or_end_the_run(prepared, caplog, policy):
     rows = list(made_up(20))
     settings = {"evals": {"x": rows[3]}, "leakage": policy, "batch_size": 4}
     if policy == "fail":
-        with pytest.raises(
-            DataError, match=r"1 of 20 training pairs also stand in an eval set \(1 in x\), the first is"
-        ):
+        with pytest.raises(DataError, match=r"\b1 of 20 training pairs .*\(1 in x\).*MNRL_LEAKAGE=remove"):
             prepared(rows, **settings)
         return
     out = prepared(rows, **settings)
@@ -225,7 +224,7 @@ def test_a_small_source_does_not_hide_how_large_a_batch_may_be(prepared):
 
 def test_hard_negatives_can_be_weighed_only_where_there_are_some(prepared):
     wanted = {"batch_size": 4, "hardness": Hardness("hard_negatives", 5)}
-    with pytest.raises(SettingsError, match=r"MNRL_HARDNESS=hard_negatives:5: .* no negatives; give some, mine"):
+    with pytest.raises(SettingsError, match=r"^MNRL_HARDNESS=hard_negatives:5: .*MNRL_HARD_NEGATIVES"):
         prepared(list(made_up(8)), **wanted)
 
 
@@ -248,7 +247,7 @@ def test_where_the_only_row_with_negatives_is_left_out_there_are_none(prepared, 
     assert out.pairs.columns == ("anchor", "positive")
     assert not len(read_negatives(out.batching.labels).values)
     assert read_table(out.pairs.path).column_names == ["anchor", "positive"]
-    with pytest.raises(SettingsError, match="the training pairs have no negatives"):
+    with pytest.raises(SettingsError, match=r"^MNRL_HARDNESS=hard_negatives:5: "):
         prepared(rows, batch_size=2, batching="masked", hardness=Hardness("hard_negatives", 5), **wanted)
 
 
@@ -265,12 +264,12 @@ def test_documents_relevant_in_an_eval_set_are_not_to_be_mined(prepared):
 
 
 def test_a_batch_that_the_workers_cannot_share_is_refused(prepared):
-    with pytest.raises(SettingsError, match="MNRL_BATCH_SIZE=7 is not a multiple of the 2 workers; 8 would be"):
+    with pytest.raises(SettingsError, match=r"^MNRL_BATCH_SIZE=7 .*\b2 workers; 8\b"):
         prepared(list(made_up(20)), batch_size=7)
 
 
 def test_weighted_sources_of_which_one_fills_no_batch_would_train_nothing_and_are_refused(prepared):
-    with pytest.raises(SettingsError, match=r"MNRL_BATCH_SIZE=8 is larger than the 5 training pairs of s1, and by the"):
+    with pytest.raises(SettingsError, match=r"^MNRL_BATCH_SIZE=8 .*\b5 training pairs of s1\b.*MNRL_TRAIN_DATA"):
         prepared(list(made_up(40, "a")), list(made_up(5, "b")), weights=(2.0, 1.0), eval_holdout=0, batch_size=8)
 
 
@@ -311,9 +310,7 @@ def test_where_a_text_that_is_anchor_and_positive_keeps_the_only_batch_from_fill
 def test_and_it_is_refused_where_batches_must_be_planned(prepared):
     rows = list(made_up(8))
     rows[1] = (rows[1][0], rows[0][0])
-    with pytest.raises(
-        SettingsError, match=r"=8: no batch can be filled .*; set it to 7 or less, or set MNRL_BATCHING"
-    ):
+    with pytest.raises(SettingsError, match=r"^MNRL_BATCH_SIZE=8: .*\b7 or less.*MNRL_BATCHING=masked"):
         prepared(rows, eval_holdout=0, batch_size=8, batching="planned")
 
 
@@ -355,15 +352,13 @@ def test_where_77_positives_fill_a_batch_of_64_they_are_kept_apart():
 
 
 def test_planned_batches_that_cannot_be_filled_are_refused_with_what_could_be():
-    with pytest.raises(
-        SettingsError, match=r"128: no batch can be filled .* have 77 distinct .*; set it to 77 or less"
-    ):
+    with pytest.raises(SettingsError, match=r"^MNRL_BATCH_SIZE=128: .*\b77 distinct positives.*\b77 or less"):
         rule_of(SEVENTY_SEVEN, batch_size=128, batching="planned")
     assert rule_of(SEVENTY_SEVEN, batch_size=77, batching="planned")[1] == (129,)
 
 
 def test_where_no_batch_could_ever_be_filled_only_masking_is_offered():
-    with pytest.raises(SettingsError, match=r"1 distinct positives; set MNRL_BATCHING=masked"):
+    with pytest.raises(SettingsError, match=r"\b1 distinct positives; (?!.*or less).*MNRL_BATCHING=masked"):
         rule_of(np.zeros(50, dtype=np.int64), batch_size=8, batching="planned")
 
 
@@ -374,9 +369,9 @@ def test_masking_can_be_asked_for():
 
 
 def test_a_batch_larger_than_the_data_or_its_largest_source_is_refused():
-    with pytest.raises(SettingsError, match="larger than the 50 training pairs; set it to 50 or less"):
+    with pytest.raises(SettingsError, match=r"^MNRL_BATCH_SIZE=64 .*\b50 training pairs; .*\b50\b"):
         rule_of(np.arange(50), batch_size=64)
-    with pytest.raises(SettingsError, match="larger than the 40 training pairs of the largest source"):
+    with pytest.raises(SettingsError, match=r"^MNRL_BATCH_SIZE=64 .*\b40 training pairs of .*\b40\b"):
         rule_of(np.arange(70), sources=(30, 40), batch_size=64)
 
 
@@ -387,11 +382,11 @@ def test_one_positive_for_all_teaches_nothing_unless_there_are_negatives(negativ
     if 7 in negatives:
         refuse_without_contrast(groups, given)
         return
-    with pytest.raises(DataError, match="the 50 training pairs have one positive between them, so there is nothing to"):
+    with pytest.raises(DataError, match=r"^MNRL_TRAIN_DATA: .*\b50 .*\bone positive\b"):
         refuse_without_contrast(groups, given)
 
 
 def test_one_anchor_for_all_teaches_nothing_either(prepared):
     """All positives answer it, so none is a negative."""
-    with pytest.raises(DataError, match="the 12 training pairs have one anchor between them, so there is nothing to"):
+    with pytest.raises(DataError, match=r"^MNRL_TRAIN_DATA: .*\b12 .*\bone anchor\b"):
         prepared([("Question", positive) for _, positive in made_up(12)], eval_holdout=0, batch_size=4)

@@ -4,6 +4,7 @@ Options that do not touch one another share a run.
 """
 
 import json
+import re
 
 import pytest
 import torch
@@ -77,7 +78,7 @@ def test_a_model_published_in_bf16_is_trained_and_saved_in_fp32(shaped):
 
 def test_vectors_that_may_be_cut_are_scored_at_each_dimension(shaped):
     folder, settings, ended = shaped
-    assert "whole vectors, of 32 dimensions, are not trained; put 32 first" in ended.stderr
+    assert re.search(r"\b32 dimensions.*\b32 first", ended.stderr)
     run = folder / "out" / "r"
     metrics = read(run / "metrics.json")
     assert metrics["training"]["matryoshka_dims"] == [16, 4]
@@ -182,8 +183,8 @@ def test_a_guide_that_is_not_there_is_told_before_anything_is_read(mnrl_job, goo
     for command in ("train", "check"):
         ended = mnrl_job(command, **good | guided)
         assert ended.code == 66, ended.stderr
-        assert "MNRL_GUIDE_MODEL: ./nowhere is not a folder" in ended.stdout + ended.stderr
+        assert "MNRL_GUIDE_MODEL: ./nowhere " in ended.stdout + ended.stderr
     (tmp_path / "empty").mkdir()
     ended = mnrl_job("train", **good | guided | {"MNRL_GUIDE_MODEL": "empty"})
     assert ended.code == 66
-    assert "MNRL_GUIDE_MODEL" in ended.last_line
+    assert "MNRL_GUIDE_MODEL: empty " in ended.last_line

@@ -4,7 +4,7 @@ import hashlib
 import json
 
 from tests.examples import EVIL, PAIRS
-from tests.outputs.test_report import Reader, data_of
+from tests.outputs.page_reader import Reader, data_of
 
 
 def test_the_page_of_a_training_is_hashed_and_shows_harmful_pairs_and_queries_as_text(published):

@@ -1,6 +1,7 @@
 """Settings: one model, and everything users see of it."""
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -40,10 +41,10 @@ def test_a_flag_wins_over_the_environment_which_wins_over_dotenv_which_wins_over
 def test_all_problems_are_told_at_once_each_with_variable_value_and_what_is_accepted():
     environ = {"MNRL_BATCH_SIZE": "many", "MNRL_WARMUP": "7", "MNRL_PRECISION": "fp8", "MNRL_PRIMARY_METRIC": "bleu"}
     problems = "\n".join(problems_of(environ=environ))
-    assert "MNRL_BATCH_SIZE='many' is not accepted; expected a whole number of at least 2" in problems
-    assert "MNRL_WARMUP='7' is not accepted; expected a number from 0 to 1" in problems
-    assert "MNRL_PRECISION='fp8' is not accepted; expected auto, fp32, bf16 or fp16" in problems
-    assert "MNRL_PRIMARY_METRIC='bleu' is not accepted" in problems
+    assert re.search("^MNRL_BATCH_SIZE='many' .* 2$", problems, re.M)
+    assert re.search("^MNRL_WARMUP='7' .* 0 to 1$", problems, re.M)
+    assert re.search("^MNRL_PRECISION='fp8' .* auto, fp32, bf16 or fp16$", problems, re.M)
+    assert "MNRL_PRIMARY_METRIC='bleu' " in problems
     assert "MNRL_TRAIN_DATA is required" in problems
     assert "MNRL_OUTPUT is required" in problems
     assert len(problems.splitlines()) == 6
@@ -51,16 +52,14 @@ def test_all_problems_are_told_at_once_each_with_variable_value_and_what_is_acce
 
 def test_a_number_beyond_a_bound_is_refused_with_that_bound():
     (problem,) = problems_of(environ=NEEDED | {"MNRL_LEARNING_RATE": "2"})
-    assert problem == "MNRL_LEARNING_RATE='2' is not accepted; expected a number above 0 and up to 1"
+    assert re.search("^MNRL_LEARNING_RATE='2' .* above 0 .* 1$", problem)
 
 
 def test_an_unknown_name_is_an_error_with_a_suggestion():
-    assert problems_of(environ=NEEDED | {"MNRL_BATCHSIZE": "8"}) == [
-        "MNRL_BATCHSIZE is not a setting; did you mean MNRL_BATCH_SIZE?"
-    ]
-    assert problems_of(environ=NEEDED, dotenv={"MNRL_OUTPT": "x"}) == [
-        "MNRL_OUTPT in .env is not a setting; did you mean MNRL_OUTPUT?"
-    ]
+    (problem,) = problems_of(environ=NEEDED | {"MNRL_BATCHSIZE": "8"})
+    assert re.search(r"^MNRL_BATCHSIZE .* MNRL_BATCH_SIZE\?$", problem)
+    (problem,) = problems_of(environ=NEEDED, dotenv={"MNRL_OUTPT": "x"})
+    assert re.search(r"^MNRL_OUTPT in \.env .* MNRL_OUTPUT\?$", problem)
 
 
 def test_what_an_image_says_of_itself_is_no_setting_and_no_error():
@@ -77,7 +76,7 @@ def test_other_names_in_dotenv_reach_the_libraries_unless_the_environment_has_th
 
 def test_a_wrong_value_in_dotenv_is_told_as_such():
     (problem,) = problems_of(environ=NEEDED, dotenv={"MNRL_SEED": "x"})
-    assert problem.startswith("MNRL_SEED='x' in .env is not accepted; expected a whole number")
+    assert problem.startswith("MNRL_SEED='x' in .env ")
 
 
 def test_several_sources_keep_their_names_or_take_those_of_their_files():
@@ -91,7 +90,7 @@ def test_several_sources_keep_their_names_or_take_those_of_their_files():
 
 def test_two_sources_of_one_name_are_refused():
     (problem,) = problems_of(environ=NEEDED | {"MNRL_TRAIN_DATA": "a/x.jsonl,b/x.csv"})
-    assert "two sources share the name 'x'" in problem
+    assert re.search("MNRL_TRAIN_DATA=.*'x'.*name=uri", problem)
 
 
 @pytest.mark.parametrize(
@@ -107,19 +106,19 @@ def test_two_sources_of_one_name_are_refused():
 def test_what_is_required_is_not_given_by_blanks_and_commas(command, name, value):
     environ = NEEDED | {"MNRL_EVAL_DATA": "faq.json"}
     (problem,) = problems_of(command, environ=environ | {name: value})
-    assert problem.startswith(f"{name} is required: ")
+    assert problem.startswith(f"{name} is required")
     problems = problems_of(command, environ=environ | {name: value, "MNRL_EPOCHS": "0"})
     assert [one.partition(" ")[0] for one in problems] == ["MNRL_EPOCHS='0'", name], "all at once"
 
 
 def test_a_model_without_a_name_is_not_the_folder_that_we_stand_in():
     (problem,) = problems_of(environ=NEEDED | {"MNRL_BASE_MODEL": " "})
-    assert problem.startswith("MNRL_BASE_MODEL=' ' is not accepted; expected a Hub id")
+    assert problem.startswith("MNRL_BASE_MODEL=' ' ")
 
 
 def test_a_source_whose_name_is_not_utf8_is_refused_with_its_setting():
     (problem,) = problems_of(environ=NEEDED | {"MNRL_TRAIN_DATA": "gr\udcf6\udcdfe.csv"})
-    assert problem.startswith(r"MNRL_TRAIN_DATA='gr\udcf6\udcdfe.csv' is not accepted ('utf-8' codec can't encode")
+    assert problem.startswith(r"MNRL_TRAIN_DATA='gr\udcf6\udcdfe.csv' ")
 
 
 def sources_of(text):
@@ -155,18 +154,17 @@ def test_colons_and_equals_signs_in_a_uri_are_its_own(text, source):
 @pytest.mark.parametrize("weight", ["x", "0", "-1", "", "inf", "nan", "1e999"])
 def test_a_weight_that_is_no_number_above_0_is_refused_with_its_item(weight):
     (problem,) = problems_of(environ=NEEDED | {"MNRL_TRAIN_DATA": f"good=a.jsonl,faq:{weight}=faq.jsonl"})
-    said = f"('faq:{weight}=faq.jsonl': the weight {weight!r} is not a number above 0, as in name:2.5=uri)"
-    assert said in problem
-    assert "expected one or more of uri, name=uri or name:weight=uri, comma separated" in problem
+    assert problem.startswith("MNRL_TRAIN_DATA=")
+    assert f"'faq:{weight}=faq.jsonl': the weight {weight!r} " in problem
+    assert "name:weight=uri" in problem
 
 
 def test_an_eval_set_with_a_weight_is_refused_in_one_line():
     environ = {"MNRL_EVAL_DATA": "a.json,faq:3=faq.json", "MNRL_OUTPUT": "out"}
     (problem,) = problems_of("evaluate", environ=environ)
-    assert "('faq:3=faq.json': an eval set has no weight; write faq=faq.json)" in problem
-    assert problem.endswith(
-        "expected one or more of uri or name=uri, comma separated; a file, folder or glob, local or s3://"
-    )
+    assert problem.startswith("MNRL_EVAL_DATA=")
+    assert re.search(r"'faq:3=faq\.json': .* faq=faq\.json\)", problem)
+    assert "name:weight=uri" not in problem
 
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}", fullmatch=True)
@@ -210,8 +208,8 @@ def test_hardness_is_a_strength_and_which_negatives(text, hardness):
 @pytest.mark.parametrize("text", ["0", "-1", "inf", "much", "negatives:9", "hard_negatives", "hard_negatives:", ":9"])
 def test_any_other_hardness_is_refused_in_one_line(text):
     (problem,) = problems_of(environ=NEEDED | {"MNRL_HARDNESS": text})
-    assert problem.startswith(f"MNRL_HARDNESS={text!r} is not accepted")
-    assert "expected a number above 0 for all negatives, or in_batch_negatives:9, hard_negatives:5" in problem
+    assert problem.startswith(f"MNRL_HARDNESS={text!r} ")
+    assert re.search("above 0 .*in_batch_negatives:9, hard_negatives:5", problem)
 
 
 @pytest.mark.parametrize("loss", ["mnrl", "guided"])
@@ -234,15 +232,15 @@ def test_negatives_are_mined_from_places_that_are_enough_for_them():
     settings, _ = read_settings("train", {}, NEEDED | wanted, {})
     assert str(settings.hard_negative_ranks) == "11-15"
     for places, reason in {
-        "12-15": "fewer places than MNRL_HARD_NEGATIVES=5",
+        "12-15": "MNRL_HARD_NEGATIVES=5",
         "15-11": "from small",
         "0-9": "",
         "9": "",
     }.items():
         (problem,) = problems_of(environ=NEEDED | wanted | {"MNRL_HARD_NEGATIVE_RANKS": places})
-        assert problem.startswith(f"MNRL_HARD_NEGATIVE_RANKS={places!r} is not accepted")
+        assert problem.startswith(f"MNRL_HARD_NEGATIVE_RANKS={places!r} ")
         assert reason in problem
-        assert "first-last, as in 1-100" in problem
+        assert "1-100" in problem
     (problem,) = problems_of(environ=NEEDED | {"MNRL_MINE_EVERY": "epoch", "MNRL_ACCELERATE_CONFIG": "fsdp.yaml"})
     assert "MNRL_MINE_EVERY=epoch" in problem
     assert Settings.model_validate(json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
@@ -251,10 +249,8 @@ def test_negatives_are_mined_from_places_that_are_enough_for_them():
 @pytest.mark.parametrize("text", ["64,256", "64,64", "0", "-3", "64,x", "1.5"])
 def test_other_dimensions_are_refused_in_one_line(text):
     (problem,) = problems_of(environ=NEEDED | {"MNRL_MATRYOSHKA_DIMS": text})
-    assert problem.startswith(f"MNRL_MATRYOSHKA_DIMS={text!r} is not accepted")
-    assert problem.endswith(
-        "expected whole numbers from large to small, comma separated, none above the model's dimension: 768,256,64"
-    )
+    assert problem.startswith(f"MNRL_MATRYOSHKA_DIMS={text!r} ")
+    assert problem.endswith(" 768,256,64")
 
 
 def test_the_space_at_the_end_of_a_prompt_is_kept_and_an_empty_flag_takes_a_prompt_away():
@@ -270,7 +266,7 @@ def test_trackers_are_named_once_each():
     assert settings.track == ("wandb", "mlflow")
     assert Settings.model_validate(settings.model_dump(mode="json")) == settings
     (problem,) = problems_of(environ=NEEDED | {"MNRL_TRACK": "wandb,comet"})
-    assert problem == "MNRL_TRACK='wandb,comet' is not accepted; expected tensorboard, wandb, mlflow, comma separated"
+    assert re.search("^MNRL_TRACK='wandb,comet' .* tensorboard, wandb, mlflow", problem)
 
 
 @pytest.mark.parametrize("value", ["auto", "1", "8"])
@@ -282,7 +278,7 @@ def test_num_processes_takes_auto_or_a_number(value):
 @pytest.mark.parametrize("value", ["0", "two", "-1"])
 def test_num_processes_refuses_anything_else_in_one_line(value):
     (problem,) = problems_of(environ=NEEDED | {"MNRL_NUM_PROCESSES": value})
-    assert problem.endswith("expected auto or a whole number of at least 1")
+    assert re.search(f"^MNRL_NUM_PROCESSES='{value}' .* auto .* 1$", problem)
 
 
 @pytest.mark.parametrize(("value", "seconds"), [("5s", 5), ("2m", 120), ("1h", 3600)])
@@ -291,7 +287,7 @@ def test_a_time_has_a_unit(value, seconds):
     assert settings.node_timeout.seconds == seconds
     assert Settings.model_validate(settings.model_dump(mode="json")) == settings
     (problem,) = problems_of(environ=NEEDED | {"MNRL_NODE_TIMEOUT": value[:-1]})
-    assert problem.endswith("is not accepted (a number without a unit); expected a time (30s, 2m, 1h)")
+    assert re.search(rf"^MNRL_NODE_TIMEOUT='{value[:-1]}' .*\(30s, 2m, 1h\)$", problem)
 
 
 def test_env_example_docs_schema_and_flags_all_show_every_setting(mnrl_job):
@@ -374,17 +370,14 @@ def test_it_answers_in_the_time_of_a_few_imports(arguments):
 def test_an_unknown_flag_ends_with_the_settings_code(mnrl_job):
     ended = mnrl_job("train", "--batchsize", "8")
     assert ended.code == 64
-    assert "No such option" in ended.last_line
+    assert "--batchsize" in ended.last_line
 
 
 def test_formats_are_taken_once_in_one_order_and_an_unknown_one_is_refused_with_a_suggestion():
     settings, _ = read_settings("train", {"export": " int8, onnx,int8"}, NEEDED, {})
     assert settings.export == ("onnx", "int8")
     (problem,) = problems_of(environ=NEEDED | {"MNRL_EXPORT": "onnx,openvivo"})
-    assert problem == (
-        "MNRL_EXPORT='onnx,openvivo' is not accepted ('openvivo' is no format; did you mean openvino?); "
-        "expected onnx, openvino, int8 (ONNX in 8 bits), comma separated"
-    )
+    assert re.search(r"^MNRL_EXPORT='onnx,openvivo' .*'openvivo' .* openvino\?", problem)
 
 
 @pytest.mark.parametrize("blanks", [" {}", "{} ", "\t{}\n", "{}\r\n"])
@@ -451,9 +444,8 @@ def test_quotes_within_a_text_belong_to_it(name, value):
 
 
 def test_a_setting_in_lower_case_is_told():
-    assert problems_of(environ=NEEDED | {"mnrl_seed": "7", "mnrl_other": "x"}) == [
-        "mnrl_seed is not a setting; did you mean MNRL_SEED?"
-    ]
+    (problem,) = problems_of(environ=NEEDED | {"mnrl_seed": "7", "mnrl_other": "x"})
+    assert re.search(r"^mnrl_seed .* MNRL_SEED\?$", problem)
 
 
 def kubernetes_links(service, port_name=""):

@@ -107,6 +107,6 @@ def test_a_run_goes_on_without_trackers_that_are_absent_and_stdout_has_the_table
     assert ended.stdout.startswith("\nfaq\n  metric")
     warnings = [line for line in ended.stderr.splitlines() if "MNRL_TRACK" in line]
     assert len(warnings) == 2, ended.stderr
-    assert any("wandb is left out: No module named 'wandb'; pip install wandb" in line for line in warnings)
-    assert any("set MLFLOW_TRACKING_URI to a server that answers" in line for line in warnings)
+    assert any("No module named 'wandb'" in line for line in warnings)
+    assert any("MLFLOW_TRACKING_URI" in line for line in warnings)
     assert (tmp_path / "out" / "r" / "_SUCCESS").exists()

@@ -272,8 +272,8 @@ def refuse_without_contrast(groups: NDArray[np.int64], negatives: Ragged) -> Non
     for column, text in zip(groups.T, ("anchor", "positive"), strict=True):
         if (column == column[0]).all() and (negatives.values == NOBODY).all():
             raise DataError(
-                f"the {len(groups)} training pairs have one {text} between them, so there is nothing to tell it from; "
-                f"give pairs with different {text}s, or negatives"
+                f"MNRL_TRAIN_DATA: the {len(groups)} training pairs have one {text} between them, so there is nothing "
+                f"to tell it from; give pairs with different {text}s, or negatives"
             )
 
 

@@ -1,20 +1,10 @@
-"""The places of the chaos tests: two real S3 servers that differ in what they enforce, and a folder."""
+"""The places of the chaos tests, for each test module its own."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from tests.chaos.scene import Place
-from tests.servers.s3 import serve
-
-
-def opened(kind: str, factory: pytest.TempPathFactory) -> Iterator[Place]:
-    root = factory.mktemp(kind)
-    if kind == "folder":
-        yield Place(kind, root)
-    else:
-        with serve(kind, root) as server:
-            yield Place(kind, root, server)
+from tests.chaos.places import Place, opened
 
 
 @pytest.fixture(scope="module", params=["moto", "rclone"])

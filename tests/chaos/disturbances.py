@@ -13,11 +13,12 @@ from pathlib import Path
 
 import psutil
 
-from tests.chaos.scene import BUCKET, Place
+from tests.chaos.places import Place
 from tests.hosts import Host
 from tests.program import Running
 from tests.runs import Scene, workers_of
 from tests.servers.proxy import Fault, proxied
+from tests.servers.s3 import BUCKET
 
 SETTINGS = {"MNRL_EPOCHS": "20", "MNRL_CHECKPOINT_EVERY": "7", "MNRL_HANG_TIMEOUT": "8s"}
 ON_TWO_NODES = {

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests import hosts
-from tests.chaos.conftest import opened
+from tests.chaos.attempts import SEED, sha256, tell
 from tests.chaos.disturbances import EXPECTED, ON_A_SERVER, ON_ONE_MACHINE, ON_TWO_HOSTS, Disturbance, Round
-from tests.chaos.scene import SEED, Place, sha256, tell
+from tests.chaos.places import Place, opened
 from tests.runs import Scene, make_scene, orphans
 
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS") or 50)

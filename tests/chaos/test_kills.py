@@ -15,12 +15,10 @@ from pathlib import Path
 import pytest
 from boto3.s3.transfer import TransferConfig
 
-from tests.chaos.scene import (
-    BUCKET,
+from tests.chaos.attempts import (
     PIECE,
     SEED,
-    Ended,
-    Place,
+    EndedActor,
     Sums,
     Undisturbed,
     assert_nothing_is_left,
@@ -36,6 +34,8 @@ from tests.chaos.scene import (
     tell,
     undisturbed,
 )
+from tests.chaos.places import Place
+from tests.servers.s3 import BUCKET
 
 ENOUGH = int(os.environ.get("CHAOS_KILLS") or 250) // 5
 FEW = 2
@@ -43,10 +43,10 @@ SETTINGS = "abc"
 MOST_KILLS_IN_A_ROW = 3
 PARTIAL = ".partial"
 
-Kill = Callable[..., Ended]
+Kill = Callable[..., EndedActor]
 
 
-def killed_somewhere(rng: random.Random, usual: Undisturbed, place: Place, *arguments: str) -> Ended:
+def killed_somewhere(rng: random.Random, usual: Undisturbed, place: Place, *arguments: str) -> EndedActor:
     """Start an actor and kill it: after a random time, or (where a moment is too short to hit) before a random step."""
     if rng.random() < 0.5:
         return killed_before(rng.randint(1, usual.steps), place, *arguments)
@@ -57,13 +57,13 @@ def killed_somewhere(rng: random.Random, usual: Undisturbed, place: Place, *argu
     return end(process)
 
 
-def killed_before(step: int, place: Place, *arguments: str) -> Ended:
+def killed_before(step: int, place: Place, *arguments: str) -> EndedActor:
     process = start(place, *arguments, CHAOS_AT=f"SIGKILL io {step}")
     go(process)
     return end(process)
 
 
-def kill_again_and_again(kills: int, rng: random.Random, story: Callable[[int], list[Ended]], title: str) -> None:
+def kill_again_and_again(kills: int, rng: random.Random, story: Callable[[int], list[EndedActor]], title: str) -> None:
     """Play a story, which starts some actors to be killed and one to finish, until there were enough kills."""
     phases = Counter[str]()
     began = time.monotonic()
@@ -77,7 +77,7 @@ def kill_publishers(place: Place, folder: Path, kills: int) -> None:
     rng = random.Random(f"{SEED} publish {place.kind}")
     usual = rehearse_publishing(place, folder, SETTINGS, rng)
 
-    def story(victims: int) -> list[Ended]:
+    def story(victims: int) -> list[EndedActor]:
         return publish_story(place, folder, rng, [partial(killed_somewhere, rng, usual)] * victims)
 
     kill_again_and_again(kills, rng, story, f"publish {place.kind}")
@@ -94,11 +94,11 @@ def kill_before_each_step(place: Place, folder: Path) -> None:
     tell(f"steps {place.kind}: {phases.total()} kills", phases)
 
 
-def publish_story(place: Place, folder: Path, rng: random.Random, kills: Sequence[Kill]) -> list[Ended]:
+def publish_story(place: Place, folder: Path, rng: random.Random, kills: Sequence[Kill]) -> list[EndedActor]:
     """Attempts at one run, all killed but the last; whatever each leaves is looked at."""
     run = f"run-{rng.getrandbits(64):016x}"
     attempts: dict[str, Sums] = {}
-    ends: list[Ended] = []
+    ends: list[EndedActor] = []
     done: str | None = None
     with explained(ends):
         for attempt in (*kills, undisturbed):
@@ -122,7 +122,7 @@ def kill_fetchers(bucket: Place, folder: Path, kills: int) -> None:
     sums, uri = sums_of(source), bucket.uri("source")
     usual = rehearse(bucket, "fetch", uri, str(folder / "rehearsal"))
 
-    def story(victims: int) -> list[Ended]:
+    def story(victims: int) -> list[EndedActor]:
         return fetch_story(bucket, uri, folder / "fetched", sums, [partial(killed_somewhere, rng, usual)] * victims)
 
     kill_again_and_again(kills, rng, story, f"fetch {bucket.kind}")
@@ -136,9 +136,9 @@ def put(bucket: Place, source: Path) -> None:
             client.upload_file(str(path), BUCKET, f"source/{path.relative_to(source).as_posix()}", Config=parts)
 
 
-def fetch_story(bucket: Place, uri: str, folder: Path, sums: Sums, kills: Sequence[Kill]) -> list[Ended]:
+def fetch_story(bucket: Place, uri: str, folder: Path, sums: Sums, kills: Sequence[Kill]) -> list[EndedActor]:
     """Attempts to fetch into one folder, all killed but the last. What is there whole is never fetched again."""
-    ends: list[Ended] = []
+    ends: list[EndedActor] = []
     there: dict[str, int] = {}
     with explained(ends):
         for attempt in (*kills, undisturbed):

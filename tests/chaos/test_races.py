@@ -20,10 +20,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.scene import (
+from tests.chaos.attempts import (
     SEED,
-    Ended,
-    Place,
+    EndedActor,
     Sums,
     Undisturbed,
     assert_nothing_is_left,
@@ -37,6 +36,7 @@ from tests.chaos.scene import (
     sums_of,
     tell,
 )
+from tests.chaos.places import Place
 
 RACES = int(os.environ.get("CHAOS_RACES") or 50)
 FEW = 2
@@ -90,7 +90,7 @@ def race(place: Place, folder: Path, rng: random.Random, same: bool) -> str:
     return f"{'same' if same else 'other'} settings, {('first', 'second')[winner]} won"
 
 
-def check_winner(place: Place, two: Rivals, attempts: dict[str, Sums], ends: list[Ended]) -> int:
+def check_winner(place: Place, two: Rivals, attempts: dict[str, Sums], ends: list[EndedActor]) -> int:
     """Which one published: just one did, says so, and the run is all its own."""
     published = published_attempt(place, two.run, attempts)
     assert published

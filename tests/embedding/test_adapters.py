@@ -65,14 +65,14 @@ def test_its_own_prompts_go_with_it(tiny_model, tmp_path):
 def test_a_base_that_is_not_there_is_missing(adapter):
     folder, _ = adapter
     with_json(folder / "adapter_config.json", base_model_name_or_path="/home/somebody/models/base")
-    with pytest.raises(MissingError, match="an adapter of /home/somebody/models/base, which is no folder here"):
+    with pytest.raises(MissingError, match=r"/home/somebody/models/base, .*adapter_config.json"):
         load(str(folder), "MNRL_BASE_MODEL")
 
 
 def test_an_adapter_of_nothing_is_refused(adapter):
     folder, _ = adapter
     with_json(folder / "adapter_config.json", base_model_name_or_path=None)
-    with pytest.raises(DataError, match="base_model_name_or_path; add it"):
+    with pytest.raises(DataError, match="no base_model_name_or_path"):
         load(str(folder), "MNRL_BASE_MODEL")
 
 
@@ -80,7 +80,7 @@ def test_a_base_that_is_not_whole_is_refused_as_any_model_is(tiny_model, tmp_pat
     base = copied(tiny_model, tmp_path / "base")
     folder, _ = by_peft(base, tmp_path / "adapter")
     with_weights(base, without("layer.1."))
-    with pytest.raises(DataError, match=f"{base}: its files lack 16 of 39 weights"):
+    with pytest.raises(DataError, match=rf"{base}: .*\b16 of 39 weights"):
         load(str(folder), "MNRL_BASE_MODEL")
 
 
@@ -96,7 +96,7 @@ def test_an_adapter_that_lacks_weights_is_refused(adapter):
 def test_an_adapter_for_another_kind_of_model_is_refused(adapter):
     folder, _ = adapter
     with_json(folder / "adapter_config.json", target_modules=["q_proj"])
-    with pytest.raises(DataError, match="cannot be merged into"):
+    with pytest.raises(DataError, match="merged into"):
         load(str(folder), "MNRL_BASE_MODEL")
 
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import pyarrow as pa
 import pytest
 import torch
 
@@ -11,20 +10,7 @@ from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import choose_precision, cpu_has_bf16
 from mnrl_job.embedding.prompts import find_prompt
 from mnrl_job.errors import DeviceError
-from tests.examples import PAIRS
-
-TEXTS = [text for pair in PAIRS for text in pair] * 3 + ["", "word " * 100]
-
-
-@pytest.fixture
-def model(tiny_model):
-    from sentence_transformers import SentenceTransformer
-
-    return SentenceTransformer(str(tiny_model), device="cpu")
-
-
-def column(texts):
-    return pa.chunked_array([pa.array(texts)])
+from tests.embedding.texts import TEXTS, column
 
 
 @pytest.mark.parametrize("kind", ["query", "document"])
@@ -75,7 +61,7 @@ def test_auto_is_bf16_where_the_processor_multiplies_it():
     cpu = torch.device("cpu")
     assert choose_precision("auto", cpu) == ("bf16" if cpu_has_bf16() else "fp32")
     assert choose_precision("bf16", cpu) == "bf16"
-    with pytest.raises(DeviceError, match="MNRL_PRECISION=fp16 needs a GPU"):
+    with pytest.raises(DeviceError, match=r"^MNRL_PRECISION=fp16 "):
         choose_precision("fp16", cpu)
 
 

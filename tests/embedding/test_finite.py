@@ -65,13 +65,13 @@ def task(eval_file, tmp_path, tiny_model):
 
 @pytest.mark.parametrize(("when", "error"), [("before", DataError), ("after", Diverged)])
 def test_the_place_in_the_eval_set_is_told_and_whose_fault_it_is(spoilt, task, when, error):
-    with pytest.raises(error, match="query 'q2' of the eval set faq: 'get an invoice'"):
+    with pytest.raises(error, match=r"query 'q2' .*\bfaq: 'get an invoice'"):
         evaluate_all(spoilt, task, when)
     assert not list(task.scratch.glob(f"{when}-*"))
 
 
 def test_while_training_it_has_diverged(spoilt, task):
-    with pytest.raises(Diverged, match="of the eval set faq"):
+    with pytest.raises(Diverged, match=r"\bfaq\b"):
         score_now(spoilt, task)
 
 

@@ -81,7 +81,7 @@ def test_the_promise_of_sentence_transformers_is_no_better(tiny_model, tmp_path,
 
 def test_a_setting_beyond_the_positions_is_refused(tmp_path):
     folder = str(xlmr(tmp_path / "m", 34))
-    with pytest.raises(SettingsError, match="MNRL_MAX_SEQ_LENGTH=33: the model takes 32 at most"):
+    with pytest.raises(SettingsError, match=r"^MNRL_MAX_SEQ_LENGTH=33: .*\b32\b"):
         load_model(folder, Settings(max_seq_length=33))
     assert max_tokens(load_model(folder, Settings(max_seq_length=32)).model) == 32
 

@@ -98,28 +98,28 @@ def endings(tmp_path_factory):
 def test_a_hub_that_is_busy_or_cannot_be_reached_is_storage_that_a_retry_may_help(endings, name):
     error = endings[name]
     assert (type(error), error.code, error.retry_helps) == (StorageError, 69, True)
-    assert str(error).startswith(f"MNRL_BASE_MODEL: owner/{name} cannot be loaded: the Hub ")
-    assert "start again when it" in str(error)
+    assert str(error).startswith(f"MNRL_BASE_MODEL: owner/{name} ")
+    assert "start again" in str(error)
 
 
 def test_a_hub_that_does_not_answer_in_time_is_storage_too():
     error = explain(raised(OSError("it is no model"), httpx2.ReadTimeout("")), "owner/name", "MNRL_BASE_MODEL", False)
     assert type(error) is StorageError
-    assert "the Hub cannot be reached (ReadTimeout); start again when it can" in str(error)
+    assert "(ReadTimeout)" in str(error)
 
 
 @pytest.mark.parametrize("name", ["gated", "private", "forbidden", "wrong-token"])
 def test_a_model_that_may_not_be_read_is_denied_with_what_to_set(endings, name):
     error = endings[name]
     assert (type(error), error.code, error.retry_helps) == (DeniedError, 77, False)
-    assert f"the Hub answers {ANSWERS[name][0]}, so it is not public, or not there" in str(error)
-    assert str(error).endswith("set HF_TOKEN to a token that may read it")
+    assert f" {ANSWERS[name][0]}, " in str(error)
+    assert "HF_TOKEN" in str(error)
 
 
 @pytest.mark.parametrize("name", ["missing", "revision"])
 def test_a_model_that_the_hub_does_not_have_is_missing(endings, name):
     assert type(endings[name]) is MissingError
-    assert "the Hub has no such model, revision or file" in str(endings[name])
+    assert f"MNRL_BASE_MODEL: owner/{name} " in str(endings[name])
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_model_that_the_hub_does_not_have_is_missing(endings, name):
 def test_a_full_cache_is_told_as_that(cause):
     error = explain(raised(OSError("it is no model"), cause), "owner/name", "MNRL_BASE_MODEL", False)
     assert (type(error), error.code) == (DeviceError, 78)
-    assert str(error).endswith("is full; free space, or set HF_HOME to a larger folder")
+    assert "HF_HOME" in str(error)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_fault_of_the_device_is_not_blamed_on_the_folder(tiny_model, monkeypat
 
 def test_an_exception_without_words_is_told_by_its_name(tiny_model, monkeypatch):
     monkeypatch.setattr(loading, "SentenceTransformer", lambda *_, **__: (_ for _ in ()).throw(AssertionError()))
-    with pytest.raises(DataError, match="cannot be loaded: AssertionError; the folder is damaged"):
+    with pytest.raises(DataError, match=f"^MNRL_BASE_MODEL: {tiny_model} .*AssertionError.*damaged"):
         loading.load(str(tiny_model), "MNRL_BASE_MODEL")
 
 
@@ -177,7 +177,7 @@ def test_a_kind_of_model_that_needs_its_own_code_is_refused_and_the_code_not_run
         (folder / "own.py").write_text(f"from pathlib import Path\nPath({str(tmp_path)!r}, 'ran').touch()\n")
     error = refusal(folder)
     assert error.code == 65
-    assert "code of its own, which is not run" in str(error)
+    assert "code of its own" in str(error)
     assert not (tmp_path / "ran").exists()
 
 
@@ -187,7 +187,7 @@ def test_a_module_from_elsewhere_is_code_of_its_own_too(tiny_model, tmp_path):
     modules[1]["type"] = "own_pooling.Pooling"
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "own_pooling.py").write_text(f"from pathlib import Path\nPath({str(tmp_path)!r}, 'ran').touch()\n")
-    assert "code of its own, which is not run" in str(refusal(folder))
+    assert "code of its own" in str(refusal(folder))
     assert not (tmp_path / "ran").exists()
 
 
@@ -215,7 +215,6 @@ def test_a_git_lfs_pointer_is_told_as_that(tiny_model, tmp_path, name):
 def test_a_missing_package_is_named(cause, package):
     error = explain(raised(ValueError("it is no model"), cause), "folder", "MNRL_BASE_MODEL", True)
     assert (type(error), error.code) == (DeviceError, 78)
-    assert "it needs what is not installed: " in str(error)
     assert package in str(error)
     assert "\n" not in str(error)
 
@@ -233,7 +232,7 @@ def test_a_tokenizer_that_needs_a_package_says_which(tiny_model, tmp_path):
 def test_a_tokenizer_that_is_no_json_cannot_be_read(tiny_model, tmp_path):
     folder = copied(tiny_model, tmp_path / "m")
     (folder / "tokenizer.json").write_text("{")
-    assert "no tokenizer files that can be read" in str(refusal(folder))
+    assert "no tokenizer files" in str(refusal(folder))
 
 
 def test_a_pickle_of_more_than_weights_is_not_run(tiny_model, tmp_path):
@@ -242,13 +241,13 @@ def test_a_pickle_of_more_than_weights_is_not_run(tiny_model, tmp_path):
     torch.save({"embeddings.LayerNorm.bias": Path("/")}, folder / "pytorch_model.bin")
     error = refusal(folder)
     assert error.code == 65
-    assert "give them as safetensors" in str(error)
+    assert "safetensors" in str(error)
 
 
 def test_what_is_really_damaged_is_still_told_as_that(tiny_model, tmp_path):
     folder = copied(tiny_model, tmp_path / "m")
     (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:100])
-    with pytest.raises(DataError, match="the folder is damaged"):
+    with pytest.raises(DataError, match=f"^MNRL_BASE_MODEL: {folder} .*damaged"):
         loading.load(str(folder), "MNRL_BASE_MODEL")
 
 

@@ -34,7 +34,7 @@ def test_a_token_without_an_embedding_is_refused_and_named(tiny_model, tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens("kickstand")
     tokenizer.save_pretrained(folder)
-    refused(folder, "the token 'kickstand' with the number")
+    refused(folder, "'kickstand'")
 
 
 def grown(weights, rows):
@@ -58,14 +58,14 @@ def test_a_padded_matrix_is_fine_and_one_twice_as_large_is_another_models(tiny_m
     load(str(with_rows(tiny_model, tmp_path / "large", tokens * 3 // 2)), "MNRL_BASE_MODEL")
     assert "may be another model's" in caplog.text
     refused(
-        with_rows(tiny_model, tmp_path / "other", tokens * 2 + 1), f"{tokens} tokens for {tokens * 2 + 1} embeddings"
+        with_rows(tiny_model, tmp_path / "other", tokens * 2 + 1), rf"\b{tokens} tokens .*\b{tokens * 2 + 1} embeddings"
     )
 
 
 def test_a_model_without_layers_is_looked_at_too(static_model):
     check_vocabulary(static_model, "a model")
     static_model.tokenizer.add_tokens(["more"])
-    with pytest.raises(DataError, match="the token 'more' with the number 3, but there are 3 embeddings"):
+    with pytest.raises(DataError, match=r"^a model: .*'more'.*\b3\b.*\b3 embeddings"):
         check_vocabulary(static_model, "a model")
 
 

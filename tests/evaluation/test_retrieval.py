@@ -12,13 +12,6 @@ from mnrl_job.setting_types import METRIC_CUTOFFS
 from tests.examples import PAIRS
 
 
-@pytest.fixture
-def model(tiny_model):
-    from sentence_transformers import SentenceTransformer
-
-    return SentenceTransformer(str(tiny_model), device="cpu")
-
-
 def test_metrics_equal_the_librarys_evaluator(model, tmp_path):
     from sentence_transformers.sentence_transformer.evaluation import InformationRetrievalEvaluator
 

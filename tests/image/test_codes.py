@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.image.conftest import ARBITRARY_USER, LONG, Image, checkpoints, signal_worker
+from tests.image.containers import ARBITRARY_USER, LONG, Image, checkpoints, signal_worker
 from tests.servers.s3 import environment_for
 
 pytestmark = pytest.mark.image

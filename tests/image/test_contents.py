@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mnrl_job import __version__
-from tests.image.conftest import ARBITRARY_USER, Image, docker
+from tests.image.containers import ARBITRARY_USER, Image, docker
 from tests.program import ROOT
 
 pytestmark = pytest.mark.image

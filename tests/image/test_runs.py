@@ -7,7 +7,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from tests.image.conftest import ARBITRARY_USER, Image, docker
+from tests.image.containers import ARBITRARY_USER, Image, docker
 from tests.program import ROOT
 from tests.servers.s3 import BUCKET
 

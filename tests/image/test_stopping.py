@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.image.conftest import ARBITRARY_USER, LONG, Container, Image, checkpoints, docker, signal_worker
+from tests.image.containers import ARBITRARY_USER, LONG, Container, Image, checkpoints, docker, signal_worker
 
 pytestmark = pytest.mark.image
 

@@ -8,7 +8,7 @@ from mnrl_job.errors import DataError
 from mnrl_job.inputs.columns import find_columns
 from mnrl_job.settings import Settings
 from tests.examples import write_jsonl
-from tests.inputs.conftest import read
+from tests.inputs.reading import read
 
 
 @pytest.mark.parametrize("other", ["Answer", " answer", "answer ", "ANSWER", "\ufeffanswer"])
@@ -29,13 +29,14 @@ def test_the_column_that_is_called_just_so_is_taken_and_the_other_told(tmp_path,
 
 @pytest.mark.parametrize("names", [("question", "Answer", "ANSWER"), ("Anchor", "ANCHOR", "positive")])
 def test_names_of_which_none_is_exact_are_refused(names):
-    with pytest.raises(DataError, match="differ in case or blanks only"):
+    alike = "', '".join(name for name in names if name.lower() in ("answer", "anchor"))
+    with pytest.raises(DataError, match=f"p.csv: .*'{alike}'"):
         find_columns(names, Settings(), "p.csv")
 
 
 def test_negatives_alike_but_for_case_are_refused_or_the_exact_one_taken():
     assert find_columns(("anchor", "positive", "Negative", "negative"), Settings(), "p").negatives == ("negative",)
-    with pytest.raises(DataError, match="'Negative', 'NEGATIVE' differ"):
+    with pytest.raises(DataError, match=r"^p: .*'Negative', 'NEGATIVE'"):
         find_columns(("anchor", "positive", "Negative", "NEGATIVE"), Settings(), "p")
 
 
@@ -43,7 +44,7 @@ def test_a_setting_names_the_column_that_is_called_just_so():
     names = ("Title", "title", "Body", "BODY")
     settings = Settings(anchor_column="title", positive_column="BODY")
     assert find_columns(names, settings, "p").names() == ("title", "BODY")
-    with pytest.raises(DataError, match="'Title', 'title' differ"):
+    with pytest.raises(DataError, match=r"^p: .*'Title', 'title'"):
         find_columns(names, Settings(anchor_column="TITLE", positive_column="BODY"), "p")
 
 
@@ -89,5 +90,5 @@ def test_columns_are_those_of_all_rows_not_of_the_first(tmp_path):
 
 
 def test_a_message_names_thirty_columns_and_how_many_more():
-    with pytest.raises(DataError, match=r"found c0, .*c29 and 170 more;"):
+    with pytest.raises(DataError, match=r"\bc0, .*\bc29 \w+ 170\b"):
         find_columns([f"c{i}" for i in range(200)], Settings(), "p")

@@ -56,7 +56,7 @@ def test_whatever_byte_of_a_packed_json_file_is_wrong_it_is_told(tmp_path):
         content = bytearray(packed)
         content[position] ^= 0xFF
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"set\.json\.gz: cannot be read as JSON"):
+        with pytest.raises(DataError, match=r"set\.json\.gz: .*JSON"):
             read(path, tmp_path / "out")
 
 
@@ -76,23 +76,23 @@ def test_queries_without_a_relevant_document_are_left_out_and_counted(tmp_path):
     [
         (
             {"qrels": "q1\td9\t1\n"},
-            r"test.tsv:2: unknown id \(there is no document 'd9'\); 1 of 1 judgements cannot be used",
+            r"test\.tsv:2: unknown id \(.*\bdocument 'd9'\).*\b1 of 1 judgements",
         ),
-        ({"qrels": "q7\td1\t1\n"}, r"test.tsv:2: unknown id \(there is no query 'q7'\)"),
-        ({"qrels": "q1\td1\tgood\n"}, r"test.tsv:2: no grade \(score 'good' of 'd1' is not a whole number"),
-        ({"qrels": "q1\td1\t1.5\n"}, r"test.tsv:2: no grade \(score '1.5' of 'd1' is not a whole number"),
-        ({"qrels": "q1\td1\tinf\n"}, r"test.tsv:2: no grade \(score 'inf' of 'd1' is not a whole number"),
-        ({"qrels": "q1\td1\t99999999999999999999\n"}, r"score '9+' of 'd1' is not a whole number up to 10{9}\)"),
+        ({"qrels": "q7\td1\t1\n"}, r"test\.tsv:2: unknown id \(.*\bquery 'q7'\)"),
+        ({"qrels": "q1\td1\tgood\n"}, r"test\.tsv:2: no grade \(score 'good' of 'd1' "),
+        ({"qrels": "q1\td1\t1.5\n"}, r"test\.tsv:2: no grade \(score '1\.5' of 'd1' "),
+        ({"qrels": "q1\td1\tinf\n"}, r"test\.tsv:2: no grade \(score 'inf' of 'd1' "),
+        ({"qrels": "q1\td1\t99999999999999999999\n"}, r"score '9+' of 'd1' .*\b10{9}\)"),
         (
             {"qrels": "q1\td1\t2\nq2\td1\t1\nq1\td1\t0\n"},
-            r"test.tsv:4: contradiction \('d1' is judged 0 for 'q1', but 2 further up",
+            r"test\.tsv:4: contradiction \('d1' .*\b0\b.*'q1'.*\b2\b",
         ),
-        ({"qrels": "q1\td1\t0\n"}, "nothing is relevant"),
-        ({"qrels": ""}, "has no judgements"),
-        ({"queries": {}}, "has no queries"),
+        ({"qrels": "q1\td1\t0\n"}, "set: .* above 0"),
+        ({"qrels": ""}, "no judgements$"),
+        ({"queries": {}}, "no queries$"),
         (
             {"corpus": {"d1": "first", "d2": " "}},
-            r"corpus.jsonl:2: empty \(text of 'd2'\); 1 of 2 documents .*MNRL_MAX_BAD_ROWS=0.5 to leave",
+            r"corpus\.jsonl:2: empty \(text of 'd2'\).*\b1 of 2 documents .*MNRL_MAX_BAD_ROWS=0\.5 ",
         ),
     ],
 )
@@ -115,16 +115,16 @@ def test_a_grade_may_be_written_as_a_decimal_and_a_judgement_twice(tmp_path):
 @pytest.mark.parametrize(
     ("relevant", "said"),
     [
-        ('{"q1": {"d1": 2, "d1": 0}}', "'d1' stands twice in one object, with different contents"),
-        ('{"q1": ["d1"], "q1": ["d2"]}', "'q1' stands twice in one object, with different contents"),
-        ('{"q1": {"d1": 1.5}}', r"relevant_docs\['q1'\]: no grade \(score 1.5 of 'd1' is not a whole number"),
+        ('{"q1": {"d1": 2, "d1": 0}}', "'d1' .*twice"),
+        ('{"q1": ["d1"], "q1": ["d2"]}', "'q1' .*twice"),
+        ('{"q1": {"d1": 1.5}}', r"relevant_docs\['q1'\]: no grade \(score 1\.5 of 'd1' "),
         ('{"q1": {"d1": true}}', "score True of 'd1'"),
         ('{"q1": {"d1": NaN}}', "score nan of 'd1'"),
-        ('{"q1": {"d1": 1' + "0" * 400 + "}}", "is not a whole number"),
+        ('{"q1": {"d1": 1' + "0" * 400 + "}}", r"relevant_docs\['q1'\]: no grade \(score 10{9,}.* of 'd1' "),
         ('{"q1": {"d1": "good"}}', "score 'good' of 'd1'"),
-        ('{"q1": [null]}', "an id is of type NoneType; expected text or a whole number"),
-        ('{"q1": [true]}', "an id is of type bool"),
-        ('{"q1": "d1"}', "whole-number grades"),
+        ('{"q1": [null]}', r"relevant_docs\['q1'\]: not text \(.*\bnull\b"),
+        ('{"q1": [true]}', r"relevant_docs\['q1'\]: not text \(.*\bbool\b"),
+        ('{"q1": "d1"}', r"relevant_docs\['q1'\]: "),
     ],
 )
 def test_judgements_of_a_json_file_that_are_unclear_are_refused(tmp_path, relevant, said):
@@ -137,14 +137,14 @@ def test_judgements_of_a_json_file_that_are_unclear_are_refused(tmp_path, releva
 def test_a_repeated_id_is_refused(tmp_path):
     folder = beir(tmp_path / "set")
     write_jsonl(folder / "corpus.jsonl", [{"_id": "d1", "text": "x"}, {"_id": "d1", "text": "y"}])
-    with pytest.raises(DataError, match=r"corpus\.jsonl:2: repeated id \('d1' stands twice"):
+    with pytest.raises(DataError, match=r"corpus\.jsonl:2: repeated id \('d1' "):
         read(folder, tmp_path / "out")
 
 
 def test_a_missing_part_is_named(tmp_path):
     folder = beir(tmp_path / "set")
     (folder / "queries.jsonl").unlink()
-    with pytest.raises(DataError, match=r"queries.jsonl is missing; an eval set is"):
+    with pytest.raises(DataError, match=r"set: queries\.jsonl "):
         read(folder, tmp_path / "out")
 
 
@@ -199,7 +199,7 @@ def test_a_json_file_has_documents_that_are_queries_too(tmp_path):
 
 
 def test_queries_that_are_relevant_to_themselves_only_leave_nothing_to_judge(tmp_path):
-    with pytest.raises(DataError, match="nothing is relevant"):
+    with pytest.raises(DataError, match=r"s\.json: .* above 0"):
         read(as_json(tmp_path / "s.json", corpus=QUERIES, relevant={"q1": ["q1"]}), tmp_path / "out")
 
 
@@ -222,7 +222,7 @@ def test_an_empty_cell_is_no_title(tmp_path, title):
 UNUSABLE = [
     ({"_id": 1.5, "text": "x"}, "not text", "_id is of type float"),
     ({"_id": True, "text": "x"}, "not text", "_id is of type bool"),
-    ({"_id": None, "text": "x"}, "not text", "_id is of type NoneType"),
+    ({"_id": None, "text": "x"}, "not text", "_id is of type null"),
     ({"id": "d3", "text": "x"}, "missing column", "_id; found id, text"),
     ({"_id": "d3", "title": 4, "text": "x"}, "not text", "title of 'd3' is of type int"),
     ({"_id": "d3", "title": ["T"], "text": "x"}, "not text", "title of 'd3' is of type list"),
@@ -245,7 +245,7 @@ def test_a_document_that_cannot_be_used_is_named_and_left_out_where_that_is_tole
     told = f"{folder}/corpus.jsonl:3: {reason} ({detail}"
     assert str(caught.value).startswith(told)
     assert "1 of 3 documents" in str(caught.value)
-    assert "set MNRL_MAX_BAD_ROWS=0.34 " in str(caught.value)
+    assert "MNRL_MAX_BAD_ROWS=0.34 " in str(caught.value)
     with pytest.raises(DataError):
         read(folder, tmp_path / "out", 0.333)
     eval_set = read(folder, tmp_path / "out", 0.3334)
@@ -274,7 +274,7 @@ def test_a_judgement_that_cannot_be_used_is_left_out_where_that_is_tolerated(tmp
 def test_each_part_is_judged_by_itself_and_what_a_lost_document_takes_along_is_counted(tmp_path, caplog):
     corpus = CORPUS | {f"x{i}": "more" for i in range(18)}
     folder = beir(tmp_path / "set", "q1\td1\t1\nq2\td2\t1\n", corpus=corpus | {"d2": ""})
-    with pytest.raises(DataError, match=r"test.tsv:3: unknown id \(there is no document 'd2'\); 1 of 2 judgements"):
+    with pytest.raises(DataError, match=r"test\.tsv:3: unknown id \(.*\bdocument 'd2'\).*\b1 of 2 judgements"):
         read(folder, tmp_path / "out", 0.1)
     eval_set = read(folder, tmp_path / "out", 0.5)
     assert (eval_set.queries, eval_set.documents, eval_set.unjudged_queries) == (1, 19, 1)
@@ -286,7 +286,7 @@ def test_each_part_is_judged_by_itself_and_what_a_lost_document_takes_along_is_c
 def test_the_same_of_a_json_file(tmp_path):
     relevant = {"q1": {"d1": 1, "d7": 1}, "q2": ["d2"], "q3": "d1"}
     path = as_json(tmp_path / "s.json", QUERIES, CORPUS | {"d3": "", "d4": None, "d5": 5}, relevant)
-    with pytest.raises(DataError, match=r"s\.json: empty \(corpus\['d3'\]\); 3 of 5 documents"):
+    with pytest.raises(DataError, match=r"s\.json: empty \(corpus\['d3'\]\).*\b3 of 5 documents"):
         read(path, tmp_path / "out", 0.1)
     eval_set = read(path, tmp_path / "out", 0.6)
     assert eval_set.rejected == {"empty": 1, "null": 1, "not text": 1, "unknown id": 1, "no judgements": 1}
@@ -294,7 +294,7 @@ def test_the_same_of_a_json_file(tmp_path):
 
 
 def test_a_part_with_nothing_usable_is_refused_whatever_is_tolerated(tmp_path):
-    with pytest.raises(DataError, match=r"corpus.jsonl:1: empty .*2 of 2 documents cannot be used .*; mend them$"):
+    with pytest.raises(DataError, match=r"corpus\.jsonl:1: empty .*\b2 of 2 documents (?!.*MNRL_MAX_BAD_ROWS=)"):
         read(beir(tmp_path / "set", corpus={"d1": "", "d2": ""}), tmp_path / "out", 1.0)
 
 

@@ -77,9 +77,7 @@ def test_files_folders_prefixes_and_globs_name_the_same_files_everywhere(place, 
 
 def test_what_is_not_there_is_told_with_the_setting_that_named_it(place):
     for pattern in ("a", "c/", "b/x.jsonl", "b/*.parquet", "*/c", "b/[x-z]*"):
-        with pytest.raises(
-            MissingError, match="does not exist or holds no file; give a file, folder or glob"
-        ) as caught:
+        with pytest.raises(MissingError) as caught:
             found(f"{place}/{pattern}", "MNRL_EVAL_DATA")
         assert str(caught.value).startswith(f"MNRL_EVAL_DATA: {place}/{pattern} ")
         assert caught.value.code == 66
@@ -121,7 +119,7 @@ def test_what_may_not_be_read_is_denied_and_not_missing(server, proxy, reach):
     put(server, uri, {"a/b.jsonl": GOOD})
     for name in ("a/b.jsonl", "a", "a/*.jsonl", "nothing"):
         proxy.faults = [Fault("status", times=100, status=403)]
-        with pytest.raises(DeniedError, match=r"MNRL_TRAIN_DATA: s3://bucket/.*access denied"):
+        with pytest.raises(DeniedError, match=r"^MNRL_TRAIN_DATA: s3://bucket/"):
             found(f"{uri}/{name}")
 
 
@@ -139,9 +137,9 @@ def test_a_bad_row_is_named_by_the_object_and_line_the_user_knows(server, uri, t
 @pytest.mark.parametrize(
     ("key", "content", "said"),
     [
-        ("x.jsonl", b'{"title": "a"}\n', "{}/x.jsonl: no anchor column; found title"),
-        ("x.docx", b"PK", "{}/x.docx: unknown format .docx"),
-        ("x.jsonl.gz", gzip.compress(GOOD, mtime=0)[:-9], "{}/x.jsonl.gz: the file is damaged"),
+        ("x.jsonl", b'{"title": "a"}\n', "{}/x.jsonl: no anchor column"),
+        ("x.docx", b"PK", "{}/x.docx: "),
+        ("x.jsonl.gz", gzip.compress(GOOD, mtime=0)[:-9], "{}/x.jsonl.gz: "),
     ],
 )
 def test_a_file_that_cannot_be_used_is_named_by_its_object(server, uri, tmp_path, key, content, said):
@@ -171,11 +169,11 @@ def test_a_file_or_folder_that_this_user_may_not_read_is_denied_by_name(tmp_path
     (tmp_path / "inputs").chmod(0o755)  # whatever the umask
     (tmp_path / shut).chmod(0)
     request.getfixturevalue("as_another_user")
-    said = rf"may not read {tmp_path / 'inputs' / 'model.safetensors'}; grant it"
-    with pytest.raises(DeniedError, match=f"MNRL_TRAIN_DATA: user .* {said}"):
+    said = f"{tmp_path / 'inputs' / 'model.safetensors'}; "
+    with pytest.raises(DeniedError, match=rf"^MNRL_TRAIN_DATA: .*\b12345\b.* {said}"):
         locate(Source("train", str(tmp_path / "inputs" / "model.safetensors")), "MNRL_TRAIN_DATA")
     if shut != "inputs":
-        with pytest.raises(DeniedError, match=f"MNRL_BASE_MODEL: user .* {said}"):
+        with pytest.raises(DeniedError, match=rf"^MNRL_BASE_MODEL: .*\b12345\b.* {said}"):
             locate_model(str(tmp_path / "inputs"))
 
 
@@ -190,9 +188,7 @@ def test_a_folder_that_this_user_may_not_list_is_passed_over_only_where_it_holds
     request.getfixturevalue("as_another_user")
     source = Source("train", str(tmp_path / "inputs"))
     if shut in ("", "more"):
-        with pytest.raises(
-            DeniedError, match=f"MNRL_TRAIN_DATA: user .* may not read {tmp_path / 'inputs' / shut}; grant"
-        ):
+        with pytest.raises(DeniedError, match=rf"^MNRL_TRAIN_DATA: .*\b12345\b.* {tmp_path / 'inputs' / shut}; "):
             locate(source, "MNRL_TRAIN_DATA")
     else:
         assert len(locate(source, "MNRL_TRAIN_DATA").files) == 2
@@ -224,23 +220,21 @@ def test_a_volume_of_kubernetes_config_maps_gives_each_file_once(tmp_path):
 
 @pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000])
 def test_a_name_that_is_too_long_for_any_file_is_missing(name):
-    with pytest.raises(MissingError, match=r"^MNRL_BASE_MODEL: no file or folder has so long a name as "):
+    with pytest.raises(MissingError, match=f"^MNRL_BASE_MODEL: .*{name.rstrip('/')}"):
         locate_model(name)
-    with pytest.raises(MissingError, match=r"^MNRL_TRAIN_DATA: no file or folder has so long a name as "):
+    with pytest.raises(MissingError, match=f"^MNRL_TRAIN_DATA: .*{name.rstrip('/')}"):
         found(name)
 
 
 def test_a_file_whose_name_is_not_utf8_is_refused_by_name(tmp_path):
     (tmp_path / os.fsdecode(b"gr\xf6\xdfe.jsonl")).write_bytes(GOOD)
-    with pytest.raises(
-        DataError, match=r"MNRL_TRAIN_DATA: the file name b'.*/gr\\xf6\\xdfe\.jsonl' is not UTF-8; rename"
-    ):
+    with pytest.raises(DataError, match=r"^MNRL_TRAIN_DATA: .*b'.*/gr\\xf6\\xdfe\.jsonl'"):
         found(str(tmp_path))
 
 
 def test_a_hub_id_may_have_a_revision_with_slashes_but_a_path_is_none():
     assert locate_model("owner/name@refs/pr/1") is None
-    with pytest.raises(MissingError, match="is not a folder"):
+    with pytest.raises(MissingError, match=r"^MNRL_BASE_MODEL: models/owner/name@v2 "):
         locate_model("models/owner/name@v2")
 
 
@@ -262,7 +256,7 @@ def test_a_fault_of_an_eval_set_is_named_by_its_object(server, uri, tmp_path):
     put(server, uri, {"set/queries.jsonl": b'{"_id": "q", "text": ""}\n', "set/corpus.jsonl": b""})
     with pytest.raises(DataError) as caught:
         read_evalset(got(f"{uri}/set", tmp_path), tmp_path / "out")
-    assert str(caught.value).startswith(f"{uri}/set: qrels/test.tsv is missing")
+    assert str(caught.value).startswith(f"{uri}/set: qrels/test.tsv ")
     put(server, uri, {"set/qrels/test.tsv": b"query-id\tcorpus-id\tscore\n"})
     with pytest.raises(DataError) as caught:
         read_evalset(got(f"{uri}/set", tmp_path), tmp_path / "out")
@@ -277,8 +271,8 @@ def test_a_model_below_a_prefix_must_be_whole(server, uri, tmp_path):
     for weights in ("adapter_model.safetensors", "adapter_model.bin"):
         put(server, uri, {f"{weights}/adapter_config.json": b"{}", f"{weights}/{weights}": b"w"})
         assert len(locate_model(f"{uri}/{weights}", "path").entries) == 2
-    for name, said in [("hollow", "holds no weights"), ("bare", "it is no model"), ("none", "does not exist")]:
-        with pytest.raises(MissingError, match=f"MNRL_BASE_MODEL: {uri}/{name} .*{said}"):
+    for name, said in [("hollow", r"\*\.safetensors"), ("bare", "modules.json"), ("none", "")]:
+        with pytest.raises(MissingError, match=f"^MNRL_BASE_MODEL: {uri}/{name} .*{said}"):
             locate_model(f"{uri}/{name}", "path")
 
 
@@ -346,7 +340,7 @@ def test_an_eval_set_may_be_named_by_a_glob_on_s3(server, uri, tmp_path):
 
 def test_a_uri_without_a_bucket_is_refused(reach, moto):
     reach(moto)
-    with pytest.raises(SettingsError, match="names no bucket"):
+    with pytest.raises(SettingsError, match=r"^MNRL_TRAIN_DATA: .*s3://BUCKET/PREFIX"):
         found("s3:///*.json")
 
 
@@ -399,7 +393,7 @@ def test_a_folder_of_a_date_is_a_path_where_it_is_there(tmp_path, monkeypatch):
         (source,) = Settings(train_data=text).train_data
         assert len(locate(source, "MNRL_TRAIN_DATA").files) == 1
     (source,) = Settings(train_data="date=2026-01-02/part-0.jsonl").train_data
-    with pytest.raises(MissingError, match=r"taken as name=uri.*\./date=2026-01-02/part-0\.jsonl"):
+    with pytest.raises(MissingError, match=r"^MNRL_TRAIN_DATA: .*name=uri.* \./date=2026-01-02/part-0\.jsonl"):
         locate(source, "MNRL_TRAIN_DATA")
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from mnrl_job.errors import DataError
 from tests.examples import write_jsonl
-from tests.inputs.conftest import read
-from tests.inputs.test_judged import beir
+from tests.inputs.beir_folder import beir
+from tests.inputs.reading import read
 
 
 def rows_with(**columns):
@@ -109,7 +109,7 @@ def test_a_column_that_judges_and_varies_is_refused_with_the_filter_to_set(tmp_p
 )
 def test_a_column_that_says_no_throughout_is_refused(tmp_path, name, column, value):
     path = write(tmp_path / name, rows_with(**{column: [value] * 3}))
-    with pytest.raises(DataError, match=rf"column {column} is .* in all 3 rows.*set MNRL_ROW_FILTER=all"):
+    with pytest.raises(DataError, match=rf"\bcolumn {column} .*\ball 3 rows.*MNRL_ROW_FILTER=all\b"):
         read(tmp_path, path)
     assert read(tmp_path, path, row_filter="all")[0].rows == 3
 
@@ -147,9 +147,7 @@ def test_a_teachers_scores_for_each_document_judge_no_row(tmp_path):
 def test_a_row_without_a_judgement_is_not_like_one_with_it(tmp_path):
     rows = [*rows_with(label=[1, 1]), {"anchor": "x", "positive": "y"}]
     path = write_jsonl(tmp_path / "p.jsonl", rows)
-    with pytest.raises(
-        DataError, match=r"p.jsonl:3: column label differs between rows \(1 in 2 rows, nothing in 1 rows\)"
-    ):
+    with pytest.raises(DataError, match=r"p\.jsonl:3: column label .*\(1 in 2 rows, nothing in 1 rows\)"):
         read(tmp_path, path)
     assert read(tmp_path, path, row_filter="label=1")[0].filtered == 1
 
@@ -161,7 +159,7 @@ def test_values_are_compared_over_all_files_and_sources(tmp_path, same_source):
     no = write_jsonl(tmp_path / "in" / "no.jsonl", rows_with(Label=[2, 2]))
     for one in (yes, no):
         assert read(tmp_path, one)[0].rows == 2
-    with pytest.raises(DataError, match="differs between rows"):
+    with pytest.raises(DataError, match=r"\bcolumn [lL]abel .*MNRL_ROW_FILTER="):
         read(tmp_path, *([tmp_path / "in"] if same_source else [yes, no]))
 
 
@@ -175,9 +173,7 @@ def test_a_source_without_the_column_of_another_is_not_judged_by_it(tmp_path):
 def test_a_column_of_the_filter_that_a_file_lacks_is_refused(tmp_path, name):
     one = write_jsonl(tmp_path / "one.jsonl", rows_with(label=[1, 0]))
     other = write(tmp_path / name, rows_with(lang=["en", "de"]))
-    with pytest.raises(
-        DataError, match=rf"{name}: MNRL_ROW_FILTER=label is not a column; found anchor, positive, lang"
-    ):
+    with pytest.raises(DataError, match=rf"{name}: MNRL_ROW_FILTER=label .*anchor, positive, lang"):
         read(tmp_path, one, other, row_filter="label>=1")
 
 
@@ -185,15 +181,13 @@ def test_a_column_of_the_filter_that_a_file_lacks_is_refused(tmp_path, name):
 def test_a_value_that_cannot_be_compared_is_refused_at_its_line(tmp_path, name):
     path = write(tmp_path / name, rows_with(label=["1", "good", "0"]))
     line = 2 if path.suffix in (".jsonl", ".parquet") else 3
-    with pytest.raises(
-        DataError, match=rf"{name}:{line}: label cannot be compared by MNRL_ROW_FILTER=label>=1: 'good'"
-    ):
+    with pytest.raises(DataError, match=rf"{name}:{line}: label .*MNRL_ROW_FILTER=label>=1: 'good'"):
         read(tmp_path, path, row_filter="label>=1", max_bad_rows=1)
 
 
 def test_a_filter_that_leaves_no_row_names_the_values_there_are(tmp_path):
     path = write_jsonl(tmp_path / "p.jsonl", rows_with(split=["training", "testing", "training"]))
-    with pytest.raises(DataError, match="takes no row of s0, where split is 'training' in 2 rows, 'testing' in 1 rows"):
+    with pytest.raises(DataError, match=r"\bs0\b.*\bsplit .*'training' in 2 rows, 'testing' in 1 rows"):
         read(tmp_path, path, row_filter="split=train")
 
 
@@ -225,7 +219,7 @@ def test_faults_of_rows_that_are_not_taken_do_not_count(tmp_path):
 def test_bad_rows_are_weighed_against_the_rows_that_were_asked_for(tmp_path):
     rows = [*rows_with(label=[1] + [0] * 97), {"anchor": "", "positive": "p", "label": 1}]
     path = write_jsonl(tmp_path / "p.jsonl", rows)
-    with pytest.raises(DataError, match="1 of 2 rows are unusable"):
+    with pytest.raises(DataError, match=r"\b1 of 2 rows "):
         read(tmp_path, path, row_filter="label=1", max_bad_rows=0.4)
 
 
@@ -244,5 +238,5 @@ def test_a_column_with_a_role_judges_nothing(tmp_path):
 
 def test_many_different_scores_are_held_in_little_room(tmp_path):
     rows = rows_with(score=[i / 5000 for i in range(5000)])
-    with pytest.raises(DataError, match=r'many others\).*MNRL_ROW_FILTER="score>=0'):
+    with pytest.raises(DataError, match=r'others\).*MNRL_ROW_FILTER="score>=0'):
         read(tmp_path, write_jsonl(tmp_path / "p.jsonl", rows))

@@ -33,13 +33,13 @@ OVER_LINES = {
 @pytest.mark.parametrize("name", ["p.json", "p.jsonl"])
 @pytest.mark.parametrize("kind", OVER_LINES)
 def test_objects_over_several_lines_are_told_as_such(tmp_path, kind, name):
-    with pytest.raises(DataError, match=rf"{name}:[13]: a JSON object over several lines; .* one object a line"):
+    with pytest.raises(DataError, match=rf"{name}:[13]: a JSON object.*\bjq\b"):
         read(tmp_path, OVER_LINES[kind], name)
 
 
 @pytest.mark.parametrize("indent", [None, 2])
 def test_an_array_is_told_as_such(tmp_path, indent):
-    with pytest.raises(DataError, match=r"p\.json:1: a JSON array; .* one object a line"):
+    with pytest.raises(DataError, match=r"p\.json:1: a JSON array.*\bjq\b"):
         read(tmp_path, json.dumps(ROWS, indent=indent), "p.json")
 
 

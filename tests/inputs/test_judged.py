@@ -11,18 +11,8 @@ from mnrl_job.inputs.fetch import fetch, locate
 from mnrl_job.records import BadRow
 from mnrl_job.setting_types import Source
 from tests.examples import write_jsonl
-from tests.inputs.conftest import read
-
-QUERIES = [{"_id": "q1", "text": "one"}, {"_id": "q2", "text": " two "}]
-CORPUS = [{"_id": "d1", "title": "T", "text": "first"}, {"_id": "d2", "text": "second"}, {"_id": "d3", "text": ""}]
-
-
-def beir(folder, judgements="q1\td1\t1\n", split="train", queries=QUERIES, corpus=CORPUS):
-    write_jsonl(folder / "queries.jsonl", queries)
-    write_jsonl(folder / "corpus.jsonl", corpus)
-    (folder / "qrels").mkdir()
-    (folder / "qrels" / f"{split}.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judgements}", encoding="utf-8")
-    return folder
+from tests.inputs.beir_folder import CORPUS, beir
+from tests.inputs.reading import read
 
 
 def test_every_judgement_with_a_score_above_0_is_a_pair_and_the_others_are_counted(tmp_path):
@@ -71,7 +61,7 @@ def test_a_judgement_that_cannot_be_used_is_a_bad_row(tmp_path, judgement, reaso
     assert len(rows) == 1
     assert pairs.rejected == {reason: 1}
     assert pairs.bad_rows == (BadRow(f"{folder}/qrels/train.tsv:3", reason, detail.format(folder)),)
-    with pytest.raises(DataError, match=rf"qrels/train.tsv:3: {reason} \(.*1 of 2 rows are unusable \(1 {reason}\)"):
+    with pytest.raises(DataError, match=rf"qrels/train\.tsv:3: {reason} \(.*\b1 of 2 rows .*\(1 {reason}\)"):
         read(tmp_path, folder, max_bad_rows=0.4)
 
 
@@ -108,7 +98,7 @@ def test_ids_may_be_whole_numbers_and_titles_nan_as_pandas_writes_them(tmp_path)
 
 def test_an_id_that_stands_twice_names_no_text(tmp_path):
     folder = beir(tmp_path / "set", corpus=[*CORPUS, {"_id": "d1", "text": "again"}])
-    with pytest.raises(DataError, match=r"train.tsv:2: repeated id \('d1' stands twice at .*corpus.jsonl:4\)"):
+    with pytest.raises(DataError, match=r"train\.tsv:2: repeated id \('d1' .*corpus\.jsonl:4\)"):
         read(tmp_path, folder)
 
 
@@ -136,8 +126,7 @@ def test_only_texts_that_relevant_judgements_name_are_held(tmp_path, monkeypatch
 @pytest.mark.parametrize("split", ["test", "dev"])
 def test_judgements_for_evaluation_are_not_trained_on(tmp_path, split):
     folder = beir(tmp_path / "set", split=split)
-    said = rf"set: qrels/train.tsv is missing; those in qrels/{split}.tsv are for evaluation and are not trained on"
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=rf"set: qrels/train\.tsv .*qrels/{split}\.tsv"):
         read(tmp_path, folder)
 
 
@@ -145,21 +134,19 @@ def test_judgements_for_evaluation_are_not_trained_on(tmp_path, split):
 def test_a_missing_part_is_named(tmp_path, part):
     folder = beir(tmp_path / "set")
     (folder / part).unlink()
-    with pytest.raises(DataError, match=f"set: {part} is missing; training data in BEIR layout is a folder with"):
+    with pytest.raises(DataError, match=f"set: {part} "):
         read(tmp_path, folder)
 
 
 def test_judgements_without_a_header_are_refused_with_what_is_needed(tmp_path):
     folder = beir(tmp_path / "set")
     (folder / "qrels" / "train.tsv").write_text("q1\td1\t1\nq2\td2\t1\n", encoding="utf-8")
-    with pytest.raises(
-        DataError, match=r"train.tsv:2: column 'query-id' is missing; found q1, d1, 1; expected query-id"
-    ):
+    with pytest.raises(DataError, match=r"train\.tsv:2: column 'query-id' .*\bq1, d1, 1; "):
         read(tmp_path, folder)
 
 
 def test_judgements_of_which_none_is_relevant_give_no_pair(tmp_path):
-    with pytest.raises(DataError, match=r"no usable pair; .* or judgements with a score above 0"):
+    with pytest.raises(DataError, match=r"^MNRL_TRAIN_DATA .*\babove 0"):
         read(tmp_path, beir(tmp_path / "set", "q1\td1\t0\n"))
 
 

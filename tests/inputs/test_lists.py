@@ -16,7 +16,7 @@ from mnrl_job.errors import DataError
 from mnrl_job.inputs.blanks import is_blank
 from mnrl_job.runtime.tables import read_table
 from tests.examples import write_jsonl
-from tests.inputs.conftest import read
+from tests.inputs.reading import read
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
     lambda text: not is_blank(text)
@@ -142,7 +142,7 @@ def test_one_flaw_in_a_list_makes_its_line_one_bad_row(tmp_path, bad, reason, de
 def test_bad_lines_are_weighed_against_lines_and_not_against_the_rows_they_give(tmp_path):
     lines = [{"query": "q", "pos": ["p"] * 50}, {"query": "q", "pos": []}]
     path = write_jsonl(tmp_path / "p.jsonl", lines)
-    with pytest.raises(DataError, match=r"p.jsonl:2: empty \(pos is an empty list\); 1 of 2 rows are unusable"):
+    with pytest.raises(DataError, match=r"p\.jsonl:2: empty \(pos .*\).*\b1 of 2 rows "):
         read(tmp_path, path, max_bad_rows=0.4)
     assert read(tmp_path, path, max_bad_rows=0.5)[0].rows == 50
 
@@ -155,8 +155,8 @@ def test_negatives_of_bad_lines_are_none(tmp_path):
 
 def test_what_columns_are_known_is_told_without_repeating_a_name(tmp_path):
     path = write_jsonl(tmp_path / "p.jsonl", [{"title": "t", "pos": ["p"]}])
-    with pytest.raises(DataError, match="expected one of anchor, query, question, or set MNRL_ANCHOR_COLUMN"):
+    with pytest.raises(DataError, match=r"\banchor, query, question\b.*MNRL_ANCHOR_COLUMN"):
         read(tmp_path, path)
     path = write_jsonl(tmp_path / "p.jsonl", [{"query": "t", "body": ["p"]}])
-    with pytest.raises(DataError, match="expected one of positive, document, answer, pos, or set"):
+    with pytest.raises(DataError, match=r"\bpositive, document, answer, pos\b.*MNRL_POSITIVE_COLUMN"):
         read(tmp_path, path)

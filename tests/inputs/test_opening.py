@@ -70,7 +70,7 @@ FOREIGN = {
 @pytest.mark.parametrize("kind", FOREIGN)
 def test_a_file_of_another_kind_is_named_by_it(tmp_path, kind, name, pack):
     (tmp_path / name).write_bytes(pack(FOREIGN[kind]))
-    with pytest.raises(DataError, match=rf"{name}: the file is .*{kind}") as caught:
+    with pytest.raises(DataError, match=rf"{name}: .*{kind}") as caught:
         list(read_rows(tmp_path / name))
     assert "damaged" not in str(caught.value)
 
@@ -82,7 +82,7 @@ def test_a_file_of_another_kind_is_named_by_it(tmp_path, kind, name, pack):
 def test_what_stands_for_a_parquet_file_is_named_by_its_kind(tmp_path, content, told):
     for name in ("p.parquet", "p.parquet.gz"):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(DataError, match=rf"{name}: the file is .*{told}"):
+        with pytest.raises(DataError, match=rf"{name}: .*{told}"):
             list(read_rows(tmp_path / name))
 
 
@@ -98,7 +98,7 @@ def test_what_stands_for_a_parquet_file_is_named_by_its_kind(tmp_path, content, 
 )
 def test_of_a_format_that_is_not_read_it_is_told_how_to_save_it(tmp_path, name, remedy):
     (tmp_path / name).write_bytes(b"x")
-    with pytest.raises(DataError, match=rf"{name}: unknown format .*{remedy}"):
+    with pytest.raises(DataError, match=rf"{name}: .*{remedy}"):
         list(read_rows(tmp_path / name))
 
 
@@ -128,5 +128,5 @@ def test_parts_of_eval_sets_are_unpacked_likewise(tmp_path, pack):
 @pytest.mark.parametrize("part", [*BEIR, "set.json"])
 def test_a_pointer_in_place_of_an_eval_set_is_told(tmp_path, part):
     files = BEIR | {part: POINTER} if part in BEIR else {part: POINTER}
-    with pytest.raises(DataError, match=rf"{part}: the file is a Git LFS pointer"):
+    with pytest.raises(DataError, match=rf"{part}: .*Git LFS pointer"):
         eval_set(tmp_path, files)

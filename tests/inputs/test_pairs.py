@@ -12,7 +12,7 @@ from mnrl_job.errors import DataError
 from mnrl_job.inputs.tally import sufficient_ratio
 from mnrl_job.setting_types import Source
 from tests.examples import write_jsonl
-from tests.inputs.conftest import read
+from tests.inputs.reading import read
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_named_columns_win(tmp_path):
 
 def test_missing_columns_name_what_was_found_and_how_to_map(tmp_path):
     path = write_jsonl(tmp_path / "p.jsonl", [{"title": "t", "body": "b"}])
-    with pytest.raises(DataError, match=r"no anchor column; found title, body; .*MNRL_ANCHOR_COLUMN"):
+    with pytest.raises(DataError, match=r"\btitle, body; .*MNRL_ANCHOR_COLUMN"):
         read(tmp_path, path)
 
 
@@ -87,7 +87,7 @@ def test_half_a_character_is_a_bad_row(tmp_path):
 def test_more_bad_rows_than_tolerated_stop_the_run(tmp_path):
     rows = [{"anchor": "a", "positive": "b"}] * 9 + [{"anchor": "", "positive": "b"}]
     path = write_jsonl(tmp_path / "p.jsonl", rows)
-    with pytest.raises(DataError, match=r"p.jsonl:10: empty .*1 of 10 rows are unusable .*MNRL_MAX_BAD_ROWS=0.05"):
+    with pytest.raises(DataError, match=r"p\.jsonl:10: empty .*\b1 of 10 rows .*MNRL_MAX_BAD_ROWS=0\.05 "):
         read(tmp_path, path, max_bad_rows=0.05)
     assert read(tmp_path, path, max_bad_rows=0.1)[0].rows == 9
 
@@ -174,7 +174,7 @@ def test_a_weight_is_recorded_with_its_source(tmp_path):
 
 def test_an_empty_training_set_is_refused(tmp_path):
     (tmp_path / "p.jsonl").write_text("\n", encoding="utf-8")
-    with pytest.raises(DataError, match="no usable pair"):
+    with pytest.raises(DataError, match=r"^MNRL_TRAIN_DATA holds no "):
         read(tmp_path, tmp_path / "p.jsonl")
 
 
@@ -198,7 +198,7 @@ def test_signs_and_joiners_stay_in_a_text(tmp_path):
 def test_the_first_ten_bad_rows_are_named_with_the_ratio_to_set(tmp_path, caplog):
     rows = [{"anchor": "a", "positive": "b" if i % 4 else ""} for i in range(64)]
     path = write_jsonl(tmp_path / "p.jsonl", rows)
-    with pytest.raises(DataError, match=r"p.jsonl:1: empty .*16 of 64 rows .*set MNRL_MAX_BAD_ROWS=0.25 to") as caught:
+    with pytest.raises(DataError, match=r"p\.jsonl:1: empty .*\b16 of 64 rows .*MNRL_MAX_BAD_ROWS=0\.25 ") as caught:
         read(tmp_path, path)
     named = [f"{path}:{line}" for line in range(1, 41, 4)]
     assert [record.getMessage().split(": ")[1] for record in caplog.records] == named

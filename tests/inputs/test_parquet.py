@@ -8,7 +8,7 @@ import pytest
 
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.rows import declared_columns, read_rows
-from tests.inputs.conftest import read
+from tests.inputs.reading import read
 
 PAIRS = {"query": ["a", "b"], "answer": ["c", "d"]}
 FAR = 253_402_300_800_000_000  # microseconds: the first moment of the year 10000
@@ -49,7 +49,7 @@ def test_what_an_unused_column_holds_does_not_matter(tmp_path, kind):
 @pytest.mark.parametrize("kind", ["a far date", "an odd time zone", "a long duration"])
 def test_a_used_column_that_python_cannot_hold_is_refused_by_its_name_and_type(tmp_path, kind):
     path = parquet(tmp_path / "p.parquet", {"query": ["a", "b"], "answer": UNUSED[kind]})
-    with pytest.raises(DataError, match=r"p\.parquet: the column answer is of type (timestamp|duration)") as caught:
+    with pytest.raises(DataError, match=r"p\.parquet: .*\banswer\b.*(timestamp|duration)") as caught:
         read(tmp_path, path)
     assert "damaged" not in str(caught.value)
 
@@ -57,7 +57,7 @@ def test_a_used_column_that_python_cannot_hold_is_refused_by_its_name_and_type(t
 def test_a_used_column_that_is_no_text_gives_bad_rows(tmp_path):
     day = pa.array([datetime.date(2026, 1, 1), None])
     path = parquet(tmp_path / "p.parquet", {"query": ["a", "b"], "answer": day})
-    with pytest.raises(DataError, match=r"p\.parquet:1: not text \(answer is of type date\); 2 of 2 rows"):
+    with pytest.raises(DataError, match=r"p\.parquet:1: not text \(answer .*\bdate\).*\b2 of 2 rows"):
         read(tmp_path, path)
 
 

@@ -6,7 +6,7 @@ from mnrl_job.errors import DataError
 from mnrl_job.inputs.partitions import partitions_of
 from mnrl_job.settings import Settings
 from tests.examples import write_pairs
-from tests.inputs.conftest import read
+from tests.inputs.reading import read
 
 
 def partitioned(folder, column="split"):

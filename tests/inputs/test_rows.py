@@ -87,7 +87,7 @@ def test_an_archive_that_breaks_off_is_never_read_as_a_shorter_file(tmp_path, su
     for start, last in ((b"", first), (first, second)):
         for length in range(1, len(last), 7):
             path.write_bytes(start + last[:length])
-            with pytest.raises(DataError, match=rf"pairs{suffix}{compression}: the file is damaged"):
+            with pytest.raises(DataError, match=rf"pairs{suffix}{compression}: .*damaged"):
                 list(read_rows(path))
 
 
@@ -127,7 +127,7 @@ def test_whatever_byte_is_wrong_the_file_is_read_or_told_as_damaged(tmp_path, na
 def test_the_checksums_in_a_parquet_file_are_looked_at(tmp_path):
     path = tmp_path / "pairs.parquet"
     path.write_bytes(PACKED["pairs.parquet"].replace(b"wie geht das 7", b"wie geht das 8"))
-    with pytest.raises(DataError, match=r"pairs\.parquet: the file is damaged"):
+    with pytest.raises(DataError, match=r"pairs\.parquet: .*damaged"):
         list(read_rows(path))
 
 
@@ -136,7 +136,7 @@ def test_a_parquet_file_that_gives_fewer_rows_than_it_says_is_damaged(tmp_path):
     before, counted, after = PACKED["pairs.parquet"].rpartition(b"\x16\x12")
     path = tmp_path / "pairs.parquet"
     path.write_bytes(before + counted.replace(b"\x12", b"\x10") + after)
-    with pytest.raises(DataError, match=r"pairs\.parquet: .* it holds 8 rows of 9"):
+    with pytest.raises(DataError, match=r"pairs\.parquet: .*\b8 rows of 9"):
         list(read_rows(path))
 
 
@@ -170,21 +170,21 @@ def with_two_columns_of_one_name():
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("pairs.xlsx", b"PK", "unknown format .xlsx"),
+        ("pairs.xlsx", b"PK", r"unknown format \.xlsx"),
         ("pairs", b"text", "unknown format without a suffix"),
         ("pairs.jsonl.gz", b"no gzip\xff", "damaged"),
         ("pairs.jsonl.gz", gzip.compress(b'{"a": "b"}\n' * 1000, mtime=0)[:-9], "damaged"),
         ("pairs.jsonl.zst", b"no zstd\xff", "damaged"),
-        ("pairs.jsonl.zst", b"", "an empty file is no archive"),
-        ("pairs.csv.gz", b"", "an empty file is no archive"),
+        ("pairs.jsonl.zst", b"", "damaged.*empty"),
+        ("pairs.csv.gz", b"", "damaged.*empty"),
         ("pairs.parquet", b"not parquet", "damaged"),
-        ("pairs.csv", b'a,b\n"never closed,x\ny,z\n', ":2: cannot be read as separated values"),
-        ("pairs.csv", b"a,a\nx,y\n", "two columns share a name"),
-        ("pairs.csv", "größe,frage\na,b\n".encode("latin-1"), r":1: the column name b'gr\\xf6\\xdfe' is not UTF-8"),
-        ("pairs.tsv", "anchor\tpositive\tgröße\na\tb\t1\n".encode("latin-1"), ":1: the column name .*save the file as"),
-        ("pairs.csv", "anchor,positive\na,b\n".encode("utf-16"), "UTF-16 text; save it as UTF-8"),
-        ("pairs.csv", "anchor,positive\na,b\n".encode("utf-16-be"), ":1: the column name .* is not UTF-8"),
-        ("pairs.parquet", with_two_columns_of_one_name(), "two columns share a name; found a, a"),
+        ("pairs.csv", b'a,b\n"never closed,x\ny,z\n', ":2: .*separated"),
+        ("pairs.csv", b"a,a\nx,y\n", ":1: .* a, a$"),
+        ("pairs.csv", "größe,frage\na,b\n".encode("latin-1"), r":1: .*b'gr\\xf6\\xdfe'.* UTF-8"),
+        ("pairs.tsv", "anchor\tpositive\tgröße\na\tb\t1\n".encode("latin-1"), r":1: .*b'gr\\xf6\\xdfe'.* UTF-8"),
+        ("pairs.csv", "anchor,positive\na,b\n".encode("utf-16"), "UTF-16"),
+        ("pairs.csv", "anchor,positive\na,b\n".encode("utf-16-be"), ":1: .*column name.* UTF-8"),
+        ("pairs.parquet", with_two_columns_of_one_name(), "parquet: .* a, a$"),
         ("pairs.json", b'[{"a": 1}]', "a JSON array"),
     ],
 )

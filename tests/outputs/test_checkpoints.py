@@ -88,12 +88,12 @@ def test_two_attempts_at_once_do_not_mix_their_files(store, local, tmp_path):
         (
             {"settings": {"batch_size": 16, "seed": 1}, "inputs": FACTS["inputs"]},
             SettingsError,
-            r"MNRL_BATCH_SIZE: .*step-000000010-a was made with 8, now it is 16; go back to that, or choose another",
+            r"^MNRL_BATCH_SIZE: .*step-000000010-a .*\b8\b.*\b16\b.*MNRL_RUN_ID",
         ),
         (
             {"settings": FACTS["settings"], "inputs": {"train/faq": "abd"}},
             DataError,
-            r"train/faq: .*step-000000010-a was made from others",
+            "^train/faq: .*step-000000010-a .*MNRL_RUN_ID",
         ),
     ],
 )
@@ -126,7 +126,7 @@ def test_who_is_stopped_hears_where_it_goes_on(store, local):
                 write(place, step)
             raise Preempted("stopped")
 
-    with pytest.raises(Preempted, match=r"it goes on from step 3$"):
+    with pytest.raises(Preempted, match=r"\bstep 3$"):
         stop(local, 3)
     with pytest.raises(Preempted, match=r"^stopped$"):
         stop(local / "none")

@@ -3,7 +3,6 @@
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import pytest
 
@@ -13,44 +12,14 @@ from mnrl_job.outputs.page.numbers import signed
 from mnrl_job.outputs.page.verdict import verdict
 from mnrl_job.runtime.tables import write_columns
 from tests.outputs.left_behind import EVIL, left_behind, log
+from tests.outputs.page_reader import Reader, data_of
 
 LOSS = (-0.15, -0.05)
-
-
-class Reader(HTMLParser):
-    """The texts and elements a browser would see."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.elements, self.texts, self.scripts = [], [], []
-        self._inside = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag, attrs):
-        self.elements.append((tag, dict(attrs)))
-        self._inside = tag
-
-    def handle_endtag(self, tag):
-        self._inside = ""
-
-    def handle_data(self, data):
-        (self.scripts if self._inside == "script" else self.texts).append(" ".join(data.split()))
-
-    @property
-    def text(self):
-        return " ".join(text for text in self.texts if text)
-
-    def attributes(self, name):
-        return [attrs for tag, attrs in self.elements if tag == name]
 
 
 @pytest.fixture
 def run(tmp_path):
     return left_behind(tmp_path, queries=30)
-
-
-def data_of(page, number=0):
-    return json.loads(re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)[number])
 
 
 def test_the_verdict_comes_first_with_how_much_and_how_sure(run):

@@ -8,7 +8,7 @@ from mnrl_job.preparation.groups import find_groups, without_contradictions
 from mnrl_job.preparation.signatures import Column
 from mnrl_job.preparation.texts import normalise
 from mnrl_job.runtime.tables import NOBODY, write_columns
-from tests.preparation.conftest import pairs_of
+from tests.preparation.rows import pairs_of
 
 LONG = "every invoice is listed under billing with a link and can be had as a file by mail or by post at any time"
 WORDS = st.sampled_from(["alpha", "Alpha", " beta", "beta", "gamma", "delta", "épsilon", "e\u0301psilon"])

@@ -19,29 +19,29 @@ def test_fsdp2_is_taken_without_a_word(tmp_path, caplog):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(MissingError, match=r"MNRL_ACCELERATE_CONFIG: .*none\.yaml is no file"):
+    with pytest.raises(MissingError, match=r"^MNRL_ACCELERATE_CONFIG: .*none\.yaml "):
         check_accelerate_file(str(tmp_path / "none.yaml"), 2)
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"),
+    ("content", "fact"),
     [
-        ("a: [", "cannot be read"),
-        ("- a", "holds no names and values"),
-        ("distributed_type: DEEPSPEED", "distributed_type DEEPSPEED is not supported"),
-        ("distributed_type: XLA", "distributed_type XLA is not supported"),
-        ("distributed_type: FSDP", "only version 2 of FSDP"),
-        (FSDP2.replace("version: 2", "version: 1"), "only version 2 of FSDP"),
+        ("a: [", "a YAML file"),
+        ("- a", "no names and values"),
+        ("distributed_type: DEEPSPEED", "DEEPSPEED"),
+        ("distributed_type: XLA", "XLA"),
+        ("distributed_type: FSDP", "version 2"),
+        (FSDP2.replace("version: 2", "version: 1"), "version 2"),
     ],
 )
-def test_what_is_not_supported_is_refused(tmp_path, content, reason):
-    with pytest.raises(SettingsError, match=f"MNRL_ACCELERATE_CONFIG: .*{reason}.*; give a"):
+def test_what_is_not_supported_is_refused(tmp_path, content, fact):
+    with pytest.raises(SettingsError, match=rf"^MNRL_ACCELERATE_CONFIG: .*accelerate\.yaml.*\b{fact}\b"):
         check(tmp_path, content)
 
 
 def test_shares_are_not_spread_over_several_machines(tmp_path):
     (tmp_path / "accelerate.yaml").write_text(FSDP2)
-    with pytest.raises(SettingsError, match="FSDP over 2 nodes is not supported"):
+    with pytest.raises(SettingsError, match=r"^MNRL_ACCELERATE_CONFIG: .*accelerate\.yaml: FSDP .*\b2 nodes"):
         check_accelerate_file(str(tmp_path / "accelerate.yaml"), 1, nodes=2)
 
 

@@ -1,5 +1,6 @@
 """The Python that exports: what is missing is told before anything else is done."""
 
+import re
 import subprocess
 import sys
 import sysconfig
@@ -28,7 +29,7 @@ def test_without_exporters_train_ends_at_once_and_says_what_to_install(good, tmp
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ended.returncode == 64, ended.stderr
     last = ended.stderr.strip().splitlines()[-1]
-    assert f"MNRL_EXPORT=openvino,int8: openvino cannot be exported by {without_exporters}" in last
+    assert re.search(f"MNRL_EXPORT=openvino,int8: openvino .*{without_exporters}", last)
     assert "No module named 'optimum'" in last
     assert "make install-export" in last
     assert "Traceback" not in ended.stderr
@@ -51,7 +52,7 @@ def test_packages_that_are_there_but_do_not_go_together_are_found(monkeypatch):
     monkeypatch.setitem(
         sys.modules["mnrl_job.runtime.exporters"].NEEDED, "onnx", "from transformers.modeling_utils import no_such_name"
     )
-    with pytest.raises(SettingsError, match=r"onnx cannot be exported by .*cannot import name 'no_such_name'"):
+    with pytest.raises(SettingsError, match=r"^MNRL_EXPORT=onnx: .*'no_such_name'"):
         check_exporters(("onnx",))
 
 

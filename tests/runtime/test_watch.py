@@ -57,8 +57,8 @@ def test_when_all_stand_still_each_is_named_with_where_it_stands(told):
     look, paths, _ = told
     alive(paths[0], 7, step=11, of=40)
     alive(paths[1], 7, "evaluate_before")
-    each = "worker 0 stood at train, step 12 of 40, worker 1 stood at evaluate_before"
-    with pytest.raises(Hang, match=rf"^no worker got on for 11 s \(MNRL_HANG_TIMEOUT=10s\): {each}; "):
+    each = r"worker 0 .*\btrain, step 12 of 40, worker 1 .*\bevaluate_before"
+    with pytest.raises(Hang, match=rf"\b11 s \(MNRL_HANG_TIMEOUT=10s\): {each}; "):
         look(*range(14))
 
 
@@ -68,7 +68,7 @@ def test_what_makes_no_sign_of_life_may_take_ten_times_as_long_but_not_for_ever(
     look(*range(100))
     alive(paths[0], 1, doing)
     look(*range(100, 200))
-    with pytest.raises(Hang, match=f"worker 0 stood at {doing}, worker 1 stood at start"):
+    with pytest.raises(Hang, match=rf"worker 0 .*\b{doing}, worker 1 .*\bstart\b"):
         look(*range(200, 220))
 
 

@@ -83,6 +83,6 @@ def test_best_weights_that_cannot_be_loaded_are_an_error(model, tmp_path, damage
         path.write_bytes(path.read_bytes()[:-4])
     else:
         train(torch.nn.Linear(4, 2), made(torch.nn.Linear(4, 2), tmp_path, [0.5], every=LAST))
-    with pytest.raises(InternalError, match="the best weights, of step 100, cannot be loaded"):
+    with pytest.raises(InternalError, match=r"\bbest weights.*\bstep 100\b"):
         best.restore()
     assert (tmp_path / SCORES).exists()

@@ -85,7 +85,7 @@ def test_stopped_after_any_step_it_ends_the_same(go, tmp_path, monkeypatch, undi
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "on_any_rank", stop_at(step))
         if step < len(PLAN):
-            with pytest.raises(Preempted, match=f"after step {step} of 8"):
+            with pytest.raises(Preempted, match=rf"\bstep {step} of 8\b"):
                 go(settings=settings)
         else:
             go(settings=settings)
@@ -101,7 +101,7 @@ def test_stopped_where_patience_ends_it_trains_no_further(go, tmp_path, monkeypa
     assert undisturbed[0][0] == step
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "on_any_rank", stop_at(step))
-        with pytest.raises(Preempted, match=f"after step {step} of 8"):
+        with pytest.raises(Preempted, match=rf"\bstep {step} of 8\b"):
             go(settings=settings, score=lambda: 0.5)
     checkpoint = tmp_path / "trainer" / f"checkpoint-{step}"
     assert go(resume=checkpoint, settings=settings, score=lambda: 0.5) == undisturbed

@@ -13,9 +13,6 @@ from mnrl_job.runtime.tables import NOBODY
 from mnrl_job.training import checks
 from mnrl_job.training.checks import Checks, CollapseAlarm, measure, on_host
 from mnrl_job.training.progress import Progress
-from tests.training.test_trainer import model, run
-
-__all__ = ["model", "run"]
 
 GOOD = Checks(0.9, 0.125, 0.8, 0.2, 0.1)
 

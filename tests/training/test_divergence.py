@@ -30,9 +30,7 @@ def judge(pairs, losses, candidates=64, terms=1):
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
 def test_the_first_step_whose_loss_is_no_number_is_named_with_its_rows(pairs, loss):
-    with pytest.raises(
-        Diverged, match=rf"became {loss} at step 3, whose 4 rows .* 'question 8', 'question 9'"
-    ) as caught:
+    with pytest.raises(Diverged, match=rf"\b{loss} at step 3\b.*\b4 rows .*'question 8', 'question 9'") as caught:
         judge(pairs, [0.5, 0.4, loss, loss])
     assert caught.value.details == {"step": 3, "rows": [f"question {row}" for row in range(8, 12)]}
 
@@ -44,19 +42,19 @@ def test_rows_are_named_in_more_text_than_arrow_can_join(huge, pairs, monkeypatc
 
 
 def test_steps_are_counted_on_from_a_checkpoint(pairs):
-    with pytest.raises(Diverged, match="at step 102"):
+    with pytest.raises(Diverged, match=r"\bstep 102\b"):
         Divergence(pairs, 64, 2e-5).look(102, batches([1, 2]), [0.5, math.nan])
 
 
 def test_a_model_that_gives_the_same_embedding_for_all_has_exploded(pairs):
-    with pytest.raises(Diverged, match=r"rose from 0.50 to 4.\d+ at step"):
+    with pytest.raises(Diverged, match=r"\b0\.50 to 4\.\d+ at step"):
         judge(pairs, [0.5] * WINDOW + [math.log(64)] * WINDOW)
 
 
 def test_of_a_sum_of_losses_each_is_compared_with_guessing(pairs):
     risen = [0.5] * WINDOW + [math.log(64)] * WINDOW
     judge(pairs, risen, terms=3)
-    with pytest.raises(Diverged, match=r"rose from 0.50 to 11.\d+ at step"):
+    with pytest.raises(Diverged, match=r"\b0\.50 to 11\.\d+ at step"):
         judge(pairs, [*risen, *[3 * math.log(64)] * WINDOW], terms=3)
 
 

@@ -11,7 +11,7 @@ from mnrl_job.runtime.ragged import no_values
 from mnrl_job.settings import Settings
 from mnrl_job.training.loss import GlobalBatchLoss
 from mnrl_job.training.mining import distinct, search
-from tests.embedding.test_encode import TEXTS, column
+from tests.embedding.texts import TEXTS, column
 from tests.examples import PAIRS
 from tests.training.ranks import batch_of
 

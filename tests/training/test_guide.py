@@ -25,13 +25,6 @@ def pairs(tmp_path):
     return Pairs(tmp_path / "pairs.arrow", ("anchor", "positive", "negatives"), 8, 8, {}, (), ())
 
 
-@pytest.fixture
-def model(tiny_model):
-    from sentence_transformers import SentenceTransformer
-
-    return SentenceTransformer(str(tiny_model), device="cpu")
-
-
 @pytest.mark.parametrize("at_once", [3, 100])
 def test_the_guide_has_its_own_prompts_and_each_distinct_text_once(model, pairs, tmp_path, monkeypatch, at_once):
     monkeypatch.setattr(module, "EMBEDDED_AT_ONCE", at_once)

@@ -119,5 +119,5 @@ def test_weights_that_stand_still_are_rounded_once_and_not_for_each_chunk(tiny_m
 
 
 def test_a_model_without_layers_to_adapt_is_refused(static_model):
-    with pytest.raises(SettingsError, match=f"MNRL_LORA_RANK={RANK}: this model has no linear layers"):
+    with pytest.raises(SettingsError, match=f"^MNRL_LORA_RANK={RANK}: "):
         adapt(static_model, RANK, 42, "fp32")

@@ -40,11 +40,6 @@ ROWS = 48
 
 
 @pytest.fixture
-def model(tiny_model):
-    return SentenceTransformer(str(tiny_model), device="cpu")
-
-
-@pytest.fixture
 def data(tmp_path):
     """Pairs of random sentences, all different, so that each text is a group, the positive near to the anchor."""
     rng = np.random.default_rng(0)

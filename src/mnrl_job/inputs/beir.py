@@ -9,7 +9,7 @@ from typing import Any
 from mnrl_job.errors import DataError
 from mnrl_job.inputs.formats.common import is_unicode
 from mnrl_job.inputs.rows import read_rows
-from mnrl_job.inputs.texts import usable
+from mnrl_job.inputs.texts import type_name, usable
 from mnrl_job.records import BadRow
 
 
@@ -64,7 +64,7 @@ def id_of(row: dict[str, Any], where: str) -> str | BadRow:
     if type(value) is int:
         return str(value)
     if not isinstance(value, str):
-        return BadRow(where, "not text", f"_id is of type {type(value).__name__}; expected text or a whole number")
+        return BadRow(where, "not text", f"_id is of type {type_name(value)}; expected text or a whole number")
     return value if is_unicode(value) else BadRow(where, "not UTF-8", "_id holds half a character")
 
 

@@ -11,7 +11,7 @@ from mnrl_job.inputs.beir import Passage, find_parts, id_of, passage_of, read_ju
 from mnrl_job.inputs.formats.common import is_unicode
 from mnrl_job.inputs.formats.opening import DAMAGE, open_bytes
 from mnrl_job.inputs.rows import read_rows
-from mnrl_job.inputs.texts import usable
+from mnrl_job.inputs.texts import type_name, usable
 from mnrl_job.records import BadRow
 
 # More than anybody means, and less than a column can hold.
@@ -162,7 +162,7 @@ def _listed(where: str, query: str, document: object) -> Graded | BadRow:
     """A document that is relevant without a grade."""
     if isinstance(document, str) or type(document) is int:
         return Graded(where, query, str(document), 1)
-    return BadRow(where, "not text", f"an id is of type {type(document).__name__}; expected text or a whole number")
+    return BadRow(where, "not text", f"an id is of type {type_name(document)}; expected text or a whole number")
 
 
 def _graded(where: str, query: str, document: str, grade: str | float) -> Graded | BadRow:

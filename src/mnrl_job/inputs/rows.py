@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mnrl_job.errors import DataError, MissingError
+from mnrl_job.errors import DataError, MissingError, first_line
 from mnrl_job.inputs.formats.common import Row
 from mnrl_job.inputs.formats.json_lines import json_rows
 from mnrl_job.inputs.formats.opening import COMPRESSED, DAMAGE
@@ -91,4 +91,5 @@ def _reading(path: Path) -> Iterator[None]:
     except (FileNotFoundError, PermissionError) as error:
         raise MissingError(f"{path}: cannot be opened: {error.strerror}") from error
     except DAMAGE as error:
-        raise DataError(f"{path}: the file is damaged or not what its name says: {error}") from error
+        reason = first_line(error).removesuffix(".")
+        raise DataError(f"{path}: the file is damaged or not what its name says: {reason}") from error

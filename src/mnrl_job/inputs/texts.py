@@ -46,6 +46,11 @@ def usable(value: object, name: str, where: str) -> str | BadRow:
     return value.strip()
 
 
+def type_name(value: object) -> str:
+    """The type of a value in a JSON file, as people who write JSON name it where Python's name would tell nothing."""
+    return "null" if value is None else type(value).__name__
+
+
 def is_absent(value: object) -> bool:
     """Whether a row has no negative in a column: nothing stands there, a blank text, or an empty list."""
     return value is None or value == [] or (isinstance(value, str) and is_blank(value))

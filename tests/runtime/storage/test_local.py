@@ -62,7 +62,7 @@ def test_a_failure_amid_a_write_leaves_what_was_there_and_nothing_half(folder, m
 
     monkeypatch.setattr(local, "flush", full)
     monkeypatch.setattr("mnrl_job.runtime.files.flush", full)
-    with pytest.raises(StorageError, match="MNRL_OUTPUT: out: cannot write: No space left on device; free space"):
+    with pytest.raises(StorageError, match=r"^MNRL_OUTPUT: out: .*No space left on device"):
         folder.create("b", b"new")
     with pytest.raises(StorageError, match="No space left on device"):
         folder.write("a", b"after")
@@ -72,7 +72,7 @@ def test_a_failure_amid_a_write_leaves_what_was_there_and_nothing_half(folder, m
 def test_a_folder_below_a_file_is_told_as_a_setting(tmp_path):
     (tmp_path / "file").write_text("in the way")
     store = open_store(str(tmp_path / "file" / "run"), "MNRL_OUTPUT")
-    with pytest.raises(SettingsError, match=r"MNRL_OUTPUT: .*cannot write: Not a directory; name a folder"):
+    with pytest.raises(SettingsError, match=r"^MNRL_OUTPUT: .*Not a directory"):
         store.write("a", b"x")
     assert (tmp_path / "file").read_text() == "in the way"
 
@@ -81,7 +81,7 @@ def test_a_folder_below_a_file_is_told_as_a_setting(tmp_path):
 def test_a_folder_that_may_not_be_written_or_read_is_told_as_denied(tmp_path):
     (tmp_path / "locked").mkdir(mode=0)
     store = open_store(str(tmp_path / "locked"), "MNRL_OUTPUT")
-    with pytest.raises(DeniedError, match="grant this user write access"):
+    with pytest.raises(DeniedError, match=r"^MNRL_OUTPUT: .*Permission denied"):
         store.write("a", b"x")
     with pytest.raises(DeniedError):
         list(store.entries())
@@ -118,5 +118,5 @@ def test_paths_and_file_uris_name_the_same_kind_of_place(tmp_path, uri):
 
 @pytest.mark.parametrize("uri", ["gs://bucket/run", "hdfs://host/run", "file://host/run"])
 def test_other_schemes_are_refused(uri):
-    with pytest.raises(SettingsError, match=r"MNRL_OUTPUT: .* is not supported; give a path, file:// or s3:// URI"):
+    with pytest.raises(SettingsError, match=f"^MNRL_OUTPUT: {uri}.*file:// or s3://"):
         open_store(uri, "MNRL_OUTPUT")

@@ -91,7 +91,7 @@ def test_what_is_denied_is_told_at_once_and_never_taken_for_missing_or_empty(sto
         if name == "sweep":  # who may not look for leftovers may still publish
             operation(store)
             continue
-        with pytest.raises(DeniedError, match=r"MNRL_OUTPUT: s3://bucket/.* access denied .*; grant s3:") as caught:
+        with pytest.raises(DeniedError, match=r"^MNRL_OUTPUT: s3://bucket/.*\bs3:[A-Z]") as caught:
             operation(store)
         assert (caught.value.code, caught.value.retry_helps) == (77, False)
         assert len(proxy.seen) == 1
@@ -99,7 +99,7 @@ def test_what_is_denied_is_told_at_once_and_never_taken_for_missing_or_empty(sto
 
 def test_an_object_that_may_be_seen_but_not_read_is_denied(store, proxy):
     proxy.faults = [Fault("status", "^GET", times=ALWAYS, status=403)]
-    with pytest.raises(DeniedError, match=r"/a: access denied \(GetObject: AccessDenied, Access Denied\)"):
+    with pytest.raises(DeniedError, match=r"/a: .*\(GetObject: AccessDenied, "):
         content(store, "a")
 
 
@@ -133,7 +133,7 @@ def test_a_body_that_takes_long_but_moves_is_left_alone(store, proxy, monkeypatc
 def test_credentials_that_expired_are_denied_also_where_a_head_cannot_say_so(store, proxy):
     proxy.faults = [Fault("status", times=ALWAYS, status=400)]
     for operation in OPERATIONS.values():
-        with pytest.raises(DeniedError, match="ExpiredToken, The provided token has expired") as caught:
+        with pytest.raises(DeniedError, match="ExpiredToken") as caught:
             operation(store)
         assert (caught.value.code, caught.value.retry_helps) == (77, False)
 
@@ -141,7 +141,7 @@ def test_credentials_that_expired_are_denied_also_where_a_head_cannot_say_so(sto
 def test_a_bad_request_that_only_a_head_is_would_be_one_again(store, proxy):
     """As for an object that is encrypted with a customer's key."""
     proxy.faults = [Fault("status", "HEAD", times=ALWAYS, status=400)]
-    with pytest.raises(SettingsError, match=r"/a: refused.*HeadObject: 400.*; is it encrypted"):
+    with pytest.raises(SettingsError, match=r"/a: .*HeadObject: 400.*encrypted"):
         store.entry("a")
     assert sum("max-keys=1" in seen for seen in proxy.seen) == 1
 
@@ -168,7 +168,7 @@ def test_an_object_that_was_replaced_between_listing_and_reading_is_not_read(mot
     put(moto, uri, {"a": b"before"})
     entry = open_at(uri).entry("a")
     put(moto, uri, {"a": b"after!"})
-    with pytest.raises(StorageError, match="/a: changed while it was read; start again"):
+    with pytest.raises(StorageError, match="/a: changed"):
         list(open_at(uri).read(entry))
 
 
@@ -179,14 +179,14 @@ def test_a_body_that_was_cut_is_never_resumed_from_another_object(moto, reach):
         reader = open_at(uri).read(open_at(uri).entry("a"))
         next(reader)
         put(moto, uri, {"a": LARGE[::-1]})
-        with pytest.raises(StorageError, match="/a: changed while it was read; start again"):
+        with pytest.raises(StorageError, match="/a: changed"):
             list(reader)
 
 
 @pytest.mark.usefixtures("uri")
 @pytest.mark.parametrize("name", ["list", "write", "create"])
 def test_a_missing_bucket_is_missing(name):
-    with pytest.raises(MissingError, match=r"MNRL_OUTPUT: s3://nowhere/x.* does not exist") as caught:
+    with pytest.raises(MissingError, match=r"^MNRL_OUTPUT: s3://nowhere/x") as caught:
         OPERATIONS[name](open_at("s3://nowhere/x"))
     assert caught.value.code == 66
 
@@ -195,7 +195,7 @@ def test_a_wrong_secret_is_denied(rclone, reach, monkeypatch):
     uri = reach(rclone)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     for name in ("list", "look up", "write", "create", "delete"):
-        with pytest.raises(DeniedError, match="access denied"):
+        with pytest.raises(DeniedError, match=r"SignatureDoesNotMatch|: 403"):
             OPERATIONS[name](open_at(uri))
 
 
@@ -211,7 +211,7 @@ def test_a_credential_of_a_file_that_goes_on_over_a_line_break_is_denied_and_not
     (tmp_path / "credentials").write_text("\n".join(["[default]", *lines]))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     for operation in OPERATIONS.values():
-        with pytest.raises(DeniedError, match="a credential or the region holds a line break") as caught:
+        with pytest.raises(DeniedError, match=r"^MNRL_OUTPUT: .*line break") as caught:
             operation(open_at(uri))
         assert "planted" not in redact(str(caught.value))
 
@@ -219,14 +219,14 @@ def test_a_credential_of_a_file_that_goes_on_over_a_line_break_is_denied_and_not
 def test_no_credentials_at_all_are_told_with_what_to_set(uri, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
-    with pytest.raises(DeniedError, match="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give"):
+    with pytest.raises(DeniedError, match=r"AWS_ACCESS_KEY_ID.*AWS_SECRET_ACCESS_KEY.*AWS_PROFILE"):
         open_at(uri).entry("a")
 
 
 def test_an_endpoint_where_nobody_listens_is_told_as_storage(reach, monkeypatch):
-    uri = reach(Server("none", free_port()))
+    uri = reach(nobody := Server("none", free_port()))
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
-    with pytest.raises(StorageError, match="Could not connect to the endpoint URL") as caught:
+    with pytest.raises(StorageError, match=f"^MNRL_OUTPUT: .*{nobody.endpoint}") as caught:
         list(open_at(uri).entries())
     assert caught.value.code == 69
 
@@ -234,21 +234,21 @@ def test_an_endpoint_where_nobody_listens_is_told_as_storage(reach, monkeypatch)
 def test_an_unknown_profile_is_a_setting_to_mend(monkeypatch, reach, moto):
     uri = reach(moto)
     monkeypatch.setenv("AWS_PROFILE", "nobody")
-    with pytest.raises(SettingsError, match=r"nobody.*check .*AWS_PROFILE") as caught:
+    with pytest.raises(SettingsError, match=r"nobody.*AWS_PROFILE") as caught:
         open_at(uri)
     assert caught.value.code == 64
 
 
 @pytest.mark.parametrize("uri", ["s3://user:hunter2@bucket/run", "s3://user:hun/ter2@bucket", "s3://hunter2@bucket"])
 def test_credentials_in_a_uri_are_refused_and_never_shown(uri):
-    with pytest.raises(SettingsError, match=r"MNRL_OUTPUT: .*set AWS_ACCESS_KEY_ID") as caught:
+    with pytest.raises(SettingsError, match=r"^MNRL_OUTPUT: .*AWS_ACCESS_KEY_ID") as caught:
         open_store(uri, "MNRL_OUTPUT")
     assert "hun" not in str(caught.value)
 
 
 @pytest.mark.parametrize("uri", ["s3://", "s3:///run"])
 def test_a_uri_without_a_bucket_is_refused(uri):
-    with pytest.raises(SettingsError, match="names no bucket; expected s3://BUCKET/PREFIX"):
+    with pytest.raises(SettingsError, match=r"^MNRL_OUTPUT: .*s3://BUCKET/PREFIX"):
         open_store(uri, "MNRL_OUTPUT")
 
 
@@ -332,5 +332,5 @@ def test_who_says_so_pays_for_requests(moto, reach, monkeypatch):
 def test_an_archived_object_is_told_to_be_restored(moto, reach):
     uri = reach(moto)
     moto.client().put_object(Bucket="bucket", Key=f"{uri.rpartition('/')[2]}/a", Body=b"x", StorageClass="GLACIER")
-    with pytest.raises(MissingError, match=r"/a: is archived.*restore"):
+    with pytest.raises(MissingError, match=r"/a: .*restore-object"):
         content(open_at(uri), "a")

@@ -126,21 +126,21 @@ def test_an_upload_survives_what_passes(server, proxy, reach, tmp_path, name):
 def test_an_object_that_always_arrives_corrupt_is_named_and_never_stands_among_the_good(server, proxy, reach, tmp_path):
     put(server, reach(proxy), {"good": b"good", "bad": b"bad"})
     proxy.faults = [Fault("corrupt", "GET .*/bad", times=ALWAYS)]
-    with pytest.raises(StorageError, match=r"s3://bucket/\w+/bad: fetched 3 times, never as its checksum says"):
+    with pytest.raises(StorageError, match=r"s3://bucket/\w+/bad: .*\b3 times"):
         fetch_all(reach(proxy), tmp_path)
     assert "bad" not in fetched(tmp_path)
 
 
 def test_a_file_that_never_reads_back_as_it_was_sent_is_named(server, proxy, reach, tmp_path):
     proxy.faults = [Fault("corrupt", "PUT .*small", times=ALWAYS)]
-    with pytest.raises(StorageError, match=r"/deep/er/small: (sent 3 times, never read back|.*BadDigest)"):
+    with pytest.raises(StorageError, match=r"/deep/er/small: .*(\b3 times|BadDigest)"):
         upload(open_at(reach(proxy)), staged(tmp_path, FILES))
     assert "deep/er/small" not in objects(server, reach(proxy))
 
 
 def test_a_large_file_that_cannot_be_sent_leaves_no_half_upload(server, proxy, reach, tmp_path):
     proxy.faults = [Fault("status", "PUT .*partNumber=3", times=ALWAYS, status=403)]
-    with pytest.raises(DeniedError, match="/large: access denied"):
+    with pytest.raises(DeniedError, match="/large: "):
         upload(open_at(reach(proxy)), staged(tmp_path, FILES))
     assert "large" not in objects(server, reach(proxy))
     assert not open_uploads(server, reach(proxy))
@@ -183,7 +183,7 @@ def test_what_another_wrote_is_never_removed_once_writing_is_not_permitted(store
         yield
         store.write("a", b"of another")
 
-    with pytest.raises(StorageError, match=r"lost the claim|changed while it was read"):
+    with pytest.raises(StorageError, match=r"lost the claim|/a: changed"):
         upload(store, staged(tmp_path / "staged", {"a": b"of mine"}), once)
     assert content(store, "a") == b"of another"
 
@@ -269,7 +269,7 @@ def test_a_key_that_can_be_no_file_name_is_refused_before_anything_is_fetched(mo
     with proxied(moto) as proxy:
         uri = reach(proxy)
         put(moto, uri, {key: b"x", "good": b"x"})
-        with pytest.raises(DataError, match=r"the key '.*' can be no file here; expected names of at most 255 bytes"):
+        with pytest.raises(DataError, match=r"s3://bucket/\w+: .*'.*'.*\b255 bytes"):
             fetch_all(uri, tmp_path / "in")
         assert not list(tmp_path.iterdir())
         assert not spans(proxy, "good")
@@ -278,7 +278,7 @@ def test_a_key_that_can_be_no_file_name_is_refused_before_anything_is_fetched(mo
 def test_an_object_and_a_prefix_of_one_name_cannot_be_both_here(moto, reach, tmp_path):
     uri = reach(moto)
     put(moto, uri, {"a": b"x", "a/b": b"x"})
-    with pytest.raises(DataError, match="'a' and 'a/b' cannot be both here; rename one of them"):
+    with pytest.raises(DataError, match=r"s3://bucket/.*: 'a' .*'a/b' "):
         fetch_all(uri, tmp_path / "in")
     assert not list(tmp_path.iterdir())
 
@@ -335,14 +335,14 @@ def test_a_disk_that_is_too_small_is_told_as_that(server, uri, tmp_path):
 def test_a_full_disk_is_a_matter_of_the_environment_and_not_of_the_storage(tmp_path, small_disk, small):
     staged(tmp_path / "from", {f"s{i}": LARGE[:SMALL_PIECE] for i in range(4)} if small else {"large": LARGE})
     store = LocalStore(tmp_path / "from", "MNRL_TRAIN_DATA: s3://bucket")
-    with pytest.raises(DeviceError, match="No space left on device; free space, or name a larger MNRL_WORK_DIR"):
+    with pytest.raises(DeviceError, match=r"No space left on device.*MNRL_WORK_DIR"):
         download(store, list(store.entries()), small_disk / "in")
 
 
 def test_a_folder_that_cannot_be_written_is_told_as_that(server, uri, tmp_path):
     put(server, uri, {"a": b"x"})
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(SettingsError, match=r"cannot write to .*Not a directory; name a folder"):
+    with pytest.raises(SettingsError, match=f"{tmp_path / 'file' / 'in'}.*Not a directory"):
         fetch_all(uri, tmp_path / "file" / "in")
 
 

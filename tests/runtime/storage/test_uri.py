@@ -56,13 +56,13 @@ def test_a_file_scheme_has_no_case_either(tmp_path):
 @pytest.mark.parametrize(
     ("uri", "said"),
     [
-        ("s3://arn:aws:s3:::bucket/a", "write s3://BUCKET/PREFIX"),
-        ("arn:aws:s3:::bucket/a", "write s3://BUCKET/PREFIX"),
+        ("s3://arn:aws:s3:::bucket/a", "s3://BUCKET/PREFIX"),
+        ("arn:aws:s3:::bucket/a", "s3://BUCKET/PREFIX"),
         (f"{POINT}/name", "s3://arn:aws:s3:REGION"),
-        ("s3:/bucket/a", "write s3://BUCKET/PREFIX"),
-        ("S3:bucket/a", "write s3://BUCKET/PREFIX"),
-        ("s3a://bucket/a", "write s3://bucket/a"),
-        ("S3N://bucket/a", "write s3://bucket/a"),
+        ("s3:/bucket/a", "s3://BUCKET/PREFIX"),
+        ("S3:bucket/a", "s3://BUCKET/PREFIX"),
+        ("s3a://bucket/a", "; write s3://bucket/a"),
+        ("S3N://bucket/a", "; write s3://bucket/a"),
         ("https://bucket.s3.amazonaws.com/a", "AWS_ENDPOINT_URL"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What the chaos tests share: places to publish to, attempts with content of their own, and what must always hold."""
+"""Attempts of actors: how they are started and end, and what must always hold of what they leave."""
 
 import hashlib
 import json
@@ -17,8 +17,8 @@ from pathlib import Path
 from mnrl_job.outputs.publish import MANIFEST, MARKER
 from mnrl_job.runtime.claims import FOLDER as CLAIMS
 from mnrl_job.runtime.storage.base import PARTIAL
-from tests.program import ROOT, clean_environment
-from tests.servers.s3 import BUCKET, Server
+from tests.chaos.places import Place
+from tests.program import ROOT, Ended, clean_environment
 
 SEED = int(os.environ.get("CHAOS_SEED") or random.randrange(2**32))
 # S3 takes no part below 5 MiB, and a part is half a piece.
@@ -34,51 +34,12 @@ Sums = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where runs go: a folder, or a bucket of a server."""
-
-    kind: str
-    root: Path
-    server: Server | None = None
+class EndedActor(Ended):
+    """How an actor ended: it says the steps it begins on stdout."""
 
     @property
-    def environment(self) -> dict[str, str]:
-        return self.server.environment if self.server else {}
-
-    def uri(self, run: str) -> str:
-        return f"s3://{BUCKET}/{run}" if self.server else str(self.root / run)
-
-    def names(self, run: str) -> set[str]:
-        """Everything below a run, also what the product would not list: half-written files, empty folders."""
-        if self.server:
-            pages = self.server.client().get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{run}/")
-            return {found["Key"].removeprefix(f"{run}/") for page in pages for found in page.get("Contents", [])}
-        found = (self.root / run).rglob("*")
-        return {path.relative_to(self.root / run).as_posix() for path in found if path.is_file() or empty(path)}
-
-    def read(self, run: str, name: str) -> bytes:
-        if self.server:
-            return self.server.client().get_object(Bucket=BUCKET, Key=f"{run}/{name}")["Body"].read()
-        return (self.root / run / name).read_bytes()
-
-    def uploads(self) -> list[str]:
-        return self.server.uploads() if self.server else []
-
-    def remove(self, run: str) -> None:
-        if self.server:
-            for name in self.names(run):
-                self.server.client().delete_object(Bucket=BUCKET, Key=f"{run}/{name}")
-        else:
-            shutil.rmtree(self.root / run, ignore_errors=True)
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How an actor ended, and what it said."""
-
-    code: int
-    said: list[str]
-    log: str
+    def said(self) -> list[str]:
+        return self.stdout.splitlines()
 
     @property
     def killed(self) -> bool:
@@ -97,7 +58,7 @@ class Ended:
         return int(steps), int(writes)
 
     def __str__(self) -> str:
-        return f"exit {self.code} after {self.said}\n{self.log[-SHOWN_CHARACTERS:]}"
+        return f"exit {self.code} after {self.said}\n{self.stderr[-SHOWN_CHARACTERS:]}"
 
 
 @dataclass(frozen=True)
@@ -107,10 +68,6 @@ class Undisturbed:
     seconds: float
     steps: int
     writes: int
-
-
-def empty(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())
 
 
 def start(place: Place, *arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -135,12 +92,12 @@ def go(process: subprocess.Popen[str]) -> None:
         process.stdin.flush()
 
 
-def end(process: subprocess.Popen[str]) -> Ended:
-    said, log = process.communicate(timeout=PATIENCE_SECONDS)
-    return Ended(process.returncode, said.splitlines(), log)
+def end(process: subprocess.Popen[str]) -> EndedActor:
+    stdout, stderr = process.communicate(timeout=PATIENCE_SECONDS)
+    return EndedActor(process.returncode, stdout, stderr)
 
 
-def undisturbed(place: Place, *arguments: str) -> Ended:
+def undisturbed(place: Place, *arguments: str) -> EndedActor:
     process = start(place, *arguments)
     go(process)
     return end(process)
@@ -216,7 +173,7 @@ def assert_nothing_is_left(place: Place, run: str, attempts: Mapping[str, Sums],
 
 
 @contextmanager
-def explained(ends: Sequence[Ended]) -> Iterator[None]:
+def explained(ends: Sequence[EndedActor]) -> Iterator[None]:
     """A failure inside tells how each actor ended."""
     try:
         yield

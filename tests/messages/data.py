@@ -1,0 +1,267 @@
+"""What is wrong with training pairs and eval sets."""
+
+import gzip
+import json
+from functools import partial
+
+from mnrl_job.prepare import check_workers
+from mnrl_job.row_filter import parse_row_filter
+from mnrl_job.settings import Settings
+from tests.messages.provoking import (
+    BEIR,
+    Catalogue,
+    batches,
+    beir,
+    evaluation,
+    input_at,
+    judged,
+    lines,
+    training,
+    training_folder,
+    without_eval_sets,
+)
+
+PAIR = {"anchor": "a", "positive": "b"}
+HEADER = "query-id\tcorpus-id\tscore\n"
+
+INPUTS: Catalogue = {
+    "a file that is not there": (
+        input_at("nowhere.jsonl"),
+        66,
+        "MNRL_TRAIN_DATA: nowhere.jsonl does not exist or holds no file; give a file, folder or glob",
+    ),
+    "an eval set that is not there": (
+        input_at("nowhere", "MNRL_EVAL_DATA"),
+        66,
+        "MNRL_EVAL_DATA: nowhere does not exist or holds no file; give a file, folder or glob",
+    ),
+    "a storage that is not read": (
+        input_at("ftp://host/p.jsonl"),
+        64,
+        "MNRL_TRAIN_DATA: ftp://host/p.jsonl: ftp:// is not supported; give a path, file:// or s3:// URI",
+    ),
+    "a URI without a bucket": (
+        input_at("s3:///p.jsonl"),
+        64,
+        "MNRL_TRAIN_DATA: s3:///p.jsonl names no bucket; expected s3://BUCKET/PREFIX",
+    ),
+}
+FORMATS: Catalogue = {
+    "a suffix that is not read": (
+        training(b"PK", "p.docx"),
+        65,
+        "p.docx: unknown format .docx; expected .jsonl, .ndjson, .json, .csv, .tsv (plain, .gz or .zst) or "
+        ".parquet; a glob such as folder/*.jsonl leaves other files out",
+    ),
+    "a Git LFS pointer": (
+        training(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'cd' * 32}\nsize 9\n"),
+        65,
+        "p.jsonl: the file is a Git LFS pointer in place of the file; run git lfs pull where it was cloned",
+    ),
+    "a page to sign in": (
+        training("<!DOCTYPE html>\n<title>Sign in</title>"),
+        65,
+        "p.jsonl: the file is an HTML or XML page; fetch the data itself; this may be an error page",
+    ),
+    "a torn archive": (
+        training(gzip.compress(lines(PAIR).encode())[:-9], "p.jsonl.gz"),
+        65,
+        "p.jsonl.gz: the file is damaged or not what its name says: Compressed file ended before the end-of-stream "
+        "marker was reached",
+    ),
+    "a torn table": (
+        training(b"PAR1" + bytes(20), "p.parquet"),
+        65,
+        "p.parquet: the file is damaged or not what its name says: Parquet magic bytes not found in footer. Either "
+        "the file is corrupted or this is not a parquet file",
+    ),
+    "a line that is no JSON": (
+        training(lines(PAIR) + '{"anchor": "torn\n'),
+        65,
+        "p.jsonl:2: malformed JSON (Unterminated string starting at: line 1 column 12 (char 11)); 1 of 2 rows are "
+        "unusable (1 malformed JSON), more than MNRL_MAX_BAD_ROWS=0 allows; mend them, or set "
+        "MNRL_MAX_BAD_ROWS=0.5 to leave them out",
+    ),
+    "a JSON array": (
+        training(json.dumps([PAIR, PAIR])),
+        65,
+        "p.jsonl:1: a JSON array; expected JSON Lines, one object a line, as jq -c '.[]' writes them",
+    ),
+    "a column's name in Latin-1": (
+        training("anchor,positive,größe\na,b,1\n".encode("latin-1"), "p.csv"),
+        65,
+        "p.csv:1: the column name b'gr\\xf6\\xdfe' is not UTF-8; save the file as UTF-8",
+    ),
+    "a quotation mark that is not closed": (
+        training('anchor,positive\n"a,b\nc,d\n', "p.csv"),
+        65,
+        "p.csv:2: cannot be read as separated values: unexpected end of data; put a text that holds quotation "
+        "marks between quotation marks and double its own, as spreadsheets do",
+    ),
+}
+COLUMNS: Catalogue = {
+    "no column that is known": (
+        training(lines({"title": "a", "body": "b"})),
+        65,
+        "p.jsonl: no anchor column; found title, body; expected one of anchor, query, question, or set "
+        "MNRL_ANCHOR_COLUMN",
+    ),
+    "a column that is not there": (
+        training(lines(PAIR), anchor_column="title"),
+        65,
+        "p.jsonl: MNRL_ANCHOR_COLUMN=title is not a column; found anchor, positive",
+    ),
+    "columns that differ in case": (
+        training("Anchor,ANCHOR,positive\na,b,c\n", "p.csv"),
+        65,
+        "p.csv: the columns 'Anchor', 'ANCHOR' differ in case or blanks only; rename all but one of them",
+    ),
+    "a filter on no column": (
+        training(lines(PAIR), row_filter=parse_row_filter("label=1")),
+        65,
+        "p.jsonl: MNRL_ROW_FILTER=label is not a column; found anchor, positive",
+    ),
+    "a filter that takes no row": (
+        training(lines(PAIR | {"split": "dev"}), row_filter=parse_row_filter("split=train")),
+        65,
+        "MNRL_ROW_FILTER=\"split=train\" takes no row of s0, where split is 'dev' in 1 rows",
+    ),
+    "a filter that cannot compare": (
+        training(lines(PAIR | {"label": "good"}), row_filter=parse_row_filter("label>=1")),
+        65,
+        "p.jsonl:1: label cannot be compared by MNRL_ROW_FILTER=label>=1: 'good' is no number",
+    ),
+    "labels that say no": (
+        training(lines(PAIR | {"label": 0})),
+        65,
+        "p.jsonl:1: column label is 0 in all 1 rows; it may say which rows are to be trained on; set "
+        "MNRL_ROW_FILTER=all to take all",
+    ),
+    "labels that differ": (
+        training(lines(PAIR | {"label": 1}, PAIR | {"label": 0})),
+        65,
+        "p.jsonl:2: column label differs between rows (1 in 1 rows, 0 in 1 rows); it may say which rows are to be "
+        'trained on; set MNRL_ROW_FILTER="label>=1" to take only such rows, or MNRL_ROW_FILTER=all to take all',
+    ),
+}
+ROWS: Catalogue = {
+    "an empty text": (
+        training(lines(PAIR, PAIR | {"positive": " "})),
+        65,
+        "p.jsonl:2: empty (positive); 1 of 2 rows are unusable (1 empty), more than MNRL_MAX_BAD_ROWS=0 allows; "
+        "mend them, or set MNRL_MAX_BAD_ROWS=0.5 to leave them out",
+    ),
+    "a number for a text": (
+        training(lines(PAIR, PAIR | {"positive": 7})),
+        65,
+        "p.jsonl:2: not text (positive is of type int); 1 of 2 rows are unusable (1 not text), more than "
+        "MNRL_MAX_BAD_ROWS=0 allows; mend them, or set MNRL_MAX_BAD_ROWS=0.5 to leave them out",
+    ),
+    "more bad rows than tolerated": (
+        training(lines(*[PAIR] * 9, {"anchor": "", "positive": "b"}), max_bad_rows=0.05),
+        65,
+        "p.jsonl:10: empty (anchor); 1 of 10 rows are unusable (1 empty), more than MNRL_MAX_BAD_ROWS=0.05 allows; "
+        "mend them, or set MNRL_MAX_BAD_ROWS=0.1 to leave them out",
+    ),
+    "no rows": (
+        training(""),
+        65,
+        "MNRL_TRAIN_DATA holds no usable pair; expected rows with an anchor and a positive text, or judgements "
+        "with a score above 0",
+    ),
+    "a folder with judgements to evaluate on": (
+        training_folder(BEIR),
+        65,
+        "set: qrels/train.tsv is missing; those in qrels/test.tsv are for evaluation and are not trained on; "
+        "training data in BEIR layout is a folder with corpus.jsonl, queries.jsonl and qrels/train.tsv",
+    ),
+    "judgements of an unknown document": (
+        training_folder(BEIR | {"qrels/train.tsv": HEADER + "q1\td9\t1\n"}),
+        65,
+        "set/qrels/train.tsv:2: unknown id (corpus.jsonl has no 'd9'); 1 of 1 rows are unusable (1 unknown id), "
+        "more than MNRL_MAX_BAD_ROWS=0 allows; mend them",
+    ),
+}
+EVAL_SETS: Catalogue = {
+    "a folder without queries": (
+        beir(queries=None),
+        65,
+        "set: queries.jsonl is missing; an eval set is a folder with corpus.jsonl, queries.jsonl and "
+        "qrels/test.tsv (each may be .gz), or one JSON file",
+    ),
+    "a document that is not there": (
+        beir(qrels=HEADER + "q1\td9\t1\n"),
+        65,
+        "set/qrels/test.tsv:2: unknown id (there is no document 'd9'); 1 of 1 judgements cannot be used (1 unknown "
+        "id), MNRL_MAX_BAD_ROWS is 0; mend them",
+    ),
+    "a score that is no whole number": (
+        beir(qrels=HEADER + "q1\td1\tgood\n"),
+        65,
+        "set/qrels/test.tsv:2: no grade (score 'good' of 'd1' is not a whole number up to 1000000000); 1 of 1 "
+        "judgements cannot be used (1 no grade), MNRL_MAX_BAD_ROWS is 0; mend them",
+    ),
+    "nothing that is relevant": (
+        beir(qrels=HEADER + "q1\td1\t0\n"),
+        65,
+        "set: no judgement of a query has a score above 0; nothing is relevant",
+    ),
+    "an empty document": (
+        beir(corpus='{"_id": "d1", "text": ""}\n'),
+        65,
+        "set/corpus.jsonl:1: empty (text of 'd1'); 1 of 1 documents cannot be used (1 empty), MNRL_MAX_BAD_ROWS is "
+        "0; mend them",
+    ),
+    "an id that stands twice": (
+        beir(corpus=BEIR["corpus.jsonl"].replace("d2", "d1")),
+        65,
+        "set/corpus.jsonl:2: repeated id ('d1' stands twice; ids must be unique); 1 of 2 documents cannot be used "
+        "(1 repeated id), MNRL_MAX_BAD_ROWS is 0; mend them, or set MNRL_MAX_BAD_ROWS=0.5 to leave them out",
+    ),
+    "a file that is no JSON": (
+        evaluation("set.json", {"set.json": "{"}),
+        65,
+        "set.json: cannot be read as JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+    ),
+    "an id that is none": (
+        judged(relevant_docs={"q1": [None]}),
+        65,
+        "set.json: relevant_docs['q1']: not text (an id is of type null; expected text or a whole number); 1 of 1 "
+        "judgements cannot be used (1 not text), MNRL_MAX_BAD_ROWS is 0; mend them",
+    ),
+    "a metric of another eval set": (
+        without_eval_sets(primary_metric="faq.ndcg@10"),
+        64,
+        "MNRL_PRIMARY_METRIC=faq.ndcg@10: no eval set is named 'faq'; there are: none",
+    ),
+    "a gate without an eval set": (
+        without_eval_sets(min_gain=0.1),
+        64,
+        "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE and MNRL_EVAL_EVERY need an eval set to judge by; name one in "
+        "MNRL_EVAL_DATA, or hold training pairs out (MNRL_EVAL_HOLDOUT)",
+    ),
+}
+BATCHES: Catalogue = {
+    "a batch larger than the data": (
+        batches(20, batch_size=64),
+        64,
+        "MNRL_BATCH_SIZE=64 is larger than the 20 training pairs; set it to 20 or less",
+    ),
+    "a batch that repeats a text": (
+        batches(7, batch_size=8, batching="planned"),
+        64,
+        "MNRL_BATCH_SIZE=8: no batch can be filled without repeating a text, the 20 pairs have 7 distinct "
+        "positives; set it to 7 or less, or set MNRL_BATCHING=masked",
+    ),
+    "a batch the workers cannot share": (
+        partial(check_workers, Settings(batch_size=7), 2),
+        64,
+        "MNRL_BATCH_SIZE=7 is not a multiple of the 2 workers; 8 would be",
+    ),
+    "one positive for all": (
+        batches(1, batch_size=8),
+        65,
+        "MNRL_TRAIN_DATA: the 20 training pairs have one positive between them, so there is nothing to tell it "
+        "from; give pairs with different positives, or negatives",
+    ),
+}

@@ -1,0 +1,201 @@
+"""How to provoke a refusal by the cheapest layer that says it, in the current folder, where `model` is a model."""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from botocore.exceptions import ClientError
+
+from mnrl_job.dotenv_file import read_dotenv
+from mnrl_job.groundwork import check_eval_names
+from mnrl_job.inputs.evalset import read_evalset
+from mnrl_job.inputs.fetch import fetch, locate, locate_model
+from mnrl_job.outputs.publish import already_published
+from mnrl_job.outputs.recheck import recheck
+from mnrl_job.prepare import choose_rule, refuse_without_contrast
+from mnrl_job.records import SourceRecord
+from mnrl_job.runtime.nodes import find_nodes
+from mnrl_job.runtime.ragged import no_values
+from mnrl_job.runtime.storage import open_store
+from mnrl_job.runtime.storage.s3_errors import explain
+from mnrl_job.setting_types import Source
+from mnrl_job.settings import Settings
+from mnrl_job.settings_reader import read_settings
+from tests.inputs.reading import read
+
+Provoke = Callable[[], object]
+# How to provoke it, the exit code, the sentence.
+Catalogue = dict[str, tuple[Provoke, int, str]]
+
+NEEDED = {"MNRL_TRAIN_DATA": "pairs.jsonl", "MNRL_OUTPUT": "out"}
+BUCKET = "MNRL_OUTPUT: s3://bucket/runs/r"
+# A sound eval set in both layouts.
+JUDGED = {"queries": {"q1": "one"}, "corpus": {"d1": "first", "d2": "second"}, "relevant_docs": {"q1": ["d1"]}}
+BEIR = {
+    "corpus.jsonl": '{"_id": "d1", "text": "first"}\n{"_id": "d2", "text": "second"}\n',
+    "queries.jsonl": '{"_id": "q1", "text": "one"}\n',
+    "qrels/test.tsv": "query-id\tcorpus-id\tscore\nq1\td1\t1\n",
+}
+
+
+def write(files: Mapping[str, str | bytes]) -> None:
+    for name, content in files.items():
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+
+def lines(*rows: object) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def environment(command: str = "train", **given: str) -> Provoke:
+    return lambda: read_settings(command, {}, NEEDED | given, {})
+
+
+def dotenv(content: str | bytes) -> Provoke:
+    def provoke() -> None:
+        write({".env": content})
+        read_settings("train", {}, NEEDED, read_dotenv(Path(".env")))
+
+    return provoke
+
+
+def training(content: str | bytes, name: str = "p.jsonl", **settings: object) -> Provoke:
+    """Read a file of training pairs."""
+
+    def provoke() -> None:
+        write({name: content})
+        read(Path(), Path(name), **settings)
+
+    return provoke
+
+
+def training_folder(files: Mapping[str, str | bytes], **settings: object) -> Provoke:
+    def provoke() -> None:
+        write({f"set/{name}": content for name, content in files.items()})
+        read(Path(), Path("set"), **settings)
+
+    return provoke
+
+
+def evaluation(name: str, files: Mapping[str, str | bytes]) -> Provoke:
+    """Read an eval set that some files are part of."""
+
+    def provoke() -> None:
+        write(files)
+        read_evalset(fetch(locate(Source("set", name), "MNRL_EVAL_DATA"), Path("in")), Path("eval"))
+
+    return provoke
+
+
+def judged(**changes: object) -> Provoke:
+    return evaluation("set.json", {"set.json": json.dumps(JUDGED | changes)})
+
+
+def beir(**changes: str | None) -> Provoke:
+    """Of a BEIR folder whose `corpus`, `queries` or `qrels` are others, or are not there."""
+    names = {"corpus": "corpus.jsonl", "queries": "queries.jsonl", "qrels": "qrels/test.tsv"}
+    files = BEIR | {names[part]: content for part, content in changes.items()}
+    return evaluation("set", {f"set/{name}": content for name, content in files.items() if content is not None})
+
+
+def input_at(uri: str, variable: str = "MNRL_TRAIN_DATA") -> Provoke:
+    def provoke() -> None:
+        (source,) = read_settings("train", {}, NEEDED | {"MNRL_TRAIN_DATA": uri}, {})[0].train_data
+        locate(source, variable)
+
+    return provoke
+
+
+def output_at(uri: str) -> Provoke:
+    return lambda: open_store(uri, "MNRL_OUTPUT").write("a", b"x")
+
+
+def base_model(name: str, files: Mapping[str, str | bytes] | None = None) -> Provoke:
+    """Look for a model, before it is loaded."""
+
+    def provoke() -> None:
+        write(files or {})
+        locate_model(name)
+
+    return provoke
+
+
+def loaded(change: Callable[[Path], object], **settings: object) -> Provoke:
+    """Load a changed copy of the model, `m`."""
+
+    def provoke() -> None:
+        from mnrl_job.embedding.loading import load_model
+
+        change(Path(shutil.copytree("model", "m")))
+        load_model("m", Settings(**settings))
+
+    return provoke
+
+
+def s3(code: str, status: int, operation: str = "PutObject") -> Provoke:
+    """What an S3 server answers."""
+    answer = {"Error": {"Code": code, "Message": "No"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return boto(ClientError(answer, operation))
+
+
+def boto(error: Exception) -> Provoke:
+    def provoke() -> None:
+        raise explain(error, BUCKET)
+
+    return provoke
+
+
+def batches(positives: int, sources: tuple[int, ...] = (20,), **settings: object) -> Provoke:
+    """Lay out rows that have so many distinct positives."""
+
+    def provoke() -> None:
+        rows = np.arange(sum(sources))
+        records = [SourceRecord(f"s{i}", "", 1, count, count, "", {}, ()) for i, count in enumerate(sources)]
+        groups = np.stack([1000 + rows, rows % positives], axis=1)
+        refuse_without_contrast(groups, no_values(len(rows)))
+        choose_rule(Settings(**settings), records, groups)
+
+    return provoke
+
+
+def without_eval_sets(**settings: object) -> Provoke:
+    return lambda: check_eval_names(Settings(**settings), ())
+
+
+def published(files: Mapping[str, str]) -> Provoke:
+    """Publish a run where these files of one stand."""
+
+    def provoke() -> None:
+        write({f"out/r/{name}": content for name, content in files.items()})
+        already_published(open_store("out/r", "MNRL_OUTPUT"), "abc")
+
+    return provoke
+
+
+def verified(files: Mapping[str, str]) -> Provoke:
+    def provoke() -> None:
+        write({f"out/r/{name}": content for name, content in files.items()})
+        recheck(open_store("out/r", "URI"), Path("scratch"))
+
+    return provoke
+
+
+def nodes(environ: Mapping[str, str] | None = None, **settings: object) -> Provoke:
+    return lambda: find_nodes(Settings(**settings), environ or {}, lambda: "node-0.jobs")
+
+
+def unchanged(folder: Path) -> None:
+    """A model as it is."""
+
+
+def without_tokenizer(folder: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "special_tokens_map.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
+def cut_off(folder: Path) -> None:
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
