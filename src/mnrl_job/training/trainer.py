@@ -22,7 +22,7 @@ from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
 from mnrl_job.embedding.chunks import chunk_limit
-from mnrl_job.embedding.precision import Precision, arithmetic, choose_precision
+from mnrl_job.embedding.precision import DTYPES, Precision, arithmetic, choose_precision
 from mnrl_job.errors import InternalError, MemoryLimit, Preempted, first_line
 from mnrl_job.records import Batching, Pairs, Totals, Training
 from mnrl_job.runtime.heartbeat import begin
@@ -31,11 +31,12 @@ from mnrl_job.runtime.ragged import Ragged
 from mnrl_job.runtime.tables import read_negatives
 from mnrl_job.settings import Settings
 from mnrl_job.tracking.tracked import tracked_run
+from mnrl_job.training.accumulation import CastWeight, cast_weights, fp32_accumulation
 from mnrl_job.training.arguments import trainer_arguments
 from mnrl_job.training.batches import Plan
 from mnrl_job.training.best import Best
 from mnrl_job.training.checkpoints import Checkpoints, Keeping
-from mnrl_job.training.collate import TextCollator, TokenCollator, collator
+from mnrl_job.training.collate import Batch, TextCollator, TokenCollator, collator
 from mnrl_job.training.consumed import digest
 from mnrl_job.training.divergence import Divergence
 from mnrl_job.training.dropout import cheap_dropout
@@ -190,11 +191,12 @@ class PlannedTrainer(SentenceTransformerTrainer):
         divergence = Divergence(pairs.path, candidates, settings.learning_rate, len(settings.matryoshka_dims) or 1)
         log_path = staging / "training_log.jsonl"
         self.progress = Progress(log_path, self.plan, self.global_loss, divergence, shows=state.is_main_process)
+        labels = Dataset.from_file(str(batching.labels)).select_columns("label")
         super().__init__(
             model=model,
             args=trainer_arguments(settings, self.plan, self.precision, scratch / "trainer"),
             data_collator=collate,
-            train_dataset=Dataset.from_file(str(batching.labels)).select_columns("label"),
+            train_dataset=labels,
             loss=self.global_loss,
             callbacks=[self.progress],
         )
@@ -205,6 +207,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         if keeping:
             self.add_callback(Checkpoints(settings.checkpoint_every, keeping, self.progress, self.totals, self.best))
         self._fit_memory(collate)
+        self._cast_weights = self._find_cast_weights(collate([labels[int(self.plan[0, 0])]]))
 
     def _best(self, score: Callable[[], float] | None, keeping: Keeping | None, scratch: Path) -> Best | None:
         """What scores the model while it trains, where that is asked for."""
@@ -227,6 +230,13 @@ class PlannedTrainer(SentenceTransformerTrainer):
             self.global_loss.in_step = True
             if on_any_rank(math.isfinite(self.global_loss.kept_tokens)):
                 self.global_loss.kept_tokens = 0
+
+    def _find_cast_weights(self, some: Batch) -> list[CastWeight]:
+        """The weights whose gradients want to be added up in fp32; FSDP casts what it gathers by itself."""
+        if self.precision == "fp32" or self.is_fsdp_enabled:
+            return []
+        with arithmetic(self.precision, self.model.device):
+            return cast_weights(self.model.eval(), some["chunks"])
 
     def totals(self) -> Totals:
         """What the training has spent so far, also before it was resumed; every rank must ask."""
@@ -304,7 +314,10 @@ class PlannedTrainer(SentenceTransformerTrainer):
         """What makes a step cheaper and changes nothing: one context for all chunks, forward and backward."""
         device = self.model.device
         with ExitStack() as stack:
-            stack.enter_context(arithmetic(self.precision, device))  # casts the weights once
+            stack.enter_context(arithmetic(self.precision, device))
+            if self._cast_weights:
+                dtype = DTYPES[self.precision]
+                stack.enter_context(fp32_accumulation(self.model, self._cast_weights, dtype))
             if device.type == "cpu":
                 stack.enter_context(cheap_dropout())
                 if inputs["tokens"] and not self.is_fsdp_enabled and (words := word_embedding(self.model)):
