@@ -17,6 +17,7 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from mnrl_job.embedding.masks import embed
 from mnrl_job.embedding.tokens import Features
 
 CAST = "ToCopyBackward0"
@@ -42,7 +43,7 @@ def cast_weights(model: SentenceTransformer, chunks: Iterable[Features]) -> list
     """
     cast, plain = set[int](), set[int]()
     for chunk in chunks:
-        embeddings = model(send_to_device(dict(chunk), model.device))["sentence_embedding"]
+        embeddings = embed(model, send_to_device(chunk, model.device))
         for user, weight in _uses(embeddings.grad_fn):
             (cast if user.name() == CAST else plain).add(id(weight))
     found = (

@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from mnrl_job.embedding.masks import embed
 from mnrl_job.embedding.tokens import Features
 from mnrl_job.errors import first_line
 from mnrl_job.records import Totals
@@ -202,9 +203,7 @@ class GlobalBatchLoss(nn.Module):
     def _embed(self, features: Features) -> torch.Tensor:
         """Embeddings of one piece, shape (texts, dimension)."""
         beat()
-        # A copy, because the model leaves its intermediate results in it.
-        embeddings: torch.Tensor = self.model(dict(features))["sentence_embedding"]
-        return embeddings
+        return embed(self.model, features)
 
 
 def gather_sides(texts: torch.Tensor, rows: int, negatives: list[int]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -22,6 +22,7 @@ from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
 from mnrl_job.embedding.chunks import chunk_limit
+from mnrl_job.embedding.packing import unpack
 from mnrl_job.embedding.precision import DTYPES, Precision, arithmetic, choose_precision
 from mnrl_job.errors import InternalError, MemoryLimit, Preempted, first_line
 from mnrl_job.records import Batching, Pairs, Totals, Training
@@ -36,7 +37,7 @@ from mnrl_job.training.arguments import trainer_arguments
 from mnrl_job.training.batches import Plan
 from mnrl_job.training.best import Best
 from mnrl_job.training.checkpoints import Checkpoints, Keeping
-from mnrl_job.training.collate import Batch, TextCollator, TokenCollator, collator
+from mnrl_job.training.collate import Batch, PackingCollator, TextCollator, TokenCollator, collator
 from mnrl_job.training.consumed import digest
 from mnrl_job.training.divergence import Divergence
 from mnrl_job.training.dropout import cheap_dropout
@@ -195,7 +196,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         super().__init__(
             model=model,
             args=trainer_arguments(settings, self.plan, self.precision, scratch / "trainer"),
-            data_collator=collate,
+            data_collator=PackingCollator(collate),
             train_dataset=labels,
             loss=self.global_loss,
             callbacks=[self.progress],
@@ -291,6 +292,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         Raises:
             MemoryLimit: not even one text fits.
         """
+        inputs = unpack(inputs)
         while True:
             counts = self.global_loss.counts
             try:
