@@ -8,10 +8,13 @@ the first rank answers.
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 import torch
 from accelerate import PartialState
 from sentence_transformers import SentenceTransformer
@@ -21,6 +24,7 @@ from transformers import TrainerCallback
 
 from mnrl_job.embedding.chunks import Limit, cut
 from mnrl_job.embedding.encode import encode
+from mnrl_job.embedding.masks import embed
 from mnrl_job.records import Batching, Pairs, read_record
 from mnrl_job.runtime.ragged import no_values
 from mnrl_job.runtime.tables import read_groups
@@ -166,6 +170,28 @@ def gather() -> dict[str, object]:
     return found
 
 
+def unequal(folder: Path) -> dict[str, object]:
+    """Train where ranks have different numbers of chunks: how many each, and how often they shared buffers."""
+    seen = {"chunks": 0, "buffers": 0}
+
+    def counted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def count(*given: Any, **named: Any) -> Any:
+            seen[name] += 1
+            return call(*given, **named)
+
+        return count
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnrl_job.training.trainer.limit_for", lambda *_: Limit(24, 24, 1))
+        patch.setattr("mnrl_job.training.loss.embed", counted("chunks", embed))
+        wrapped = torch.nn.parallel.DistributedDataParallel
+        patch.setattr(wrapped, "_sync_buffers", counted("buffers", wrapped._sync_buffers))
+        done = train(folder, 2)
+    ranks = [seen, seen]
+    torch.distributed.all_gather_object(ranks, seen)
+    return done | {"ranks": ranks}
+
+
 def short(folder: Path) -> dict[str, object]:
     return train(folder, 0, 2 if PartialState().process_index == 1 else None)
 
@@ -175,6 +201,7 @@ ROLES = {
     "encode": lambda folder: embeddings(Path(folder)),
     "train": lambda folder, stop_at: train(Path(folder), int(stop_at)),
     "short": lambda folder: short(Path(folder)),
+    "unequal": lambda folder: unequal(Path(folder)),
     "mine": lambda folder: negatives(Path(folder)),
     "gather": gather,
 }

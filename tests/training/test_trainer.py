@@ -52,7 +52,7 @@ def run(tmp_path):
         log = [json.loads(line) for line in (tmp_path / "training_log.jsonl").read_text().splitlines()]
         return trained, [line["loss"] for line in log]
 
-    start.pairs = pairs
+    start.pairs, start.batching = pairs, batching
     return start
 
 

@@ -10,7 +10,8 @@ from accelerate.utils import reduce
 from sentence_transformers import SentenceTransformer
 from tqdm import tqdm
 
-from mnrl_job.embedding.chunks import chunk_limit, cut
+from mnrl_job.embedding.chunk_limits import limit_for
+from mnrl_job.embedding.chunks import cut
 from mnrl_job.embedding.finite import check_finite
 from mnrl_job.embedding.masks import embed
 from mnrl_job.embedding.packing import to_device
@@ -60,7 +61,7 @@ def _encode(
     (known,) = tokenised
     state = PartialState()
     # From long to short, so that every n-th makes equal shares.
-    chunks = cut(known.lengths, chunk_limit(state.device), int(known.lengths.max()))
+    chunks = cut(known.lengths, limit_for(model, state.device), int(known.lengths.max()))
     own = chunks[state.process_index :: state.num_processes]
     shown = state.is_main_process and shows_progress() and len(own) > MANY_CHUNKS
     embeddings = torch.zeros(len(texts), int(model.get_embedding_dimension() or 0), device=state.device)

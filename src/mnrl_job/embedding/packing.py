@@ -39,7 +39,7 @@ def pack(content: Any) -> Packed:
     for tensor in tensors:
         places[id(tensor)] = Place(start, tensor.dtype, tensor.shape)
         start += tensor.numel() * tensor.element_size()
-    flat = [tensor.reshape(-1).view(torch.uint8) for tensor in tensors]
+    flat = [tensor.contiguous().view(-1).view(torch.uint8) for tensor in tensors]
     return {"packed": torch.cat(flat), "layout": Layout(_replaced(content, places))}
 
 

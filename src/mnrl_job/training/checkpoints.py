@@ -18,7 +18,6 @@ from mnrl_job.runtime.sealed import seal
 from mnrl_job.setting_types import Every
 from mnrl_job.training.best import Best
 from mnrl_job.training.gathering import on_any_rank
-from mnrl_job.training.progress import Progress
 
 TOTALS = "totals.json"
 # Work worth a checkpoint. The first one is made after it, however seldom they are wanted: it shows early whether saving
@@ -51,7 +50,6 @@ class Checkpoints(TrainerCallback):
     Args:
         every: how often.
         keeping: what goes along.
-        progress: knows whether the steps so far are sound.
         totals: what was spent so far; asked on every rank.
         best: scores the model after a step, for which a stop does not wait.
     """
@@ -60,13 +58,11 @@ class Checkpoints(TrainerCallback):
         self,
         every: Every,
         keeping: Keeping,
-        progress: Progress,
         totals: Callable[[], Totals],
         best: Best | None = None,
     ) -> None:
         self._every = every
         self._keeping = keeping
-        self._progress = progress
         self._totals = totals
         self._best = best
         self._saved = self._began = time.monotonic()
@@ -86,7 +82,6 @@ class Checkpoints(TrainerCallback):
         control.should_training_stop |= stop
         if control.should_save:
             self._began = time.monotonic()
-            self._progress.take_consumed(step)  # weights that are not numbers are never kept
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"

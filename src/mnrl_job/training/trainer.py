@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
-from mnrl_job.embedding.chunks import chunk_limit
+from mnrl_job.embedding.chunk_limits import limit_for
 from mnrl_job.embedding.packing import unpack
 from mnrl_job.embedding.precision import DTYPES, Precision, arithmetic, choose_precision
 from mnrl_job.errors import InternalError, MemoryLimit, Preempted, first_line
@@ -41,7 +42,7 @@ from mnrl_job.training.collate import Batch, PackingCollator, TextCollator, Toke
 from mnrl_job.training.consumed import digest
 from mnrl_job.training.divergence import Divergence
 from mnrl_job.training.dropout import cheap_dropout
-from mnrl_job.training.gathering import on_any_rank
+from mnrl_job.training.gathering import gather_rows, on_any_rank
 from mnrl_job.training.guide import FOLDER, read_guide
 from mnrl_job.training.lookup import shared_lookup, word_embedding
 from mnrl_job.training.lora import ADAPTER, adapt, read_adapter, write_adapter
@@ -50,7 +51,7 @@ from mnrl_job.training.memory import checkpoint_layers, tokens_that_fit
 from mnrl_job.training.negatives import HardNegatives
 from mnrl_job.training.progress import Progress
 from mnrl_job.training.sampler import PlannedBatches
-from mnrl_job.training.sharding import fit_for_sharding, is_sharded
+from mnrl_job.training.sharding import fit_for_sharding, is_sharded, whole
 from mnrl_job.training.tracking import tracked
 
 REMEDY = "lower MNRL_MAX_SEQ_LENGTH, set MNRL_GRADIENT_CHECKPOINTING=true, or take a smaller model or a larger device"
@@ -174,7 +175,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         self.precision = choose_precision(settings.precision, state.device)
         self.seconds_waited = 0.0
         prepare(model, settings, self.precision)
-        limit = chunk_limit(state.device, settings.mini_batch_size)
+        limit = limit_for(model, state.device, settings.mini_batch_size)
         given = read_negatives(batching.labels)
         collate = collator(model, pairs, limit, scratch / "tokens", given)
         self.epochs = batching.epochs
@@ -206,7 +207,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         if self.best:
             self.add_callback(self.best)
         if keeping:
-            self.add_callback(Checkpoints(settings.checkpoint_every, keeping, self.progress, self.totals, self.best))
+            self.add_callback(Checkpoints(settings.checkpoint_every, keeping, self.totals, self.best))
         self._fit_memory(collate)
         self._cast_weights = self._find_cast_weights(collate([labels[int(self.plan[0, 0])]]))
 
@@ -272,13 +273,42 @@ class PlannedTrainer(SentenceTransformerTrainer):
         self.seconds_waited += time.perf_counter() - began
         return samples
 
-    def _maybe_log_save_evaluate(self, *arguments: Any, **options: Any) -> None:
+    def _maybe_log_save_evaluate(
+        self, tr_loss: torch.Tensor, grad_norm: torch.Tensor | float | None, *arguments: Any, **options: Any
+    ) -> None:
         """After each step, and once more at the end. Evaluation comes last: a stop need not wait for it then."""
-        super()._maybe_log_save_evaluate(*arguments, **options)
         step, last = self.state.global_step, len(self.plan)
+        if self.control.should_log and step > self._globalstep_last_logged:
+            self._keep_numbers(tr_loss, grad_norm, options["learning_rate"])
+        self.control.should_log = False
+        # Weights that are not numbers are neither saved nor scored.
+        waits = self.control.should_save or self.control.should_training_stop or self.progress.due(step)
+        if waits or (self.best and self.best.due(step, last)):
+            self._log_what_was_kept()
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *arguments, **options)
         if self.best and (step == last or not self.control.should_training_stop):
             self.best.look(step, last)
             self.control.should_training_stop |= self.best.exhausted
+
+    def _keep_numbers(self, tr_loss: torch.Tensor, grad_norm: Any, learning_rate: float) -> None:
+        """Have a step logged later, with the sum of the losses since the last one: the mean over the ranks."""
+        losses = self.state.global_step - self._globalstep_last_logged
+        norm = None if grad_norm is None else whole(torch.as_tensor(grad_norm))
+        self.progress.keep(self.state, losses, gather_rows(tr_loss.reshape(1)).mean(), norm, learning_rate)
+        self._globalstep_last_logged = self.state.global_step
+        tr_loss.zero_()
+
+    def _log_what_was_kept(self) -> None:
+        """Tell the callbacks of each logged step, as if it had been made just now."""
+        now = self.state
+        try:
+            for one, logs in self.progress.read():
+                self._total_loss_scalar += logs["loss"] * one.losses
+                self.state = copy(now)
+                self.state.global_step, self.state.epoch = one.step, one.epoch
+                self.log(logs)
+        finally:
+            self.state = now
 
     def collect_features(self, inputs: Any) -> Any:
         """Our batches stay whole; the library's would be taken apart by column."""
