@@ -69,7 +69,16 @@ def test_two_ranks_with_different_numbers_of_chunks_finish_and_share_no_buffers(
     one, other = found["ranks"]
     assert one["chunks"] != other["chunks"]
     assert one["buffers"] == other["buffers"] == 0
+    assert one["messages"] == other["messages"] == 2, "between hosts, one in each step"
     assert (found["step"], found["digest"]) == (2, digest(plan[:2]))
+
+
+def test_both_ranks_stop_after_the_step_in_which_one_is_asked_to(two_ranks, run):
+    folder, plan = run
+    found = two_ranks.ask("stopped", folder)
+    assert found["steps"] == [1, 1]
+    assert found["digest"] == digest(plan[:1])
+    assert (folder / "trainer" / "checkpoint-1" / "manifest.json").exists()
 
 
 def test_where_one_of_two_ranks_runs_out_of_memory_both_go_on_with_less(two_ranks, run):

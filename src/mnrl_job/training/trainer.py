@@ -174,6 +174,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         self.plan: Plan = np.load(batching.plan, mmap_mode="r")[: settings.max_steps]
         self.precision = choose_precision(settings.precision, state.device)
         self.seconds_waited = 0.0
+        self._step = 0
         prepare(model, settings, self.precision)
         limit = limit_for(model, state.device, settings.mini_batch_size)
         given = read_negatives(batching.labels)
@@ -204,10 +205,12 @@ class PlannedTrainer(SentenceTransformerTrainer):
         )
         self.remove_callback(PrinterCallback)
         self.best = self._best(score, keeping, scratch)
+        wishes = self.global_loss.wishes
         if self.best:
             self.add_callback(self.best)
+            wishes.add("score", partial(self._score_is_due, self.best))
         if keeping:
-            self.add_callback(Checkpoints(settings.checkpoint_every, keeping, self.totals, self.best))
+            self.add_callback(Checkpoints(settings.checkpoint_every, keeping, wishes, self.totals, self.best))
         self._fit_memory(collate)
         self._cast_weights = self._find_cast_weights(collate([labels[int(self.plan[0, 0])]]))
 
@@ -253,6 +256,9 @@ class PlannedTrainer(SentenceTransformerTrainer):
             seconds_waited=self.before.seconds_waited + self.seconds_waited,
         )
 
+    def _score_is_due(self, best: Best) -> bool:
+        return best.due(self._step, len(self.plan))
+
     def _tell_score(self, name: str, value: float) -> None:
         self.log({name: value})
 
@@ -280,14 +286,14 @@ class PlannedTrainer(SentenceTransformerTrainer):
         step, last = self.state.global_step, len(self.plan)
         if self.control.should_log and step > self._globalstep_last_logged:
             self._keep_numbers(tr_loss, grad_norm, options["learning_rate"])
-        self.control.should_log = False
         # Weights that are not numbers are neither saved nor scored.
         waits = self.control.should_save or self.control.should_training_stop or self.progress.due(step)
         if waits or (self.best and self.best.due(step, last)):
             self._log_what_was_kept()
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *arguments, **options)
         if self.best and (step == last or not self.control.should_training_stop):
-            self.best.look(step, last)
+            if self.global_loss.wishes.granted("score"):
+                self.best.score(step, last)
             self.control.should_training_stop |= self.best.exhausted
 
     def _keep_numbers(self, tr_loss: torch.Tensor, grad_norm: Any, learning_rate: float) -> None:
@@ -323,6 +329,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
             MemoryLimit: not even one text fits.
         """
         inputs = unpack(inputs)
+        self._step = self.state.global_step + 1
         while True:
             counts = self.global_loss.counts
             try:
