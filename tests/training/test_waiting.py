@@ -9,7 +9,9 @@ import torch
 from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.masks import embed
 from mnrl_job.embedding.packing import pack, to_host, unpack
+from mnrl_job.embedding.precision import arithmetic
 from mnrl_job.embedding.tokens import PADDED
+from mnrl_job.training.accumulation import cast_weights, fp32_accumulation
 from mnrl_job.training.loss import GlobalBatchLoss
 from tests.examples import PAIRS
 from tests.training.operations import Operations
@@ -141,3 +143,45 @@ def test_tensors_of_every_width_come_back_as_they_were():
     torch.testing.assert_close(found[:2] + found[4:], mixed[:2] + mixed[4:], rtol=0, atol=0)
     assert found[2]["a"].shape == (0, 3)
     assert pack(mixed)["packed"].dim() == 1
+
+
+@pytest.mark.parametrize(("precision", "per_chunk", "per_step"), [("fp32", 325, 340), ("bf16", 370, 410)])
+def test_a_chunk_and_a_step_take_no_more_operations_than_they_did(model, precision, per_chunk, per_step):
+    """Of two layers: a GPU waits for the host to start each of them, so that more would cost time."""
+    with arithmetic(precision, model.device):
+        weights = cast_weights(model.eval(), [model.preprocess(["a text"])]) if precision == "bf16" else []
+    counts = {}
+    for rows_at_once in (1, 4):
+        batch = with_padding_known(batch_of(model.train(), COLUMNS, rows_at_once, LABELS))
+        model.zero_grad()
+        cast = fp32_accumulation(model, weights, torch.bfloat16)
+        with Operations() as done, arithmetic(precision, model.device), cast:
+            GlobalBatchLoss(model, 20)(batch, LABELS).backward()
+        counts[len(batch["chunks"])] = len(done.calls)
+    (few, least), (many, most) = sorted(counts.items())
+    slope = (most - least) / (many - few)
+    assert slope <= per_chunk
+    assert least - few * slope <= per_step
+
+
+@pytest.mark.parametrize("texts", [["one two", "three"], ["one two", "two one"]], ids=["padded", "full"])
+def test_attention_drops_out_as_the_model_says(model, texts):
+    """With no other dropout, two draws differ; and a seed repeats them."""
+    for module in model.modules():
+        if type(module).__name__ == "BertSelfAttention":
+            module.dropout.p = 0.3
+    features = model.train().preprocess(texts)
+    known = features | {PADDED: not bool(features["attention_mask"].all())}
+
+    def draw(seed):
+        torch.manual_seed(seed)
+        return embed(model, known)
+
+    assert torch.equal(draw(1), draw(1))
+    assert not torch.allclose(draw(1), draw(2), atol=1e-4)
+    assert torch.equal(draw(1), embed_by_library(model, features, 1))
+
+
+def embed_by_library(model, features, seed):
+    torch.manual_seed(seed)
+    return model(dict(features))["sentence_embedding"]
