@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnrl_job.embedding import tokens
-from mnrl_job.embedding.tokens import Form, find_form, read_tokens, tokenise
+from mnrl_job.embedding.tokens import PADDED, Form, find_form, read_tokens, tokenise
 from tests.examples import PAIRS
 
 TEXTS = [text for pair in PAIRS for text in pair] + ["", "zzz 日本", "word " * 100]
@@ -29,7 +29,8 @@ def kept(model, texts, path, preprocess=None):
 
 
 def assert_same(built, expected):
-    assert built.keys() == expected.keys()
+    assert built[PADDED] == (not expected["attention_mask"].all())
+    assert built.keys() == expected.keys() | {PADDED}
     for name, value in expected.items():
         assert torch.equal(built[name], value) if torch.is_tensor(value) else built[name] == value
 

@@ -8,10 +8,13 @@ the first rank answers.
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
 import torch
 from accelerate import PartialState
 from sentence_transformers import SentenceTransformer
@@ -21,12 +24,15 @@ from transformers import TrainerCallback
 
 from mnrl_job.embedding.chunks import Limit, cut
 from mnrl_job.embedding.encode import encode
+from mnrl_job.embedding.masks import embed
 from mnrl_job.records import Batching, Pairs, read_record
+from mnrl_job.runtime import stopping
 from mnrl_job.runtime.ragged import no_values
 from mnrl_job.runtime.tables import read_groups
 from mnrl_job.settings import Settings
+from mnrl_job.training.checkpoints import Keeping
 from mnrl_job.training.collate import Batch
-from mnrl_job.training.gathering import gather_rows
+from mnrl_job.training.gathering import gather_rows, most_of_ranks, numbers_of_ranks
 from mnrl_job.training.loss import GlobalBatchLoss
 from mnrl_job.training.mining import distinct, mine
 from mnrl_job.training.trainer import PlannedTrainer
@@ -42,14 +48,17 @@ class StopAt(TrainerCallback):
         control.should_save = control.should_training_stop = state.global_step == self.step
 
 
-def train(folder: Path, stop_at: int, texts_that_fit: int | None = None) -> dict[str, object]:
+def train(
+    folder: Path, stop_at: int, texts_that_fit: int | None = None, keeping: Keeping | None = None
+) -> dict[str, object]:
     settings = read_record(folder / "settings.json", Settings)
     pairs, batching = read_record(folder / "pairs.json", Pairs), read_record(folder / "batching.json", Batching)
     model = SentenceTransformer(str(folder / "model"), device="cpu")
     if texts_that_fit:
         model.register_forward_hook(lambda _, __, found: fail_above(texts_that_fit, found["sentence_embedding"]))
-    trainer = PlannedTrainer(model, settings, pairs, batching, folder, folder)
-    trainer.add_callback(StopAt(stop_at))
+    trainer = PlannedTrainer(model, settings, pairs, batching, folder, folder, keeping)
+    if stop_at:
+        trainer.add_callback(StopAt(stop_at))
     checkpoints = folder.glob("trainer/checkpoint-*")
     trainer.train(resume_from_checkpoint=next((str(path) for path in checkpoints), None))
     done = {"step": trainer.state.global_step, "digest": trainer.progress.digest}
@@ -166,6 +175,40 @@ def gather() -> dict[str, object]:
     return found
 
 
+def unequal(folder: Path) -> dict[str, object]:
+    """Train where ranks have different numbers of chunks: how many each, and what they told one another."""
+    seen = {"chunks": 0, "buffers": 0, "messages": 0}
+
+    def counted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def count(*given: Any, **named: Any) -> Any:
+            seen[name] += 1
+            return call(*given, **named)
+
+        return count
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mnrl_job.training.trainer.limit_for", lambda *_: Limit(24, 24, 1))
+        patch.setattr("mnrl_job.training.loss.embed", counted("chunks", embed))
+        wrapped = torch.nn.parallel.DistributedDataParallel
+        patch.setattr(wrapped, "_sync_buffers", counted("buffers", wrapped._sync_buffers))
+        patch.setattr("mnrl_job.training.loss.numbers_of_ranks", counted("messages", numbers_of_ranks))
+        patch.setattr("mnrl_job.training.gathering.most_of_ranks", counted("messages", most_of_ranks))
+        done = train(folder, 2, keeping=Keeping({}, (), None))
+    ranks = [seen, seen]
+    torch.distributed.all_gather_object(ranks, seen)
+    return done | {"ranks": ranks}
+
+
+def stopped(folder: Path) -> dict[str, object]:
+    """Train while the second rank alone is asked to stop."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stopping, "asked", lambda: PartialState().process_index == 1)
+        done = train(folder, 0, keeping=Keeping({}, (), None))
+    steps: list[object] = [0, 0]
+    torch.distributed.all_gather_object(steps, done["step"])
+    return done | {"steps": steps}
+
+
 def short(folder: Path) -> dict[str, object]:
     return train(folder, 0, 2 if PartialState().process_index == 1 else None)
 
@@ -175,6 +218,8 @@ ROLES = {
     "encode": lambda folder: embeddings(Path(folder)),
     "train": lambda folder, stop_at: train(Path(folder), int(stop_at)),
     "short": lambda folder: short(Path(folder)),
+    "unequal": lambda folder: unequal(Path(folder)),
+    "stopped": lambda folder: stopped(Path(folder)),
     "mine": lambda folder: negatives(Path(folder)),
     "gather": gather,
 }

@@ -19,6 +19,7 @@ from mnrl_job.settings import Settings
 from mnrl_job.training import checkpoints
 from mnrl_job.training.best import SCORES, WEIGHTS
 from mnrl_job.training.checkpoints import Keeping
+from mnrl_job.training.gathering import Wishes
 from mnrl_job.training.negatives import MININGS, ROWS
 from mnrl_job.training.trainer import train
 from tests.examples import PAIRS
@@ -83,7 +84,7 @@ def undisturbed(request, data, dropping, tmp_path_factory):
 def test_stopped_after_any_step_it_ends_the_same(go, tmp_path, monkeypatch, undisturbed, step):
     settings, expected = undisturbed
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "on_any_rank", stop_at(step))
+        patch.setattr(Wishes, "granted", stop_at(step))
         if step < len(PLAN):
             with pytest.raises(Preempted, match=rf"\bstep {step} of 8\b"):
                 go(settings=settings)
@@ -100,7 +101,7 @@ def test_stopped_where_patience_ends_it_trains_no_further(go, tmp_path, monkeypa
     undisturbed = go(settings=settings, score=lambda: 0.5)
     assert undisturbed[0][0] == step
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "on_any_rank", stop_at(step))
+        patch.setattr(Wishes, "granted", stop_at(step))
         with pytest.raises(Preempted, match=rf"\bstep {step} of 8\b"):
             go(settings=settings, score=lambda: 0.5)
     checkpoint = tmp_path / "trainer" / f"checkpoint-{step}"
@@ -118,9 +119,9 @@ def test_negatives_are_mined_anew_for_each_epoch_with_the_weights_of_then(go):
 
 
 def stop_at(step):
-    """As if a stop were asked for in this step: ranks ask one another twice in each, first for that."""
-    asked = iter(range(1000))
-    return lambda flag: flag or next(asked) == 2 * (step - 1)
+    """As if a stop were asked for in this step."""
+    steps, granted = iter(range(1, 1000)), Wishes.granted
+    return lambda self, name: next(steps) == step if name == "stop" else granted(self, name)
 
 
 def test_a_last_checkpoint_is_made_where_much_work_hangs_on_it(go, tmp_path, monkeypatch):

@@ -63,6 +63,24 @@ def test_a_run_resumed_in_its_second_epoch_trains_on_the_rows_it_had_not_seen(tw
     assert logged(folder, "rows_digest") == [digest(plan[:step]) for step in range(1, 16)]
 
 
+def test_two_ranks_with_different_numbers_of_chunks_finish_and_share_no_buffers(two_ranks, run):
+    folder, plan = run
+    found = two_ranks.ask("unequal", folder)
+    one, other = found["ranks"]
+    assert one["chunks"] != other["chunks"]
+    assert one["buffers"] == other["buffers"] == 0
+    assert one["messages"] == other["messages"] == 2, "between hosts, one in each step"
+    assert (found["step"], found["digest"]) == (2, digest(plan[:2]))
+
+
+def test_both_ranks_stop_after_the_step_in_which_one_is_asked_to(two_ranks, run):
+    folder, plan = run
+    found = two_ranks.ask("stopped", folder)
+    assert found["steps"] == [1, 1]
+    assert found["digest"] == digest(plan[:1])
+    assert (folder / "trainer" / "checkpoint-1" / "manifest.json").exists()
+
+
 def test_where_one_of_two_ranks_runs_out_of_memory_both_go_on_with_less(two_ranks, run):
     """Here with what one process began, and to the same losses as that one alone."""
     folder, plan = run

@@ -12,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import mine_hard_negatives
 
 from mnrl_job.embedding.chunks import chunk_limit
+from mnrl_job.embedding.masks import embed
 from mnrl_job.records import Batching, Pairs, write_record
 from mnrl_job.runtime.ragged import Ragged, no_values, offsets_of
 from mnrl_job.runtime.tables import NOBODY, read_table, write_columns, write_labels
@@ -196,7 +197,7 @@ def test_batches_bring_their_texts_and_their_groups(model, static_model, data, t
         assert batch["label"].tolist() == [[row, row, ROWS + row] for row in rows]
         assert batch["negatives"].tolist() == [[0, 0, ROWS + number] for number in mined[0]]
         with torch.no_grad():
-            found = torch.cat([one(dict(chunk))["sentence_embedding"] for chunk in batch["chunks"]])[batch["order"]]
+            found = torch.cat([embed(one, chunk) for chunk in batch["chunks"]])[batch["order"]]
             wanted = one.encode(expected, convert_to_tensor=True)
         torch.testing.assert_close(found[4:], wanted, rtol=1e-4, atol=1e-5)
 

@@ -9,6 +9,7 @@ import torch
 
 from mnrl_job.embedding.chunks import Limit, chunk_limit
 from mnrl_job.embedding.loading import load_model
+from mnrl_job.embedding.masks import embed
 from mnrl_job.embedding.precision import arithmetic
 from mnrl_job.errors import MemoryLimit, SettingsError
 from mnrl_job.setting_types import Hardness
@@ -98,7 +99,7 @@ def test_batches_are_looked_up_by_row_number(run, model, static_model, tmp_path)
         assert isinstance(collate, kind)
         batch = collate(rows)
         with torch.no_grad():
-            found = torch.cat([one(dict(chunk))["sentence_embedding"] for chunk in batch["chunks"]])[batch["order"]]
+            found = torch.cat([embed(one, chunk) for chunk in batch["chunks"]])[batch["order"]]
         texts = [f"{PAIRS[row % 8][0]} {'abcd'[row // 8]}" for row in (5, 0, 17)]
         texts += [PAIRS[row % 8][1] for row in (5, 0, 17)]
         torch.testing.assert_close(found, one.encode(texts, convert_to_tensor=True), rtol=1e-5, atol=1e-6)
@@ -116,7 +117,7 @@ def test_anchors_and_documents_have_their_prompts(run, model, static_model, tmp_
         one.prompts = dict(zip(("query", "document"), prompts, strict=True))
         batch = collator(one, run.pairs, Limit(100, 4, 1), tmp_path / "some")(rows)
         with torch.no_grad():
-            found = torch.cat([one(dict(chunk))["sentence_embedding"] for chunk in batch["chunks"]])[batch["order"]]
+            found = torch.cat([embed(one, chunk) for chunk in batch["chunks"]])[batch["order"]]
         queries, documents = (
             encode(texts, convert_to_tensor=True)
             for encode, texts in ((one.encode_query, anchors), (one.encode_document, positives))

@@ -6,12 +6,15 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 from accelerate import PartialState
-from accelerate.utils import reduce, send_to_device
+from accelerate.utils import reduce
 from sentence_transformers import SentenceTransformer
 from tqdm import tqdm
 
-from mnrl_job.embedding.chunks import chunk_limit, cut
+from mnrl_job.embedding.chunk_limits import limit_for
+from mnrl_job.embedding.chunks import cut
 from mnrl_job.embedding.finite import check_finite
+from mnrl_job.embedding.masks import embed
+from mnrl_job.embedding.packing import to_device
 from mnrl_job.embedding.precision import Precision, arithmetic
 from mnrl_job.embedding.prompts import Kind, find_prompt, token_file
 from mnrl_job.embedding.tokens import TEXTS_AT_ONCE, read_or_tokenise
@@ -58,7 +61,7 @@ def _encode(
     (known,) = tokenised
     state = PartialState()
     # From long to short, so that every n-th makes equal shares.
-    chunks = cut(known.lengths, chunk_limit(state.device), int(known.lengths.max()))
+    chunks = cut(known.lengths, limit_for(model, state.device), int(known.lengths.max()))
     own = chunks[state.process_index :: state.num_processes]
     shown = state.is_main_process and shows_progress() and len(own) > MANY_CHUNKS
     embeddings = torch.zeros(len(texts), int(model.get_embedding_dimension() or 0), device=state.device)
@@ -66,9 +69,10 @@ def _encode(
         for chunk in tqdm(own, desc=f"embedding each {kind}", unit="chunk", disable=not shown):
             give_way()
             beat()
-            features = send_to_device(known.features(chunk.rows, chunk.width), state.device)
-            found = model(features, task=kind)["sentence_embedding"].float()[:, : model.truncate_dim]
-            embeddings[torch.from_numpy(chunk.rows).to(state.device)] = torch.nn.functional.normalize(found)
+            features = known.features(chunk.rows, chunk.width)
+            features, rows = to_device([features, torch.from_numpy(chunk.rows)], state.device)
+            found = embed(model, features, task=kind).float()[:, : model.truncate_dim]
+            embeddings[rows] = torch.nn.functional.normalize(found)
     everywhere: torch.Tensor = reduce(embeddings, "sum")
     return everywhere
 

@@ -19,6 +19,8 @@ TEXTS_AT_ONCE = 10_000
 # The library pads to the longest of a call.
 TEXTS_PER_CALL = 256
 PROBED_TEXTS = 64
+# Beside a chunk's tensors: whether any of its texts is padded. For `masks.embed`, not for the model.
+PADDED = "padded"
 
 Features = dict[str, Any]
 Preprocess = Callable[[list[str]], Features]
@@ -34,14 +36,18 @@ class Form:
     constants: Features
 
     def features(self, texts: list[NDArray[np.int32]], width: int) -> Features:
-        """What the library's own preprocessing gives for these texts, padded to some width, shape (texts, width)."""
+        """What the library's own preprocessing gives for these texts, padded to some width, shape (texts, width).
+
+        And, as `PADDED`, whether any text is shorter.
+        """
         ids = np.full((len(texts), width), self.pad_id, dtype=np.int64)
         mask = np.zeros_like(ids)
         for row, text in enumerate(texts):
             place = slice(width - len(text), None) if self.pads_left else slice(len(text))
             ids[row, place], mask[row, place] = text, 1
         tensors = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-        return self.constants | {name: torch.from_numpy(tensors[name]) for name in self.names}
+        padded = {PADDED: any(len(text) < width for text in texts)}
+        return self.constants | padded | {name: torch.from_numpy(tensors[name]) for name in self.names}
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,8 +89,13 @@ class Best(TrainerCallback):
             control.should_training_stop |= self.exhausted
 
     def look(self, step: int, last: int) -> None:
-        """Score the model if that is due, and keep its weights if it is the best so far; every rank must ask."""
-        if not on_any_rank(self.due(step, last)):
+        """Score the model if that is due on any rank; every rank must ask."""
+        if on_any_rank(self.due(step, last)):
+            self.score(step, last)
+
+    def score(self, step: int, last: int) -> None:
+        """Score the model once a step, and keep its weights if it is the best so far; every rank must ask."""
+        if self.scores and self.scores[-1].step == step:
             return
         began = time.monotonic()
         begin("evaluate_during")

@@ -17,8 +17,7 @@ from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.runtime.sealed import seal
 from mnrl_job.setting_types import Every
 from mnrl_job.training.best import Best
-from mnrl_job.training.gathering import on_any_rank
-from mnrl_job.training.progress import Progress
+from mnrl_job.training.gathering import Wishes
 
 TOTALS = "totals.json"
 # Work worth a checkpoint. The first one is made after it, however seldom they are wanted: it shows early whether saving
@@ -51,7 +50,7 @@ class Checkpoints(TrainerCallback):
     Args:
         every: how often.
         keeping: what goes along.
-        progress: knows whether the steps so far are sound.
+        wishes: tell the other ranks in each step.
         totals: what was spent so far; asked on every rank.
         best: scores the model after a step, for which a stop does not wait.
     """
@@ -60,33 +59,43 @@ class Checkpoints(TrainerCallback):
         self,
         every: Every,
         keeping: Keeping,
-        progress: Progress,
+        wishes: Wishes,
         totals: Callable[[], Totals],
         best: Best | None = None,
     ) -> None:
         self._every = every
         self._keeping = keeping
-        self._progress = progress
+        self._wishes = wishes
         self._totals = totals
         self._best = best
         self._saved = self._began = time.monotonic()
         self._first = True
+        self._step = self._last = 0
+        wishes.add("stop", stopping.asked)
+        wishes.add("save", self._due)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._step, self._last = state.global_step + 1, state.max_steps
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        stop = on_any_rank(stopping.asked())
-        since = time.monotonic() - self._saved
-        step, last = state.global_step, state.max_steps
-        if step == last:
-            due = since > WORTH_SAVING_SECONDS
-        else:
-            due = self._every.due(step, since) or (self._first and since > WORTH_SAVING_SECONDS)
-        if self._best and self._best.due(step, last):
-            due |= since > WORTH_SAVING_SECONDS
-        control.should_save = stop or on_any_rank(due)
+        stop = self._wishes.granted("stop")
+        control.should_save = self._wishes.granted("save") or stop
         control.should_training_stop |= stop
         if control.should_save:
             self._began = time.monotonic()
-            self._progress.take_consumed(step)  # weights that are not numbers are never kept
+
+    def _due(self) -> bool:
+        """Whether a checkpoint is to be made after this step."""
+        since = time.monotonic() - self._saved
+        if self._step == self._last:
+            due = since > WORTH_SAVING_SECONDS
+        else:
+            due = self._every.due(self._step, since) or (self._first and since > WORTH_SAVING_SECONDS)
+        if self._best and self._best.due(self._step, self._last):
+            due |= since > WORTH_SAVING_SECONDS
+        return due
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"

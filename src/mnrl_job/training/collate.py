@@ -13,8 +13,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 
 from mnrl_job.embedding.chunks import Limit, cut
+from mnrl_job.embedding.packing import Packed, pack
 from mnrl_job.embedding.prompts import find_prompt, kinds_of, token_file
-from mnrl_job.embedding.tokens import Form, Preprocess, Tokens, read_or_tokenise
+from mnrl_job.embedding.tokens import PADDED, Form, Preprocess, Tokens, read_or_tokenise
 from mnrl_job.records import Pairs
 from mnrl_job.runtime.ragged import Ragged, no_values
 from mnrl_job.runtime.tables import read_table, take, texts_of
@@ -94,7 +95,10 @@ class TextCollator(SentenceTransformerDataCollator):
         for column, numbers in asked:
             preprocess, texts = self.columns[column]
             if len(numbers):
-                chunks.append(preprocess(take(texts, numbers).to_pylist()))
+                features = preprocess(take(texts, numbers).to_pylist())
+                if "attention_mask" in features:
+                    features |= {PADDED: not bool(features["attention_mask"].all())}
+                chunks.append(features)
         return Batch(
             chunks=chunks,
             order=torch.arange(sum(len(numbers) for _, numbers in asked)),
@@ -103,6 +107,17 @@ class TextCollator(SentenceTransformerDataCollator):
             padded_tokens=0,
             **guided(self.guide, asked),
         )
+
+
+class PackingCollator(SentenceTransformerDataCollator):
+    """Packs what another collator makes, so that a batch goes to the device in one copy."""
+
+    def __init__(self, collate: TokenCollator | TextCollator) -> None:
+        super().__init__(collate.preprocess_fn)
+        self.collate = collate
+
+    def __call__(self, rows: list[dict[str, Any]]) -> Packed:
+        return pack(self.collate(rows))
 
 
 def labelled(label: NDArray[np.int64], chosen: RowTexts) -> dict[str, torch.Tensor]:

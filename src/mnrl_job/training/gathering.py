@@ -1,6 +1,6 @@
 """What ranks tell one another in a step: rows, through which gradients flow back, and whether anything is wrong."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -54,13 +54,42 @@ def most_of_ranks(number: int) -> int:
     return int(largest)
 
 
-def numbers_of_ranks(own: int) -> list[int]:
-    """The number of each rank; asked from host to host, too."""
+def numbers_of_ranks(own: Sequence[int]) -> list[list[int]]:
+    """Some numbers of each rank, as many of each; asked from host to host, too."""
     if _alone():
-        return [own]
-    everywhere = torch.empty(dist.get_world_size(), dtype=torch.int64)
+        return [list(own)]
+    everywhere = torch.empty(dist.get_world_size(), len(own), dtype=torch.int64)
     dist.all_gather_single(everywhere, torch.tensor([own]), group=_hosts())
-    return [int(number) for number in everywhere]
+    numbers: list[list[int]] = everywhere.tolist()
+    return numbers
+
+
+class Wishes:
+    """What ranks want to happen at the end of a step: it does where any of them does.
+
+    Ranks tell one another in the one message of the step's forward pass. What a rank wants later than that is told in
+    the next step, which is the last one that it must wait for. A process alone need not wait.
+    """
+
+    def __init__(self) -> None:
+        self._asked: dict[str, Callable[[], bool]] = {}
+        self._wanted: dict[str, bool] = {}
+
+    def add(self, name: str, ask: Callable[[], bool]) -> None:
+        """Have a wish told in each step; every rank adds the same ones in the same order."""
+        self._asked[name] = ask
+
+    def own(self) -> list[int]:
+        """What this rank wants now, for the message."""
+        return [int(ask()) for ask in self._asked.values()]
+
+    def hear(self, ranks: Sequence[Sequence[int]]) -> None:
+        """Take in what each rank wants."""
+        self._wanted = {name: any(wish) for name, wish in zip(self._asked, zip(*ranks, strict=True), strict=True)}
+
+    def granted(self, name: str) -> bool:
+        """Whether this is to happen at the end of the step."""
+        return self._asked[name]() if _alone() else self._wanted[name]
 
 
 def _alone() -> bool:

@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from mnrl_job.embedding.masks import embed
 from mnrl_job.embedding.tokens import Features
 from mnrl_job.errors import first_line
 from mnrl_job.records import Totals
@@ -22,7 +23,7 @@ from mnrl_job.setting_types import Hardness
 from mnrl_job.training.checks import measure
 from mnrl_job.training.collate import Batch
 from mnrl_job.training.contrast import Objective, contrast
-from mnrl_job.training.gathering import gather_uneven, most_of_ranks, numbers_of_ranks
+from mnrl_job.training.gathering import Wishes, gather_uneven, numbers_of_ranks
 
 # What a rank without memory enough says instead of how many negatives its rows have.
 SHORT = -1
@@ -73,6 +74,7 @@ class GlobalBatchLoss(nn.Module):
         counts: what it has seen.
         watched: whether the embeddings of the next batch are to be looked at, too.
         measured: what they looked like, as `checks.measure` gives it; None before any was looked at.
+        wishes: of the ranks, for the end of the step.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class GlobalBatchLoss(nn.Module):
         self.counts = Counts(0, 0, 0, torch.zeros((), dtype=torch.int64, device=model.device))
         self.watched = False
         self.measured: torch.Tensor | None = None
+        self.wishes = Wishes()
 
     def forward(self, batch: Batch, labels: torch.Tensor) -> torch.Tensor:
         """The loss of this rank's share of the batch, a scalar.
@@ -113,10 +116,13 @@ class GlobalBatchLoss(nn.Module):
         """
         rows = len(labels)
         pieces = [piece for chunk in batch["chunks"] for piece in split(chunk, self.pieces)]
+        negatives = len(batch["negatives"])
         if self.in_step:
-            pieces = cut_to(pieces, most_of_ranks(len(pieces)))
-        texts, short = self._embed_all(pieces)
-        counts = numbers_of_ranks(SHORT if texts is None else len(batch["negatives"]))
+            counts, most = self._tell_ranks(negatives, len(pieces))
+            texts, short = self._embed_all(cut_to(pieces, most))
+        else:
+            texts, short = self._embed_all(pieces)
+            counts, _ = self._tell_ranks(SHORT if texts is None else negatives, len(pieces))
         if texts is None or SHORT in counts:
             raise Shortage(short or "another rank is out of device memory")
         texts = nn.functional.normalize(texts[batch["order"]].to(torch.promote_types(texts.dtype, torch.float32)))
@@ -162,6 +168,12 @@ class GlobalBatchLoss(nn.Module):
         self.kept_tokens = 0
         return True
 
+    def _tell_ranks(self, negatives: int, pieces: int) -> tuple[list[int], int]:
+        """The one message between hosts in a step: the negatives of each rank, and the pieces of that with the most."""
+        ranks = numbers_of_ranks([negatives, pieces, *self.wishes.own()])
+        self.wishes.hear([wishes for _, _, *wishes in ranks])
+        return [own for own, *_ in ranks], max(most for _, most, *_ in ranks)
+
     def _compare(
         self,
         sides: tuple[torch.Tensor, torch.Tensor],
@@ -202,9 +214,7 @@ class GlobalBatchLoss(nn.Module):
     def _embed(self, features: Features) -> torch.Tensor:
         """Embeddings of one piece, shape (texts, dimension)."""
         beat()
-        # A copy, because the model leaves its intermediate results in it.
-        embeddings: torch.Tensor = self.model(dict(features))["sentence_embedding"]
-        return embeddings
+        return embed(self.model, features)
 
 
 def gather_sides(texts: torch.Tensor, rows: int, negatives: list[int]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -10,6 +10,7 @@ from sentence_transformers import SentenceTransformer
 from torch.autograd.graph import saved_tensors_hooks
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from mnrl_job.embedding.masks import embed
 from mnrl_job.embedding.tokens import Features, Tokens
 from mnrl_job.errors import SettingsError
 from mnrl_job.runtime.machine import free_memory
@@ -83,7 +84,7 @@ def bytes_kept(model: SentenceTransformer, features: Features) -> int:
         return tensor
 
     with saved_tensors_hooks(keep, lambda tensor: tensor):
-        embeddings = model(send_to_device(features, model.device))["sentence_embedding"]
+        embeddings = embed(model, send_to_device(features, model.device))
     del embeddings
     return sum(kept.values())
 

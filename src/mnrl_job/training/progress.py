@@ -3,15 +3,19 @@
 import json
 import math
 import time
-from dataclasses import asdict, fields
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from mnrl_job.embedding.packing import to_host
 from mnrl_job.json_text import dumps
 from mnrl_job.runtime.heartbeat import beat, begin
 from mnrl_job.runtime.logs import log, shows_progress, warn
@@ -22,10 +26,37 @@ from mnrl_job.training.divergence import Divergence
 from mnrl_job.training.loss import GlobalBatchLoss
 
 SECONDS_BETWEEN_LINES = 10.0
+# The host has to wait for the device to read how the training goes, so it seldom does.
+SECONDS_BETWEEN_READINGS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedStep:
+    """A step that is to be logged, whose numbers are still on the device.
+
+    Attributes:
+        step: its number, from 1.
+        epoch: as the trainer counts.
+        learning_rate: of the step.
+        losses: of so many steps the loss is the sum.
+        seconds: of this attempt's training until then.
+        memory_bytes: taken then.
+        numbers: `loss`, the mean over ranks, and if there are such `grad_norm` and the `measured` embeddings.
+    """
+
+    step: int
+    epoch: float
+    learning_rate: float
+    losses: int
+    seconds: float
+    memory_bytes: int
+    numbers: dict[str, torch.Tensor]
 
 
 class Progress(TrainerCallback):
     """Follows the trainer. `loss` is the last loss logged, the mean over ranks; `digest` that of the rows so far.
+
+    Steps are logged some time after they were made: `keep` takes their numbers, `read` brings all to the host at once.
 
     Args:
         path: of the training log.
@@ -45,16 +76,17 @@ class Progress(TrainerCallback):
         self._shows = shows
         self._alarm = CollapseAlarm()
         self._verdicts: list[tuple[int, str]] = []
-        self._began = self._said = self._stepped = time.monotonic()
-        self._resumed_at = 0
+        self._began = self._said = self._stepped = self._read = time.monotonic()
+        self._resumed_at = self._judged = 0
+        self._kept: list[LoggedStep] = []
         self._before = 0.0
         self._bar: tqdm[Any] | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._began = self._said = self._stepped = time.monotonic()
-        self._resumed_at = state.global_step
+        self._began = self._said = self._stepped = self._read = time.monotonic()
+        self._resumed_at = self._judged = state.global_step
         self.digest = digest(self._plan[: state.global_step])
         # Of a run that goes on from its last step nothing more is logged.
         self.loss = next((float(one["loss"]) for one in reversed(state.log_history) if "loss" in one), self.loss)
@@ -73,23 +105,6 @@ class Progress(TrainerCallback):
         is_logged = step == 1 or step % state.logging_steps == 0  # as the trainer decides when the step is over
         self._loss.watched = self._shows and is_logged
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if not logs or "loss" not in logs:
-            return
-        self.loss = float(logs["loss"])
-        self.take_consumed(state.global_step)
-        if self._bar is not None:
-            self._bar.set_postfix(loss=f"{self.loss:.4f}")
-        if self._shows:
-            self._write(state.global_step, float(logs["learning_rate"]), logs.get("grad_norm"))
-
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         now = time.monotonic()
         beat(
@@ -101,7 +116,6 @@ class Progress(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.take_consumed(state.global_step)
         if self._bar is not None:
             self._bar.close()
 
@@ -109,16 +123,54 @@ class Progress(TrainerCallback):
         """What was wrong with the embeddings at a step, see `CollapseAlarm`; known on the rank that tells."""
         return next((verdict for at, verdict in reversed(self._verdicts) if at <= step), None)
 
-    def take_consumed(self, step: int) -> None:
-        """Look at the steps made since the last time; seldom, because it makes the host wait for the device.
+    def keep(
+        self, state: TrainerState, losses: int, loss: torch.Tensor, grad_norm: torch.Tensor | None, learning_rate: float
+    ) -> None:
+        """Log the step just made, once its numbers are read."""
+        numbers = {"loss": loss, "grad_norm": grad_norm, "measured": self._loss.measured}
+        self._loss.measured = None
+        memory = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else psutil.Process().memory_info().rss
+        seconds = time.monotonic() - self._began
+        there = {name: number for name, number in numbers.items() if number is not None}
+        step = state.global_step
+        self._kept.append(LoggedStep(step, state.epoch, learning_rate, losses, seconds, memory, there))
+
+    def due(self, step: int) -> bool:
+        """Whether the numbers kept are to be read."""
+        return step == len(self._plan) or time.monotonic() - self._read >= SECONDS_BETWEEN_READINGS
+
+    def read(self) -> Iterator[tuple[LoggedStep, dict[str, float]]]:
+        """Bring what was kept to the host, look at all steps made since the last time, and write the log.
+
+        Yields:
+            Each step that is logged, and what the trainer's callbacks are told of it.
 
         Raises:
-            Diverged: the loss of one is not finite, or it exploded.
+            Diverged: the loss of a step is not finite, or it exploded.
         """
+        kept, self._kept = self._kept, []
         rows, losses = self._loss.take_consumed()
-        batches = [each.cpu().numpy() for each in rows]
+        if not rows:
+            return
+        found = to_host({"rows": list(rows), "losses": torch.stack(losses), "kept": [one.numbers for one in kept]})
+        batches, values = [each.numpy() for each in found["rows"]], found["losses"].tolist()
+        for one, numbers in zip(kept, found["kept"], strict=True):
+            count = one.step - self._judged
+            self._judge_steps(batches[:count], values[:count])
+            del batches[:count], values[:count]
+            logs = {"loss": numbers["loss"].item() / one.losses}
+            if "grad_norm" in numbers:
+                logs["grad_norm"] = numbers["grad_norm"].item()
+            self._log(one, logs, on_host(numbers["measured"]) if "measured" in numbers else None)
+            yield one, logs | {"learning_rate": one.learning_rate}
+        self._judge_steps(batches, values)
+        self._read = time.monotonic()
+
+    def _judge_steps(self, batches: list[NDArray[np.int64]], losses: list[float]) -> None:
+        """Look at the steps that follow the last one looked at."""
+        self._judged += len(losses)
         self.digest = digest(batches, self.digest)
-        self._divergence.look(step, batches, torch.stack(losses).tolist() if losses else [])
+        self._divergence.look(self._judged, batches, losses)
 
     def _keep_lines(self, step: int) -> None:
         """Of the log of the attempt this one goes on from, the lines up to its checkpoint."""
@@ -135,36 +187,39 @@ class Progress(TrainerCallback):
         spent = time.monotonic() - self._began
         return round(spent / (step - self._resumed_at) * (len(self._plan) - step))
 
-    def _write(self, step: int, learning_rate: float, grad_norm: float | None) -> None:
-        seconds = time.monotonic() - self._began
-        on_gpu = torch.cuda.is_available()
-        memory = torch.cuda.max_memory_reserved() if on_gpu else psutil.Process().memory_info().rss
+    def _log(self, logged: LoggedStep, logs: dict[str, float], checks: Checks | None) -> None:
+        self.loss = logs["loss"]
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{self.loss:.4f}")
+        if self._shows:
+            self._write(logged, logs.get("grad_norm"), checks)
+
+    def _write(self, logged: LoggedStep, grad_norm: float | None, checks: Checks | None) -> None:
+        step, pairs = logged.step, (logged.step - self._resumed_at) * self._plan.shape[1]
         line = {
             "step": step,
             "of": len(self._plan),
             "loss": self.loss,
-            "learning_rate": learning_rate,
+            "learning_rate": logged.learning_rate,
             "grad_norm": grad_norm,
-            "pairs_per_second": round((step - self._resumed_at) * self._plan.shape[1] / max(seconds, 1e-9), 2),
-            "seconds": round(self._before + seconds, 3),
-            "memory_bytes": memory,
+            "pairs_per_second": round(pairs / max(logged.seconds, 1e-9), 2),
+            "seconds": round(self._before + logged.seconds, 3),
+            "memory_bytes": logged.memory_bytes,
             "rows_digest": self.digest,
-            **self._look_at_embeddings(step),
+            **(self._look_at_embeddings(step, checks) if checks else {}),
         }
         with self._path.open("a", encoding="utf-8") as handle:
             handle.write(dumps(line) + "\n")
-        beat(loss=self.loss, pairs_per_second=line["pairs_per_second"], gpu_memory_bytes=memory if on_gpu else None)
+        memory = logged.memory_bytes if torch.cuda.is_available() else None
+        beat(loss=self.loss, pairs_per_second=line["pairs_per_second"], gpu_memory_bytes=memory)
         if not shows_progress() and time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
             eta = self._eta(step)
             told = f"step {step} of {len(self._plan)}, loss {self.loss:.4f}, {eta} s to go"
-            log(told, **line, eta_seconds=eta, gpu_memory_bytes=memory if on_gpu else None)
+            log(told, **line, eta_seconds=eta, gpu_memory_bytes=memory)
 
-    def _look_at_embeddings(self, step: int) -> dict[str, Any]:
-        """What the batch just trained on looked like; says so once where its embeddings have become useless."""
-        if self._loss.measured is None:
-            return {}
-        checks, self._loss.measured = on_host(self._loss.measured), None
+    def _look_at_embeddings(self, step: int, checks: Checks) -> dict[str, Any]:
+        """What the batch of a step looked like; says so once where the embeddings have become useless."""
         alarmed = any(verdict for _, verdict in self._verdicts)
         collapse = self._judge(step, checks)
         if collapse and not alarmed:

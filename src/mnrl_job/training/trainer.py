@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,8 +22,9 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
-from mnrl_job.embedding.chunks import chunk_limit
-from mnrl_job.embedding.precision import Precision, arithmetic, choose_precision
+from mnrl_job.embedding.chunk_limits import limit_for
+from mnrl_job.embedding.packing import unpack
+from mnrl_job.embedding.precision import DTYPES, Precision, arithmetic, choose_precision
 from mnrl_job.errors import InternalError, MemoryLimit, Preempted, first_line
 from mnrl_job.records import Batching, Pairs, Totals, Training
 from mnrl_job.runtime.heartbeat import begin
@@ -31,15 +33,16 @@ from mnrl_job.runtime.ragged import Ragged
 from mnrl_job.runtime.tables import read_negatives
 from mnrl_job.settings import Settings
 from mnrl_job.tracking.tracked import tracked_run
+from mnrl_job.training.accumulation import CastWeight, cast_weights, fp32_accumulation
 from mnrl_job.training.arguments import trainer_arguments
 from mnrl_job.training.batches import Plan
 from mnrl_job.training.best import Best
 from mnrl_job.training.checkpoints import Checkpoints, Keeping
-from mnrl_job.training.collate import TextCollator, TokenCollator, collator
+from mnrl_job.training.collate import Batch, PackingCollator, TextCollator, TokenCollator, collator
 from mnrl_job.training.consumed import digest
 from mnrl_job.training.divergence import Divergence
 from mnrl_job.training.dropout import cheap_dropout
-from mnrl_job.training.gathering import on_any_rank
+from mnrl_job.training.gathering import gather_rows, on_any_rank
 from mnrl_job.training.guide import FOLDER, read_guide
 from mnrl_job.training.lookup import shared_lookup, word_embedding
 from mnrl_job.training.lora import ADAPTER, adapt, read_adapter, write_adapter
@@ -48,7 +51,7 @@ from mnrl_job.training.memory import checkpoint_layers, tokens_that_fit
 from mnrl_job.training.negatives import HardNegatives
 from mnrl_job.training.progress import Progress
 from mnrl_job.training.sampler import PlannedBatches
-from mnrl_job.training.sharding import fit_for_sharding, is_sharded
+from mnrl_job.training.sharding import fit_for_sharding, is_sharded, whole
 from mnrl_job.training.tracking import tracked
 
 REMEDY = "lower MNRL_MAX_SEQ_LENGTH, set MNRL_GRADIENT_CHECKPOINTING=true, or take a smaller model or a larger device"
@@ -171,8 +174,9 @@ class PlannedTrainer(SentenceTransformerTrainer):
         self.plan: Plan = np.load(batching.plan, mmap_mode="r")[: settings.max_steps]
         self.precision = choose_precision(settings.precision, state.device)
         self.seconds_waited = 0.0
+        self._step = 0
         prepare(model, settings, self.precision)
-        limit = chunk_limit(state.device, settings.mini_batch_size)
+        limit = limit_for(model, state.device, settings.mini_batch_size)
         given = read_negatives(batching.labels)
         collate = collator(model, pairs, limit, scratch / "tokens", given)
         self.epochs = batching.epochs
@@ -190,21 +194,25 @@ class PlannedTrainer(SentenceTransformerTrainer):
         divergence = Divergence(pairs.path, candidates, settings.learning_rate, len(settings.matryoshka_dims) or 1)
         log_path = staging / "training_log.jsonl"
         self.progress = Progress(log_path, self.plan, self.global_loss, divergence, shows=state.is_main_process)
+        labels = Dataset.from_file(str(batching.labels)).select_columns("label")
         super().__init__(
             model=model,
             args=trainer_arguments(settings, self.plan, self.precision, scratch / "trainer"),
-            data_collator=collate,
-            train_dataset=Dataset.from_file(str(batching.labels)).select_columns("label"),
+            data_collator=PackingCollator(collate),
+            train_dataset=labels,
             loss=self.global_loss,
             callbacks=[self.progress],
         )
         self.remove_callback(PrinterCallback)
         self.best = self._best(score, keeping, scratch)
+        wishes = self.global_loss.wishes
         if self.best:
             self.add_callback(self.best)
+            wishes.add("score", partial(self._score_is_due, self.best))
         if keeping:
-            self.add_callback(Checkpoints(settings.checkpoint_every, keeping, self.progress, self.totals, self.best))
+            self.add_callback(Checkpoints(settings.checkpoint_every, keeping, wishes, self.totals, self.best))
         self._fit_memory(collate)
+        self._cast_weights = self._find_cast_weights(collate([labels[int(self.plan[0, 0])]]))
 
     def _best(self, score: Callable[[], float] | None, keeping: Keeping | None, scratch: Path) -> Best | None:
         """What scores the model while it trains, where that is asked for."""
@@ -228,6 +236,13 @@ class PlannedTrainer(SentenceTransformerTrainer):
             if on_any_rank(math.isfinite(self.global_loss.kept_tokens)):
                 self.global_loss.kept_tokens = 0
 
+    def _find_cast_weights(self, some: Batch) -> list[CastWeight]:
+        """The weights whose gradients want to be added up in fp32; FSDP casts what it gathers by itself."""
+        if self.precision == "fp32" or self.is_fsdp_enabled:
+            return []
+        with arithmetic(self.precision, self.model.device):
+            return cast_weights(self.model.eval(), some["chunks"])
+
     def totals(self) -> Totals:
         """What the training has spent so far, also before it was resumed; every rank must ask."""
         now = self.global_loss.totals()
@@ -240,6 +255,9 @@ class PlannedTrainer(SentenceTransformerTrainer):
             seconds=self.before.seconds + time.perf_counter() - self.began - aside,
             seconds_waited=self.before.seconds_waited + self.seconds_waited,
         )
+
+    def _score_is_due(self, best: Best) -> bool:
+        return best.due(self._step, len(self.plan))
 
     def _tell_score(self, name: str, value: float) -> None:
         self.log({name: value})
@@ -261,13 +279,42 @@ class PlannedTrainer(SentenceTransformerTrainer):
         self.seconds_waited += time.perf_counter() - began
         return samples
 
-    def _maybe_log_save_evaluate(self, *arguments: Any, **options: Any) -> None:
+    def _maybe_log_save_evaluate(
+        self, tr_loss: torch.Tensor, grad_norm: torch.Tensor | float | None, *arguments: Any, **options: Any
+    ) -> None:
         """After each step, and once more at the end. Evaluation comes last: a stop need not wait for it then."""
-        super()._maybe_log_save_evaluate(*arguments, **options)
         step, last = self.state.global_step, len(self.plan)
+        if self.control.should_log and step > self._globalstep_last_logged:
+            self._keep_numbers(tr_loss, grad_norm, options["learning_rate"])
+        # Weights that are not numbers are neither saved nor scored.
+        waits = self.control.should_save or self.control.should_training_stop or self.progress.due(step)
+        if waits or (self.best and self.best.due(step, last)):
+            self._log_what_was_kept()
+        super()._maybe_log_save_evaluate(tr_loss, grad_norm, *arguments, **options)
         if self.best and (step == last or not self.control.should_training_stop):
-            self.best.look(step, last)
+            if self.global_loss.wishes.granted("score"):
+                self.best.score(step, last)
             self.control.should_training_stop |= self.best.exhausted
+
+    def _keep_numbers(self, tr_loss: torch.Tensor, grad_norm: Any, learning_rate: float) -> None:
+        """Have a step logged later, with the sum of the losses since the last one: the mean over the ranks."""
+        losses = self.state.global_step - self._globalstep_last_logged
+        norm = None if grad_norm is None else whole(torch.as_tensor(grad_norm))
+        self.progress.keep(self.state, losses, gather_rows(tr_loss.reshape(1)).mean(), norm, learning_rate)
+        self._globalstep_last_logged = self.state.global_step
+        tr_loss.zero_()
+
+    def _log_what_was_kept(self) -> None:
+        """Tell the callbacks of each logged step, as if it had been made just now."""
+        now = self.state
+        try:
+            for one, logs in self.progress.read():
+                self._total_loss_scalar += logs["loss"] * one.losses
+                self.state = copy(now)
+                self.state.global_step, self.state.epoch = one.step, one.epoch
+                self.log(logs)
+        finally:
+            self.state = now
 
     def collect_features(self, inputs: Any) -> Any:
         """Our batches stay whole; the library's would be taken apart by column."""
@@ -281,6 +328,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
         Raises:
             MemoryLimit: not even one text fits.
         """
+        inputs = unpack(inputs)
+        self._step = self.state.global_step + 1
         while True:
             counts = self.global_loss.counts
             try:
@@ -304,7 +353,10 @@ class PlannedTrainer(SentenceTransformerTrainer):
         """What makes a step cheaper and changes nothing: one context for all chunks, forward and backward."""
         device = self.model.device
         with ExitStack() as stack:
-            stack.enter_context(arithmetic(self.precision, device))  # casts the weights once
+            stack.enter_context(arithmetic(self.precision, device))
+            if self._cast_weights:
+                dtype = DTYPES[self.precision]
+                stack.enter_context(fp32_accumulation(self.model, self._cast_weights, dtype))
             if device.type == "cpu":
                 stack.enter_context(cheap_dropout())
                 if inputs["tokens"] and not self.is_fsdp_enabled and (words := word_embedding(self.model)):
