@@ -178,10 +178,11 @@ def _wait(workers: list[subprocess.Popen[bytes]], watch: Watch, others: Meeting 
         JobError: another node failed or is lost.
     """
     deadline = None
-    while any(worker.poll() is None for worker in workers):
+    # All are asked, also behind one that lives: a rank that failed may have left the ones before it stuck.
+    while None in (codes := [worker.poll() for worker in workers]):
         give_way()  # a request is lost where its exception was raised inside a destructor
         watch.look(workers)
-        if deadline is None and any(worker.returncode for worker in workers):
+        if deadline is None and any(codes):
             deadline = time.monotonic() + SIBLINGS_SECONDS
         if deadline is not None and time.monotonic() > deadline:
             return
