@@ -1,5 +1,6 @@
 """Checkpoints at the run's place: two are kept, the newest whole one is fetched, those of another run refused."""
 
+import shutil
 import threading
 from types import SimpleNamespace
 
@@ -63,6 +64,49 @@ def test_while_training_goes_on_they_are_uploaded(store, local, monkeypatch):
         write(local, 5)
         assert seen.wait(30)
         assert names(store) == ["step-000000005-a"]
+
+
+def test_one_that_the_trainer_removes_while_it_is_sent_arrives_whole_and_slowness_is_told(
+    store, local, tmp_path, monkeypatch, caplog
+):
+    upload = checkpoints.transfer.upload
+
+    def upload_slowly(place, files):
+        if not (local / "checkpoint-30").exists():
+            for step in (20, 30):
+                write(local, step)
+            shutil.rmtree(local / "checkpoint-10")
+        return upload(place, files)
+
+    monkeypatch.setattr(checkpoints.transfer, "upload", upload_slowly)
+    write(local, 10)
+    keeper = checkpoints._Keeper(attempt(local, lambda: store))
+    keeper.look()
+    assert fetch_newest(store, tmp_path / "resumed", FACTS).step == 10
+    assert "MNRL_CHECKPOINT_EVERY" in caplog.text
+    assert not (tmp_path / "a" / "sending").exists()
+
+
+def test_what_was_sent_in_part_is_removed_once_one_is_whole(store, local, monkeypatch):
+    upload = checkpoints.transfer.upload
+
+    def fail_before_the_manifest(place, files):
+        if "manifest.json" in files:
+            raise StorageError("it does not answer")
+        return upload(place, files)
+
+    keeper = checkpoints._Keeper(attempt(local, lambda: store))
+    with monkeypatch.context() as failing:
+        failing.setattr(checkpoints.transfer, "upload", fail_before_the_manifest)
+        for step in (10, 20):
+            write(local, step)
+            keeper.look()
+    store.write("checkpoints/step-000000005-killed/weights", b"in part")
+    store.write("checkpoints/step-000000040-other/weights", b"being sent")
+    write(local, 30)
+    keeper.look()
+    left = {entry.key.split("/")[1] for entry in store.entries("checkpoints/step-")}
+    assert left == {"step-000000030-a", "step-000000040-other"}
 
 
 @pytest.mark.parametrize("damage", ["changed", "partial"])
