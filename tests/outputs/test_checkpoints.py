@@ -120,6 +120,39 @@ def test_a_damaged_one_is_skipped_for_the_one_before(store, local, tmp_path, dam
     assert fetch_newest(store, tmp_path / "resumed", FACTS).folder.name == "step-000000010-a"
 
 
+def test_damaged_ones_are_removed_so_that_new_ones_of_earlier_steps_are_kept(store, local, tmp_path):
+    keep(local, store, 80, 90)
+    for step in (80, 90):
+        store.write(f"checkpoints/step-0000000{step}-a/weights", b"weights of step OO")
+    assert fetch_newest(store, tmp_path / "resumed", FACTS) is None
+    keep(tmp_path / "anew", store, 10, name="b")
+    assert names(store) == ["step-000000010-b"]
+
+
+@pytest.mark.parametrize("moment", ["before its files are listed", "before its weights are read", "after"])
+def test_one_that_another_attempt_removes_while_it_is_fetched_is_looked_for_again(
+    store, local, tmp_path, monkeypatch, moment
+):
+    keep(local, store, 10, 20)
+    download, removed = checkpoints.transfer.download, []
+
+    def download_while_it_is_removed(place, entries, folder):
+        if not removed:
+            removed.append(names(store)[0])
+            left = [one for one in entries if moment != "before its files are listed" or not one.key.endswith(".json")]
+            if moment == "after":
+                download(place, entries, folder)
+                (folder / "weights").write_bytes(b"")
+            remove(store, removed[0])
+            keep(tmp_path / "other", store, 30, name="b")
+            return download(place, left, folder) if moment != "after" else []
+        return download(place, entries, folder)
+
+    monkeypatch.setattr(checkpoints.transfer, "download", download_while_it_is_removed)
+    found = fetch_newest(store, tmp_path / "resumed", FACTS)
+    assert (removed, found.step) == (["step-000000020-a"], 30)
+
+
 def test_two_attempts_at_once_do_not_mix_their_files(store, local, tmp_path):
     keep(local, store, 10)
     keep(tmp_path / "other", store, 10, name="b")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnrl_job.errors import DataError, JobError, Preempted, SettingsError
+from mnrl_job.errors import DataError, JobError, MissingError, Preempted, SettingsError, StorageError
 from mnrl_job.runtime.attempt import Attempt
 from mnrl_job.runtime.files import hold
 from mnrl_job.runtime.logs import log, warn
@@ -161,7 +161,7 @@ def remove(store: Store, name: str = "") -> None:
 
 
 def fetch_newest(store: Store, folder: Path, facts: dict[str, dict[str, Any]]) -> Checkpoint | None:
-    """The newest checkpoint that is whole, on this machine; None where there is none.
+    """The newest checkpoint that is whole, on this machine; None where there is none. Damaged ones are removed.
 
     Args:
         store: the run's place.
@@ -172,17 +172,50 @@ def fetch_newest(store: Store, folder: Path, facts: dict[str, dict[str, Any]]) -
         SettingsError: it was made with other settings.
         DataError: it was made from other data.
     """
-    for name in names(store):
-        place = store.child(FOLDER).child(name)
-        transfer.download(place, list(place.entries()), folder / name)
-        sealed = read_seal(folder / name)
-        if sealed is None:
-            warn(f"{store.label}/{FOLDER}/{name} is damaged; looking for the one before")
+    damaged = set[str]()
+    while name := next((one for one in names(store) if one not in damaged), None):
+        label = f"{store.label}/{FOLDER}/{name}"
+        try:
+            sealed = _fetched(store, name, folder)
+        except _RemovedMeanwhile:
+            log(f"{label} was removed by another attempt while it was fetched; looking again")
             continue
-        refuse_other(f"{store.label}/{FOLDER}/{name}", sealed, facts)
+        if sealed is None:
+            damaged.add(name)
+            _remove_damaged(store, name, label)
+            continue
+        refuse_other(label, sealed, facts)
         log(f"going on from the checkpoint of step {sealed['step']} of {sealed['of']}")
         return Checkpoint(folder / name, sealed["step"])
     return None
+
+
+class _RemovedMeanwhile(Exception):
+    """A checkpoint is not there any more; whoever removes one begins with its manifest."""
+
+
+def _fetched(store: Store, name: str, folder: Path) -> dict[str, Any] | None:
+    """Have a checkpoint on this machine. Returns what its manifest says; None where it is damaged."""
+    place = store.child(FOLDER).child(name)
+    try:
+        transfer.download(place, list(place.entries()), folder / name)
+    except (MissingError, StorageError) as error:
+        if place.entry(SEAL) is None:
+            raise _RemovedMeanwhile from error
+        raise
+    sealed = read_seal(folder / name)
+    if sealed is None and place.entry(SEAL) is None:
+        raise _RemovedMeanwhile
+    return sealed
+
+
+def _remove_damaged(store: Store, name: str, label: str) -> None:
+    """It must not stand before those that will be made from an earlier step on, which would be removed in its place."""
+    warn(f"{label} is damaged and is removed; looking for the one before")
+    try:
+        remove(store, name)
+    except JobError as error:
+        warn(f"{label} cannot be removed: {error}")
 
 
 def refuse_other(label: str, sealed: dict[str, Any], facts: dict[str, dict[str, Any]]) -> None:
