@@ -9,6 +9,7 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
 from mnrl_job.preparation.signatures import PAIR_BITS, Signatures
+from mnrl_job.runtime.heartbeat import beat
 
 WORD_PAIRS_AT_ONCE = 5_000_000
 # With so many others of its band a text is compared, in each band with others.
@@ -33,6 +34,7 @@ def merge(signatures: Signatures, threshold: float | None) -> NDArray[np.int64]:
         alike = pairs[_similarity(signatures, first[pairs]) >= threshold]
         joined = np.concatenate([joined, alike])
         groups = _components(joined, len(ids))
+        beat()
     standing = ids[np.unique(groups, return_index=True)[1]]
     return np.asarray(standing[groups[inverse]])
 

@@ -17,6 +17,7 @@ from rensa import RMinHash
 
 from mnrl_job.errors import InternalError
 from mnrl_job.preparation.texts import normalise, text_id, word_pairs
+from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.runtime.lifeline import die_with_parent
 from mnrl_job.runtime.tables import read_table, texts_of
 
@@ -95,6 +96,7 @@ def sign(columns: Sequence[Column], threshold: float | None, folder: Path) -> Si
             bands.write(signed[1].tobytes())
             pairs.write(signed[2].tobytes())
             lengths.append(signed[3])
+            beat(texts_compared=sum(map(len, ids)))
     count = sum(map(len, ids))
     width = PERMUTATIONS // rows_per_band if rows_per_band else 0
     return Signatures(
