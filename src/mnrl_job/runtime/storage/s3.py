@@ -20,7 +20,17 @@ from mnrl_job.runtime.parallel import THREADS, parallel
 from mnrl_job.runtime.storage.arrival import Wait
 from mnrl_job.runtime.storage.base import CHUNK, PIECE, Entry
 from mnrl_job.runtime.storage.s3_checksums import content_md5, etag_of, parts_of
-from mnrl_job.runtime.storage.s3_errors import RAISED, TRANSIENT, code_of, explain, is_missing, is_taken, status_of
+from mnrl_job.runtime.storage.s3_credentials import await_credentials, before_signing
+from mnrl_job.runtime.storage.s3_errors import (
+    NO_CREDENTIALS,
+    RAISED,
+    TRANSIENT,
+    code_of,
+    explain,
+    is_missing,
+    is_taken,
+    status_of,
+)
 from mnrl_job.runtime.storage.uri import bucket_and_prefix
 
 if TYPE_CHECKING:
@@ -47,6 +57,8 @@ def connect(uri: str, variable: str, addressing_style: str = "auto", attempts: i
 
     Raises:
         SettingsError: the URI, the profile or the region is not usable.
+        DeniedError: credentials are refused.
+        StorageError: whoever hands out credentials is away.
     """
     bucket, prefix = bucket_and_prefix(uri, variable)
     # Bytes are verified from end to end here; the default CRC32 trailers break several S3-likes.
@@ -68,12 +80,16 @@ def connect(uri: str, variable: str, addressing_style: str = "auto", attempts: i
         )
         # Other SDKs read AWS_REGION, and EKS sets it; boto3 alone does not.
         session = boto3.session.Session(region_name=os.environ.get("AWS_REGION") or None)
+        await_credentials(session, tries, _pause)
         client = session.client("s3", config=config)
+        client.meta.events.register("before-sign.s3", before_signing(session, tries, _pause))
         if os.environ.get("AWS_REQUEST_PAYER") == "requester":
             client.meta.events.register("before-call.s3", _pay)
         if not client.meta.endpoint_url.startswith(("http://", "https://")):
             raise ValueError(f"the endpoint {client.meta.endpoint_url} does not begin with http:// or https://")
     except (BotoCoreError, ValueError) as error:
+        if isinstance(error, NO_CREDENTIALS):
+            raise explain(error, f"{variable}: {uri}") from error
         raise SettingsError(
             f"{variable}: {uri}: {error}; check AWS_PROFILE, AWS_CONFIG_FILE, AWS_ENDPOINT_URL and AWS_MAX_ATTEMPTS"
         ) from error
