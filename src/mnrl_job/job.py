@@ -127,7 +127,7 @@ def evaluate(settings: Settings) -> Finished:
         devices = find_devices(settings.num_processes, settings.min_gpus)
         with started("evaluate", place.scratch, devices, place.care) as workers:
             with clock("fetch"):
-                inputs = get_inputs(settings, place, devices)
+                inputs = get_inputs(settings, place, devices, trains=False)
             with clock("prepare"):
                 eval_sets = read_eval_sets(inputs, place.scratch, settings.max_bad_rows)
                 check_eval_names(settings, eval_sets)

@@ -333,6 +333,7 @@ def test_a_disk_that_is_too_small_is_told_as_that(server, uri, tmp_path):
 
 @pytest.mark.parametrize("small", [True, False])
 def test_a_full_disk_is_a_matter_of_the_environment_and_not_of_the_storage(tmp_path, small_disk, small):
+    (small_disk / "filler").write_bytes(bytes(3_300_000))
     staged(tmp_path / "from", {f"s{i}": LARGE[:SMALL_PIECE] for i in range(4)} if small else {"large": LARGE})
     store = LocalStore(tmp_path / "from", "MNRL_TRAIN_DATA: s3://bucket")
     with pytest.raises(DeviceError, match="No space left on device; free space, or name a larger MNRL_WORK_DIR"):
