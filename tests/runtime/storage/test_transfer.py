@@ -70,6 +70,33 @@ def test_objects_arrive_as_they_are_and_a_large_one_in_pieces(server, proxy, rea
     assert not list((tmp_path / "in" / ".partial").glob("[0-9a-f]*"))
 
 
+@pytest.mark.parametrize("sizes", [(5, 6, 1), (5, 5, 2)])
+def test_an_object_is_fetched_whatever_the_sizes_of_the_parts_it_was_sent_in(server, proxy, reach, tmp_path, sizes):
+    parts = [bytes([number]) * (size << 20) for number, size in enumerate(sizes)]
+    put_parts(server, f"{reach(proxy)}/large", parts)
+    fetch_all(reach(proxy), tmp_path)
+    assert fetched(tmp_path) == {"large": b"".join(parts)}
+
+
+def test_a_part_that_arrives_as_something_else_is_still_found(moto, reach, tmp_path):
+    parts = [bytes([number]) * (size << 20) for number, size in enumerate((5, 5, 2))]
+    put_parts(moto, f"{reach(moto)}/large", parts)
+    store = open_at(reach(moto))
+    (tmp_path / "damaged").write_bytes(b"".join([*parts[:2], bytes(2 << 20)]))
+    assert store.holds(store.entry("large"), tmp_path / "damaged") is False
+
+
+def put_parts(server, uri, parts):
+    place = dict(zip(("Bucket", "Key"), uri.removeprefix("s3://").split("/", 1), strict=True))
+    client = server.client()
+    place["UploadId"] = client.create_multipart_upload(**place)["UploadId"]
+    sent = [
+        {"PartNumber": number, "ETag": client.upload_part(**place, PartNumber=number, Body=part)["ETag"]}
+        for number, part in enumerate(parts, 1)
+    ]
+    client.complete_multipart_upload(**place, MultipartUpload={"Parts": sent})
+
+
 DOWN = {
     "reset": Fault("reset", "GET .*large", times=2),
     "lost": Fault("lose", "GET .*large", times=2),

@@ -36,7 +36,11 @@ from mnrl_job.runtime.storage.uri import bucket_and_prefix
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
     from mypy_boto3_s3.client import S3Client
-    from mypy_boto3_s3.type_defs import CompletedMultipartUploadTypeDef, CompletedPartTypeDef
+    from mypy_boto3_s3.type_defs import (
+        CompletedMultipartUploadTypeDef,
+        CompletedPartTypeDef,
+        HeadObjectOutputTypeDef,
+    )
 
 ATTEMPTS = 6
 CONNECT_SECONDS, READ_SECONDS = 10, 60
@@ -169,9 +173,7 @@ class S3Store:
             return None
         if parts == 0 and etag_of(path, entry.size, wait=wait) == told:
             return True
-        first_part: Any = {"PartNumber": 1} if parts else {}
-        with self._failures(entry.key):
-            facts = self.client.head_object(Bucket=self.bucket, Key=self._key(entry.key), **first_part)
+        facts = self._head(entry.key, {"PartNumber": 1} if parts else {})
         if facts.get("SSECustomerAlgorithm") or facts.get("ServerSideEncryption", "AES256") != "AES256":
             return None  # the ETag of an encrypted object is no checksum
         if parts == 0:
@@ -179,7 +181,9 @@ class S3Store:
         part_size = facts["ContentLength"]
         if part_size == 0 or -(-entry.size // part_size) != parts:
             return None
-        return etag_of(path, entry.size, part_size, wait) == told
+        if etag_of(path, entry.size, part_size, wait) == told:
+            return True
+        return False if self._all_parts_have(part_size, entry.key, parts) else None
 
     def delete(self, key: str) -> None:
         with self._failures(key):
@@ -198,6 +202,15 @@ class S3Store:
                 # Some S3-likes do not list them, and some answer so where there are none.
                 elif code_of(error) not in ("NotImplemented", "MethodNotAllowed", "NoSuchUpload"):
                     raise
+
+    def _head(self, key: str, part: Any) -> "HeadObjectOutputTypeDef":
+        with self._failures(key):
+            return self.client.head_object(Bucket=self.bucket, Key=self._key(key), **part)
+
+    def _all_parts_have(self, size: int, key: str, parts: int) -> bool:
+        """Whether all but the last part are of one size; else an ETag of parts cannot be reckoned again."""
+        sizes = parallel(lambda number: self._head(key, {"PartNumber": number})["ContentLength"], range(2, parts))
+        return set(sizes) <= {size}
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
