@@ -9,18 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import boto3.session
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mnrl_job import __version__
 from mnrl_job.errors import SettingsError, StorageError
 from mnrl_job.runtime.logs import log, warn
-from mnrl_job.runtime.parallel import THREADS, parallel
+from mnrl_job.runtime.parallel import parallel
 from mnrl_job.runtime.storage.arrival import Wait
 from mnrl_job.runtime.storage.base import CHUNK, PIECE, Entry
 from mnrl_job.runtime.storage.s3_checksums import content_md5, etag_of, parts_of
-from mnrl_job.runtime.storage.s3_credentials import await_credentials, before_signing
+from mnrl_job.runtime.storage.s3_client import make_client
 from mnrl_job.runtime.storage.s3_errors import (
     NO_CREDENTIALS,
     RAISED,
@@ -43,7 +40,6 @@ if TYPE_CHECKING:
     )
 
 ATTEMPTS = 6
-CONNECT_SECONDS, READ_SECONDS = 10, 60
 # A body that arrives more slowly than this for so long is given up and asked for again.
 SLOWEST_BYTES_PER_SECOND, PATIENCE_SECONDS = 1024, 30.0
 LONGEST_PAUSE_SECONDS = 20.0
@@ -65,32 +61,9 @@ def connect(uri: str, variable: str, addressing_style: str = "auto", attempts: i
         StorageError: whoever hands out credentials is away.
     """
     bucket, prefix = bucket_and_prefix(uri, variable)
-    # Bytes are verified from end to end here; the default CRC32 trailers break several S3-likes.
-    checksums = {
-        name: "when_required"
-        for name in ("request_checksum_calculation", "response_checksum_validation")
-        if f"AWS_{name.upper()}" not in os.environ
-    }
     try:
         tries = attempts or int(os.environ.get("AWS_MAX_ATTEMPTS") or ATTEMPTS)
-        config = Config(
-            connect_timeout=CONNECT_SECONDS,
-            read_timeout=READ_SECONDS,
-            max_pool_connections=THREADS + 2,
-            user_agent=f"mnrl-job/{__version__}",
-            retries={"mode": "standard", "total_max_attempts": tries},
-            s3={"addressing_style": cast("Any", addressing_style)},
-            **cast("Any", checksums),
-        )
-        # Other SDKs read AWS_REGION, and EKS sets it; boto3 alone does not.
-        session = boto3.session.Session(region_name=os.environ.get("AWS_REGION") or None)
-        await_credentials(session, tries, _pause)
-        client = session.client("s3", config=config)
-        client.meta.events.register("before-sign.s3", before_signing(session, tries, _pause))
-        if os.environ.get("AWS_REQUEST_PAYER") == "requester":
-            client.meta.events.register("before-call.s3", _pay)
-        if not client.meta.endpoint_url.startswith(("http://", "https://")):
-            raise ValueError(f"the endpoint {client.meta.endpoint_url} does not begin with http:// or https://")
+        client = make_client(addressing_style, tries, _pause)
     except (BotoCoreError, ValueError) as error:
         if isinstance(error, NO_CREDENTIALS):
             raise explain(error, f"{variable}: {uri}") from error
@@ -311,11 +284,6 @@ class S3Store:
             except RAISED as named:
                 return error if is_missing(named) else named
         return error
-
-
-def _pay(params: dict[str, Any], **_: Any) -> None:
-    """Accept the costs of a request to a bucket whose owner leaves them to the requester."""
-    params["headers"]["x-amz-request-payer"] = "requester"
 
 
 def _chunks(body: "StreamingBody", wanted: int) -> Iterator[bytes]:
