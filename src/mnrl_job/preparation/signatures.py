@@ -17,6 +17,7 @@ from rensa import RMinHash
 
 from mnrl_job.errors import InternalError
 from mnrl_job.preparation.texts import normalise, text_id, word_pairs
+from mnrl_job.runtime.cpus import usable_cpus
 from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.runtime.lifeline import die_with_parent
 from mnrl_job.runtime.tables import read_table, texts_of
@@ -118,7 +119,7 @@ def band_rows(threshold: float) -> int:
 
 def _each(chunks: list[_Chunk]) -> Iterator[_Signed]:
     """Sign chunk after chunk, in their order, on all cores where there are many."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cpus()
     if min(cores, len(chunks) // 4) < 2:
         yield from map(_sign_chunk, chunks)
         return
