@@ -195,9 +195,9 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A work folder with room for the inputs, and not for a checkpoint."""
+    """A work folder with room for a small run, and not for much more."""
     (folder := tmp_path / "small").mkdir()
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "tmpfs", folder]).returncode:
+    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder]).returncode:
         pytest.skip("may not mount a small disk here")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=True)

@@ -59,12 +59,14 @@ def why_not() -> str:
 def two_hosts() -> Iterator[tuple[Host, Host]]:
     """`node-0` and `node-1`, as they call one another."""
     hosts = tuple(Host(f"mnrl-{os.getpid()}-{number}", f"10.9.0.{number + 1}") for number in range(2))
-    names = "127.0.0.1 localhost\n" + "".join(f"{host.address} node-{at}\n" for at, host in enumerate(hosts))
     try:
-        for host in hosts:
-            ip("netns", "add", host.name)
-            (NAMES / host.name).mkdir(parents=True)
-            (NAMES / host.name / "hosts").write_text(names)
+        for own in hosts:
+            ip("netns", "add", own.name)
+            (NAMES / own.name).mkdir(parents=True)
+            # Their own names stand for loopback, as on Debian and Ubuntu.
+            reached = ("127.0.1.1" if host is own else host.address for host in hosts)
+            names = "".join(f"{address} node-{at}\n" for at, address in enumerate(reached))
+            (NAMES / own.name / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
         first, second = hosts
         ip("-n", first.name, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", second.name)
         for host in hosts:

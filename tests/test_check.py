@@ -102,7 +102,7 @@ def test_a_work_folder_that_is_full_amid_the_check_has_the_code_of_the_environme
     mnrl_job, good, tmp_path, small_disk
 ):
     """Text that was packed is larger than any estimate."""
-    rows = (json.dumps({"anchor": f"{i} how", "positive": f"{i} " + "so " * 100}) + "\n" for i in range(4000))
+    rows = (json.dumps({"anchor": f"{i} how", "positive": f"{i} " + "so " * 100}) + "\n" for i in range(24_000))
     (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress("".join(rows).encode()))
     changes = {"MNRL_TRAIN_DATA": "packed.jsonl.gz", "MNRL_WORK_DIR": str(small_disk)}
     ended = mnrl_job("check", **good | changes)

@@ -87,16 +87,30 @@ def test_a_loss_that_is_no_number_names_the_step_and_its_rows_from_two_workers(s
     assert not (scene.place("nan") / "_SUCCESS").exists()
 
 
+def fill(disk):
+    with suppress(OSError), (disk / "filler").open("wb") as filler:
+        while filler.write(bytes(4096)):
+            filler.flush()
+
+
+def test_one_with_too_little_room_is_told_before_anything_is_fetched(scene, small_disk):
+    (small_disk / "filler").write_bytes(bytes(3_000_000))
+    assert scene.run("tight", MNRL_WORK_DIR=str(small_disk)) == 78, scene.log("tight")[-3000:]
+    assert scene.failure("tight")["phase"] == "fetch"
+    assert " GB needed; free space, or name a larger MNRL_WORK_DIR" in scene.log("tight")
+
+
 def test_a_full_work_folder_has_the_code_of_the_environment(scene, small_disk):
-    assert scene.run("full", MNRL_WORK_DIR=str(small_disk)) == 78, scene.log("full")[-3000:]
+    process = scene.start("full", MNRL_WORK_DIR=str(small_disk))
+    scene.until(process, "full", scene.says("full", "training on"))
+    fill(small_disk)
+    assert process.wait(PATIENCE_SECONDS) == 78, scene.log("full")[-3000:]
     assert "MNRL_WORK_DIR" in scene.log("full").splitlines()[-1]
     assert orphans(scene) == []
 
 
 def test_so_has_one_that_is_full_from_the_start(scene, small_disk):
-    with suppress(OSError), (small_disk / "filler").open("wb") as filler:
-        while filler.write(bytes(4096)):
-            filler.flush()
+    fill(small_disk)
     assert scene.run("brimming", MNRL_WORK_DIR=str(small_disk)) == 78, scene.log("brimming")[-3000:]
     assert re.search("No space left on device.*MNRL_WORK_DIR", scene.log("brimming"))
 

@@ -2,14 +2,20 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from mnrl_job.errors import Hang, Preempted
+from mnrl_job.job import opened
+from mnrl_job.settings import Settings
 from tests.examples import PAIRS, fill, read_metrics, write_evalset, write_pairs
 from tests.outputs.page_reader import Reader, data_of
 from tests.program import run_command
@@ -255,3 +261,19 @@ def test_a_gpu_is_found_and_used(mnrl_job, tmp_path, tiny_model, pairs_file, eva
     assert metrics["environment"]["devices"] == [f"1 x {torch.cuda.get_device_name(0)}"]
     assert metrics["training"]["precision"] in ("bf16", "fp32")
     assert metrics["verification"]["max_difference"] <= metrics["verification"]["tolerance"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "keeps", "code"), [(1.5, False, Hang.code), (1.5, True, Preempted.code), (0.0, False, Preempted.code)]
+)
+def test_a_stop_counts_where_an_attempt_took_long_and_kept_nothing(tmp_path, seconds, keeps, code):
+    def be_stopped():
+        with opened(Settings(output=str(tmp_path / "out"), run_id="r", hang_timeout="1s")) as place:
+            if keeps:
+                place.status.kept(5, seconds=0.1)
+            time.sleep(seconds)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises((Hang, Preempted)):
+        be_stopped()
+    assert read_json(tmp_path / "out" / "r" / "failure.json")["exit_code"] == code

@@ -8,9 +8,10 @@ from typing import Any
 
 from mnrl_job.errors import JobError, Preempted, SettingsError
 from mnrl_job.groundwork import ask_exports, check_eval_names, published_before, read_eval_sets, worker_task
-from mnrl_job.inputs.collect import LocatedInputs, fetch_inputs, needed_bytes
+from mnrl_job.inputs.collect import LocatedInputs, fetch_inputs
 from mnrl_job.inputs.fetch import Located, locate, locate_model, meant
 from mnrl_job.inputs.pairs import read_pairs
+from mnrl_job.inputs.room import needed_bytes
 from mnrl_job.outputs.audit_page import audit_findings, with_lengths
 from mnrl_job.preparation.orientation import Swapped, find_swapped
 from mnrl_job.prepare import prepare
@@ -158,7 +159,7 @@ def check_machine(
             findings.passed("exporters", f"{', '.join(settings.export)}: they are there, and go together")
     looked_at = [machine.shared_memory(devices)] if devices else []
     looked_at += [machine.user(), machine.caches()]
-    looked_at += [machine.disk(place.scratch, needed_bytes(located))] if located else []
+    looked_at += [machine.disk(place.scratch, needed_bytes(located, settings))] if located else []
     for finding in looked_at:
         findings.add(finding)
     return None if any(finding.status == "failed" for finding in looked_at) else devices

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from mnrl_job.errors import DataError, SettingsError, by_kind
-from mnrl_job.inputs.collect import Inputs, fetch_inputs, input_hashes, locate_inputs, needed_bytes
+from mnrl_job.inputs.collect import Inputs, fetch_inputs, input_hashes, locate_inputs
 from mnrl_job.inputs.evalset import read_evalset
 from mnrl_job.inputs.listing import find_other, listings, listings_in_reach
+from mnrl_job.inputs.room import needed_bytes
 from mnrl_job.json_text import dumps
 from mnrl_job.outputs.publish import already_published
 from mnrl_job.records import Batching, EvalSet, Export, Exports, Pairs, WorkerTask
@@ -26,7 +27,7 @@ from mnrl_job.runtime.watch import Care
 from mnrl_job.settings import NO_GATE, Settings
 
 
-def get_inputs(settings: Settings, place: Attempt, devices: Devices) -> Inputs:
+def get_inputs(settings: Settings, place: Attempt, devices: Devices, trains: bool = True) -> Inputs:
     """Find every input, check that the machine has room for them, then fetch.
 
     Raises:
@@ -35,7 +36,7 @@ def get_inputs(settings: Settings, place: Attempt, devices: Devices) -> Inputs:
     if settings.accelerate_config:
         check_accelerate_file(settings.accelerate_config, devices.workers, place.nodes.count)
     located = locate_inputs(settings)
-    for finding in (disk(place.scratch, needed_bytes(located)), shared_memory(devices), caches()):
+    for finding in (disk(place.scratch, needed_bytes(located, settings, trains)), shared_memory(devices), caches()):
         if finding.status == "failed":
             raise by_kind(finding.kind, finding.message)
         if finding.status == "warning":

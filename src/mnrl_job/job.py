@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from mnrl_job.errors import DataError, InternalError, JobError, SettingsError
+from mnrl_job.errors import DataError, Hang, InternalError, JobError, Preempted, SettingsError
 from mnrl_job.groundwork import (
     ask_exports,
     check_eval_names,
@@ -127,7 +127,7 @@ def evaluate(settings: Settings) -> Finished:
         devices = find_devices(settings.num_processes, settings.min_gpus)
         with started("evaluate", place.scratch, devices, place.care) as workers:
             with clock("fetch"):
-                inputs = get_inputs(settings, place, devices)
+                inputs = get_inputs(settings, place, devices, trains=False)
             with clock("prepare"):
                 eval_sets = read_eval_sets(inputs, place.scratch, settings.max_bad_rows)
                 check_eval_names(settings, eval_sets)
@@ -172,9 +172,19 @@ def opened(settings: Settings) -> Iterator[Attempt]:
                 yield place
         except Exception as error:
             failure = as_job_error(error)
+            if isinstance(failure, Preempted) and place.nodes.is_first and place.status.got_nowhere:
+                failure = error = no_progress(failure)
             if place.nodes.is_first:
                 note_failure(place, failure)
             raise failure from None if failure is error else error
+
+
+def no_progress(stopped: Preempted) -> Hang:
+    """What a request to stop means to an attempt that got nowhere: free of charge it could be repeated for ever."""
+    return Hang(
+        f"{stopped}; this attempt took long and kept no checkpoint, so the next begins where it began: give it more "
+        "time between two stops, or faster machines to prepare on"
+    )
 
 
 def note_failure(place: Attempt, failure: JobError) -> None:

@@ -18,6 +18,7 @@ from mnrl_job.preparation.leakage import find_leaks, judged_pairs
 from mnrl_job.preparation.oddities import examples
 from mnrl_job.records import Batching, EvalSet, Pairs, SourceRecord
 from mnrl_job.runtime.attempt import Attempt
+from mnrl_job.runtime.counting import used
 from mnrl_job.runtime.logs import log, warn
 from mnrl_job.runtime.ragged import Ragged
 from mnrl_job.runtime.tables import NOBODY, read_table, write_labels, write_table
@@ -235,7 +236,7 @@ def choose_rule(
         SettingsError: no batch can be filled.
     """
     size = settings.batch_size
-    anchors, positives = (len(np.unique(groups[:, side])) for side in (0, 1))
+    anchors, positives = (len(used(groups[:, side])) for side in (0, 1))
     scarce = f"{anchors} distinct anchors" if anchors < positives else f"{positives} distinct positives"
     repeats = f"{len(groups)} pairs have {scarce}"
     planned = Rule(size, tuple(Share(source.rows, source.weight) for source in sources))

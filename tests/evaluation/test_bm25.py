@@ -59,5 +59,5 @@ def test_a_query_is_not_ranked_among_its_own_answers(tmp_path):
 def test_a_corpus_without_words_or_too_large_has_none(tmp_path, monkeypatch):
     wordless = write_evalset("a", "", tmp_path / "a", {"q": "!"}, {"d": "?", "e": "."}, {("q", "d"): 1})
     assert lexical_metrics(wordless, [1]) is None
-    monkeypatch.setattr(bm25, "MOST_DOCUMENTS", 3)
+    monkeypatch.setattr(bm25, "MOST_BYTES", sum(len(text.encode()) for text in CORPUS.values()) - 1)
     assert lexical_metrics(write_evalset("b", "", tmp_path / "b", QUERIES, CORPUS, GRADES), [1]) is None

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from mnrl_job.errors import JobError, Preempted
+from mnrl_job.errors import Hang, JobError, Preempted
 from mnrl_job.settings import Settings
 from mnrl_job.settings_reader import read_settings
 from tests.kubernetes.rendering import (
@@ -54,7 +54,8 @@ def test_a_job_tries_again_exactly_where_that_can_help(name, code):
     # A request to stop is nobody's fault, also where the pod asked was another node's.
     expected = "FailJob" if not helps else "Ignore" if code == Preempted.code else "Count"
     assert what_follows(job, code, disrupted=False) == expected
-    assert what_follows(job, code, disrupted=True) == ("Ignore" if helps else "FailJob")
+    counts = code == Hang.code
+    assert what_follows(job, code, disrupted=True) == ("Count" if counts else "Ignore" if helps else "FailJob")
 
 
 @every_overlay

@@ -1,5 +1,6 @@
 """Checkpoints at the run's place: two are kept, the newest whole one is fetched, those of another run refused."""
 
+import shutil
 import threading
 from types import SimpleNamespace
 
@@ -65,6 +66,49 @@ def test_while_training_goes_on_they_are_uploaded(store, local, monkeypatch):
         assert names(store) == ["step-000000005-a"]
 
 
+def test_one_that_the_trainer_removes_while_it_is_sent_arrives_whole_and_slowness_is_told(
+    store, local, tmp_path, monkeypatch, caplog
+):
+    upload = checkpoints.transfer.upload
+
+    def upload_slowly(place, files):
+        if not (local / "checkpoint-30").exists():
+            for step in (20, 30):
+                write(local, step)
+            shutil.rmtree(local / "checkpoint-10")
+        return upload(place, files)
+
+    monkeypatch.setattr(checkpoints.transfer, "upload", upload_slowly)
+    write(local, 10)
+    keeper = checkpoints._Keeper(attempt(local, lambda: store))
+    keeper.look()
+    assert fetch_newest(store, tmp_path / "resumed", FACTS).step == 10
+    assert "MNRL_CHECKPOINT_EVERY" in caplog.text
+    assert not (tmp_path / "a" / "sending").exists()
+
+
+def test_what_was_sent_in_part_is_removed_once_one_is_whole(store, local, monkeypatch):
+    upload = checkpoints.transfer.upload
+
+    def fail_before_the_manifest(place, files):
+        if "manifest.json" in files:
+            raise StorageError("it does not answer")
+        return upload(place, files)
+
+    keeper = checkpoints._Keeper(attempt(local, lambda: store))
+    with monkeypatch.context() as failing:
+        failing.setattr(checkpoints.transfer, "upload", fail_before_the_manifest)
+        for step in (10, 20):
+            write(local, step)
+            keeper.look()
+    store.write("checkpoints/step-000000005-killed/weights", b"in part")
+    store.write("checkpoints/step-000000040-other/weights", b"being sent")
+    write(local, 30)
+    keeper.look()
+    left = {entry.key.split("/")[1] for entry in store.entries("checkpoints/step-")}
+    assert left == {"step-000000030-a", "step-000000040-other"}
+
+
 @pytest.mark.parametrize("damage", ["changed", "partial"])
 def test_a_damaged_one_is_skipped_for_the_one_before(store, local, tmp_path, damage):
     keep(local, store, 10, 20)
@@ -74,6 +118,39 @@ def test_a_damaged_one_is_skipped_for_the_one_before(store, local, tmp_path, dam
     else:
         store.write(key, b"weights of step 2O")
     assert fetch_newest(store, tmp_path / "resumed", FACTS).folder.name == "step-000000010-a"
+
+
+def test_damaged_ones_are_removed_so_that_new_ones_of_earlier_steps_are_kept(store, local, tmp_path):
+    keep(local, store, 80, 90)
+    for step in (80, 90):
+        store.write(f"checkpoints/step-0000000{step}-a/weights", b"weights of step OO")
+    assert fetch_newest(store, tmp_path / "resumed", FACTS) is None
+    keep(tmp_path / "anew", store, 10, name="b")
+    assert names(store) == ["step-000000010-b"]
+
+
+@pytest.mark.parametrize("moment", ["before its files are listed", "before its weights are read", "after"])
+def test_one_that_another_attempt_removes_while_it_is_fetched_is_looked_for_again(
+    store, local, tmp_path, monkeypatch, moment
+):
+    keep(local, store, 10, 20)
+    download, removed = checkpoints.transfer.download, []
+
+    def download_while_it_is_removed(place, entries, folder):
+        if not removed:
+            removed.append(names(store)[0])
+            left = [one for one in entries if moment != "before its files are listed" or not one.key.endswith(".json")]
+            if moment == "after":
+                download(place, entries, folder)
+                (folder / "weights").write_bytes(b"")
+            remove(store, removed[0])
+            keep(tmp_path / "other", store, 30, name="b")
+            return download(place, left, folder) if moment != "after" else []
+        return download(place, entries, folder)
+
+    monkeypatch.setattr(checkpoints.transfer, "download", download_while_it_is_removed)
+    found = fetch_newest(store, tmp_path / "resumed", FACTS)
+    assert (removed, found.step) == (["step-000000020-a"], 30)
 
 
 def test_two_attempts_at_once_do_not_mix_their_files(store, local, tmp_path):

@@ -1,12 +1,17 @@
 """Workers that wait for their task, and the environment they get."""
 
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 
+from mnrl_job.errors import MemoryLimit
 from mnrl_job.records import Verification, WorkerTask, write_record
 from mnrl_job.runtime.devices import Devices
-from mnrl_job.runtime.launch import _device_environment, started
+from mnrl_job.runtime.launch import Waiting, _device_environment, started
+from mnrl_job.runtime.outcomes import Outcome
 from mnrl_job.runtime.watch import Care
 from mnrl_job.settings import Settings
 
@@ -40,6 +45,21 @@ def test_workers_that_were_never_asked_end_and_do_nothing(task, tmp_path):
         assert [worker.poll() for worker in waiting.processes] == [None, None]
     assert all(worker.returncode for worker in waiting.processes)
     assert not (tmp_path / "verified.json").exists()
+
+
+def test_a_rank_that_fails_ends_the_run_with_its_cause_while_the_ranks_before_it_are_stuck(task, tmp_path):
+    write_record(tmp_path / "rank-1.json", Outcome(MemoryLimit.kind, "no memory", "", time.monotonic()))
+    bodies = ["import time; time.sleep(60)", f"raise SystemExit({MemoryLimit.code})"]
+    processes = [subprocess.Popen([sys.executable, "-c", body]) for body in bodies]
+    care = Care(hang_seconds=1, grace_seconds=30)
+    try:
+        with pytest.raises(MemoryLimit):
+            Waiting("train", Devices(gpus=0, workers=2), care, None, processes, tmp_path, 0).tell(
+                task, "", Verification
+            )
+    finally:
+        processes[0].kill()
+        processes[0].wait()
 
 
 @pytest.mark.parametrize(

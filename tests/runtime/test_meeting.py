@@ -229,8 +229,8 @@ def test_a_lost_node_ends_the_others_within_its_time(then, reason):
 def test_strangers_do_not_disturb_a_meeting(gather, monkeypatch):
     opened = module.listen
 
-    def listen(port):
-        listener = opened(port)
+    def listen(port, patience):
+        listener = opened(port, patience)
         for said in (b"", b"\x16\x03\x01\n", b'{"node": 7}\n', b"[]\n"):
             socket.create_connection(("127.0.0.1", port)).sendall(said)
         return listener
@@ -282,13 +282,29 @@ def test_a_name_that_never_comes_is_told():
         raise AssertionError
 
 
-def test_a_port_that_is_taken_is_a_wrong_setting():
+def test_a_port_that_the_attempt_before_still_holds_is_waited_for(gather, monkeypatch):
+    ports = []
+    opened = module.listen
+
+    def listen(port, patience):
+        ports.append(port)
+        taken = socket.create_server(("127.0.0.1", port))
+        threading.Timer(0.8, taken.close).start()
+        return opened(port, patience)
+
+    monkeypatch.setattr(module, "listen", listen)
+    assert gather(part(), part()) == [None, None]
+    assert len(ports) == 1
+
+
+def test_a_port_that_stays_taken_may_be_free_the_next_time(monkeypatch):
+    monkeypatch.setattr(module, "PORT_SECONDS", 0.1)
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
         port = taken.getsockname()[1]
         with (
-            pytest.raises(SettingsError, match=rf"^MNRL_MASTER: node 0 .*\b{port}\b"),
+            pytest.raises(Hang, match=rf"^MNRL_MASTER: node 0 .*\b{port}\b"),
             meeting(Nodes(2, 0, "127.0.0.1", port - 1), "run", 5.0),
         ):
             raise AssertionError

@@ -1,5 +1,7 @@
 """Who takes part: from the settings, or from what each scheduler says."""
 
+import socket
+
 import psutil
 import pytest
 
@@ -8,7 +10,7 @@ from mnrl_job.job import evaluate
 from mnrl_job.runtime.devices import Devices
 from mnrl_job.runtime.launch import started, worker_environment
 from mnrl_job.runtime.meeting import Meeting
-from mnrl_job.runtime.nodes import ALONE, Nodes, find_nodes, interface_to
+from mnrl_job.runtime.nodes import ALONE, OUTSIDE, Nodes, find_nodes, interface_to
 from mnrl_job.runtime.watch import Care
 from mnrl_job.settings import Settings
 
@@ -130,6 +132,24 @@ def test_the_interface_is_the_one_on_the_way_to_the_master():
     addresses = psutil.net_if_addrs()[interface_to("127.0.0.1")]
     assert "127.0.0.1" in [one.address for one in addresses]
     assert interface_to("no-such-host.invalid") is None
+
+
+@pytest.mark.parametrize("addresses", [["127.0.1.1"], ["127.0.1.1", "198.51.100.7"], ["::1"]])
+@pytest.mark.parametrize("leads_outside", [True, False])
+def test_a_machine_that_has_its_own_name_for_loopback_is_reached_from_others(monkeypatch, addresses, leads_outside):
+    known = socket.getaddrinfo
+
+    def answer(host, port, **options):
+        if host in OUTSIDE and not leads_outside:
+            raise OSError
+        found = addresses if host == "node-0" else [host]
+        return [one for address in found for one in known(address, port, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    addresses_there = [one.address for one in psutil.net_if_addrs().get(interface_to("node-0"), [])]
+    assert not {"127.0.0.1", "::1"} & set(addresses_there)
+    if len(psutil.net_if_addrs()) > 1 or leads_outside:
+        assert addresses_there
 
 
 def test_workers_are_numbered_over_all_nodes(tmp_path, monkeypatch):

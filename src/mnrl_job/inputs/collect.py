@@ -10,11 +10,6 @@ from mnrl_job.records import EvalSet, Pairs
 from mnrl_job.runtime.files import sha256_of
 from mnrl_job.settings import Settings
 
-# Text that comes compressed grows; what is prepared holds it twice (as read, and without what was held out).
-PREPARED_PER_BYTE = 4
-MODEL_COPIES = 2
-HUB_MODEL_BYTES = 500_000_000
-
 
 class Listing(TypedDict):
     """What is there of an input. `sha256` covers the name, size and version of each file: its ETag, else its time."""
@@ -99,10 +94,3 @@ def input_hashes(inputs: Inputs, eval_sets: tuple[EvalSet, ...], pairs: Pairs | 
     hashes |= {f"eval/{one.name}": one.sha256 for one in eval_sets}
     models = {"base_model": inputs.model_sha256, "guide_model": inputs.guide_sha256}
     return hashes | {name: sha256 for name, sha256 in models.items() if sha256}
-
-
-def needed_bytes(located: LocatedInputs) -> int:
-    """An estimate of the scratch a run needs: remote inputs, prepared data, the model in training and as saved."""
-    data = sum(one.bytes for one in (*located.train, *located.evals))
-    model = located.model.bytes if located.model else HUB_MODEL_BYTES
-    return located.remote_bytes + PREPARED_PER_BYTE * data + MODEL_COPIES * model

@@ -16,6 +16,7 @@ from mnrl_job.inputs.tally import Tally, enforce
 from mnrl_job.inputs.texts import Texts
 from mnrl_job.records import BadRow, Pairs, SourceRecord
 from mnrl_job.runtime.files import sha256_of
+from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.runtime.logs import warn
 from mnrl_job.runtime.tables import read_table, write_table
 from mnrl_job.settings import Settings
@@ -43,6 +44,7 @@ def read_pairs(sources: tuple[Fetched, ...], settings: Settings, path: Path) -> 
             with source.named():
                 for batch in _in_batches(_usable_rows(source, content, tally)):
                     writer.write_batch(_record_batch(batch, schema))
+                    beat(rows_read=tally.read)
             records.append(_source_record(source, content, tally, before))
     _check(sources, contents, records, settings)
     enforce(tally, settings.max_bad_rows)

@@ -10,10 +10,12 @@ from mnrl_job.inputs.formats.json_lines import json_rows
 from mnrl_job.inputs.formats.opening import COMPRESSED, DAMAGE
 from mnrl_job.inputs.formats.parquet import parquet_columns, parquet_rows
 from mnrl_job.inputs.formats.separated import separated_rows
+from mnrl_job.runtime.heartbeat import beat
 
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 SEPARATED = {".csv": ",", ".tsv": "\t"}
 PARQUET = ".parquet"
+ROWS_PER_BEAT = 10_000
 FORMATS = ".jsonl, .ndjson, .json, .csv, .tsv (plain, .gz or .zst) or .parquet"
 # What to do about the formats that data is often kept in.
 REMEDIES = {
@@ -47,16 +49,22 @@ def read_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Ro
         DataError: the file is of an unknown format or damaged as a whole.
         MissingError: the file cannot be opened.
     """
-    kind = _kind(path)
     with _reading(path):
-        if kind in JSON_LINES:
-            yield from json_rows(path)
-        elif kind in SEPARATED:
-            yield from separated_rows(path, SEPARATED[kind])
-        elif kind == PARQUET:
-            yield from parquet_rows(path, columns)
-        else:
-            raise DataError(f"{path}: unknown format {kind or 'without a suffix'}; expected {FORMATS}; {_remedy(kind)}")
+        for count, row in enumerate(_rows(path, columns), 1):
+            if count % ROWS_PER_BEAT == 0:
+                beat()
+            yield row
+
+
+def _rows(path: Path, columns: Collection[str] | None) -> Iterator[Row]:
+    kind = _kind(path)
+    if kind in JSON_LINES:
+        return json_rows(path)
+    if kind in SEPARATED:
+        return separated_rows(path, SEPARATED[kind])
+    if kind == PARQUET:
+        return parquet_rows(path, columns)
+    raise DataError(f"{path}: unknown format {kind or 'without a suffix'}; expected {FORMATS}; {_remedy(kind)}")
 
 
 def declared_columns(path: Path) -> dict[str, bool] | None:

@@ -1,5 +1,6 @@
 """Checkpoints at the run's place: uploaded while training goes on, two kept, the newest whole one fetched again."""
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -8,15 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnrl_job.errors import DataError, JobError, Preempted, SettingsError
+from mnrl_job.errors import DataError, JobError, MissingError, Preempted, SettingsError, StorageError
 from mnrl_job.runtime.attempt import Attempt
+from mnrl_job.runtime.files import hold
 from mnrl_job.runtime.logs import log, warn
-from mnrl_job.runtime.sealed import SEAL, read_seal
+from mnrl_job.runtime.sealed import SEAL, read_seal, sealed_files
 from mnrl_job.runtime.storage import Store, transfer
 
 FOLDER = "checkpoints"
 # Where the workers write theirs, as `checkpoint-STEP` in the scratch.
 TRAINER = "trainer"
+# Where the files of the one that is being sent stand meanwhile: the trainer keeps its two newest only.
+SENDING = "sending"
 KEPT = 2
 LOOK_SECONDS = 1.0
 SECONDS_BETWEEN_ENTRIES = 60.0
@@ -63,6 +67,7 @@ class _Keeper:
         self._place = place
         self._local = place.scratch / TRAINER
         self._warned = False
+        self._warned_slow = False
         self._entered = time.monotonic()
 
     def follow(self, ended: threading.Event) -> None:
@@ -74,33 +79,58 @@ class _Keeper:
 
     def look(self) -> None:
         """Upload the newest checkpoint if it is not there yet; what storage refuses is tried again the next time."""
-        steps = sorted(int(seal.parent.name.rpartition("-")[2]) for seal in self._local.glob(f"checkpoint-*/{SEAL}"))
+        steps = self._steps()
         if not steps or steps[-1] == self.step:
             return
+        held = self._place.scratch / SENDING
         try:
-            self._upload(steps[-1])
-        except FileNotFoundError:  # a newer one has taken its place meanwhile
-            return
+            self._upload(steps[-1], held)
         except (JobError, OSError) as error:
             if not self._warned:
                 warn(f"the checkpoint of step {steps[-1]} is not uploaded yet: {error}; training goes on")
             self._warned = True
+        finally:
+            shutil.rmtree(held, ignore_errors=True)
 
-    def _upload(self, step: int) -> None:
+    def _steps(self) -> list[int]:
+        return sorted(int(seal.parent.name.rpartition("-")[2]) for seal in self._local.glob(f"checkpoint-*/{SEAL}"))
+
+    def _upload(self, step: int, held: Path) -> None:
+        """Send a checkpoint, whatever the trainer removes meanwhile, then clear what it makes superfluous."""
         began = time.monotonic()
         folder = self._local / f"checkpoint-{step}"
+        try:
+            files = {name: held / name for name in sealed_files(folder)}
+            for name, path in files.items():
+                hold(folder / name, path)
+        except FileNotFoundError:  # a newer one has taken its place this moment
+            return
         store = self._place.store()
         place = store.child(FOLDER).child(f"step-{step:09d}-{self._place.scratch.name}")
-        files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         last = {SEAL: files.pop(SEAL)}
         transfer.upload(place, files)
         transfer.upload(place, last)
         self.step, self._warned = step, False
         log(f"the checkpoint of step {step} is kept")
-        self._place.status.kept(step, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        self._place.status.kept(step, seconds)
+        self._tell_if_slow(last[SEAL], seconds)
         self._enter(store)
-        for old in names(store)[KEPT:]:
-            remove(store, old)
+        remove_superfluous(store, self._place.scratch.name)
+
+    def _tell_if_slow(self, sent: Path, seconds: float) -> None:
+        """Warn where the trainer made two more meanwhile, so that not every checkpoint can be kept."""
+        made = sorted(seal.stat().st_mtime for seal in self._local.glob(f"checkpoint-*/{SEAL}"))
+        newer = [at for at in made if at > sent.stat().st_mtime]
+        if len(newer) < KEPT or self._warned_slow:
+            return
+        self._warned_slow = True
+        size = sum(path.stat().st_size for path in sent.parent.rglob("*") if path.is_file())
+        warn(
+            f"sending a checkpoint of {size / 1e6:.0f} MB took {seconds:.0f} s, and one is made each "
+            f"{newer[-1] - newer[-2]:.0f} s: only some are kept, so more steps may be lost; raise "
+            "MNRL_CHECKPOINT_EVERY, or use faster storage"
+        )
 
     def _enter(self, store: Store) -> None:
         self._entered = time.monotonic()
@@ -113,6 +143,16 @@ def names(store: Store) -> list[str]:
     return sorted(sealed, reverse=True)
 
 
+def remove_superfluous(store: Store, attempt: str) -> None:
+    """Delete all but the newest that are kept; of this attempt, and of what is older than these, also partial ones."""
+    whole = names(store)
+    kept_names = whole[:KEPT]
+    every = {entry.key.split("/")[1] for entry in store.entries(f"{FOLDER}/step-")}
+    for name in every.difference(kept_names):
+        if name in whole or name < kept_names[-1] or name.endswith(f"-{attempt}"):
+            remove(store, name)
+
+
 def remove(store: Store, name: str = "") -> None:
     """Delete a checkpoint, its manifest first; or all of them, also partial ones."""
     entries = list(store.entries(f"{FOLDER}/{name}/" if name else f"{FOLDER}/"))
@@ -121,7 +161,7 @@ def remove(store: Store, name: str = "") -> None:
 
 
 def fetch_newest(store: Store, folder: Path, facts: dict[str, dict[str, Any]]) -> Checkpoint | None:
-    """The newest checkpoint that is whole, on this machine; None where there is none.
+    """The newest checkpoint that is whole, on this machine; None where there is none. Damaged ones are removed.
 
     Args:
         store: the run's place.
@@ -132,17 +172,50 @@ def fetch_newest(store: Store, folder: Path, facts: dict[str, dict[str, Any]]) -
         SettingsError: it was made with other settings.
         DataError: it was made from other data.
     """
-    for name in names(store):
-        place = store.child(FOLDER).child(name)
-        transfer.download(place, list(place.entries()), folder / name)
-        sealed = read_seal(folder / name)
-        if sealed is None:
-            warn(f"{store.label}/{FOLDER}/{name} is damaged; looking for the one before")
+    damaged = set[str]()
+    while name := next((one for one in names(store) if one not in damaged), None):
+        label = f"{store.label}/{FOLDER}/{name}"
+        try:
+            sealed = _fetched(store, name, folder)
+        except _RemovedMeanwhile:
+            log(f"{label} was removed by another attempt while it was fetched; looking again")
             continue
-        refuse_other(f"{store.label}/{FOLDER}/{name}", sealed, facts)
+        if sealed is None:
+            damaged.add(name)
+            _remove_damaged(store, name, label)
+            continue
+        refuse_other(label, sealed, facts)
         log(f"going on from the checkpoint of step {sealed['step']} of {sealed['of']}")
         return Checkpoint(folder / name, sealed["step"])
     return None
+
+
+class _RemovedMeanwhile(Exception):
+    """A checkpoint is not there any more; whoever removes one begins with its manifest."""
+
+
+def _fetched(store: Store, name: str, folder: Path) -> dict[str, Any] | None:
+    """Have a checkpoint on this machine. Returns what its manifest says; None where it is damaged."""
+    place = store.child(FOLDER).child(name)
+    try:
+        transfer.download(place, list(place.entries()), folder / name)
+    except (MissingError, StorageError) as error:
+        if place.entry(SEAL) is None:
+            raise _RemovedMeanwhile from error
+        raise
+    sealed = read_seal(folder / name)
+    if sealed is None and place.entry(SEAL) is None:
+        raise _RemovedMeanwhile
+    return sealed
+
+
+def _remove_damaged(store: Store, name: str, label: str) -> None:
+    """It must not stand before those that will be made from an earlier step on, which would be removed in its place."""
+    warn(f"{label} is damaged and is removed; looking for the one before")
+    try:
+        remove(store, name)
+    except JobError as error:
+        warn(f"{label} cannot be removed: {error}")
 
 
 def refuse_other(label: str, sealed: dict[str, Any], facts: dict[str, dict[str, Any]]) -> None:

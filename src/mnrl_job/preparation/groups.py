@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mnrl_job.preparation.near_duplicates import merge
 from mnrl_job.preparation.signatures import Column, sign
 from mnrl_job.records import Pairs
+from mnrl_job.runtime.counting import are_among
 from mnrl_job.runtime.ragged import Ragged, no_values
 from mnrl_job.runtime.tables import NOBODY, list_offsets, read_table
 
@@ -89,4 +90,4 @@ def _contradictions(texts: NDArray[np.int64], negatives: Ragged) -> NDArray[np.b
     span = int(numbers.max(initial=0)) + 1
     pairs, others = numbers[: texts.size].reshape(-1, 2), numbers[texts.size :]
     taught = pairs[:, 0] * span + pairs[:, 1]
-    return np.asarray(np.isin(pairs[negatives.rows, 0] * span + others, taught))
+    return are_among(pairs[negatives.rows, 0] * span + others, taught)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from mnrl_job.preparation.near_duplicates import merge
 from mnrl_job.preparation.signatures import Column, sign
 from mnrl_job.records import EvalSet, Pairs
+from mnrl_job.runtime.counting import are_among
 from mnrl_job.runtime.tables import read_table, write_columns
 
 
@@ -84,6 +85,6 @@ def find_leaks(
     leaks = []
     for start, stop in pairwise(judged.starts):
         marked = np.zeros(pairs.rows, dtype=bool)
-        marked[candidates] = np.isin(taught, asked[start:stop])
+        marked[candidates] = are_among(taught, asked[start:stop])
         leaks.append(marked)
     return leaks

@@ -9,6 +9,8 @@ from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
 from mnrl_job.preparation.signatures import PAIR_BITS, Signatures
+from mnrl_job.runtime.counting import distinct_pairs
+from mnrl_job.runtime.heartbeat import beat
 
 WORD_PAIRS_AT_ONCE = 5_000_000
 # With so many others of its band a text is compared, in each band with others.
@@ -33,6 +35,7 @@ def merge(signatures: Signatures, threshold: float | None) -> NDArray[np.int64]:
         alike = pairs[_similarity(signatures, first[pairs]) >= threshold]
         joined = np.concatenate([joined, alike])
         groups = _components(joined, len(ids))
+        beat()
     standing = ids[np.unique(groups, return_index=True)[1]]
     return np.asarray(standing[groups[inverse]])
 
@@ -51,7 +54,7 @@ def _candidates(hashes: NDArray[np.uint64], groups: NDArray[np.int64], rng: np.r
         near = hashes[order[:-distance]] == hashes[order[distance:]]
         found.append(np.column_stack([order[:-distance][near], order[distance:][near]]))
     pairs = np.concatenate([some[groups[some[:, 0]] != groups[some[:, 1]]] for some in found])
-    return np.unique(np.sort(pairs, axis=1), axis=0)
+    return distinct_pairs(np.sort(pairs, axis=1))
 
 
 def _similarity(signatures: Signatures, pairs: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from mnrl_job.preparation.groups import Groups
 from mnrl_job.preparation.oddities import EXAMPLES, examples, shown
+from mnrl_job.runtime.counting import distinct, distinct_pairs
 
 TOP_TEXTS = 10
 
@@ -19,13 +20,14 @@ def find_repeats(table: pa.Table, found: Groups) -> dict[str, Any]:
         table: the training pairs.
         found: their texts and groups as numbers.
     """
-    pairs, groups = found.texts, found.groups
-    contradicting = np.unique(found.negatives.rows[found.contradictions])
+    groups = found.groups
+    anchors, positives = (np.unique(side, return_inverse=True)[1] for side in found.texts.T)
+    contradicting = distinct(found.negatives.rows[found.contradictions])
     return {
         "duplicates": {
-            "repeated_rows": len(pairs) - len(np.unique(pairs, axis=0)),
-            "distinct_anchors": len(np.unique(pairs[:, 0])),
-            "distinct_positives": len(np.unique(pairs[:, 1])),
+            "repeated_rows": len(groups) - len(distinct_pairs(np.column_stack([anchors, positives]))),
+            "distinct_anchors": int(anchors.max(initial=-1)) + 1,
+            "distinct_positives": int(positives.max(initial=-1)) + 1,
             "anchors_with_several_positives": _with_several(groups[:, 0], groups[:, 1]),
             "positives_with_several_anchors": _with_several(groups[:, 1], groups[:, 0]),
         },
@@ -40,8 +42,7 @@ def find_repeats(table: pa.Table, found: Groups) -> dict[str, Any]:
 
 def _with_several(of: NDArray[np.int64], others: NDArray[np.int64]) -> int:
     """How many of the one kind stand with at least two of the other."""
-    distinct = np.unique(np.column_stack([of, others]), axis=0)
-    return int((np.unique(distinct[:, 0], return_counts=True)[1] > 1).sum())
+    return int((np.bincount(distinct_pairs(np.column_stack([of, others]))[:, 0]) > 1).sum())
 
 
 def _skew(table: pa.Table, positives: NDArray[np.int64]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from rensa import RMinHash
 
 from mnrl_job.errors import InternalError
 from mnrl_job.preparation.texts import normalise, text_id, word_pairs
+from mnrl_job.runtime.cpus import usable_cpus
+from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.runtime.lifeline import die_with_parent
 from mnrl_job.runtime.tables import read_table, texts_of
 
@@ -95,6 +97,7 @@ def sign(columns: Sequence[Column], threshold: float | None, folder: Path) -> Si
             bands.write(signed[1].tobytes())
             pairs.write(signed[2].tobytes())
             lengths.append(signed[3])
+            beat(texts_compared=sum(map(len, ids)))
     count = sum(map(len, ids))
     width = PERMUTATIONS // rows_per_band if rows_per_band else 0
     return Signatures(
@@ -116,7 +119,7 @@ def band_rows(threshold: float) -> int:
 
 def _each(chunks: list[_Chunk]) -> Iterator[_Signed]:
     """Sign chunk after chunk, in their order, on all cores where there are many."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cpus()
     if min(cores, len(chunks) // 4) < 2:
         yield from map(_sign_chunk, chunks)
         return

@@ -13,6 +13,7 @@ from mnrl_job.health import FILE
 from mnrl_job.json_text import dumps
 from mnrl_job.runtime.diary import Diary
 from mnrl_job.runtime.files import scratch_folder, writable_folder
+from mnrl_job.runtime.heartbeat import told_to
 from mnrl_job.runtime.home import provide_home
 from mnrl_job.runtime.nodes import ALONE, Nodes, find_nodes
 from mnrl_job.runtime.status import Status
@@ -101,7 +102,8 @@ def attempt(settings: Settings) -> Iterator[Attempt]:
         )
         place.staging.mkdir()
         try:
-            yield place
+            with told_to(status.progress):
+                yield place
         finally:
             status.close()
 

@@ -47,6 +47,21 @@ def write_whole(target: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def hold(source: Path, target: Path) -> None:
+    """Have a file under a second name, which outlives the first: by a link, or a copy where the mount has no links.
+
+    Raises:
+        FileNotFoundError: it is gone already.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in CANNOT_RENAME:
+            raise
+        shutil.copyfile(source, target)
+
+
 def flush(path: Path) -> None:
     """Have the disk hold what was written to a file, or a folder's names. Some mounts cannot; that is no failure."""
     descriptor = os.open(path, os.O_RDONLY)

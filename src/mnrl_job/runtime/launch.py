@@ -9,7 +9,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from pathlib import Path
 from mnrl_job.errors import Hang
 from mnrl_job.records import Record, WorkerTask, read_record, write_record
 from mnrl_job.runtime import heartbeat
+from mnrl_job.runtime.cpus import usable_cpus
 from mnrl_job.runtime.devices import Devices
 from mnrl_job.runtime.exporters import python_of
 from mnrl_job.runtime.lifeline import SUPERVISOR
@@ -134,9 +134,10 @@ def worker_environment(devices: Devices) -> dict[str, str]:
     # The library's own report to Kubeflow would say 100 % when training ends.
     foreign = ("MNRL_", "TORCHELASTIC_", "KUBEFLOW_TRAINER_SERVER_")
     inherited = {name: os.environ[name] for name in os.environ.keys() - FOR_WORKERS if not name.startswith(foreign)}
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    threads = max(1, cores // devices.workers)
-    defaults = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "true"}
+    threads = str(max(1, usable_cpus() // devices.workers))
+    defaults = {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "true"}
+    # Threads that wait for others sleep: beside busy processes they would take the time of those they wait for.
+    defaults["OMP_WAIT_POLICY"] = "passive"
     # Of compiled matrix products: the usual 1,024 are fewer than the shapes of a run, and the oldest is dropped first.
     defaults["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "8192"
     # Activations in huge pages that are not given back after each step; a C library that lacks these ignores them.
@@ -178,10 +179,11 @@ def _wait(workers: list[subprocess.Popen[bytes]], watch: Watch, others: Meeting 
         JobError: another node failed or is lost.
     """
     deadline = None
-    while any(worker.poll() is None for worker in workers):
+    # All are asked, also behind one that lives: a rank that failed may have left the ones before it stuck.
+    while None in (codes := [worker.poll() for worker in workers]):
         give_way()  # a request is lost where its exception was raised inside a destructor
         watch.look(workers)
-        if deadline is None and any(worker.returncode for worker in workers):
+        if deadline is None and any(codes):
             deadline = time.monotonic() + SIBLINGS_SECONDS
         if deadline is not None and time.monotonic() > deadline:
             return

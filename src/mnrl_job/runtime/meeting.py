@@ -22,6 +22,8 @@ from mnrl_job.runtime.wire import Line, Message, listen
 PATIENCE_SECONDS = 600.0  # images are pulled, machines are added
 PAUSE_SECONDS = 1.0
 KNOCK_SECONDS = 5.0
+# For the attempt before to leave the port: as long as the manifests give it to end.
+PORT_SECONDS = 120.0
 BEAT_SECONDS = 1.0
 # For others to join, and to tell what they know: a failure that explains itself has consequences that do not.
 TALK_SECONDS = 5.0
@@ -79,7 +81,7 @@ class Meeting:
         """Wait for the name of the first node; then it listens, and the others knock."""
         self._wait_for_name()
         if self.nodes.is_first:
-            self._listener = listen(self.nodes.port + 1)
+            self._listener = listen(self.nodes.port + 1, PORT_SECONDS)
             self._start(self._welcome, self._listener)
         else:
             self._start(self._knock)

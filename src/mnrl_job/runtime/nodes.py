@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 import psutil
 
@@ -17,6 +18,8 @@ from mnrl_job.runtime.service_links import is_address
 from mnrl_job.settings import Settings
 
 PORT = 29500
+# Addresses that lie outside of any network (RFC 5737 and 3849): what leads there leads to other machines.
+OUTSIDE = ("198.51.100.1", "2001:db8::1")
 LAST_PORT = 65533  # two more are needed at most
 COUNT = ("PET_NNODES", "GROUP_WORLD_SIZE", "NNODES")
 LOCAL = "LOCAL_WORLD_SIZE"
@@ -69,15 +72,45 @@ def find_nodes(settings: Settings, environ: Mapping[str, str], full_name: Callab
 
 
 def interface_to(host: str) -> str | None:
-    """The network interface by which a host is reached; gloo would take the one of this machine's own name."""
-    own = ""
-    with suppress(OSError):  # it cannot be reached; whoever needs it will say so
-        family, kind, _, _, address = socket.getaddrinfo(host, PORT, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.connect(address)  # sends nothing
-            own = probe.getsockname()[0]
+    """The network interface by which a host is reached; gloo would take the one of this machine's own name.
+
+    Debian and Ubuntu give a machine's own name the address 127.0.1.1, which no other machine reaches. Node 0 then takes
+    the interface that leads outside. Who gives a loopback address itself has all nodes on one machine.
+
+    Returns:
+        None where there is none, or the host is not known.
+    """
+    own = _own_addresses(host)
+    if own and all(map(_is_loopback, own)) and not (host == "localhost" or _is_loopback(host)):
+        own = [address for outside in OUTSIDE for address in _own_addresses(outside)] or _addresses_in_use()
+    chosen = next((address for address in own if not _is_loopback(address)), next(iter(own), None))
     known = psutil.net_if_addrs().items()
-    return next((name for name, addresses in known if any(own == one.address.split("%")[0] for one in addresses)), None)
+    return next((name for name, found in known if chosen in [one.address.partition("%")[0] for one in found]), None)
+
+
+def _own_addresses(host: str) -> list[str]:
+    """The addresses of this machine on the ways to each of a host's."""
+    own = []
+    with suppress(OSError):  # it is not known; whoever needs it will say so
+        for family, kind, _, _, address in socket.getaddrinfo(host, PORT, type=socket.SOCK_DGRAM):
+            with suppress(OSError), socket.socket(family, kind) as probe:
+                probe.connect(address)  # sends nothing
+                own.append(str(probe.getsockname()[0]))
+    return own
+
+
+def _addresses_in_use() -> list[str]:
+    """Those of interfaces that are up and lead to other machines."""
+    up = {name for name, facts in psutil.net_if_stats().items() if facts.isup}
+    internet = (socket.AF_INET, socket.AF_INET6)
+    every = [one for name, found in psutil.net_if_addrs().items() if name in up for one in found]
+    return [one.address for one in every if one.family in internet and not _is_loopback(one.address)]
+
+
+def _is_loopback(address: str) -> bool:
+    with suppress(ValueError):  # it is a name
+        return ip_address(address.partition("%")[0]).is_loopback
+    return False
 
 
 def _count(environ: Mapping[str, str]) -> int:

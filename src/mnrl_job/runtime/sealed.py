@@ -37,5 +37,14 @@ def read_seal(folder: Path) -> dict[str, Any] | None:
     return facts
 
 
+def sealed_files(folder: Path) -> list[str]:
+    """The names of all files of a sealed folder, the manifest last.
+
+    Raises:
+        FileNotFoundError: it is not sealed.
+    """
+    return [*json.loads((folder / SEAL).read_text(encoding="utf-8"))["files"], SEAL]
+
+
 def _digest(content: dict[str, Any]) -> str:
     return hashlib.sha256(dumps(content, sort_keys=True).encode()).hexdigest()

@@ -10,7 +10,7 @@ from mnrl_job.json_text import dumps
 from mnrl_job.records import write_text
 from mnrl_job.runtime import dates
 from mnrl_job.runtime.kubeflow import Reporter
-from mnrl_job.runtime.logs import warn
+from mnrl_job.runtime.logs import SECONDS_BETWEEN_LINES, log, warn
 from mnrl_job.runtime.stopping import give_way
 from mnrl_job.runtime.watch import EXPORT, LOAD, PATIENCE_AT_FIRST, START
 
@@ -48,6 +48,7 @@ class Status:
         self._hang = hang_seconds
         self._warned = False
         self._written = 0.0
+        self._began = self._logged = time.monotonic()
         self._kubeflow = Reporter.from_environment() if reports else None
         self._tell()
 
@@ -70,6 +71,22 @@ class Status:
             self.enter(beat["doing"])
         elif time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES:
             self._tell()
+
+    def progress(self, facts: dict[str, Any]) -> None:
+        """The supervisor itself got on, with what it reads or prepares: so much of each of the facts is done."""
+        self._facts |= facts
+        now = time.monotonic()
+        if now - self._written >= SECONDS_BETWEEN_WRITES:
+            self._tell()
+        if facts and now - self._logged >= SECONDS_BETWEEN_LINES:
+            self._logged = now
+            done = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in facts.items())
+            log(f"{self.phase}: {done} so far", **facts)
+
+    @property
+    def got_nowhere(self) -> bool:
+        """Whether this attempt took longer than a run may stand still, and kept nothing for the next to go on from."""
+        return "checkpoint_step" not in self._facts and time.monotonic() - self._began > self._hang
 
     def kept(self, step: int, seconds: float) -> None:
         """A checkpoint is at the run's place; sending it took so long. Warns where a stop would take too long."""

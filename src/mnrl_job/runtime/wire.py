@@ -1,15 +1,18 @@
 """What supervisors of several nodes say to one another: JSON objects, one a line of text, over TCP."""
 
+import errno
 import json
 import socket
 import threading
+import time
 from contextlib import suppress
 from typing import Any
 
-from mnrl_job.errors import SettingsError
+from mnrl_job.errors import Hang, SettingsError
 from mnrl_job.json_text import dumps
 
 LONGEST_MESSAGE = 1 << 24
+PAUSE_SECONDS = 0.5
 
 Message = dict[str, Any]
 
@@ -55,15 +58,31 @@ class Line:
             self._connection.shutdown(socket.SHUT_WR)
 
 
-def listen(port: int) -> socket.socket:
+def listen(port: int, patience: float) -> socket.socket:
     """Be there on a port, at all addresses of this machine.
 
+    Args:
+        port: its number.
+        patience: for so many seconds it may be taken, as by the attempt before, which is still ending.
+
     Raises:
-        SettingsError: the port is taken.
+        Hang: it stays taken.
+        SettingsError: this user may not listen there.
     """
-    try:
-        if socket.has_dualstack_ipv6():
-            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
-        return socket.create_server(("", port))
-    except OSError as error:
-        raise SettingsError(f"MNRL_MASTER: node 0 cannot listen on port {port}: {error}; name another port") from error
+    latest = time.monotonic() + patience
+    while True:
+        try:
+            return _server(port)
+        except OSError as error:
+            told = f"MNRL_MASTER: node 0 cannot listen on port {port}: {error}"
+            if error.errno != errno.EADDRINUSE:
+                raise SettingsError(f"{told}; name another port") from error
+            if time.monotonic() > latest:
+                raise Hang(f"{told}; start again once whoever holds it has ended, or name another port") from error
+        time.sleep(PAUSE_SECONDS)
+
+
+def _server(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))

@@ -12,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.training.capacity import Keys, most_batches, usable_rows
 from mnrl_job.training.dealing import deal
 
@@ -92,6 +93,7 @@ def plan_epochs(
     left = max_steps
     for epoch in range(epochs):
         plans.append(plan_epoch(groups, rule, counts, seed, epoch)[:left])
+        beat()
         if left is not None:
             left -= len(plans[-1])
             if not left:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.training.capacity import Keys
 
 NOWHERE = -1
@@ -33,6 +34,7 @@ class Chains:
     def place(self, rows: Iterable[int]) -> None:
         """Place each row for which a path is found, then even out batches that have become too full."""
         for row in rows:
+            beat()
             for skip in range(TRIES):
                 if self._place(row, skip):
                     break

@@ -20,6 +20,7 @@ from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import Precision
 from mnrl_job.embedding.prompts import Kind
 from mnrl_job.records import Pairs
+from mnrl_job.runtime.counting import used
 from mnrl_job.runtime.ragged import positions
 from mnrl_job.runtime.tables import list_offsets, read_table, take, texts_of
 from mnrl_job.training.batches import Plan
@@ -65,7 +66,7 @@ def embed_by_guide(model: SentenceTransformer, pairs: Pairs, plan: Plan, precisi
     state = PartialState()
     if state.is_local_main_process:
         folder.mkdir(parents=True, exist_ok=True)
-    rows = np.unique(plan)
+    rows = used(plan)
     table = read_table(pairs.path)
     chosen = dict.fromkeys(pairs.columns, rows)
     if "negatives" in chosen:

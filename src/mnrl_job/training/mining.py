@@ -18,6 +18,7 @@ from sentence_transformers import SentenceTransformer
 from mnrl_job.embedding.encode import encode, own_share
 from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.records import Pairs
+from mnrl_job.runtime.counting import distinct_pairs, used
 from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.runtime.ragged import Ragged
 from mnrl_job.runtime.stopping import give_way
@@ -84,8 +85,8 @@ def distinct(groups: NDArray[np.int64], given: Ragged, barred: NDArray[np.bool_]
     told = np.concatenate([groups[:, 0], groups[:, 1], given.values])
     at = np.minimum(np.searchsorted(positives, told), len(positives) - 1)
     known = (positives[at] == told) & np.isin(asking, anchors)
-    own = np.unique(np.stack([np.searchsorted(anchors, asking[known]), at[known]]), axis=1)
-    return Texts(rows, query_of, document_of, rows[queries], rows[documents], own, np.unique(document_of[barred[rows]]))
+    own = distinct_pairs(np.column_stack([np.searchsorted(anchors, asking[known]), at[known]])).T
+    return Texts(rows, query_of, document_of, rows[queries], rows[documents], own, used(document_of[barred[rows]]))
 
 
 def mine(model: SentenceTransformer, pairs: Pairs, texts: Texts, settings: Settings, folder: Path) -> Mined:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from mnrl_job.records import Batching, Mining, Minings, Pairs, read_record, write_record
+from mnrl_job.runtime.counting import used
 from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.runtime.logs import log, warn
 from mnrl_job.runtime.tables import read_groups, read_negatives
@@ -60,7 +61,7 @@ class HardNegatives:
     def _texts(self) -> Texts:
         """Sorted out only where something is mined, which a resumed run may not need."""
         barred = np.load(self._barred) if self._barred else np.zeros(self._pairs.rows, dtype=bool)
-        return distinct(self._groups, self._given, barred, np.unique(self._plan))
+        return distinct(self._groups, self._given, barred, used(self._plan))
 
     def due(self, epoch: int) -> bool:
         """Whether this epoch, counted from 0, wants negatives that are not there yet."""

@@ -27,6 +27,7 @@ from mnrl_job.embedding.packing import unpack
 from mnrl_job.embedding.precision import DTYPES, Precision, arithmetic, choose_precision
 from mnrl_job.errors import InternalError, MemoryLimit, Preempted, first_line
 from mnrl_job.records import Batching, Pairs, Totals, Training
+from mnrl_job.runtime.counting import used
 from mnrl_job.runtime.heartbeat import begin
 from mnrl_job.runtime.logs import warn
 from mnrl_job.runtime.ragged import Ragged
@@ -109,7 +110,7 @@ def train(
     totals = trainer.totals()
     return Training(
         steps=len(plan),
-        rows_used=len(np.unique(plan)),
+        rows_used=len(used(plan)),
         rows_digest=progress.digest,
         final_loss=progress.loss,
         negatives_per_anchor=round(totals.negatives / plan.size),

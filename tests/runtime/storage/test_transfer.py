@@ -70,6 +70,33 @@ def test_objects_arrive_as_they_are_and_a_large_one_in_pieces(server, proxy, rea
     assert not list((tmp_path / "in" / ".partial").glob("[0-9a-f]*"))
 
 
+@pytest.mark.parametrize("sizes", [(5, 6, 1), (5, 5, 2)])
+def test_an_object_is_fetched_whatever_the_sizes_of_the_parts_it_was_sent_in(server, proxy, reach, tmp_path, sizes):
+    parts = [bytes([number]) * (size << 20) for number, size in enumerate(sizes)]
+    put_parts(server, f"{reach(proxy)}/large", parts)
+    fetch_all(reach(proxy), tmp_path)
+    assert fetched(tmp_path) == {"large": b"".join(parts)}
+
+
+def test_a_part_that_arrives_as_something_else_is_still_found(moto, reach, tmp_path):
+    parts = [bytes([number]) * (size << 20) for number, size in enumerate((5, 5, 2))]
+    put_parts(moto, f"{reach(moto)}/large", parts)
+    store = open_at(reach(moto))
+    (tmp_path / "damaged").write_bytes(b"".join([*parts[:2], bytes(2 << 20)]))
+    assert store.holds(store.entry("large"), tmp_path / "damaged") is False
+
+
+def put_parts(server, uri, parts):
+    place = dict(zip(("Bucket", "Key"), uri.removeprefix("s3://").split("/", 1), strict=True))
+    client = server.client()
+    place["UploadId"] = client.create_multipart_upload(**place)["UploadId"]
+    sent = [
+        {"PartNumber": number, "ETag": client.upload_part(**place, PartNumber=number, Body=part)["ETag"]}
+        for number, part in enumerate(parts, 1)
+    ]
+    client.complete_multipart_upload(**place, MultipartUpload={"Parts": sent})
+
+
 DOWN = {
     "reset": Fault("reset", "GET .*large", times=2),
     "lost": Fault("lose", "GET .*large", times=2),
@@ -333,6 +360,7 @@ def test_a_disk_that_is_too_small_is_told_as_that(server, uri, tmp_path):
 
 @pytest.mark.parametrize("small", [True, False])
 def test_a_full_disk_is_a_matter_of_the_environment_and_not_of_the_storage(tmp_path, small_disk, small):
+    (small_disk / "filler").write_bytes(bytes(3_300_000))
     staged(tmp_path / "from", {f"s{i}": LARGE[:SMALL_PIECE] for i in range(4)} if small else {"large": LARGE})
     store = LocalStore(tmp_path / "from", "MNRL_TRAIN_DATA: s3://bucket")
     with pytest.raises(DeviceError, match=r"No space left on device.*MNRL_WORK_DIR"):

@@ -1,4 +1,4 @@
-"""Folders and S3 prefixes behind one interface. Only `s3.py` and `s3_errors.py` import boto3."""
+"""Folders and S3 prefixes behind one interface. Only `s3.py` and its like import boto3."""
 
 from mnrl_job.runtime.storage.base import Entry, Store
 from mnrl_job.runtime.storage.local import LocalStore

@@ -9,27 +9,37 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import boto3.session
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mnrl_job import __version__
 from mnrl_job.errors import SettingsError, StorageError
 from mnrl_job.runtime.logs import log, warn
-from mnrl_job.runtime.parallel import THREADS, parallel
+from mnrl_job.runtime.parallel import parallel
 from mnrl_job.runtime.storage.arrival import Wait
 from mnrl_job.runtime.storage.base import CHUNK, PIECE, Entry
 from mnrl_job.runtime.storage.s3_checksums import content_md5, etag_of, parts_of
-from mnrl_job.runtime.storage.s3_errors import RAISED, TRANSIENT, code_of, explain, is_missing, is_taken, status_of
+from mnrl_job.runtime.storage.s3_client import make_client
+from mnrl_job.runtime.storage.s3_errors import (
+    NO_CREDENTIALS,
+    RAISED,
+    TRANSIENT,
+    code_of,
+    explain,
+    is_missing,
+    is_taken,
+    status_of,
+)
 from mnrl_job.runtime.storage.uri import bucket_and_prefix
 
 if TYPE_CHECKING:
     from botocore.response import StreamingBody
     from mypy_boto3_s3.client import S3Client
-    from mypy_boto3_s3.type_defs import CompletedMultipartUploadTypeDef, CompletedPartTypeDef
+    from mypy_boto3_s3.type_defs import (
+        CompletedMultipartUploadTypeDef,
+        CompletedPartTypeDef,
+        HeadObjectOutputTypeDef,
+    )
 
 ATTEMPTS = 6
-CONNECT_SECONDS, READ_SECONDS = 10, 60
 # A body that arrives more slowly than this for so long is given up and asked for again.
 SLOWEST_BYTES_PER_SECOND, PATIENCE_SECONDS = 1024, 30.0
 LONGEST_PAUSE_SECONDS = 20.0
@@ -47,33 +57,16 @@ def connect(uri: str, variable: str, addressing_style: str = "auto", attempts: i
 
     Raises:
         SettingsError: the URI, the profile or the region is not usable.
+        DeniedError: credentials are refused.
+        StorageError: whoever hands out credentials is away.
     """
     bucket, prefix = bucket_and_prefix(uri, variable)
-    # Bytes are verified from end to end here; the default CRC32 trailers break several S3-likes.
-    checksums = {
-        name: "when_required"
-        for name in ("request_checksum_calculation", "response_checksum_validation")
-        if f"AWS_{name.upper()}" not in os.environ
-    }
     try:
         tries = attempts or int(os.environ.get("AWS_MAX_ATTEMPTS") or ATTEMPTS)
-        config = Config(
-            connect_timeout=CONNECT_SECONDS,
-            read_timeout=READ_SECONDS,
-            max_pool_connections=THREADS + 2,
-            user_agent=f"mnrl-job/{__version__}",
-            retries={"mode": "standard", "total_max_attempts": tries},
-            s3={"addressing_style": cast("Any", addressing_style)},
-            **cast("Any", checksums),
-        )
-        # Other SDKs read AWS_REGION, and EKS sets it; boto3 alone does not.
-        session = boto3.session.Session(region_name=os.environ.get("AWS_REGION") or None)
-        client = session.client("s3", config=config)
-        if os.environ.get("AWS_REQUEST_PAYER") == "requester":
-            client.meta.events.register("before-call.s3", _pay)
-        if not client.meta.endpoint_url.startswith(("http://", "https://")):
-            raise ValueError(f"the endpoint {client.meta.endpoint_url} does not begin with http:// or https://")
+        client = make_client(addressing_style, tries, _pause)
     except (BotoCoreError, ValueError) as error:
+        if isinstance(error, NO_CREDENTIALS):
+            raise explain(error, f"{variable}: {uri}") from error
         raise SettingsError(
             f"{variable}: {uri}: {error}; check AWS_PROFILE, AWS_CONFIG_FILE, AWS_ENDPOINT_URL and AWS_MAX_ATTEMPTS"
         ) from error
@@ -153,9 +146,7 @@ class S3Store:
             return None
         if parts == 0 and etag_of(path, entry.size, wait=wait) == told:
             return True
-        first_part: Any = {"PartNumber": 1} if parts else {}
-        with self._failures(entry.key):
-            facts = self.client.head_object(Bucket=self.bucket, Key=self._key(entry.key), **first_part)
+        facts = self._head(entry.key, {"PartNumber": 1} if parts else {})
         if facts.get("SSECustomerAlgorithm") or facts.get("ServerSideEncryption", "AES256") != "AES256":
             return None  # the ETag of an encrypted object is no checksum
         if parts == 0:
@@ -163,7 +154,9 @@ class S3Store:
         part_size = facts["ContentLength"]
         if part_size == 0 or -(-entry.size // part_size) != parts:
             return None
-        return etag_of(path, entry.size, part_size, wait) == told
+        if etag_of(path, entry.size, part_size, wait) == told:
+            return True
+        return False if self._all_parts_have(part_size, entry.key, parts) else None
 
     def delete(self, key: str) -> None:
         with self._failures(key):
@@ -182,6 +175,15 @@ class S3Store:
                 # Some S3-likes do not list them, and some answer so where there are none.
                 elif code_of(error) not in ("NotImplemented", "MethodNotAllowed", "NoSuchUpload"):
                     raise
+
+    def _head(self, key: str, part: Any) -> "HeadObjectOutputTypeDef":
+        with self._failures(key):
+            return self.client.head_object(Bucket=self.bucket, Key=self._key(key), **part)
+
+    def _all_parts_have(self, size: int, key: str, parts: int) -> bool:
+        """Whether all but the last part are of one size; else an ETag of parts cannot be reckoned again."""
+        sizes = parallel(lambda number: self._head(key, {"PartNumber": number})["ContentLength"], range(2, parts))
+        return set(sizes) <= {size}
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{key}" if self.prefix else key
@@ -282,11 +284,6 @@ class S3Store:
             except RAISED as named:
                 return error if is_missing(named) else named
         return error
-
-
-def _pay(params: dict[str, Any], **_: Any) -> None:
-    """Accept the costs of a request to a bucket whose owner leaves them to the requester."""
-    params["headers"]["x-amz-request-payer"] = "requester"
 
 
 def _chunks(body: "StreamingBody", wanted: int) -> Iterator[bytes]:

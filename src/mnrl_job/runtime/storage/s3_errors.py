@@ -8,6 +8,7 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from mnrl_job.errors import DeniedError, DeviceError, JobError, MissingError, SettingsError, StorageError
+from mnrl_job.runtime.storage.s3_credentials import is_away
 
 # Answers of the network or the server that another try may change.
 TRANSIENT: tuple[type[Exception], ...] = (boto.HTTPClientError, HTTPError, ConnectionError, TimeoutError)
@@ -22,7 +23,13 @@ UNANSWERED = (
 PASSING = {
     *("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "InvalidPart", "NoSuchUpload"),
     *("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequestsException"),
-    *("BandwidthLimitExceeded", "ClientDisconnected", "OperationAborted", "ConditionalRequestConflict"),
+    *(
+        "IDPCommunicationError",
+        "BandwidthLimitExceeded",
+        "ClientDisconnected",
+        "OperationAborted",
+        "ConditionalRequestConflict",
+    ),
 }
 PASSING_STATUS = {408, 409, 416, 425, 429, 499}
 # Answers of the 5xx kind that never change.
@@ -79,6 +86,11 @@ def is_taken(error: Exception) -> bool:
 def explain(error: Exception, label: str) -> JobError:
     """The error to tell the user: what, where, what would help."""
     code, status, reason = code_of(error), status_of(error), _reason(error)
+    if is_away(error):
+        return StorageError(
+            f"{label}: {reason}; the service that hands out credentials is away, start again when it is back, or set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
     if code in FULL or status == 507:
         return DeviceError(f"{label}: the storage is full ({reason}); make room there or have its quota raised")
     if code == "InvalidObjectState":

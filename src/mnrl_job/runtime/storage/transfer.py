@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from mnrl_job.errors import DataError, StorageError
 from mnrl_job.runtime.files import exclusive, scratch_error, sha256_of
+from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.runtime.logs import progress, warn
 from mnrl_job.runtime.parallel import parallel
 from mnrl_job.runtime.storage.arrival import Arrival
@@ -41,11 +42,16 @@ def download(store: Store, entries: Sequence[Entry], folder: Path) -> list[Path]
             progress(f"fetching {len(entries)} file(s)", sum(entry.size for entry in entries)) as advance,
         ):
             _remove_others(folder, set(targets.values()))
+
+            def arrived(count: int) -> None:
+                advance(count)
+                beat()
+
             small = [entry for entry in entries if entry.size <= PIECE]
-            parallel(lambda entry: _fetch(store, entry, targets[entry], unfinished, advance), small)
+            parallel(lambda entry: _fetch(store, entry, targets[entry], unfinished, arrived), small)
             for entry in entries:
                 if entry.size > PIECE:
-                    _fetch(store, entry, targets[entry], unfinished, advance)
+                    _fetch(store, entry, targets[entry], unfinished, arrived)
     except OSError as error:
         raise scratch_error(error, f"{store.label}: cannot write to {folder}") from error
     return list(targets.values())

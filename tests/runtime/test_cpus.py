@@ -1,0 +1,80 @@
+"""Processors by what this process may run on and by its control groups, made up ones and real ones."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mnrl_job.runtime import cpus
+from mnrl_job.runtime.cpus import usable_cpus
+from mnrl_job.runtime.devices import Devices
+from mnrl_job.runtime.launch import worker_environment
+from tests.program import run_python
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    """Eight processors; the control group of this process, and what stands in the files of groups."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(cpus, "CGROUP", tmp_path)
+    monkeypatch.setattr(cpus, "OWN_GROUPS", tmp_path / "own")
+
+    def of(own, files):
+        (tmp_path / "own").write_text(own)
+        for name, content in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(content)
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "expected"),
+    [
+        ("0::/\n", {}, 8),
+        ("0::/\n", {"cpu.max": "max 100000\n"}, 8),
+        ("0::/\n", {"cpu.max": "200000 100000\n"}, 2),
+        ("0::/pod/main\n", {"pod/cpu.max": "300000 100000\n", "pod/main/cpu.max": "max 100000\n"}, 3),
+        ("0::/\n", {"cpu.max": "50000 100000\n"}, 1),
+        ("0::/\n", {"cpu.max": "1600000 100000\n"}, 8),
+        ("5:cpu,cpuacct:/\n", {"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+        ("5:cpu:/\n0::/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        # Docker of version 1 names the host's path, and shows the group itself at the top.
+        ("5:cpuacct,cpu:/docker/a\n", {"cpu/cpu.cfs_quota_us": "150000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 1),
+        ("5:cpuset:/\n", {"cpu.max": "max"}, 8),
+    ],
+)
+def test_a_quota_of_any_group_on_the_way_counts(machine, own, files, expected):
+    machine(own, files)
+    assert usable_cpus() == expected
+
+
+def test_workers_share_what_there_is_and_wait_without_spinning(machine, monkeypatch):
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    machine("0::/\n", {"cpu.max": "400000 100000\n"})
+    shared = worker_environment(Devices(gpus=0, workers=2))
+    assert (shared["OMP_NUM_THREADS"], shared["OMP_WAIT_POLICY"]) == ("2", "passive")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert worker_environment(Devices(gpus=0, workers=2))["OMP_WAIT_POLICY"] == "active"
+
+
+def test_a_real_quota_is_seen():
+    group = Path("/sys/fs/cgroup/cpu/mnrl-job-test")
+    try:
+        group.mkdir()
+        (group / "cpu.cfs_quota_us").write_text("100000")
+    except OSError:
+        pytest.skip("may not limit processor time here")
+    code = f"""
+import os
+from pathlib import Path
+Path({str(group)!r}, "cgroup.procs").write_text(str(os.getpid()))
+from mnrl_job.runtime.cpus import usable_cpus
+print(usable_cpus())
+"""
+    process = run_python(code)
+    try:
+        assert process.communicate(timeout=60)[0].strip() == "1"
+    finally:
+        group.rmdir()
