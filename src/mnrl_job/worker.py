@@ -26,6 +26,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from mnrl_job.embedding.assumed import tell_assumptions
 from mnrl_job.embedding.loading import Loaded, load, load_model, tell_untrained
+from mnrl_job.embedding.out_of_memory import is_out_of_memory
 from mnrl_job.embedding.positions import max_tokens
 from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.embedding.prompts import find_prompt
@@ -259,7 +260,7 @@ def describe_devices(state: PartialState) -> str:
 
 def explain(error: Exception, scratch: Path) -> JobError | None:
     """Which of our errors a library's exception is, if any."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         return MemoryLimit(f"out of device memory: {first_line(error)}; lower MNRL_BATCH_SIZE or MNRL_MAX_SEQ_LENGTH")
     return out_of_room(error, scratch)
 

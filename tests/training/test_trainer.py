@@ -76,8 +76,31 @@ def test_the_size_of_chunks_changes_memory_and_not_the_result(run, model, tiny_m
     torch.testing.assert_close(weights(other), weights(model), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("moment", ["forward", "backward", "end of backward"])
-def test_a_step_that_runs_out_of_memory_is_tried_again_with_less(run, model, tiny_model, moment):
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.fixture
+def fail_in_loss(monkeypatch):
+    """Have the loss itself run out of memory so many times."""
+
+    def arrange(times):
+        from mnrl_job.training import loss
+
+        contrast, failed = loss.contrast, []
+
+        def fail(*arguments):
+            if len(failed) < times:
+                failed.append(arguments)
+                raise OUT_OF_MEMORY
+            return contrast(*arguments)
+
+        monkeypatch.setattr(loss, "contrast", fail)
+
+    return arrange
+
+
+@pytest.mark.parametrize("moment", ["forward", "loss", "backward", "end of backward"])
+def test_a_step_that_runs_out_of_memory_is_tried_again_with_less(run, model, tiny_model, fail_in_loss, moment):
     from sentence_transformers import SentenceTransformer
 
     _, losses = run(SentenceTransformer(str(tiny_model), device="cpu"))
@@ -85,7 +108,7 @@ def test_a_step_that_runs_out_of_memory_is_tried_again_with_less(run, model, tin
 
     def fail(tensor):
         failed.append(len(tensor))
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        raise OUT_OF_MEMORY
 
     def watch(_, __, found):
         embeddings = found["sentence_embedding"]
@@ -98,12 +121,33 @@ def test_a_step_that_runs_out_of_memory_is_tried_again_with_less(run, model, tin
     if moment == "end of backward":  # when most weights have their gradient already
         words = model.transformers_model.get_input_embeddings().weight
         words.register_hook(lambda gradient: fail(gradient) if len(failed) < 2 else None)
+    if moment == "loss":
+        fail_in_loss(2)
     trained, other_losses = run(model)
     assert trained.recomputed
-    assert len(failed) >= 2
+    assert moment == "loss" or len(failed) >= 2
     assert trained.rows_digest == digest(PLAN)
     assert trained.masked_per_anchor == 0
     assert other_losses == pytest.approx(losses, abs=1e-5)
+
+
+def test_a_second_try_draws_the_same_dropout(run, model, tiny_model, fail_in_loss):
+    from sentence_transformers import SentenceTransformer
+
+    other = SentenceTransformer(str(tiny_model), device="cpu")
+    for module in (*model.modules(), *other.modules()):
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    run(model)
+    fail_in_loss(1)
+    assert run(other)[0].recomputed
+    torch.testing.assert_close(weights(other), weights(model), rtol=0, atol=1e-6)
+
+
+def test_a_model_whose_batches_cannot_be_cut_tells_what_to_set(run, static_model, fail_in_loss):
+    fail_in_loss(1)
+    with pytest.raises(MemoryLimit, match=r"allocate 2\.00 GiB.*MNRL_BATCH_SIZE"):
+        run(static_model)
 
 
 def test_where_not_even_one_text_fits_the_numbers_are_told(run, model):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mnrl_job.runtime.outcomes import OUTCOME
 from tests.program import ROOT, clean_environment
 from tests.servers.s3 import free_port
 
@@ -20,16 +21,25 @@ class Ranks:
     processes: list[subprocess.Popen[str]]
     log: Path
 
-    def ask(self, role: str, *arguments: object) -> Any:
-        """What the first of them answers, see `ranks.py`."""
+    def tell(self, role: str, *arguments: object) -> None:
+        """Have both do something, see `ranks.py`."""
         for process in self.processes:
             assert process.stdin is not None
             process.stdin.write(f"{json.dumps([role, *map(str, arguments)])}\n")
             process.stdin.flush()
+
+    def ask(self, role: str, *arguments: object) -> Any:
+        """What the first of them answers."""
+        self.tell(role, *arguments)
         assert self.processes[0].stdout is not None
         answer = self.processes[0].stdout.readline()
         assert answer, self.log.read_text()
         return json.loads(answer)
+
+
+def outcome(log: Path, rank: int) -> str:
+    """Where a rank that fails as a worker does writes down why."""
+    return str(log.with_name(f"rank-{rank}.json"))
 
 
 @contextmanager
@@ -40,7 +50,7 @@ def started(log: Path) -> Iterator[Ranks]:
         processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "tests.training.ranks"],
-                env=clean_environment(**shared, RANK=str(rank), LOCAL_RANK=str(rank)),
+                env=clean_environment(**shared, RANK=str(rank), LOCAL_RANK=str(rank), **{OUTCOME: outcome(log, rank)}),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=told,

@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from mnrl_job.embedding.out_of_memory import is_out_of_memory
 from mnrl_job.embedding.tokens import Features
 from mnrl_job.errors import first_line
 from mnrl_job.records import Totals
@@ -22,7 +23,7 @@ from mnrl_job.setting_types import Hardness
 from mnrl_job.training.checks import measure
 from mnrl_job.training.collate import Batch
 from mnrl_job.training.contrast import Objective, contrast
-from mnrl_job.training.gathering import gather_uneven, most_of_ranks, numbers_of_ranks
+from mnrl_job.training.gathering import gather_uneven, most_of_ranks, numbers_of_ranks, on_any_rank
 
 # What a rank without memory enough says instead of how many negatives its rows have.
 SHORT = -1
@@ -124,7 +125,7 @@ class GlobalBatchLoss(nn.Module):
         everywhere = gather_labels(labels, batch["negatives"], counts)
         own = slice(self.rank * rows, (self.rank + 1) * rows)
         guides = gather_sides(batch["guide"], rows, counts) if "guide" in batch else None
-        loss, masked = self._compare((queries, documents), everywhere, own, guides)
+        loss, masked = self._compare_together((queries, documents), everywhere, own, guides)
         if self.watched:
             self.measured = measure(queries, documents, everywhere)
         self.counts = Counts(
@@ -149,18 +150,48 @@ class GlobalBatchLoss(nn.Module):
         self.counts = replace(self.counts, consumed=(), losses=())
         return consumed, losses
 
-    def take_less(self, texts: int) -> bool:
-        """From now on need less memory: keep no activations, then cut chunks of `texts` in ever smaller pieces.
+    def take_less(self, chunks: list[Features]) -> bool:
+        """From now on need less memory: keep half the activations, then none, then cut chunks in ever smaller pieces.
+
+        Args:
+            chunks: of the batch that did not fit.
 
         Returns:
             Whether there was anything left to spare.
         """
-        if self.kept_tokens == 0:
-            if self.pieces >= texts:
-                return False
-            self.pieces *= 2
+        tokens = [int(chunk["input_ids"].numel()) for chunk in chunks]
+        if min(self.kept_tokens, sum(tokens)) >= tokens[0]:
+            half = min(self.kept_tokens, sum(tokens)) // 2
+            self.kept_tokens = half if half >= tokens[0] else 0
+            return True
         self.kept_tokens = 0
+        if self.pieces >= max(len(chunk["input_ids"]) for chunk in chunks):
+            return False
+        self.pieces *= 2
         return True
+
+    def _compare_together(
+        self,
+        sides: tuple[torch.Tensor, torch.Tensor],
+        labels: torch.Tensor,
+        own: slice,
+        guides: tuple[torch.Tensor, torch.Tensor] | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `_compare`, and no rank goes on to the gradient, for which it needs the others, where one cannot.
+
+        Raises:
+            Shortage: on every rank alike.
+        """
+        compared, short = None, ""
+        try:
+            compared = self._compare(sides, labels, own, guides)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            short = first_line(error)
+        if on_any_rank(compared is None) or compared is None:
+            raise Shortage(short or "another rank is out of device memory")
+        return compared
 
     def _compare(
         self,
@@ -194,8 +225,9 @@ class GlobalBatchLoss(nn.Module):
                 kept = room >= 0
                 embeddings.append(self._embed(piece) if kept else checkpoint(self._embed, piece, use_reentrant=False))
             return torch.cat(embeddings), ""
-        except torch.OutOfMemoryError as error:
-            if self.in_step:  # the others wait for this rank's share of a layer, and cannot be told
+        except RuntimeError as error:
+            # Where models are shared out, the others wait for this rank's share of a layer, and cannot be told.
+            if self.in_step or not is_out_of_memory(error):
                 raise
             return None, first_line(error)
 

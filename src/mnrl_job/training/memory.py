@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from sentence_transformers import SentenceTransformer
 from torch.autograd.graph import saved_tensors_hooks
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from mnrl_job.embedding.out_of_memory import is_out_of_memory
 from mnrl_job.embedding.tokens import Features, Tokens
 from mnrl_job.errors import SettingsError
 from mnrl_job.runtime.machine import free_memory
@@ -26,6 +28,29 @@ PADDING = 1.2
 ROWS_COUNTED = 1_000_000
 
 
+@dataclass(frozen=True, slots=True)
+class RandomState:
+    """Where torch's generators stood before a step, so that a second try draws the same dropout as the first.
+
+    Attributes:
+        of_cpu: state of the CPU's generator.
+        of_gpu: that of this rank's GPU; None where it has none. Neither waits for the GPU: its generator is a seed and
+            an offset, which the CPU holds.
+    """
+
+    of_cpu: torch.Tensor
+    of_gpu: torch.Tensor | None
+
+    @classmethod
+    def now(cls, device: torch.device) -> "RandomState":
+        return cls(torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None)
+
+    def restore(self, device: torch.device) -> None:
+        torch.set_rng_state(self.of_cpu)
+        if self.of_gpu is not None:
+            torch.cuda.set_rng_state(self.of_gpu, device)
+
+
 def tokens_that_fit(model: SentenceTransformer, collate: TokenCollator, plan: Plan, ranks: int) -> float:
     """Of how many tokens with padding a rank can keep the activations; infinity if all of each batch.
 
@@ -33,7 +58,9 @@ def tokens_that_fit(model: SentenceTransformer, collate: TokenCollator, plan: Pl
     """
     try:
         room = free_bytes(model, ranks) / bytes_for_a_token(model, collate.columns)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return 0
     if room >= PADDING * most_tokens(collate, plan, ranks):
         return math.inf
