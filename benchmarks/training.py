@@ -100,7 +100,7 @@ def ablation(contest: Contest) -> Iterator[Facts]:
         told, facts = run(
             [*script, contest.model, *files],
             contest,
-            worker_environment(Devices(gpus=0, workers=1)) | environment,
+            worker_environment(Devices(gpus=(), workers=1)) | environment,
         )
         whole = whole or told
         to_whole = {"pairs_per_second_to_everything_on": ratio([told], [whole], "pairs_per_second")}

@@ -50,6 +50,7 @@ from mnrl_job.records import (
 from mnrl_job.runtime import logs
 from mnrl_job.runtime.attempt import common
 from mnrl_job.runtime.heartbeat import begin
+from mnrl_job.runtime.local_rank import is_first_of_machine
 from mnrl_job.runtime.machine import out_of_room
 from mnrl_job.runtime.outcomes import worker_main
 from mnrl_job.runtime.stopping import note_requests
@@ -93,7 +94,7 @@ def train_role(task: WorkerTask) -> None:
     after = evaluate_all(model, task, "after")
     if state.is_main_process:
         save(model, task.staging)
-    if state.is_local_main_process:
+    if is_first_of_machine():
         write_result(task, replace(loaded, model=model), before, after, training, lengths)
 
 
