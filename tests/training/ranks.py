@@ -3,14 +3,15 @@
 `loss` gives the value of our loss and of the library's, `encode` what texts are embedded to, `train` trains from the
 last checkpoint in a folder, if there is one, up to a step, and gives the digest of the rows; so does `short`, where the
 second rank has memory for two texts at a time, or runs out of it once in the loss or in the backward pass, where it
-ends as a worker does; `mine` gives the hard negatives, `gather` rows and their gradients. Only
-the first rank answers.
+ends as a worker does; `mine` gives the hard negatives, `gather` rows and their gradients, `hosts` what processors tell
+one another. Only the first rank answers.
 """
 
 import json
 import math
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -31,9 +32,10 @@ from mnrl_job.runtime.outcomes import worker_main
 from mnrl_job.runtime.ragged import no_values
 from mnrl_job.runtime.tables import read_groups
 from mnrl_job.settings import Settings
+from mnrl_job.training import gathering
 from mnrl_job.training import loss as loss_module
 from mnrl_job.training.collate import Batch
-from mnrl_job.training.gathering import gather_rows
+from mnrl_job.training.gathering import gather_rows, most_of_ranks, numbers_of_ranks, on_any_rank
 from mnrl_job.training.loss import GlobalBatchLoss
 from mnrl_job.training.mining import distinct, mine
 from mnrl_job.training.trainer import PlannedTrainer
@@ -195,6 +197,20 @@ def gather() -> dict[str, object]:
 SHORT_IN = {"forward": fail_in_forward, "loss": fail_in_loss, "backward": fail_in_backward}
 
 
+def hosts() -> dict[str, object]:
+    """What processors say where there are GPUs, as this one plays; and how long they wait for one another."""
+    rank, backend = PartialState().process_index, torch.distributed.get_backend
+    torch.distributed.get_backend = lambda: "nccl"
+    try:
+        gathering.open_host_group(timedelta(seconds=77))
+        group = gathering._hosts
+        found = {"most": most_of_ranks(rank), "numbers": numbers_of_ranks(10 + rank), "all": on_any_rank(rank == 1)}
+    finally:
+        torch.distributed.get_backend, gathering._hosts = backend, None
+    seconds = group._get_backend(torch.device("cpu")).options._timeout.total_seconds()
+    return found | {"seconds": seconds, "world": group is torch.distributed.group.WORLD}
+
+
 def short(folder: Path, moment: str) -> dict[str, object]:
     return train(folder, 0, SHORT_IN[moment] if PartialState().process_index == 1 else id)
 
@@ -207,6 +223,7 @@ ROLES = {
     "end": lambda folder: worker_main(partial(short, Path(folder), "backward"), partial(explain, scratch=Path(folder))),
     "mine": lambda folder: negatives(Path(folder)),
     "gather": gather,
+    "hosts": hosts,
 }
 
 

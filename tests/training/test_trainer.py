@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -261,6 +262,46 @@ def test_other_processes_can_make_the_batches(run, model, tmp_path):
     assert torch.equal(found["order"], expected["order"])
     for one, other in zip(found["chunks"], expected["chunks"], strict=True):
         assert torch.equal(one["input_ids"], other["input_ids"])
+
+
+def test_other_processes_may_tokenise_too(run, static_model, tmp_path, monkeypatch):
+    """A tokenizer that has used its threads before a fork waits for them in the copy, where they are not."""
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    static_model.preprocess(["a b c"] * 100)
+    collate = collator(static_model, run.pairs, chunk_limit(torch.device("cpu")), tmp_path / "some")
+    rows = [{"label": [row, row, 100 + row]} for row in range(32)]
+    loader = torch.utils.data.DataLoader(rows, batch_size=32, num_workers=1, collate_fn=collate, timeout=20)
+    (found,) = loader
+    for one, other in zip(found["chunks"], collate(rows)["chunks"], strict=True):
+        assert torch.equal(one["input_ids"], other["input_ids"])
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "true", "here as before"
+
+
+def test_a_model_for_flash_attention_is_tokenised_before_and_cut_into_chunks(run, tiny_model, tmp_path, monkeypatch):
+    """The library would have it read all texts in one row. Attention itself is another's here, for want of a GPU."""
+    import transformers.modeling_flash_attention_utils as flash
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules.transformer import Transformer
+
+    monkeypatch.setattr(Transformer, "_is_flash_attention_requested", lambda _: True)
+    monkeypatch.setattr(flash, "lazy_import_flash_attention", lambda _: ((None, print, None, None), None))
+    theirs = SentenceTransformer(str(tiny_model), device="cpu")
+    assert "attention_mask" not in theirs.preprocess(["a text"]), "the library's way"
+    ours = load_model(str(tiny_model), SETTINGS).model
+    assert isinstance(collator(ours, run.pairs, Limit(100, 4, 1), tmp_path / "some"), TokenCollator)
+    theirs.save_pretrained(str(tmp_path / "theirs"), create_model_card=False)
+    ours.save_pretrained(str(tmp_path / "ours"), create_model_card=False)
+    saved = [(tmp_path / name / "sentence_bert_config.json").read_text() for name in ("ours", "theirs")]
+    assert saved[0] == saved[1]
+
+
+def test_memory_is_counted_with_padding_as_batches_have_it(run, model, tmp_path):
+    """Without anything to mask, attention keeps less."""
+    columns = collator(model.train(), run.pairs, Limit(100, 100, 1), tmp_path / "some").columns
+    column = max(columns, key=lambda one: int(one.lengths.max()))
+    row, length = column.lengths.argmax(), int(column.lengths.max())
+    one, two = (memory.bytes_kept(model, column.features(np.repeat(row, copies), length)) for copies in (1, 2))
+    assert memory.bytes_for_a_token(model, columns) > (two - one) / length
 
 
 def test_memory_is_counted_for_the_largest_share_of_a_batch(run, model, tmp_path):

@@ -91,12 +91,14 @@ def most_tokens(collate: TokenCollator, plan: Plan, ranks: int) -> int:
 def bytes_for_a_token(model: SentenceTransformer, columns: Sequence[Tokens]) -> float:
     """Bytes kept for the backward pass, by the token, of the longest text: attention grows with its square.
 
-    The difference between two copies of it and one, so that what all texts share (weights in bf16) does not count.
+    The difference between two copies of it and one, so that what all texts share (weights in bf16) does not count. A
+    short text stands beside them, as in a batch: with padding to mask, attention is computed in another way.
     """
     column = max(columns, key=lambda one: int(one.lengths.max()))
-    row = column.lengths.argmax()
-    length = int(column.lengths[row])
-    one, two = (bytes_kept(model, column.features(np.repeat(row, copies), length)) for copies in (1, 2))
+    longest, shortest = column.lengths.argmax(), column.lengths.argmin()
+    length = int(column.lengths[longest])
+    rows = (np.array([shortest, *[longest] * copies]) for copies in (1, 2))
+    one, two = (bytes_kept(model, column.features(some, length)) for some in rows)
     return (two - one) / length
 
 
