@@ -55,6 +55,5 @@ def test_the_negatives_mined_are_those_of_the_cpu():
     texts = distinct(np.arange(100).reshape(2, 50).T, no_values(50), np.arange(50) % 7 == 0, np.arange(50))
     wanted = Settings(hard_negatives=3)
     (on_cpu,), (on_gpu,) = (list(search(*vectors.to(device), texts, wanted)) for device in ("cpu", "cuda"))
-    assert np.array_equal(on_cpu[0], on_gpu[0])
-    for one, other in zip(on_cpu[1:], on_gpu[1:], strict=True):
+    for one, other in zip(on_cpu, on_gpu, strict=True):
         torch.testing.assert_close(other.cpu(), one)

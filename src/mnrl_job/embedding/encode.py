@@ -66,9 +66,11 @@ def _encode(
         for chunk in tqdm(own, desc=f"embedding each {kind}", unit="chunk", disable=not shown):
             give_way()
             beat()
-            features = send_to_device(known.features(chunk.rows, chunk.width), state.device)
+            features = send_to_device(known.features(chunk.rows, chunk.width), state.device, non_blocking=True)
             found = model(features, task=kind)["sentence_embedding"].float()[:, : model.truncate_dim]
-            embeddings[torch.from_numpy(chunk.rows).to(state.device)] = torch.nn.functional.normalize(found)
+            embeddings[torch.from_numpy(chunk.rows).to(state.device, non_blocking=True)] = (
+                torch.nn.functional.normalize(found)
+            )
     everywhere: torch.Tensor = reduce(embeddings, "sum")
     return everywhere
 

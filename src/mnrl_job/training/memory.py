@@ -11,6 +11,7 @@ from sentence_transformers import SentenceTransformer
 from torch.autograd.graph import saved_tensors_hooks
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from mnrl_job.embedding.device_memory import free_gpu_bytes
 from mnrl_job.embedding.out_of_memory import is_out_of_memory
 from mnrl_job.embedding.tokens import Features, Tokens
 from mnrl_job.errors import SettingsError
@@ -121,7 +122,5 @@ def free_bytes(model: SentenceTransformer, ranks: int) -> int:
     """Bytes that the activations of a rank's share of a batch may take, of what is free now."""
     training = BYTES_OF_A_WEIGHT * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     if model.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(model.device)
-        unused = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
-        return int(SHARE_OF_GPU * (free + unused - training))
+        return int(SHARE_OF_GPU * (free_gpu_bytes(model.device) - training))
     return int(SHARE_OF_MACHINE * (free_memory() / ranks - training))
