@@ -15,7 +15,7 @@ CUDA_BASE = $(shell sed -n 's/^ARG BASE=//p' Dockerfile)
 export BASE WHEELS CERTIFICATES MODEL PIP_CONF EXTRA_INDEX WITH_TRACKERS WITH_EXPORT DATA SHM_SIZE
 export DOCKER DOCKER_BUILD_FLAGS DOCKER_RUN_FLAGS
 
-.PHONY: help install install-dev install-export train test test-slow check chaos bench image run image-test manifests \
+.PHONY: help install install-dev install-export train test test-all check chaos bench image run image-test manifests \
   format docs lock lock-cuda audit licences release-notes clean
 
 help: ## Show this help.
@@ -30,11 +30,11 @@ install-export: $(VENV)/.export/.installed ## Add what MNRL_EXPORT needs (470 MB
 train: install ## Train on the bundled example (on a CPU where there is no GPU); see examples/support-faq.
 	@MNRL_OUTPUT="$${MNRL_OUTPUT:-$(OUTPUT)}" examples/support-faq/train.sh $(BIN)
 
-test: install-dev install-export ## Run the tests (10 to 25 minutes on 2 cores).
+test: install-dev install-export ## Run the tests one runs before every commit (minutes).
 	@$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
-test-slow: install-dev install-export ## Run what `make test` leaves out: the same behaviour in more kinds of runs.
-	@$(BIN)/pytest -m slow -n 2 --dist loadfile $(ARGS)
+test-all: install-dev install-export ## Run the rest: the same behaviour in more kinds of runs, and the manifests played (minutes).
+	@$(BIN)/pytest -m "slow or manifests" -n 2 --dist loadfile --timeout 1200 $(ARGS)
 
 manifests: install-dev ## Render k8s/, check it against Kubernetes' and the CRDs' schemas and our rules, and play it (minutes).
 	@$(BIN)/pytest tests/kubernetes -m "manifests or not manifests" --timeout 1200 $(ARGS)

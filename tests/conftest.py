@@ -204,8 +204,8 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Ranks"]:
-    """Two processes that found one another as workers do, started once, since they import for seconds."""
+    """Two processes that found one another as workers do, started once."""
     from tests.training.two_ranks import started
 
-    with started(tmp_path_factory.mktemp("ranks") / "log") as ranks:
+    with started(tmp_path_factory.mktemp("ranks")) as ranks:
         yield ranks

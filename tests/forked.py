@@ -5,6 +5,7 @@ cannot show is the way through `python entrypoint.py` and `python -m mnrl_job.st
 processes do.
 """
 
+import importlib
 import inspect
 import multiprocessing
 import os
@@ -63,14 +64,19 @@ class Forked:
 
 @dataclass(frozen=True)
 class Start:
-    """What a program is started with: its arguments, folder and whole environment, and the files it writes to."""
+    """What a program is started with: its arguments, folder and whole environment, and the files it reads and writes.
+
+    `module` has the `main` that is the program.
+    """
 
     arguments: list[str]
     folder: Path
     environment: dict[str, str]
     stdout: Path
     stderr: Path
+    stdin: Path = Path(os.devnull)
     host: Host | None = None
+    module: str = "mnrl_job.start"
 
 
 def start(given: Start) -> Forked:
@@ -104,12 +110,11 @@ def become(given: Start) -> None:
     if set(given.arguments) & WITH_WORKERS:
         Popen.spares = [fork_spare() for _ in range(SPARES)]
         subprocess.Popen = Popen  # type: ignore[misc]
-    outputs = [os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND) for path in (given.stdout, given.stderr)]
-    streams = [os.open(os.devnull, os.O_RDONLY), *outputs]
+    program = importlib.import_module(given.module)
+    writing = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    streams = [os.open(given.stdin, os.O_RDONLY), os.open(given.stdout, writing), os.open(given.stderr, writing)]
     furnish(streams, given.folder, given.environment, ["entrypoint.py", *given.arguments])
-    from mnrl_job import start
-
-    start.main()
+    program.main()
 
 
 def furnish(streams: list[int], folder: Path, environment: dict[str, str], arguments: list[str]) -> None:

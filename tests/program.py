@@ -19,7 +19,7 @@ from tests.hosts import Host
 ROOT = Path(__file__).parents[1]
 
 # Variables that are read when they are needed; others may be read when Python starts or imports a library.
-HEEDED = ("MNRL_", "AWS_", "KUBEFLOW_", "WANDB_", "MLFLOW_", "ACCELERATE_", "RANK", "WORLD_SIZE")
+HEEDED = ("MNRL_", "AWS_", "KUBEFLOW_", "WANDB_", "MLFLOW_", "HF_TOKEN")
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def start_command(
     folder: Path, arguments: list[str], log: Path, host: Host | None = None, fresh: bool = False, **environment: str
 ) -> Running:
     """Start a command in a folder, on a host of its own if one is given; what it says is added to a log."""
-    given = forked.Start(arguments, folder, clean_environment(**environment), log, log, host)
+    given = forked.Start(arguments, folder, clean_environment(**environment), log, log, host=host)
     if can_fork(environment) and not fresh:
         return forked.start(given)
     words = command(*arguments)

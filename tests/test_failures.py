@@ -34,14 +34,14 @@ def told_of(scene):
 
 def test_workers_that_hang_or_are_killed_end_the_run_and_it_goes_on(scene):
     name, settings = "ended", {"MNRL_NUM_PROCESSES": "2"}
-    process = scene.start(name, **settings, MNRL_HANG_TIMEOUT="10s")
+    process = scene.start(name, **settings, MNRL_HANG_TIMEOUT="5s")
     scene.until(process, name, scene.has_checkpoint(name))
     workers_of(process, "train")[1].suspend()
     assert process.wait(PATIENCE_SECONDS) == 71
     failure = scene.failure(name)
     assert (failure["class"], failure["retry_helps"], failure["phase"]) == ("hang", True, "train")
     assert failure["step"] > 0
-    assert "s (MNRL_HANG_TIMEOUT=10s): worker 0 stood at train, step " in failure["message"]
+    assert "s (MNRL_HANG_TIMEOUT=5s): worker 0 stood at train, step " in failure["message"]
     assert "in train_role" in scene.log(name)  # the traceback of the one that could still print
     assert orphans(scene) == []
 
@@ -58,7 +58,7 @@ def test_workers_that_hang_or_are_killed_end_the_run_and_it_goes_on(scene):
 
 
 def test_a_killed_supervisor_takes_its_workers_along(scene):
-    process = scene.start("headless")
+    process = scene.start("headless", fresh=True)
     scene.until(process, "headless", scene.says("headless", "read 24 pairs"))
     assert len(workers_of(process, "train") + workers_of(process, "verify")) == 2
     process.kill()
@@ -119,7 +119,7 @@ def test_a_worker_that_the_kernel_killed_for_memory_has_the_code_of_memory(scene
 
 def test_storage_that_is_gone_for_a_while_does_not_stop_the_training(scene, rclone):
     with proxied(rclone) as proxy:
-        output = {"MNRL_OUTPUT": f"s3://{BUCKET}/gone", **proxy.environment}
+        output = {"MNRL_OUTPUT": f"s3://{BUCKET}/gone", **proxy.environment, "AWS_MAX_ATTEMPTS": "2"}
         process = scene.start("gone", **output)
         scene.until(process, "gone", lambda: any(".claims" not in one and "PUT" in one for one in proxy.seen))
         proxy.faults = [Fault("status", r"PUT .*checkpoints/step", times=1_000_000, status=503)]
@@ -142,7 +142,7 @@ def answers_sigterm(pid):
 def test_a_stop_at_any_moment_loses_nothing(scene):
     name = "stopped"
     for moment in ("the program begins", "workers begin", "after training, faq"):
-        process = scene.start(name, **LONG_ENOUGH)
+        process = scene.start(name, fresh=moment == "the program begins", **LONG_ENOUGH)
         if moment == "the program begins":
             scene.until(process, name, lambda running=process: answers_sigterm(running.pid))
         elif moment == "workers begin":

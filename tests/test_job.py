@@ -43,7 +43,7 @@ def test_the_eight_rows_of_the_how_to_keep_ndcg_at_3_at_one_and_reload(mnrl_job,
     (tmp_path / "faq.json").write_text(json.dumps(EIGHT_ROW_EVAL), encoding="utf-8")
     arguments = ("train", "--train-data", "train.jsonl", "--eval-data", "faq.json", "--base-model", str(minilm))
     wanted = ("--output", "out", "--run-id", "eight", "--batch-size", "8", "--primary-metric", "ndcg@3")
-    ended = mnrl_job(*arguments, *wanted)
+    ended = mnrl_job(*arguments, *wanted, fresh=True)
     assert ended.code == 0, ended.stderr
     assert "succeeded: faq.ndcg@3 stayed at 1.0000, and this eval set cannot show a gain; the run is in out/eight" in (
         ended.last_line
@@ -115,7 +115,7 @@ def on_one_and_two(tmp_path_factory, tiny_model):
     write_pairs(folder / "pairs.jsonl", rows)
     for count in ("1", "2"):
         chosen = {"MNRL_RUN_ID": f"ranks-{count}", "MNRL_NUM_PROCESSES": count}
-        ended = run_command(folder, "train", **settings | chosen)
+        ended = run_command(folder, "train", fresh=True, **settings | chosen)
         assert ended.code == 0, ended.stderr
     return folder
 
@@ -143,7 +143,7 @@ def test_one_process_and_two_train_on_the_same_batches_to_the_same_model(on_one_
 def evaluated(on_one_and_two, tiny_model):
     """What `evaluate` leaves of the model that those trained, on two processes."""
     needed = ("--eval-data", "faq.json", "--base-model", str(tiny_model), "--output", "out", "--run-id", "e")
-    ended = run_command(on_one_and_two, "evaluate", *needed, "--precision", "fp32", "--num-processes", "2")
+    ended = run_command(on_one_and_two, "evaluate", *needed, "--precision", "fp32", "--num-processes", "2", fresh=True)
     assert ended.code == 0, ended.stderr
     return on_one_and_two / "out" / "e"
 

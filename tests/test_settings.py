@@ -368,8 +368,7 @@ def test_it_answers_in_the_time_of_a_few_imports(arguments):
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     imports = [sys.executable, "-c", "import click, pydantic.main"]
-    ratios = (seconds(*command(*arguments)) / seconds(*imports) for _ in range(5))
-    assert min(ratios) < 3
+    assert any(seconds(*command(*arguments)) < 3 * seconds(*imports) for _ in range(5))
 
 
 def test_an_unknown_flag_ends_with_the_settings_code(mnrl_job):

@@ -1,8 +1,6 @@
 """What a worker makes of a library's exceptions, and of inputs that differ between ranks."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ from mnrl_job.records import Evaluation, WorkerResult, WorkerTask, read_record, 
 from mnrl_job.scoring import tell_if_perfect
 from mnrl_job.settings import Settings
 from mnrl_job.worker import explain, write_result
+from tests import forked
 from tests.program import clean_environment
 from tests.servers.s3 import free_port
 
@@ -50,13 +49,15 @@ def test_ranks_that_read_different_inputs_end_before_they_train(tmp_path):
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "1"}
     settings = Settings().model_dump(mode="json")
     workers = []
+    log = tmp_path / "log"
     for rank in (0, 1):
         inputs = {"train/pairs": "same", "eval/faq": f"hash {rank}"}
         task = tmp_path / f"task-{rank}.json"
         write_record(task, WorkerTask(settings, "./no-model", tmp_path, tmp_path, (), inputs))
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "MNRL_JOB_OUTCOME": str(tmp_path / f"rank-{rank}.json")}
-        command = [sys.executable, "-m", "mnrl_job.start_worker", "train", str(task)]
-        workers.append(subprocess.Popen(command, env=clean_environment(**shared, **own), stderr=subprocess.DEVNULL))
-    assert [worker.wait(120) for worker in workers] == [65, 65]
+        environment = clean_environment(**shared, **own)
+        given = forked.Start(["train", str(task)], tmp_path, environment, log, log, module="mnrl_job.start_worker")
+        workers.append(forked.start(given))
+    assert [worker.wait(120) for worker in workers] == [65, 65], log.read_text()
     told = json.loads((tmp_path / "rank-1.json").read_text(encoding="utf-8"))["message"]
     assert told.startswith("eval/faq: rank 1 reads something else than rank 0 (SHA-256 hash 1 and hash 0)")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from mnrl_job.outputs.publish import MANIFEST, MARKER
 from mnrl_job.runtime.claims import FOLDER as CLAIMS
+from mnrl_job.runtime.storage.base import PARTIAL
 from tests.program import ROOT, clean_environment
 from tests.servers.s3 import BUCKET, Server
 
@@ -183,8 +184,11 @@ def sha256(data: bytes) -> str:
 
 
 def published_attempt(place: Place, run: str, attempts: Mapping[str, Sums]) -> str | None:
-    """Which attempt stands there complete; None where there is no `_SUCCESS`. Fails where that stands on less."""
-    names = {name for name in place.names(run) if not name.startswith(CLAIMS)}
+    """Which attempt stands there complete; None where there is no `_SUCCESS`. Fails where that stands on less.
+
+    One that was killed right after it may leave its claim and temporary file, for the next to remove.
+    """
+    names = {name for name in place.names(run) if not name.startswith((CLAIMS, PARTIAL))}
     if MARKER not in names:
         return None
     assert MANIFEST in names, f"{MARKER} without {MANIFEST} among {sorted(names)}"

@@ -143,7 +143,7 @@ def test_no_folder_for_temporary_files_is_a_matter_of_the_environment(tmp_path, 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to be somebody else")
 def test_a_run_succeeds_for_a_user_without_name_and_home(tmp_path, good):
-    from tests.conftest import clean_environment, command
+    from tests.program import clean_environment, command
 
     environment = clean_environment(**good)
     for name in ("HOME", "USER", "LOGNAME"):

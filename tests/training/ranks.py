@@ -1,4 +1,4 @@
-"""A rank of two, started by tests as `python -m tests.training.ranks`; it does what each line of its input asks for.
+"""A rank of two, see `two_ranks.py`; it does what each line of its input asks for.
 
 `loss` gives the value of our loss and of the library's, `encode` what texts are embedded to, `train` trains from the
 last checkpoint in a folder, if there is one, up to a step, and gives the digest of the rows; so does `short`, where the
@@ -235,7 +235,3 @@ def main() -> None:
         if state.is_main_process:
             sys.stdout.write(f"{json.dumps(told)}\n")
             sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,7 @@
 """Stopped after any step and gone on with, a training ends with the very weights of one that was left alone."""
 
 import hashlib
+from functools import partial
 from shutil import copyfile
 
 import numpy as np
@@ -50,34 +51,37 @@ def data(tmp_path_factory):
 @pytest.fixture
 def go(data, dropping, tmp_path):
     """Train, from a checkpoint if one is given. Returns what came of it and the hash of the weights."""
+    return partial(trained, data, dropping, tmp_path)
 
-    def start(resume=None, settings=SETTINGS, score=None):
-        torch.manual_seed(settings.seed)
-        model = SentenceTransformer(str(dropping), device="cpu")
-        carried = tuple(tmp_path / name for name in ("training_log.jsonl", MININGS, ROWS, SCORES, WEIGHTS))
-        for path in carried:
-            path.unlink(missing_ok=True)
-            if resume and (resume / path.name).exists():
-                copyfile(resume / path.name, path)
-        keeping = Keeping({"settings": {}, "inputs": {}}, carried, resume)
-        done = train(model, settings, *data, tmp_path, tmp_path, keeping, score)
-        digest = hashlib.sha256(
-            b"".join(weight.detach().numpy().tobytes() for weight in model.parameters())
-        ).hexdigest()
-        mined = [(one["step"], one["found"], one["similarity"]) for one in done.minings]
-        lines = carried[0].read_text().count("\n")
-        return (done.steps, done.rows_digest, done.final_loss, done.tokens, digest), lines, mined
 
-    return start
+def trained(data, dropping, tmp_path, resume=None, settings=SETTINGS, score=None):
+    torch.manual_seed(settings.seed)
+    model = SentenceTransformer(str(dropping), device="cpu")
+    carried = tuple(tmp_path / name for name in ("training_log.jsonl", MININGS, ROWS, SCORES, WEIGHTS))
+    for path in carried:
+        path.unlink(missing_ok=True)
+        if resume and (resume / path.name).exists():
+            copyfile(resume / path.name, path)
+    keeping = Keeping({"settings": {}, "inputs": {}}, carried, resume)
+    done = train(model, settings, *data, tmp_path, tmp_path, keeping, score)
+    digest = hashlib.sha256(b"".join(weight.detach().numpy().tobytes() for weight in model.parameters())).hexdigest()
+    mined = [(one["step"], one["found"], one["similarity"]) for one in done.minings]
+    lines = carried[0].read_text().count("\n")
+    return (done.steps, done.rows_digest, done.final_loss, done.tokens, digest), lines, mined
 
 
 MINING = SETTINGS.model_copy(update={"hard_negatives": 2, "hard_negative_margin": 0.0, "mine_every": "epoch"})
 
 
+@pytest.fixture(scope="module", params=[SETTINGS, MINING], ids=["plain", "mining"])
+def undisturbed(request, data, dropping, tmp_path_factory):
+    """Settings, and what comes of them where nobody stops the training."""
+    return request.param, trained(data, dropping, tmp_path_factory.mktemp("undisturbed"), settings=request.param)
+
+
 @pytest.mark.parametrize("step", range(1, 9))
-@pytest.mark.parametrize("settings", [SETTINGS, MINING], ids=["plain", "mining"])
-def test_stopped_after_any_step_it_ends_the_same(go, tmp_path, monkeypatch, settings, step):
-    undisturbed = go(settings=settings)
+def test_stopped_after_any_step_it_ends_the_same(go, tmp_path, monkeypatch, undisturbed, step):
+    settings, expected = undisturbed
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "on_any_rank", stop_at(step))
         if step < len(PLAN):
@@ -87,7 +91,7 @@ def test_stopped_after_any_step_it_ends_the_same(go, tmp_path, monkeypatch, sett
             go(settings=settings)
     checkpoint = tmp_path / "trainer" / f"checkpoint-{step}"
     assert read_seal(checkpoint)["step"] == step
-    assert go(resume=checkpoint, settings=settings) == undisturbed
+    assert go(resume=checkpoint, settings=settings) == expected
 
 
 @pytest.mark.parametrize(("step", "settings"), [(4, SETTINGS), (4, MINING), (6, SETTINGS)])

@@ -85,7 +85,7 @@ def test_where_one_of_two_ranks_runs_out_in_the_backward_pass_the_run_ends_with_
     folder, _ = run
     ended = tmp_path / "ended"
     ended.mkdir()
-    with started(ended / "log") as ranks:
+    with started(ended) as ranks:
         ranks.tell("end", folder)
         assert ranks.processes[1].wait(120) == MemoryLimit.code == 79
         ranks.processes[0].kill()
