@@ -87,6 +87,8 @@ def how(check: Check) -> Facts:
     """What the figures depend on."""
     import torch
 
+    if check.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("gpu-check: torch finds no GPU here; --device cpu --quick checks the script itself")
     told = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
     revision = subprocess.run(told, capture_output=True, text=True).stdout.strip()
     facts: Facts = {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "revision": revision}
