@@ -218,12 +218,12 @@ def limit(model_path: str, data: Path) -> Facts:
     return facts | {"precision": "bf16" if bf16 else "fp32", "tokens": tokens, "chunks": len(chunks)}
 
 
-def packed_chunks(token_ids: list[list[int]]) -> list[list[list[int]]]:
+def packed_chunks(token_ids: list[list[int]], chunk_tokens: int = CHUNK_TOKENS) -> list[list[list[int]]]:
     """All tokens in one row, cut into texts of one length: that at which attention costs what it costs for theirs."""
     stream = [one for ids in token_ids for one in ids]
     length = round(sum(len(ids) ** 2 for ids in token_ids) / len(stream))
     texts = [stream[start : start + length] for start in range(0, len(stream) - length + 1, length)]
-    at_once = CHUNK_TOKENS // length
+    at_once = max(1, chunk_tokens // length)
     return [texts[start : start + at_once] for start in range(0, len(texts), at_once)]
 
 

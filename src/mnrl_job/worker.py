@@ -26,6 +26,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from mnrl_job.embedding.assumed import tell_assumptions
 from mnrl_job.embedding.loading import Loaded, load, load_model, tell_untrained
+from mnrl_job.embedding.out_of_memory import is_out_of_memory
 from mnrl_job.embedding.positions import max_tokens
 from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.embedding.prompts import find_prompt
@@ -49,6 +50,7 @@ from mnrl_job.records import (
 from mnrl_job.runtime import logs
 from mnrl_job.runtime.attempt import common
 from mnrl_job.runtime.heartbeat import begin
+from mnrl_job.runtime.local_rank import is_first_of_machine
 from mnrl_job.runtime.machine import out_of_room
 from mnrl_job.runtime.outcomes import worker_main
 from mnrl_job.runtime.stopping import note_requests
@@ -57,6 +59,7 @@ from mnrl_job.runtime.watch import PATIENCE_AT_FIRST
 from mnrl_job.scoring import carried_files, evaluate_all, score_now, scores_before
 from mnrl_job.settings import Settings
 from mnrl_job.training.checkpoints import Keeping
+from mnrl_job.training.gathering import open_host_group
 from mnrl_job.training.guide import FOLDER, embed_by_guide
 from mnrl_job.training.lengths import measure_lengths
 from mnrl_job.training.lora import merged
@@ -92,7 +95,7 @@ def train_role(task: WorkerTask) -> None:
     after = evaluate_all(model, task, "after")
     if state.is_main_process:
         save(model, task.staging)
-    if state.is_local_main_process:
+    if is_first_of_machine():
         write_result(task, replace(loaded, model=model), before, after, training, lengths)
 
 
@@ -259,7 +262,7 @@ def describe_devices(state: PartialState) -> str:
 
 def explain(error: Exception, scratch: Path) -> JobError | None:
     """Which of our errors a library's exception is, if any."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         return MemoryLimit(f"out of device memory: {first_line(error)}; lower MNRL_BATCH_SIZE or MNRL_MAX_SEQ_LENGTH")
     return out_of_room(error, scratch)
 
@@ -280,6 +283,7 @@ def run(role: Callable[[WorkerTask], None], path: Path) -> None:
     # The supervisor's watchdog is to notice first, since it can tell what hangs.
     patience = timedelta(seconds=2 * PATIENCE_AT_FIRST * settings.hang_timeout.seconds)
     state = PartialState(cpu=on_cpu, timeout=patience)
+    open_host_group(patience)
     shard_on_processors(state)
     logs.set_up(task.settings["log_format"], quiet=not state.is_main_process)
     disable_progress_bar()

@@ -10,6 +10,7 @@ from mnrl_job.evaluation.retrieval import estimate_seconds, evaluate, rank
 from mnrl_job.inputs.evalset import write_evalset
 from mnrl_job.setting_types import METRIC_CUTOFFS
 from tests.examples import PAIRS
+from tests.waits import counted_waits
 
 
 def test_metrics_equal_the_librarys_evaluator(model, tmp_path):
@@ -61,7 +62,7 @@ def test_the_rank_is_that_of_the_best_relevant_document_in_the_whole_corpus():
 
 @pytest.mark.parametrize("at_once", [2**26, 3])  # all queries at once, and one after the other
 def test_a_query_is_not_ranked_among_its_own_answers_and_others_keep_it(at_once, monkeypatch):
-    monkeypatch.setattr("mnrl_job.evaluation.retrieval.SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr("mnrl_job.evaluation.retrieval.scores_at_once", lambda _: at_once)
     queries = torch.tensor([[1.0, 0.0], [0.8, 0.6]])
     corpus = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]])
     grades = {"a": {"b": 1}, "b": {"a": 1}}
@@ -69,6 +70,37 @@ def test_a_query_is_not_ranked_among_its_own_answers_and_others_keep_it(at_once,
     assert (own.rank, [document for document, _ in own.top]) == (1, ["b", "c"])
     assert own.metrics["accuracy@1"] == own.metrics["recall@1"] == 1.0
     assert (other.rank, [document for document, _ in other.top]) == (3, ["b", "c", "a"])
+
+
+@pytest.mark.parametrize("tiles", [1, 4])
+def test_the_device_is_waited_for_once_a_tile(tiles, monkeypatch):
+    queries, corpus = torch.randn(2, 60, 8, generator=torch.Generator().manual_seed(1))
+    ids = [f"t{row}" for row in range(60)]
+    grades = {
+        name: {f"t{(row * 7 + step) % 60}": 1 + step for step in range(row % 4 + 1)} for row, name in enumerate(ids)
+    }
+    judged = Judged(ids, ids, grades, frozenset(ids[::2]))
+    expected = list(rank(queries, corpus, judged, [1, 5, 20]))
+    monkeypatch.setattr("mnrl_job.evaluation.retrieval.scores_at_once", lambda _: 60 * 60 // tiles)
+    with counted_waits() as waits:
+        found = list(rank(queries, corpus, judged, [1, 5, 20]))
+    assert waits.count("cpu") == len(waits) - waits.count("numpy") == tiles, (
+        "numpy shares the memory of what is on the host"
+    )
+    assert found == expected
+
+
+def test_ranks_and_scores_are_those_of_each_query_alone():
+    """By a plain sort, with several relevant documents each."""
+    queries, corpus = torch.randn(2, 60, 8, generator=torch.Generator().manual_seed(2))
+    ids = [f"t{row}" for row in range(60)]
+    grades = {name: {f"t{(row * 11 + step) % 60}": 1 for step in range(3)} for row, name in enumerate(ids)}
+    for row, result in enumerate(rank(queries, corpus, Judged(ids, ids, grades), [1])):
+        scores = (queries[row] @ corpus.T).tolist()
+        order = sorted(range(60), key=lambda at: -scores[at])
+        best = min(order.index(int(name[1:])) for name in grades[ids[row]])
+        assert (result.rank, result.score) == (best + 1, pytest.approx(scores[order[best]], abs=1e-5))
+        assert [name for name, _ in result.top] == [ids[at] for at in order[:10]]
 
 
 def test_metrics_reach_as_deep_with_the_query_left_out(monkeypatch):

@@ -53,10 +53,10 @@ def test_workers_share_what_there_is_and_wait_without_spinning(machine, monkeypa
     for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
         monkeypatch.delenv(name, raising=False)
     machine("0::/\n", {"cpu.max": "400000 100000\n"})
-    shared = worker_environment(Devices(gpus=0, workers=2))
+    shared = worker_environment(Devices(gpus=(), workers=2))
     assert (shared["OMP_NUM_THREADS"], shared["OMP_WAIT_POLICY"]) == ("2", "passive")
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    assert worker_environment(Devices(gpus=0, workers=2))["OMP_WAIT_POLICY"] == "active"
+    assert worker_environment(Devices(gpus=(), workers=2))["OMP_WAIT_POLICY"] == "active"
 
 
 def test_a_real_quota_is_seen():

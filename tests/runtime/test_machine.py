@@ -20,9 +20,9 @@ def test_a_container_has_what_its_limit_leaves(tmp_path, monkeypatch, most, used
 
 def test_batches_for_a_gpu_need_shared_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "ENOUGH_SHARED_MEMORY", 2**62)
-    assert machine.shared_memory(Devices(gpus=0, workers=2)).status == "passed"
-    small = machine.shared_memory(Devices(gpus=1, workers=1))
+    assert machine.shared_memory(Devices(gpus=(), workers=2)).status == "passed"
+    small = machine.shared_memory(Devices(gpus=("0",), workers=1))
     assert small.status == "warning"
     assert "--shm-size=1g" in small.remedy
     monkeypatch.setattr(machine, "SHARED_MEMORY", tmp_path / "none")
-    assert machine.shared_memory(Devices(gpus=1, workers=1)).status == "warning"
+    assert machine.shared_memory(Devices(gpus=("0",), workers=1)).status == "warning"

@@ -158,12 +158,12 @@ def test_workers_are_numbered_over_all_nodes(tmp_path, monkeypatch):
     spoken = []
     monkeypatch.setattr("mnrl_job.runtime.launch.subprocess.Popen", lambda *_, env, **__: spoken.append(env) or Gone())
     others = Meeting(Nodes(3, 2, "127.0.0.1", 29700), "tune", 30.0, 60.0)
-    with started("train", tmp_path, Devices(gpus=0, workers=2), Care(60, 30), others):
+    with started("train", tmp_path, Devices(gpus=(), workers=2), Care(60, 30), others):
         pass
     assert [(one["RANK"], one["LOCAL_RANK"], one["WORLD_SIZE"]) for one in spoken] == [("4", "0", "6"), ("5", "1", "6")]
     assert {(one["MASTER_ADDR"], one["MASTER_PORT"]) for one in spoken} == {("127.0.0.1", "29700")}
     assert all(one["GLOO_SOCKET_IFNAME"] == interface_to("127.0.0.1") for one in spoken)
-    alone = worker_environment(Devices(gpus=0, workers=1))
+    alone = worker_environment(Devices(gpus=(), workers=1))
     assert not {"RANK", "TORCHELASTIC_USE_AGENT_STORE"} & set(alone)
 
 

@@ -2,15 +2,19 @@
 
 `loss` gives the value of our loss and of the library's, `encode` what texts are embedded to, `train` trains from the
 last checkpoint in a folder, if there is one, up to a step, and gives the digest of the rows; so does `short`, where the
-second rank has memory for two texts at a time; `mine` gives the hard negatives, `gather` rows and their gradients. Only
-the first rank answers.
+second rank has memory for two texts at a time, or runs out of it once in the loss or in the backward pass, where it
+ends as a worker does; `mine` gives the hard negatives, `gather` rows and their gradients, `hosts` what processors tell
+one another. Only the first rank answers.
 """
 
 import json
+import math
 import sys
 from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -27,15 +31,19 @@ from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.masks import embed
 from mnrl_job.records import Batching, Pairs, read_record
 from mnrl_job.runtime import stopping
+from mnrl_job.runtime.outcomes import worker_main
 from mnrl_job.runtime.ragged import no_values
 from mnrl_job.runtime.tables import read_groups
 from mnrl_job.settings import Settings
+from mnrl_job.training import gathering
+from mnrl_job.training import loss as loss_module
 from mnrl_job.training.checkpoints import Keeping
 from mnrl_job.training.collate import Batch
-from mnrl_job.training.gathering import gather_rows, most_of_ranks, numbers_of_ranks
+from mnrl_job.training.gathering import gather_rows, most_of_ranks, numbers_of_ranks, on_any_rank
 from mnrl_job.training.loss import GlobalBatchLoss
 from mnrl_job.training.mining import distinct, mine
 from mnrl_job.training.trainer import PlannedTrainer
+from mnrl_job.worker import explain
 
 
 class StopAt(TrainerCallback):
@@ -49,25 +57,46 @@ class StopAt(TrainerCallback):
 
 
 def train(
-    folder: Path, stop_at: int, texts_that_fit: int | None = None, keeping: Keeping | None = None
+    folder: Path,
+    stop_at: int,
+    prepare: Callable[[SentenceTransformer], object] = id,
+    keeping: Keeping | None = None,
 ) -> dict[str, object]:
     settings = read_record(folder / "settings.json", Settings)
     pairs, batching = read_record(folder / "pairs.json", Pairs), read_record(folder / "batching.json", Batching)
     model = SentenceTransformer(str(folder / "model"), device="cpu")
-    if texts_that_fit:
-        model.register_forward_hook(lambda _, __, found: fail_above(texts_that_fit, found["sentence_embedding"]))
+    prepare(model)
     trainer = PlannedTrainer(model, settings, pairs, batching, folder, folder, keeping)
     if stop_at:
         trainer.add_callback(StopAt(stop_at))
     checkpoints = folder.glob("trainer/checkpoint-*")
     trainer.train(resume_from_checkpoint=next((str(path) for path in checkpoints), None))
     done = {"step": trainer.state.global_step, "digest": trainer.progress.digest}
-    return done | {"recomputed": trainer.global_loss.kept_tokens == 0}
+    return done | {"recomputed": math.isfinite(trainer.global_loss.kept_tokens)}
 
 
-def fail_above(most: int, texts: torch.Tensor) -> None:
-    if len(texts) > most:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+def fail(*_: object) -> NoReturn:
+    raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+
+def fail_in_forward(model: SentenceTransformer) -> None:
+    """Wherever more than two texts are embedded at once."""
+    model.register_forward_hook(lambda _, __, found: fail() if len(found["sentence_embedding"]) > 2 else None)
+
+
+def fail_in_loss(_: SentenceTransformer) -> None:
+    """At the first step."""
+    contrast = loss_module.contrast
+
+    def once(*_: object) -> NoReturn:
+        loss_module.contrast = contrast
+        fail()
+
+    loss_module.contrast = once
+
+
+def fail_in_backward(model: SentenceTransformer) -> None:
+    model.transformers_model.get_input_embeddings().weight.register_hook(fail)
 
 
 def loss(folder: Path, whose: tuple[str, ...] = ("ours", "theirs")) -> dict[str, object]:
@@ -209,19 +238,44 @@ def stopped(folder: Path) -> dict[str, object]:
     return done | {"steps": steps}
 
 
-def short(folder: Path) -> dict[str, object]:
-    return train(folder, 0, 2 if PartialState().process_index == 1 else None)
+SHORT_IN = {"forward": fail_in_forward, "loss": fail_in_loss, "backward": fail_in_backward}
+
+
+def hosts() -> dict[str, object]:
+    """What processors say where there are GPUs, as this one plays; and how long they wait for one another."""
+    rank, backend = PartialState().process_index, torch.distributed.get_backend
+    torch.distributed.get_backend = lambda: "nccl"
+    try:
+        gathering.open_host_group(timedelta(seconds=77))
+        group = gathering._hosts
+        found = {
+            "most": most_of_ranks(rank),
+            "numbers": numbers_of_ranks([10 + rank, rank]),
+            "all": on_any_rank(rank == 1),
+        }
+    finally:
+        torch.distributed.get_backend, gathering._hosts = backend, None
+    seconds = group._get_backend(torch.device("cpu")).options._timeout.total_seconds()
+    return found | {"seconds": seconds, "world": group is torch.distributed.group.WORLD}
+
+
+def short(folder: Path, moment: str) -> dict[str, object]:
+    return train(folder, 0, SHORT_IN[moment] if PartialState().process_index == 1 else id)
 
 
 ROLES = {
     "loss": lambda folder, *whose: loss(Path(folder), whose or ("ours", "theirs")),
     "encode": lambda folder: embeddings(Path(folder)),
     "train": lambda folder, stop_at: train(Path(folder), int(stop_at)),
-    "short": lambda folder: short(Path(folder)),
+    "short": lambda folder, moment: short(Path(folder), moment),
+    "end": lambda folder, moment: worker_main(
+        partial(short, Path(folder), moment), partial(explain, scratch=Path(folder))
+    ),
     "unequal": lambda folder: unequal(Path(folder)),
     "stopped": lambda folder: stopped(Path(folder)),
     "mine": lambda folder: negatives(Path(folder)),
     "gather": gather,
+    "hosts": hosts,
 }
 
 

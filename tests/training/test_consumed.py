@@ -8,13 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mnrl_job.errors import MemoryLimit
 from mnrl_job.records import Batching, Pairs, write_record
+from mnrl_job.runtime.outcomes import cause
 from mnrl_job.runtime.tables import write_columns, write_labels
 from mnrl_job.settings import Settings
 from mnrl_job.training.batches import Rule, Share, batches_by_source, plan_epochs
 from mnrl_job.training.consumed import digest
 from tests.examples import PAIRS
 from tests.training.ranks import train
+from tests.training.two_ranks import started
 
 PLAN = np.arange(48).reshape(-1, 4)
 EPOCHS = 3
@@ -89,6 +92,23 @@ def test_where_one_of_two_ranks_runs_out_of_memory_both_go_on_with_less(two_rank
     losses = logged(folder, "loss")
     shutil.rmtree(folder / "trainer")
     assert train(folder, 7)["step"] == 7
-    assert two_ranks.ask("short", folder) == whole | {"recomputed": True}
+    assert two_ranks.ask("short", folder, "forward") == whole | {"recomputed": True}
     assert logged(folder, "rows_digest") == [digest(plan[:step]) for step in range(1, 16)]
     assert logged(folder, "loss") == pytest.approx(losses, abs=1e-3)  # bf16, cut in other chunks
+
+
+@pytest.mark.parametrize("moment", ["loss", "backward"])
+def test_where_one_of_two_ranks_runs_out_after_the_forward_pass_the_run_ends_with_what_to_set(run, tmp_path, moment):
+    """The other waits for it there, and cannot be told."""
+    folder, _ = run
+    ended = tmp_path / "ended"
+    ended.mkdir()
+    with started(ended) as ranks:
+        ranks.tell("end", folder, moment)
+        assert ranks.processes[1].wait(120) == MemoryLimit.code == 79
+        ranks.processes[0].kill()
+        ranks.processes[0].wait()
+        found = cause(ended, ranks.processes)
+    assert isinstance(found, MemoryLimit)
+    assert "CUBLAS_STATUS_ALLOC_FAILED" in str(found)
+    assert "MNRL_GRADIENT_CHECKPOINTING=true" in str(found)

@@ -197,12 +197,24 @@ def test_dropout_is_the_same_when_activations_are_computed_again(model):
         torch.testing.assert_close(found[0][1], other[1], rtol=1e-9, atol=1e-12)
 
 
-def test_less_is_taken_at_once_until_every_text_stands_alone(model):
+def test_kept_activations_halve_before_they_fall_to_none_and_texts_stand_alone(model):
+    """Of 64 tokens in chunks of 8, four texts each or one."""
     loss = GlobalBatchLoss(model, 20)
+    chunks = [{"input_ids": torch.zeros(4, 2, dtype=torch.long)}] * 7 + [{"input_ids": torch.zeros(1, 8)}]
     tried = []
-    while loss.take_less(5):
+    while loss.take_less(chunks):
         tried.append((loss.kept_tokens, loss.pieces))
-    assert tried == [(0, 1), (0, 2), (0, 4), (0, 8)]
+    assert tried == [(32, 1), (16, 1), (8, 1), (0, 1), (0, 2), (0, 4)]
+
+
+def test_an_estimate_above_what_the_batch_has_is_halved_from_what_it_has(model):
+    loss = GlobalBatchLoss(model, 20)
+    loss.kept_tokens = 1e9
+    assert loss.take_less([{"input_ids": torch.zeros(4, 2)}] * 4)
+    assert loss.kept_tokens == 16
+
+
+def test_chunks_are_cut_in_parts_of_nearly_as_many_texts(model):
     chunk = model.preprocess(COLUMNS[0])
     assert [len(part["input_ids"]) for part in split(chunk, 3)] == [3, 3, 2]
     assert [len(part["input_ids"]) for part in split(chunk, 100)] == [1] * 8

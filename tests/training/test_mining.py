@@ -22,6 +22,7 @@ from mnrl_job.training import mining
 from mnrl_job.training.collate import TextCollator, TokenCollator, collator
 from mnrl_job.training.mining import NOTHING, distinct, mine, search
 from mnrl_job.training.negatives import HardNegatives
+from tests.waits import counted_waits
 
 WORDS = (
     "open",
@@ -123,7 +124,7 @@ def test_own_groups_and_eval_documents_are_never_taken_and_the_window_is_kept(gr
     scores = vectors[0] @ vectors[1].T
     seen = 0
     for rows, numbers, found, _ in search(queries, documents, texts, wanted):
-        for row, number, score in zip(rows, numbers, found, strict=True):
+        for row, number, score in zip(rows.tolist(), numbers, found, strict=True):
             expected = naive(scores, groups, barred, planned, wanted, row)
             taken = [groups[texts.documents[one]][1] for one in number[score.isfinite()]]
             assert taken == expected
@@ -148,8 +149,22 @@ def test_queries_are_ranked_some_at_a_time(model, data, tmp_path, monkeypatch):
     groups[5:9, 0] = groups[5, 0]
     texts = distinct(groups, no_values(len(groups)), np.zeros(ROWS, dtype=bool), np.arange(ROWS))
     at_once = mine(model, pairs, texts, asked_for(2), tmp_path / "mining")
-    monkeypatch.setattr(mining, "SCORES_AT_ONCE", 5 * ROWS)
+    monkeypatch.setattr(mining, "scores_at_once", lambda _: 5 * ROWS)
     assert np.array_equal(mine(model, pairs, texts, asked_for(2), tmp_path / "mining").rows, at_once.rows)
+
+
+def test_the_device_is_waited_for_as_often_however_many_tiles_there_are(model, data, tmp_path, monkeypatch):
+    pairs, _ = data
+    groups = np.arange(2 * ROWS).reshape(2, ROWS).T
+    texts = distinct(groups, no_values(len(groups)), np.arange(ROWS) % 7 == 0, np.arange(ROWS))
+    mine(model, pairs, texts, asked_for(2), tmp_path / "mining")  # tokenises
+    counts = []
+    for queries in (ROWS, 5, 1):
+        monkeypatch.setattr(mining, "scores_at_once", lambda _, queries=queries: queries * ROWS)
+        with counted_waits() as waits:
+            mine(model, pairs, texts, asked_for(2), tmp_path / "mining")
+        counts.append(len(waits))
+    assert counts[0] == counts[1] == counts[2] < 20
 
 
 def test_texts_are_found_in_more_text_than_arrow_can_join(model, data, huge, tmp_path, monkeypatch):

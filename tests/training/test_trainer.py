@@ -1,6 +1,7 @@
 """One training run in this process, where memory is short and where the model is of another kind."""
 
 import math
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -44,8 +45,31 @@ def test_the_size_of_chunks_changes_memory_and_not_the_result(run, model, tiny_m
     torch.testing.assert_close(weights(other), weights(model), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("moment", ["forward", "backward", "end of backward"])
-def test_a_step_that_runs_out_of_memory_is_tried_again_with_less(run, model, tiny_model, moment):
+OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+@pytest.fixture
+def fail_in_loss(monkeypatch):
+    """Have the loss itself run out of memory so many times."""
+
+    def arrange(times):
+        from mnrl_job.training import loss
+
+        contrast, failed = loss.contrast, []
+
+        def fail(*arguments):
+            if len(failed) < times:
+                failed.append(arguments)
+                raise OUT_OF_MEMORY
+            return contrast(*arguments)
+
+        monkeypatch.setattr(loss, "contrast", fail)
+
+    return arrange
+
+
+@pytest.mark.parametrize("moment", ["forward", "loss", "backward", "end of backward"])
+def test_a_step_that_runs_out_of_memory_is_tried_again_with_less(run, model, tiny_model, fail_in_loss, moment):
     from sentence_transformers import SentenceTransformer
 
     _, losses = run(SentenceTransformer(str(tiny_model), device="cpu"))
@@ -53,7 +77,7 @@ def test_a_step_that_runs_out_of_memory_is_tried_again_with_less(run, model, tin
 
     def fail(tensor):
         failed.append(len(tensor))
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        raise OUT_OF_MEMORY
 
     def watch(_, __, found):
         embeddings = found["sentence_embedding"]
@@ -66,12 +90,33 @@ def test_a_step_that_runs_out_of_memory_is_tried_again_with_less(run, model, tin
     if moment == "end of backward":  # when most weights have their gradient already
         words = model.transformers_model.get_input_embeddings().weight
         words.register_hook(lambda gradient: fail(gradient) if len(failed) < 2 else None)
+    if moment == "loss":
+        fail_in_loss(2)
     trained, other_losses = run(model)
     assert trained.recomputed
-    assert len(failed) >= 2
+    assert moment == "loss" or len(failed) >= 2
     assert trained.rows_digest == digest(PLAN)
     assert trained.masked_per_anchor == 0
     assert other_losses == pytest.approx(losses, abs=1e-5)
+
+
+def test_a_second_try_draws_the_same_dropout(run, model, tiny_model, fail_in_loss):
+    from sentence_transformers import SentenceTransformer
+
+    other = SentenceTransformer(str(tiny_model), device="cpu")
+    for module in (*model.modules(), *other.modules()):
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    run(model)
+    fail_in_loss(1)
+    assert run(other)[0].recomputed
+    torch.testing.assert_close(weights(other), weights(model), rtol=0, atol=1e-6)
+
+
+def test_a_model_whose_batches_cannot_be_cut_tells_what_to_set(run, static_model, fail_in_loss):
+    fail_in_loss(1)
+    with pytest.raises(MemoryLimit, match=r"allocate 2\.00 GiB.*MNRL_BATCH_SIZE"):
+        run(static_model)
 
 
 def test_where_not_even_one_text_fits_the_numbers_are_told(run, model):
@@ -185,6 +230,46 @@ def test_other_processes_can_make_the_batches(run, model, tmp_path):
     assert torch.equal(found["order"], expected["order"])
     for one, other in zip(found["chunks"], expected["chunks"], strict=True):
         assert torch.equal(one["input_ids"], other["input_ids"])
+
+
+def test_other_processes_may_tokenise_too(run, static_model, tmp_path, monkeypatch):
+    """A tokenizer that has used its threads before a fork waits for them in the copy, where they are not."""
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    static_model.preprocess(["a b c"] * 100)
+    collate = collator(static_model, run.pairs, chunk_limit(torch.device("cpu")), tmp_path / "some")
+    rows = [{"label": [row, row, 100 + row]} for row in range(32)]
+    loader = torch.utils.data.DataLoader(rows, batch_size=32, num_workers=1, collate_fn=collate, timeout=20)
+    (found,) = loader
+    for one, other in zip(found["chunks"], collate(rows)["chunks"], strict=True):
+        assert torch.equal(one["input_ids"], other["input_ids"])
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "true", "here as before"
+
+
+def test_a_model_for_flash_attention_is_tokenised_before_and_cut_into_chunks(run, tiny_model, tmp_path, monkeypatch):
+    """The library would have it read all texts in one row. Attention itself is another's here, for want of a GPU."""
+    import transformers.modeling_flash_attention_utils as flash
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules.transformer import Transformer
+
+    monkeypatch.setattr(Transformer, "_is_flash_attention_requested", lambda _: True)
+    monkeypatch.setattr(flash, "lazy_import_flash_attention", lambda _: ((None, print, None, None), None))
+    theirs = SentenceTransformer(str(tiny_model), device="cpu")
+    assert "attention_mask" not in theirs.preprocess(["a text"]), "the library's way"
+    ours = load_model(str(tiny_model), SETTINGS).model
+    assert isinstance(collator(ours, run.pairs, Limit(100, 4, 1), tmp_path / "some"), TokenCollator)
+    theirs.save_pretrained(str(tmp_path / "theirs"), create_model_card=False)
+    ours.save_pretrained(str(tmp_path / "ours"), create_model_card=False)
+    saved = [(tmp_path / name / "sentence_bert_config.json").read_text() for name in ("ours", "theirs")]
+    assert saved[0] == saved[1]
+
+
+def test_memory_is_counted_with_padding_as_batches_have_it(run, model, tmp_path):
+    """Without anything to mask, attention keeps less."""
+    columns = collator(model.train(), run.pairs, Limit(100, 100, 1), tmp_path / "some").columns
+    column = max(columns, key=lambda one: int(one.lengths.max()))
+    row, length = column.lengths.argmax(), int(column.lengths.max())
+    one, two = (memory.bytes_kept(model, column.features(np.repeat(row, copies), length)) for copies in (1, 2))
+    assert memory.bytes_for_a_token(model, columns) > (two - one) / length
 
 
 def test_memory_is_counted_for_the_largest_share_of_a_batch(run, model, tmp_path):

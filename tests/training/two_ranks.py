@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from mnrl_job.runtime.outcomes import OUTCOME
 from tests import forked
 from tests.program import ROOT, clean_environment
 from tests.servers.s3 import free_port
@@ -15,17 +16,22 @@ from tests.servers.s3 import free_port
 
 @dataclass(frozen=True)
 class Ranks:
-    """What the processes read, what the first of them answers, and where they write what is no answer."""
+    """The processes, what they read, what the first of them answers, and where they write what is no answer."""
 
+    processes: list[forked.Forked]
     asked: list[TextIO]
     answers: TextIO
     log: Path
 
-    def ask(self, role: str, *arguments: object) -> Any:
-        """What the first of them answers, see `ranks.py`."""
+    def tell(self, role: str, *arguments: object) -> None:
+        """Have both do something, see `ranks.py`."""
         for one in self.asked:
             one.write(f"{json.dumps([role, *map(str, arguments)])}\n")
             one.flush()
+
+    def ask(self, role: str, *arguments: object) -> Any:
+        """What the first of them answers."""
+        self.tell(role, *arguments)
         answer = self.answers.readline()
         assert answer, self.log.read_text()
         return json.loads(answer)
@@ -33,7 +39,7 @@ class Ranks:
 
 @contextmanager
 def started(folder: Path) -> Iterator[Ranks]:
-    """Both, for as long as the context lasts."""
+    """Both, for as long as the context lasts. One that fails as a worker does says why in `rank-N.json`."""
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "1"}
     log, answers = folder / "log", folder / "answers"
     os.mkfifo(answers)
@@ -42,11 +48,12 @@ def started(folder: Path) -> Iterator[Ranks]:
     for rank, fifo in enumerate(asked):
         os.mkfifo(fifo)
         environment = clean_environment(**shared, RANK=str(rank), LOCAL_RANK=str(rank))
+        environment[OUTCOME] = str(folder / f"rank-{rank}.json")
         outputs = (log if rank else answers, log)
         given = forked.Start([], ROOT, environment, *outputs, stdin=fifo, module="tests.training.ranks")
         processes.append(forked.start(given))
     try:
-        yield Ranks([fifo.open("w") for fifo in asked], answers.open(), log)
+        yield Ranks(processes, [fifo.open("w") for fifo in asked], answers.open(), log)
     finally:
         for process in processes:
             process.kill()

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules.transformer import Transformer
 
 from mnrl_job.embedding.adapters import Adapter, find_adapter, merge
 from mnrl_job.embedding.assumed import find_assumptions
@@ -106,8 +107,20 @@ def load(name: str, variable: str, given: str = "") -> Loaded:
     check_weights(model, loading, told)
     check_vocabulary(model, told)
     padding = ensure_padding(model, told)
+    pad_inputs(model)
     cut_to_positions(model, told)
     return Loaded(model, find_assumptions(model, padding), adapter.base if adapter else None)
+
+
+def pad_inputs(model: SentenceTransformer) -> None:
+    """Have texts padded for flash attention, too, which skips padding by itself.
+
+    The library gives it all texts of a call in one row, which cannot be tokenised before, cut into chunks of like
+    length, nor cut again where memory runs out. What is saved leaves it to the library as before.
+    """
+    for module in model.modules():
+        if isinstance(module, Transformer):
+            module.can_flatten_inputs = False
 
 
 def _by_library(path: str, revision: str) -> SentenceTransformer:

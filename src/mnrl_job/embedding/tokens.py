@@ -1,6 +1,7 @@
 """Texts tokenised once, kept as Arrow files mapped into memory, and padded no further than a chunk needs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from mnrl_job.runtime.heartbeat import beat
+from mnrl_job.runtime.local_rank import is_first_of_machine
 from mnrl_job.runtime.tables import read_table
 
 TEXTS_AT_ONCE = 10_000
@@ -118,13 +120,22 @@ def read_or_tokenise(
         if form is None:
             return None
         forms.append(form)
-    state = PartialState()
-    with state.local_main_process_first():
+    with _first_of_machine_first():
         for make, texts, path in zip(preprocess, columns, paths, strict=True):
-            if state.is_local_main_process and not path.exists():
+            if is_first_of_machine() and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 tokenise(make, texts, path)
     return [read_tokens(path, form) for path, form in zip(paths, forms, strict=True)]
+
+
+@contextmanager
+def _first_of_machine_first() -> Iterator[None]:
+    """As accelerate's `local_main_process_first`."""
+    if not is_first_of_machine():
+        PartialState().wait_for_everyone()
+    yield
+    if is_first_of_machine():
+        PartialState().wait_for_everyone()
 
 
 def read_tokens(path: Path, form: Form) -> Tokens:

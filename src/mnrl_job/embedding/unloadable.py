@@ -12,6 +12,7 @@ import transformers
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 
+from mnrl_job.embedding.out_of_memory import is_out_of_memory
 from mnrl_job.errors import DataError, DeniedError, DeviceError, JobError, MissingError, StorageError, first_line
 from mnrl_job.runtime.lfs import is_lfs_pointer
 from mnrl_job.runtime.storage import split_revision
@@ -32,7 +33,7 @@ WRONG_WEIGHTS = re.compile(r"(?:Missing|Unexpected) key\(s\) in state_dict: .*")
 
 def is_fault_of_device(error: BaseException) -> bool:
     """Whether it says nothing about the model: a GPU failed, or memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError | MemoryError):
+    if is_out_of_memory(error) or isinstance(error, torch.AcceleratorError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "CUDA error" in str(error)
 

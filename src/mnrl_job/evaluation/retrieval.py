@@ -3,14 +3,17 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
+from mnrl_job.embedding.device_memory import scores_at_once
 from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import Precision
 from mnrl_job.evaluation.judgements import Judged, read_judged
@@ -20,7 +23,6 @@ from mnrl_job.records import EvalSet, Evaluation, QueryResult
 from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.runtime.tables import read_table, take
 
-SCORES_AT_ONCE = 2**26  # 256 MiB of fp32
 TOP_KEPT = 10
 SAMPLED_TEXTS = 64
 
@@ -76,7 +78,7 @@ def estimate_seconds(model: SentenceTransformer, eval_set: EvalSet, precision: P
 
 
 def rank(queries: torch.Tensor, corpus: torch.Tensor, judged: Judged, cutoffs: Sequence[int]) -> Iterator[QueryResult]:
-    """Rank the corpus for each query, as many queries at a time as `SCORES_AT_ONCE` holds.
+    """Rank the corpus for each query, as many queries at a time as a tile of scores holds.
 
     A document that is the query itself is in no place of its ranking, as in BEIR.
 
@@ -88,28 +90,80 @@ def rank(queries: torch.Tensor, corpus: torch.Tensor, judged: Judged, cutoffs: S
     """
     row_of = {identifier: row for row, identifier in enumerate(judged.documents)}
     depth = min(max(*cutoffs, TOP_KEPT), len(row_of))
-    at_once = max(1, SCORES_AT_ONCE // len(row_of))
+    at_once = max(1, scores_at_once(corpus.device) // len(row_of))
+    relevant = [[row_of[document] for document in judged.grades[query]] for query in judged.queries]
+    itself = [[row_of[query]] if query in judged.own else [] for query in judged.queries]
+    known, left_out = (DocumentRows.of(rows, corpus.device) for rows in (relevant, itself))
     for start in range(0, len(judged.queries), at_once):
         beat()
         asked = judged.queries[start : start + at_once]
         scores = queries[start : start + at_once] @ corpus.T
-        own = [(offset, row_of[query]) for offset, query in enumerate(asked) if query in judged.own]
-        if own:
-            scores[tuple(torch.tensor(own, device=scores.device).T)] = -torch.inf
-        best = torch.topk(scores, depth, dim=1)
-        for offset, query in enumerate(asked):
-            relevant = judged.grades[query]
+        scores[left_out.within(start, len(asked))] = -torch.inf
+        for query, ranked in zip(asked, ranked_rows(scores, known.within(start, len(asked)), depth), strict=True):
             ranking = [
                 (judged.documents[row], score)
-                for row, score in zip(best.indices[offset].tolist(), best.values[offset].tolist(), strict=True)
+                for row, score in zip(ranked.rows, ranked.scores, strict=True)
                 if score > -math.inf
             ]
-            best_relevant = scores[offset, [row_of[document] for document in relevant]].max()
-            grades = [relevant.get(document, 0) for document, _ in ranking]
+            grades = [judged.grades[query].get(document, 0) for document, _ in ranking]
             yield QueryResult(
                 query_id=query,
-                rank=int((scores[offset] > best_relevant).sum()) + 1,
-                score=float(best_relevant),
-                metrics=ranking_metrics(grades, list(relevant.values()), cutoffs),
+                rank=ranked.rank,
+                score=ranked.score,
+                metrics=ranking_metrics(grades, list(judged.grades[query].values()), cutoffs),
                 top=tuple(ranking[:TOP_KEPT]),
             )
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRows:
+    """Some documents of each query, on the device that scores them, uploaded once.
+
+    Attributes:
+        pairs: number of the query and of the document, ordered by the first, shape (2, n).
+        starts: where those of each query start, shape (queries + 1,).
+    """
+
+    pairs: torch.Tensor
+    starts: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: list[list[int]], device: torch.device) -> "DocumentRows":
+        counts = np.array([len(some) for some in rows], dtype=np.int64)
+        documents = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=counts.sum())
+        pairs = torch.from_numpy(np.stack([np.repeat(np.arange(len(rows)), counts), documents]))
+        return cls(pairs.to(device), np.concatenate([[0], counts.cumsum()]))
+
+    def within(self, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Row and column of each of them in the scores of so many queries."""
+        queries, documents = self.pairs[:, self.starts[first] : self.starts[first + count]]
+        return queries - first, documents
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """Of one query: rank and score of its best relevant document; rows and scores of the first of its ranking."""
+
+    rank: int
+    score: float
+    rows: list[int]
+    scores: list[float]
+
+
+def ranked_rows(scores: torch.Tensor, relevant: tuple[torch.Tensor, torch.Tensor], depth: int) -> Iterator[Ranked]:
+    """Rank some queries' documents on the device, and bring everything back at once: each copy waits for the device.
+
+    Args:
+        scores: shape (queries, documents).
+        relevant: rows and columns of the relevant ones.
+        depth: how many rows of each ranking are wanted.
+    """
+    top = scores.topk(depth, dim=1)
+    best = scores.new_full((len(scores),), -torch.inf).scatter_reduce_(0, relevant[0], scores[relevant], "amax")
+    ranks = (scores > best[:, None]).sum(dim=1) + 1
+    # In fp64, which holds row numbers and scores in fp32 as they are.
+    figures = torch.cat([part.double() for part in (ranks[:, None], best[:, None], top.indices, top.values)], dim=1)
+    on_host = figures.cpu().numpy()
+    rows = on_host[:, 2 : 2 + depth].astype(np.int64).tolist()
+    for own, numbers, values in zip(on_host[:, :2].tolist(), rows, on_host[:, 2 + depth :].tolist(), strict=True):
+        yield Ranked(int(own[0]), own[1], numbers, values)

@@ -19,9 +19,10 @@ from mnrl_job.errors import Hang
 from mnrl_job.records import Record, WorkerTask, read_record, write_record
 from mnrl_job.runtime import heartbeat
 from mnrl_job.runtime.cpus import usable_cpus
-from mnrl_job.runtime.devices import Devices
+from mnrl_job.runtime.devices import VISIBLE, Devices
 from mnrl_job.runtime.exporters import python_of
 from mnrl_job.runtime.lifeline import SUPERVISOR
+from mnrl_job.runtime.local_rank import WORKER
 from mnrl_job.runtime.machine import oom_kills
 from mnrl_job.runtime.meeting import Meeting
 from mnrl_job.runtime.nodes import ALONE, Nodes, interface_to
@@ -40,6 +41,9 @@ SIBLINGS_SECONDS = 2.0
 STDERR = 2
 # What launchers and schedulers say to workers; ours are told by us.
 FOR_WORKERS = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+
+# By which names users tell torch's allocator what to do.
+ALLOCATOR = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"}
 
 
 def ask_workers(role: str, task: WorkerTask, devices: Devices, care: Care, answer: str, kind: type[Record]) -> Record:
@@ -112,8 +116,10 @@ def started(role: str, scratch: Path, devices: Devices, care: Care, others: Meet
     try:
         for rank in range(devices.workers):
             own = {OUTCOME: str(outcomes / f"rank-{rank}.json"), heartbeat.FILE: str(outcomes / f"beat-{rank}.json")}
+            own |= _own_device(devices, rank)
             if devices.workers * nodes.count > 1:
-                own |= {"RANK": str(nodes.rank * devices.workers + rank), "LOCAL_RANK": str(rank)}
+                own |= {"RANK": str(nodes.rank * devices.workers + rank), WORKER: str(rank)}
+                own |= {"LOCAL_RANK": "0" if devices.gpus else str(rank)}
             environment = worker_environment(devices) | shared | own
             with uninterrupted():  # or nobody would end a worker that has just begun
                 worker = subprocess.Popen(
@@ -142,15 +148,20 @@ def worker_environment(devices: Devices) -> dict[str, str]:
     defaults["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "8192"
     # Activations in huge pages that are not given back after each step; a C library that lacks these ignores them.
     defaults["GLIBC_TUNABLES"] = ":".join(f"glibc.malloc.{name}={value}" for name, value in MALLOC.items())
-    return defaults | inherited | _device_environment(devices, os.environ.get("CUDA_VISIBLE_DEVICES"))
-
-
-def _device_environment(devices: Devices, visible: str | None) -> dict[str, str]:
-    """As many GPUs as workers, since the trainer would spread one worker over all it sees (DataParallel)."""
     if not devices.gpus:
-        return {"ACCELERATE_USE_CPU": "true"}
-    names = visible.split(",") if visible else [str(index) for index in range(devices.gpus)]
-    return {"CUDA_VISIBLE_DEVICES": ",".join(names[: devices.workers])}
+        return defaults | inherited | {"ACCELERATE_USE_CPU": "true"}
+    if not inherited.keys() & ALLOCATOR:
+        # Chunks differ in size from step to step: without it, free memory ends up in blocks that none of them fits.
+        defaults["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+    # NCCL takes two instances of a GPU for a mistake unless it is told otherwise.
+    if any(name.startswith("MIG-") for name in devices.gpus):
+        defaults["NCCL_MULTI_RANK_GPU_ENABLE"] = "1"
+    return defaults | inherited
+
+
+def _own_device(devices: Devices, rank: int) -> dict[str, str]:
+    """One GPU, since CUDA shows one MIG instance only, and the trainer spreads over all it sees (DataParallel)."""
+    return {VISIBLE: devices.gpus[rank]} if devices.gpus else {}
 
 
 def _meeting_place(devices: Devices, nodes: Nodes) -> dict[str, str]:

@@ -58,7 +58,7 @@ def told_if_full(scratch: Path) -> Iterator[None]:
 
 def shared_memory(devices: Devices) -> Finding:
     """Batches for GPUs, and what these tell one another, go through /dev/shm; containers give it 64 MB."""
-    if devices.gpus == 0:
+    if not devices.gpus:
         return Finding("shared memory", "passed", "not needed on a CPU")
     size = shutil.disk_usage(SHARED_MEMORY).total if SHARED_MEMORY.is_dir() else 0
     told = f"{size / 1e6:.0f} MB in {SHARED_MEMORY} for {devices.workers} worker(s)"

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
@@ -15,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from mnrl_job.errors import InternalError
 from mnrl_job.records import StepScore, StepScores, read_record, write_record
 from mnrl_job.runtime.heartbeat import begin
+from mnrl_job.runtime.local_rank import is_first_of_machine
 from mnrl_job.runtime.logs import log
 from mnrl_job.setting_types import Every
 from mnrl_job.training.gathering import on_any_rank
@@ -101,7 +101,7 @@ class Best(TrainerCallback):
         begin("evaluate_during")
         self.scores = (*self.scores, StepScore(step, self._score()))
         news = self.best.step == step
-        if PartialState().is_local_main_process:
+        if is_first_of_machine():
             if news:
                 save_file(self._weights(), self._folder / WEIGHTS)
             write_record(self._folder / SCORES, StepScores(self.scores))

@@ -1,5 +1,6 @@
 """The rows of a batch as model input: looked up, cut into chunks and padded before the device asks for them."""
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
+from torch.utils.data import get_worker_info
 
 from mnrl_job.embedding.chunks import Limit, cut
 from mnrl_job.embedding.packing import Packed, pack
@@ -89,6 +91,8 @@ class TextCollator(SentenceTransformerDataCollator):
         self.guide: Guide | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
+        if get_worker_info():  # a tokenizer's threads are not copied by a fork, and would be waited for
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"
         label = np.array([row["label"] for row in rows])
         asked = self.chosen.asked(label[:, 0])
         chunks = []

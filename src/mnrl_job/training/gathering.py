@@ -1,12 +1,26 @@
 """What ranks tell one another in a step: rows, through which gradients flow back, and whether anything is wrong."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
+
+# The ranks' processors; None, which is all ranks as they are, where they have no GPUs.
+_hosts: dist.ProcessGroup | None = None
+
+
+def open_host_group(timeout: timedelta) -> None:
+    """Have the processors of ranks with GPUs meet; every rank must ask, when it starts.
+
+    Args:
+        timeout: of what they ask one another. In a step a rank may wait long for one that reads or compiles.
+    """
+    global _hosts
+    if not _alone() and dist.get_backend() != "gloo":
+        _hosts = dist.new_group(backend="gloo", timeout=timeout)
 
 
 def gather_rows(own: torch.Tensor) -> torch.Tensor:
@@ -50,7 +64,7 @@ def most_of_ranks(number: int) -> int:
     if _alone():
         return number
     largest = torch.tensor(number)
-    dist.all_reduce(largest, dist.ReduceOp.MAX, group=_hosts())
+    dist.all_reduce(largest, dist.ReduceOp.MAX, group=_hosts)
     return int(largest)
 
 
@@ -59,7 +73,7 @@ def numbers_of_ranks(own: Sequence[int]) -> list[list[int]]:
     if _alone():
         return [list(own)]
     everywhere = torch.empty(dist.get_world_size(), len(own), dtype=torch.int64)
-    dist.all_gather_single(everywhere, torch.tensor([own]), group=_hosts())
+    dist.all_gather_single(everywhere, torch.tensor([own]), group=_hosts)
     numbers: list[list[int]] = everywhere.tolist()
     return numbers
 
@@ -94,12 +108,6 @@ class Wishes:
 
 def _alone() -> bool:
     return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
-
-
-@cache
-def _hosts() -> dist.ProcessGroup | None:
-    """The ranks' processors as a group; None, which is all ranks as they are, where they have no GPUs."""
-    return None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
 
 
 class _Gathering(torch.autograd.Function):

@@ -21,6 +21,7 @@ from mnrl_job.embedding.precision import Precision
 from mnrl_job.embedding.prompts import Kind
 from mnrl_job.records import Pairs
 from mnrl_job.runtime.counting import used
+from mnrl_job.runtime.local_rank import is_first_of_machine
 from mnrl_job.runtime.ragged import positions
 from mnrl_job.runtime.tables import list_offsets, read_table, take, texts_of
 from mnrl_job.training.batches import Plan
@@ -64,7 +65,7 @@ def embed_by_guide(model: SentenceTransformer, pairs: Pairs, plan: Plan, precisi
         Preempted: this process was asked to stop.
     """
     state = PartialState()
-    if state.is_local_main_process:
+    if is_first_of_machine():
         folder.mkdir(parents=True, exist_ok=True)
     rows = used(plan)
     table = read_table(pairs.path)
@@ -77,7 +78,7 @@ def embed_by_guide(model: SentenceTransformer, pairs: Pairs, plan: Plan, precisi
         distinct, numbers = _number([texts_of(table, name) for name in names], [chosen[name] for name in names])
         _write(model, distinct, kind, precision, folder)
         for name, of_column in zip(names, numbers, strict=True):
-            if state.is_local_main_process:
+            if is_first_of_machine():
                 np.save(folder / f"{name}.npy", of_column)
     state.wait_for_everyone()
 
@@ -110,7 +111,7 @@ def _write(model: SentenceTransformer, texts: pa.ChunkedArray, kind: Kind, preci
     """Embed texts, some at a time, into a file that only the first worker of this machine writes."""
     shape = (len(texts), int(model.get_embedding_dimension() or 0))
     file = None
-    if PartialState().is_local_main_process:
+    if is_first_of_machine():
         file = np.lib.format.open_memmap(folder / f"{kind}.npy", "w+", np.float32, shape)
     for part in range(math.ceil(len(texts) / EMBEDDED_AT_ONCE)):
         some = slice(part * EMBEDDED_AT_ONCE, min((part + 1) * EMBEDDED_AT_ONCE, len(texts)))

@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mnrl_job.embedding.masks import embed
+from mnrl_job.embedding.out_of_memory import is_out_of_memory
 from mnrl_job.embedding.tokens import Features
 from mnrl_job.errors import first_line
 from mnrl_job.records import Totals
@@ -155,17 +156,24 @@ class GlobalBatchLoss(nn.Module):
         self.counts = replace(self.counts, consumed=(), losses=())
         return consumed, losses
 
-    def take_less(self, texts: int) -> bool:
-        """From now on need less memory: keep no activations, then cut chunks of `texts` in ever smaller pieces.
+    def take_less(self, chunks: list[Features]) -> bool:
+        """From now on need less memory: keep half the activations, then none, then cut chunks in ever smaller pieces.
+
+        Args:
+            chunks: of the batch that did not fit.
 
         Returns:
             Whether there was anything left to spare.
         """
-        if self.kept_tokens == 0:
-            if self.pieces >= texts:
-                return False
-            self.pieces *= 2
+        tokens = [int(chunk["input_ids"].numel()) for chunk in chunks]
+        if min(self.kept_tokens, sum(tokens)) >= tokens[0]:
+            half = min(self.kept_tokens, sum(tokens)) // 2
+            self.kept_tokens = half if half >= tokens[0] else 0
+            return True
         self.kept_tokens = 0
+        if self.pieces >= max(len(chunk["input_ids"]) for chunk in chunks):
+            return False
+        self.pieces *= 2
         return True
 
     def _tell_ranks(self, negatives: int, pieces: int) -> tuple[list[int], int]:
@@ -206,8 +214,9 @@ class GlobalBatchLoss(nn.Module):
                 kept = room >= 0
                 embeddings.append(self._embed(piece) if kept else checkpoint(self._embed, piece, use_reentrant=False))
             return torch.cat(embeddings), ""
-        except torch.OutOfMemoryError as error:
-            if self.in_step:  # the others wait for this rank's share of a layer, and cannot be told
+        except RuntimeError as error:
+            # Where models are shared out, the others wait for this rank's share of a layer, and cannot be told.
+            if self.in_step or not is_out_of_memory(error):
                 raise
             return None, first_line(error)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,7 +11,9 @@ from sentence_transformers import SentenceTransformer
 from torch.autograd.graph import saved_tensors_hooks
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from mnrl_job.embedding.device_memory import free_gpu_bytes
 from mnrl_job.embedding.masks import embed
+from mnrl_job.embedding.out_of_memory import is_out_of_memory
 from mnrl_job.embedding.tokens import Features, Tokens
 from mnrl_job.errors import SettingsError
 from mnrl_job.runtime.machine import free_memory
@@ -27,6 +30,29 @@ PADDING = 1.2
 ROWS_COUNTED = 1_000_000
 
 
+@dataclass(frozen=True, slots=True)
+class RandomState:
+    """Where torch's generators stood before a step, so that a second try draws the same dropout as the first.
+
+    Attributes:
+        of_cpu: state of the CPU's generator.
+        of_gpu: that of this rank's GPU; None where it has none. Neither waits for the GPU: its generator is a seed and
+            an offset, which the CPU holds.
+    """
+
+    of_cpu: torch.Tensor
+    of_gpu: torch.Tensor | None
+
+    @classmethod
+    def now(cls, device: torch.device) -> "RandomState":
+        return cls(torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None)
+
+    def restore(self, device: torch.device) -> None:
+        torch.set_rng_state(self.of_cpu)
+        if self.of_gpu is not None:
+            torch.cuda.set_rng_state(self.of_gpu, device)
+
+
 def tokens_that_fit(model: SentenceTransformer, collate: TokenCollator, plan: Plan, ranks: int) -> float:
     """Of how many tokens with padding a rank can keep the activations; infinity if all of each batch.
 
@@ -34,7 +60,9 @@ def tokens_that_fit(model: SentenceTransformer, collate: TokenCollator, plan: Pl
     """
     try:
         room = free_bytes(model, ranks) / bytes_for_a_token(model, collate.columns)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return 0
     if room >= PADDING * most_tokens(collate, plan, ranks):
         return math.inf
@@ -65,12 +93,14 @@ def most_tokens(collate: TokenCollator, plan: Plan, ranks: int) -> int:
 def bytes_for_a_token(model: SentenceTransformer, columns: Sequence[Tokens]) -> float:
     """Bytes kept for the backward pass, by the token, of the longest text: attention grows with its square.
 
-    The difference between two copies of it and one, so that what all texts share (weights in bf16) does not count.
+    The difference between two copies of it and one, so that what all texts share (weights in bf16) does not count. A
+    short text stands beside them, as in a batch: with padding to mask, attention is computed in another way.
     """
     column = max(columns, key=lambda one: int(one.lengths.max()))
-    row = column.lengths.argmax()
-    length = int(column.lengths[row])
-    one, two = (bytes_kept(model, column.features(np.repeat(row, copies), length)) for copies in (1, 2))
+    longest, shortest = column.lengths.argmax(), column.lengths.argmin()
+    length = int(column.lengths[longest])
+    rows = (np.array([shortest, *[longest] * copies]) for copies in (1, 2))
+    one, two = (bytes_kept(model, column.features(some, length)) for some in rows)
     return (two - one) / length
 
 
@@ -93,7 +123,5 @@ def free_bytes(model: SentenceTransformer, ranks: int) -> int:
     """Bytes that the activations of a rank's share of a batch may take, of what is free now."""
     training = BYTES_OF_A_WEIGHT * sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     if model.device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(model.device)
-        unused = torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
-        return int(SHARE_OF_GPU * (free + unused - training))
+        return int(SHARE_OF_GPU * (free_gpu_bytes(model.device) - training))
     return int(SHARE_OF_MACHINE * (free_memory() / ranks - training))

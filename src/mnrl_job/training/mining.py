@@ -15,6 +15,7 @@ from accelerate.utils import reduce
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
+from mnrl_job.embedding.device_memory import scores_at_once
 from mnrl_job.embedding.encode import encode, own_share
 from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.records import Pairs
@@ -25,7 +26,6 @@ from mnrl_job.runtime.stopping import give_way
 from mnrl_job.runtime.tables import read_table, take
 from mnrl_job.settings import Settings
 
-SCORES_AT_ONCE = 2**24  # 64 MiB of fp32
 NOTHING = -1
 
 
@@ -113,21 +113,20 @@ def mine(model: SentenceTransformer, pairs: Pairs, texts: Texts, settings: Setti
     row_of = torch.from_numpy(texts.documents).to(state.device)
     # 0 is nothing, so that the shares of all ranks can be added up.
     found = torch.zeros((pairs.rows, settings.hard_negatives), dtype=torch.int32, device=state.device)
-    sums = torch.zeros(2, device=state.device)
+    sums = torch.zeros(3, device=state.device, dtype=torch.float64)
     for rows, numbers, scores, of_positives in search(queries, documents, texts, settings):
         kept = scores.isfinite()
-        found[torch.from_numpy(rows).to(state.device)] = torch.where(kept, row_of[numbers] + 1, 0).int()
-        sums += torch.stack([scores[kept].sum(), of_positives.sum()])
+        found[rows] = torch.where(kept, row_of[numbers] + 1, 0).int()
+        sums += torch.stack([torch.where(kept, scores, 0).sum(), of_positives.sum(), kept.sum()])
     found, sums = reduce(found, "sum"), reduce(sums, "sum")
-    similarity, positive_similarity = sums.tolist()
-    count = int((found > 0).sum())
+    similarity, positive_similarity, count = sums.tolist()
     return Mined((found.cpu() - 1).numpy(), similarity / max(1, count), positive_similarity / max(1, len(texts.rows)))
 
 
 def search(
     queries: torch.Tensor, documents: torch.Tensor, texts: Texts, settings: Settings
-) -> Iterator[tuple[NDArray[np.int64], torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Rank the documents for this rank's share of the queries, some at a time.
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Rank the documents for this rank's share of the queries, some at a time, without waiting for the device.
 
     Args:
         queries: embeddings, of unit length, shape (queries, dimension).
@@ -139,25 +138,26 @@ def search(
         Rows; the numbers of the documents chosen for each and their similarities, -inf where there are not enough,
         shape (rows, negatives); the similarities of the positives, shape (rows,).
     """
-    barred = torch.from_numpy(texts.barred).to(queries.device)
+    uploaded = (texts.barred, texts.own, texts.rows, texts.query_of, texts.document_of)
+    barred, own, rows, query_of, document_of = (torch.from_numpy(one).to(queries.device) for one in uploaded)
     first, last = own_share(len(queries))
-    at_once = max(1, SCORES_AT_ONCE // len(documents))
+    at_once = max(1, scores_at_once(queries.device) // len(documents))
     for start in range(first, last, at_once):
         give_way()
         beat()
         stop = min(start + at_once, last)
         scores = queries[start:stop] @ documents.T
         scores[:, barred] = -torch.inf
-        own = texts.own[:, slice(*np.searchsorted(texts.own[0], (start, stop)))]
-        scores[own[0] - start, own[1]] = -torch.inf
+        asking, told = own[:, slice(*np.searchsorted(texts.own[0], (start, stop)))]
+        scores[asking - start, told] = -torch.inf
         some = slice(*np.searchsorted(texts.query_of, (start, stop)))
-        query, document = texts.query_of[some], texts.document_of[some]
+        query, document = query_of[some], document_of[some]
         of_positives = (queries[query] * documents[document]).sum(dim=1)
-        yield texts.rows[some], *choose(scores, query - start, of_positives, settings), of_positives
+        yield rows[some], *choose(scores, query - start, of_positives, settings), of_positives
 
 
 def choose(
-    scores: torch.Tensor, query: NDArray[np.int64], of_positives: torch.Tensor, settings: Settings
+    scores: torch.Tensor, query: torch.Tensor, of_positives: torch.Tensor, settings: Settings
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The nearest documents within the places of the ranking, of those that are less similar than the positive.
 

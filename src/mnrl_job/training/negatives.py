@@ -12,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from mnrl_job.records import Batching, Mining, Minings, Pairs, read_record, write_record
 from mnrl_job.runtime.counting import used
 from mnrl_job.runtime.heartbeat import begin
+from mnrl_job.runtime.local_rank import is_first_of_machine
 from mnrl_job.runtime.logs import log, warn
 from mnrl_job.runtime.tables import read_groups, read_negatives
 from mnrl_job.settings import Settings
@@ -85,7 +86,7 @@ class HardNegatives:
         self.minings = (*self.minings, mining)
         self.seconds += seconds
         self._tell(mining)
-        if PartialState().is_local_main_process:
+        if is_first_of_machine():
             np.save(self._folder / ROWS, self._rows)
             write_record(self._folder / MININGS, Minings(self.minings))
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 from accelerate import PartialState
 
 from mnrl_job.records import Batching, Pairs
+from mnrl_job.runtime.local_rank import is_first_of_machine
 from mnrl_job.runtime.tables import read_groups, read_negatives, read_table, write_labels, write_table
 
 
@@ -25,7 +26,7 @@ def first_steps(pairs: Pairs, batching: Batching, steps: int, folder: Path) -> t
     negatives = read_negatives(batching.labels).of(rows)
     columns = pairs.columns if len(negatives.values) else pairs.columns[:2]
     paths = [folder / name for name in ("pairs.arrow", "labels.arrow", "plan.npy", "barred.npy")]
-    if PartialState().is_local_main_process:
+    if is_first_of_machine():
         folder.mkdir()
         chosen = np.zeros(pairs.rows, dtype=bool)
         chosen[rows] = True

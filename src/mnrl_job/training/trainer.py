@@ -23,6 +23,7 @@ from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
 from mnrl_job.embedding.chunk_limits import limit_for
+from mnrl_job.embedding.out_of_memory import is_out_of_memory
 from mnrl_job.embedding.packing import unpack
 from mnrl_job.embedding.precision import DTYPES, Precision, arithmetic, choose_precision
 from mnrl_job.errors import InternalError, MemoryLimit, Preempted, first_line
@@ -48,7 +49,7 @@ from mnrl_job.training.guide import FOLDER, read_guide
 from mnrl_job.training.lookup import shared_lookup, word_embedding
 from mnrl_job.training.lora import ADAPTER, adapt, read_adapter, write_adapter
 from mnrl_job.training.loss import GlobalBatchLoss, Shortage
-from mnrl_job.training.memory import checkpoint_layers, tokens_that_fit
+from mnrl_job.training.memory import RandomState, checkpoint_layers, tokens_that_fit
 from mnrl_job.training.negatives import HardNegatives
 from mnrl_job.training.progress import Progress
 from mnrl_job.training.sampler import PlannedBatches
@@ -322,32 +323,47 @@ class PlannedTrainer(SentenceTransformerTrainer):
         return inputs, inputs["label"]
 
     def training_step(self, model: nn.Module, inputs: Any, *arguments: Any, **options: Any) -> torch.Tensor:
-        """One step; where device memory runs out, tried again with less at once.
+        """One step; where device memory runs out, tried again with less at once, from the same random state.
 
-        Several ranks can do so while they embed, which is when activations pile up; later they wait for one another.
+        Several ranks can do so while they embed; from then on they wait for one another.
 
         Raises:
-            MemoryLimit: not even one text fits.
+            MemoryLimit: not even one text fits, or memory ran out where ranks wait for one another.
         """
         inputs = unpack(inputs)
         self._step = self.state.global_step + 1
+        random = RandomState.now(self.model.device)
         while True:
             counts = self.global_loss.counts
             try:
                 with self._thrifty(inputs):
                     return super().training_step(model, inputs, *arguments, **options)
-            except torch.OutOfMemoryError as error:
-                together = PartialState().num_processes == 1 or isinstance(error, Shortage)
-                if not together or not inputs["tokens"]:  # what has no tokens cannot be cut
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
                     raise
                 told = first_line(error)
-            if not self.global_loss.take_less(max(len(chunk["input_ids"]) for chunk in inputs["chunks"])):
-                raise MemoryLimit(f"not even one text at a time fits into the device's memory: {told}; {REMEDY}")
+                together = PartialState().num_processes == 1 or isinstance(error, Shortage)
+            self._take_less(inputs, told, together)
             self.global_loss.counts = counts
             self.model.zero_grad()
             torch.cuda.empty_cache()
-            pieces = self.global_loss.pieces
-            warn(f"out of device memory: from now on activations are computed twice, chunks are cut in {pieces}")
+            random.restore(self.model.device)
+
+    def _take_less(self, inputs: Any, told: str, together: bool) -> None:
+        """Have the next try need less memory.
+
+        Raises:
+            MemoryLimit: there is nothing left to spare, or other ranks could not follow.
+        """
+        loss = self.global_loss
+        if not together:
+            raise MemoryLimit(f"out of device memory where ranks wait for one another: {told}; {REMEDY}")
+        if not inputs["tokens"]:  # what has no tokens cannot be cut
+            raise MemoryLimit(f"out of device memory: {told}; lower MNRL_BATCH_SIZE, or {REMEDY}")
+        if not loss.take_less(inputs["chunks"]):
+            raise MemoryLimit(f"not even one text at a time fits into the device's memory: {told}; {REMEDY}")
+        kept = f"those of {loss.kept_tokens:.0f} tokens are kept" if loss.kept_tokens else "none are kept"
+        warn(f"out of device memory: from now on activations are computed twice, {kept}, chunks cut in {loss.pieces}")
 
     @contextmanager
     def _thrifty(self, inputs: Any) -> Iterator[None]:
