@@ -44,9 +44,9 @@ class Scene:
         chosen = SETTINGS | {"MNRL_RUN_ID": run_id} | settings
         return start_command(self.folder, ["train"], self.folder / f"{log or run_id}.log", host, fresh, **chosen)
 
-    def run(self, run_id: str, fresh: bool = False, **settings: str) -> int:
+    def run(self, run_id: str, **settings: str) -> int:
         """Wait until it has ended. Returns the exit code."""
-        return self.start(run_id, fresh=fresh, **settings).wait(PATIENCE_SECONDS)
+        return self.start(run_id, **settings).wait(PATIENCE_SECONDS)
 
     def log(self, run_id: str) -> str:
         path = self.folder / f"{run_id}.log"

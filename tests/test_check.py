@@ -37,7 +37,7 @@ def test_all_that_train_needs_is_checked_and_nothing_is_left_behind(mnrl_job, mo
         "MNRL_TRACK": "tensorboard",
         "MNRL_EXPORT": "onnx,int8",
     }
-    ended = mnrl_job("check", fresh=True, **environment)
+    ended = mnrl_job("check", **environment)
     assert ended.code == 0, ended.stderr
     found = table(ended)
     assert {

@@ -62,7 +62,7 @@ def test_workers_that_hang_or_are_killed_end_the_run_and_it_goes_on(scene):
 
 
 def test_a_killed_supervisor_takes_its_workers_along(scene):
-    process = scene.start("headless", fresh=True, MNRL_EPOCHS="100000")
+    process = scene.start("headless", fresh=True, MNRL_EPOCHS="3000")
     scene.until(process, "headless", scene.says("headless", "training on"))
     workers = [*workers_of(process, "train"), *workers_of(process, "verify")]
     assert len(workers) == 2

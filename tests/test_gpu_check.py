@@ -14,6 +14,7 @@ def gpu_check(output, *parts):
     return ended, json.loads(output.read_text()) if output.exists() else None
 
 
+@pytest.mark.slow
 def test_steps_and_the_retreat_from_out_of_memory_are_told_part_by_part(tmp_path):
     ended, content = gpu_check(tmp_path / "found.json", "memory", "speed")
     assert ended.returncode == 0, ended.stderr + json.dumps(content)

@@ -122,7 +122,7 @@ def on_one_and_two(tmp_path_factory, tiny_model):
     write_pairs(folder / "pairs.jsonl", rows)
     for count in ("1", "2"):
         chosen = {"MNRL_RUN_ID": f"ranks-{count}", "MNRL_NUM_PROCESSES": count}
-        ended = run_command(folder, "train", fresh=True, **settings | chosen)
+        ended = run_command(folder, "train", fresh=count == "2", **settings | chosen)
         assert ended.code == 0, ended.stderr
     return folder
 

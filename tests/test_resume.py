@@ -39,9 +39,9 @@ def scene(tmp_path_factory, tiny_model):
     return scene
 
 
-def whole(scene, name, settings, fresh=False):
+def whole(scene, name, settings):
     """What comes out of a run that is left alone."""
-    assert scene.run(name, fresh, **settings) == 0, scene.log(name)[-3000:]
+    assert scene.run(name, **settings) == 0, scene.log(name)[-3000:]
     return scene.outcome(name)
 
 
@@ -62,13 +62,13 @@ def undisturbed_in_shares(scene):
 @pytest.fixture(scope="module")
 def stopped(scene):
     """A run on two processes that was stopped after its first checkpoint; tests go on with copies of it."""
-    interrupt(scene, "stopped", signal.SIGTERM, ON_TWO, fresh=True)
+    interrupt(scene, "stopped", signal.SIGTERM, ON_TWO)
     return scene.place("stopped")
 
 
 def test_it_ends_with_the_weights_of_a_run_that_was_left_alone(scene, undisturbed, stopped):
     shutil.copytree(stopped, scene.place("same"))
-    assert gone_on_with(scene, "same", ON_TWO, fresh=True) == undisturbed
+    assert gone_on_with(scene, "same", ON_TWO) == undisturbed
     first, second = scene.metrics("same")["run"]["attempts"]
     assert (first["outcome"], second["outcome"]) == ("preempted", "succeeded")
     assert first["steps_done"] + second["steps_done"] == STEPS
@@ -126,9 +126,9 @@ def test_however_it_is_interrupted_each_kind_of_run_goes_on(scene, name, setting
     assert_trained_alike(scene, name, f"{name}-twice")
 
 
-def interrupt(scene, name, how, settings, fresh=False):
+def interrupt(scene, name, how, settings):
     """Stop or kill a run after its first checkpoint."""
-    process = scene.start(name, fresh=fresh, **settings)
+    process = scene.start(name, **settings)
     scene.until(process, name, scene.has_checkpoint(name))
     process.send_signal(how)
     assert process.wait(PATIENCE_SECONDS) == (75 if how == signal.SIGTERM else -signal.SIGKILL)
@@ -137,9 +137,9 @@ def interrupt(scene, name, how, settings, fresh=False):
         assert "it goes on from step" in scene.log(name)
 
 
-def gone_on_with(scene, name, settings, fresh=False):
+def gone_on_with(scene, name, settings):
     """What comes out of a run that was interrupted."""
-    found = whole(scene, name, settings, fresh)
+    found = whole(scene, name, settings)
     assert "going on from the checkpoint of step" in scene.log(name)
     return found
 

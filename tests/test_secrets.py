@@ -16,7 +16,7 @@ from mnrl_job.preparation.oddities import SHOWN_CHARACTERS, shortened
 from mnrl_job.runtime import logs
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.runtime.storage import open_store
-from tests.program import clean_environment, command
+from tests.program import start_command
 from tests.s3_runs import furnish, settings_for
 from tests.servers.s3 import BUCKET, free_port, objects
 
@@ -48,19 +48,16 @@ def command_lines():
 @pytest.mark.parametrize(("name", "log_format"), [("train", "json"), ("evaluate", "text")])
 def test_a_run_tells_no_secret_to_logs_files_or_process_list(moto, tmp_path, tiny_model, name, log_format):
     place = furnish(moto, tmp_path, tiny_model)
-    environment = clean_environment(
-        **settings_for(place, MNRL_WORK_DIR="work", MNRL_LOG_FORMAT=log_format) | moto.environment | PLANTED
-    )
-    running = subprocess.Popen(
-        command(name), env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    environment = settings_for(place, MNRL_WORK_DIR="work", MNRL_LOG_FORMAT=log_format) | moto.environment | PLANTED
+    log = tmp_path / "log"
+    running = start_command(tmp_path, [name], log, fresh=name == "train", **environment)
     while running.poll() is None:
         assert not leaks(*command_lines())
         try:
             running.wait(0.3)
         except subprocess.TimeoutExpired:
             continue
-    output = running.stdout.read() if running.stdout else ""
+    output = log.read_text()
     assert running.returncode == 0, output
     published = objects(moto, f"{place}/runs/r")
     kept = [path.read_bytes() for path in (tmp_path / "work").rglob("*") if path.is_file()]

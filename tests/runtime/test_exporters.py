@@ -37,6 +37,7 @@ def test_without_exporters_train_ends_at_once_and_says_what_to_install(good, tmp
     assert not list((tmp_path / "out" / "r").glob("m*")), "neither model nor metrics"
 
 
+@pytest.mark.slow
 def test_check_finds_it_with_a_remedy_and_nothing_else_fails_for_it(good, tmp_path, without_exporters):
     command = [str(without_exporters), str(ROOT / "entrypoint.py"), "check"]
     environment = clean_environment(**good, MNRL_EXPORT="onnx")

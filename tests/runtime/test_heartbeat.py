@@ -14,7 +14,7 @@ from mnrl_job.runtime.storage.transfer import download
 from mnrl_job.runtime.tables import write_columns
 from mnrl_job.training.batches import Rule, Share, plan_epochs
 from tests.examples import write_jsonl
-from tests.inputs.conftest import read
+from tests.inputs.reading import read
 
 
 @pytest.fixture(autouse=True)

@@ -349,7 +349,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 
-@pytest.mark.parametrize(("objective", "own"), [("mnrl", 2048), ("gte", 512)])
+@pytest.mark.parametrize(("objective", "own"), [("mnrl", 2048), pytest.param("gte", 512, marks=pytest.mark.slow)])
 def test_a_large_batch_needs_less_than_a_gibibyte(objective, own):
     """65,536 rows, whose score matrix alone would take 16 GiB; measured is what the loss adds to its inputs.
 

@@ -29,7 +29,6 @@ _request = _Request()
 @contextmanager
 def stop_on_request() -> Iterator[None]:
     """Turn SIGTERM and SIGINT into `Preempted`, once; a second signal cannot disturb the cleaning up."""
-    _request.at = None
 
     def stop(number: int, _frame: FrameType | None) -> None:
         for each in handled:
@@ -46,6 +45,7 @@ def stop_on_request() -> Iterator[None]:
     finally:
         for each, handler in zip(handled, previous, strict=True):
             signal.signal(each, handler)
+        _request.at = None
 
 
 @contextmanager
