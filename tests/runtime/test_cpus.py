@@ -49,14 +49,14 @@ def test_a_quota_of_any_group_on_the_way_counts(machine, own, files, expected):
     assert usable_cpus() == expected
 
 
-def test_workers_share_what_there_is_and_wait_without_spinning(machine, monkeypatch):
-    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+def test_workers_share_what_there_is_and_soon_sleep_when_they_wait(machine, monkeypatch):
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
     machine("0::/\n", {"cpu.max": "400000 100000\n"})
     shared = worker_environment(Devices(gpus=(), workers=2))
-    assert (shared["OMP_NUM_THREADS"], shared["OMP_WAIT_POLICY"]) == ("2", "passive")
+    assert (shared["OMP_NUM_THREADS"], shared["GOMP_SPINCOUNT"]) == ("2", "10000")
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    assert worker_environment(Devices(gpus=(), workers=2))["OMP_WAIT_POLICY"] == "active"
+    assert "GOMP_SPINCOUNT" not in worker_environment(Devices(gpus=(), workers=2)), "it would outdo what the user says"
 
 
 def test_a_real_quota_is_seen():

@@ -142,8 +142,9 @@ def worker_environment(devices: Devices) -> dict[str, str]:
     inherited = {name: os.environ[name] for name in os.environ.keys() - FOR_WORKERS if not name.startswith(foreign)}
     threads = str(max(1, usable_cpus() // devices.workers))
     defaults = {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "true"}
-    # Threads that wait for others sleep: beside busy processes they would take the time of those they wait for.
-    defaults["OMP_WAIT_POLICY"] = "passive"
+    if "OMP_WAIT_POLICY" not in inherited:
+        # Threads that wait for others soon sleep: beside busy processes they take the time of those they wait for.
+        defaults["GOMP_SPINCOUNT"] = "10000"
     # Of compiled matrix products: the usual 1,024 are fewer than the shapes of a run, and the oldest is dropped first.
     defaults["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "8192"
     # Activations in huge pages that are not given back after each step; a C library that lacks these ignores them.
