@@ -10,7 +10,8 @@ from mnrl_job.settings import Settings
 
 # Text that comes compressed grows; what is prepared holds it twice (as read, and without what was held out).
 PREPARED_PER_BYTE = 4
-HUB_MODEL_BYTES = 500_000_000
+# Of a model on the Hub the size is not known yet; that of MiniLM, so that nothing is refused that would fit.
+HUB_MODEL_BYTES = 90_000_000
 # Models are trained and saved in fp32, whatever their files hold.
 BYTES_PER_PARAMETER = 4
 # A checkpoint holds a parameter and the two moments of AdamW.
