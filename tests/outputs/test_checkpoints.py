@@ -8,7 +8,7 @@ import pytest
 
 from mnrl_job.errors import DataError, Preempted, SettingsError, StorageError
 from mnrl_job.outputs import checkpoints
-from mnrl_job.outputs.checkpoints import fetch_newest, kept, names, remove
+from mnrl_job.outputs.checkpoints import FOLDER, fetch_newest, kept, names, remove, remove_superfluous
 from mnrl_job.runtime.diary import Diary
 from mnrl_job.runtime.sealed import seal
 from mnrl_job.runtime.status import Status
@@ -118,6 +118,13 @@ def test_a_damaged_one_is_skipped_for_the_one_before(store, local, tmp_path, dam
     else:
         store.write(key, b"weights of step 2O")
     assert fetch_newest(store, tmp_path / "resumed", FACTS).folder.name == "step-000000010-a"
+
+
+def test_where_none_is_whole_any_more_only_what_this_attempt_sent_is_removed(store):
+    for name in ("step-000000001-mine", "step-000000002-other"):
+        store.write(f"{FOLDER}/{name}/part", b"x")
+    remove_superfluous(store, "mine")
+    assert [entry.key for entry in store.entries()] == [f"{FOLDER}/step-000000002-other/part"]
 
 
 def test_damaged_ones_are_removed_so_that_new_ones_of_earlier_steps_are_kept(store, local, tmp_path):

@@ -147,9 +147,10 @@ def remove_superfluous(store: Store, attempt: str) -> None:
     """Delete all but the newest that are kept; of this attempt, and of what is older than these, also partial ones."""
     whole = names(store)
     kept_names = whole[:KEPT]
+    oldest = min(kept_names, default="")  # another attempt may have removed all meanwhile
     every = {entry.key.split("/")[1] for entry in store.entries(f"{FOLDER}/step-")}
     for name in every.difference(kept_names):
-        if name in whole or name < kept_names[-1] or name.endswith(f"-{attempt}"):
+        if name in whole or name < oldest or name.endswith(f"-{attempt}"):
             remove(store, name)
 
 
