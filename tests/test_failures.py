@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.control_groups import control_group
 from tests.program import clean_environment, command
 from tests.runs import PATIENCE_SECONDS, make_scene, orphans, workers_of
 from tests.servers.proxy import Fault, proxied
@@ -117,15 +118,9 @@ def test_so_has_one_that_is_full_from_the_start(scene, small_disk):
 
 @pytest.fixture
 def small_memory():
-    """A memory control group of 300 MB; gives the file that takes processes in."""
-    group = Path("/sys/fs/cgroup/memory/mnrl-job-test")
-    try:
-        group.mkdir()
-        (group / "memory.limit_in_bytes").write_text("300000000")
-    except OSError:
-        pytest.skip("may not limit memory here")
-    yield group / "cgroup.procs"
-    group.rmdir()
+    """A control group of 300 MB; gives the file that takes processes in."""
+    with control_group("memory", "memory.limit_in_bytes", 300_000_000) as processes:
+        yield processes
 
 
 def test_a_worker_that_the_kernel_killed_for_memory_has_the_code_of_memory(scene, small_memory):

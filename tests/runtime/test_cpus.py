@@ -1,7 +1,6 @@
 """Processors by what this process may run on and by its control groups, made up ones and real ones."""
 
 import os
-from pathlib import Path
 
 import pytest
 
@@ -9,6 +8,7 @@ from mnrl_job.runtime import cpus
 from mnrl_job.runtime.cpus import usable_cpus
 from mnrl_job.runtime.devices import Devices
 from mnrl_job.runtime.launch import worker_environment
+from tests.control_groups import control_group
 from tests.program import run_python
 
 
@@ -60,21 +60,12 @@ def test_workers_share_what_there_is_and_soon_sleep_when_they_wait(machine, monk
 
 
 def test_a_real_quota_is_seen():
-    group = Path("/sys/fs/cgroup/cpu/mnrl-job-test")
-    try:
-        group.mkdir()
-        (group / "cpu.cfs_quota_us").write_text("100000")
-    except OSError:
-        pytest.skip("may not limit processor time here")
-    code = f"""
-import os
+    code = """
+import os, sys
 from pathlib import Path
-Path({str(group)!r}, "cgroup.procs").write_text(str(os.getpid()))
+Path(sys.argv[1]).write_text(str(os.getpid()))
 from mnrl_job.runtime.cpus import usable_cpus
 print(usable_cpus())
 """
-    process = run_python(code)
-    try:
-        assert process.communicate(timeout=60)[0].strip() == "1"
-    finally:
-        group.rmdir()
+    with control_group("cpu", "cpu.cfs_quota_us", 100_000) as processes:
+        assert run_python(code, processes).communicate(timeout=60)[0].strip() == "1"

@@ -7,6 +7,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from mnrl_job.embedding.chunks import Limit, chunk_limit
+from mnrl_job.embedding.device_memory import free_gpu_bytes
 
 # What a GPU's host needs to start the kernels of one weight, forward and backward: about five of six microseconds.
 SECONDS_TO_LAUNCH = 30e-6
@@ -48,10 +49,8 @@ def limit_for(model: SentenceTransformer, device: torch.device, rows: int | Lite
         width=getattr(config, "hidden_size", None) or int(model.get_embedding_dimension() or 1),
         layers=getattr(config, "num_hidden_layers", None) or 1,
     )
-    free, _ = torch.cuda.mem_get_info(device)
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     processors = torch.cuda.get_device_properties(device).multi_processor_count
-    return gpu_limit(size, processors, free + unused)
+    return gpu_limit(size, processors, free_gpu_bytes(device))
 
 
 def gpu_limit(size: ModelSize, processors: int, free_bytes: int) -> Limit:

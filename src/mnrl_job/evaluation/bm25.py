@@ -20,12 +20,12 @@ def lexical_metrics(eval_set: EvalSet, cutoffs: Sequence[int]) -> dict[str, floa
     Returns:
         The mean metrics; None for a corpus that is too large, or has no words.
     """
-    import bm25s  # takes half a second, which nobody waits for here
-
-    logging.getLogger("bm25s").setLevel(logging.WARNING)
     queries, corpus = (read_table(eval_set.folder / f"{name}.arrow") for name in ("queries", "corpus"))
     if corpus["text"].nbytes > MOST_BYTES:
         return None
+    import bm25s  # takes half a second, which nobody waits for here
+
+    logging.getLogger("bm25s").setLevel(logging.WARNING)
     asked, words = (
         bm25s.tokenize(table["text"].to_pylist(), stopwords=[], return_ids=False, show_progress=False)
         for table in (queries, corpus)
