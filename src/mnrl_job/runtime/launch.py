@@ -109,7 +109,7 @@ def started(role: str, scratch: Path, devices: Devices, care: Care, others: Meet
     shutil.rmtree(outcomes, ignore_errors=True)
     outcomes.mkdir(parents=True)
     nodes = others.nodes if others else ALONE
-    shared = worker_environment(devices) | {SUPERVISOR: str(os.getpid()), WAIT: "1"} | _meeting_place(devices, nodes)
+    shared = {SUPERVISOR: str(os.getpid()), WAIT: "1"} | _meeting_place(devices, nodes)
     command = [python_of(role), "-m", "mnrl_job.start_worker", role, str(scratch / TASK)]
     processes: list[subprocess.Popen[bytes]] = []
     killed_before = oom_kills()
@@ -120,9 +120,10 @@ def started(role: str, scratch: Path, devices: Devices, care: Care, others: Meet
             if devices.workers * nodes.count > 1:
                 own |= {"RANK": str(nodes.rank * devices.workers + rank), WORKER: str(rank)}
                 own |= {"LOCAL_RANK": "0" if devices.gpus else str(rank)}
+            environment = worker_environment(devices) | shared | own
             with uninterrupted():  # or nobody would end a worker that has just begun
                 worker = subprocess.Popen(
-                    command, env=shared | own, start_new_session=True, stdin=subprocess.PIPE, stdout=STDERR
+                    command, env=environment, start_new_session=True, stdin=subprocess.PIPE, stdout=STDERR
                 )
                 processes.append(worker)
         yield Waiting(role, devices, care, others, processes, outcomes, killed_before)
