@@ -290,6 +290,22 @@ def test_activations_are_kept_as_long_as_they_fit_beside_gradients_and_moments(r
         assert memory.tokens_that_fit(model, collate, PLAN, ranks=2) == enough
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_counting_memory_changes_no_dropout(run, model, tiny_model, monkeypatch, precision):
+    """Training goes on from the seed, whether or not anything was tried before."""
+    from sentence_transformers import SentenceTransformer
+
+    other = SentenceTransformer(str(tiny_model), device="cpu")
+    for module in (*model.modules(), *other.modules()):
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    _, losses = run(model, precision=precision)
+    monkeypatch.setattr("mnrl_job.training.trainer.tokens_that_fit", lambda *_: math.inf)
+    monkeypatch.setattr("mnrl_job.training.trainer.PlannedTrainer._find_cast_weights", lambda *_: [])
+    _, other_losses = run(other, precision=precision)
+    assert other_losses == pytest.approx(losses, abs=1e-5 if precision == "fp32" else 1e-3)
+
+
 def test_activations_are_counted_once_and_weights_not_at_all(run, model, tmp_path):
     """Each layer keeps some tens of numbers for each hidden unit of a token; the weights in bf16 would be far more."""
     columns = collator(model.train(), run.pairs, Limit(100, 100, 1), tmp_path / "some").columns

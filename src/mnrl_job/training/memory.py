@@ -105,15 +105,16 @@ def bytes_for_a_token(model: SentenceTransformer, columns: Sequence[Tokens]) -> 
 
 
 def bytes_kept(model: SentenceTransformer, features: Features) -> int:
-    """Bytes that a forward pass keeps for the backward pass."""
+    """Bytes that a forward pass keeps for the backward pass. It draws dropout, of which no later step may notice."""
     kept: dict[int, int] = {}
+    gpus = [model.device] if model.device.type == "cuda" else []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.random.fork_rng(gpus), saved_tensors_hooks(keep, lambda tensor: tensor):
         embeddings = embed(model, send_to_device(features, model.device))
     del embeddings
     return sum(kept.values())
