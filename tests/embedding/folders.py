@@ -14,6 +14,37 @@ WORDS = sorted({word for pair in PAIRS for text in pair for word in text.split()
 TEXTS = [text for pair in PAIRS for text in pair]
 
 
+SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+# What a config of each family needs beside the size; attention near and far where a family has both.
+FAMILIES = {
+    "bert": {},
+    "xlm-roberta": {},
+    "mpnet": {},
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+    "modernbert": {"local_attention": 4, "global_attn_every_n_layers": 2},
+    "deberta-v2": {},
+    "t5": {"d_model": 32, "num_layers": 2, "num_heads": 2, "d_ff": 64, "d_kv": 16},
+    "gemma3_text": {"num_key_value_heads": 1, "head_dim": 16, "use_bidirectional_attention": True, "sliding_window": 4},
+    "qwen3": {"num_key_value_heads": 1, "head_dim": 16},
+}
+
+
+def of_family(family, tokenized, folder):
+    """A model with a backbone of some family and the mean of its tokens, and the tokenizer of another model."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+    from transformers import AutoModel, AutoTokenizer
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenized)
+    special = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+    config = CONFIG_MAPPING[family](vocab_size=len(tokenizer), **SIZE, **special, **FAMILIES[family])
+    AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    modules = [Transformer(str(folder), max_seq_length=32), Pooling(32), Normalize()]
+    return SentenceTransformer(modules=modules, device="cpu")
+
+
 def copied(model, folder):
     return Path(shutil.copytree(model, folder))
 

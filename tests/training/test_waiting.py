@@ -1,6 +1,7 @@
 """The host waits for the device nowhere while a batch is embedded, compared and learnt from. It sends it one tensor."""
 
 import math
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pytest
@@ -11,32 +12,50 @@ from mnrl_job.embedding.masks import embed
 from mnrl_job.embedding.packing import pack, to_host, unpack
 from mnrl_job.embedding.precision import arithmetic
 from mnrl_job.embedding.tokens import PADDED
+from mnrl_job.training import trainer
 from mnrl_job.training.accumulation import cast_weights, fp32_accumulation
 from mnrl_job.training.loss import GlobalBatchLoss
+from tests.embedding.folders import FAMILIES, of_family
 from tests.examples import PAIRS
 from tests.training.operations import Operations
 from tests.training.ranks import batch_of
 
 COLUMNS = [list(column) for column in zip(*PAIRS, strict=True)]
 LABELS = torch.tensor([[row, row, 100 + row] for row in range(8)])
-READING = ("aten._local_scalar_dense.default", "aten.nonzero.default", "aten.masked_select.default")
+READING = tuple(
+    f"aten.{name}"
+    for name in (
+        "_local_scalar_dense.default",
+        "_unique2.default",
+        "bincount.default",
+        "masked_select.default",
+        "nonzero.default",
+        "repeat_interleave.Tensor",
+    )
+)
+# Tensors that are compared or made of numbers: waited for, too, unless they stay on the host.
+AMBIGUOUS = ("aten.equal.default", "aten.lift_fresh.default")
 READERS = ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "nonzero")
 
 
 class NoWaiting(Operations):
     """Fails where a GPU would have to finish its work before the host can go on."""
 
+    def __init__(self, refused=READING):
+        super().__init__()
+        self.refused = refused
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert str(func) not in READING, f"{func} reads a number from the device"
+        assert str(func) not in self.refused, f"{func} is waited for"
         if str(func) in ("aten.index.Tensor", "aten.index_put_.default", "aten.index_put.default"):
             kinds = {index.dtype for index in args[1] if index is not None}
             assert torch.bool not in kinds, "how many are selected is known on the device alone"
         return super().__torch_dispatch__(func, types, args, kwargs)
 
 
-@pytest.fixture
-def unread(monkeypatch):
-    """While it is entered, nobody may read a tensor either."""
+@contextmanager
+def unread(refused=READING + AMBIGUOUS):
+    """Nobody may read a tensor either."""
 
     def refuse(name):
         def fail(*_, **__):
@@ -44,13 +63,10 @@ def unread(monkeypatch):
 
         return fail
 
-    def start():
+    with pytest.MonkeyPatch.context() as patch, NoWaiting(refused) as done:
         for name in READERS:
-            monkeypatch.setattr(torch.Tensor, name, refuse(name))
-        return NoWaiting()
-
-    yield start
-    monkeypatch.undo()
+            patch.setattr(torch.Tensor, name, refuse(name))
+        yield done
 
 
 def with_padding_known(batch):
@@ -61,13 +77,64 @@ def with_padding_known(batch):
 
 @pytest.mark.parametrize("kept_tokens", [math.inf, 0])
 @pytest.mark.parametrize("objective", ["mnrl", "symmetric", "gte"])
-def test_loss_and_gradients_are_computed_without_waiting(model, unread, objective, kept_tokens):
+def test_loss_and_gradients_are_computed_without_waiting(model, objective, kept_tokens):
     batch = with_padding_known(batch_of(model, COLUMNS, 3, LABELS))
     assert {chunk[PADDED] for chunk in batch["chunks"]} == {True, False}
     loss = GlobalBatchLoss(model.train(), 20, objective)
     loss.kept_tokens, loss.watched = kept_tokens, True
     with unread():
         loss(batch, LABELS).backward()
+
+
+@pytest.mark.parametrize(("family", "implementation"), [*((family, "sdpa") for family in FAMILIES), ("bert", "eager")])
+def test_no_kind_of_model_has_the_host_wait(tiny_model, tmp_path, family, implementation):
+    """Of padded chunks and of full ones, also where they are embedded again for their gradient."""
+    model = of_family(family, tiny_model, tmp_path / "backbone").train()
+    model.transformers_model.set_attn_implementation(implementation)
+    for kept_tokens in (math.inf, 0):
+        batch = with_padding_known(batch_of(model, COLUMNS, 3, LABELS))
+        assert {chunk[PADDED] for chunk in batch["chunks"]} == {True, False}
+        loss = GlobalBatchLoss(model, 20)
+        loss.kept_tokens = kept_tokens
+        with unread(READING):  # Gemma and DeBERTa make numbers that stay on the host
+            loss(batch, LABELS).backward()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_step_of_the_trainer_is_sent_off_without_waiting(run, model, monkeypatch, precision):
+    """From the packed batch to the gradients; without what only a CPU needs."""
+    monkeypatch.setattr(trainer, "word_embedding", lambda _: None)
+    step, done = trainer.PlannedTrainer.training_step, []
+
+    def watched(*arguments):
+        with unread() as operations:
+            found = step(*arguments)
+        done.append(len(operations.calls))
+        return found
+
+    monkeypatch.setattr(trainer.PlannedTrainer, "training_step", watched)
+    run(model, precision=precision)
+    assert len(done) == 4
+    assert min(done) > 100
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_a_full_chunk_is_known_to_flash_attention_too(padded):
+    """It takes a padding mask, or none for what is not padded."""
+    from transformers import BertConfig
+    from transformers.masking_utils import create_bidirectional_mask
+
+    config = BertConfig(hidden_size=8, num_attention_heads=2)
+    config._attn_implementation = "flash_attention_2"
+    mask = torch.tensor([[1, 1, 1], [1, 1, 1 - padded]])
+
+    def model(features):
+        return {"sentence_embedding": create_bidirectional_mask(config, torch.zeros(2, 3, 8), features["mask"])}
+
+    assert (embed(model, {"mask": mask, PADDED: padded}) is not None) == padded
+    if not padded:
+        with NoWaiting():
+            embed(model, {"mask": mask, PADDED: padded})
 
 
 def test_a_corpus_is_embedded_without_waiting_for_each_chunk(model, monkeypatch, tmp_path):

@@ -15,7 +15,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from mnrl_job.embedding.tokens import PADDED, Features
 
-READ = ("sdpa", "eager")
+READ = ("sdpa", "eager", "flash_attention_2")
 
 
 def embed(model: nn.Module, features: Features, **options: Any) -> torch.Tensor:
