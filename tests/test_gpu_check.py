@@ -33,6 +33,15 @@ def test_a_part_that_nobody_knows_is_refused_with_those_there_are(tmp_path):
     assert "memory, resume, speed" in ended.stderr
 
 
+def test_all_parts_together_end_within_eight_minutes(monkeypatch):
+    """With 20 seconds to begin in, and to end parts that take too long."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import gpu_check as program
+
+    assert program.LIMITS.keys() == program.PARTS.keys()
+    assert sum(program.LIMITS.values()) <= 8 * 60 - 20
+
+
 def test_a_part_that_takes_too_long_is_ended_and_told(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import gpu_check as program

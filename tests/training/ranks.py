@@ -3,14 +3,15 @@
 `loss` gives the value of our loss and of the library's, `encode` what texts are embedded to, `train` trains from the
 last checkpoint in a folder, if there is one, up to a step, and gives the digest of the rows; so does `short`, where the
 second rank has memory for two texts at a time, or runs out of it once in the loss or in the backward pass, where it
-ends as a worker does; `mine` gives the hard negatives, `gather` rows and their gradients, `hosts` what processors tell
-one another. Only the first rank answers.
+ends as a worker does; `mine` gives the hard negatives, `gather` rows and their gradients, `sharded` writes gradients of
+a model held in shares, `hosts` gives what processors tell one another. Only the first rank answers.
 """
 
 import json
 import math
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -42,6 +43,7 @@ from mnrl_job.training.collate import Batch
 from mnrl_job.training.gathering import gather_rows, most_of_ranks, numbers_of_ranks, on_any_rank
 from mnrl_job.training.loss import GlobalBatchLoss
 from mnrl_job.training.mining import distinct, mine
+from mnrl_job.training.sharding import pass_through, shard_on_processors
 from mnrl_job.training.trainer import PlannedTrainer
 from mnrl_job.worker import explain
 
@@ -56,11 +58,22 @@ class StopAt(TrainerCallback):
         control.should_save = control.should_training_stop = state.global_step == self.step
 
 
+class BeforeUpdate(TrainerCallback):
+    """Do something when all gradients of a step are there."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        self.act = act
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.act()
+
+
 def train(
     folder: Path,
     stop_at: int,
     prepare: Callable[[SentenceTransformer], object] = id,
     keeping: Keeping | None = None,
+    before_update: Callable[[torch.nn.Module], None] | None = None,
 ) -> dict[str, object]:
     settings = read_record(folder / "settings.json", Settings)
     pairs, batching = read_record(folder / "pairs.json", Pairs), read_record(folder / "batching.json", Batching)
@@ -69,6 +82,9 @@ def train(
     trainer = PlannedTrainer(model, settings, pairs, batching, folder, folder, keeping)
     if stop_at:
         trainer.add_callback(StopAt(stop_at))
+    if before_update:
+        trainer.args.max_grad_norm = 0
+        trainer.add_callback(BeforeUpdate(partial(before_update, trainer.model)))
     checkpoints = folder.glob("trainer/checkpoint-*")
     trainer.train(resume_from_checkpoint=next((str(path) for path in checkpoints), None))
     done = {"step": trainer.state.global_step, "digest": trainer.progress.digest}
@@ -181,6 +197,26 @@ def negatives(folder: Path) -> dict[str, object]:
     }
 
 
+def sharded(folder: Path) -> list[str]:
+    """The gradients of one step of a model held in shares, as it is and as FSDP would add them up by itself."""
+    pass_through(str(folder / "fsdp.yaml"))
+    shard_on_processors(PartialState())
+    names = ["ours", "theirs"]
+    for name in names:
+        found = {}
+
+        def keep(model: torch.nn.Module, found: dict[str, torch.Tensor] = found) -> None:
+            weights = ((weight, one.grad) for weight, one in model.named_parameters() if one.grad is not None)
+            found |= {weight: gradient.full_tensor() for weight, gradient in weights}
+
+        with pytest.MonkeyPatch.context() as patch:
+            if name == "theirs":
+                patch.setattr("mnrl_job.training.trainer.sharded_fp32_accumulation", nullcontext)
+            train(folder, 0, before_update=keep)
+        torch.save(found, folder / f"{name}-{PartialState().process_index}.pt")
+    return names
+
+
 def _mean(tensor: torch.Tensor) -> torch.Tensor:
     torch.distributed.all_reduce(tensor)
     return tensor / PartialState().num_processes
@@ -275,6 +311,7 @@ ROLES = {
     "stopped": lambda folder: stopped(Path(folder)),
     "mine": lambda folder: negatives(Path(folder)),
     "gather": gather,
+    "sharded": lambda folder: sharded(Path(folder)),
     "hosts": hosts,
 }
 

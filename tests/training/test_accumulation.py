@@ -8,15 +8,16 @@ import pytest
 import torch
 
 from mnrl_job.embedding.precision import arithmetic
-from mnrl_job.records import Batching, Pairs
+from mnrl_job.records import Batching, Pairs, write_record
 from mnrl_job.runtime.tables import write_columns, write_labels
 from mnrl_job.settings import Settings
 from mnrl_job.training import memory
 from mnrl_job.training import trainer as trainer_module
 from mnrl_job.training.accumulation import cast_weights, fp32_accumulation
 from mnrl_job.training.trainer import PlannedTrainer
-from tests.examples import PAIRS
+from tests.examples import FSDP2, PAIRS
 from tests.training.operations import Operations
+from tests.training.two_ranks import started
 
 ROWS = 100
 
@@ -37,6 +38,8 @@ def trainer_of(tmp_path):
     np.save(tmp_path / "plan.npy", np.arange(ROWS)[None])
     pairs = Pairs(tmp_path / "pairs.arrow", ("anchor", "positive"), ROWS, ROWS, {}, (), ())
     batching = Batching(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", 1)
+    write_record(tmp_path / "pairs.json", pairs)
+    write_record(tmp_path / "batching.json", batching)
 
     def make(model, **settings):
         chosen = {"batch_size": ROWS, "mini_batch_size": 1, "learning_rate": 1e-3, "precision": "bf16"} | settings
@@ -72,6 +75,23 @@ def test_the_gradients_of_200_chunks_are_those_of_fp32_accumulation(trainer_of, 
     assert found.keys() == expected.keys()
     assert error(found, expected) < 0.0005
     assert error(added_in_bf16, expected) > 0.003, "the case is one where it matters"
+
+
+def test_ranks_that_hold_a_model_in_shares_add_up_in_fp32_too(trainer_of, model, tiny_model, tmp_path):
+    """Rounding in the forward pass stays, and within a chunk."""
+    trainer = trainer_of(model, precision="fp32")
+    expected = {name: gradient.clone() for name, gradient in gradients(trainer).items()}
+    (tmp_path / "model").symlink_to(tiny_model)
+    (tmp_path / "fsdp.yaml").write_text(FSDP2)
+    settings = trainer.settings.model_copy(update={"precision": "bf16"})
+    (tmp_path / "settings.json").write_text(settings.model_dump_json(), encoding="utf-8")
+    with started(tmp_path) as ranks:
+        names = ranks.ask("sharded", tmp_path)
+    ours, theirs = (torch.load(tmp_path / f"{name}-0.pt") for name in names)
+    assert ours.keys() == theirs.keys()
+    matrices = {name: one for name, one in expected.items() if ".layer." in name and one.dim() == 2}
+    assert error(ours, matrices) < 0.03
+    assert error(theirs, matrices) > 0.035, "the case is one where it matters"
 
 
 def test_in_fp32_nothing_is_cast(trainer_of, model):

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -98,6 +99,27 @@ def test_a_step_that_runs_out_of_memory_is_tried_again_with_less(run, model, tin
     assert trained.rows_digest == digest(PLAN)
     assert trained.masked_per_anchor == 0
     assert other_losses == pytest.approx(losses, abs=1e-5)
+
+
+def test_each_way_to_need_less_memory_is_told(run, model, monkeypatch):
+    """Half of the activations, none, then smaller chunks; until two texts at a time are few enough."""
+    told = []
+    monkeypatch.setattr("mnrl_job.training.trainer.warn", told.append)
+    monkeypatch.setattr("mnrl_job.training.trainer.tokens_that_fit", lambda *_: math.inf)
+
+    def fail_if_many(_, __, found):
+        if len(found["sentence_embedding"]) > 2:
+            raise OUT_OF_MEMORY
+
+    model.register_forward_hook(fail_if_many)
+    run(model, mini_batch_size=4)
+    ways = [
+        "enabling activation recomputation for all but N tokens of a batch",
+        "enabling activation recomputation for whole batches",
+        "splitting chunks in 2 and recomputing all activations",
+    ]
+    found = [re.sub(r"\d+ tokens", "N tokens", one) for one in told]
+    assert found == [f"out of device memory at step 1: {way}; retrying the step" for way in ways]
 
 
 def test_a_second_try_draws_the_same_dropout(run, model, tiny_model, fail_in_loss):

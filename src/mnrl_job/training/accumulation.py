@@ -3,7 +3,8 @@
 Autocast casts a weight once and gives the same copy to every chunk, so autograd adds up the chunks' gradients in the
 precision of that copy, where small ones are lost beside the sum. Here weights are cast once a step as well, but every
 chunk uses an alias of its own, whose gradient is added to a sum in the precision of the weight. It is what Micikevicius
-et al. 2018 (arXiv 1710.03740, section 3.1) ask for the weights themselves.
+et al. 2018 (arXiv 1710.03740, section 3.1) ask for the weights themselves. FSDP casts weights as it gathers them; there
+each chunk's gradient is handed to it in fp32, and it reduces and frees the gradients of a layer chunk by chunk.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,8 @@ from accelerate.utils import send_to_device
 from sentence_transformers import SentenceTransformer
 from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from mnrl_job.embedding.masks import embed
 from mnrl_job.embedding.tokens import Features
@@ -83,6 +86,33 @@ def fp32_accumulation(model: SentenceTransformer, weights: Iterable[CastWeight],
             vars(one.module).pop(one.name, None)
 
 
+@contextmanager
+def sharded_fp32_accumulation(model: nn.Module) -> Iterator[None]:
+    """While a step lasts, forward and backward, sum the gradients of weights that FSDP2 has gathered in fp32.
+
+    Args:
+        model: prepared by accelerate, its trained weights gathered in bf16 or fp16 for each chunk.
+    """
+    units = [one for one in model.modules() if isinstance(one, FSDPModule)]
+
+    def begin_chunk(unit: nn.Module, _: Any) -> None:
+        for module in unit.modules():
+            for name, weight in module.named_parameters(recurse=False):
+                # Those of units inside are still held in shares.
+                if weight.requires_grad and not isinstance(weight, DTensor):
+                    vars(module)[name] = _Use.apply(weight, _Gradient(weight))  # type: ignore[no-untyped-call]
+
+    handles = [unit.register_forward_pre_hook(begin_chunk) for unit in units]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module in model.modules():
+            for name, _ in module.named_parameters(recurse=False):
+                vars(module).pop(name, None)
+
+
 @dataclass(slots=True)
 class _Sum:
     """The gradients of a weight so far, in its precision."""
@@ -100,6 +130,20 @@ class _Sum:
         """Hand the sum over, so that autograd need not copy it."""
         total, self.total = self.total, None
         return total
+
+
+@dataclass(frozen=True, slots=True)
+class _Gradient:
+    """The gradient of a gathered weight, which FSDP takes away as soon as it has passed through the layer."""
+
+    weight: torch.Tensor
+
+    def add(self, gradient: torch.Tensor) -> None:
+        self.weight.grad_dtype = torch.float32
+        if self.weight.grad is None:
+            self.weight.grad = gradient.to(torch.float32)
+        else:
+            self.weight.grad.add_(gradient)
 
 
 class _Cast(torch.autograd.Function):
@@ -121,7 +165,7 @@ class _Use(torch.autograd.Function):
     """The copy as one chunk uses it. Its gradient goes into the sum, and no further."""
 
     @staticmethod
-    def forward(ctx: Any, copy: torch.Tensor, total: _Sum) -> torch.Tensor:
+    def forward(ctx: Any, copy: torch.Tensor, total: _Sum | _Gradient) -> torch.Tensor:
         ctx.total = total
         return copy.view_as(copy)
 

@@ -69,6 +69,15 @@ def tokens_that_fit(model: SentenceTransformer, collate: TokenCollator, plan: Pl
     return max(room, 0) if model.device.type == "cuda" else 0
 
 
+def describe_reduction(kept_tokens: float, sub_chunks: int) -> str:
+    """How training goes on with less memory: of how many tokens activations are kept, and chunks split in how many."""
+    if sub_chunks > 1:
+        return f"splitting chunks in {sub_chunks} and recomputing all activations"
+    if kept_tokens:
+        return f"enabling activation recomputation for all but {kept_tokens:.0f} tokens of a batch"
+    return "enabling activation recomputation for whole batches"
+
+
 def checkpoint_layers(model: SentenceTransformer) -> None:
     """From now on keep only the input of each layer, and compute the layer again for its gradient (arXiv 1604.06174).
 

@@ -35,7 +35,12 @@ from mnrl_job.runtime.ragged import Ragged
 from mnrl_job.runtime.tables import read_negatives
 from mnrl_job.settings import Settings
 from mnrl_job.tracking.tracked import tracked_run
-from mnrl_job.training.accumulation import CastWeight, cast_weights, fp32_accumulation
+from mnrl_job.training.accumulation import (
+    CastWeight,
+    cast_weights,
+    fp32_accumulation,
+    sharded_fp32_accumulation,
+)
 from mnrl_job.training.arguments import trainer_arguments
 from mnrl_job.training.batches import Plan
 from mnrl_job.training.best import Best
@@ -49,7 +54,7 @@ from mnrl_job.training.guide import FOLDER, read_guide
 from mnrl_job.training.lookup import shared_lookup, word_embedding
 from mnrl_job.training.lora import ADAPTER, adapt, read_adapter, write_adapter
 from mnrl_job.training.loss import GlobalBatchLoss, Shortage
-from mnrl_job.training.memory import RandomState, checkpoint_layers, tokens_that_fit
+from mnrl_job.training.memory import RandomState, checkpoint_layers, describe_reduction, tokens_that_fit
 from mnrl_job.training.negatives import HardNegatives
 from mnrl_job.training.progress import Progress
 from mnrl_job.training.sampler import PlannedBatches
@@ -239,7 +244,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
                 self.global_loss.kept_tokens = 0
 
     def _find_cast_weights(self, some: Batch) -> list[CastWeight]:
-        """The weights whose gradients want to be added up in fp32; FSDP casts what it gathers by itself."""
+        """The weights whose gradients want to be added up in fp32, where FSDP does not cast them as it gathers."""
         if self.precision == "fp32" or self.is_fsdp_enabled:
             return []
         with arithmetic(self.precision, self.model.device):
@@ -362,8 +367,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
             raise MemoryLimit(f"out of device memory: {told}; lower MNRL_BATCH_SIZE, or {REMEDY}")
         if not loss.take_less(inputs["chunks"]):
             raise MemoryLimit(f"not even one text at a time fits into the device's memory: {told}; {REMEDY}")
-        kept = f"those of {loss.kept_tokens:.0f} tokens are kept" if loss.kept_tokens else "none are kept"
-        warn(f"out of device memory: from now on activations are computed twice, {kept}, chunks cut in {loss.pieces}")
+        done = describe_reduction(loss.kept_tokens, loss.pieces)
+        warn(f"out of device memory at step {self._step}: {done}; retrying the step")
 
     @contextmanager
     def _thrifty(self, inputs: Any) -> Iterator[None]:
@@ -374,6 +379,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
             if self._cast_weights:
                 dtype = DTYPES[self.precision]
                 stack.enter_context(fp32_accumulation(self.model, self._cast_weights, dtype))
+            if self.is_fsdp_enabled and self.precision != "fp32":
+                stack.enter_context(sharded_fp32_accumulation(self.model))
             if device.type == "cpu":
                 stack.enter_context(cheap_dropout())
                 if inputs["tokens"] and not self.is_fsdp_enabled and (words := word_embedding(self.model)):
