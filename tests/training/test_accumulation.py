@@ -14,9 +14,11 @@ from mnrl_job.settings import Settings
 from mnrl_job.training import memory
 from mnrl_job.training import trainer as trainer_module
 from mnrl_job.training.accumulation import cast_weights, fp32_accumulation
+from mnrl_job.training.loss import GlobalBatchLoss
 from mnrl_job.training.trainer import PlannedTrainer
 from tests.examples import FSDP2, PAIRS
 from tests.training.operations import Operations
+from tests.training.ranks import batch_of
 from tests.training.two_ranks import started
 
 ROWS = 100
@@ -92,6 +94,24 @@ def test_ranks_that_hold_a_model_in_shares_add_up_in_fp32_too(trainer_of, model,
     matrices = {name: one for name, one in expected.items() if ".layer." in name and one.dim() == 2}
     assert error(ours, matrices) < 0.03
     assert error(theirs, matrices) > 0.035, "the case is one where it matters"
+
+
+def test_gradients_of_a_scaled_loss_in_fp16_are_those_of_fp32(model):
+    """As the trainer's scaler has it on a GPU, whose fp16 a processor can imitate."""
+    columns = [[f"{pair[side]} {mark}" for mark in range(6) for pair in PAIRS] for side in (0, 1)]
+    labels = torch.tensor([[row, row, 100 + row] for row in range(len(columns[0]))])
+    batch = batch_of(model, columns, 1, labels)
+    with arithmetic("fp16", model.device):
+        weights = cast_weights(model.eval(), batch["chunks"][:1])
+    found = {}
+    ways = {"exact": ("fp32", [], 1), "ours": ("fp16", weights, 2**10), "theirs": ("fp16", [], 2**10)}
+    for name, (precision, used, scale) in ways.items():
+        model.zero_grad()
+        with arithmetic(precision, model.device), fp32_accumulation(model, used, torch.float16):
+            (GlobalBatchLoss(model, 20)(batch, labels) * scale).backward()
+        found[name] = {one: weight.grad / scale for one, weight in model.named_parameters() if weight.grad is not None}
+    assert error(found["ours"], found["exact"]) < 1e-4
+    assert error(found["theirs"], found["exact"]) > 2e-4, "the case is one where it matters"
 
 
 def test_in_fp32_nothing_is_cast(trainer_of, model):
