@@ -35,7 +35,9 @@ def tests(check: Check) -> Iterator[Facts]:
     command = [sys.executable, "-m", "pytest", "-m", "gpu", "-n", "0", "-p", "no:cacheprovider", *files]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     counts = {kind: int(count) for count, kind in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)}
-    yield {"ok": done.returncode == 0, **counts, "output": "" if done.returncode == 0 else done.stdout[-3000:]}
+    # On a CPU all of them skip themselves.
+    ok = done.returncode == 0 and (check.device == "cpu" or "passed" in counts)
+    yield {"ok": ok, **counts, "output": "" if ok else done.stdout[-3000:]}
 
 
 def memory(check: Check) -> Iterator[Facts]:
