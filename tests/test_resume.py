@@ -75,11 +75,13 @@ def test_it_ends_with_the_weights_of_a_run_that_was_left_alone(scene, undisturbe
     assert first["steps_lost"] == second["steps_lost"] == 0
 
 
-def test_with_another_number_of_processes_it_goes_on_with_the_same_batches(scene, undisturbed, stopped):
-    shutil.copytree(stopped, scene.place("fewer"))
-    fewer = gone_on_with(scene, "fewer", ON_TWO | {"MNRL_NUM_PROCESSES": "1"})
-    assert (fewer[1], fewer[3]) == (undisturbed[1], undisturbed[3])
-    assert scene.metrics("fewer")["training"]["steps"] == STEPS
+@pytest.mark.parametrize("processes", ["1", "3"])
+def test_with_another_number_of_processes_it_goes_on_with_the_same_batches(scene, undisturbed, stopped, processes):
+    name = f"on-{processes}"
+    shutil.copytree(stopped, scene.place(name))
+    found = gone_on_with(scene, name, ON_TWO | {"MNRL_NUM_PROCESSES": processes})
+    assert (found[1], found[3]) == (undisturbed[1], undisturbed[3])
+    assert scene.metrics(name)["training"]["steps"] == STEPS
 
 
 def test_a_killed_one_that_uses_every_option_ends_with_the_same_weights_scores_and_negatives(scene):

@@ -256,8 +256,7 @@ BATCHES: Catalogue = {
     "a batch the workers cannot share": (
         partial(check_workers, Settings(batch_size=4), 8),
         64,
-        "MNRL_BATCH_SIZE=4 is less than the 8 workers; set it to 8 or more, or run fewer workers "
-        "(MNRL_NUM_PROCESSES)",
+        "MNRL_BATCH_SIZE=4 is less than the 8 workers; set it to 8 or more, or run fewer workers (MNRL_NUM_PROCESSES)",
     ),
     "one positive for all": (
         batches(1, batch_size=8),

@@ -299,7 +299,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
             self.control.should_training_stop |= self.best.exhausted
 
     def _keep_numbers(self, tr_loss: torch.Tensor, grad_norm: Any, learning_rate: float) -> None:
-        """Have a step logged later, with the sum of the losses since the last one: the mean over the ranks."""
+        """Have a step logged later, with the sum of the losses since the last one: the mean over all rows."""
         losses = self.state.global_step - self._globalstep_last_logged
         norm = None if grad_norm is None else whole(torch.as_tensor(grad_norm))
         self.progress.keep(self.state, losses, gather_rows(tr_loss.reshape(1)).mean(), norm, learning_rate)
