@@ -1,10 +1,10 @@
 """One of several ranks, see `rank_processes.py`; it does what each line of its input asks for.
 
-`loss` gives the value of our loss and of the library's, `objective` that of ours for an objective, `encode` what texts are embedded to, `train` trains from the
-last checkpoint in a folder, if there is one, up to a step, and gives the digest of the rows; so does `short`, where the
-second rank has memory for two texts at a time, or runs out of it once in the loss or in the backward pass, where it
-ends as a worker does; `mine` gives the hard negatives, `gather` rows and their gradients, `hosts` what processors tell
-one another. Only the first rank answers.
+`loss` gives the value of our loss and of the library's, `objective` that of ours for an objective, `encode` what texts
+are embedded to, `train` trains from the last checkpoint in a folder, if there is one, up to a step, and gives the
+digest of the rows; so does `short`, where the second rank has memory for two texts at a time, or runs out of it once in
+the loss or in the backward pass, where it ends as a worker does; `mine` gives the hard negatives, `gather` rows and
+their gradients, `hosts` what processors tell one another. Only the first rank answers.
 """
 
 import json

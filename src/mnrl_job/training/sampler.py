@@ -13,8 +13,8 @@ class PlannedBatches(DefaultBatchSampler):
     """Hands the plan to the trainer as if the whole run were one epoch.
 
     Accelerate deals consecutive batches to consecutive ranks, so each global batch is yielded as one slice per rank:
-    slice r of step s reaches rank r in step s. Slices may differ by a row. One long epoch also leaves no room for an epoch counter that a resumed
-    or distributed run could lose.
+    slice r of step s reaches rank r in step s. Slices may differ by a row. One long epoch also leaves no room for an
+    epoch counter that a resumed or distributed run could lose.
 
     Args:
         dataset: the labels of all rows.
