@@ -53,7 +53,7 @@ from mnrl_job.training.memory import RandomState, checkpoint_layers, tokens_that
 from mnrl_job.training.negatives import HardNegatives
 from mnrl_job.training.progress import Progress
 from mnrl_job.training.sampler import PlannedBatches
-from mnrl_job.training.sharding import fit_for_sharding, is_sharded, whole
+from mnrl_job.training.sharding import check_checkpoint, fit_for_sharding, is_sharded, whole
 from mnrl_job.training.tracking import tracked
 
 REMEDY = "lower MNRL_MAX_SEQ_LENGTH, set MNRL_GRADIENT_CHECKPOINTING=true, or take a smaller model or a larger device"
@@ -393,6 +393,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
             self.model.save_pretrained(str(output_dir), create_model_card=False)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        check_checkpoint(Path(resume_from_checkpoint))
         if self.is_fsdp_enabled:
             Trainer._load_from_checkpoint(self, resume_from_checkpoint, model)
         elif self.settings.lora_rank:
