@@ -22,7 +22,7 @@ from tests.servers.s3 import BUCKET, SMALL_PIECE, Server, open_at, serve
 
 if TYPE_CHECKING:
     from tests.published import Published
-    from tests.training.two_ranks import Ranks
+    from tests.training.rank_processes import Ranks
 
 
 # Examples write files, on machines whose speed is not ours to know.
@@ -213,7 +213,16 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Ranks"]:
     """Two processes that found one another as workers do, started once."""
-    from tests.training.two_ranks import started
+    from tests.training.rank_processes import started
 
     with started(tmp_path_factory.mktemp("ranks")) as ranks:
+        yield ranks
+
+
+@pytest.fixture(scope="session")
+def three_ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Ranks"]:
+    """Three such processes."""
+    from tests.training.rank_processes import started
+
+    with started(tmp_path_factory.mktemp("ranks"), 3) as ranks:
         yield ranks

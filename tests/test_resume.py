@@ -13,7 +13,8 @@ from tests.runs import PATIENCE_SECONDS, make_scene
 
 STEPS = 90
 ON_ONE = {"MNRL_EPOCHS": "40", "MNRL_NUM_PROCESSES": "1"}
-ON_TWO = {"MNRL_EPOCHS": str(STEPS // 3), "MNRL_NUM_PROCESSES": "2"}
+# The two have three and four rows of a batch.
+ON_TWO = {"MNRL_EPOCHS": str(STEPS // 3), "MNRL_NUM_PROCESSES": "2", "MNRL_BATCH_SIZE": "7"}
 SHARDED = ON_TWO | {"MNRL_ACCELERATE_CONFIG": "fsdp.yaml"}
 # At such a rate the model scores the same all the time, so that patience ends it after 100 of 120 steps.
 LORA = {"MNRL_LORA_RANK": "4", "MNRL_LEARNING_RATE": "1e-6"}
@@ -75,11 +76,14 @@ def test_it_ends_with_the_weights_of_a_run_that_was_left_alone(scene, undisturbe
     assert first["steps_lost"] == second["steps_lost"] == 0
 
 
-def test_with_another_number_of_processes_it_goes_on_with_the_same_batches(scene, undisturbed, stopped):
-    shutil.copytree(stopped, scene.place("fewer"))
-    fewer = gone_on_with(scene, "fewer", ON_TWO | {"MNRL_NUM_PROCESSES": "1"})
-    assert (fewer[1], fewer[3]) == (undisturbed[1], undisturbed[3])
-    assert scene.metrics("fewer")["training"]["steps"] == STEPS
+@pytest.mark.parametrize("processes", ["1", "3"])
+def test_with_another_number_of_processes_it_goes_on_with_the_same_batches(scene, undisturbed, stopped, processes):
+    name = f"on-{processes}"
+    shutil.copytree(stopped, scene.place(name))
+    found = gone_on_with(scene, name, ON_TWO | {"MNRL_NUM_PROCESSES": processes})
+    assert (found[1], found[3]) == (undisturbed[1], undisturbed[3])
+    assert scene.metrics(name)["training"]["steps"] == STEPS
+    assert "do not match" not in scene.log(name)
 
 
 def test_a_killed_one_that_uses_every_option_ends_with_the_same_weights_scores_and_negatives(scene):
@@ -104,7 +108,10 @@ def test_a_model_held_in_shares_learns_what_one_held_whole_does(scene, undisturb
 
 def test_one_held_in_shares_goes_on_too(scene, undisturbed_in_shares):
     interrupt(scene, "shared-stopped", signal.SIGTERM, SHARDED)
+    shutil.copytree(scene.place("shared-stopped"), scene.place("shared-one"))
     assert gone_on_with(scene, "shared-stopped", SHARDED) == undisturbed_in_shares
+    assert scene.run("shared-one", **SHARDED | {"MNRL_NUM_PROCESSES": "1"}) == 64
+    assert "set MNRL_NUM_PROCESSES to 2 or more" in scene.failure("shared-one")["message"]
 
 
 @pytest.mark.slow

@@ -81,11 +81,13 @@ def prepare(settings: Settings, place: Attempt, read: Pairs, eval_sets: tuple[Ev
 
 
 def check_workers(settings: Settings, workers: int) -> None:
-    """The workers share a global batch equally."""
+    """Each worker needs a row of each global batch."""
     size = settings.batch_size
-    if size % workers:
-        nearest = max(1, round(size / workers)) * workers
-        raise SettingsError(f"MNRL_BATCH_SIZE={size} is not a multiple of the {workers} workers; {nearest} would be")
+    if size < workers:
+        raise SettingsError(
+            f"MNRL_BATCH_SIZE={size} is less than the {workers} workers; "
+            f"set it to {workers} or more, or run fewer workers (MNRL_NUM_PROCESSES)"
+        )
 
 
 def check_hardness(settings: Settings, pairs: Pairs) -> None:

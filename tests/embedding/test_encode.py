@@ -48,10 +48,11 @@ def test_a_model_of_another_kind_is_encoded_by_the_library(static_model, tmp_pat
     assert not (tmp_path / "tokens.arrow").exists()
 
 
-def test_two_ranks_share_the_work_and_both_know_all(two_ranks, tmp_path, tiny_model, model):
+@pytest.mark.parametrize("ranks", ["two_ranks", "three_ranks"])
+def test_ranks_share_the_work_and_all_know_all(request, ranks, tmp_path, tiny_model, model):
     shutil.copytree(tiny_model, tmp_path / "model")
     (tmp_path / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
-    found = two_ranks.ask("encode", tmp_path)
+    found = request.getfixturevalue(ranks).ask("encode", tmp_path)
     ours = encode(model, column(TEXTS), "document", "fp32", tmp_path / "tokens.arrow")
     torch.testing.assert_close(torch.tensor(found["embeddings"]), ours, rtol=1e-5, atol=1e-6)
     assert 0 < found["texts"] < len(TEXTS)

@@ -254,9 +254,9 @@ BATCHES: Catalogue = {
         "positives; set it to 7 or less, or set MNRL_BATCHING=masked",
     ),
     "a batch the workers cannot share": (
-        partial(check_workers, Settings(batch_size=7), 2),
+        partial(check_workers, Settings(batch_size=4), 8),
         64,
-        "MNRL_BATCH_SIZE=7 is not a multiple of the 2 workers; 8 would be",
+        "MNRL_BATCH_SIZE=4 is less than the 8 workers; set it to 8 or more, or run fewer workers (MNRL_NUM_PROCESSES)",
     ),
     "one positive for all": (
         batches(1, batch_size=8),

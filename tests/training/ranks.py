@@ -1,10 +1,11 @@
-"""A rank of two, see `two_ranks.py`; it does what each line of its input asks for.
+"""One of several ranks, see `rank_processes.py`; it does what each line of its input asks for.
 
-`loss` gives the value of our loss and of the library's, `encode` what texts are embedded to, `train` trains from the
-last checkpoint in a folder, if there is one, up to a step, and gives the digest of the rows; so does `short`, where the
-second rank has memory for two texts at a time, or runs out of it once in the loss or in the backward pass, where it
-ends as a worker does; `mine` gives the hard negatives, `gather` rows and their gradients, `sharded` writes gradients of
-a model held in shares, `hosts` gives what processors tell one another. Only the first rank answers.
+`loss` gives the value of our loss and of the library's, `objective` that of ours for an objective, `encode` what texts
+are embedded to, `train` trains from the last checkpoint in a folder, if there is one, up to a step, and gives the
+digest of the rows; so does `short`, where the second rank has memory for two texts at a time, or runs out of it once in
+the loss or in the backward pass, where it ends as a worker does; `mine` gives the hard negatives, `gather` rows and
+their gradients, `sharded` writes gradients of a model held in shares, `hosts` gives what processors tell one another.
+Only the first rank answers.
 """
 
 import json
@@ -30,6 +31,7 @@ from transformers import TrainerCallback
 from mnrl_job.embedding.chunks import Limit, cut
 from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.masks import embed
+from mnrl_job.embedding.shares import rank_slice
 from mnrl_job.records import Batching, Pairs, read_record
 from mnrl_job.runtime import stopping
 from mnrl_job.runtime.outcomes import worker_main
@@ -40,6 +42,7 @@ from mnrl_job.training import gathering
 from mnrl_job.training import loss as loss_module
 from mnrl_job.training.checkpoints import Keeping
 from mnrl_job.training.collate import Batch
+from mnrl_job.training.contrast import Objective
 from mnrl_job.training.gathering import gather_rows, most_of_ranks, numbers_of_ranks, on_any_rank
 from mnrl_job.training.loss import GlobalBatchLoss
 from mnrl_job.training.mining import distinct, mine
@@ -85,8 +88,8 @@ def train(
     if before_update:
         trainer.args.max_grad_norm = 0
         trainer.add_callback(BeforeUpdate(partial(before_update, trainer.model)))
-    checkpoints = folder.glob("trainer/checkpoint-*")
-    trainer.train(resume_from_checkpoint=next((str(path) for path in checkpoints), None))
+    checkpoints = sorted(folder.glob("trainer/checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
     done = {"step": trainer.state.global_step, "digest": trainer.progress.digest}
     return done | {"recomputed": math.isfinite(trainer.global_loss.kept_tokens)}
 
@@ -115,25 +118,30 @@ def fail_in_backward(model: SentenceTransformer) -> None:
     model.transformers_model.get_input_embeddings().weight.register_hook(fail)
 
 
-def loss(folder: Path, whose: tuple[str, ...] = ("ours", "theirs")) -> dict[str, object]:
-    """Each rank has half of the rows; the library gathers as we do."""
+def loss(
+    folder: Path, whose: tuple[str, ...] = ("ours", "theirs"), objective: Objective = "mnrl"
+) -> dict[str, dict[str, object]]:
+    """Each rank has its slice of the rows; the library gathers as we do."""
     state = PartialState()
     texts = json.loads((folder / "columns.json").read_text())
     groups = torch.tensor(json.loads((folder / "groups.json").read_text()))
-    own = slice(state.process_index * len(groups) // 2, (state.process_index + 1) * len(groups) // 2)
+    own = rank_slice(len(groups), state.process_index, state.num_processes)
     model = SentenceTransformer(str(folder / "model"), device="cpu").double()
     found = {}
     for name, one in {
-        "ours": GlobalBatchLoss(model, 20, rank=state.process_index),
+        "ours": GlobalBatchLoss(model, 20, objective, state.process_index),
         "theirs": MultipleNegativesRankingLoss(model, scale=20, gather_across_devices=True),
     }.items():
         if name not in whose:
             continue
         model.zero_grad()
         columns = [column[own] for column in texts]
-        batch = list(map(model.preprocess, columns))
+        batch: Any = list(map(model.preprocess, columns))
         label = torch.cat([torch.arange(len(groups))[own, None], groups[own]], dim=1)
-        value = one(batch_of(model, columns, 3, label) if name == "ours" else batch, label[:, :3])
+        if name == "ours":
+            batch = batch_of(model, columns, 3, label)
+            batch |= {"guide": guide_of(batch, label)} if objective == "guided" else {}
+        value = one(batch, label[:, :3])
         value.backward()
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         # The trainer averages over the ranks.
@@ -167,6 +175,13 @@ def batch_of(model: SentenceTransformer, columns: list[list[str]], rows_at_once:
         "tokens": int(lengths.sum()),
         "padded_tokens": sum(chunk["input_ids"].numel() for chunk in padded),
     }
+
+
+def guide_of(batch: Batch, labels: torch.Tensor) -> torch.Tensor:
+    """What some guide makes of the texts of a batch: each group points in a direction of its own."""
+    directions = torch.randn(200, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    groups = torch.cat([labels[:, 1], labels[:, 2], batch["negatives"][:, 2]])
+    return torch.nn.functional.normalize(directions[groups])
 
 
 def embeddings(folder: Path) -> dict[str, object]:
@@ -301,6 +316,7 @@ def short(folder: Path, moment: str) -> dict[str, object]:
 
 ROLES = {
     "loss": lambda folder, *whose: loss(Path(folder), whose or ("ours", "theirs")),
+    "objective": lambda folder, objective: loss(Path(folder), ("ours",), objective)["ours"],
     "encode": lambda folder: embeddings(Path(folder)),
     "train": lambda folder, stop_at: train(Path(folder), int(stop_at)),
     "short": lambda folder, moment: short(Path(folder), moment),

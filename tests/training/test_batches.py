@@ -6,6 +6,7 @@ from itertools import chain
 
 import numpy as np
 import pytest
+from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,18 +63,18 @@ def test_no_plan_could_use_more_rows(groups, batch_size, seed):
     assert len(epoch_of(groups, batch_size, seed)) == most_batches(groups, batch_size)
 
 
-@given(ranks=st.integers(1, 8), per_rank=st.integers(1, 6), groups=GROUPS)
-def test_what_the_ranks_are_dealt_in_a_step_is_one_global_batch_in_equal_shares(ranks, per_rank, groups):
-    """Accelerate deals slice after slice to rank after rank."""
-    if ranks * per_rank < 2:
-        return
-    plan = epoch_of(groups, ranks * per_rank)
-    slices = list(PlannedBatches([], plan, ranks))
-    assert len(slices) == len(plan) * ranks == len(PlannedBatches([], plan, ranks))
-    assert all(len(part) == per_rank for part in slices)
-    steps = [list(chain(*slices[step * ranks : (step + 1) * ranks])) for step in range(len(plan))]
+@given(ranks=st.integers(1, 8), more=st.integers(0, 20), groups=GROUPS)
+def test_what_the_ranks_are_dealt_in_a_step_is_one_global_batch_in_shares_that_differ_by_a_row(ranks, more, groups):
+    """As accelerate deals them: slice after slice to rank after rank."""
+    size = max(2, ranks + more)
+    plan = epoch_of(groups, size)
+    batches = PlannedBatches([], plan, ranks)
+    assert len(batches) == len(plan) * ranks
+    dealt = [list(BatchSamplerShard(batches, ranks, rank, even_batches=False)) for rank in range(ranks)]
+    assert {len(share) for shares in dealt for share in shares} <= {size // ranks, -(-size // ranks)}
+    steps = [list(chain(*shares)) for shares in zip(*dealt, strict=True)]
     assert steps == plan.tolist()
-    assert_apart(groups, np.array(steps, dtype=np.int64).reshape(-1, ranks * per_rank))
+    assert_apart(groups, np.array(steps, dtype=np.int64).reshape(-1, size))
 
 
 @given(count=st.integers(2, 100), batch_size=st.integers(2, 16))

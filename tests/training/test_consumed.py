@@ -16,8 +16,8 @@ from mnrl_job.settings import Settings
 from mnrl_job.training.batches import Rule, Share, batches_by_source, plan_epochs
 from mnrl_job.training.consumed import digest
 from tests.examples import PAIRS
+from tests.training.rank_processes import started
 from tests.training.ranks import train
-from tests.training.two_ranks import started
 
 PLAN = np.arange(48).reshape(-1, 4)
 EPOCHS = 3
@@ -36,19 +36,23 @@ def test_another_row_another_order_and_a_missing_step_all_tell():
 
 @pytest.fixture
 def run(tmp_path, tiny_model):
-    """Forty rows over ten positives, batches of 8: five steps an epoch, three epochs."""
+    return make_run(tmp_path, tiny_model, 8)
+
+
+def make_run(tmp_path, tiny_model, batch_size):
+    """Forty rows over eight positives, batches of 7 or 8: five steps an epoch, three epochs."""
     texts = [(f"{PAIRS[i % 8][0]} {'abcde'[i // 8]}", f"{PAIRS[i % 8][1]}") for i in range(40)]
     groups = np.stack([np.arange(40), 100 + np.arange(40) % 8], axis=1)
     write_columns(tmp_path / "pairs.arrow", anchor=[a for a, _ in texts], positive=[p for _, p in texts])
     write_labels(tmp_path / "labels.arrow", groups)
-    rule = Rule(8, (Share(40),))
+    rule = Rule(batch_size, (Share(40),))
     plan = np.concatenate(plan_epochs(groups, rule, batches_by_source(groups, rule), 42, EPOCHS, None))
     np.save(tmp_path / "plan.npy", plan)
     shutil.copytree(tiny_model, tmp_path / "model")
     write_record(tmp_path / "pairs.json", Pairs(tmp_path / "pairs.arrow", ("anchor", "positive"), 40, 40, {}, (), ()))
     batching = Batching(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", len(plan))
     write_record(tmp_path / "batching.json", batching)
-    settings = Settings(batch_size=8, epochs=EPOCHS).model_dump_json()
+    settings = Settings(batch_size=batch_size, epochs=EPOCHS).model_dump_json()
     (tmp_path / "settings.json").write_text(settings, encoding="utf-8")
     return tmp_path, plan
 
@@ -64,6 +68,19 @@ def test_a_run_resumed_in_its_second_epoch_trains_on_the_rows_it_had_not_seen(tw
     assert two_ranks.ask("train", folder, 7) == {"step": 7, "digest": digest(plan[:7]), "recomputed": False}
     assert train(folder, 0) == {"step": 15, "digest": digest(plan), "recomputed": False}
     assert logged(folder, "rows_digest") == [digest(plan[:step]) for step in range(1, 16)]
+
+
+def test_a_batch_of_seven_is_trained_on_by_one_rank_then_three_then_two(two_ranks, three_ranks, tmp_path, tiny_model):
+    folder, plan = make_run(tmp_path, tiny_model, 7)
+    whole = {"step": 15, "digest": digest(plan), "recomputed": False}
+    assert train(folder, 0) == whole
+    losses = logged(folder, "loss")
+    shutil.rmtree(folder / "trainer", ignore_errors=True)
+    assert train(folder, 4)["step"] == 4
+    assert three_ranks.ask("train", folder, 9) == {"step": 9, "digest": digest(plan[:9]), "recomputed": False}
+    assert two_ranks.ask("train", folder, 0) == whole
+    assert logged(folder, "rows_digest") == [digest(plan[:step]) for step in range(1, 16)]
+    assert logged(folder, "loss") == pytest.approx(losses, abs=1e-3)  # bf16, cut in other chunks
 
 
 def test_two_ranks_with_different_numbers_of_chunks_finish_and_share_no_buffers(two_ranks, run):

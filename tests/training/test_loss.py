@@ -3,13 +3,15 @@
 import json
 import math
 import shutil
+from typing import get_args
 
 import pytest
 import torch
 
+from mnrl_job.training.contrast import Objective
 from mnrl_job.training.loss import GlobalBatchLoss, cut_to, split
 from tests.examples import PAIRS
-from tests.training.ranks import batch_of
+from tests.training.ranks import batch_of, guide_of
 
 NEGATIVES = [positive + " not at all" for _, positive in PAIRS]
 COLUMNS = [*([list(column) for column in zip(*PAIRS, strict=True)]), NEGATIVES]
@@ -37,7 +39,9 @@ def value_and_gradients(model, loss, columns, labels, rows_at_once=8):
     model.zero_grad()
     ours = isinstance(loss, GlobalBatchLoss)
     if ours:
-        value = loss(batch_of(model, columns, rows_at_once, labels), labels[:, :3])
+        batch = batch_of(model, columns, rows_at_once, labels)
+        batch |= {"guide": guide_of(batch, labels)} if loss.objective == "guided" else {}
+        value = loss(batch, labels[:, :3])
     else:
         value = loss([model.preprocess(list(column)) for column in columns], None)
     value.backward()
@@ -131,6 +135,29 @@ def test_two_ranks_whose_rows_differ_in_their_negatives_learn_what_one_does(two_
         assert found["value"] == pytest.approx(value, abs=1e-12)
         flat = torch.cat([gradient.ravel() for gradient in gradients.values()]).tolist()
         assert found["gradients"] == pytest.approx(flat, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("objective", get_args(Objective))
+@pytest.mark.parametrize("count", ["two", "three"])
+def test_ranks_that_differ_in_how_many_rows_they_have_learn_what_one_does(
+    request, count, objective, tmp_path, tiny_model, model
+):
+    """Seven rows, some of them with one or two negatives, some with a text of another rank's row."""
+    columns = [column[:7] for column in COLUMNS[:2]]
+    columns += [[NEGATIVES[row] if row in rows else "" for row in range(7)] for rows in ((0, 2, 5), (5,))]
+    groups = apart(columns)[:, 1:]
+    groups[6, 1], groups[5, 0], groups[2, 1] = groups[0, 1], groups[1, 0], groups[3, 1]
+    labels = labels_of(groups.tolist())
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "columns.json").write_text(json.dumps(columns), encoding="utf-8")
+    (tmp_path / "groups.json").write_text(json.dumps(groups.tolist()), encoding="utf-8")
+    found = request.getfixturevalue(f"{count}_ranks").ask("objective", tmp_path, objective)
+    loss = GlobalBatchLoss(model, 20, objective)
+    value, gradients = value_and_gradients(model, loss, columns, labels)
+    assert int(loss.counts.masked) > 0
+    assert found["value"] == pytest.approx(value, abs=1e-12)
+    flat = torch.cat([gradient.ravel() for gradient in gradients.values()]).tolist()
+    assert found["gradients"] == pytest.approx(flat, rel=0, abs=1e-12)
 
 
 def test_rows_may_differ_in_how_many_negatives_they_have(model):

@@ -217,13 +217,14 @@ def test_batches_bring_their_texts_and_their_groups(model, static_model, data, t
         torch.testing.assert_close(found[4:], wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_two_ranks_share_the_work_and_find_the_same(two_ranks, model, data, tmp_path):
+@pytest.mark.parametrize("ranks", ["two_ranks", "three_ranks"])
+def test_ranks_share_the_work_and_find_the_same(request, ranks, model, data, tmp_path):
     pairs, batching = data
     for name, record in {"pairs": pairs, "batching": batching}.items():
         write_record(tmp_path / f"{name}.json", record)
     (tmp_path / "settings.json").write_text(asked_for(2).model_dump_json(), encoding="utf-8")
     model.save_pretrained(str(tmp_path / "model"), create_model_card=False)
-    found = two_ranks.ask("mine", tmp_path)
+    found = request.getfixturevalue(ranks).ask("mine", tmp_path)
     texts = distinct(
         np.arange(2 * ROWS).reshape(2, ROWS).T, no_values(ROWS), np.zeros(ROWS, dtype=bool), np.arange(ROWS)
     )

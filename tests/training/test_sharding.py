@@ -5,7 +5,8 @@ import os
 import pytest
 
 from mnrl_job.errors import SettingsError
-from mnrl_job.training.sharding import fit_for_sharding, pass_through
+from mnrl_job.training import sharding
+from mnrl_job.training.sharding import check_checkpoint, fit_for_sharding, pass_through
 from tests.examples import FSDP2
 
 
@@ -54,3 +55,15 @@ def test_weights_that_no_embedding_depends_on_stand_still(tiny_model):
     fit_for_sharding(model)
     still = {name for name, weight in model.named_parameters() if not weight.requires_grad}
     assert still == {"0.model.pooler.dense.weight", "0.model.pooler.dense.bias"}
+
+
+def test_a_checkpoint_of_the_other_kind_is_refused_with_the_number_of_workers_to_set(tmp_path, monkeypatch):
+    check_checkpoint(tmp_path)
+    monkeypatch.setattr(sharding, "is_sharded", lambda: True)
+    with pytest.raises(SettingsError, match="MNRL_NUM_PROCESSES=1"):
+        check_checkpoint(tmp_path)
+    (tmp_path / "pytorch_model_fsdp_0").mkdir()
+    check_checkpoint(tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(SettingsError, match="MNRL_NUM_PROCESSES to 2 or more"):
+        check_checkpoint(tmp_path)

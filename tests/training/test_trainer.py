@@ -300,6 +300,8 @@ def test_memory_is_counted_for_the_largest_share_of_a_batch(run, model, tmp_path
     plan = np.array([[0, 1, 2, 3], [8, 9, 10, 12]])
     assert memory.most_tokens(collate, plan, 1) == lengths[plan].sum(axis=1).max()
     assert memory.most_tokens(collate, plan, 2) == max(lengths[half].sum() for half in plan.reshape(-1, 2))
+    thirds = [share for one, two, three, four in plan for share in ([one], [two], [three, four])]
+    assert memory.most_tokens(collate, plan, 3) == max(lengths[third].sum() for third in thirds)
 
 
 def test_activations_are_kept_as_long_as_they_fit_beside_gradients_and_moments(run, model, tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from mnrl_job.embedding.masks import embed
 from mnrl_job.embedding.packing import to_device
 from mnrl_job.embedding.precision import Precision, arithmetic
 from mnrl_job.embedding.prompts import Kind, find_prompt, token_file
+from mnrl_job.embedding.shares import rank_slice
 from mnrl_job.embedding.tokens import TEXTS_AT_ONCE, read_or_tokenise
 from mnrl_job.runtime.heartbeat import beat
 from mnrl_job.runtime.logs import shows_progress
@@ -77,23 +78,17 @@ def _encode(
     return everywhere
 
 
-def own_share(count: int) -> tuple[int, int]:
-    """Where this rank's equal share of so many neighbours starts and stops."""
-    state = PartialState()
-    return count * state.process_index // state.num_processes, count * (state.process_index + 1) // state.num_processes
-
-
 def _encode_texts(model: SentenceTransformer, texts: list[str], kind: Kind, precision: Precision) -> torch.Tensor:
-    """By the library, each rank an equal share of neighbours."""
+    """By the library, each rank a slice."""
     state = PartialState()
     encode_them = model.encode_query if kind == "query" else model.encode_document
-    start, stop = own_share(len(texts))
+    own = rank_slice(len(texts), state.process_index, state.num_processes)
     embeddings = torch.zeros(len(texts), int(model.get_embedding_dimension() or 0), device=state.device)
     with arithmetic(precision, state.device):
-        for first in range(start, stop, TEXTS_AT_ONCE):
+        for first in range(own.start, own.stop, TEXTS_AT_ONCE):
             give_way()
             beat()
-            some = slice(first, min(first + TEXTS_AT_ONCE, stop))
+            some = slice(first, min(first + TEXTS_AT_ONCE, own.stop))
             embeddings[some] = encode_them(texts[some], convert_to_tensor=True, normalize_embeddings=True).float()
     everywhere: torch.Tensor = reduce(embeddings, "sum")
     return everywhere

@@ -22,7 +22,8 @@ def trainer_arguments(
     return SentenceTransformerTrainingArguments(
         output_dir=str(folder),
         num_train_epochs=1,
-        per_device_train_batch_size=settings.batch_size // state.num_processes,
+        # `PlannedBatches` shares it; a share would differ, and be told, where a run resumes on other workers.
+        per_device_train_batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         # Rounded down: a run too short for a whole step of warm-up must not spend its first step at rate 0.
         warmup_steps=int(settings.warmup * len(plan)),

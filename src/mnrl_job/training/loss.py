@@ -40,7 +40,7 @@ class Counts:
         negatives: documents beside the positive, summed over the queries of this rank.
         masked: those of them that were not counted as negatives.
         consumed: the row numbers of each global batch, in its order, until someone takes them away.
-        losses: of this rank, for each of these batches.
+        losses: the mean over this rank's rows, for each of these batches.
     """
 
     tokens: int
@@ -103,9 +103,9 @@ class GlobalBatchLoss(nn.Module):
         self.wishes = Wishes()
 
     def forward(self, batch: Batch, labels: torch.Tensor) -> torch.Tensor:
-        """The loss of this rank's share of the batch, a scalar.
+        """The loss of this rank's share of the batch, a scalar: its mean over the ranks is that over all rows.
 
-        Ranks have the same number of rows each, but may differ in how many negatives these have.
+        Ranks may differ in how many rows they have, and in how many negatives these have.
 
         Args:
             batch: the texts of this rank's rows, the labels of their negatives, and for "guided" what the guide makes
@@ -115,21 +115,21 @@ class GlobalBatchLoss(nn.Module):
         Raises:
             Shortage: on every rank alike, so that all can try again.
         """
-        rows = len(labels)
         pieces = [piece for chunk in batch["chunks"] for piece in split(chunk, self.pieces)]
         negatives = len(batch["negatives"])
         if self.in_step:
-            counts, most = self._tell_ranks(negatives, len(pieces))
+            rows, counts, most = self._tell_ranks(len(labels), negatives, len(pieces))
             texts, short = self._embed_all(cut_to(pieces, most))
         else:
             texts, short = self._embed_all(pieces)
-            counts, _ = self._tell_ranks(SHORT if texts is None else negatives, len(pieces))
+            rows, counts, _ = self._tell_ranks(len(labels), SHORT if texts is None else negatives, len(pieces))
         if texts is None or SHORT in counts:
             raise Shortage(short or "another rank is out of device memory")
         texts = nn.functional.normalize(texts[batch["order"]].to(torch.promote_types(texts.dtype, torch.float32)))
         queries, documents = gather_sides(texts, rows, counts)
-        everywhere = gather_labels(labels, batch["negatives"], counts)
-        own = slice(self.rank * rows, (self.rank + 1) * rows)
+        everywhere = gather_labels(torch.cat([labels, batch["negatives"]]), rows, counts)
+        first = sum(rows[: self.rank])
+        own = slice(first, first + len(labels))
         guides = gather_sides(batch["guide"], rows, counts) if "guide" in batch else None
         loss, masked = self._compare((queries, documents), everywhere, own, guides)
         if self.watched:
@@ -137,12 +137,13 @@ class GlobalBatchLoss(nn.Module):
         self.counts = Counts(
             self.counts.tokens + batch["tokens"],
             self.counts.padded_tokens + batch["padded_tokens"],
-            self.counts.negatives + rows * (len(documents) - 1),
+            self.counts.negatives + len(labels) * (len(documents) - 1),
             self.counts.masked + masked,
             (*self.counts.consumed, everywhere[: len(queries), 0]),
             (*self.counts.losses, loss.detach()),
         )
-        return loss
+        # Exactly 1 where shares are equal.
+        return loss * (len(labels) * len(rows) / len(queries))
 
     def totals(self) -> Totals:
         """Tokens, tokens with padding, negatives and masked ones of all ranks; every rank must ask."""
@@ -176,11 +177,11 @@ class GlobalBatchLoss(nn.Module):
         self.pieces *= 2
         return True
 
-    def _tell_ranks(self, negatives: int, pieces: int) -> tuple[list[int], int]:
-        """The one message between hosts in a step: the negatives of each rank, and the pieces of that with the most."""
-        ranks = numbers_of_ranks([negatives, pieces, *self.wishes.own()])
-        self.wishes.hear([wishes for _, _, *wishes in ranks])
-        return [own for own, *_ in ranks], max(most for _, most, *_ in ranks)
+    def _tell_ranks(self, rows: int, negatives: int, pieces: int) -> tuple[list[int], list[int], int]:
+        """The one message between hosts in a step: rows and negatives of each rank, and the most pieces of any."""
+        ranks = numbers_of_ranks([rows, negatives, pieces, *self.wishes.own()])
+        self.wishes.hear([wishes for _, _, _, *wishes in ranks])
+        return [own for own, *_ in ranks], [own for _, own, *_ in ranks], max(most for _, _, most, *_ in ranks)
 
     def _compare(
         self,
@@ -226,24 +227,32 @@ class GlobalBatchLoss(nn.Module):
         return embed(self.model, features)
 
 
-def gather_sides(texts: torch.Tensor, rows: int, negatives: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+def gather_sides(texts: torch.Tensor, rows: list[int], negatives: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """The queries of all ranks, and their documents: all positives, then all negatives.
 
     Args:
         texts: of this rank's rows, anchors before positives before negatives, shape (texts, dimension).
-        rows: of each rank.
+        rows: how many each rank has.
         negatives: how many each rank's rows have.
     """
-    ranks = [one.tensor_split((rows, 2 * rows)) for one in gather_uneven(texts, [2 * rows + n for n in negatives])]
-    anchors, positives, others = zip(*ranks, strict=True)
+    ranks = gather_uneven(texts, [2 * count + n for count, n in zip(rows, negatives, strict=True)])
+    sides = [one.tensor_split((count, 2 * count)) for one, count in zip(ranks, rows, strict=True)]
+    anchors, positives, others = zip(*sides, strict=True)
     return torch.cat(anchors), torch.cat([*positives, *others])
 
 
-def gather_labels(labels: torch.Tensor, negatives: torch.Tensor, counts: list[int]) -> torch.Tensor:
-    """The labels of all ranks' documents: of all positives, then of all negatives, shape (documents, 3)."""
-    rows = len(labels)
-    ranks = gather_uneven(torch.cat([labels, negatives]), [rows + count for count in counts])
-    return torch.cat([*(one[:rows] for one in ranks), *(one[rows:] for one in ranks)])
+def gather_labels(labels: torch.Tensor, rows: list[int], negatives: list[int]) -> torch.Tensor:
+    """The labels of all ranks' documents: of all positives, then of all negatives, shape (documents, 3).
+
+    Args:
+        labels: of this rank's rows, then of their negatives.
+        rows: how many each rank has.
+        negatives: how many each rank's rows have.
+    """
+    ranks = gather_uneven(labels, [count + n for count, n in zip(rows, negatives, strict=True)])
+    sides = [one.tensor_split((count,)) for one, count in zip(ranks, rows, strict=True)]
+    positives, others = zip(*sides, strict=True)
+    return torch.cat([*positives, *others])
 
 
 def split(features: Features, pieces: int) -> list[Features]:

@@ -14,6 +14,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from mnrl_job.embedding.device_memory import free_gpu_bytes
 from mnrl_job.embedding.masks import embed
 from mnrl_job.embedding.out_of_memory import is_out_of_memory
+from mnrl_job.embedding.shares import rank_slice
 from mnrl_job.embedding.tokens import Features, Tokens
 from mnrl_job.errors import SettingsError
 from mnrl_job.runtime.machine import free_memory
@@ -93,10 +94,9 @@ def checkpoint_layers(model: SentenceTransformer) -> None:
 def most_tokens(collate: TokenCollator, plan: Plan, ranks: int) -> int:
     """Tokens of the largest share that a rank has of a batch."""
     at_once = max(1, ROWS_COUNTED // plan.shape[1])
-    blocks = [plan[start : start + at_once] for start in range(0, len(plan), at_once)]
-    return max(
-        int(collate.row_lengths(block.ravel()).reshape(len(block) * ranks, -1).sum(axis=1).max()) for block in blocks
-    )
+    shares = [rank_slice(plan.shape[1], rank, ranks) for rank in range(ranks)]
+    blocks = [plan[start : start + at_once, share] for start in range(0, len(plan), at_once) for share in shares]
+    return max(int(collate.row_lengths(block.ravel()).reshape(block.shape).sum(axis=1).max()) for block in blocks)
 
 
 def bytes_for_a_token(model: SentenceTransformer, columns: Sequence[Tokens]) -> float:

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from mnrl_job.embedding.device_memory import scores_at_once
-from mnrl_job.embedding.encode import encode, own_share
+from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import choose_precision
+from mnrl_job.embedding.shares import rank_slice
 from mnrl_job.records import Pairs
 from mnrl_job.runtime.counting import distinct_pairs, used
 from mnrl_job.runtime.heartbeat import beat
@@ -140,12 +141,13 @@ def search(
     """
     uploaded = (texts.barred, texts.own, texts.rows, texts.query_of, texts.document_of)
     barred, own, rows, query_of, document_of = (torch.from_numpy(one).to(queries.device) for one in uploaded)
-    first, last = own_share(len(queries))
+    state = PartialState()
+    share = rank_slice(len(queries), state.process_index, state.num_processes)
     at_once = max(1, scores_at_once(queries.device) // len(documents))
-    for start in range(first, last, at_once):
+    for start in range(share.start, share.stop, at_once):
         give_way()
         beat()
-        stop = min(start + at_once, last)
+        stop = min(start + at_once, share.stop)
         scores = queries[start:stop] @ documents.T
         scores[:, barred] = -torch.inf
         asking, told = own[:, slice(*np.searchsorted(texts.own[0], (start, stop)))]

@@ -41,7 +41,7 @@ class LoggedStep:
         losses: of so many steps the loss is the sum.
         seconds: of this attempt's training until then.
         memory_bytes: taken then.
-        numbers: `loss`, the mean over ranks, and if there are such `grad_norm` and the `measured` embeddings.
+        numbers: `loss`, the mean over all rows, and if there are such `grad_norm` and the `measured` embeddings.
     """
 
     step: int
@@ -54,7 +54,7 @@ class LoggedStep:
 
 
 class Progress(TrainerCallback):
-    """Follows the trainer. `loss` is the last loss logged, the mean over ranks; `digest` that of the rows so far.
+    """Follows the trainer. `loss` is the last loss logged, the mean over all rows; `digest` that of the rows so far.
 
     Steps are logged some time after they were made: `keep` takes their numbers, `read` brings all to the host at once.
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from sentence_transformers.base.sampler import DefaultBatchSampler
 
+from mnrl_job.embedding.shares import rank_slice
 from mnrl_job.training.batches import Plan
 
 
@@ -13,8 +13,8 @@ class PlannedBatches(DefaultBatchSampler):
     """Hands the plan to the trainer as if the whole run were one epoch.
 
     Accelerate deals consecutive batches to consecutive ranks, so each global batch is yielded as one slice per rank:
-    slice r of step s reaches rank r in step s. One long epoch also leaves no room for an epoch counter that a resumed
-    or distributed run could lose.
+    slice r of step s reaches rank r in step s. Slices may differ by a row. One long epoch also leaves no room for an
+    epoch counter that a resumed or distributed run could lose.
 
     Args:
         dataset: the labels of all rows.
@@ -33,7 +33,9 @@ class PlannedBatches(DefaultBatchSampler):
         epochs: Sequence[int] = (),
         begin_epoch: Callable[[int], None] | None = None,
     ) -> None:
-        super().__init__(dataset, batch_size=plan.shape[1] // ranks, drop_last=True)
+        super().__init__(dataset, batch_size=plan.shape[1], drop_last=True)
+        # With a size, accelerate drops a step whose last slice is of another one.
+        vars(self)["batch_size"] = None
         self.plan = plan
         self.ranks = ranks
         self.epochs = {step: epoch for epoch, step in enumerate(epochs)}
@@ -43,8 +45,8 @@ class PlannedBatches(DefaultBatchSampler):
         for number, step in enumerate(self.plan):
             if self.begin_epoch and number in self.epochs:
                 self.begin_epoch(self.epochs[number])
-            for part in np.split(step, self.ranks):
-                yield part.tolist()
+            for rank in range(self.ranks):
+                yield step[rank_slice(len(step), rank, self.ranks)].tolist()
 
     def __len__(self) -> int:
         return len(self.plan) * self.ranks

@@ -1,6 +1,7 @@
 """A model that ranks hold in shares (FSDP2, torch's `fully_shard`), as an accelerate configuration file wants it."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,6 +48,25 @@ def shard_on_processors(state: PartialState) -> None:
 def is_sharded() -> bool:
     """Whether models in training are held in shares."""
     return os.environ.get(ASKED) == "true" and PartialState().num_processes > 1
+
+
+def check_checkpoint(folder: Path) -> None:
+    """Several workers cannot resume from a model that is held whole, nor one from a model in shares.
+
+    Raises:
+        SettingsError: the checkpoint is of the other kind.
+    """
+    in_shares = any(folder.glob("pytorch_model_fsdp*"))
+    if in_shares and not is_sharded():
+        raise SettingsError(
+            "the checkpoint of this run holds the model in shares, which one worker cannot resume from; "
+            "set MNRL_NUM_PROCESSES to 2 or more, or another MNRL_RUN_ID"
+        )
+    if is_sharded() and not in_shares:
+        raise SettingsError(
+            "the checkpoint of this run is of one worker; several with MNRL_ACCELERATE_CONFIG cannot resume from it; "
+            "set MNRL_NUM_PROCESSES=1, or another MNRL_RUN_ID"
+        )
 
 
 def fit_for_sharding(model: SentenceTransformer) -> None:

@@ -58,7 +58,7 @@ from mnrl_job.training.memory import RandomState, checkpoint_layers, describe_re
 from mnrl_job.training.negatives import HardNegatives
 from mnrl_job.training.progress import Progress
 from mnrl_job.training.sampler import PlannedBatches
-from mnrl_job.training.sharding import fit_for_sharding, is_sharded, whole
+from mnrl_job.training.sharding import check_checkpoint, fit_for_sharding, is_sharded, whole
 from mnrl_job.training.tracking import tracked
 
 REMEDY = "lower MNRL_MAX_SEQ_LENGTH, set MNRL_GRADIENT_CHECKPOINTING=true, or take a smaller model or a larger device"
@@ -304,7 +304,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
             self.control.should_training_stop |= self.best.exhausted
 
     def _keep_numbers(self, tr_loss: torch.Tensor, grad_norm: Any, learning_rate: float) -> None:
-        """Have a step logged later, with the sum of the losses since the last one: the mean over the ranks."""
+        """Have a step logged later, with the sum of the losses since the last one: the mean over all rows."""
         losses = self.state.global_step - self._globalstep_last_logged
         norm = None if grad_norm is None else whole(torch.as_tensor(grad_norm))
         self.progress.keep(self.state, losses, gather_rows(tr_loss.reshape(1)).mean(), norm, learning_rate)
@@ -400,6 +400,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
             self.model.save_pretrained(str(output_dir), create_model_card=False)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        check_checkpoint(Path(resume_from_checkpoint))
         if self.is_fsdp_enabled:
             Trainer._load_from_checkpoint(self, resume_from_checkpoint, model)
         elif self.settings.lora_rank:

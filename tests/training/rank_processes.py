@@ -1,4 +1,4 @@
-"""Two processes that found one another as workers do, and do what they are asked one after another."""
+"""Processes that found one another as workers do, and do what they are asked one after another."""
 
 import json
 import os
@@ -24,7 +24,7 @@ class Ranks:
     log: Path
 
     def tell(self, role: str, *arguments: object) -> None:
-        """Have both do something, see `ranks.py`."""
+        """Have all do something, see `ranks.py`."""
         for one in self.asked:
             one.write(f"{json.dumps([role, *map(str, arguments)])}\n")
             one.flush()
@@ -38,16 +38,16 @@ class Ranks:
 
 
 @contextmanager
-def started(folder: Path) -> Iterator[Ranks]:
-    """Both, for as long as the context lasts. One that fails as a worker does says why in `rank-N.json`."""
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "1"}
+def started(folder: Path, count: int = 2) -> Iterator[Ranks]:
+    """So many, for as long as the context lasts. One that fails as a worker does says why in `rank-N.json`."""
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
     log, answers = folder / "log", folder / "answers"
     os.mkfifo(answers)
-    asked = [folder / f"asked-{rank}" for rank in range(2)]
+    asked = [folder / f"asked-{rank}" for rank in range(count)]
     processes = []
     for rank, fifo in enumerate(asked):
         os.mkfifo(fifo)
-        environment = clean_environment(**shared, RANK=str(rank), LOCAL_RANK=str(rank))
+        environment = clean_environment(**shared, ACCELERATE_USE_CPU="1", RANK=str(rank), LOCAL_RANK=str(rank))
         environment[OUTCOME] = str(folder / f"rank-{rank}.json")
         outputs = (log if rank else answers, log)
         given = forked.Start([], ROOT, environment, *outputs, stdin=fifo, module="tests.training.ranks")
