@@ -151,7 +151,7 @@ def check_machine(
         findings.passed("devices", f"{describe_gpus()}; {devices.workers} worker(s)")
     if devices and settings.accelerate_config:
         with findings.checking("accelerate config"):
-            check_accelerate_file(settings.accelerate_config, devices.workers, place.nodes.count)
+            check_accelerate_file(settings.accelerate_config, devices.workers, place.nodes)
             findings.passed("accelerate config", f"{settings.accelerate_config}: supported")
     if settings.export:
         with findings.checking("exporters"):
@@ -188,7 +188,7 @@ def check_data(
             findings.add(swapped_columns(swapped))
         prepared = None
         with findings.checking("batches", SettingsError):
-            prepared = prepare(settings, place, read, eval_sets, place.nodes.count * devices.workers)
+            prepared = prepare(settings, place, read, eval_sets, place.nodes.max_nodes * devices.workers)
             for one in prepared.eval_sets:
                 findings.passed(f"eval set {one.name}", told_of(one))
             for finding in audit_findings(prepared.audit):

@@ -222,7 +222,7 @@ def test_the_number_of_nodes_is_said_the_same_everywhere(name):
     assert found.job["completionMode"] == "Indexed"
     assert found.job["completions"] == found.job["parallelism"]
     for container in found.pair:
-        assert environment(overlay(name), container)["MNRL_NODES"] == str(found.job["completions"])
+        assert environment(overlay(name), container)["MNRL_NUM_NODES"] == str(found.job["completions"])
 
 
 def test_kubeflow_says_the_number_of_nodes_itself_and_to_the_check_too():
@@ -233,7 +233,7 @@ def test_kubeflow_says_the_number_of_nodes_itself_and_to_the_check_too():
     assert policy["torch"]["envInjection"]["targets"] == [{"jobName": "node", "containerNames": ["check"]}]
     assert job["spec"]["runtimeRef"]["name"] == found.manifest["metadata"]["name"]
     assert list(found.containers) == ["check", "node"]
-    assert not [key for one in found.pair for key in environment(overlay("kubeflow"), one) if key == "MNRL_NODES"]
+    assert not [key for one in found.pair for key in environment(overlay("kubeflow"), one) if key == "MNRL_NUM_NODES"]
 
 
 def test_the_service_gives_every_node_a_name_before_it_is_ready():
