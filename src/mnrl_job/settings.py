@@ -279,7 +279,7 @@ class Settings(BaseModel):
         "a time (90s, 10m, 1h)",
     )
     node_timeout: Time = _setting(
-        Span(30.0), "a node that gives no sign of life for so long is lost", "a time (30s, 2m, 1h)"
+        Span(30.0), "heartbeat timeout: a node that is silent for so long is lost", "a time (30s, 2m, 1h)"
     )
     group_secret: SecretStr = _setting(
         SecretStr(""), "signs what the nodes of a run tell one another; the same on all nodes", "a text"

@@ -137,6 +137,12 @@ def test_a_slurm_step_may_take_fewer_nodes_than_its_job():
     assert found(SLURM | {"SLURM_STEP_NUM_NODES": "1"}) == SINGLE_NODE
 
 
+def test_slurms_tasks_may_be_runs_of_their_own_and_a_batch_script_may_run_on_one_node():
+    tasks = SLURM | {"SLURM_STEP_TASKS_PER_NODE": "8"}
+    assert found(tasks, num_nodes="1") == SINGLE_NODE
+    assert found({"SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "8", "SLURM_NODEID": "0"}) == SINGLE_NODE
+
+
 def test_without_a_list_slurms_launching_node_is_node_0():
     assert found(SLURM | {"SLURM_JOB_NODELIST": ""}).master_addr == "10.0.0.9"
 
@@ -163,7 +169,12 @@ def test_everything_that_is_missing_is_named_at_once():
         ({"PET_NNODES": "4:1"}, {}, "PET_NNODES='4:1' is not accepted (4 is more than 1)"),
         (KUBEFLOW, {"num_nodes": "1:3"}, "PET_NODE_RANK=3: there are 1 to 3 nodes, so the last is number 2"),
         (SLURM | {"SLURM_LOCALID": "1"}, {}, "SLURM_LOCALID=1: start one process a node"),
-        (SLURM | {"SLURM_NTASKS_PER_NODE": "8"}, {}, "SLURM_NTASKS_PER_NODE=8: start one process a node"),
+        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "8", "SLURM_NNODES": "1"}, {}, "SLURM_STEP_TASKS_PER_NODE=8: start one"),
+        (
+            SLURM | {"SLURM_STEP_TASKS_PER_NODE": "", "SLURM_NTASKS_PER_NODE": "8"},
+            {},
+            "SLURM_NTASKS_PER_NODE=8: start one process a node",
+        ),
         (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "2(x3)"}, {}, "SLURM_STEP_TASKS_PER_NODE=2(x3): start one process"),
         ({"NNODES": "two"}, {}, "NNODES='two' is not accepted"),
         ({"NNODES": "0"}, {}, "NNODES='0' is not accepted"),

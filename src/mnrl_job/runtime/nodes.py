@@ -66,7 +66,10 @@ def find_nodes(settings: Settings, environ: Mapping[str, str], full_name: Callab
         SettingsError: something is missing or makes no sense; each variable is named, one a line.
     """
     nodes = settings.num_nodes or _num_nodes(environ)
+    crowd = _crowded(environ)
     if nodes.max_nodes == 1:
+        if crowd and settings.num_nodes is None and slurm.is_step(environ):
+            raise SettingsError(crowd[0])
         return SINGLE_NODE
     rank, name = (settings.node_rank, "MNRL_NODE_RANK") if settings.node_rank is not None else _rank(environ)
     master = _master(settings, environ, full_name)
@@ -77,7 +80,7 @@ def find_nodes(settings: Settings, environ: Mapping[str, str], full_name: Callab
         f"MNRL_MASTER_ADDR is required, the host of node 0, since there are {told}": master is None,
         f"MNRL_RUN_ID is required, the same on all {told}; the name of the job would do": not settings.run_id,
     }
-    wrong = [problem for problem, is_so in problems.items() if is_so] + _crowded(environ)
+    wrong = [problem for problem, is_so in problems.items() if is_so] + crowd
     if wrong or rank is None or master is None:
         raise SettingsError("\n".join(wrong))
     return Nodes(nodes.min_nodes, nodes.max_nodes, rank, *master)

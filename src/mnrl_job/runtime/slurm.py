@@ -7,7 +7,9 @@ from collections.abc import Mapping
 COUNT = ("SLURM_STEP_NUM_NODES", "SLURM_NNODES", "SLURM_JOB_NUM_NODES")
 RANK = "SLURM_NODEID"
 LISTS = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST")
-TASKS_PER_NODE = ("SLURM_STEP_TASKS_PER_NODE", "SLURM_NTASKS_PER_NODE")
+STEP_TASKS = "SLURM_STEP_TASKS_PER_NODE"
+JOB_TASKS = "SLURM_NTASKS_PER_NODE"
+LOCAL_RANK = "SLURM_LOCALID"
 
 
 def first_host(environ: Mapping[str, str]) -> str | None:
@@ -21,9 +23,14 @@ def first_host(environ: Mapping[str, str]) -> str | None:
 
 def several_tasks(environ: Mapping[str, str]) -> str | None:
     """The variable that tells of more than one task on a node, with its value; None where there is one."""
-    for name in TASKS_PER_NODE:
-        if not re.fullmatch(r"(?:1(?:\(x[0-9]+\))?)?", environ.get(name, "")):
-            return f"{name}={environ[name]}"
-    if environ.get("SLURM_LOCALID", "0") != "0":
-        return f"SLURM_LOCALID={environ['SLURM_LOCALID']}"
+    tasks = STEP_TASKS if environ.get(STEP_TASKS) else JOB_TASKS
+    if not re.fullmatch(r"(?:1(?:\(x[0-9]+\))?)?", environ.get(tasks, "")):
+        return f"{tasks}={environ[tasks]}"
+    if environ.get(LOCAL_RANK, "0") != "0":
+        return f"{LOCAL_RANK}={environ[LOCAL_RANK]}"
     return None
+
+
+def is_step(environ: Mapping[str, str]) -> bool:
+    """Whether srun started this process; a batch script has the variables of its job only."""
+    return bool(environ.get(STEP_TASKS))
