@@ -65,6 +65,7 @@ def problems(environ, full_name="", **settings):
         (KUBEFLOW | {"PET_NNODES": "2:4"}, "", {}, Nodes(2, 4, 3, "tune-node-0-0.tune", 29400)),
         (SLURM, "", {}, Nodes(3, 3, 1, "gpu03", 29500)),
         (TORCHRUN, "", {}, Nodes(2, 2, 1, "host-a", 1235)),
+        (KUBEFLOW | {"PET_NNODES": "2:4"} | TORCHRUN, "", {}, Nodes(2, 2, 1, "host-a", 1235)),
         (BY_HAND, "", {}, Nodes(2, 2, 0, "host-a", 29500)),
         (
             {"JOB_COMPLETION_INDEX": "2"},
@@ -87,6 +88,7 @@ def problems(environ, full_name="", **settings):
         "kubeflow-elastic",
         "slurm",
         "torchrun",
+        "torchrun-in-kubeflow",
         "by-hand",
         "indexed-job",
         "jobset",

@@ -23,10 +23,12 @@ PORT = 29500
 # Addresses that lie outside of any network (RFC 5737 and 3849): what leads there leads to other machines.
 OUTSIDE = ("198.51.100.1", "2001:db8::1")
 LAST_PORT = 65534  # under torchrun the next one is taken
-NUM_NODES = ("PET_NNODES", "GROUP_WORLD_SIZE", "NNODES", *slurm.COUNT)
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+# Where torchrun runs in a TrainJob, it has formed a group of its own and starts us again when that changes.
+NUM_NODES = ("GROUP_WORLD_SIZE", "PET_NNODES", "NNODES", *slurm.COUNT)
 LOCAL = "LOCAL_WORLD_SIZE"
 INDEX = "JOB_COMPLETION_INDEX"
-RANK = ("PET_NODE_RANK", "GROUP_RANK", "NODE_RANK", INDEX, slurm.RANK)
+RANK = ("GROUP_RANK", "PET_NODE_RANK", "NODE_RANK", INDEX, slurm.RANK)
 MASTER_ADDR = (("PET_MASTER_ADDR", "PET_MASTER_PORT"), ("MASTER_ADDR", "MASTER_PORT"))
 
 
@@ -154,12 +156,12 @@ def _rank(environ: Mapping[str, str]) -> tuple[int | None, str]:
 def _master(settings: Settings, environ: Mapping[str, str], full_name: Callable[[], str]) -> tuple[str, int] | None:
     if settings.master_addr:
         return _address("MNRL_MASTER_ADDR", settings.master_addr)
-    for name, port in MASTER_ADDR:
+    for name, port in reversed(MASTER_ADDR) if TORCHRUN in environ else MASTER_ADDR:
         if environ.get(name):
             own = environ.get(port, "")  # a service called "master" gives the address of that
             number = _port(port, own) if own and not is_address(own) else PORT
             # torchrun itself listens at that port.
-            return environ[name], number + ("TORCHELASTIC_RUN_ID" in environ)
+            return environ[name], number + (TORCHRUN in environ)
     host, _, domain = full_name().partition(".")
     index = environ.get(INDEX)
     if index and domain and host.endswith(f"-{index}"):
