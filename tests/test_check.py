@@ -74,6 +74,21 @@ def test_all_that_train_needs_is_checked_and_nothing_is_left_behind(mnrl_job, mo
     assert {path.name for path in tmp_path.iterdir()} == {"pairs.jsonl", "faq.json"}
 
 
+def test_of_several_nodes_the_first_checks_what_all_share_and_each_checks_itself(mnrl_job, good):
+    """None waits for another: pods may start far apart."""
+    nodes = {"MNRL_NUM_NODES": "1:2", "MNRL_MASTER_ADDR": "no-such-host.invalid", "MNRL_RUN_ID": "r"}
+    first, second = (mnrl_job("check", **good | nodes | {"MNRL_NODE_RANK": rank}) for rank in ("0", "1"))
+    assert (first.code, second.code) == (0, 0), first.stderr + second.stderr
+    shared = {"output", "input pairs", "base model", "training pairs", "batches", "model", "expected time"}
+    own = {"devices", "user", "caches", "disk"}
+    assert table(first).keys() >= shared | own
+    assert table(second).keys() >= own
+    assert not table(second).keys() & shared
+    assert "this is node 1, node 0 checks data, model and output" in second.stdout
+    missing = mnrl_job("check", **good | nodes | {"MNRL_NODE_RANK": "1", "MNRL_EVAL_DATA": "nowhere.json"})
+    assert missing.code == 66, "its disk cannot be judged without"
+
+
 FAILURES = {
     "a missing input": ({"MNRL_EVAL_DATA": "nowhere.json"}, "input nowhere", 66),
     "a missing model": ({"MNRL_BASE_MODEL": "./nowhere"}, "base model", 66),

@@ -13,7 +13,7 @@ from tests.runs import make_scene
 
 SECONDS = 240
 SETTINGS = {"MNRL_EPOCHS": "60", "MNRL_CHECKPOINT_EVERY": "30"}
-ON_TWO = {"MNRL_NODES": "2", "MNRL_MASTER": "node-0:29700", "MNRL_NODE_TIMEOUT": "3s"}
+ON_TWO = {"MNRL_NUM_NODES": "2", "MNRL_MASTER_ADDR": "node-0:29700", "MNRL_NODE_TIMEOUT": "3s"}
 
 LACKING = hosts.why_not()
 pytestmark = pytest.mark.skipif(bool(LACKING), reason=LACKING)

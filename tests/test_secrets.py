@@ -27,6 +27,7 @@ PLANTED = {
     "WANDB_API_KEY": "wandb-planted-key",
 }
 PASSWORD = "planted-password"  # noqa: S105 - it is one on purpose
+GROUP_SECRET = "planted-group-words"  # noqa: S105
 
 
 def with_password(endpoint):
@@ -34,7 +35,7 @@ def with_password(endpoint):
 
 
 def leaks(*texts):
-    return [secret for secret in (*PLANTED.values(), PASSWORD) for text in texts if secret in text]
+    return [secret for secret in (*PLANTED.values(), PASSWORD, GROUP_SECRET) for text in texts if secret in text]
 
 
 def command_lines():
@@ -49,6 +50,7 @@ def command_lines():
 def test_a_run_tells_no_secret_to_logs_files_or_process_list(moto, tmp_path, tiny_model, name, log_format):
     place = furnish(moto, tmp_path, tiny_model)
     environment = settings_for(place, MNRL_WORK_DIR="work", MNRL_LOG_FORMAT=log_format) | moto.environment | PLANTED
+    (tmp_path / ".env").write_text(f"MNRL_GROUP_SECRET={GROUP_SECRET}\n")
     log = tmp_path / "log"
     running = start_command(tmp_path, [name], log, fresh=name == "train", **environment)
     while running.poll() is None:
@@ -69,7 +71,7 @@ def test_a_storage_that_cannot_be_reached_is_told_without_its_password(mnrl_job,
     endpoint = with_password(f"http://127.0.0.1:{free_port()}")
     ended = mnrl_job(
         *(name, "--train-data", f"s3://{BUCKET}/nowhere", "--base-model", str(tiny_model), "--output", "out"),
-        *("--run-id", "r"),
+        *("--run-id", "r", "--group-secret", GROUP_SECRET),
         **PLANTED | {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "AKIAPLANTED", "AWS_MAX_ATTEMPTS": "1"},
     )
     assert ended.code == 69, ended.stderr
@@ -100,7 +102,8 @@ def test_credentials_in_an_s3_uri_are_refused_unquoted(mnrl_job):
 
 
 def test_the_settings_page_shows_no_password(mnrl_job):
-    ended = mnrl_job("settings", MNRL_OUTPUT=f"https://somebody:{PASSWORD}@host/runs")
+    given = {"MNRL_OUTPUT": f"https://somebody:{PASSWORD}@host/runs", "MNRL_GROUP_SECRET": GROUP_SECRET}
+    ended = mnrl_job("settings", **given)
     assert ended.code == 0
     assert "https://***@host/runs" in ended.stdout
     assert not leaks(ended.stdout, ended.stderr)

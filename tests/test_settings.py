@@ -281,6 +281,34 @@ def test_num_processes_refuses_anything_else_in_one_line(value):
     assert re.search(f"^MNRL_NUM_PROCESSES='{value}' .* auto .* 1$", problem)
 
 
+@pytest.mark.parametrize("value", ["1", "2", "2:8", "4:4"])
+def test_nodes_are_a_number_or_a_range(value):
+    settings, _ = read_settings("train", {}, NEEDED | {"MNRL_NUM_NODES": value}, {})
+    assert str(settings.num_nodes) == {"4:4": "4"}.get(value, value)
+    assert Settings.model_validate(json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
+
+
+@pytest.mark.parametrize("value", ["8:2", "0", "0:2", "2:", ":2", "a", "-1", "1.5", "2:3:4"])
+def test_any_other_number_of_nodes_is_refused_in_one_line(value):
+    (problem,) = problems_of(environ=NEEDED | {"MNRL_NUM_NODES": value})
+    assert re.search(rf"^MNRL_NUM_NODES='{value}' is not accepted .* at least 1, or MIN:MAX, as in 2:8$", problem)
+
+
+@pytest.mark.parametrize(("old", "new"), [("MNRL_NODES", "MNRL_NUM_NODES"), ("MNRL_MASTER", "MNRL_MASTER_ADDR")])
+def test_an_old_name_is_refused_with_the_new_one(old, new):
+    (problem,) = problems_of(environ=NEEDED | {old: "2"})
+    assert problem == f"{old} is not a setting; did you mean {new}?"
+
+
+def test_a_line_break_at_the_end_of_a_secret_does_not_count_and_the_secret_is_not_shown():
+    settings, origins = read_settings("train", {}, NEEDED | {"MNRL_GROUP_SECRET": "s3cret-words\n"}, {})
+    assert settings.group_secret.get_secret_value() == "s3cret-words"
+    assert "s3cret-words" not in settings_page.as_table(settings, origins) + repr(settings) + settings.model_dump_json()
+    (problem,) = problems_of(environ=NEEDED | {"MNRL_GROUP_SECRET": "'s3cret-words'"})
+    assert problem.startswith("MNRL_GROUP_SECRET has quotes")
+    assert "s3cret-words" not in problem
+
+
 @pytest.mark.parametrize(("value", "seconds"), [("5s", 5), ("2m", 120), ("1h", 3600)])
 def test_a_time_has_a_unit(value, seconds):
     settings, _ = read_settings("train", {}, NEEDED | {"MNRL_NODE_TIMEOUT": value}, {})
@@ -401,7 +429,7 @@ def test_formats_are_taken_once_in_one_order_and_an_unknown_one_is_refused_with_
         ("MNRL_TRACK", "wandb"),
         ("MNRL_RUN_ID", "r1"),
         ("MNRL_BASE_MODEL", "owner/name"),
-        ("MNRL_MASTER", "node-0:29500"),
+        ("MNRL_MASTER_ADDR", "node-0:29500"),
         ("MNRL_EVAL_DATA", "a.json,b.json"),
     ],
 )

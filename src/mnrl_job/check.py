@@ -8,7 +8,7 @@ from typing import Any
 
 from mnrl_job.errors import JobError, Preempted, SettingsError
 from mnrl_job.groundwork import ask_exports, check_eval_names, published_before, read_eval_sets, worker_task
-from mnrl_job.inputs.collect import LocatedInputs, fetch_inputs
+from mnrl_job.inputs.collect import LocatedInputs, fetch_inputs, locate_inputs
 from mnrl_job.inputs.fetch import Located, locate, locate_model, meant
 from mnrl_job.inputs.pairs import read_pairs
 from mnrl_job.inputs.room import needed_bytes
@@ -78,15 +78,37 @@ def check(settings: Settings, tell: Callable[[Finding], None]) -> tuple[tuple[Fi
     for finding in look_at(settings.track):
         findings.add(finding)
     with stop_on_request(), attempt(settings) as place, machine.told_if_full(place.scratch):
-        speed = check_output(settings, place, findings)
-        located = find_inputs(settings, findings)
-        devices = check_machine(settings, place, located, findings)
-        audit = None
-        if located and devices and (task_and_audit := check_data(settings, place, located, devices, findings)):
-            task, audit = task_and_audit
-            audit = with_lengths(audit, check_model(task, devices, place.care, speed, findings))
-            check_export(task, place.care, findings)
+        if place.nodes.is_first:
+            audit = check_run(settings, place, findings)
+        else:
+            audit = None
+            check_machine(settings, place, expect_inputs(settings, place, findings), findings)
     return tuple(findings.found), audit
+
+
+def check_run(settings: Settings, place: Attempt, findings: Findings) -> dict[str, Any] | None:
+    """Check everything. Returns the content of `audit.json`, None where the data is unusable."""
+    speed = check_output(settings, place, findings)
+    located = find_inputs(settings, findings)
+    devices = check_machine(settings, place, located, findings)
+    if not located or not devices:
+        return None
+    task_and_audit = check_data(settings, place, located, devices, findings)
+    if task_and_audit is None:
+        return None
+    task, audit = task_and_audit
+    audit = with_lengths(audit, check_model(task, devices, place.care, speed, findings))
+    check_export(task, place.care, findings)
+    return audit
+
+
+def expect_inputs(settings: Settings, place: Attempt, findings: Findings) -> LocatedInputs | None:
+    """Find the inputs that this node must have room for. What they hold is the same for all, so node 0 checks it."""
+    with findings.checking("inputs"):
+        located = locate_inputs(settings)
+        findings.passed("inputs", f"found; this is node {place.nodes.rank}, node 0 checks data, model and output")
+        return located
+    return None
 
 
 def check_output(settings: Settings, place: Attempt, findings: Findings) -> float | None:
@@ -151,7 +173,7 @@ def check_machine(
         findings.passed("devices", f"{describe_gpus()}; {devices.workers} worker(s)")
     if devices and settings.accelerate_config:
         with findings.checking("accelerate config"):
-            check_accelerate_file(settings.accelerate_config, devices.workers, place.nodes.count)
+            check_accelerate_file(settings.accelerate_config, devices.workers, place.nodes)
             findings.passed("accelerate config", f"{settings.accelerate_config}: supported")
     if settings.export:
         with findings.checking("exporters"):
@@ -188,7 +210,7 @@ def check_data(
             findings.add(swapped_columns(swapped))
         prepared = None
         with findings.checking("batches", SettingsError):
-            prepared = prepare(settings, place, read, eval_sets, place.nodes.count * devices.workers)
+            prepared = prepare(settings, place, read, eval_sets, place.nodes.max_nodes * devices.workers)
             for one in prepared.eval_sets:
                 findings.passed(f"eval set {one.name}", told_of(one))
             for finding in audit_findings(prepared.audit):

@@ -7,6 +7,7 @@ JobError
 ├── StorageError    69   storage unavailable            (a retry can help)
 ├── InternalError   70   a fault of the program         (a retry can help)
 ├── Hang            71   no progress, or a node is lost (a retry can help)
+├── PeerFailed      72   another node failed            (a retry can help)
 ├── Preempted       75   stopped on request             (a retry can help)
 ├── DeniedError     77   not allowed to read or write
 ├── DeviceError     78   no usable device, or no disk
@@ -71,6 +72,12 @@ class InternalError(JobError):
 
 class Hang(JobError):
     code, kind, retry_helps = 71, "hang", True
+
+
+class PeerFailed(JobError):
+    """Told that another node failed; the cause, with its own code, is there."""
+
+    code, kind, retry_helps = 72, "peer_failed", True
 
 
 class Preempted(JobError):

@@ -34,7 +34,7 @@ def get_inputs(settings: Settings, place: Attempt, devices: Devices, trains: boo
         JobError: an input is missing or denied, the disk is too small, or accelerate is to do what is not supported.
     """
     if settings.accelerate_config:
-        check_accelerate_file(settings.accelerate_config, devices.workers, place.nodes.count)
+        check_accelerate_file(settings.accelerate_config, devices.workers, place.nodes)
     located = locate_inputs(settings)
     for finding in (disk(place.scratch, needed_bytes(located, settings, trains)), shared_memory(devices), caches()):
         if finding.status == "failed":

@@ -53,7 +53,8 @@ def train(settings: Settings) -> Finished:
     with opened(settings) as place:
         if finished_before(settings, place, place.store()):
             return Finished(place.run, None)
-        with meeting(place.nodes, place.run_id, settings.node_timeout.seconds) as others:
+        timeouts = settings.node_timeout.seconds, settings.join_timeout.seconds
+        with meeting(place.nodes, place.run_id, *timeouts) as others:
             return train_together(settings, place, others)
 
 
@@ -82,7 +83,7 @@ def train_together(settings: Settings, place: Attempt, others: Meeting) -> Finis
                 rejected=read.rejected,
                 filtered=read.filtered,
             )
-            prepared = prepare(settings, place, read, eval_sets, nodes.count * devices.workers)
+            prepared = prepare(settings, place, read, eval_sets, nodes.max_nodes * devices.workers)
             check_eval_names(settings, prepared.eval_sets)
         task = worker_task(settings, place, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
         task = from_checkpoint(settings, place, task)
@@ -115,8 +116,10 @@ def evaluate(settings: Settings) -> Finished:
         JobError: anything that kept the scores from being published.
     """
     nodes = find_nodes(settings, os.environ)
-    if nodes.count > 1:
-        raise SettingsError(f"MNRL_NODES: there are {nodes.count} nodes, but evaluate works on one; start it on one")
+    if not nodes.is_single:
+        raise SettingsError(
+            f"MNRL_NUM_NODES: there are {nodes.max_nodes} nodes, but evaluate works on one; start it on one"
+        )
     with opened(settings) as place:
         store = place.store()
         if finished_before(settings, place, store):

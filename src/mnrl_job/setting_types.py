@@ -80,6 +80,17 @@ class Places:
         return f"{self.first}-{self.last}"
 
 
+@dataclass(frozen=True, slots=True)
+class NodeRange:
+    """How many nodes train together: a fixed number, or for an elastic run from so many to so many."""
+
+    min_nodes: int
+    max_nodes: int
+
+    def __str__(self) -> str:
+        return str(self.max_nodes) if self.min_nodes == self.max_nodes else f"{self.min_nodes}:{self.max_nodes}"
+
+
 def _parse_every(value: object) -> object:
     if not isinstance(value, str):
         return value
@@ -162,6 +173,25 @@ def _parse_places(value: object) -> object:
     return Places(int(found[1]), int(found[2]))
 
 
+def parse_node_range(text: str) -> NodeRange:
+    """`2` or `2:8`.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    found = re.fullmatch(r"([1-9][0-9]{0,5})(?::([1-9][0-9]{0,5}))?", text.strip())
+    if not found:
+        raise ValueError("neither a number of nodes nor MIN:MAX")
+    fewest, most = int(found[1]), int(found[2] or found[1])
+    if fewest > most:
+        raise ValueError(f"{fewest} is more than {most}")
+    return NodeRange(fewest, most)
+
+
+def _parse_num_nodes(value: object) -> object:
+    return parse_node_range(value) if isinstance(value, str) else value
+
+
 def _parse_row_filter(value: object) -> object:
     return parse_row_filter(value) if isinstance(value, str) else value
 
@@ -233,5 +263,6 @@ ExportFormats = Annotated[tuple[ExportFormat, ...], BeforeValidator(_parse_expor
 Prompt = Annotated[str, StringConstraints(strip_whitespace=False)]
 HardnessWeight = Annotated[Hardness, BeforeValidator(_parse_hardness)]
 RankingPlaces = Annotated[Places, BeforeValidator(_parse_places)]
+NumNodes = Annotated[NodeRange, BeforeValidator(_parse_num_nodes)]
 RowsToTake = Annotated[RowFilter, BeforeValidator(_parse_row_filter)]
 PrimaryMetric = Annotated[str, BeforeValidator(_parse_primary_metric)]

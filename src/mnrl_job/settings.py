@@ -6,7 +6,7 @@ fields below, so they cannot drift apart.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from mnrl_job.setting_types import (
     METRIC_CUTOFFS,
@@ -20,6 +20,7 @@ from mnrl_job.setting_types import (
     Interval,
     Names,
     NearDuplicates,
+    NumNodes,
     Places,
     PrimaryMetric,
     Prompt,
@@ -255,23 +256,33 @@ class Settings(BaseModel):
         "a whole number from 0",
         ge=0,
     )
-    nodes: Annotated[int, Field(ge=1)] | None = _setting(
+    num_nodes: NumNodes | None = _setting(
         None,
-        "machines that train together; when empty, what the scheduler says (PET_NNODES, …), else 1",
-        "a whole number of at least 1",
+        "machines that train together, MIN:MAX for an elastic run; when empty, what the scheduler says (PET_NNODES, "
+        "SLURM_NNODES, …), else 1",
+        "a whole number of at least 1, or MIN:MAX, as in 2:8",
     )
     node_rank: Annotated[int, Field(ge=0)] | None = _setting(
         None,
-        "which of them this is; when empty, what the scheduler says (JOB_COMPLETION_INDEX, PET_NODE_RANK, …)",
+        "which of them this is; when empty, what the scheduler says (JOB_COMPLETION_INDEX, PET_NODE_RANK, "
+        "SLURM_NODEID, …)",
         "a whole number from 0",
     )
-    master: str = _setting(
+    master_addr: str = _setting(
         "",
-        "the first of them, as the others reach it; when empty, what the scheduler says",
-        "host or host:port (29500 when left out; the next one is used, too)",
+        "node 0, as the others reach it; when empty, what the scheduler says",
+        "host or host:port (29500 when left out)",
+    )
+    join_timeout: Time = _setting(
+        Span(1800.0),
+        "how long to wait for the nodes of a run to join; an elastic run waits so long for MIN nodes",
+        "a time (90s, 10m, 1h)",
     )
     node_timeout: Time = _setting(
-        Span(30.0), "a node that gives no sign of life for so long is lost", "a time (30s, 2m, 1h)"
+        Span(30.0), "heartbeat timeout: a node that is silent for so long is lost", "a time (30s, 2m, 1h)"
+    )
+    group_secret: SecretStr = _setting(
+        SecretStr(""), "signs what the nodes of a run tell one another; the same on all nodes", "a text"
     )
     accelerate_config: str | None = _setting(
         None, "an accelerate configuration file, for a model that workers hold in shares (FSDP2)", "a YAML file"
@@ -364,6 +375,11 @@ def as_typed(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return ",".join(str(item) for item in value) if isinstance(value, tuple) else str(value)
+
+
+def is_secret_setting(field: str) -> bool:
+    """Whether the value must not be shown."""
+    return Settings.model_fields[field].annotation is SecretStr
 
 
 def accepts(field: str) -> str:

@@ -9,7 +9,17 @@ from pydantic import ValidationError
 from mnrl_job.errors import SettingsError
 from mnrl_job.runtime.credentials import faulty_credentials
 from mnrl_job.runtime.service_links import is_service_link
-from mnrl_job.settings import GIT_SHA, IMAGE, PREFIX, REQUIRED, Settings, accepts, env_name, flag_name
+from mnrl_job.settings import (
+    GIT_SHA,
+    IMAGE,
+    PREFIX,
+    REQUIRED,
+    Settings,
+    accepts,
+    env_name,
+    flag_name,
+    is_secret_setting,
+)
 
 QUOTED = re.compile(r"""(["'])(?:(?!\1).)*\1|“[^”]*”|‘[^’]*’""", re.DOTALL)
 
@@ -85,8 +95,9 @@ def _is_quoted(field: str, value: str) -> bool:
 def _in_quotes(field: str, value: str, origin: str) -> str:
     name, _, file = origin.partition(" in ")
     place = f" in {file}" if file else ""
+    shown = "" if is_secret_setting(field) else f"={value}"
     return (
-        f"{name}={value}{place} has quotes as part of the value, as `docker run --env-file` and Kubernetes keep them; "
+        f"{name}{shown}{place} has quotes as part of the value, as `docker run --env-file` and Kubernetes keep them; "
         f"leave them out: expected {accepts(field)}"
     )
 
@@ -121,7 +132,8 @@ def _explain(error: ValidationError, values: Mapping[str, str], origins: Mapping
         name, _, file = origins.get(field, env_name(field)).partition(" in ")
         place = f" in {file}" if file else ""
         value = values.get(field, Settings.model_fields[field].default)
-        problems[field] = f"{name}={value!r}{place} is not accepted{reason}; expected {accepts(field)}"
+        shown = "" if is_secret_setting(field) else f"={value!r}"
+        problems[field] = f"{name}{shown}{place} is not accepted{reason}; expected {accepts(field)}"
     return problems
 
 

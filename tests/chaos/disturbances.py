@@ -22,8 +22,8 @@ from tests.servers.s3 import BUCKET
 
 SETTINGS = {"MNRL_EPOCHS": "20", "MNRL_CHECKPOINT_EVERY": "7", "MNRL_HANG_TIMEOUT": "8s"}
 ON_TWO_NODES = {
-    "MNRL_NODES": "2",
-    "MNRL_MASTER": "node-0:29700",
+    "MNRL_NUM_NODES": "2",
+    "MNRL_MASTER_ADDR": "node-0:29700",
     "MNRL_NODE_TIMEOUT": "3s",
     "MNRL_NUM_PROCESSES": "1",
 }

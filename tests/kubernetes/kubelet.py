@@ -22,6 +22,8 @@ from tests.kubernetes.rendering import Manifest, environment, of_kind
 from tests.program import ROOT
 
 PATIENCE_SECONDS = 900
+# What a user has made, by Secret and key; files often end with a line break.
+SECRETS = {"mnrl-job-group": {"secret": "0123456789abcdef\n"}}
 HOME = "/opt/mnrl-job"
 IMAGE = {
     "PATH": f"{HOME}/bin:/usr/bin:/bin",
@@ -113,10 +115,10 @@ class Kubelet:
             yield f"printf %s {shlex.quote(text)} >{root}{HOME}/bin/{name} && chmod 755 {root}{HOME}/bin/{name}"
 
     def environment(self, pod: Pod, container: Manifest) -> dict[str, str]:
-        """Those of the image, of ConfigMaps, then the container's own with the pod's labels filled in."""
+        """Those of the image, of ConfigMaps, then the container's own with labels and secrets filled in."""
         baked = {"MNRL_BASE_MODEL": next(iter(self.baked))} if self.baked else {}
         own = {
-            name: value if isinstance(value, str) else _field(pod, value["fieldRef"]["fieldPath"])
+            name: value if isinstance(value, str) else _taken(pod, value)
             for name, value in environment(self.manifests, container).items()
         }
         return IMAGE | baked | own | pod.added | {"MNRL_MIN_GPUS": "0"}  # there is none to see here
@@ -157,7 +159,11 @@ def _mount(source: Path, target: str, read_only: bool) -> str:
     return f"{made} && mount -o remount,bind,ro {target}" if read_only else made
 
 
-def _field(pod: Pod, path: str) -> str:
+def _taken(pod: Pod, source: dict[str, Any]) -> str:
+    """The value of a variable that names where it is."""
+    if "secretKeyRef" in source:
+        return SECRETS[source["secretKeyRef"]["name"]][source["secretKeyRef"]["key"]]
+    path = source["fieldRef"]["fieldPath"]
     found = re.fullmatch(r"metadata\.labels\['(.+)'\]", path)
     assert found, path
     return pod.labels[found[1]]

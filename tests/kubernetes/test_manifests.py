@@ -5,9 +5,10 @@ import re
 
 import pytest
 
-from mnrl_job.errors import Hang, JobError, Preempted
+from mnrl_job.errors import Hang, JobError, PeerFailed, Preempted
 from mnrl_job.settings import Settings
 from mnrl_job.settings_reader import read_settings
+from tests.kubernetes.controllers import pods_of
 from tests.kubernetes.rendering import (
     K8S,
     OVERLAYS,
@@ -33,7 +34,10 @@ WRITTEN = {"/work", "/cache", "/tmp", "/dev/shm"}  # noqa: S108
 MOST_BYTES_APPLIED = 262_144
 BY_DIGEST = re.compile(r"[a-z0-9.:-]+(/[a-z0-9._-]+)+@sha256:[0-9a-f]{64}")
 
+SEVERAL_NODES = ("multi-node", "jobset", "kubeflow")
+
 every_overlay = pytest.mark.parametrize("name", OVERLAYS)
+on_several_nodes = pytest.mark.parametrize("name", SEVERAL_NODES)
 
 
 def what_follows(job, code, disrupted):
@@ -51,8 +55,9 @@ def what_follows(job, code, disrupted):
 def test_a_job_tries_again_exactly_where_that_can_help(name, code):
     job = workload(overlay(name)).job
     helps = code == KILLED or CODES[code].retry_helps
-    # A request to stop is nobody's fault, also where the pod asked was another node's.
-    expected = "FailJob" if not helps else "Ignore" if code == Preempted.code else "Count"
+    # A request to stop is nobody's fault, also where the pod asked was another node's; nor is another node's failure.
+    is_free = code in (PeerFailed.code, Preempted.code)
+    expected = "FailJob" if not helps else "Ignore" if is_free else "Count"
     assert what_follows(job, code, disrupted=False) == expected
     counts = code == Hang.code
     assert what_follows(job, code, disrupted=True) == ("Count" if counts else "Ignore" if helps else "FailJob")
@@ -201,19 +206,41 @@ def test_an_object_is_small_enough_for_kubectl_apply(name):
 
 
 @every_overlay
-def test_nobody_reaches_the_pods_but_their_own_kind(name):
-    (policy,) = of_kind(overlay(name), "NetworkPolicy")
+def test_nobody_reaches_the_pods_and_they_reach_names_and_https(name):
+    policy = next(one for one in of_kind(overlay(name), "NetworkPolicy") if one["metadata"]["name"] == "mnrl-job")
     (account,) = of_kind(overlay(name), "ServiceAccount")
     own = policy["spec"]["podSelector"]["matchLabels"]
     pod = workload(overlay(name)).pod
     assert own.items() <= pod["metadata"]["labels"].items()
     assert set(policy["spec"]["policyTypes"]) == {"Ingress", "Egress"}
-    several = name in ("multi-node", "jobset", "kubeflow")
-    assert policy["spec"].get("ingress", []) == ([{"from": [{"podSelector": {"matchLabels": own}}]}] if several else [])
+    assert "ingress" not in policy["spec"]
     ports = {port["port"] for rule in policy["spec"]["egress"] for port in rule.get("ports", ())}
     assert ports == {53, 5353, 443} | ({10443} if name == "kubeflow" else set())
     assert account["metadata"]["name"] == pod["spec"]["serviceAccountName"]
     assert account["automountServiceAccountToken"] is False
+
+
+@on_several_nodes
+def test_pods_of_one_run_reach_one_another_at_any_port_and_no_other_run(name):
+    (policy,) = (one for one in of_kind(overlay(name), "NetworkPolicy") if one["metadata"]["name"] != "mnrl-job")
+    pods = {"podSelector": {"matchLabels": {NAME_LABELS[workload(overlay(name)).kind]: name}}}
+    assert policy["metadata"]["name"] == name, "the policy of another run must not take its place"
+    assert policy["spec"] == pods | {
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": [pods]}],
+        "egress": [{"to": [pods]}],
+    }
+    assert all(pods["podSelector"]["matchLabels"].items() <= pod.labels.items() for pod in pods_of(overlay(name)))
+
+
+@every_overlay
+def test_several_nodes_sign_what_they_tell_one_another(name):
+    several = name in SEVERAL_NODES
+    for container in workload(overlay(name)).pair:
+        secret = environment(overlay(name), container).get("MNRL_GROUP_SECRET")
+        # Without the Secret no pod starts, so none runs unsigned.
+        assert secret == ({"secretKeyRef": {"name": "mnrl-job-group", "key": "secret"}} if several else None)
+    assert of_kind(overlay(name), "Secret") == []
 
 
 @pytest.mark.parametrize("name", ["multi-node", "jobset"])
@@ -222,7 +249,7 @@ def test_the_number_of_nodes_is_said_the_same_everywhere(name):
     assert found.job["completionMode"] == "Indexed"
     assert found.job["completions"] == found.job["parallelism"]
     for container in found.pair:
-        assert environment(overlay(name), container)["MNRL_NODES"] == str(found.job["completions"])
+        assert environment(overlay(name), container)["MNRL_NUM_NODES"] == str(found.job["completions"])
 
 
 def test_kubeflow_says_the_number_of_nodes_itself_and_to_the_check_too():
@@ -233,7 +260,7 @@ def test_kubeflow_says_the_number_of_nodes_itself_and_to_the_check_too():
     assert policy["torch"]["envInjection"]["targets"] == [{"jobName": "node", "containerNames": ["check"]}]
     assert job["spec"]["runtimeRef"]["name"] == found.manifest["metadata"]["name"]
     assert list(found.containers) == ["check", "node"]
-    assert not [key for one in found.pair for key in environment(overlay("kubeflow"), one) if key == "MNRL_NODES"]
+    assert not [key for one in found.pair for key in environment(overlay("kubeflow"), one) if key == "MNRL_NUM_NODES"]
 
 
 def test_the_service_gives_every_node_a_name_before_it_is_ready():

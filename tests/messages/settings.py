@@ -125,7 +125,7 @@ SETTINGS: Catalogue = {
 }
 NODES: Catalogue = {
     "a node without a number": (
-        nodes(nodes=2, master="node-0", run_id="r"),
+        nodes(num_nodes="2", master_addr="node-0", run_id="r"),
         64,
         "MNRL_NODE_RANK is required, the number of this node from 0, since there are 2 nodes",
     ),

@@ -4,6 +4,7 @@ import pytest
 
 from mnrl_job.errors import MissingError, SettingsError
 from mnrl_job.runtime.accelerate_file import check_accelerate_file
+from mnrl_job.runtime.nodes import Nodes
 from tests.examples import FSDP2
 
 
@@ -39,10 +40,11 @@ def test_what_is_not_supported_is_refused(tmp_path, content, fact):
         check(tmp_path, content)
 
 
-def test_shares_are_not_spread_over_several_machines(tmp_path):
+@pytest.mark.parametrize(("nodes", "fact"), [(Nodes(2, 2), "2 nodes"), (Nodes(1, 4), "elastic run .*resharding")])
+def test_shares_are_not_spread_over_several_machines(tmp_path, nodes, fact):
     (tmp_path / "accelerate.yaml").write_text(FSDP2)
-    with pytest.raises(SettingsError, match=r"^MNRL_ACCELERATE_CONFIG: .*accelerate\.yaml: FSDP .*\b2 nodes"):
-        check_accelerate_file(str(tmp_path / "accelerate.yaml"), 1, nodes=2)
+    with pytest.raises(SettingsError, match=rf"^MNRL_ACCELERATE_CONFIG: .*accelerate\.yaml: FSDP .*\b{fact}"):
+        check_accelerate_file(str(tmp_path / "accelerate.yaml"), 1, nodes)
 
 
 @pytest.mark.parametrize(

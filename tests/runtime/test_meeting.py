@@ -48,7 +48,7 @@ def gather():
         def one(rank, part):
             time.sleep(0 if rank else late)
             try:
-                nodes = Nodes(len(parts), rank, "127.0.0.1", port - 1)
+                nodes = Nodes(len(parts), len(parts), rank, "127.0.0.1", port - 1)
                 with meeting(nodes, run_id if isinstance(run_id, str) else run_id[rank], 5.0, patience) as others:
                     part(others)
             except JobError as error:
@@ -219,7 +219,7 @@ def test_a_lost_node_ends_the_others_within_its_time(then, reason):
     began = time.monotonic()
     with (
         pytest.raises(Hang, match=f"^node 1 .*{reason}"),
-        meeting(Nodes(2, 0, "127.0.0.1", port - 1), "run", 1.0) as others,
+        meeting(Nodes(2, 2, 0, "127.0.0.1", port - 1), "run", 1.0, 10.0) as others,
     ):
         others.agree(FACTS)
     assert time.monotonic() - began < 20
@@ -277,7 +277,7 @@ def test_nodes_wait_for_the_name_of_the_first(gather, monkeypatch):
 def test_a_name_that_never_comes_is_told():
     with (
         pytest.raises(Hang, match=r"node 0, no-such\.invalid, "),
-        meeting(Nodes(2, 1, "no-such.invalid", 29700), "run", 5.0, patience=0.2),
+        meeting(Nodes(2, 2, 1, "no-such.invalid", 29700), "run", 5.0, patience=0.2),
     ):
         raise AssertionError
 
@@ -304,7 +304,7 @@ def test_a_port_that_stays_taken_may_be_free_the_next_time(monkeypatch):
         taken.listen()
         port = taken.getsockname()[1]
         with (
-            pytest.raises(Hang, match=rf"^MNRL_MASTER: node 0 .*\b{port}\b"),
-            meeting(Nodes(2, 0, "127.0.0.1", port - 1), "run", 5.0),
+            pytest.raises(Hang, match=rf"^MNRL_MASTER_ADDR: node 0 .*\b{port}\b"),
+            meeting(Nodes(2, 2, 0, "127.0.0.1", port - 1), "run", 5.0, 10.0),
         ):
             raise AssertionError

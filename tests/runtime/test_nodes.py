@@ -10,7 +10,7 @@ from mnrl_job.job import evaluate
 from mnrl_job.runtime.devices import Devices
 from mnrl_job.runtime.launch import started, worker_environment
 from mnrl_job.runtime.meeting import Meeting
-from mnrl_job.runtime.nodes import ALONE, OUTSIDE, Nodes, find_nodes, interface_to
+from mnrl_job.runtime.nodes import OUTSIDE, SINGLE_NODE, Nodes, find_nodes, interface_to
 from mnrl_job.runtime.watch import Care
 from mnrl_job.settings import Settings
 
@@ -31,6 +31,15 @@ TORCHRUN = {
     "MASTER_ADDR": "host-a",
     "MASTER_PORT": "1234",
 }
+SLURM = {
+    "SLURM_NNODES": "3",
+    "SLURM_NODEID": "1",
+    "SLURM_JOB_NODELIST": "gpu[03-05]",
+    "SLURM_LAUNCH_NODE_IPADDR": "10.0.0.9",
+    "SLURM_NTASKS_PER_NODE": "1",
+    "SLURM_STEP_TASKS_PER_NODE": "1(x3)",
+    "SLURM_LOCALID": "0",
+}
 BY_HAND = {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "host-a"}
 # Kubelet writes a pod's full name into its /etc/hosts where it has a subdomain.
 INDEXED_JOB = "tune-2.tune-pods.team.svc.cluster.local"
@@ -50,26 +59,41 @@ def problems(environ, full_name="", **settings):
 @pytest.mark.parametrize(
     ("environ", "full_name", "settings", "expected"),
     [
-        ({}, "", {"nodes": 2, "node_rank": 1, "master": "a.example"}, Nodes(2, 1, "a.example", 29500)),
-        (KUBEFLOW, "", {}, Nodes(4, 3, "tune-node-0-0.tune", 29400)),
-        (KUBEFLOW | {"PET_NNODES": "4:4"}, "", {}, Nodes(4, 3, "tune-node-0-0.tune", 29400)),
-        (TORCHRUN, "", {}, Nodes(2, 1, "host-a", 1235)),
-        (BY_HAND, "", {}, Nodes(2, 0, "host-a", 29500)),
+        ({}, "", {"num_nodes": "2", "node_rank": 1, "master_addr": "a.example"}, Nodes(2, 2, 1, "a.example", 29500)),
+        (KUBEFLOW, "", {}, Nodes(4, 4, 3, "tune-node-0-0.tune", 29400)),
+        (KUBEFLOW | {"PET_NNODES": "4:4"}, "", {}, Nodes(4, 4, 3, "tune-node-0-0.tune", 29400)),
+        (KUBEFLOW | {"PET_NNODES": "2:4"}, "", {}, Nodes(2, 4, 3, "tune-node-0-0.tune", 29400)),
+        (SLURM, "", {}, Nodes(3, 3, 1, "gpu03", 29500)),
+        (TORCHRUN, "", {}, Nodes(2, 2, 1, "host-a", 1235)),
+        (KUBEFLOW | {"PET_NNODES": "2:4"} | TORCHRUN, "", {}, Nodes(2, 2, 1, "host-a", 1235)),
+        (BY_HAND, "", {}, Nodes(2, 2, 0, "host-a", 29500)),
         (
             {"JOB_COMPLETION_INDEX": "2"},
             INDEXED_JOB,
-            {"nodes": 3},
-            Nodes(3, 2, "tune-0.tune-pods.team.svc.cluster.local", 29500),
+            {"num_nodes": "3"},
+            Nodes(3, 3, 2, "tune-0.tune-pods.team.svc.cluster.local", 29500),
         ),
         (
             {"JOB_COMPLETION_INDEX": "2"},
             JOB_SET,
-            {"nodes": 3},
-            Nodes(3, 2, "tune-workers-0-0.tune.team.svc.cluster.local", 29500),
+            {"num_nodes": "3"},
+            Nodes(3, 3, 2, "tune-workers-0-0.tune.team.svc.cluster.local", 29500),
         ),
-        (KUBEFLOW, "", {"nodes": 8, "node_rank": 7, "master": "b:5"}, Nodes(8, 7, "b", 5)),
+        (KUBEFLOW, "", {"num_nodes": "8", "node_rank": 7, "master_addr": "b:5"}, Nodes(8, 8, 7, "b", 5)),
     ],
-    ids=["settings", "kubeflow", "kubeflow-range", "torchrun", "by-hand", "indexed-job", "jobset", "settings-win"],
+    ids=[
+        "settings",
+        "kubeflow",
+        "kubeflow-range",
+        "kubeflow-elastic",
+        "slurm",
+        "torchrun",
+        "torchrun-in-kubeflow",
+        "by-hand",
+        "indexed-job",
+        "jobset",
+        "settings-win",
+    ],
 )
 def test_nodes_are_known_from_settings_or_scheduler(environ, full_name, settings, expected):
     assert found(environ, full_name, **settings) == expected
@@ -77,7 +101,7 @@ def test_nodes_are_known_from_settings_or_scheduler(environ, full_name, settings
 
 @pytest.mark.parametrize("environ", [{}, {"JOB_COMPLETION_INDEX": "3"}, KUBEFLOW | {"PET_NNODES": "1"}])
 def test_without_a_number_of_nodes_a_machine_works_alone(environ):
-    assert found(environ, run_id="") == ALONE
+    assert found(environ, run_id="") == SINGLE_NODE
 
 
 @pytest.mark.parametrize(
@@ -91,13 +115,50 @@ def test_without_a_number_of_nodes_a_machine_works_alone(environ):
     ],
 )
 def test_a_master_may_have_a_port(text, place):
-    nodes = found({}, nodes=2, node_rank=0, master=text)
-    assert (nodes.master, nodes.port) == place
+    nodes = found({}, num_nodes="2", node_rank=0, master_addr=text)
+    assert (nodes.master_addr, nodes.port) == place
+
+
+@pytest.mark.parametrize(
+    ("hosts", "first"),
+    [
+        ("gpu[03-05,7],login1", "gpu03"),
+        ("login1,gpu[03-05]", "login1"),
+        ("gpu[9,10-12]", "gpu9"),
+        ("rack[1-2]-node[008-100].example", "rack1-node008.example"),
+        ("node-a", "node-a"),
+    ],
+)
+def test_the_first_of_slurms_hosts_is_node_0(hosts, first):
+    assert found(SLURM | {"SLURM_JOB_NODELIST": hosts}).master_addr == first
+
+
+def test_a_slurm_step_may_take_fewer_nodes_than_its_job():
+    step = {"SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "gpu[04-05]"}
+    assert found(SLURM | step) == Nodes(2, 2, 1, "gpu04", 29500)
+    assert found(SLURM | {"SLURM_STEP_NUM_NODES": "1"}) == SINGLE_NODE
+
+
+def test_slurms_tasks_may_be_runs_of_their_own_and_a_batch_script_may_run_on_one_node():
+    tasks = SLURM | {"SLURM_STEP_TASKS_PER_NODE": "8"}
+    assert found(tasks, num_nodes="1") == SINGLE_NODE
+    assert found({"SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "8", "SLURM_NODEID": "0"}) == SINGLE_NODE
+
+
+def test_without_a_list_slurms_launching_node_is_node_0():
+    assert found(SLURM | {"SLURM_JOB_NODELIST": ""}).master_addr == "10.0.0.9"
+
+
+def test_a_run_is_elastic_where_its_number_of_nodes_may_change():
+    nodes = found({}, num_nodes="1:4", node_rank=3, master_addr="a")
+    assert (nodes.is_elastic, nodes.is_single) == (True, False)
+    assert not found(BY_HAND).is_elastic
+    assert (SINGLE_NODE.is_elastic, SINGLE_NODE.is_single) == (False, True)
 
 
 def test_everything_that_is_missing_is_named_at_once():
-    assert problems({"JOB_COMPLETION_INDEX": "1"}, "tune-1", nodes=2, run_id="") == [
-        "MNRL_MASTER is required, the host of node 0, since there are 2 nodes",
+    assert problems({"JOB_COMPLETION_INDEX": "1"}, "tune-1", num_nodes="2", run_id="") == [
+        "MNRL_MASTER_ADDR is required, the host of node 0, since there are 2 nodes",
         "MNRL_RUN_ID is required, the same on all 2 nodes; the name of the job would do",
     ]
     (missing,) = problems({"PET_NNODES": "2", "MASTER_ADDR": "a"})
@@ -107,14 +168,23 @@ def test_everything_that_is_missing_is_named_at_once():
 @pytest.mark.parametrize(
     ("environ", "settings", "said"),
     [
-        ({"PET_NNODES": "1:4"}, {}, "PET_NNODES='1:4': the number of nodes must not change"),
+        ({"PET_NNODES": "4:1"}, {}, "PET_NNODES='4:1' is not accepted (4 is more than 1)"),
+        (KUBEFLOW, {"num_nodes": "1:3"}, "PET_NODE_RANK=3: there are 1 to 3 nodes, so the last is number 2"),
+        (SLURM | {"SLURM_LOCALID": "1"}, {}, "SLURM_LOCALID=1: start one process a node"),
+        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "8", "SLURM_NNODES": "1"}, {}, "SLURM_STEP_TASKS_PER_NODE=8: start one"),
+        (
+            SLURM | {"SLURM_STEP_TASKS_PER_NODE": "", "SLURM_NTASKS_PER_NODE": "8"},
+            {},
+            "SLURM_NTASKS_PER_NODE=8: start one process a node",
+        ),
+        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "2(x3)"}, {}, "SLURM_STEP_TASKS_PER_NODE=2(x3): start one process"),
         ({"NNODES": "two"}, {}, "NNODES='two' is not accepted"),
         ({"NNODES": "0"}, {}, "NNODES='0' is not accepted"),
         (KUBEFLOW | {"PET_NODE_RANK": "x"}, {}, "PET_NODE_RANK='x' is not accepted"),
         (KUBEFLOW | {"PET_NODE_RANK": "4"}, {}, "PET_NODE_RANK=4: there are 4 nodes, so the last is number 3"),
         (KUBEFLOW | {"PET_MASTER_PORT": "65536"}, {}, "PET_MASTER_PORT: 65536 is not accepted"),
         (KUBEFLOW, {"node_rank": 5}, "MNRL_NODE_RANK=5: there are 4 nodes"),
-        (KUBEFLOW, {"master": "a:b"}, "MNRL_MASTER='a:b' is not accepted; expected host or host:port"),
+        (KUBEFLOW, {"master_addr": "a:b"}, "MNRL_MASTER_ADDR='a:b' is not accepted; expected host or host:port"),
         (TORCHRUN | {"LOCAL_WORLD_SIZE": "8"}, {}, "LOCAL_WORLD_SIZE=8: start one process a node"),
     ],
 )
@@ -124,8 +194,8 @@ def test_what_makes_no_sense_is_one_line_that_names_the_variable(environ, settin
 
 
 def test_evaluation_is_refused_on_several_nodes():
-    with pytest.raises(SettingsError, match=r"^MNRL_NODES: .*2 nodes.*evaluate"):
-        evaluate(Settings(nodes=2, node_rank=0, master="a", run_id="tune"))
+    with pytest.raises(SettingsError, match=r"^MNRL_NUM_NODES: .*2 nodes.*evaluate"):
+        evaluate(Settings(num_nodes="2", node_rank=0, master_addr="a", run_id="tune"))
 
 
 def test_the_interface_is_the_one_on_the_way_to_the_master():
@@ -157,7 +227,7 @@ def test_workers_are_numbered_over_all_nodes(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     spoken = []
     monkeypatch.setattr("mnrl_job.runtime.launch.subprocess.Popen", lambda *_, env, **__: spoken.append(env) or Gone())
-    others = Meeting(Nodes(3, 2, "127.0.0.1", 29700), "tune", 30.0, 60.0)
+    others = Meeting(Nodes(3, 3, 2, "127.0.0.1", 29700), "tune", 30.0, 60.0)
     with started("train", tmp_path, Devices(gpus=(), workers=2), Care(60, 30), others):
         pass
     assert [(one["RANK"], one["LOCAL_RANK"], one["WORLD_SIZE"]) for one in spoken] == [("4", "0", "6"), ("5", "1", "6")]

@@ -6,24 +6,25 @@ import yaml
 
 from mnrl_job.errors import MissingError, SettingsError, first_line
 from mnrl_job.runtime.logs import warn
+from mnrl_job.runtime.nodes import SINGLE_NODE, Nodes
 
 SUPPORTED = ("NO", "MULTI_CPU", "MULTI_GPU", "FSDP")
 REMEDY = "give a file with distributed_type: FSDP and fsdp_version: 2"
 
 
-def check_accelerate_file(name: str, workers: int, nodes: int = 1) -> None:
+def check_accelerate_file(name: str, workers: int, nodes: Nodes = SINGLE_NODE) -> None:
     """Warn of what in the file is not its to say.
 
     Args:
         name: its path.
         workers: processes on each machine.
-        nodes: machines.
+        nodes: the machines.
 
     Raises:
         MissingError: there is no such file.
         SettingsError: it cannot be read, or wants what this program does not do.
     """
-    path, workers = Path(name), workers * nodes
+    path, workers = Path(name), workers * nodes.max_nodes
     if not path.is_file():
         raise MissingError(f"MNRL_ACCELERATE_CONFIG: {name} is no file; give the path of an accelerate configuration")
     content = _content(path)
@@ -38,13 +39,18 @@ def check_accelerate_file(name: str, workers: int, nodes: int = 1) -> None:
         warn(f"mixed_precision in {name} does not count; MNRL_PRECISION says what is computed in")
 
 
-def _check_fsdp(name: str, fsdp: object, workers: int, nodes: int) -> None:
+def _check_fsdp(name: str, fsdp: object, workers: int, nodes: Nodes) -> None:
     if not isinstance(fsdp, dict) or str(fsdp.get("fsdp_version")) != "2":
         raise SettingsError(f"MNRL_ACCELERATE_CONFIG: {name}: only version 2 of FSDP is supported; {REMEDY}")
-    if nodes > 1:
+    if nodes.is_elastic:
         raise SettingsError(
-            f"MNRL_ACCELERATE_CONFIG: {name}: FSDP over {nodes} nodes is not supported, since checkpoints are put "
-            "together from shares on one disk; start it on one node, or without the file"
+            f"MNRL_ACCELERATE_CONFIG: {name}: FSDP in an elastic run ({nodes.min_nodes} to {nodes.max_nodes} nodes) is "
+            "not supported until resharding works; start it on one node, or without the file"
+        )
+    if not nodes.is_single:
+        raise SettingsError(
+            f"MNRL_ACCELERATE_CONFIG: {name}: FSDP over {nodes.max_nodes} nodes is not supported, since checkpoints "
+            "are put together from shares on one disk; start it on one node, or without the file"
         )
     if workers == 1:
         warn(f"{name} wants FSDP, but one worker has nobody to share the model with; it trains as without")

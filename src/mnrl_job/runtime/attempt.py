@@ -15,7 +15,7 @@ from mnrl_job.runtime.diary import Diary
 from mnrl_job.runtime.files import scratch_folder, writable_folder
 from mnrl_job.runtime.heartbeat import told_to
 from mnrl_job.runtime.home import provide_home
-from mnrl_job.runtime.nodes import ALONE, Nodes, find_nodes
+from mnrl_job.runtime.nodes import SINGLE_NODE, Nodes, find_nodes
 from mnrl_job.runtime.status import Status
 from mnrl_job.runtime.storage import Store, open_store
 from mnrl_job.runtime.storage.uri import expanded, join
@@ -30,10 +30,12 @@ WITHOUT_EFFECT = {
     "log_format",
     "num_processes",
     "min_gpus",
-    "nodes",
+    "num_nodes",
     "node_rank",
-    "master",
+    "master_addr",
+    "join_timeout",
     "node_timeout",
+    "group_secret",
     "mini_batch_size",
     "gradient_checkpointing",
     "checkpoint_every",
@@ -62,7 +64,7 @@ class Attempt:
     status: Status
     diary: Diary
     care: Care
-    nodes: Nodes = ALONE
+    nodes: Nodes = SINGLE_NODE
 
     def store(self, attempts: int | None = None) -> Store:
         """The run's place, opened anew: credentials may have rotated since the last time."""

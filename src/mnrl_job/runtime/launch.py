@@ -25,7 +25,7 @@ from mnrl_job.runtime.lifeline import SUPERVISOR
 from mnrl_job.runtime.local_rank import WORKER
 from mnrl_job.runtime.machine import oom_kills
 from mnrl_job.runtime.meeting import Meeting
-from mnrl_job.runtime.nodes import ALONE, Nodes, interface_to
+from mnrl_job.runtime.nodes import SINGLE_NODE, Nodes, interface_to
 from mnrl_job.runtime.outcomes import OUTCOME, WAIT, cause
 from mnrl_job.runtime.stopping import give_way, seconds_since_asked, uninterrupted
 from mnrl_job.runtime.watch import Care, Watch
@@ -108,7 +108,7 @@ def started(role: str, scratch: Path, devices: Devices, care: Care, others: Meet
     outcomes = scratch / "outcomes" / role
     shutil.rmtree(outcomes, ignore_errors=True)
     outcomes.mkdir(parents=True)
-    nodes = others.nodes if others else ALONE
+    nodes = others.nodes if others else SINGLE_NODE
     shared = {SUPERVISOR: str(os.getpid()), WAIT: "1"} | _meeting_place(devices, nodes)
     command = [python_of(role), "-m", "mnrl_job.start_worker", role, str(scratch / TASK)]
     processes: list[subprocess.Popen[bytes]] = []
@@ -117,7 +117,7 @@ def started(role: str, scratch: Path, devices: Devices, care: Care, others: Meet
         for rank in range(devices.workers):
             own = {OUTCOME: str(outcomes / f"rank-{rank}.json"), heartbeat.FILE: str(outcomes / f"beat-{rank}.json")}
             own |= _own_device(devices, rank)
-            if devices.workers * nodes.count > 1:
+            if devices.workers * nodes.max_nodes > 1:
                 own |= {"RANK": str(nodes.rank * devices.workers + rank), WORKER: str(rank)}
                 own |= {"LOCAL_RANK": "0" if devices.gpus else str(rank)}
             environment = worker_environment(devices) | shared | own
@@ -167,13 +167,13 @@ def _own_device(devices: Devices, rank: int) -> dict[str, str]:
 
 def _meeting_place(devices: Devices, nodes: Nodes) -> dict[str, str]:
     """Where workers find one another, as torch.distributed reads it; nothing for one that is alone."""
-    if devices.workers * nodes.count == 1:
+    if devices.workers * nodes.max_nodes == 1:
         return {}
-    place = {"WORLD_SIZE": str(devices.workers * nodes.count)}
-    if nodes.count == 1:
+    place = {"WORLD_SIZE": str(devices.workers * nodes.max_nodes)}
+    if nodes.max_nodes == 1:
         return place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    place |= {"MASTER_ADDR": nodes.master, "MASTER_PORT": str(nodes.port)}
-    interface = os.environ.get("GLOO_SOCKET_IFNAME") or interface_to(nodes.master)
+    place |= {"MASTER_ADDR": nodes.master_addr, "MASTER_PORT": str(nodes.port)}
+    interface = os.environ.get("GLOO_SOCKET_IFNAME") or interface_to(nodes.master_addr)
     return place | {"GLOO_SOCKET_IFNAME": interface} if interface else place
 
 

@@ -19,7 +19,6 @@ from mnrl_job.runtime.nodes import Nodes
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.runtime.wire import Line, Message, listen
 
-PATIENCE_SECONDS = 600.0  # images are pulled, machines are added
 PAUSE_SECONDS = 1.0
 KNOCK_SECONDS = 5.0
 # For the attempt before to leave the port: as long as the manifests give it to end.
@@ -32,7 +31,7 @@ AGAIN = "start all nodes again"
 
 
 @contextmanager
-def meeting(nodes: Nodes, run_id: str, timeout: float, patience: float = PATIENCE_SECONDS) -> Iterator["Meeting"]:
+def meeting(nodes: Nodes, run_id: str, timeout: float, patience: float) -> Iterator["Meeting"]:
     """Be there for the other nodes, and end as they do: node 0 by telling how, the others by being told.
 
     Args:
@@ -46,7 +45,7 @@ def meeting(nodes: Nodes, run_id: str, timeout: float, patience: float = PATIENC
     """
     met = Meeting(nodes, run_id, timeout, patience)
     try:
-        if nodes.count > 1:
+        if nodes.max_nodes > 1:
             met.open()
         yield met
         if nodes.is_first:
@@ -94,9 +93,9 @@ class Meeting:
             JobError: they are not; or another node failed or is lost.
         """
         if self.nodes.is_first:
-            if missing := [node for node in range(1, self.nodes.count) if node not in self._lines]:
+            if missing := [node for node in range(1, self.nodes.max_nodes) if node not in self._lines]:
                 log(f"waiting for node {', '.join(map(str, missing))}")
-            for node in range(1, self.nodes.count):
+            for node in range(1, self.nodes.max_nodes):
                 if error := compare(facts, self._hear_of(node, "facts"), node):
                     raise error
             self.say(agreed=True)
@@ -104,8 +103,8 @@ class Meeting:
             self._hear_of(0, "welcome")
             self.say(facts=asdict(facts))
             self._hear_of(0, "agreed")
-        if self.nodes.count > 1:
-            log(f"node {self.nodes.rank} of {self.nodes.count}: all have the same settings, data and versions")
+        if self.nodes.max_nodes > 1:
+            log(f"node {self.nodes.rank} of {self.nodes.max_nodes}: all have the same settings, data and versions")
 
     def check(self) -> None:
         """To be called while waiting for something else.
@@ -164,7 +163,7 @@ class Meeting:
 
     def _cause(self, failure: JobError) -> JobError:
         """Of what went wrong on all nodes: the first that explains itself."""
-        others = self.nodes.count - 1
+        others = self.nodes.max_nodes - 1
         with self._changed:
             self._changed.wait_for(lambda: len(self._lines) == others, TALK_SECONDS)
             if not _explains(failure):
@@ -177,15 +176,15 @@ class Meeting:
         said = False
         while True:
             try:
-                socket.getaddrinfo(self.nodes.master, self.nodes.port)
+                socket.getaddrinfo(self.nodes.master_addr, self.nodes.port)
                 return
             except OSError as error:
                 if time.monotonic() > self._latest:
                     raise Hang(
-                        f"the name of node 0, {self.nodes.master}, is not known here: {error}; {AGAIN}"
+                        f"the name of node 0, {self.nodes.master_addr}, is not known here: {error}; {AGAIN}"
                     ) from None
                 if not said:
-                    log(f"waiting for the name of node 0, {self.nodes.master}: {error}")
+                    log(f"waiting for the name of node 0, {self.nodes.master_addr}: {error}")
                 said = True
             time.sleep(PAUSE_SECONDS)
 
@@ -215,7 +214,10 @@ class Meeting:
         with suppress(OSError, ValueError, KeyError, TypeError):
             hello = line.hear()
             node = int(hello["node"])
-            theirs, ours = f"{hello['run']} on {hello['nodes']} nodes", f"{self._run_id} on {self.nodes.count} nodes"
+            theirs, ours = (
+                f"{hello['run']} on {hello['nodes']} nodes",
+                f"{self._run_id} on {self.nodes.max_nodes} nodes",
+            )
             if theirs != ours:
                 refusal = SettingsError(
                     f"node {node} is to run {theirs}, node 0 {ours}; give all nodes the same settings"
@@ -224,7 +226,7 @@ class Meeting:
                 line.say({"failed": _described(0, refusal)})
                 return
             with self._changed:
-                if node in self._lines or not 0 < node < self.nodes.count:
+                if node in self._lines or not 0 < node < self.nodes.max_nodes:
                     return
                 self._lines[node] = line
             line.say({"welcome": True})
@@ -232,8 +234,8 @@ class Meeting:
 
     def _knock(self) -> None:
         """Reach node 0, which may be yet to come, or still busy ending the attempt before."""
-        hello = {"run": self._run_id, "node": self.nodes.rank, "nodes": self.nodes.count}
-        place = (self.nodes.master, self.nodes.port + 1)
+        hello = {"run": self._run_id, "node": self.nodes.rank, "nodes": self.nodes.max_nodes}
+        place = (self.nodes.master_addr, self.nodes.port + 1)
         said = False
         while not self._closing.is_set() and time.monotonic() < self._latest:
             try:

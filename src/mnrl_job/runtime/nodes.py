@@ -1,7 +1,7 @@
 """Which machines train together: from the settings, else from what a scheduler puts into the environment.
 
-Kubeflow Trainer sets `PET_*`, torchrun `GROUP_RANK` and its like. An Indexed Job, and a JobSet, which is made of such,
-tell a pod its index, and name its host `NAME-INDEX`: so the first node is known, and the number of nodes is not.
+Kubeflow Trainer sets `PET_*`, torchrun `GROUP_RANK` and its like, Slurm `SLURM_*`. An Indexed Job, and a JobSet, which
+is made of such, tell a pod its index, and name its host `NAME-INDEX`: so node 0 is known, the number of nodes is not.
 """
 
 import re
@@ -14,27 +14,32 @@ from ipaddress import ip_address
 import psutil
 
 from mnrl_job.errors import SettingsError
+from mnrl_job.runtime import slurm
 from mnrl_job.runtime.service_links import is_address
-from mnrl_job.settings import Settings
+from mnrl_job.setting_types import NodeRange, parse_node_range
+from mnrl_job.settings import Settings, accepts
 
 PORT = 29500
 # Addresses that lie outside of any network (RFC 5737 and 3849): what leads there leads to other machines.
 OUTSIDE = ("198.51.100.1", "2001:db8::1")
-LAST_PORT = 65533  # two more are needed at most
-COUNT = ("PET_NNODES", "GROUP_WORLD_SIZE", "NNODES")
+LAST_PORT = 65534  # under torchrun the next one is taken
+TORCHRUN = "TORCHELASTIC_RUN_ID"
+# Where torchrun runs in a TrainJob, it has formed a group of its own and starts us again when that changes.
+NUM_NODES = ("GROUP_WORLD_SIZE", "PET_NNODES", "NNODES", *slurm.COUNT)
 LOCAL = "LOCAL_WORLD_SIZE"
 INDEX = "JOB_COMPLETION_INDEX"
-RANK = ("PET_NODE_RANK", "GROUP_RANK", "NODE_RANK", INDEX)
-MASTER = (("PET_MASTER_ADDR", "PET_MASTER_PORT"), ("MASTER_ADDR", "MASTER_PORT"))
+RANK = ("GROUP_RANK", "PET_NODE_RANK", "NODE_RANK", INDEX, slurm.RANK)
+MASTER_ADDR = (("PET_MASTER_ADDR", "PET_MASTER_PORT"), ("MASTER_ADDR", "MASTER_PORT"))
 
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """The machines of a run, and which of them this is. Workers meet at `master`:`port`, supervisors one port above."""
+    """The machines of a run, and which of them this is. Node 0 listens at `master_addr`:`port`."""
 
-    count: int = 1
+    min_nodes: int = 1
+    max_nodes: int = 1
     rank: int = 0
-    master: str = ""
+    master_addr: str = ""
     port: int = PORT
 
     @property
@@ -42,8 +47,18 @@ class Nodes:
         """Whether this node reports and publishes."""
         return self.rank == 0
 
+    @property
+    def is_single(self) -> bool:
+        """Whether no other node can take part."""
+        return self.max_nodes == 1
 
-ALONE = Nodes()
+    @property
+    def is_elastic(self) -> bool:
+        """Whether nodes may come and go while it runs."""
+        return self.min_nodes != self.max_nodes
+
+
+SINGLE_NODE = Nodes()
 
 
 def find_nodes(settings: Settings, environ: Mapping[str, str], full_name: Callable[[], str] = socket.getfqdn) -> Nodes:
@@ -52,23 +67,25 @@ def find_nodes(settings: Settings, environ: Mapping[str, str], full_name: Callab
     Raises:
         SettingsError: something is missing or makes no sense; each variable is named, one a line.
     """
-    count = settings.nodes or _count(environ)
-    if count == 1:
-        return ALONE
+    nodes = settings.num_nodes or _num_nodes(environ)
+    crowd = _crowded(environ)
+    if nodes.max_nodes == 1:
+        if crowd and settings.num_nodes is None and slurm.is_step(environ):
+            raise SettingsError(crowd[0])
+        return SINGLE_NODE
     rank, name = (settings.node_rank, "MNRL_NODE_RANK") if settings.node_rank is not None else _rank(environ)
     master = _master(settings, environ, full_name)
-    beyond = rank is not None and rank >= count
-    crowd = environ.get(LOCAL) not in (None, "1")
+    told = f"{nodes} nodes" if nodes.min_nodes == nodes.max_nodes else f"{nodes.min_nodes} to {nodes.max_nodes} nodes"
     problems = {
-        f"MNRL_NODE_RANK is required, the number of this node from 0, since there are {count} nodes": rank is None,
-        f"{name}={rank}: there are {count} nodes, so the last is number {count - 1}": beyond,
-        f"MNRL_MASTER is required, the host of node 0, since there are {count} nodes": master is None,
-        f"MNRL_RUN_ID is required, the same on all {count} nodes; the name of the job would do": not settings.run_id,
-        f"{LOCAL}={environ.get(LOCAL)}: start one process a node, it starts the workers itself": crowd,
+        f"MNRL_NODE_RANK is required, the number of this node from 0, since there are {told}": rank is None,
+        f"{name}={rank}: there are {told}, so the last is number {nodes.max_nodes - 1}": (rank or 0) >= nodes.max_nodes,
+        f"MNRL_MASTER_ADDR is required, the host of node 0, since there are {told}": master is None,
+        f"MNRL_RUN_ID is required, the same on all {told}; the name of the job would do": not settings.run_id,
     }
-    if any(problems.values()) or rank is None or master is None:
-        raise SettingsError("\n".join(problem for problem, is_so in problems.items() if is_so))
-    return Nodes(count, rank, *master)
+    wrong = [problem for problem, is_so in problems.items() if is_so] + crowd
+    if wrong or rank is None or master is None:
+        raise SettingsError("\n".join(wrong))
+    return Nodes(nodes.min_nodes, nodes.max_nodes, rank, *master)
 
 
 def interface_to(host: str) -> str | None:
@@ -113,17 +130,22 @@ def _is_loopback(address: str) -> bool:
     return False
 
 
-def _count(environ: Mapping[str, str]) -> int:
-    name = next((name for name in COUNT if environ.get(name)), None)
+def _crowded(environ: Mapping[str, str]) -> list[str]:
+    """What is wrong where a launcher starts several processes on a node."""
+    local = f"{LOCAL}={environ[LOCAL]}" if environ.get(LOCAL) not in (None, "1") else None
+    found = local or slurm.several_tasks(environ)
+    return [f"{found}: start one process a node, it starts the workers itself"] if found else []
+
+
+def _num_nodes(environ: Mapping[str, str]) -> NodeRange:
+    name = next((name for name in NUM_NODES if environ.get(name)), None)
     if name is None:
-        return 1
-    fewest, _, most = environ[name].partition(":")
-    if most not in ("", fewest):
-        raise SettingsError(f"{name}={environ[name]!r}: the number of nodes must not change; give one, as in 2")
-    count = _number(name, fewest)
-    if count < 1:
-        raise SettingsError(f"{name}={environ[name]!r} is not accepted; expected a whole number of at least 1")
-    return count
+        return NodeRange(1, 1)
+    try:
+        return parse_node_range(environ[name])
+    except ValueError as error:
+        expected = accepts("num_nodes")
+        raise SettingsError(f"{name}={environ[name]!r} is not accepted ({error}); expected {expected}") from None
 
 
 def _rank(environ: Mapping[str, str]) -> tuple[int | None, str]:
@@ -132,18 +154,20 @@ def _rank(environ: Mapping[str, str]) -> tuple[int | None, str]:
 
 
 def _master(settings: Settings, environ: Mapping[str, str], full_name: Callable[[], str]) -> tuple[str, int] | None:
-    if settings.master:
-        return _address("MNRL_MASTER", settings.master)
-    for name, port in MASTER:
+    if settings.master_addr:
+        return _address("MNRL_MASTER_ADDR", settings.master_addr)
+    for name, port in reversed(MASTER_ADDR) if TORCHRUN in environ else MASTER_ADDR:
         if environ.get(name):
             own = environ.get(port, "")  # a service called "master" gives the address of that
             number = _port(port, own) if own and not is_address(own) else PORT
             # torchrun itself listens at that port.
-            return environ[name], number + ("TORCHELASTIC_RUN_ID" in environ)
+            return environ[name], number + (TORCHRUN in environ)
     host, _, domain = full_name().partition(".")
     index = environ.get(INDEX)
     if index and domain and host.endswith(f"-{index}"):
         return f"{host.removesuffix(index)}0.{domain}", PORT
+    if first := slurm.first_host(environ):
+        return first, PORT
     return None
 
 

@@ -74,7 +74,7 @@ def listen(port: int, patience: float) -> socket.socket:
         try:
             return _server(port)
         except OSError as error:
-            told = f"MNRL_MASTER: node 0 cannot listen on port {port}: {error}"
+            told = f"MNRL_MASTER_ADDR: node 0 cannot listen on port {port}: {error}"
             if error.errno != errno.EADDRINUSE:
                 raise SettingsError(f"{told}; name another port") from error
             if time.monotonic() > latest:
