@@ -1,4 +1,4 @@
-"""Hosts of their own on one machine: network namespaces with addresses and names (iproute2), joined by a cable."""
+"""Hosts of their own on one machine: network namespaces with addresses and names (iproute2), joined by a switch."""
 
 import ctypes
 import os
@@ -49,32 +49,40 @@ def why_not() -> str:
     if shutil.which("ip") is None:
         return "network namespaces need iproute2"
     try:
-        with two_hosts():
+        with several_hosts(2):
             return ""
     except (OSError, subprocess.CalledProcessError) as error:
         return f"network namespaces cannot be made here: {getattr(error, 'stderr', None) or error}"
 
 
 @contextmanager
-def two_hosts() -> Iterator[tuple[Host, Host]]:
-    """`node-0` and `node-1`, as they call one another."""
-    hosts = tuple(Host(f"mnrl-{os.getpid()}-{number}", f"10.9.0.{number + 1}") for number in range(2))
+def several_hosts(count: int) -> Iterator[tuple[Host, ...]]:
+    """`node-0`, `node-1` and so on, as they call one another."""
+    hosts = tuple(Host(f"mnrl-{os.getpid()}-{number}", f"10.9.0.{number + 1}") for number in range(count))
+    switch = f"mnrl-{os.getpid()}-switch"
     try:
-        for own in hosts:
-            ip("netns", "add", own.name)
-            (NAMES / own.name).mkdir(parents=True)
-            # Their own names stand for loopback, as on Debian and Ubuntu.
-            reached = ("127.0.1.1" if host is own else host.address for host in hosts)
-            names = "".join(f"{address} node-{at}\n" for at, address in enumerate(reached))
-            (NAMES / own.name / "hosts").write_text(f"127.0.0.1 localhost\n{names}")
-        first, second = hosts
-        ip("-n", first.name, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", second.name)
-        for host in hosts:
+        ip("netns", "add", switch)
+        ip("-n", switch, "link", "add", "bridge", "type", "bridge")
+        ip("-n", switch, "link", "set", "bridge", "up")
+        for number, host in enumerate(hosts):
+            ip("netns", "add", host.name)
+            _name(host, hosts)
+            port = f"port-{number}"
+            ip("-n", host.name, "link", "add", "cable", "type", "veth", "peer", "name", port, "netns", switch)
+            ip("-n", switch, "link", "set", port, "master", "bridge", "up")
             ip("-n", host.name, "address", "add", f"{host.address}/24", "dev", "cable")
             ip("-n", host.name, "link", "set", "lo", "up")
             host.cable("up")
-        yield first, second
+        yield hosts
     finally:
-        for host in hosts:
-            subprocess.run(["ip", "netns", "del", host.name], capture_output=True)
-            shutil.rmtree(NAMES / host.name, ignore_errors=True)
+        for name in (*(host.name for host in hosts), switch):
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+            shutil.rmtree(NAMES / name, ignore_errors=True)
+
+
+def _name(own: Host, hosts: tuple[Host, ...]) -> None:
+    """A host's own name stands for loopback, as on Debian and Ubuntu."""
+    (NAMES / own.name).mkdir(parents=True)
+    reached = ("127.0.1.1" if host is own else host.address for host in hosts)
+    names = "".join(f"{address} node-{at}\n" for at, address in enumerate(reached))
+    (NAMES / own.name / "hosts").write_text(f"127.0.0.1 localhost\n{names}")

@@ -54,7 +54,7 @@ def test_workers_that_hang_or_are_killed_end_the_run_and_it_goes_on(scene):
     scene.until(process, "again", scene.says("again", "training on"))
     workers_of(process, "train")[-1].kill()
     assert process.wait(PATIENCE_SECONDS) == 70
-    assert "going on from the checkpoint of step" in scene.log("again")
+    assert "resuming from step" in scene.log("again")
     assert re.search(r"\bworker 1 .*SIGKILL", scene.failure(name)["message"])
     assert scene.failure(name)["message"] in scene.log("again").splitlines()[-1]
     assert orphans(scene) == []

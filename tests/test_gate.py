@@ -50,7 +50,7 @@ def test_a_run_whose_embeddings_collapsed_is_no_success_also_when_it_is_gone_on_
         assert "succeeded" not in ended.last_line
         assert not (run / "_SUCCESS").exists()
         assert read_metrics(run)["training"]["collapse"]
-    assert "going on from the checkpoint of step" in ended.stderr
+    assert "resuming from step" in ended.stderr
     ended = mnrl_job("train", **good, **more, MNRL_MIN_GAIN="-1")
     assert ended.code == 0, ended.stderr
     assert (run / "_SUCCESS").exists()

@@ -147,7 +147,7 @@ def interrupt(scene, name, how, settings):
 def gone_on_with(scene, name, settings):
     """What comes out of a run that was interrupted."""
     found = whole(scene, name, settings)
-    assert "going on from the checkpoint of step" in scene.log(name)
+    assert "resuming from step" in scene.log(name)
     return found
 
 

@@ -53,7 +53,7 @@ def test_a_refused_run_is_told_of_and_the_next_attempt_goes_on_in_the_same_place
     assert [one.path for one in client.list_artifacts(refused.info.run_id)] == ["report.html"]
 
     assert scene.run("r", **tracked) == 0, scene.log("r")
-    assert "going on from the checkpoint of step 6" in scene.log("r")
+    assert "resuming from step 6" in scene.log("r")
     (run,) = client.search_runs([experiment])
     scores = scene.metrics("r")["evaluation"]["faq"]
     assert (run.info.run_id, run.info.status) == (refused.info.run_id, "FINISHED")

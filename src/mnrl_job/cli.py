@@ -139,6 +139,9 @@ def _row(finding: Finding) -> str:
 
 def conclude(finished: "Finished") -> None:
     """Say how it ended: the metrics as a table on stdout, then one plain sentence on stderr."""
+    if finished.by_peer:
+        logs.log(f"node 0 has published {finished.run}")
+        return
     if finished.content is None:
         logs.log(f"{finished.run} is already published with these settings; nothing more to do")
         return

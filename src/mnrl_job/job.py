@@ -1,10 +1,12 @@
 """The story of a run: one call a step, in order. This module knows every step; no step knows another."""
 
 import os
+import shutil
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 
 from mnrl_job.errors import DataError, Hang, InternalError, JobError, Preempted, SettingsError
 from mnrl_job.groundwork import (
@@ -18,22 +20,22 @@ from mnrl_job.groundwork import (
 )
 from mnrl_job.inputs.pairs import read_pairs
 from mnrl_job.outputs.audit_page import with_lengths
-from mnrl_job.outputs.checkpoints import fetch_newest, kept
+from mnrl_job.outputs.checkpoints import fetch_named, fetch_newest, kept
 from mnrl_job.outputs.publish import record_failure, tidy
 from mnrl_job.outputs.recheck import recheck
 from mnrl_job.prepare import prepare
 from mnrl_job.records import Export, Verification, WorkerResult, WorkerTask
 from mnrl_job.reporting import Finished, Work, lexical, report
-from mnrl_job.runtime.agreement import facts_of
 from mnrl_job.runtime.attempt import Attempt, attempt, common, effective, work_dir
-from mnrl_job.runtime.devices import find_devices
+from mnrl_job.runtime.devices import Devices, find_devices
 from mnrl_job.runtime.exporters import check_exporters
 from mnrl_job.runtime.files import scratch_folder
+from mnrl_job.runtime.fingerprint import fingerprint
 from mnrl_job.runtime.home import provide_home
 from mnrl_job.runtime.launch import ask_workers, started
 from mnrl_job.runtime.logs import log
 from mnrl_job.runtime.machine import told_if_full
-from mnrl_job.runtime.meeting import Meeting, meeting
+from mnrl_job.runtime.node_agent import NEWEST, NodeAgent, joined
 from mnrl_job.runtime.nodes import find_nodes
 from mnrl_job.runtime.secrets import redact
 from mnrl_job.runtime.status import Clock
@@ -53,24 +55,25 @@ def train(settings: Settings) -> Finished:
     with opened(settings) as place:
         if finished_before(settings, place, place.store()):
             return Finished(place.run, None)
-        timeouts = settings.node_timeout.seconds, settings.join_timeout.seconds
-        with meeting(place.nodes, place.run_id, *timeouts) as others:
-            return train_together(settings, place, others)
+        devices = find_devices(settings.num_processes, settings.min_gpus)
+        if place.nodes.is_single:
+            return train_on_node(settings, place, devices)
+        with joined(settings, place, devices) as agent:
+            return train_on_node(settings, place, devices, agent)
 
 
-def train_together(settings: Settings, place: Attempt, others: Meeting) -> Finished:
+def train_on_node(settings: Settings, place: Attempt, devices: Devices, agent: NodeAgent | None = None) -> Finished:
     """The part of this node: all prepare and train alike, then the first goes on alone."""
-    nodes = others.nodes
+    nodes = place.nodes
     if nodes.is_first:
         probe(place.store())
         check_exporters(settings.export)
     place.diary.write(place.store())
     clock = Clock(place.status)
-    devices = find_devices(settings.num_processes, settings.min_gpus)
     one = replace(devices, workers=int(nodes.is_first))
     with (
-        kept(place),
-        started("train", place.scratch, devices, place.care, others) as workers,
+        kept(place) as upload,
+        agent.stopped_first() if agent else started("train", place.scratch, devices, place.care) as workers,
         started("verify", place.scratch, one, place.care) as verifier,
     ):
         with clock("fetch"):
@@ -86,14 +89,17 @@ def train_together(settings: Settings, place: Attempt, others: Meeting) -> Finis
             prepared = prepare(settings, place, read, eval_sets, nodes.max_nodes * devices.workers)
             check_eval_names(settings, prepared.eval_sets)
         task = worker_task(settings, place, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
-        task = from_checkpoint(settings, place, task)
-        others.agree(facts_of(effective(settings), task.inputs, devices.workers, task.resume))
+        resume = partial(from_checkpoint, settings, place, upload)
         words = lexical(settings, task.eval_sets if nodes.is_first else ())
-        result = workers.ask(task, "result.json", WorkerResult)
-        if not nodes.is_first:
+        if isinstance(workers, NodeAgent):
+            own = fingerprint(effective(settings), task.inputs, devices.workers)
+            result = workers.train(task, own, resume, WorkerResult)
+        else:
+            result = workers.ask(resume(task), "result.json", WorkerResult)
+        if agent and not nodes.is_first:
             with clock("publish"):
-                others.wait_for_first()
-            return Finished(place.run, None)
+                agent.wait_until_published()
+            return Finished(place.run, None, by_peer=True)
         with clock("verify"):
             verification = verifier.ask(task, "verified.json", Verification)
         exports = exported(settings, place, clock, task)
@@ -205,17 +211,35 @@ def as_job_error(error: Exception) -> JobError:
     return InternalError(f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
-def from_checkpoint(settings: Settings, place: Attempt, task: WorkerTask) -> WorkerTask:
-    """The task, to be gone on with from the newest checkpoint at the run's place, if there is one.
+def from_checkpoint(
+    settings: Settings, place: Attempt, upload: Callable[[], None], task: WorkerTask, name: str | None = NEWEST
+) -> WorkerTask:
+    """The task, to be resumed from a checkpoint at the run's place.
+
+    Args:
+        settings: of the run.
+        place: this attempt.
+        upload: has what was made in this attempt uploaded.
+        task: of the workers.
+        name: of the checkpoint; by default the newest, if there is one. None begins at the beginning.
 
     Raises:
         SettingsError: it was made with other settings.
         DataError: it was made from other data.
+        Hang: the one named is not there.
     """
-    found = fetch_newest(place.store(), place.scratch / "checkpoints", common(settings, task.inputs))
+    folder = place.scratch / "checkpoints"
+    shutil.rmtree(folder, ignore_errors=True)  # of the round before
+    if name is None:
+        return task
+    if name != NEWEST:
+        return replace(task, resume=fetch_named(place.store(), name, folder))
+    upload()
+    found = fetch_newest(place.store(), folder, common(settings, task.inputs))
     if found is None:
         return task
-    place.diary.write(place.store(), first_step=found.step, last_step=found.step)
+    if not place.status.step:  # else this attempt itself made it
+        place.diary.write(place.store(), first_step=found.step, last_step=found.step)
     return replace(task, resume=found.folder)
 
 

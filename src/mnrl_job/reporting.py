@@ -48,10 +48,11 @@ Lexical = dict[str, dict[str, float] | None]
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a run ended well. `content` is that of `metrics.json`; None where it was published before, or by node 0."""
+    """How a run ended well. `content` is that of `metrics.json`; None where it was published before, or `by_peer`."""
 
     run: str
     content: Metrics | None
+    by_peer: bool = False
 
 
 def lexical(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> Callable[[], Lexical]:

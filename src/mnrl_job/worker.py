@@ -60,6 +60,7 @@ from mnrl_job.scoring import carried_files, evaluate_all, score_now, scores_befo
 from mnrl_job.settings import Settings
 from mnrl_job.training.checkpoints import Keeping
 from mnrl_job.training.gathering import open_host_group
+from mnrl_job.training.group import process_group
 from mnrl_job.training.guide import FOLDER, embed_by_guide
 from mnrl_job.training.lengths import measure_lengths
 from mnrl_job.training.lora import merged
@@ -282,7 +283,7 @@ def run(role: Callable[[WorkerTask], None], path: Path) -> None:
         pass_through(settings.accelerate_config)
     # The supervisor's watchdog is to notice first, since it can tell what hangs.
     patience = timedelta(seconds=2 * PATIENCE_AT_FIRST * settings.hang_timeout.seconds)
-    state = PartialState(cpu=on_cpu, timeout=patience)
+    state = PartialState(cpu=on_cpu, timeout=patience, **process_group(patience))
     open_host_group(patience)
     shard_on_processors(state)
     logs.set_up(task.settings["log_format"], quiet=not state.is_main_process)

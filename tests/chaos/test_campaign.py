@@ -40,7 +40,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Place]]:
 @pytest.fixture(scope="module")
 def pair() -> Iterator[tuple[hosts.Host, ...]]:
     """Two hosts, where there can be some."""
-    with nullcontext(()) if hosts.why_not() else hosts.two_hosts() as found:
+    with nullcontext(()) if hosts.why_not() else hosts.several_hosts(2) as found:
         yield found
 
 

@@ -36,7 +36,7 @@ def test_it_ends_with_75_and_the_next_container_finishes_the_run(image: Image, h
 
     again = image.run(user=ARBITRARY_USER, **LONG)
     assert again.code == 0, again.stderr
-    went_on = re.search(r"going on from the checkpoint of step (\d+)", again.stderr)
+    went_on = re.search(r"resuming from step (\d+)", again.stderr)
     assert went_on, again.stderr
     assert int(went_on[1]) >= failure["step"] > 20
     run = image.folder / "output" / "r"

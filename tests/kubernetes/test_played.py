@@ -27,7 +27,7 @@ MNRL_LEAKAGE=keep
 
 @pytest.fixture
 def pair():
-    with hosts.two_hosts() as found:
+    with hosts.several_hosts(2) as found:
         yield found
 
 

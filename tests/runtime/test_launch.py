@@ -72,7 +72,7 @@ def test_a_rank_that_fails_ends_the_run_with_its_cause_while_the_ranks_before_it
     care = Care(hang_seconds=1, grace_seconds=30)
     try:
         with pytest.raises(MemoryLimit):
-            Waiting("train", Devices((), workers=2), care, None, processes, tmp_path, 0).tell(task, "", Verification)
+            Waiting("train", Devices((), workers=2), care, processes, tmp_path, 0).tell(task, "", Verification)
     finally:
         processes[0].kill()
         processes[0].wait()

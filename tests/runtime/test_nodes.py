@@ -8,10 +8,8 @@ import pytest
 from mnrl_job.errors import SettingsError
 from mnrl_job.job import evaluate
 from mnrl_job.runtime.devices import Devices
-from mnrl_job.runtime.launch import started, worker_environment
-from mnrl_job.runtime.meeting import Meeting
+from mnrl_job.runtime.launch import worker_environment
 from mnrl_job.runtime.nodes import OUTSIDE, SINGLE_NODE, Nodes, find_nodes, interface_to
-from mnrl_job.runtime.watch import Care
 from mnrl_job.settings import Settings
 
 KUBEFLOW = {
@@ -222,25 +220,7 @@ def test_a_machine_that_has_its_own_name_for_loopback_is_reached_from_others(mon
         assert addresses_there
 
 
-def test_workers_are_numbered_over_all_nodes(tmp_path, monkeypatch):
+def test_workers_do_not_inherit_what_launchers_say_to_others(monkeypatch):
     monkeypatch.setenv("RANK", "9")
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
-    spoken = []
-    monkeypatch.setattr("mnrl_job.runtime.launch.subprocess.Popen", lambda *_, env, **__: spoken.append(env) or Gone())
-    others = Meeting(Nodes(3, 3, 2, "127.0.0.1", 29700), "tune", 30.0, 60.0)
-    with started("train", tmp_path, Devices(gpus=(), workers=2), Care(60, 30), others):
-        pass
-    assert [(one["RANK"], one["LOCAL_RANK"], one["WORLD_SIZE"]) for one in spoken] == [("4", "0", "6"), ("5", "1", "6")]
-    assert {(one["MASTER_ADDR"], one["MASTER_PORT"]) for one in spoken} == {("127.0.0.1", "29700")}
-    assert all(one["GLOO_SOCKET_IFNAME"] == interface_to("127.0.0.1") for one in spoken)
-    alone = worker_environment(Devices(gpus=(), workers=1))
-    assert not {"RANK", "TORCHELASTIC_USE_AGENT_STORE"} & set(alone)
-
-
-class Gone:
-    """A process that has ended."""
-
-    returncode = 0
-
-    def poll(self):
-        return 0
+    assert not {"RANK", "TORCHELASTIC_USE_AGENT_STORE"} & set(worker_environment(Devices(gpus=(), workers=1)))

@@ -22,7 +22,7 @@ def workers():
         ended = [subprocess.Popen([sys.executable, "-c", ENDINGS[ending]]) for ending in endings]
         for worker in ended:
             worker.wait()
-        return ended
+        return [worker.returncode for worker in ended]
 
     return start
 

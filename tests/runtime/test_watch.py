@@ -10,7 +10,7 @@ import pytest
 from mnrl_job.errors import Hang
 from mnrl_job.runtime import heartbeat, watch
 from mnrl_job.runtime.heartbeat import beat, begin, last_beat
-from mnrl_job.runtime.watch import Care, Watch
+from mnrl_job.runtime.watch import Watch
 
 
 class Clock:
@@ -31,13 +31,13 @@ def told(tmp_path, monkeypatch):
     clock, seen = Clock(), []
     monkeypatch.setattr(watch, "time", clock)
     paths = [tmp_path / "0.json", tmp_path / "1.json"]
-    looker = Watch(paths, Care(10, 30, seen.append))
+    looker = Watch(lambda: {f"worker {rank}": last_beat(path) for rank, path in enumerate(paths)}, 10, seen.append)
 
     def look(*seconds, before=str):
         for second in seconds:
             clock.now = float(second)
             before(second)
-            looker.look([])
+            looker.look()
 
     return look, paths, seen
 
@@ -85,7 +85,7 @@ def test_who_hangs_prints_where_it_stands(monkeypatch):
     )
     worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     worker.stdout.readline()
-    watch._have_them_print([worker])
+    watch.dump_stacks([worker.pid])
     worker.send_signal(signal.SIGKILL)
     assert "line 1 in <module>" in worker.communicate()[1]
 

@@ -125,7 +125,7 @@ def test_where_one_of_two_ranks_runs_out_after_the_forward_pass_the_run_ends_wit
         assert ranks.processes[1].wait(120) == MemoryLimit.code == 79
         ranks.processes[0].kill()
         ranks.processes[0].wait()
-        found = cause(ended, ranks.processes)
+        found = cause(ended, [process.returncode for process in ranks.processes])
     assert isinstance(found, MemoryLimit)
     assert "CUBLAS_STATUS_ALLOC_FAILED" in str(found)
     assert "MNRL_GRADIENT_CHECKPOINTING=true" in str(found)

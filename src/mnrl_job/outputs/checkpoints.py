@@ -3,13 +3,13 @@
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnrl_job.errors import DataError, JobError, MissingError, Preempted, SettingsError, StorageError
+from mnrl_job.errors import DataError, Hang, JobError, MissingError, Preempted, SettingsError, StorageError
 from mnrl_job.runtime.attempt import Attempt
 from mnrl_job.runtime.files import hold
 from mnrl_job.runtime.logs import log, warn
@@ -35,14 +35,18 @@ class Checkpoint:
 
 
 @contextmanager
-def kept(place: Attempt) -> Iterator[None]:
-    """While workers write checkpoints, keep the newest at the run's place; also once they have ended."""
+def kept(place: Attempt) -> Iterator[Callable[[], None]]:
+    """While workers write checkpoints, keep the newest at the run's place; also once they have ended.
+
+    Yields:
+        A function that uploads the newest one at once, if it is not there yet.
+    """
     keeper = _Keeper(place)
     ended = threading.Event()
     thread = threading.Thread(target=keeper.follow, args=(ended,), daemon=True)
     thread.start()
     try:
-        yield
+        yield keeper.look
     except Preempted:
         _end(thread, ended, keeper)
         if keeper.step is None:
@@ -68,6 +72,7 @@ class _Keeper:
         self._local = place.scratch / TRAINER
         self._warned = False
         self._warned_slow = False
+        self._uploading = threading.Lock()
         self._entered = time.monotonic()
 
     def follow(self, ended: threading.Event) -> None:
@@ -79,6 +84,10 @@ class _Keeper:
 
     def look(self) -> None:
         """Upload the newest checkpoint if it is not there yet; what storage refuses is tried again the next time."""
+        with self._uploading:
+            self._look()
+
+    def _look(self) -> None:
         steps = self._steps()
         if not steps or steps[-1] == self.step:
             return
@@ -186,9 +195,25 @@ def fetch_newest(store: Store, folder: Path, facts: dict[str, dict[str, Any]]) -
             _remove_damaged(store, name, label)
             continue
         refuse_other(label, sealed, facts)
-        log(f"going on from the checkpoint of step {sealed['step']} of {sealed['of']}")
+        log(f"resuming from step {sealed['step']} of {sealed['of']}")
         return Checkpoint(folder / name, sealed["step"])
     return None
+
+
+def fetch_named(store: Store, name: str, folder: Path) -> Path:
+    """A checkpoint that another node of the run goes on from, on this machine.
+
+    Raises:
+        Hang: it is not there, or not whole.
+    """
+    with suppress(_RemovedMeanwhile, MissingError):
+        if sealed := _fetched(store, name, folder):
+            log(f"resuming from step {sealed['step']} of {sealed['of']}")
+            return folder / name
+    raise Hang(
+        f"{store.label}/{FOLDER}/{name}: node 0 goes on from this checkpoint, which this node cannot fetch; let all "
+        "nodes reach the same MNRL_OUTPUT, then start them again"
+    )
 
 
 class _RemovedMeanwhile(Exception):

@@ -34,8 +34,8 @@ from mnrl_job.records import (
     judged_by,
 )
 from mnrl_job.runtime import dates
-from mnrl_job.runtime.agreement import PACKAGES
 from mnrl_job.runtime.diary import PastAttempt
+from mnrl_job.runtime.fingerprint import PACKAGES
 from mnrl_job.runtime.storage import split_revision
 from mnrl_job.settings import GIT_SHA, IMAGE, Settings
 

@@ -7,13 +7,13 @@ that `accelerate` and torch.distributed read, and each worker that fails writes 
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mnrl_job.errors import Hang
 from mnrl_job.records import Record, WorkerTask, read_record, write_record
@@ -22,13 +22,11 @@ from mnrl_job.runtime.cpus import usable_cpus
 from mnrl_job.runtime.devices import VISIBLE, Devices
 from mnrl_job.runtime.exporters import python_of
 from mnrl_job.runtime.lifeline import SUPERVISOR
-from mnrl_job.runtime.local_rank import WORKER
+from mnrl_job.runtime.local_rank import STORE, WORKER
 from mnrl_job.runtime.machine import oom_kills
-from mnrl_job.runtime.meeting import Meeting
-from mnrl_job.runtime.nodes import SINGLE_NODE, Nodes, interface_to
 from mnrl_job.runtime.outcomes import OUTCOME, WAIT, cause
 from mnrl_job.runtime.stopping import give_way, seconds_since_asked, uninterrupted
-from mnrl_job.runtime.watch import Care, Watch
+from mnrl_job.runtime.watch import Care, Watch, dump_stacks
 
 TASK = "task.json"
 POLL_SECONDS = 0.05
@@ -62,7 +60,6 @@ class Waiting:
     role: str
     devices: Devices
     care: Care
-    others: Meeting | None
     processes: list[subprocess.Popen[bytes]]
     outcomes: Path
     oom_kills: int
@@ -75,7 +72,7 @@ class Waiting:
         """
         if any(process.poll() is not None for process in self.processes):
             # One that was killed while it only waited must not cost a finished training.
-            with started(self.role, task.scratch, self.devices, self.care, self.others) as anew:
+            with started(self.role, task.scratch, self.devices, self.care) as anew:
                 return anew.tell(task, answer, kind)
         return self.tell(task, answer, kind)
 
@@ -85,16 +82,20 @@ class Waiting:
         for process in self.processes:
             if process.stdin is not None:
                 process.stdin.close()
-        beats = [self.outcomes / f"beat-{rank}.json" for rank in range(len(self.processes))]
-        _wait(self.processes, Watch(beats, self.care), self.others)
-        self.care.follow(heartbeat.last_beat(beats[0]))
+        _wait(self.processes, Watch(self._beats, self.care.hang_seconds, self.care.follow))
+        self.care.follow(self._beats()["worker 0"])
         if any(process.returncode for process in self.processes):
-            raise cause(self.outcomes, self.processes, oom_kills() - self.oom_kills)
+            codes = [process.returncode for process in self.processes]
+            raise cause(self.outcomes, codes, oom_kills() - self.oom_kills)
         return read_record(task.scratch / answer, kind)
+
+    def _beats(self) -> dict[str, dict[str, Any]]:
+        ranks = range(len(self.processes))
+        return {f"worker {rank}": heartbeat.last_beat(self.outcomes / f"beat-{rank}.json") for rank in ranks}
 
 
 @contextmanager
-def started(role: str, scratch: Path, devices: Devices, care: Care, others: Meeting | None = None) -> Iterator[Waiting]:
+def started(role: str, scratch: Path, devices: Devices, care: Care) -> Iterator[Waiting]:
     """Run `python -m mnrl_job.start_worker ROLE TASK` in `devices.workers` processes; none outlives the context.
 
     Args:
@@ -103,36 +104,54 @@ def started(role: str, scratch: Path, devices: Devices, care: Care, others: Meet
         devices: how many workers, and whether they have GPUs; they find one another through torch.distributed's
             environment variables.
         care: how they are looked after.
-        others: the other nodes whose workers take part; while ours work, we also hear what happens there.
     """
     outcomes = scratch / "outcomes" / role
     shutil.rmtree(outcomes, ignore_errors=True)
     outcomes.mkdir(parents=True)
-    nodes = others.nodes if others else SINGLE_NODE
-    shared = {SUPERVISOR: str(os.getpid()), WAIT: "1"} | _meeting_place(devices, nodes)
-    command = [python_of(role), "-m", "mnrl_job.start_worker", role, str(scratch / TASK)]
+    shared = {SUPERVISOR: str(os.getpid()), WAIT: "1"}
+    if devices.workers > 1:
+        # One machine's workers need no network: they find one another by a file, and speak over loopback.
+        shared |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(devices.workers)) | {
+            STORE: str(outcomes / "store")
+        }
+        shared |= {name: os.environ.get(name, "lo") for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
+    command = worker_command(role, scratch)
     processes: list[subprocess.Popen[bytes]] = []
     killed_before = oom_kills()
     try:
         for rank in range(devices.workers):
-            own = {OUTCOME: str(outcomes / f"rank-{rank}.json"), heartbeat.FILE: str(outcomes / f"beat-{rank}.json")}
-            own |= _own_device(devices, rank)
-            if devices.workers * nodes.max_nodes > 1:
-                own |= {"RANK": str(nodes.rank * devices.workers + rank), WORKER: str(rank)}
-                own |= {"LOCAL_RANK": "0" if devices.gpus else str(rank)}
-            environment = worker_environment(devices) | shared | own
+            environment = worker_environment(devices) | shared | worker_identity(devices, outcomes, rank)
+            if devices.workers > 1:
+                environment |= {"RANK": str(rank)} | local_rank_variables(devices, rank)
             with uninterrupted():  # or nobody would end a worker that has just begun
                 worker = subprocess.Popen(
                     command, env=environment, start_new_session=True, stdin=subprocess.PIPE, stdout=STDERR
                 )
                 processes.append(worker)
-        yield Waiting(role, devices, care, others, processes, outcomes, killed_before)
+        yield Waiting(role, devices, care, processes, outcomes, killed_before)
     except Hang:
         for process in processes:
             process.kill()  # what hangs, or waits for a node that is gone, does not hear a request
         raise
     finally:
-        _stop(processes, care)
+        stop(processes, care)
+
+
+def worker_command(role: str, scratch: Path) -> list[str]:
+    """How a worker is started."""
+    return [python_of(role), "-m", "mnrl_job.start_worker", role, str(scratch / TASK)]
+
+
+def worker_identity(devices: Devices, outcomes: Path, rank: int) -> dict[str, str]:
+    """What one worker of a machine has for itself: its files, its device."""
+    own = {OUTCOME: str(outcomes / f"rank-{rank}.json"), heartbeat.FILE: str(outcomes / f"beat-{rank}.json")}
+    # One GPU, since CUDA shows one MIG instance only, and the trainer spreads over all it sees (DataParallel).
+    return own | ({VISIBLE: devices.gpus[rank]} if devices.gpus else {})
+
+
+def local_rank_variables(devices: Devices, rank: int) -> dict[str, str]:
+    """Which of several workers of a machine it is; libraries take `LOCAL_RANK` for the number of its device."""
+    return {WORKER: str(rank), "LOCAL_RANK": "0" if devices.gpus else str(rank)}
 
 
 def worker_environment(devices: Devices) -> dict[str, str]:
@@ -142,6 +161,7 @@ def worker_environment(devices: Devices) -> dict[str, str]:
     inherited = {name: os.environ[name] for name in os.environ.keys() - FOR_WORKERS if not name.startswith(foreign)}
     threads = str(max(1, usable_cpus() // devices.workers))
     defaults = {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "true"}
+    defaults["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # it warns of hosts without a name, and of each try to connect
     if "OMP_WAIT_POLICY" not in inherited:
         # Threads that wait for others soon sleep: beside busy processes they take the time of those they wait for.
         defaults["GOMP_SPINCOUNT"] = "10000"
@@ -160,51 +180,29 @@ def worker_environment(devices: Devices) -> dict[str, str]:
     return defaults | inherited
 
 
-def _own_device(devices: Devices, rank: int) -> dict[str, str]:
-    """One GPU, since CUDA shows one MIG instance only, and the trainer spreads over all it sees (DataParallel)."""
-    return {VISIBLE: devices.gpus[rank]} if devices.gpus else {}
-
-
-def _meeting_place(devices: Devices, nodes: Nodes) -> dict[str, str]:
-    """Where workers find one another, as torch.distributed reads it; nothing for one that is alone."""
-    if devices.workers * nodes.max_nodes == 1:
-        return {}
-    place = {"WORLD_SIZE": str(devices.workers * nodes.max_nodes)}
-    if nodes.max_nodes == 1:
-        return place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    place |= {"MASTER_ADDR": nodes.master_addr, "MASTER_PORT": str(nodes.port)}
-    interface = os.environ.get("GLOO_SOCKET_IFNAME") or interface_to(nodes.master_addr)
-    return place | {"GLOO_SOCKET_IFNAME": interface} if interface else place
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait(workers: list[subprocess.Popen[bytes]], watch: Watch, others: Meeting | None) -> None:
+def _wait(workers: list[subprocess.Popen[bytes]], watch: Watch) -> None:
     """Wait until all have ended, or one has failed and its siblings had a moment to end too.
 
     Raises:
-        Hang: none of them gets on.
-        JobError: another node failed or is lost.
+        Hang: none of them gets on. Each that can has printed where it stands.
     """
     deadline = None
     # All are asked, also behind one that lives: a rank that failed may have left the ones before it stuck.
     while None in (codes := [worker.poll() for worker in workers]):
         give_way()  # a request is lost where its exception was raised inside a destructor
-        watch.look(workers)
+        try:
+            watch.look()
+        except Hang:
+            dump_stacks(worker.pid for worker, code in zip(workers, codes, strict=True) if code is None)
+            raise
         if deadline is None and any(codes):
             deadline = time.monotonic() + SIBLINGS_SECONDS
         if deadline is not None and time.monotonic() > deadline:
             return
-        if deadline is None and others:
-            others.check()
         time.sleep(POLL_SECONDS)
 
 
-def _stop(workers: list[subprocess.Popen[bytes]], care: Care) -> None:
+def stop(workers: list[subprocess.Popen[bytes]], care: Care) -> None:
     """End them: by request, which gives them what is left of the grace period to save, and then by force."""
     running = [worker for worker in workers if worker.poll() is None]
     for worker in running:

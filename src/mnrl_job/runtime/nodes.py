@@ -42,6 +42,9 @@ class Nodes:
     master_addr: str = ""
     port: int = PORT
 
+    def __str__(self) -> str:
+        return str(NodeRange(self.min_nodes, self.max_nodes))
+
     @property
     def is_first(self) -> bool:
         """Whether this node reports and publishes."""

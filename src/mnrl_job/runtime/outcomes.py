@@ -2,11 +2,10 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,30 +30,30 @@ class Outcome:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def cause(folder: Path, workers: list[subprocess.Popen[bytes]], out_of_memory: int = 0) -> JobError:
+def cause(folder: Path, codes: Sequence[int | None], out_of_memory: int = 0) -> JobError:
     """The first failure that explains itself; else the worker that was killed; else the first fault of ours.
 
     When one worker is gone, its siblings fail too: their collectives break, or their runtime aborts them.
 
     Args:
         folder: where the workers left their outcomes, as `rank-N.json`.
-        workers: all of them, by rank.
+        codes: of all of them, by rank; negative for a signal.
         out_of_memory: how many processes the kernel has killed for want of memory meanwhile.
     """
     outcomes = sorted((read_record(path, Outcome) for path in folder.glob("rank-*.json")), key=lambda one: one.at)
     explained = [one for one in outcomes if one.kind != InternalError.kind]
-    if not explained and (killed := _killed(workers, out_of_memory)):
+    if not explained and (killed := _killed(codes, out_of_memory)):
         return killed
     if not outcomes:
-        return _by_exit_codes([worker.returncode for worker in workers])
+        return _by_exit_codes(list(codes))
     first = (explained or outcomes)[0]
     return by_kind(first.kind, first.message, first.trace, first.details)
 
 
-def _killed(workers: list[subprocess.Popen[bytes]], out_of_memory: int) -> JobError | None:
-    for rank, worker in enumerate(workers):
-        if (worker.returncode or 0) < 0:
-            name = signal.Signals(-worker.returncode).name
+def _killed(codes: Sequence[int | None], out_of_memory: int) -> JobError | None:
+    for rank, code in enumerate(codes):
+        if code is not None and code < 0:
+            name = signal.Signals(-code).name
             if name == "SIGKILL" and out_of_memory:
                 return MemoryLimit(
                     f"worker {rank} was killed since the container's memory is used up; give it more, or lower "
@@ -76,7 +75,7 @@ def _by_exit_codes(codes: list[int | None]) -> JobError:
 
 
 def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobError | None]) -> NoReturn:
-    """Run a worker's body and end the process with the exit code; on failure leave an outcome file.
+    """Run the body of a worker or an agent, and end the process with its exit code; on failure leave an outcome file.
 
     Args:
         body: the work.
@@ -90,8 +89,9 @@ def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobErro
     except Exception as error:
         known = error if isinstance(error, JobError) else explain(error)
         failure = known or InternalError(f"{type(error).__name__}: {error}")
+        trace = failure.trace if isinstance(failure, InternalError) else ""
         try:
-            _write_outcome(os.environ, failure, "" if known else traceback.format_exc())
+            _write_outcome(os.environ, failure, trace if known else traceback.format_exc())
         except OSError:  # no room even for this
             warn(str(failure))
         code = failure.code

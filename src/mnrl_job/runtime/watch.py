@@ -1,15 +1,14 @@
 """The supervisor's eye on its workers: whether any of them still gets on."""
 
+import os
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mnrl_job.errors import Hang
-from mnrl_job.runtime.heartbeat import last_beat
 
 SECONDS_BETWEEN_LOOKS = 0.5
 LONGEST_PAUSE_SECONDS = 2.0
@@ -44,45 +43,59 @@ class Watch:
     time is counted here, look by look: neither a clock that is set nor a machine that slept makes it jump.
 
     Args:
-        paths: the heartbeat files of the workers, by rank.
-        care: how long they may be silent, and who wants to know.
+        read: the last heartbeats, by what to call the worker.
+        hang_seconds: how long they may be silent.
+        follow: is told what the first of them does.
     """
 
-    def __init__(self, paths: Sequence[Path], care: Care) -> None:
-        self._paths = paths
-        self._care = care
-        self._beats: list[Beat] = [{} for _ in paths]
+    def __init__(
+        self,
+        read: Callable[[], dict[str, Beat]],
+        hang_seconds: float,
+        follow: Callable[[Beat], None] = lambda _beat: None,
+    ) -> None:
+        self._read = read
+        self._hang_seconds = hang_seconds
+        self._follow = follow
+        self._beats: dict[str, Beat] = {}
         self._silent = 0.0
         self._looked = time.monotonic()
 
-    def look(self, workers: Sequence[subprocess.Popen[bytes]]) -> None:
+    def look(self) -> None:
         """Look, if it is time to.
 
         Raises:
-            Hang: none has got on for too long. Each that can has printed where it stands.
+            Hang: none has got on for too long.
         """
         passed = time.monotonic() - self._looked
         if passed < SECONDS_BETWEEN_LOOKS:
             return
         self._looked += passed
-        beats = [last_beat(path) for path in self._paths]
-        if beats != self._beats:
+        beats = self._read()
+        if beats != self._beats or not beats:
             self._silent = 0.0
-            self._care.follow(beats[0])
+            self._follow(next(iter(beats.values()), {}))
         else:
             self._silent += min(passed, LONGEST_PAUSE_SECONDS)
         self._beats = beats
-        early = any(_doing(beat) in (START, LOAD, EXPORT) for beat in beats)
-        if self._silent > self._care.hang_seconds * (PATIENCE_AT_FIRST if early else 1):
-            _have_them_print(workers)
+        early = any(_doing(beat) in (START, LOAD, EXPORT) for beat in beats.values())
+        if self._silent > self._hang_seconds * (PATIENCE_AT_FIRST if early else 1):
             raise Hang(self._description())
 
     def _description(self) -> str:
-        each = (f"worker {rank} stood at {_described(beat)}" for rank, beat in enumerate(self._beats))
+        each = (f"{name} stood at {_described(beat)}" for name, beat in self._beats.items())
         return (
-            f"no worker got on for {self._silent:.0f} s (MNRL_HANG_TIMEOUT={self._care.hang_seconds:g}s): "
+            f"no worker got on for {self._silent:.0f} s (MNRL_HANG_TIMEOUT={self._hang_seconds:g}s): "
             f"{', '.join(each)}; start again, and if it happens again look at the tracebacks above"
         )
+
+
+def dump_stacks(pids: Iterable[int]) -> None:
+    """Have workers print where each of their threads stands."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGUSR1)
+    time.sleep(PRINTING_SECONDS)
 
 
 def _doing(beat: Beat) -> str:
@@ -92,10 +105,3 @@ def _doing(beat: Beat) -> str:
 def _described(beat: Beat) -> str:
     doing = _doing(beat)
     return f"{doing}, step {beat['step'] + 1} of {beat['of']}" if doing == "train" else doing
-
-
-def _have_them_print(workers: Sequence[subprocess.Popen[bytes]]) -> None:
-    for worker in workers:
-        if worker.poll() is None:
-            worker.send_signal(signal.SIGUSR1)
-    time.sleep(PRINTING_SECONDS)

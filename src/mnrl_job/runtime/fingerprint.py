@@ -1,19 +1,18 @@
-"""What all nodes must have in common before the first step, and what is wrong where they have not."""
+"""The fingerprint of a node: what all nodes of a run must have in common, and what is wrong where they do not."""
 
 import importlib.metadata
 import platform
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from mnrl_job.errors import DataError, DeviceError, Hang, JobError, SettingsError
+from mnrl_job.errors import DataError, DeviceError, JobError, SettingsError
 
 PLAN = "batches"
 PACKAGES = ("mnrl-job", "sentence-transformers", "transformers", "accelerate", "datasets", "torch")
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class Fingerprint:
     """What a node is about to do.
 
     Attributes:
@@ -21,34 +20,28 @@ class Facts:
         inputs: SHA-256 by input, the plan of `batches` among them.
         versions: of Python and the packages that train.
         workers: how many this node starts.
-        resume: the checkpoint it goes on from, None to begin at the beginning.
     """
 
     settings: dict[str, Any]
     inputs: dict[str, str]
     versions: dict[str, str]
     workers: int
-    resume: str | None
 
 
-def facts_of(settings: dict[str, Any], inputs: dict[str, str], workers: int, resume: Path | None) -> Facts:
-    """Those of this node."""
+def fingerprint(settings: dict[str, Any], inputs: dict[str, str], workers: int) -> Fingerprint:
+    """That of this node."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
-    return Facts(settings, inputs, versions, workers, resume.name if resume else None)
+    return Fingerprint(settings, inputs, versions, workers)
 
 
-def compare(first: Facts, told: dict[str, Any], node: int) -> JobError | None:
-    """The first thing that a node has otherwise than node 0, as the error with which all nodes end.
+def find_mismatch(first: Fingerprint, other: Fingerprint, node: int) -> JobError | None:
+    """The first thing that a node has otherwise than node 0, as the error it means.
 
     Args:
-        first: the facts of node 0.
-        told: those of the other node, as it sent them.
+        first: that of node 0.
+        other: that of the other node.
         node: its number.
     """
-    try:
-        other = Facts(**told)
-    except TypeError:
-        return DeviceError(f"node {node} runs another mnrl-job than node 0; run the same image on all nodes")
     if name := _differing(first.settings, other.settings):
         values = f"MNRL_{name.upper()}={other.settings.get(name)!r}, node 0 has {first.settings.get(name)!r}"
         return SettingsError(f"node {node} has {values}; give all nodes the same settings")
@@ -66,11 +59,6 @@ def compare(first: Facts, told: dict[str, Any], node: int) -> JobError | None:
         return SettingsError(
             f"node {node} has {other.workers} worker(s), node 0 has {first.workers}; give all nodes the same devices, "
             "or set MNRL_NUM_PROCESSES"
-        )
-    if first.resume != other.resume:
-        return Hang(
-            f"node {node} would go on from {other.resume or 'the beginning'}, node 0 from "
-            f"{first.resume or 'the beginning'}; let all nodes reach the same MNRL_OUTPUT, then start them again"
         )
     return None
 

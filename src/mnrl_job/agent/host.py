@@ -1,0 +1,92 @@
+"""Node 0 among the nodes of its run: it hears all reports and tells all what its coordinator decides."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from mnrl_job.agent.coordinator import Coordinator
+from mnrl_job.agent.messages import GroupTimeouts, NodeReport, decode_report, describe, encode
+from mnrl_job.agent.node_group import GROUP, NODE, Heartbeats, NodeGroup
+from mnrl_job.agent.signed_store import SignatureError, SignedStore
+from mnrl_job.errors import DeviceError, Hang
+from mnrl_job.runtime.logs import warn
+from mnrl_job.runtime.nodes import Nodes
+from mnrl_job.runtime.watch import Watch
+
+
+class HostGroup(NodeGroup):
+    """See `NodeGroup`."""
+
+    def __init__(
+        self, nodes: Nodes, messages: SignedStore, timeouts: GroupTimeouts, heartbeats: Callable[[], Heartbeats]
+    ) -> None:
+        super().__init__(nodes, messages, timeouts, heartbeats)
+        self._coordinator = Coordinator(nodes, self._report.incarnation, timeouts, time.monotonic())
+        self._watch = Watch(self._workers, timeouts.hang)
+        self._strangers: set[int] = set()
+
+    def publish(self) -> None:
+        """Tell all nodes that the run is published."""
+        with self._changed:
+            self._coordinator.publish()
+        self._wake.set()
+
+    def _offer_round(self, find_checkpoint: Callable[[], str | None]) -> None:
+        if not self._ready_members():
+            return
+        checkpoint = find_checkpoint()  # takes time, in which nodes may be lost
+        with self._changed:
+            if members := self._ready_members():
+                self._coordinator.begin_round(members, checkpoint)
+        self._wake.set()
+
+    def _may_leave(self) -> bool:
+        with self._changed:
+            return self._coordinator.all_have_heard_the_end(time.monotonic())
+
+    def _ready_members(self) -> tuple[int, ...]:
+        with self._changed:
+            return self._coordinator.ready_members(time.monotonic())
+
+    def _exchange(self) -> None:
+        now = time.monotonic()
+        reports = [report for node in range(1, self.nodes.max_nodes) if (report := self._read_report(node))]
+        with self._changed:
+            self._report = self._next_report(self._report.incarnation)
+            for report in (self._report, *reports):
+                self._coordinator.hear(report, now)
+            self._notice_hang()
+            self.state = replace(self._coordinator.decide(now), sequence=self.state.sequence + 1)
+            self._coordinator.state = self.state
+            message = encode(self.state)
+        self._messages.write(GROUP, message)
+
+    def _notice_hang(self) -> None:
+        try:
+            self._watch.look()
+        except Hang as error:
+            failure = describe(self.nodes.rank, error, everywhere=True)
+            self._coordinator.fail(replace(failure, message=str(error), dumps_stacks=True))
+
+    def _read_report(self, node: int) -> NodeReport | None:
+        try:
+            message = self._messages.read(NODE.format(node))
+            return decode_report(message) if message else None
+        except SignatureError as error:
+            if node not in self._strangers:
+                self._strangers.add(node)
+                warn(f"{error}; it is ignored")
+        except ValueError:
+            other = DeviceError(f"node {node} runs another mnrl-job than node 0; run the same image on all nodes")
+            with self._changed:
+                self._coordinator.fail(describe(node, other, everywhere=True))
+        return None
+
+    def _workers(self) -> dict[str, dict[str, Any]]:
+        """The last heartbeats of all nodes' workers, by what to call them."""
+        return {
+            f"node {report.node} worker {rank}": beat
+            for report in self._coordinator.member_reports()
+            for rank, beat in enumerate(report.heartbeats)
+        }

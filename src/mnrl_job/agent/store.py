@@ -1,0 +1,88 @@
+"""Torch's key-value store, by which the nodes of a run find one another: node 0 serves it, all connect to it."""
+
+import errno
+import socket
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from mnrl_job.errors import Hang, SettingsError
+from mnrl_job.runtime.logs import log
+
+PAUSE_SECONDS = 0.5
+CONNECT_SECONDS = 5.0
+# For the attempt before to leave the port: as long as the manifests give it to end.
+PORT_SECONDS = 120.0
+
+
+def serve(port: int, timeout: float, check: Callable[[], None]) -> dist.TCPStore:
+    """Serve the store at all addresses of this machine.
+
+    Args:
+        port: its number.
+        timeout: of its requests, in seconds.
+        check: called while the port is still taken, as by the attempt before, which is ending.
+
+    Raises:
+        Hang: the port stays taken.
+        SettingsError: this user may not listen there.
+    """
+    deadline = time.monotonic() + PORT_SECONDS
+    while True:
+        try:
+            listener = _listen(port)
+            break
+        except OSError as error:
+            message = f"MNRL_MASTER_ADDR: node 0 cannot listen on port {port}: {error}"
+            if error.errno != errno.EADDRINUSE:
+                raise SettingsError(f"{message}; name another port") from error
+            if time.monotonic() > deadline:
+                raise Hang(f"{message}; start again once whoever holds it has ended, or name another port") from error
+        check()
+        time.sleep(PAUSE_SECONDS)
+    return dist.TCPStore(
+        "localhost",
+        port,
+        is_master=True,
+        wait_for_workers=False,
+        timeout=timedelta(seconds=timeout),
+        master_listen_fd=listener.detach(),
+    )
+
+
+def connect(address: tuple[str, int], timeout: float, join_timeout: float, check: Callable[[], None]) -> dist.TCPStore:
+    """Connect to the store of node 0, which may be yet to come.
+
+    Args:
+        address: its host and port.
+        timeout: of requests, in seconds.
+        join_timeout: how long to wait for node 0, in seconds.
+        check: called while waiting.
+
+    Raises:
+        Hang: node 0 cannot be reached.
+    """
+    host, port = address
+    deadline = time.monotonic() + join_timeout
+    is_logged = False
+    while True:
+        try:
+            socket.create_connection(address, CONNECT_SECONDS).close()
+            return dist.TCPStore(host, port, wait_for_workers=False, timeout=timedelta(seconds=timeout))
+        except (OSError, RuntimeError) as error:  # torch's errors are RuntimeErrors
+            if time.monotonic() > deadline:
+                where = f"{host}:{port} within {join_timeout:g} s (MNRL_JOIN_TIMEOUT)"
+                raise Hang(f"node 0 cannot be reached at {where}: {error}; start all nodes again") from error
+            if not is_logged:
+                log(f"waiting for node 0 at {host}:{port}: {error}")
+                is_logged = True
+        check()
+        time.sleep(PAUSE_SECONDS)
+
+
+def _listen(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    return socket.create_server(("", port))
