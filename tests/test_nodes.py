@@ -150,6 +150,20 @@ def test_what_one_node_lacks_is_its_own_code_and_72_elsewhere(scene, pair):
 
 
 @pytest.mark.slow
+def test_a_node_that_waits_for_others_shows_that_it_does_and_can_be_stopped_free_of_charge(scene, pair):
+    work = scene.folder / "waiting-work"
+    told = work / "progress.json"
+    own = {"MNRL_HANG_TIMEOUT": "20s", "MNRL_WORK_DIR": str(work)}
+    node = start_node(scene, pair[0], "waiting", 0, **own)
+    until(scene, "waiting", [node], lambda: told.exists() and json.loads(told.read_text())["phase"] == "join")
+    joined_at = told.read_text()
+    time.sleep(21)
+    assert json.loads(told.read_text())["updated_at"] > json.loads(joined_at)["updated_at"]
+    node.send_signal(signal.SIGTERM)
+    assert codes(scene, "waiting", [node]) == [75], said(scene, "waiting")
+
+
+@pytest.mark.slow
 def test_an_elastic_run_goes_on_while_nodes_are_lost_cut_off_stopped_and_join(scene, four):
     nodes = {rank: start_node(scene, four[rank], "elastic", rank, **ELASTIC) for rank in (0, 1, 2)}
     until_a_checkpoint(scene, "elastic", nodes.values())

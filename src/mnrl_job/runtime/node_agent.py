@@ -36,7 +36,7 @@ from mnrl_job.runtime.logs import log, warn
 from mnrl_job.runtime.nodes import Nodes, interface_to
 from mnrl_job.runtime.outcomes import OUTCOME, cause
 from mnrl_job.runtime.stopping import give_way, uninterrupted
-from mnrl_job.runtime.watch import Care
+from mnrl_job.runtime.watch import JOIN, Care
 from mnrl_job.settings import Settings
 
 POLL_SECONDS = 0.05
@@ -223,7 +223,9 @@ class NodeAgent:
         self._order(Order(fingerprint=own))
         while not (status := self._status()).has_trained:
             self.check()
-            self._care.follow(heartbeat.last_beat(self._task.heartbeats[0]))
+            # It may wait long for others, and must not look as if it stood still.
+            has_joined = status.question > 0
+            self._care.follow(heartbeat.last_beat(self._task.heartbeats[0]) if has_joined else {"doing": JOIN})
             if status.question > self._answered:
                 this_round = resume(task, status.checkpoint)
                 write_record(task.scratch / TASK, this_round)

@@ -12,7 +12,7 @@ from mnrl_job.runtime import dates
 from mnrl_job.runtime.kubeflow import Reporter
 from mnrl_job.runtime.logs import SECONDS_BETWEEN_LINES, log, warn
 from mnrl_job.runtime.stopping import give_way
-from mnrl_job.runtime.watch import EXPORT, LOAD, PATIENCE_AT_FIRST, START
+from mnrl_job.runtime.watch import EXPORT, JOIN, LOAD, PATIENCE_AT_FIRST, START
 
 SECONDS_BETWEEN_WRITES = 1.0
 # Only a run that is published is done.
@@ -20,7 +20,7 @@ MOST_PERCENT_BEFORE_THE_END = 99
 # For all that is neither a step, nor saving, nor uploading: noticing the request, ending the processes.
 LEAVING_SECONDS = 3.0
 # Of these it is told only when they begin.
-SILENT = ("starting", "fetch", "prepare", START, LOAD, "verify", EXPORT, "publish", "done")
+SILENT = ("starting", "fetch", "prepare", JOIN, START, LOAD, "verify", EXPORT, "publish", "done")
 
 
 class Status:
@@ -48,7 +48,8 @@ class Status:
         self._hang = hang_seconds
         self._warned = False
         self._written = 0.0
-        self._began = self._logged = time.monotonic()
+        self._began = self._logged = self._entered = time.monotonic()
+        self._waited = 0.0
         self._kubeflow = Reporter.from_environment() if reports else None
         self._tell()
 
@@ -59,7 +60,8 @@ class Status:
 
     def enter(self, phase: str) -> None:
         """The story goes on with another step."""
-        self.phase, self._written = phase, 0.0
+        self._waited = self._seconds_waited()
+        self.phase, self._entered, self._written = phase, time.monotonic(), 0.0
         self._tell()
 
     def follow(self, beat: dict[str, Any]) -> None:
@@ -85,8 +87,12 @@ class Status:
 
     @property
     def got_nowhere(self) -> bool:
-        """Whether this attempt took longer than a run may stand still, and kept nothing for the next to go on from."""
-        return "checkpoint_step" not in self._facts and time.monotonic() - self._began > self._hang
+        """Whether this attempt took longer than a run may stand still, and kept nothing for the next to go on from.
+
+        Waiting for other nodes to join does not count: that is no work, which the next attempt would do again.
+        """
+        seconds = time.monotonic() - self._began - self._seconds_waited()
+        return "checkpoint_step" not in self._facts and seconds > self._hang
 
     def kept(self, step: int, seconds: float) -> None:
         """A checkpoint is at the run's place; sending it took so long. Warns where a stop would take too long."""
@@ -124,6 +130,9 @@ class Status:
         patience = self._hang * (PATIENCE_AT_FIRST if self.phase in SILENT else 1)
         told = {"phase": self.phase, "percent": percent, "patience_seconds": patience}
         return self._run | told | facts | {"updated_at": dates.now()}
+
+    def _seconds_waited(self) -> float:
+        return self._waited + (time.monotonic() - self._entered if self.phase == JOIN else 0.0)
 
     def _tell(self) -> None:
         self._written = time.monotonic()

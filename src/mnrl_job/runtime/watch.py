@@ -15,6 +15,8 @@ LONGEST_PAUSE_SECONDS = 2.0
 # Time for workers to print where they stand.
 PRINTING_SECONDS = 1.0
 START, LOAD, EXPORT = "start", "load", "export"
+# For the other nodes, which takes as long as they take.
+JOIN = "join"
 # Importing, loading and exporting make no sign of life, and a model may first have to be downloaded.
 PATIENCE_AT_FIRST = 10
 
