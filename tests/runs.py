@@ -106,8 +106,11 @@ def copy_with_dropout(model: Path, folder: Path) -> None:
 
 
 def workers_of(process: Running, role: str) -> list[psutil.Process]:
-    """The worker processes of a run that do some role, in the order of their ranks."""
-    found = psutil.Process(process.pid).children()
+    """The worker processes of a run that do some role, in the order of their ranks.
+
+    On several nodes they are children of the agent, else of the supervisor.
+    """
+    found = psutil.Process(process.pid).children(recursive=True)
     return sorted((one for one in found if role == one.name() or role in one.cmdline()), key=lambda one: one.pid)
 
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests import hosts
-from tests.runs import make_scene
+from tests.runs import make_scene, workers_of
 
 SECONDS = 240
 SETTINGS = {"MNRL_EPOCHS": "60", "MNRL_CHECKPOINT_EVERY": "30"}
@@ -147,6 +147,13 @@ def test_what_one_node_lacks_is_its_own_code_and_72_elsewhere(scene, pair):
     assert "nowhere.jsonl" in last_line(scene, "lacking", 0)
     failure = json.loads((scene.place("lacking") / "failure.json").read_text())
     assert (failure["exit_code"], failure["class"], failure["retry_helps"]) == (72, "peer_failed", True)
+
+
+def test_a_node_that_is_stopped_while_it_starts_says_so(scene, pair):
+    node = start_node(scene, pair[1], "early", 1)
+    until(scene, "early", [node], lambda: workers_of(node, "mnrl_job.start_agent"))
+    node.send_signal(signal.SIGTERM)
+    assert codes(scene, "early", [node]) == [75], said(scene, "early")
 
 
 @pytest.mark.slow

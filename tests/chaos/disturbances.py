@@ -16,7 +16,7 @@ import psutil
 from tests.chaos.places import Place
 from tests.hosts import Host
 from tests.program import Running
-from tests.runs import Scene, workers_of
+from tests.runs import Scene, orphans, workers_of
 from tests.servers.proxy import Fault, proxied
 from tests.servers.s3 import BUCKET
 
@@ -289,3 +289,19 @@ ON_TWO_HOSTS: dict[Disturbance, set[int]] = {
     node_loses_a_worker: {70, HANG},
 }
 EXPECTED = ON_ONE_MACHINE | ON_A_SERVER | ON_TWO_HOSTS
+
+
+def wait_for_none_left(scene: Scene) -> None:
+    """The kernel ends the workers of a killed supervisor soon."""
+    deadline = time.monotonic() + 10
+    while left := orphans(scene):
+        assert time.monotonic() < deadline, [one.cmdline() for one in left]
+        time.sleep(0.1)
+
+
+def assert_nothing_is_left(place: Place, run: str, work: Sequence[Path]) -> None:
+    """Beside a published run, and in the work folders of its attempts."""
+    assert [name for name in place.names(run) if name.startswith(("checkpoints", ".claims", "failure"))] == []
+    assert place.uploads() == []
+    for folder in work:
+        assert [path.name for path in folder.iterdir() if path.name != "progress.json"] == []

@@ -16,9 +16,18 @@ import pytest
 
 from tests import hosts
 from tests.chaos.attempts import SEED, sha256, tell
-from tests.chaos.disturbances import EXPECTED, ON_A_SERVER, ON_ONE_MACHINE, ON_TWO_HOSTS, Disturbance, Round
+from tests.chaos.disturbances import (
+    EXPECTED,
+    ON_A_SERVER,
+    ON_ONE_MACHINE,
+    ON_TWO_HOSTS,
+    Disturbance,
+    Round,
+    assert_nothing_is_left,
+    wait_for_none_left,
+)
 from tests.chaos.places import Place, opened
-from tests.runs import Scene, make_scene, orphans
+from tests.runs import Scene, make_scene
 
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS") or 50)
 MOST_FAULTS = 3
@@ -64,7 +73,7 @@ def test_a_run_that_is_disturbed_ends_like_one_that_was_left_alone(
                     break
             assert one.end("left alone", one.start()) == [0]
             assert weights(place, one.name) == expected[processes], "other weights than undisturbed"
-            assert_nothing_is_left(one)
+            assert_nothing_is_left(place, one.name, [one.work])
         except BaseException as error:
             error.add_note(f"round {number} ({place.kind}, {processes} processes): {one.told}, seed {SEED}")
             error.add_note(scene.log(one.name)[-3000:])
@@ -96,18 +105,3 @@ def possible(one: Round, processes: str) -> list[Disturbance]:
         return [*ON_ONE_MACHINE, *ON_A_SERVER]
     # Few runs can have hosts of their own; those that can mostly do.
     return [*ON_ONE_MACHINE, *(list(ON_TWO_HOSTS) * 4 if one.pair and processes == "2" else ())]
-
-
-def wait_for_none_left(scene: Scene) -> None:
-    """The kernel ends the workers of a killed supervisor soon."""
-    deadline = time.monotonic() + 10
-    while left := orphans(scene):
-        assert time.monotonic() < deadline, [one.cmdline() for one in left]
-        time.sleep(0.1)
-
-
-def assert_nothing_is_left(one: Round) -> None:
-    names = one.place.names(one.name)
-    assert [name for name in names if name.startswith(("checkpoints", ".claims", "failure"))] == []
-    assert one.place.uploads() == []
-    assert [path.name for path in one.work.iterdir() if path.name != "progress.json"] == []

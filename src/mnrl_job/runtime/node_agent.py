@@ -5,6 +5,7 @@ The agent is a torch process (`mnrl_job.agent`). Orders go to its standard input
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -259,6 +260,8 @@ class NodeAgent:
         try:
             self.process.wait(FAREWELL_SECONDS + self._task.node_timeout)
         except subprocess.TimeoutExpired:
+            return failure
+        if self.process.returncode == -signal.SIGTERM:  # it had only begun, and knew of nothing
             return failure
         told = self._cause()
         return failure if told.kind == failure.kind else told
