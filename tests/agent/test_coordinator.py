@@ -26,11 +26,12 @@ TIMEOUTS = GroupTimeouts(node=30, join=1800, hang=600, last_call=5)
 
 @dataclass
 class Group:
-    """Nodes that each report once a second."""
+    """Nodes that each report once a second. What one that vanished said last stays in the store, and is read again."""
 
     nodes: Nodes
     now: float = 0.0
     reports: dict[int, NodeReport] = field(default_factory=dict)
+    vanished: dict[int, NodeReport] = field(default_factory=dict)
 
     def __post_init__(self):
         self.coordinator = Coordinator(self.nodes, "host", TIMEOUTS, 0.0)
@@ -41,6 +42,7 @@ class Group:
 
     def join(self, *ranks, ready=True, **own):
         for rank in ranks:
+            self.vanished.pop(rank, None)
             waits = {"fingerprint": FINGERPRINT, "is_waiting": True} if ready else {}
             report = NodeReport(rank, f"life-{rank}", host_incarnation="host", nodes=str(self.nodes))
             self.reports[rank] = replace(report, **waits | own)
@@ -49,7 +51,7 @@ class Group:
         self.reports[rank] = replace(self.reports[rank], **changes)
 
     def vanish(self, rank):
-        del self.reports[rank]
+        self.vanished[rank] = self.reports.pop(rank)
 
     def after(self, seconds):
         """Let time pass, with agents that begin each round and end workers as they are told."""
@@ -58,7 +60,8 @@ class Group:
             self.now += 1
             for rank, report in self.reports.items():
                 self.reports[rank] = replace(self._followed(report), sequence=report.sequence + 1)
-                self.coordinator.hear(self.reports[rank], self.now)
+            for report in (*self.reports.values(), *self.vanished.values()):
+                self.coordinator.hear(report, self.now)
             self.coordinator.decide(self.now)
             if members := self.coordinator.ready_members(self.now):
                 self.coordinator.begin_round(members, None)
@@ -224,6 +227,13 @@ def test_an_elastic_run_goes_on_without_a_lost_node_and_again_with_it():
     group.join(1, incarnation="next-life")
     state = group.after(10)
     assert (state.round, state.members) == (3, (0, 1, 2))
+
+
+def test_a_node_that_is_lost_while_it_waits_is_not_taken_along():
+    group = elastic(0, 1, 2)
+    group.after(4)
+    group.vanish(2)
+    assert group.after(50).members == (0, 1)
 
 
 def test_a_node_that_is_stopped_leaves_an_elastic_run_that_goes_on():

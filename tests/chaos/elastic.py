@@ -18,13 +18,13 @@ ON_TWO_OR_THREE = {
     "MNRL_NUM_NODES": "2:3",
     "MNRL_MASTER_ADDR": "node-0:29700",
     "MNRL_NODE_TIMEOUT": "3s",
-    "MNRL_JOIN_TIMEOUT": "60s",
+    "MNRL_JOIN_TIMEOUT": "25s",
     "MNRL_HANG_TIMEOUT": "30s",
 }
 PEER_FAILED = 72
 DOCUMENTED = {0, HANG, PEER_FAILED, PREEMPTED}
-# Long enough to meet a node while it starts, while it trains with two, with three, and while the run is published.
-LONGEST_CALM_SECONDS = 15
+# Nodes start within that, and a few checkpoints are made.
+LONGEST_CALM_SECONDS = 8
 PATIENCE_SECONDS = 240
 PAUSE_SECONDS = 0.05
 
@@ -60,10 +60,17 @@ class ElasticJob:
         """Start all nodes."""
         self.nodes = [self._start(rank) for rank in range(len(self.hosts))]
 
-    def tend(self, seconds: float) -> None:
-        """Start nodes that fail again, for so long, or until all have ended well."""
+    def tend_until_some_moment(self) -> None:
+        """Half of them while it trains, the others at any time."""
+        if self.rng.random() < 0.5:
+            before = self.checkpoints()
+            self.tend(PATIENCE_SECONDS, lambda: bool(self.checkpoints() - before))
+        self.tend(self.rng.uniform(0, LONGEST_CALM_SECONDS))
+
+    def tend(self, seconds: float, is_enough: Callable[[], bool] = lambda: False) -> None:
+        """Start nodes that fail again, for so long, or until that is enough or all have ended well."""
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and not self.is_done():
+        while time.monotonic() < deadline and not self.is_done() and not is_enough():
             for rank, node in enumerate(self.nodes):
                 if node.poll():
                     self._note_end(rank, node.wait())
@@ -75,6 +82,9 @@ class ElasticJob:
 
     def is_published(self) -> bool:
         return (self.place.root / self.name / "_SUCCESS").exists()
+
+    def checkpoints(self) -> set[str]:
+        return {path.parent.name for path in (self.place.root / self.name).glob("checkpoints/*/manifest.json")}
 
     def say(self, what: str) -> None:
         self.told.append(f"{time.monotonic():.1f} {what}")

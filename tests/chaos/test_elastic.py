@@ -18,7 +18,7 @@ import pytest
 from tests import hosts
 from tests.chaos.attempts import SEED, tell
 from tests.chaos.disturbances import assert_nothing_is_left, wait_for_none_left
-from tests.chaos.elastic import INCIDENTS, LONGEST_CALM_SECONDS, PATIENCE_SECONDS, SETTINGS, ElasticJob
+from tests.chaos.elastic import INCIDENTS, PATIENCE_SECONDS, SETTINGS, ElasticJob
 from tests.chaos.places import Place, opened
 from tests.runs import Scene, make_scene
 
@@ -70,7 +70,7 @@ def play(job: ElasticJob) -> None:
     """Let incidents happen to a run, then leave it alone until it is published and all nodes have ended well."""
     job.start()
     for _ in range(job.rng.randint(1, MOST_INCIDENTS)):
-        job.tend(job.rng.uniform(0, LONGEST_CALM_SECONDS))
+        job.tend_until_some_moment()
         incident = job.rng.choice(INCIDENTS)
         incident(job)
         job.ends[incident.__name__.replace("_", " ")] += 1

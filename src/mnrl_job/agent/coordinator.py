@@ -40,6 +40,7 @@ class Coordinator:
         self._timeouts = timeouts
         self._heard: dict[int, _Heard] = {}
         self._former: set[str] = set()
+        self._sequences: dict[str, int] = {}
         self._enough_at = now
         self._candidates: tuple[int, ...] = ()
         self._candidates_at = now
@@ -51,11 +52,12 @@ class Coordinator:
         last = self._heard.get(node)
         if not 0 <= node < self._nodes.max_nodes or report.incarnation in self._former:
             return
+        if report.sequence <= self._sequences.get(report.incarnation, -1):
+            return  # it stays in the store, also where its node is lost
+        self._sequences[report.incarnation] = report.sequence
         if last and last.report.incarnation != report.incarnation:
             self._former.add(last.report.incarnation)
             self._lose(node, "it started again", was_needed=node in self.state.members)
-        elif last and report.sequence <= last.report.sequence:
-            return
         self.state = replace(self.state, heard=self.state.heard | {node: report.incarnation})
         if report.host_incarnation == self.state.incarnation:
             self._heard[node] = _Heard(report, now)
