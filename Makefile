@@ -39,7 +39,7 @@ test-all: install-dev install-export ## Run the rest: the same behaviour in more
 manifests: install-dev ## Render k8s/, check it against Kubernetes' and the CRDs' schemas and our rules, and play it (minutes).
 	@$(BIN)/pytest tests/kubernetes -m "manifests or not manifests" --timeout 1200 $(ARGS)
 
-chaos: install-dev ## Kill, race, freeze and starve fetchers, publishers and whole runs (about 40 minutes).
+chaos: install-dev ## Kill, race, freeze and starve fetchers, publishers and whole runs (about an hour).
 	@$(BIN)/pytest -m chaos --timeout 3600 -s $(ARGS)
 
 bench: install-dev $(VENV)/.aws/.installed ## Time storage (about 10 minutes) and, given DATA=folder STOCK=script, training (hours).

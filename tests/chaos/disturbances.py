@@ -268,7 +268,7 @@ def node_loses_a_worker(one: Round) -> list[int]:
     return one.disturb_nodes("node loses a worker", lambda nodes: kill(one.rng.choice(nodes)))
 
 
-KILLED, PREEMPTED, HANG = -signal.SIGKILL, 75, 71
+KILLED, PREEMPTED, HANG, PEER_FAILED = -signal.SIGKILL, 75, 71, 72
 # Each with the exit codes that tell the truth about it; 0 where the run was past what it could harm.
 ON_ONE_MACHINE: dict[Disturbance, set[int]] = {
     stopped: {PREEMPTED},
@@ -286,7 +286,7 @@ ON_TWO_HOSTS: dict[Disturbance, set[int]] = {
     cable_pulled: {HANG},
     node_stopped: {PREEMPTED, HANG},
     node_killed: {KILLED, HANG},
-    node_loses_a_worker: {70, HANG},
+    node_loses_a_worker: {70, PEER_FAILED, HANG},
 }
 EXPECTED = ON_ONE_MACHINE | ON_A_SERVER | ON_TWO_HOSTS
 

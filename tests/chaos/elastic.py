@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.chaos.disturbances import HANG, KILLED, PREEMPTED, Attempt
+from tests.chaos.disturbances import HANG, KILLED, PEER_FAILED, PREEMPTED, Attempt
 from tests.chaos.places import Place
 from tests.hosts import Host
 from tests.runs import Scene
@@ -21,7 +21,6 @@ ON_TWO_OR_THREE = {
     "MNRL_JOIN_TIMEOUT": "25s",
     "MNRL_HANG_TIMEOUT": "30s",
 }
-PEER_FAILED = 72
 DOCUMENTED = {0, HANG, PEER_FAILED, PREEMPTED}
 # Nodes start within that, and a few checkpoints are made.
 LONGEST_CALM_SECONDS = 8
