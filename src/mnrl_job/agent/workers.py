@@ -10,11 +10,13 @@ from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElas
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
 from torch.distributed.elastic.rendezvous import RendezvousHandler
 
+from mnrl_job.agent.messages import describe
 from mnrl_job.agent.node_group import NodeGroup
-from mnrl_job.errors import JobError, Preempted
+from mnrl_job.errors import JobError, Preempted, first_line
 from mnrl_job.json_text import dumps
 from mnrl_job.runtime.lifeline import SUPERVISOR
 from mnrl_job.runtime.local_rank import IDENTITIES, ROUND
+from mnrl_job.runtime.logs import warn
 from mnrl_job.runtime.machine import oom_kills
 from mnrl_job.runtime.node_agent import AgentTask
 from mnrl_job.runtime.outcomes import cause
@@ -82,9 +84,12 @@ class WorkerAgent(LocalElasticAgent):
         """Node 0 says when the run is published."""
 
     def failure_after(self, error: SignalException) -> JobError:
-        """What the workers made of a request to stop."""
+        """What the workers made of a request to stop; that a connection broke meanwhile is no reason to fail."""
         if any(self._task.outcomes.glob("rank-*.json")):
-            return cause(self._task.outcomes, self._codes())
+            failure = cause(self._task.outcomes, self._codes())
+            if describe(self._group.nodes.rank, failure).is_explained:
+                return failure
+            warn(f"asked to stop, the workers ended with {first_line(failure)}")
         return Preempted(f"stopped on request ({error.sigval.name}); nothing was published, start the job again")
 
     def _end_for(self, error: JobError) -> None:

@@ -1,0 +1,39 @@
+"""What the failures of a node's workers mean to the node."""
+
+import signal
+from types import SimpleNamespace
+
+import pytest
+from torch.distributed.elastic.multiprocessing import SignalException
+
+from mnrl_job.agent.workers import WorkerAgent
+from mnrl_job.errors import InternalError, MemoryLimit, Preempted
+from mnrl_job.records import write_record
+from mnrl_job.runtime.node_agent import AgentTask
+from mnrl_job.runtime.nodes import Nodes
+from mnrl_job.runtime.outcomes import Outcome
+
+NODES = Nodes(2, 3, 2, "node-0")
+
+
+@pytest.fixture
+def agent(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.environ", {})  # it sets variables for its workers
+    task = AgentTask(NODES, "run", tmp_path, ("worker",), ({},), 3.0, 60.0, 600.0, 20.0, "text")
+    task.outcomes.mkdir()
+    return WorkerAgent(task, SimpleNamespace(nodes=NODES), SimpleNamespace())
+
+
+@pytest.mark.parametrize(
+    ("kind", "trace", "meaning"),
+    [
+        (InternalError.kind, "a traceback: connection reset by peer", Preempted),
+        (MemoryLimit.kind, "", MemoryLimit),
+        (Preempted.kind, "", Preempted),
+    ],
+)
+def test_a_connection_that_breaks_while_a_node_is_stopped_is_no_failure_of_its_own(
+    tmp_path, agent, kind, trace, meaning
+):
+    write_record(tmp_path / "workers" / "rank-0.json", Outcome(kind, "what the worker said", trace, at=1.0))
+    assert type(agent.failure_after(SignalException("stop", signal.SIGTERM))) is meaning
