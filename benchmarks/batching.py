@@ -146,7 +146,7 @@ def run(
 def difference(before: Path, after: Path) -> dict[str, Any]:
     """The gain in nDCG@10 of one model over another, with its 95 % paired-bootstrap interval over the queries."""
     one = compare("eval", read_results(before), read_results(after), 0)
-    low, high = one.confidence["ndcg@10"]
+    low, high = one.confidence_interval["ndcg@10"]
     return {"ndcg@10": round(one.delta["ndcg@10"], 4), "low": round(low, 4), "high": round(high, 4)}
 
 

@@ -47,15 +47,20 @@ def memory(check: Check) -> Iterator[Facts]:
     recipe = Recipe(check, "tiny" if check.quick else "22M", rows, steps=4)
     free = train_ours(recipe)
     peak = peak_bytes(check.device)
-    yield {"capped": False, "losses": free.losses, "recomputed": free.recomputed, "peak_bytes": peak}
+    yield {
+        "capped": False,
+        "losses": free.losses,
+        "activation_recompute": free.activation_recompute,
+        "peak_bytes": peak,
+    }
     with run_out_of_memory(check.device, int(CAPPED_SHARE * peak)):
         capped = train_ours(recipe)
     apart = max(abs(one - other) for one, other in zip(free.losses, capped.losses, strict=True))
     yield {
-        "ok": capped.recomputed and apart < MOST_APART,
+        "ok": capped.activation_recompute and apart < MOST_APART,
         "capped": True,
         "losses": capped.losses,
-        "recomputed": capped.recomputed,
+        "activation_recompute": capped.activation_recompute,
         "kept_tokens": capped.kept_tokens,
         "peak_bytes": peak_bytes(check.device),
         "losses_apart": apart,
@@ -72,8 +77,8 @@ def resume(check: Check) -> Iterator[Facts]:
     rows = pairs(batch * steps, tokenizer())
     beir = write_beir(check.folder / "resume", rows[:100], 20)
     settings = {"TRAIN_DATA": write_pairs(check.folder / "resume.jsonl", rows), "EVAL_DATA": f"eval={beir / 'eval'}"}
-    settings |= {"BASE_MODEL": model, "OUTPUT": check.folder / "runs", "BATCH_SIZE": batch, "LEAKAGE": "keep"}
-    settings |= {"CHECKPOINT_EVERY": steps // 10, "PRECISION": "fp32" if check.device == "cpu" else "bf16"}
+    settings |= {"BASE_MODEL": model, "OUTPUT": check.folder / "runs", "BATCH_SIZE": batch, "LEAKAGE_POLICY": "keep"}
+    settings |= {"CHECKPOINT_INTERVAL": steps // 10, "PRECISION": "fp32" if check.device == "cpu" else "bf16"}
     whole = start(check, settings, "whole").wait()
     process = start(check, settings, "stopped")
     while process.poll() is None and not list((check.folder / "runs" / "stopped").glob("checkpoints/*/manifest.json")):
@@ -122,7 +127,7 @@ def large(check: Check) -> Iterator[Facts]:
 
     batch = 64 if check.quick else 8_192
     contest = made_up_contest(check, 2 * batch, 8)
-    yield {"batch": batch} | ours(contest, batch_size=batch, max_steps=2, leakage="keep")
+    yield {"batch": batch} | ours(contest, batch_size=batch, max_steps=2, leakage_policy="keep")
 
 
 def made_up_contest(check: Check, rows: int, queries: int) -> Any:

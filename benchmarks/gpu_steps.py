@@ -57,7 +57,7 @@ class Recipe:
 @dataclass(frozen=True)
 class Trained:
     losses: list[float]
-    recomputed: bool
+    activation_recompute: bool
     kept_tokens: float
 
 
@@ -88,7 +88,7 @@ def train_ours(recipe: Recipe, timer: "Timer | None" = None) -> Trained:
     trainer.train()
     losses = [json.loads(line)["loss"] for line in (folder / "training_log.jsonl").open()]
     kept = trainer.global_loss.kept_tokens
-    return Trained(losses, recomputed=kept != float("inf"), kept_tokens=kept)
+    return Trained(losses, activation_recompute=kept != float("inf"), kept_tokens=kept)
 
 
 @contextmanager
@@ -178,7 +178,7 @@ def count_events(names: Iterator[str]) -> Facts:
 def ours(recipe: Recipe) -> Facts:
     timer = Timer(recipe)
     trained = train_ours(recipe, timer)
-    return timer.facts | {"recomputed": trained.recomputed, "last_loss": trained.losses[-1]}
+    return timer.facts | {"activation_recompute": trained.activation_recompute, "last_loss": trained.losses[-1]}
 
 
 def stock(recipe: Recipe, bf16: bool) -> Facts:

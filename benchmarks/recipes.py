@@ -41,7 +41,7 @@ from mnrl_job.training.trainer import train
 
 RECIPES: dict[str, dict[str, Any]] = {
     "mnrl": {},
-    "hard negatives: 1": {"hard_negatives": 1},
+    "hard negatives: 1": {"num_hard_negatives": 1},
     "symmetric": {"loss": "symmetric"},
     "gte": {"loss": "gte"},
     "guided by the base model": {"loss": "guided"},
@@ -110,7 +110,7 @@ def run(
         "steps": trained.steps,
         "masked_per_anchor": round(trained.masked_per_anchor, 3),
         "seconds": round(trained.seconds, 1),
-        "mining_seconds": round(sum(one["seconds"] for one in trained.minings), 1),
+        "mining_seconds": round(sum(one["seconds"] for one in trained.hard_negative_mining), 1),
         "cpu_seconds": round(spent, 1),
     }
     return facts, place / "after.jsonl"

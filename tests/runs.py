@@ -24,8 +24,8 @@ SETTINGS = {
     "MNRL_OUTPUT": "out",
     "MNRL_BATCH_SIZE": "8",
     "MNRL_EPOCHS": str(STEPS // 3),
-    "MNRL_CHECKPOINT_EVERY": "20",
-    "MNRL_LEAKAGE": "keep",
+    "MNRL_CHECKPOINT_INTERVAL": "20",
+    "MNRL_LEAKAGE_POLICY": "keep",
     "MNRL_PRECISION": "fp32",
 }
 PATIENCE_SECONDS = 240

@@ -51,7 +51,9 @@ def test_lists_triplets_and_beir_folders_are_trained_on_together_by_weight(mnrl_
     judged = "".join(f"q{i}\td{i}\t{1 if i else 0}\n" for i in range(8))
     (beir / "qrels" / "train.tsv").write_text(f"query-id\tcorpus-id\tscore\n{judged}", encoding="utf-8")
     sources = "lists:4=lists.jsonl,triplets:2=triplets.jsonl,beir:1=beir"
-    ended = mnrl_job("train", **good | {"MNRL_TRAIN_DATA": sources, "MNRL_BATCH_SIZE": "4", "MNRL_LEAKAGE": "keep"})
+    ended = mnrl_job(
+        "train", **good | {"MNRL_TRAIN_DATA": sources, "MNRL_BATCH_SIZE": "4", "MNRL_LEAKAGE_POLICY": "keep"}
+    )
     assert ended.code == 0, ended.stderr
     metrics, audit = run_of(tmp_path)
     assert [one["rows"] for one in audit["sources"]] == [16, 8, 7]

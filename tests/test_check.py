@@ -31,10 +31,10 @@ def test_all_that_train_needs_is_checked_and_nothing_is_left_behind(mnrl_job, mo
     environment = good | moto.environment | {"MNRL_OUTPUT": f"s3://{BUCKET}/check-runs"}
     environment |= {
         "MNRL_EPOCHS": "50",
-        "MNRL_EVAL_EVERY": "20",
-        "MNRL_HARD_NEGATIVES": "1",
-        "MNRL_MINE_EVERY": "epoch",
-        "MNRL_TRACK": "tensorboard",
+        "MNRL_EVAL_INTERVAL": "20",
+        "MNRL_NUM_HARD_NEGATIVES": "1",
+        "MNRL_MINING_INTERVAL": "epoch",
+        "MNRL_REPORT_TO": "tensorboard",
         "MNRL_EXPORT": "onnx,int8",
     }
     ended = mnrl_job("check", **environment)

@@ -76,7 +76,7 @@ def test_a_killed_supervisor_takes_its_workers_along(scene):
 
 
 def test_a_loss_that_is_no_number_names_the_step_and_its_rows_from_two_workers(scene):
-    diverging = {"MNRL_LEARNING_RATE": "1", "MNRL_WEIGHT_DECAY": "1e30", "MNRL_WARMUP": "0"}
+    diverging = {"MNRL_LEARNING_RATE": "1", "MNRL_WEIGHT_DECAY": "1e30", "MNRL_WARMUP_RATIO": "0"}
     assert scene.run("nan", **diverging, MNRL_NUM_PROCESSES="2") == 81, scene.log("nan")[-3000:]
     failure = scene.failure("nan")
     assert failure["class"] == "diverged"
@@ -240,7 +240,9 @@ def test_progress_is_told_and_it_is_done_only_at_the_end(watched):
     assert all(one["percent"] < 100 for one in seen if one["phase"] != "done")
     assert (seen[-1]["phase"], seen[-1]["percent"], seen[-1]["step"]) == ("done", 100, 300)
     training = [one for one in seen if one["phase"] == "train" and "loss" in one]
-    assert {"of", "eta_seconds", "loss", "pairs_per_second", "gpu_memory_bytes", "updated_at"} <= set(training[0])
+    assert {"total_steps", "eta_seconds", "loss", "pairs_per_second", "gpu_memory_bytes", "updated_at"} <= set(
+        training[0]
+    )
     assert {token for token, _ in watched.reports} == {"Bearer secret"}
     statuses = [status for _, status in watched.reports]
     assert statuses[-1]["progressPercentage"] == 100

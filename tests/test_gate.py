@@ -11,7 +11,7 @@ from tests.examples import read_metrics, write_evalset
 
 
 def test_a_run_below_the_gate_is_kept_and_passes_once_the_gate_is_lowered(mnrl_job, good, tmp_path):
-    checkpoints = {"MNRL_CHECKPOINT_EVERY": "1", "MNRL_EPOCHS": "3"}
+    checkpoints = {"MNRL_CHECKPOINT_INTERVAL": "1", "MNRL_EPOCHS": "3"}
     ended = mnrl_job("train", **good, **checkpoints, MNRL_MIN_GAIN="0.9")
     run = tmp_path / "out" / "r"
     assert ended.code == 80, ended.stderr
@@ -41,7 +41,12 @@ def test_a_run_below_the_gate_is_kept_and_passes_once_the_gate_is_lowered(mnrl_j
 
 
 def test_a_run_whose_embeddings_collapsed_is_no_success_also_when_it_is_gone_on_with(mnrl_job, good, tmp_path):
-    more = {"MNRL_LEARNING_RATE": "1", "MNRL_EPOCHS": "16", "MNRL_CHECKPOINT_EVERY": "3", "MNRL_LEAKAGE": "keep"}
+    more = {
+        "MNRL_LEARNING_RATE": "1",
+        "MNRL_EPOCHS": "16",
+        "MNRL_CHECKPOINT_INTERVAL": "3",
+        "MNRL_LEAKAGE_POLICY": "keep",
+    }
     run = tmp_path / "out" / "r"
     for _ in range(2):  # the second goes on from a checkpoint, with the log up to then
         ended = mnrl_job("train", **good, **more)
@@ -60,18 +65,18 @@ def test_a_run_whose_embeddings_collapsed_is_no_success_also_when_it_is_gone_on_
     ("settings", "facts"),
     [
         ({"MNRL_GUARD_EVALS": "general"}, "MNRL_GUARD_EVALS=general: .* faq"),
-        ({"MNRL_METRICS_AT": "1,5"}, "MNRL_PRIMARY_METRIC='ndcg@10' .*MNRL_METRICS_AT has 1,5"),
-        ({"MNRL_METRICS_AT": "0,5"}, "MNRL_METRICS_AT='0,5' .* 1 to 10000"),
+        ({"MNRL_METRIC_CUTOFFS": "1,5"}, "MNRL_PRIMARY_METRIC='ndcg@10' .*MNRL_METRIC_CUTOFFS has 1,5"),
+        ({"MNRL_METRIC_CUTOFFS": "0,5"}, "MNRL_METRIC_CUTOFFS='0,5' .* 1 to 10000"),
         (
-            {"MNRL_EVAL_DATA": "", "MNRL_EVAL_HOLDOUT": "0", "MNRL_MIN_GAIN": "0"},
-            "MNRL_MIN_GAIN, .*MNRL_EVAL_DATA.*MNRL_EVAL_HOLDOUT",
+            {"MNRL_EVAL_DATA": "", "MNRL_HOLDOUT_RATIO": "0", "MNRL_MIN_GAIN": "0"},
+            "MNRL_MIN_GAIN, .*MNRL_EVAL_DATA.*MNRL_HOLDOUT_RATIO",
         ),
         (
-            {"MNRL_EVAL_DATA": "", "MNRL_EVAL_HOLDOUT": "0", "MNRL_EVAL_EVERY": "5"},
-            "MNRL_EVAL_EVERY .*MNRL_EVAL_DATA.*MNRL_EVAL_HOLDOUT",
+            {"MNRL_EVAL_DATA": "", "MNRL_HOLDOUT_RATIO": "0", "MNRL_EVAL_INTERVAL": "5"},
+            "MNRL_EVAL_INTERVAL .*MNRL_EVAL_DATA.*MNRL_HOLDOUT_RATIO",
         ),
-        ({"MNRL_PATIENCE": "2"}, "MNRL_PATIENCE='2' .*MNRL_EVAL_EVERY"),
-        ({"MNRL_ACCELERATE_CONFIG": "fsdp.yaml", "MNRL_EVAL_EVERY": "5"}, "MNRL_ACCELERATE_CONFIG='fsdp.yaml' "),
+        ({"MNRL_EARLY_STOPPING_PATIENCE": "2"}, "MNRL_EARLY_STOPPING_PATIENCE='2' .*MNRL_EVAL_INTERVAL"),
+        ({"MNRL_ACCELERATE_CONFIG": "fsdp.yaml", "MNRL_EVAL_INTERVAL": "5"}, "MNRL_ACCELERATE_CONFIG='fsdp.yaml' "),
     ],
 )
 def test_judging_by_what_there_is_not_is_refused(mnrl_job, good, settings, facts):
@@ -87,7 +92,7 @@ def test_without_an_eval_set_one_may_ask_for_nothing(gate):
 
 def test_metrics_are_taken_where_one_asks(mnrl_job, good, tmp_path):
     write_evalset(tmp_path / "general.json")
-    more = {"MNRL_METRICS_AT": "2,20", "MNRL_PRIMARY_METRIC": "map@20", "MNRL_EVAL_DATA": "faq.json,general.json"}
+    more = {"MNRL_METRIC_CUTOFFS": "2,20", "MNRL_PRIMARY_METRIC": "map@20", "MNRL_EVAL_DATA": "faq.json,general.json"}
     ended = mnrl_job("evaluate", **good | more)
     assert ended.code == 0, ended.stderr
     metrics = read_metrics(tmp_path / "out" / "r")

@@ -20,7 +20,7 @@ def test_steps_and_the_retreat_from_out_of_memory_are_told_part_by_part(tmp_path
     assert ended.returncode == 0, ended.stderr + json.dumps(content)
     assert list(content["parts"]) == ["memory", "speed"]
     free, capped = content["parts"]["memory"]["found"]
-    assert (free["recomputed"], capped["recomputed"]) == (False, True)
+    assert (free["activation_recompute"], capped["activation_recompute"]) == (False, True)
     speed = {one["contestant"]: one for one in content["parts"]["speed"]["found"]}
     assert list(speed) == ["ours", "stock, fp32", "stock, bf16", "packed limit"]
     assert all(one["pairs_per_second"] > 0 and one["operations"] > 100 for one in speed.values())

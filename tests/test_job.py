@@ -132,7 +132,7 @@ def test_one_process_and_two_train_on_the_same_batches_to_the_same_model(on_one_
     losses = [[line["loss"] for line in read_lines(run / "training_log.jsonl")] for run in (one, two)]
     assert len(losses[0]) == read_json(one / "metrics.json")["training"]["steps"] == 16
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
-    for number in ("in_batch_accuracy", "chance", "positive_score", "negative_score", "anisotropy"):
+    for number in ("in_batch_accuracy", "chance", "positive_score", "hardest_negative_score", "anisotropy"):
         seen = [[line[number] for line in read_lines(run / "training_log.jsonl")] for run in (one, two)]
         np.testing.assert_allclose(seen[0], seen[1], atol=1e-3, err_msg=number)
     weights = [load_file(run / "model" / "model.safetensors") for run in (one, two)]
@@ -182,9 +182,9 @@ def odd(tmp_path_factory, tiny_model):
     (folder / ".env").write_text("MNRL_BATCH_SIZE=4\nMNRL_MAX_SEQ_LENGTH=16\n", encoding="utf-8")
     ended = run_command(
         folder,
-        *("train", "--train-data", "faq.csv", "--eval-data", "one=set.json,two=set.json", "--max-bad-rows", "0.2"),
+        *("train", "--train-data", "faq.csv", "--eval-data", "one=set.json,two=set.json", "--max-bad-row-ratio", "0.2"),
         *("--base-model", str(tiny_model), "--output", "out", "--run-id", "r", "--primary-metric", "two.mrr@10"),
-        *("--epochs", "3", "--precision", "bf16", "--schedule", "cosine"),
+        *("--epochs", "3", "--precision", "bf16", "--lr-scheduler", "cosine"),
         MNRL_MAX_STEPS="3",
     )
     assert ended.code == 0, ended.stderr

@@ -30,7 +30,7 @@ def adapted(tmp_path_factory, tiny_model):
     settings = fill(folder, folder / "half") | LORA | ON_TWO | {"MNRL_GRADIENT_CHECKPOINTING": "true"}
     write_pairs(folder / "pairs.jsonl", [*PAIRS[:-1], LONG])
     (folder / "fsdp.yaml").write_text(FSDP2)
-    ended = run_command(folder, "train", **settings, MNRL_EVAL_EVERY="4")
+    ended = run_command(folder, "train", **settings, MNRL_EVAL_INTERVAL="4")
     assert ended.code == 0, ended.stderr
     return folder, settings
 

@@ -12,9 +12,9 @@ from tests import hosts
 from tests.runs import make_scene, workers_of
 
 SECONDS = 240
-SETTINGS = {"MNRL_EPOCHS": "60", "MNRL_CHECKPOINT_EVERY": "30"}
+SETTINGS = {"MNRL_EPOCHS": "60", "MNRL_CHECKPOINT_INTERVAL": "30"}
 ON_TWO = {"MNRL_NUM_NODES": "2", "MNRL_MASTER_ADDR": "node-0:29700", "MNRL_NODE_TIMEOUT": "3s"}
-ELASTIC = ON_TWO | {"MNRL_NUM_NODES": "2:4", "MNRL_EPOCHS": "500", "MNRL_CHECKPOINT_EVERY": "60"}
+ELASTIC = ON_TWO | {"MNRL_NUM_NODES": "2:4", "MNRL_EPOCHS": "500", "MNRL_CHECKPOINT_INTERVAL": "60"}
 
 LACKING = hosts.why_not()
 pytestmark = pytest.mark.skipif(bool(LACKING), reason=LACKING)

@@ -36,17 +36,17 @@ def test_leaked_pairs_are_left_out_and_counted(published):
 
 def test_leaked_pairs_end_the_run_where_they_must_not_be(mnrl_job, tmp_path, good):
     write_pairs(tmp_path / "pairs.jsonl", [*PAIRS, LEAKED])
-    ended = mnrl_job("train", **good | {"MNRL_LEAKAGE": "fail"})
+    ended = mnrl_job("train", **good | {"MNRL_LEAKAGE_POLICY": "fail"})
     assert ended.code == 65
     assert re.search(r"\b1 of 9 training pairs .*\(1 in faq\).*'get an", ended.last_line)
-    assert "MNRL_LEAKAGE=remove" in ended.last_line
+    assert "MNRL_LEAKAGE_POLICY=remove" in ended.last_line
 
 
 def test_where_every_pair_is_leaked_there_is_nothing_to_train_on(mnrl_job, tmp_path, good):
     write_pairs(tmp_path / "pairs.jsonl", [LEAKED] * 8)
     ended = mnrl_job("train", **good)
     assert ended.code == 65
-    assert "MNRL_LEAKAGE=keep" in ended.last_line
+    assert "MNRL_LEAKAGE_POLICY=keep" in ended.last_line
 
 
 @pytest.fixture
@@ -105,9 +105,9 @@ def test_rows_of_each_source_are_counted_again_without_the_leaked_ones(prepared)
 @pytest.mark.parametrize("policy", ["keep", "remove", "fail"])
 def test_leaked_pairs_are_kept_removed_or_end_the_run(prepared, caplog, policy):
     rows = list(made_up(20))
-    settings = {"evals": {"x": rows[3]}, "leakage": policy, "batch_size": 4}
+    settings = {"evals": {"x": rows[3]}, "leakage_policy": policy, "batch_size": 4}
     if policy == "fail":
-        with pytest.raises(DataError, match=r"\b1 of 20 training pairs .*\(1 in x\).*MNRL_LEAKAGE=remove"):
+        with pytest.raises(DataError, match=r"\b1 of 20 training pairs .*\(1 in x\).*MNRL_LEAKAGE_POLICY=remove"):
             prepared(rows, **settings)
         return
     out = prepared(rows, **settings)
@@ -119,7 +119,7 @@ def test_leaked_pairs_are_kept_removed_or_end_the_run(prepared, caplog, policy):
 
 
 def test_a_source_that_fills_no_batch_is_named_and_the_others_are_trained_on(prepared, caplog):
-    out = prepared(list(made_up(20, "a")), [("lone question", "lone answer")], eval_holdout=0, batch_size=8)
+    out = prepared(list(made_up(20, "a")), [("lone question", "lone answer")], holdout_ratio=0, batch_size=8)
     assert "s1: its 1 pairs fill no batch of 8, so none of them is trained on" in caplog.text
     assert out.audit["batches"]["batches_an_epoch"] == {"s0": 2, "s1": 0}
     assert np.load(out.batching.plan).max() < 20
@@ -136,7 +136,7 @@ def test_a_near_copy_of_an_eval_pair_is_removed_and_what_shares_only_a_side_is_k
 
 
 def test_without_eval_data_nothing_near_what_is_held_out_is_trained_on(prepared):
-    out = prepared(list(made_up(200, copies=2)), eval_holdout=0.2, batch_size=4)
+    out = prepared(list(made_up(200, copies=2)), holdout_ratio=0.2, batch_size=4)
     assert out.audit["rows_held_out"] == 40
     assert out.audit["rows_to_train_on"] == out.pairs.rows == 160
     (held,) = out.eval_sets
@@ -152,7 +152,7 @@ def test_nothing_near_what_is_held_out_is_a_negative(prepared):
     """Each row's negative is nearly the positive of another."""
     pairs = list(made_up(200, copies=2))
     rows = [(*pair, f"{pairs[(i + 2) % 200][1]}0") for i, pair in enumerate(pairs)]
-    out = prepared(rows, eval_holdout=0.2, batch_size=4)
+    out = prepared(rows, holdout_ratio=0.2, batch_size=4)
     trained = read_table(out.pairs.path)
     positives, negatives = (
         [text.split("word")[0] for text in texts_of(trained, name).to_pylist()] for name in out.pairs.columns[1:]
@@ -163,14 +163,14 @@ def test_nothing_near_what_is_held_out_is_a_negative(prepared):
 
 
 def test_without_eval_data_and_holdout_the_user_is_told_what_is_lost(prepared, caplog):
-    out = prepared(list(made_up(20)), eval_holdout=0, batch_size=4)
+    out = prepared(list(made_up(20)), holdout_ratio=0, batch_size=4)
     assert out.eval_sets == ()
     assert out.audit["rows_to_train_on"] == 20
     assert "this run cannot say whether the model became better" in caplog.text
 
 
 def test_near_duplicates_never_meet_in_a_batch_and_the_audit_says_what_that_saves(prepared):
-    out = prepared(list(made_up(40, copies=2)), eval_holdout=0, batch_size=8, batching="planned", epochs=2)
+    out = prepared(list(made_up(40, copies=2)), holdout_ratio=0, batch_size=8, batching="planned", epochs=2)
     plan = np.load(out.batching.plan)
     assert plan.shape == (10, 8)
     assert all(len(set((batch // 2).tolist())) == 8 for batch in plan)
@@ -193,7 +193,7 @@ def test_workers_learn_of_each_text_which_group_it_is_of_and_which_negatives_not
     rows = [(*pair, f"no {pair[1]}") for pair in made_up(8)]
     rows[1] = (rows[1][0], rows[1][1], rows[2][1])  # answers another row
     rows[4] = (rows[3][0], "another answer", rows[3][1])  # a positive of its anchor
-    out = prepared(rows, eval_holdout=0, batch_size=2)
+    out = prepared(rows, holdout_ratio=0, batch_size=2)
     groups, negatives = read_groups(out.batching.labels), read_negatives(out.batching.labels)
     assert groups.shape == (8, 2)
     assert negatives.counts.tolist() == [1] * 8
@@ -204,7 +204,7 @@ def test_workers_learn_of_each_text_which_group_it_is_of_and_which_negatives_not
 
 
 def test_a_batch_is_of_one_source_so_the_largest_is_that_of_one(prepared):
-    out = prepared(list(made_up(60, "a")), list(made_up(40, "b")), eval_holdout=0, batch_size=4)
+    out = prepared(list(made_up(60, "a")), list(made_up(40, "b")), holdout_ratio=0, batch_size=4)
     assert out.audit["batches"]["largest_batch_at_most"] == 60
     assert out.audit["batches"]["largest_batch_that_uses_nearly_all_rows"] == 40
 
@@ -212,19 +212,19 @@ def test_a_batch_is_of_one_source_so_the_largest_is_that_of_one(prepared):
 def test_the_largest_batch_at_most_can_be_filled(prepared):
     """Three anchors and three positives, but no three rows that share neither."""
     pairs = [("q1", "one answer"), ("q1", "two answers"), ("q2", "third"), ("q3", "third")]
-    out = prepared(pairs, eval_holdout=0, batch_size=2, batching="planned")
+    out = prepared(pairs, holdout_ratio=0, batch_size=2, batching="planned")
     assert out.audit["batches"]["largest_batch_at_most"] == 2
     assert np.load(out.batching.plan).shape == (2, 2)
 
 
 def test_a_small_source_does_not_hide_how_large_a_batch_may_be(prepared):
-    out = prepared(list(made_up(200, "a")), list(made_up(2, "b")), eval_holdout=0, batch_size=4)
+    out = prepared(list(made_up(200, "a")), list(made_up(2, "b")), holdout_ratio=0, batch_size=4)
     assert out.audit["batches"]["largest_batch_that_uses_nearly_all_rows"] == 200
 
 
 def test_hard_negatives_can_be_weighed_only_where_there_are_some(prepared):
     wanted = {"batch_size": 4, "hardness": Hardness("hard_negatives", 5)}
-    with pytest.raises(SettingsError, match=r"^MNRL_HARDNESS=hard_negatives:5: .*MNRL_HARD_NEGATIVES"):
+    with pytest.raises(SettingsError, match=r"^MNRL_HARDNESS=hard_negatives:5: .*MNRL_NUM_HARD_NEGATIVES"):
         prepared(list(made_up(8)), **wanted)
 
 
@@ -237,12 +237,12 @@ def test_rows_whose_list_is_empty_stand_beside_rows_with_many(prepared):
     assert [len(texts) for texts in read_table(out.pairs.path)["negatives"].to_pylist()] == [0] * 6 + [400] + [0] * 12
 
 
-@pytest.mark.parametrize("wanted", [{"evals": {"x": ("question 3", "answer 3")}}, {"eval_holdout": 0.5}])
+@pytest.mark.parametrize("wanted", [{"evals": {"x": ("question 3", "answer 3")}}, {"holdout_ratio": 0.5}])
 def test_where_the_only_row_with_negatives_is_left_out_there_are_none(prepared, wanted):
     """It is leaked, or held out with the nine others that share its answer."""
     rows = [("question 3", "answer 3", "not this", "nor that")] + [(f"q{i}", "answer 3") for i in range(9)]
     chain = [(f"b{i // 2}", f"answer of b{(i + 1) // 2}") for i in range(11)]
-    rows += chain if "eval_holdout" in wanted else list(made_up(11, "b"))
+    rows += chain if "holdout_ratio" in wanted else list(made_up(11, "b"))
     out = prepared(rows, batch_size=2, batching="masked", **wanted)
     assert out.pairs.columns == ("anchor", "positive")
     assert not len(read_negatives(out.batching.labels).values)
@@ -252,14 +252,14 @@ def test_where_the_only_row_with_negatives_is_left_out_there_are_none(prepared, 
 
 
 def test_those_that_will_be_mined_can_be_weighed(prepared):
-    wanted = {"batch_size": 4, "hardness": Hardness("hard_negatives", 5), "eval_holdout": 0}
-    assert prepared(list(made_up(8)), **wanted, hard_negatives=1).batching.steps == 2
+    wanted = {"batch_size": 4, "hardness": Hardness("hard_negatives", 5), "holdout_ratio": 0}
+    assert prepared(list(made_up(8)), **wanted, num_hard_negatives=1).batching.steps == 2
 
 
 def test_documents_relevant_in_an_eval_set_are_not_to_be_mined(prepared):
     rows = list(made_up(20))
     asked = (f"about {rows[3][0]}", f"{rows[3][1]}!")
-    out = prepared(rows, evals={"x": asked}, hard_negatives=1, batch_size=4)
+    out = prepared(rows, evals={"x": asked}, num_hard_negatives=1, batch_size=4)
     assert np.flatnonzero(np.load(out.batching.barred)).tolist() == [3]
 
 
@@ -270,11 +270,11 @@ def test_a_batch_that_the_workers_cannot_share_is_refused(prepared):
 
 def test_weighted_sources_of_which_one_fills_no_batch_would_train_nothing_and_are_refused(prepared):
     with pytest.raises(SettingsError, match=r"^MNRL_BATCH_SIZE=8 .*\b5 training pairs of s1\b.*MNRL_TRAIN_DATA"):
-        prepared(list(made_up(40, "a")), list(made_up(5, "b")), weights=(2.0, 1.0), eval_holdout=0, batch_size=8)
+        prepared(list(made_up(40, "a")), list(made_up(5, "b")), weights=(2.0, 1.0), holdout_ratio=0, batch_size=8)
 
 
 def test_a_source_without_a_batch_by_its_weight_is_told_so(prepared, caplog):
-    out = prepared(list(made_up(40, "a")), list(made_up(40, "b")), weights=(1000.0, 1.0), eval_holdout=0, batch_size=8)
+    out = prepared(list(made_up(40, "a")), list(made_up(40, "b")), weights=(1000.0, 1.0), holdout_ratio=0, batch_size=8)
     assert out.audit["batches"]["batches_an_epoch"] == {"s0": 5, "s1": 0}
     assert "s1: its 40 pairs get no batch by the weights, so none of them is trained on" in caplog.text
     assert "a smaller MNRL_BATCH_SIZE or other weights may use more" in caplog.text
@@ -282,7 +282,7 @@ def test_a_source_without_a_batch_by_its_weight_is_told_so(prepared, caplog):
 
 def test_planned_batches_use_what_they_can_and_the_user_is_told(prepared, caplog):
     few = [(f"{PAIRS[i % 8][0]} {i}", PAIRS[min(i % 16, 3)][1]) for i in range(48)]
-    out = prepared(few, eval_holdout=0, batch_size=4, batching="planned")
+    out = prepared(few, holdout_ratio=0, batch_size=4, batching="planned")
     assert np.load(out.batching.plan).shape == (3, 4), "the rarest positive has three rows"
     assert out.audit["batches"]["rows_used_an_epoch"] == 12
     assert "3 batches of 4 use 12 of 48 pairs an epoch; a smaller MNRL_BATCH_SIZE may use more" in caplog.text
@@ -293,7 +293,7 @@ def test_near_duplicates_are_kept_apart_unless_that_is_off(prepared, similarity,
     long = "every invoice is listed under billing with a link and can be had as a file by mail or by post at any time"
     rows = [(f"{PAIRS[i % 8][0]} {i}", f"{long} {word}") for i, word in enumerate(["now", "later"] * 8)]
     rows += [(f"{PAIRS[i % 8][0]} again {i}", f"{PAIRS[i % 8][1]} {i}") for i in range(16)]
-    out = prepared(rows, eval_holdout=0, batch_size=8, near_duplicates=similarity)
+    out = prepared(rows, holdout_ratio=0, batch_size=8, near_duplicate_threshold=similarity)
     assert out.audit["batches"]["largest_batch_at_most"] == distinct
     assert out.audit["near_duplicates"]["groups"] == groups
 
@@ -301,7 +301,7 @@ def test_near_duplicates_are_kept_apart_unless_that_is_off(prepared, similarity,
 def test_where_a_text_that_is_anchor_and_positive_keeps_the_only_batch_from_filling_it_is_masked(prepared):
     rows = list(made_up(8))
     rows[1] = (rows[1][0], rows[0][0])
-    out = prepared(rows, eval_holdout=0, batch_size=8)
+    out = prepared(rows, holdout_ratio=0, batch_size=8)
     assert (out.batching.mode, out.batching.steps) == ("masked", 1)
     assert out.audit["batches"]["false_negatives_in_a_batch"]["as_planned"] == 0, "as they are masked"
     assert out.audit["batches"]["why"] == "8 pairs have 8 distinct positives: kept apart they fill 0 of 1 batches of 8"
@@ -311,7 +311,7 @@ def test_and_it_is_refused_where_batches_must_be_planned(prepared):
     rows = list(made_up(8))
     rows[1] = (rows[1][0], rows[0][0])
     with pytest.raises(SettingsError, match=r"^MNRL_BATCH_SIZE=8: .*\b7 or less.*MNRL_BATCHING=masked"):
-        prepared(rows, eval_holdout=0, batch_size=8, batching="planned")
+        prepared(rows, holdout_ratio=0, batch_size=8, batching="planned")
 
 
 def rule_of(positives, sources=None, **settings):
@@ -389,4 +389,4 @@ def test_one_positive_for_all_teaches_nothing_unless_there_are_negatives(negativ
 def test_one_anchor_for_all_teaches_nothing_either(prepared):
     """All positives answer it, so none is a negative."""
     with pytest.raises(DataError, match=r"^MNRL_TRAIN_DATA: .*\b12 .*\bone anchor\b"):
-        prepared([("Question", positive) for _, positive in made_up(12)], eval_holdout=0, batch_size=4)
+        prepared([("Question", positive) for _, positive in made_up(12)], holdout_ratio=0, batch_size=4)

@@ -108,7 +108,7 @@ GUIDED = {
     "MNRL_BATCH_SIZE": "4",
 }
 # Some pairs have none, since no document is less similar than their positive; they must not spoil a batch.
-MINED = {"MNRL_HARD_NEGATIVES": "2", "MNRL_HARD_NEGATIVE_MARGIN": "0", "MNRL_MINE_EVERY": "epoch"}
+MINED = {"MNRL_NUM_HARD_NEGATIVES": "2", "MNRL_HARD_NEGATIVE_RELATIVE_MARGIN": "0", "MNRL_MINING_INTERVAL": "epoch"}
 
 
 def on_one_and_two(folder, tiny_model, options, rows=None):
@@ -141,7 +141,7 @@ def guided(tmp_path_factory, tiny_model):
 def test_a_guide_mined_negatives_and_other_options_teach_two_workers_what_they_teach_one(guided):
     _, one, two = guided
     assert_alike(one, two)
-    assert [mining["step"] for mining in one["minings"]] == [0, 1]
+    assert [mining["step"] for mining in one["hard_negative_mining"]] == [0, 1]
 
 
 def test_a_guide_is_an_input_and_is_told(guided):
@@ -154,7 +154,7 @@ def test_a_guide_is_an_input_and_is_told(guided):
 
 def test_hard_negatives_that_were_mined_are_told(guided):
     folder, one, _ = guided
-    assert 0 < one["minings"][0]["found"] < 1
+    assert 0 < one["hard_negative_mining"][0]["found"] < 1
     wanted = 2 * one["global_batch_size"]
     assert 0 < one["negatives_per_anchor"] - (one["global_batch_size"] - 1) < wanted, "those that were found"
     assert "2 hard negatives mined for each pair" in card_of(folder / "out" / "1")

@@ -18,16 +18,16 @@ ON_TWO = {"MNRL_EPOCHS": str(STEPS // 3), "MNRL_NUM_PROCESSES": "2", "MNRL_BATCH
 SHARDED = ON_TWO | {"MNRL_ACCELERATE_CONFIG": "fsdp.yaml"}
 # At such a rate the model scores the same all the time, so that patience ends it after 100 of 120 steps.
 LORA = {"MNRL_LORA_RANK": "4", "MNRL_LEARNING_RATE": "1e-6"}
-SCORED = {"MNRL_EVAL_EVERY": "25", "MNRL_PATIENCE": "3"}
+SCORED = {"MNRL_EVAL_INTERVAL": "25", "MNRL_EARLY_STOPPING_PATIENCE": "3"}
 RECIPE = {
     "MNRL_LOSS": "guided",
     "MNRL_GUIDE_MODEL": "model",
     "MNRL_HARDNESS": "9",
     "MNRL_MATRYOSHKA_DIMS": "32,8",
     "MNRL_QUERY_PROMPT": "where is ",
-    "MNRL_HARD_NEGATIVES": "1",
-    "MNRL_HARD_NEGATIVE_MARGIN": "0",
-    "MNRL_MINE_EVERY": "epoch",
+    "MNRL_NUM_HARD_NEGATIVES": "1",
+    "MNRL_HARD_NEGATIVE_RELATIVE_MARGIN": "0",
+    "MNRL_MINING_INTERVAL": "epoch",
 }
 
 
@@ -155,7 +155,7 @@ def assert_trained_alike(scene, *names):
     """The same scores while it trained, and the same negatives mined; only not in the same time."""
     one, other = (scene.metrics(name)["training"] for name in names)
     assert one["scores"] == other["scores"]
-    timeless = [[mining | {"seconds": 0} for mining in training["minings"]] for training in (one, other)]
+    timeless = [[mining | {"seconds": 0} for mining in training["hard_negative_mining"]] for training in (one, other)]
     assert timeless[0] == timeless[1]
 
 

@@ -32,17 +32,22 @@ def test_a_flag_wins_over_the_environment_which_wins_over_dotenv_which_wins_over
     dotenv = {"MNRL_BATCH_SIZE": "8", "MNRL_SEED": "1", "MNRL_EPOCHS": "3"}
     environ = NEEDED | {"MNRL_BATCH_SIZE": "16", "MNRL_SEED": "2"}
     settings, origins = read_settings("train", {"batch_size": "32"}, environ, dotenv)
-    assert (settings.batch_size, settings.seed, settings.epochs, settings.warmup) == (32, 2, 3, 0.1)
+    assert (settings.batch_size, settings.seed, settings.epochs, settings.warmup_ratio) == (32, 2, 3, 0.1)
     assert origins["batch_size"] == "--batch-size"
     assert origins["seed"] == "MNRL_SEED"
     assert origins["epochs"] == "MNRL_EPOCHS in .env"
 
 
 def test_all_problems_are_told_at_once_each_with_variable_value_and_what_is_accepted():
-    environ = {"MNRL_BATCH_SIZE": "many", "MNRL_WARMUP": "7", "MNRL_PRECISION": "fp8", "MNRL_PRIMARY_METRIC": "bleu"}
+    environ = {
+        "MNRL_BATCH_SIZE": "many",
+        "MNRL_WARMUP_RATIO": "7",
+        "MNRL_PRECISION": "fp8",
+        "MNRL_PRIMARY_METRIC": "bleu",
+    }
     problems = "\n".join(problems_of(environ=environ))
     assert re.search("^MNRL_BATCH_SIZE='many' .* 2$", problems, re.M)
-    assert re.search("^MNRL_WARMUP='7' .* 0 to 1$", problems, re.M)
+    assert re.search("^MNRL_WARMUP_RATIO='7' .* 0 to 1$", problems, re.M)
     assert re.search("^MNRL_PRECISION='fp8' .* auto, fp32, bf16 or fp16$", problems, re.M)
     assert "MNRL_PRIMARY_METRIC='bleu' " in problems
     assert "MNRL_TRAIN_DATA is required" in problems
@@ -228,21 +233,21 @@ def test_dimensions_fall():
 
 
 def test_negatives_are_mined_from_places_that_are_enough_for_them():
-    wanted = {"MNRL_HARD_NEGATIVES": "5", "MNRL_HARD_NEGATIVE_RANKS": "11 - 15"}
+    wanted = {"MNRL_NUM_HARD_NEGATIVES": "5", "MNRL_HARD_NEGATIVE_RANGE": "11 - 15"}
     settings, _ = read_settings("train", {}, NEEDED | wanted, {})
-    assert str(settings.hard_negative_ranks) == "11-15"
+    assert str(settings.hard_negative_range) == "11-15"
     for places, reason in {
-        "12-15": "MNRL_HARD_NEGATIVES=5",
+        "12-15": "MNRL_NUM_HARD_NEGATIVES=5",
         "15-11": "from small",
         "0-9": "",
         "9": "",
     }.items():
-        (problem,) = problems_of(environ=NEEDED | wanted | {"MNRL_HARD_NEGATIVE_RANKS": places})
-        assert problem.startswith(f"MNRL_HARD_NEGATIVE_RANKS={places!r} ")
+        (problem,) = problems_of(environ=NEEDED | wanted | {"MNRL_HARD_NEGATIVE_RANGE": places})
+        assert problem.startswith(f"MNRL_HARD_NEGATIVE_RANGE={places!r} ")
         assert reason in problem
         assert "1-100" in problem
-    (problem,) = problems_of(environ=NEEDED | {"MNRL_MINE_EVERY": "epoch", "MNRL_ACCELERATE_CONFIG": "fsdp.yaml"})
-    assert "MNRL_MINE_EVERY=epoch" in problem
+    (problem,) = problems_of(environ=NEEDED | {"MNRL_MINING_INTERVAL": "epoch", "MNRL_ACCELERATE_CONFIG": "fsdp.yaml"})
+    assert "MNRL_MINING_INTERVAL=epoch" in problem
     assert Settings.model_validate(json.loads(json.dumps(settings.model_dump(mode="json")))) == settings
 
 
@@ -262,11 +267,11 @@ def test_the_space_at_the_end_of_a_prompt_is_kept_and_an_empty_flag_takes_a_prom
 
 
 def test_trackers_are_named_once_each():
-    settings, _ = read_settings("train", {}, NEEDED | {"MNRL_TRACK": "wandb, mlflow,wandb"}, {})
-    assert settings.track == ("wandb", "mlflow")
+    settings, _ = read_settings("train", {}, NEEDED | {"MNRL_REPORT_TO": "wandb, mlflow,wandb"}, {})
+    assert settings.report_to == ("wandb", "mlflow")
     assert Settings.model_validate(settings.model_dump(mode="json")) == settings
-    (problem,) = problems_of(environ=NEEDED | {"MNRL_TRACK": "wandb,comet"})
-    assert re.search("^MNRL_TRACK='wandb,comet' .* tensorboard, wandb, mlflow", problem)
+    (problem,) = problems_of(environ=NEEDED | {"MNRL_REPORT_TO": "wandb,comet"})
+    assert re.search("^MNRL_REPORT_TO='wandb,comet' .* tensorboard, wandb, mlflow", problem)
 
 
 @pytest.mark.parametrize("value", ["auto", "1", "8"])
@@ -294,10 +299,46 @@ def test_any_other_number_of_nodes_is_refused_in_one_line(value):
     assert re.search(rf"^MNRL_NUM_NODES='{value}' is not accepted .* at least 1, or MIN:MAX, as in 2:8$", problem)
 
 
-@pytest.mark.parametrize(("old", "new"), [("MNRL_NODES", "MNRL_NUM_NODES"), ("MNRL_MASTER", "MNRL_MASTER_ADDR")])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("CHECKPOINT_EVERY", "CHECKPOINT_INTERVAL"),
+        ("EVAL_EVERY", "EVAL_INTERVAL"),
+        ("EVAL_HOLDOUT", "HOLDOUT_RATIO"),
+        ("HARD_NEGATIVES", "NUM_HARD_NEGATIVES"),
+        ("HARD_NEGATIVE_MARGIN", "HARD_NEGATIVE_RELATIVE_MARGIN"),
+        ("HARD_NEGATIVE_RANKS", "HARD_NEGATIVE_RANGE"),
+        ("LEAKAGE", "LEAKAGE_POLICY"),
+        ("MASTER", "MASTER_ADDR"),
+        ("MAX_BAD_ROWS", "MAX_BAD_ROW_RATIO"),
+        ("METRICS_AT", "METRIC_CUTOFFS"),
+        ("MINE_EVERY", "MINING_INTERVAL"),
+        ("NEAR_DUPLICATES", "NEAR_DUPLICATE_THRESHOLD"),
+        ("NODES", "NUM_NODES"),
+        ("PATIENCE", "EARLY_STOPPING_PATIENCE"),
+        ("SCHEDULE", "LR_SCHEDULER"),
+        ("TRACK", "REPORT_TO"),
+        ("WARMUP", "WARMUP_RATIO"),
+    ],
+)
 def test_an_old_name_is_refused_with_the_new_one(old, new):
-    (problem,) = problems_of(environ=NEEDED | {old: "2"})
-    assert problem == f"{old} is not a setting; did you mean {new}?"
+    (problem,) = problems_of(environ=NEEDED | {f"MNRL_{old}": "2"})
+    assert problem == f"MNRL_{old} is not a setting; did you mean MNRL_{new}?"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("--mine-every", "--mining-interval"),
+        ("--patience", "--early-stopping-patience"),
+        ("--schedule", "--lr-scheduler"),
+        ("--track", "--report-to"),
+    ],
+)
+def test_an_old_flag_is_refused_with_the_new_one(mnrl_job, old, new):
+    ended = mnrl_job("train", old, "2")
+    assert ended.code == 64
+    assert f"'{new}'" in ended.last_line
 
 
 def test_a_line_break_at_the_end_of_a_secret_does_not_count_and_the_secret_is_not_shown():
@@ -339,18 +380,23 @@ def schema():
 
 
 def test_what_one_would_put_into_the_environment_is_valid_by_the_schema(schema):
-    given = NEEDED | {"MNRL_BATCH_SIZE": "32", "MNRL_GRADIENT_CHECKPOINTING": "yes", "MNRL_TRACK": "wandb,mlflow"}
-    given |= {"MNRL_TRAIN_DATA": "a.jsonl,b=s3://bucket/b", "MNRL_PRECISION": "bf16", "MNRL_LEAKAGE": ""}
+    given = NEEDED | {"MNRL_BATCH_SIZE": "32", "MNRL_GRADIENT_CHECKPOINTING": "yes", "MNRL_REPORT_TO": "wandb,mlflow"}
+    given |= {"MNRL_TRAIN_DATA": "a.jsonl,b=s3://bucket/b", "MNRL_PRECISION": "bf16", "MNRL_LEAKAGE_POLICY": ""}
     jsonschema.validate(given, schema)
     read_settings("train", {}, given, {})
     defaults = {name: one["default"] for name, one in schema["properties"].items() if "default" in one}
-    assert defaults["MNRL_METRICS_AT"] == "1,3,5,10,100"
+    assert defaults["MNRL_METRIC_CUTOFFS"] == "1,3,5,10,100"
     jsonschema.validate(NEEDED | defaults, schema)
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"MNRL_LEAKAGE": "maybe"}, {"MNRL_GRADIENT_CHECKPOINTING": "sometimes"}, {"MNRL_OUTPUT": ""}, {"MNRL_OUTPT": "x"}],
+    [
+        {"MNRL_LEAKAGE_POLICY": "maybe"},
+        {"MNRL_GRADIENT_CHECKPOINTING": "sometimes"},
+        {"MNRL_OUTPUT": ""},
+        {"MNRL_OUTPT": "x"},
+    ],
 )
 def test_what_is_refused_as_a_word_or_a_name_is_invalid_by_the_schema(schema, wrong):
     assert problems_of(environ=NEEDED | wrong)
@@ -413,20 +459,20 @@ def test_formats_are_taken_once_in_one_order_and_an_unknown_one_is_refused_with_
     ("name", "text"),
     [
         ("MNRL_PRECISION", "bf16"),
-        ("MNRL_LEAKAGE", "keep"),
+        ("MNRL_LEAKAGE_POLICY", "keep"),
         ("MNRL_MINI_BATCH_SIZE", "auto"),
         ("MNRL_NUM_PROCESSES", "2"),
         ("MNRL_GRADIENT_CHECKPOINTING", "true"),
         ("MNRL_HANG_TIMEOUT", "90s"),
-        ("MNRL_CHECKPOINT_EVERY", "500"),
-        ("MNRL_NEAR_DUPLICATES", "off"),
-        ("MNRL_METRICS_AT", "1, 10"),
+        ("MNRL_CHECKPOINT_INTERVAL", "500"),
+        ("MNRL_NEAR_DUPLICATE_THRESHOLD", "off"),
+        ("MNRL_METRIC_CUTOFFS", "1, 10"),
         ("MNRL_MATRYOSHKA_DIMS", "64,32"),
         ("MNRL_HARDNESS", "hard_negatives : 5"),
         ("MNRL_PRIMARY_METRIC", "ndcg@10"),
-        ("MNRL_HARD_NEGATIVE_RANKS", "1-50"),
+        ("MNRL_HARD_NEGATIVE_RANGE", "1-50"),
         ("MNRL_EXPORT", "onnx"),
-        ("MNRL_TRACK", "wandb"),
+        ("MNRL_REPORT_TO", "wandb"),
         ("MNRL_RUN_ID", "r1"),
         ("MNRL_BASE_MODEL", "owner/name"),
         ("MNRL_MASTER_ADDR", "node-0:29500"),

@@ -15,7 +15,7 @@ from tests.tracking.tensorboard_files import scalars, texts
 from tests.tracking.wandb_file import config, history, summary
 
 STEPS = 9
-SETTINGS = {"MNRL_EPOCHS": "3", "MNRL_CHECKPOINT_EVERY": "6", "MNRL_EVAL_EVERY": "3", "MNRL_RUN_ID": "r"}
+SETTINGS = {"MNRL_EPOCHS": "3", "MNRL_CHECKPOINT_INTERVAL": "6", "MNRL_EVAL_INTERVAL": "3", "MNRL_RUN_ID": "r"}
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_a_refused_run_is_told_of_and_the_next_attempt_goes_on_in_the_same_place
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
     before = {one.pid for one in wandb_processes()}
     tracked = SETTINGS | {
-        "MNRL_TRACK": "tensorboard,wandb,mlflow",
+        "MNRL_REPORT_TO": "tensorboard,wandb,mlflow",
         "MLFLOW_TRACKING_URI": server,
         "MLFLOW_EXPERIMENT_NAME": "faq",
         "WANDB_MODE": "offline",
@@ -97,7 +97,7 @@ def test_a_run_goes_on_without_trackers_that_are_absent_and_stdout_has_the_table
     absent.mkdir(parents=True)
     (absent / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'wandb'\", name='wandb')")
     tracked = {
-        "MNRL_TRACK": "wandb,mlflow",
+        "MNRL_REPORT_TO": "wandb,mlflow",
         "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}",
         "WANDB_MODE": "offline",  # of which transformers prints a line
         "PYTHONPATH": ":".join([str(absent.parent), *sys.path]),
@@ -105,7 +105,7 @@ def test_a_run_goes_on_without_trackers_that_are_absent_and_stdout_has_the_table
     ended = mnrl_job("train", **good | tracked)
     assert ended.code == 0, ended.stderr
     assert ended.stdout.startswith("\nfaq\n  metric")
-    warnings = [line for line in ended.stderr.splitlines() if "MNRL_TRACK" in line]
+    warnings = [line for line in ended.stderr.splitlines() if "MNRL_REPORT_TO" in line]
     assert len(warnings) == 2, ended.stderr
     assert any("No module named 'wandb'" in line for line in warnings)
     assert any("MLFLOW_TRACKING_URI" in line for line in warnings)

@@ -75,7 +75,7 @@ def check(settings: Settings, tell: Callable[[Finding], None]) -> tuple[tuple[Fi
     """
     findings = Findings(tell)
     findings.passed("settings", "all valid")
-    for finding in look_at(settings.track):
+    for finding in look_at(settings.report_to):
         findings.add(finding)
     with stop_on_request(), attempt(settings) as place, machine.told_if_full(place.scratch):
         if place.nodes.is_first:
@@ -201,7 +201,7 @@ def check_data(
         if located.remote_bytes:
             took = time.perf_counter() - began
             findings.passed("fetch", f"{located.remote_bytes / 1e6:.1f} MB in {took:.1f} s, size and checksum verified")
-        eval_sets = read_eval_sets(inputs, place.scratch, settings.max_bad_rows)
+        eval_sets = read_eval_sets(inputs, place.scratch, settings.max_bad_row_ratio)
         read = read_pairs(inputs.train, settings, place.scratch / "pairs.arrow")
         rejected = f"{sum(read.rejected.values())} rejected"
         filtered = f", {read.filtered} left out by MNRL_ROW_FILTER" if read.filtered else ""
@@ -274,7 +274,7 @@ def check_model(
 def expected_time(task: WorkerTask, steps: int, seen: Rehearsal, starting: float) -> str:
     """How long the run will take, and what of it, in words."""
     settings = Settings.model_validate(task.settings)
-    evaluations = 2 + scores_while(steps, seen.step_seconds, settings.eval_every)
+    evaluations = 2 + scores_while(steps, seen.step_seconds, settings.eval_interval)
     mining = minings(settings) * embedding_seconds(task, seen.evaluation_seconds)
     total = starting + evaluations * seen.evaluation_seconds + steps * seen.step_seconds + mining
     told = (
@@ -305,7 +305,7 @@ def scores_while(steps: int, step_seconds: float, every: Every | None) -> int:
 
 def minings(settings: Settings) -> int:
     """How often hard negatives are mined."""
-    return settings.epochs if settings.mines_each_epoch else int(settings.hard_negatives > 0)
+    return settings.epochs if settings.mines_each_epoch else int(settings.num_hard_negatives > 0)
 
 
 def embedding_seconds(task: WorkerTask, evaluation_seconds: float) -> float:

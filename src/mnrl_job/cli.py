@@ -19,7 +19,7 @@ from mnrl_job.json_text import dumps
 from mnrl_job.records import Finding
 from mnrl_job.runtime import logs
 from mnrl_job.runtime.secrets import redact, redacted
-from mnrl_job.settings import PREFIX, Settings, accepts, flag_name
+from mnrl_job.settings import PREFIX, RENAMED, Settings, accepts, flag_name
 from mnrl_job.settings_reader import read_settings
 
 if TYPE_CHECKING:
@@ -170,8 +170,8 @@ def _table(one: dict[str, Any], primary: str) -> str:
         line = f"  {metric:<14}" + (f"{one['bm25'][metric]:>8.4f}" if one["bm25"] else "")
         line += f"{one['before'][metric]:>8.4f}"
         if one["after"]:
-            low, high = one["confidence"][metric]
-            changes = "/".join(str(count) for count in one["queries"][metric].values())
+            low, high = one["confidence_interval"][metric]
+            changes = "/".join(str(count) for count in one["wins_losses"][metric].values())
             line += f"{one['after'][metric]:>8.4f}{one['delta'][metric]:>+9.4f}   {low:+.4f} to {high:+.4f}   {changes}"
         lines.append(line)
     return "\n".join(lines)
@@ -225,6 +225,10 @@ def _run() -> int:
     logs.set_up("text" if wanted == "text" else "json" if wanted == "json" else "auto")
     try:
         commands.main(standalone_mode=False)
+    except click.NoSuchOption as error:
+        renamed = RENAMED.get(error.option_name.removeprefix("--").replace("-", "_"))
+        hint = f"{error.message} Did you mean {flag_name(renamed)!r}?" if renamed else error.format_message()
+        return fail(SettingsError(hint))
     except click.ClickException as error:
         return fail(SettingsError(error.format_message()))
     except (click.Abort, KeyboardInterrupt):

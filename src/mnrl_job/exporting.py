@@ -186,7 +186,7 @@ def score(name: ExportFormat, model: SentenceTransformer, task: WorkerTask) -> t
         begin("evaluate_export")
         results = task.scratch / f"{name}-{eval_set.name}.jsonl"
         tokens = task.scratch / "export-tokens" / eval_set.name
-        done = evaluate(model, eval_set, "fp32", settings.metrics_at, results, tokens=tokens)
+        done = evaluate(model, eval_set, "fp32", settings.metric_cutoffs, results, tokens=tokens)
         log(f"as {name}, {eval_set.name}: {metric} {done.metrics[metric]:.4f}", seconds=done.seconds)
         evaluations.append(done)
     return tuple(evaluations)

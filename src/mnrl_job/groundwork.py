@@ -63,9 +63,9 @@ def published_before(settings: Settings, place: Attempt, store: Store) -> bool:
     return True
 
 
-def read_eval_sets(inputs: Inputs, scratch: Path, max_bad_rows: float) -> tuple[EvalSet, ...]:
+def read_eval_sets(inputs: Inputs, scratch: Path, max_bad_row_ratio: float) -> tuple[EvalSet, ...]:
     """Check every eval set the user named; of each so large a share may be unusable."""
-    return tuple(read_evalset(source, scratch / "eval" / source.name, max_bad_rows) for source in inputs.evals)
+    return tuple(read_evalset(source, scratch / "eval" / source.name, max_bad_row_ratio) for source in inputs.evals)
 
 
 def check_eval_names(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> None:
@@ -81,11 +81,11 @@ def check_eval_names(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> None
     for name, origin in asked.items():
         if name not in names:
             raise SettingsError(f"{origin}: no eval set is named {name!r}; there are: {', '.join(names) or 'none'}")
-    judging = (settings.min_gain, settings.max_p_value, settings.eval_every)
+    judging = (settings.min_gain, settings.max_p_value, settings.eval_interval)
     if not names and any(one not in (None, NO_GATE) for one in judging):
         raise SettingsError(
-            "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE and MNRL_EVAL_EVERY need an eval set to judge by; name one in "
-            "MNRL_EVAL_DATA, or hold training pairs out (MNRL_EVAL_HOLDOUT)"
+            "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE and MNRL_EVAL_INTERVAL need an eval set to judge by; name one in "
+            "MNRL_EVAL_DATA, or hold training pairs out (MNRL_HOLDOUT_RATIO)"
         )
 
 

@@ -24,9 +24,9 @@ def complaint(progress: Path, now: float) -> str:
         return ""
     told = json.loads(progress.read_text(encoding="utf-8"))
     seconds = now - datetime.fromisoformat(told["updated_at"]).timestamp()
-    if seconds <= told["patience_seconds"]:
+    if seconds <= told["stale_after_seconds"]:
         return ""
-    return f"{told['phase']}: has not got on for {seconds:.0f} s; {told['patience_seconds']:g} s are allowed"
+    return f"{told['phase']}: has not got on for {seconds:.0f} s; {told['stale_after_seconds']:g} s are allowed"
 
 
 def main() -> int:

@@ -79,7 +79,7 @@ def train_on_node(settings: Settings, place: Attempt, devices: Devices, agent: N
         with clock("fetch"):
             inputs = get_inputs(settings, place, devices)
         with clock("prepare"):
-            eval_sets = read_eval_sets(inputs, place.scratch, settings.max_bad_rows)
+            eval_sets = read_eval_sets(inputs, place.scratch, settings.max_bad_row_ratio)
             read = read_pairs(inputs.train, settings, place.scratch / "pairs.arrow")
             log(
                 f"read {read.rows} pairs from {len(inputs.train)} source(s)",
@@ -138,7 +138,7 @@ def evaluate(settings: Settings) -> Finished:
             with clock("fetch"):
                 inputs = get_inputs(settings, place, devices, trains=False)
             with clock("prepare"):
-                eval_sets = read_eval_sets(inputs, place.scratch, settings.max_bad_rows)
+                eval_sets = read_eval_sets(inputs, place.scratch, settings.max_bad_row_ratio)
                 check_eval_names(settings, eval_sets)
             task = worker_task(settings, place, inputs, eval_sets)
             words = lexical(settings, eval_sets)

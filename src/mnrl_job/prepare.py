@@ -56,7 +56,7 @@ def prepare(settings: Settings, place: Attempt, read: Pairs, eval_sets: tuple[Ev
     """Find what is the same, keep eval data out of training, lay out the batches.
 
     Raises:
-        DataError: pairs stand in an eval set and `MNRL_LEAKAGE` is `fail`, or nothing can be held out.
+        DataError: pairs stand in an eval set and `MNRL_LEAKAGE_POLICY` is `fail`, or nothing can be held out.
         SettingsError: the data cannot fill a batch.
     """
     check_workers(settings, workers)
@@ -72,7 +72,7 @@ def prepare(settings: Settings, place: Attempt, read: Pairs, eval_sets: tuple[Ev
     pairs, negatives = keep(read, negatives, kept, place)
     check_hardness(settings, pairs)  # those that had negatives may be gone
     batching, facts = lay_out(settings, place, pairs, found.groups[kept], negatives)
-    if settings.hard_negatives:
+    if settings.num_hard_negatives:
         barred = place.scratch / "barred.npy"
         np.save(barred, np.isin(found.positives, found.relevant)[kept])
         batching = replace(batching, barred=barred)
@@ -92,11 +92,11 @@ def check_workers(settings: Settings, workers: int) -> None:
 
 def check_hardness(settings: Settings, pairs: Pairs) -> None:
     """Hard negatives can be weighed only where there are some."""
-    given = "negatives" in pairs.columns or settings.hard_negatives
+    given = "negatives" in pairs.columns or settings.num_hard_negatives
     if settings.hardness and settings.hardness.mode == "hard_negatives" and not given:
         raise SettingsError(
             f"MNRL_HARDNESS={settings.hardness}: the training pairs have no negatives; give some, mine some "
-            f"(MNRL_HARD_NEGATIVES), or set MNRL_HARDNESS=in_batch_negatives:{settings.hardness.strength:g}"
+            f"(MNRL_NUM_HARD_NEGATIVES), or set MNRL_HARDNESS=in_batch_negatives:{settings.hardness.strength:g}"
         )
 
 
@@ -106,30 +106,30 @@ def compare_texts(
     """Number the texts, and find the pairs that stand in an eval set, too.
 
     Raises:
-        DataError: there are such pairs and `MNRL_LEAKAGE` is `fail`.
+        DataError: there are such pairs and `MNRL_LEAKAGE_POLICY` is `fail`.
     """
     folder = place.scratch / "texts"
     folder.mkdir()
     judged = judged_pairs(eval_sets, folder / "judged.arrow")
-    found = find_groups(read, judged.documents if judged else None, settings.near_duplicates, folder)
+    found = find_groups(read, judged.documents if judged else None, settings.near_duplicate_threshold, folder)
     if judged is None:
-        return found, Leaks(settings.leakage, {})
-    marked = find_leaks(read, found.positives, judged, found.relevant, settings.near_duplicates, folder / "leaks")
-    leaks = Leaks(settings.leakage, {one.name: rows for one, rows in zip(eval_sets, marked, strict=True)})
+        return found, Leaks(settings.leakage_policy, {})
+    marked = find_leaks(
+        read, found.positives, judged, found.relevant, settings.near_duplicate_threshold, folder / "leaks"
+    )
+    leaks = Leaks(settings.leakage_policy, {one.name: rows for one, rows in zip(eval_sets, marked, strict=True)})
     if len(leaks.all):
         tell_leaks(leaks, read)
     return found, leaks
 
 
 def tell_leaks(leaks: Leaks, read: Pairs) -> None:
-    """Leaked pairs end the run or are worth a warning, as `MNRL_LEAKAGE` says."""
+    """Leaked pairs end the run or are worth a warning, as `MNRL_LEAKAGE_POLICY` says."""
     sets = ", ".join(f"{int(rows.sum())} in {name}" for name, rows in leaks.rows.items() if rows.any())
     told = f"{len(leaks.all)} of {read.rows} training pairs also stand in an eval set ({sets})"
     if leaks.policy == "fail":
         first = examples(read_table(read.path), leaks.all)[0]
-        raise DataError(
-            f"{told}, the first is {first['anchor']!r}; take them out, or set MNRL_LEAKAGE=remove to leave them out"
-        )
+        raise DataError(f"{told}, the first is {first['anchor']!r}; remove them, or set MNRL_LEAKAGE_POLICY=remove")
     consequence = "they are left out" if leaks.policy == "remove" else "the gain on it will look larger than it is"
     warn(f"{told}; {consequence}")
 
@@ -138,10 +138,10 @@ def hold_some_out(
     settings: Settings, place: Attempt, read: Pairs, found: Groups, kept: NDArray[np.bool_]
 ) -> tuple[EvalSet, ...]:
     """Take an eval set out of the pairs; `kept` loses its rows."""
-    if not settings.eval_holdout:
-        warn("no eval data and MNRL_EVAL_HOLDOUT=0: this run cannot say whether the model became better")
+    if not settings.holdout_ratio:
+        warn("no eval data and MNRL_HOLDOUT_RATIO=0: this run cannot say whether the model became better")
         return ()
-    held = hold_out(read, found.texts, found.groups, settings.eval_holdout, settings.seed)
+    held = hold_out(read, found.texts, found.groups, settings.holdout_ratio, settings.seed)
     kept &= ~held.rows
     folder = place.scratch / "eval" / HELD_OUT
     log(f"held out {int(held.rows.sum())} of {read.rows} pairs as eval set '{HELD_OUT}'")
@@ -157,7 +157,7 @@ def keep(read: Pairs, negatives: Ragged, kept: NDArray[np.bool_], place: Attempt
     if kept.all():
         return read, negatives
     if not kept.any():
-        raise DataError("every training pair also stands in an eval set; give other pairs, or MNRL_LEAKAGE=keep")
+        raise DataError("every training pair also stands in an eval set; give other pairs, or MNRL_LEAKAGE_POLICY=keep")
     path = place.scratch / "train.arrow"
     negatives = negatives.of(np.flatnonzero(kept))
     columns = read.columns if len(negatives.values) else read.columns[:2]

@@ -185,7 +185,7 @@ class Changes(TypedDict):
 class Comparison:
     """One eval set before and after: each metric's values, gain, interval and p-value. No `after`: evaluation only.
 
-    `queries` are how many won, lost or kept what they had; `bm25` what the words alone would find.
+    `wins_losses` counts the queries that won, lost or tied; `bm25` what the words alone would find.
     `dimensions` has, for embeddings cut to so many numbers, each metric's values `before` and `after`.
     """
 
@@ -193,9 +193,9 @@ class Comparison:
     before: dict[str, float]
     after: dict[str, float] = field(default_factory=dict)
     delta: dict[str, float] = field(default_factory=dict)
-    confidence: dict[str, tuple[float, float]] = field(default_factory=dict)
+    confidence_interval: dict[str, tuple[float, float]] = field(default_factory=dict)
     p_value: dict[str, float] = field(default_factory=dict)
-    queries: dict[str, Changes] = field(default_factory=dict)
+    wins_losses: dict[str, Changes] = field(default_factory=dict)
     bm25: dict[str, float] | None = None
     dimensions: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
@@ -275,7 +275,8 @@ class Minings:
 class Training:
     """What training did. Tokens are counted over all ranks; `padded_tokens` is what the model had to read.
 
-    `seconds_waited` were spent waiting for batches; `recomputed` says that not all activations of a batch were kept.
+    `seconds_waited` were spent waiting for batches; `activation_recompute` says that not all activations of a batch
+    were kept.
 
     `negatives_per_anchor` are the other documents of a batch, on average; `masked_per_anchor` of them did not count.
     `trainable_parameters` is how many numbers were trained; with LoRA few of the model's. `scores` were taken while it
@@ -294,11 +295,11 @@ class Training:
     seconds_waited: float
     tokens: int
     padded_tokens: int
-    recomputed: bool
+    activation_recompute: bool
     trainable_parameters: int
     scores: tuple[StepScore, ...] = ()
     best_step: int | None = None
-    minings: tuple[Mining, ...] = ()
+    hard_negative_mining: tuple[Mining, ...] = ()
     collapse: str | None = None
 
 

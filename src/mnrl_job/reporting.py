@@ -62,7 +62,7 @@ def lexical(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> Callable[[], 
 
 def _lexical(settings: Settings, eval_set: EvalSet) -> dict[str, float] | None:
     try:
-        return lexical_metrics(eval_set, settings.metrics_at)
+        return lexical_metrics(eval_set, settings.metric_cutoffs)
     except Exception as error:  # a line for scale is not worth a run
         warn(f"{eval_set.name}: there is no BM25 to compare with: {type(error).__name__}: {error}")
         return None
@@ -127,7 +127,7 @@ def write_pages(settings: Settings, place: Attempt, run: Run, task: WorkerTask) 
     page = report_page(place.staging, content, settings, task.eval_sets, place.settings_hash, task.inputs)
     (place.staging / "report.html").write_text(page, encoding="utf-8")
     tracked = tracked_run(Settings.model_validate(task.settings), task.scratch, task.staging)
-    results = Results(tracked, settings.track, dict(content), place.staging / "report.html", settings.log_format)
+    results = Results(tracked, settings.report_to, dict(content), place.staging / "report.html", settings.log_format)
     into_files(results)
     return results
 

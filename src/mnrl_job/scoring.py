@@ -66,7 +66,7 @@ def score_now(model: SentenceTransformer, task: WorkerTask) -> float:
         raise ValueError("a score needs an eval set")
     precision = choose_precision(settings.precision, PartialState().device)
     with named(eval_set, "in"):
-        scored = evaluate(model, eval_set, precision, settings.metrics_at, task.scratch / "during.jsonl")
+        scored = evaluate(model, eval_set, precision, settings.metric_cutoffs, task.scratch / "during.jsonl")
     return scored.metrics[metric]
 
 
@@ -80,7 +80,7 @@ def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tup
         results = task.scratch / f"{when}-{eval_set.name}.jsonl"
         begin(f"evaluate_{when}")
         with named(eval_set, when):
-            done = evaluate(model, eval_set, precision, settings.metrics_at, results, settings.matryoshka_dims)
+            done = evaluate(model, eval_set, precision, settings.metric_cutoffs, results, settings.matryoshka_dims)
         moment = f"{when} training, " if task.pairs else ""
         log(f"{moment}{eval_set.name}: {metric} {done.metrics[metric]:.4f}", seconds=done.seconds)
         evaluations.append(done)

@@ -40,8 +40,16 @@ NO_GATE = -1.0
 PLACES = "comma separated; a file, folder or glob, local or s3://"
 SOURCES = f"one or more of uri, name=uri or name:weight=uri, {PLACES}"
 EVAL_SOURCES = f"one or more of uri or name=uri, {PLACES}"
-METRIC = f"{'|'.join(RANKING_METRICS)}@k with a k of MNRL_METRICS_AT, or NAME.metric"
+METRIC = f"{'|'.join(RANKING_METRICS)}@k with a k of MNRL_METRIC_CUTOFFS, or NAME.metric"
 
+# Former names that difflib would not match with the present ones.
+RENAMED = {
+    "eval_holdout": "holdout_ratio",
+    "hard_negative_margin": "hard_negative_relative_margin",
+    "mine_every": "mining_interval",
+    "patience": "early_stopping_patience",
+    "track": "report_to",
+}
 # Blanks at the ends of these belong to them.
 KEEP_BLANKS = ("query_prompt", "document_prompt")
 
@@ -87,22 +95,22 @@ class Settings(BaseModel):
         "which training rows to take, by columns such as label or split; without it such a column must not vary",
         "column, operator (= != >= <= > <) and value, as in label>=1, several joined by 'and'; all takes every row",
     )
-    max_bad_rows: float = _setting(
+    max_bad_row_ratio: float = _setting(
         0.0,
         "share of unusable rows tolerated, of the training data and of each part of an eval set",
         "a number from 0 to 1",
         ge=0,
         le=1,
     )
-    near_duplicates: NearDuplicates = _setting(
+    near_duplicate_threshold: NearDuplicates = _setting(
         0.9,
         "share of common word pairs from which two documents count as the same text",
         "a number above 0.5 and up to 1, or off",
     )
-    leakage: Literal["remove", "fail", "keep"] = _setting(
+    leakage_policy: Literal["remove", "fail", "keep"] = _setting(
         "remove", "what to do with training pairs that also stand in an eval set", "remove, fail or keep"
     )
-    eval_holdout: float = _setting(
+    holdout_ratio: float = _setting(
         0.1, "share of the training groups held out when there is no eval data", "a number from 0 to 0.9", ge=0, le=0.9
     )
     epochs: int = _setting(1, "passes over the training data", "a whole number of at least 1", ge=1)
@@ -147,26 +155,26 @@ class Settings(BaseModel):
         "weigh a negative more the more similar it is to the query: how much, and which negatives",
         "a number above 0 for all negatives, or in_batch_negatives:9, hard_negatives:5 or all_negatives:9",
     )
-    hard_negatives: int = _setting(
+    num_hard_negatives: int = _setting(
         0,
         "hard negatives to mine for each pair before training, among the positives of the others",
         "a whole number from 0 to 100",
         ge=0,
         le=100,
     )
-    hard_negative_ranks: RankingPlaces = _setting(
+    hard_negative_range: RankingPlaces = _setting(
         Places(1, 100),
         "the places they are taken from, where the other documents are ranked by their similarity to the query",
         "first-last, as in 1-100",
     )
-    hard_negative_margin: float = _setting(
+    hard_negative_relative_margin: float = _setting(
         0.05,
         "by which share of the positive's similarity they are less similar; what is nearer may be right, too",
         "a number from 0 and below 1",
         ge=0,
         lt=1,
     )
-    mine_every: Literal["run", "epoch"] = _setting(
+    mining_interval: Literal["run", "epoch"] = _setting(
         "run", "when they are mined: once before training, or anew before each epoch", "run or epoch"
     )
     matryoshka_dims: Dimensions = _setting(
@@ -175,9 +183,11 @@ class Settings(BaseModel):
         "whole numbers from large to small, comma separated, none above the model's dimension: 768,256,64",
     )
     learning_rate: float = _setting(2e-5, "peak learning rate of AdamW", "a number above 0 and up to 1", gt=0, le=1)
-    warmup: float = _setting(0.1, "share of the steps the learning rate climbs", "a number from 0 to 1", ge=0, le=1)
+    warmup_ratio: float = _setting(
+        0.1, "share of the steps the learning rate climbs", "a number from 0 to 1", ge=0, le=1
+    )
     weight_decay: float = _setting(0.01, "weight decay of AdamW", "a number of at least 0", ge=0)
-    schedule: Literal["linear", "cosine", "constant_with_warmup"] = _setting(
+    lr_scheduler: Literal["linear", "cosine", "constant_with_warmup"] = _setting(
         "linear", "how the learning rate falls after warm-up", "linear, cosine or constant_with_warmup"
     )
     scale: float = _setting(20.0, "multiplies the cosine similarity (1 / temperature)", "a number above 0", gt=0)
@@ -195,7 +205,7 @@ class Settings(BaseModel):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = _setting(
         "auto", "arithmetic of the forward pass; weights stay fp32", "auto, fp32, bf16 or fp16"
     )
-    checkpoint_every: Interval = _setting(
+    checkpoint_interval: Interval = _setting(
         Every(seconds=600.0), "how often a checkpoint is saved", "steps (500) or a time (90s, 10m, 1h)"
     )
     grace_period: Time = _setting(
@@ -206,20 +216,20 @@ class Settings(BaseModel):
     hang_timeout: Time = _setting(
         Span(600.0), "workers that all stand still for so long are stopped", "a time (90s, 10m, 1h)"
     )
-    metrics_at: Cutoffs = _setting(
+    metric_cutoffs: Cutoffs = _setting(
         METRIC_CUTOFFS, "how many documents of a ranking each metric looks at", "whole numbers k, comma separated"
     )
     primary_metric: PrimaryMetric = _setting(
         "ndcg@10", "the metric the run is judged by", METRIC, validate_default=True
     )
-    eval_every: Interval | None = _setting(
+    eval_interval: Interval | None = _setting(
         None,
         "how often the model is scored while it trains, by the primary metric; the best weights are then published",
         "steps (500) or a time (90s, 10m, 1h)",
     )
-    patience: int | None = _setting(
+    early_stopping_patience: int | None = _setting(
         None,
-        "training ends after so many scores in a row that were no better than the best (MNRL_EVAL_EVERY)",
+        "training ends after so many scores in a row that were no better than the best (MNRL_EVAL_INTERVAL)",
         "a whole number of at least 1",
         ge=1,
     )
@@ -293,7 +303,7 @@ class Settings(BaseModel):
     log_format: Literal["auto", "text", "json"] = _setting(
         "auto", "text on a terminal, else JSON lines on stderr", "auto, text or json"
     )
-    track: Trackers = _setting(
+    report_to: Trackers = _setting(
         (), "experiment trackers that are told of the run", "tensorboard, wandb, mlflow, comma separated"
     )
 
@@ -305,34 +315,36 @@ class Settings(BaseModel):
             for name, value in values.items()
         }
 
-    @field_validator("patience")
+    @field_validator("early_stopping_patience")
     @classmethod
     def _is_tried(cls, patience: int | None, info: ValidationInfo) -> int | None:
-        if patience is not None and info.data.get("eval_every", True) is None:
-            raise ValueError("nothing is scored while it trains; set MNRL_EVAL_EVERY, too")
+        if patience is not None and info.data.get("eval_interval", True) is None:
+            raise ValueError("nothing is scored while it trains; set MNRL_EVAL_INTERVAL, too")
         return patience
 
     @field_validator("accelerate_config")
     @classmethod
     def _is_whole(cls, file: str | None, info: ValidationInfo) -> str | None:
-        if file and info.data.get("eval_every") is not None:
-            raise ValueError("a model that workers hold in shares cannot be scored while it trains: MNRL_EVAL_EVERY")
-        if file and info.data.get("mine_every") == "epoch":
-            raise ValueError("a model that workers hold in shares cannot mine while it trains: MNRL_MINE_EVERY=epoch")
+        if file and info.data.get("eval_interval") is not None:
+            raise ValueError("a model that workers hold in shares cannot be scored while it trains: MNRL_EVAL_INTERVAL")
+        if file and info.data.get("mining_interval") == "epoch":
+            raise ValueError(
+                "a model that workers hold in shares cannot mine while it trains: MNRL_MINING_INTERVAL=epoch"
+            )
         return file
 
-    @field_validator("hard_negative_ranks")
+    @field_validator("hard_negative_range")
     @classmethod
     def _are_enough(cls, places: Places, info: ValidationInfo) -> Places:
-        wanted = info.data.get("hard_negatives", 0)
+        wanted = info.data.get("num_hard_negatives", 0)
         if wanted > places.last - places.first + 1:
-            raise ValueError(f"fewer places than MNRL_HARD_NEGATIVES={wanted}")
+            raise ValueError(f"fewer places than MNRL_NUM_HARD_NEGATIVES={wanted}")
         return places
 
     @property
     def mines_each_epoch(self) -> bool:
         """Whether hard negatives change while it trains."""
-        return self.hard_negatives > 0 and self.mine_every == "epoch"
+        return self.num_hard_negatives > 0 and self.mining_interval == "epoch"
 
     @property
     def judged(self) -> tuple[str, str]:
@@ -343,9 +355,9 @@ class Settings(BaseModel):
     @field_validator("primary_metric")
     @classmethod
     def _is_measured(cls, metric: str, info: ValidationInfo) -> str:
-        measured = info.data.get("metrics_at", ())
+        measured = info.data.get("metric_cutoffs", ())
         if measured and int(metric.rpartition("@")[2]) not in measured:
-            raise ValueError(f"MNRL_METRICS_AT has {','.join(map(str, measured))}")
+            raise ValueError(f"MNRL_METRIC_CUTOFFS has {','.join(map(str, measured))}")
         return metric
 
 

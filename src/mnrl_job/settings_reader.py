@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import ValidationError
 
@@ -13,6 +13,7 @@ from mnrl_job.settings import (
     GIT_SHA,
     IMAGE,
     PREFIX,
+    RENAMED,
     REQUIRED,
     Settings,
     accepts,
@@ -117,10 +118,15 @@ def _unknown_names(names: Mapping[str, str | None], where: str) -> list[str]:
     for name in sorted(names):
         is_ours = name.startswith(PREFIX) or name.upper() in known
         if is_ours and name not in (*known, IMAGE, GIT_SHA):
-            near = difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.6)
-            hint = f"did you mean {near[0]}?" if near else "`mnrl-job settings` lists all settings"
+            meant = _closest_setting(name.upper(), known)
+            hint = f"did you mean {meant}?" if meant else "`mnrl-job settings` lists all settings"
             problems.append(f"{name}{where} is not a setting; {hint}")
     return problems
+
+
+def _closest_setting(name: str, known: Sequence[str]) -> str | None:
+    renamed = RENAMED.get(name.removeprefix(PREFIX).lower())
+    return env_name(renamed) if renamed else next(iter(difflib.get_close_matches(name, known, n=1)), None)
 
 
 def _explain(error: ValidationError, values: Mapping[str, str], origins: Mapping[str, str]) -> dict[str, str]:

@@ -88,7 +88,7 @@ def train_role(task: WorkerTask) -> None:
     ask_guide(task, settings)
     logs.log(f"training on {task.pairs.rows} pairs with {describe_devices(state)}")
     keeping = Keeping(common(settings, task.inputs), carried_files(task), task.resume)
-    score = partial(score_now, model, task) if settings.eval_every else None
+    score = partial(score_now, model, task) if settings.eval_interval else None
     training = train(model, settings, task.pairs, task.batching, task.scratch, task.staging, keeping, score)
     if settings.lora_rank or is_sharded():
         make_plain = merged if settings.lora_rank else unsharded
@@ -146,7 +146,7 @@ def rehearse_role(task: WorkerTask) -> None:
     precision = choose_precision(settings.precision, PartialState().device)
     evaluation = sum(estimate_seconds(model, one, precision) for one in task.eval_sets)
     short = settings.model_copy(
-        update={"max_steps": min(REHEARSED_STEPS, settings.max_steps or REHEARSED_STEPS), "track": ()}
+        update={"max_steps": min(REHEARSED_STEPS, settings.max_steps or REHEARSED_STEPS), "report_to": ()}
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     few, their_batches = first_steps(task.pairs, task.batching, REHEARSED_STEPS, task.scratch / "rehearsal")

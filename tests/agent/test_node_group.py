@@ -96,7 +96,7 @@ class Together:
 
 
 def stands_still():
-    return ({"doing": "train", "beats": 1, "step": 4, "of": 9},)
+    return ({"doing": "train", "beats": 1, "step": 4, "total_steps": 9},)
 
 
 def works(group):
@@ -189,7 +189,7 @@ def test_one_node_whose_workers_get_on_is_enough_since_the_others_wait_for_them(
     beats = iter(range(10_000))
 
     def gets_on(group):
-        group._heartbeats = lambda: ({"doing": "train", "beats": next(beats), "step": 4, "of": 9},)
+        group._heartbeats = lambda: ({"doing": "train", "beats": next(beats), "step": 4, "total_steps": 9},)
         until = time.monotonic() + 3
         while time.monotonic() < until:
             group.check()

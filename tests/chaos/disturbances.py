@@ -20,7 +20,7 @@ from tests.runs import Scene, orphans, workers_of
 from tests.servers.proxy import Fault, proxied
 from tests.servers.s3 import BUCKET
 
-SETTINGS = {"MNRL_EPOCHS": "20", "MNRL_CHECKPOINT_EVERY": "7", "MNRL_HANG_TIMEOUT": "8s"}
+SETTINGS = {"MNRL_EPOCHS": "20", "MNRL_CHECKPOINT_INTERVAL": "7", "MNRL_HANG_TIMEOUT": "8s"}
 ON_TWO_NODES = {
     "MNRL_NUM_NODES": "2",
     "MNRL_MASTER_ADDR": "node-0:29700",

@@ -16,7 +16,7 @@ def compared(name, delta, p_value, interval=(-0.6, 0.6), before=0.5):
         before=dict.fromkeys(metrics, before),
         after=dict.fromkeys(metrics, before + delta),
         delta=dict.fromkeys(metrics, delta),
-        confidence=dict.fromkeys(metrics, interval),
+        confidence_interval=dict.fromkeys(metrics, interval),
         p_value=dict.fromkeys(metrics, p_value),
     )
 

@@ -48,4 +48,4 @@ def test_queries_are_counted_as_won_lost_and_tied():
         return [QueryResult(f"q{i}", 1, 1.0, {"mrr@10": value}, ()) for i, value in enumerate(values)]
 
     compared = compare("faq", results(0.1, 0.5, 1.0, 1.0), results(1.0, 0.25, 1.0, 1.0), 1)
-    assert compared.queries == {"mrr@10": {"won": 1, "lost": 1, "tied": 2}}
+    assert compared.wins_losses == {"mrr@10": {"won": 1, "lost": 1, "tied": 2}}

@@ -41,7 +41,7 @@ def image(name: str, tmp_path: Path, tiny_model: Path) -> Image:
         "MNRL_OUTPUT": "/output",
         "MNRL_RUN_ID": "r",
         "MNRL_BATCH_SIZE": "8",
-        "MNRL_LEAKAGE": "keep",
+        "MNRL_LEAKAGE_POLICY": "keep",
         "MNRL_LOG_FORMAT": "text",
     }
     return Image(name, tmp_path, environment=settings)

@@ -17,7 +17,7 @@ PATIENCE_SECONDS = 900
 # Nobody in the image's /etc/passwd has this number.
 ARBITRARY_USER = "12345:0"
 # Settings of a run that can be met at work.
-LONG = {"MNRL_EPOCHS": "300", "MNRL_CHECKPOINT_EVERY": "20", "MNRL_PRECISION": "fp32"}
+LONG = {"MNRL_EPOCHS": "300", "MNRL_CHECKPOINT_INTERVAL": "20", "MNRL_PRECISION": "fp32"}
 
 
 def docker(*arguments: str) -> str:

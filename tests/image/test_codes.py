@@ -25,7 +25,7 @@ ENDS: list[tuple[str, int, str, dict[str, Any]]] = [
     ("it is below the gate", 80, "MNRL_MIN_GAIN is 0.9", {"MNRL_MIN_GAIN": "0.9"}),
     (
         *("the loss is no number", 81, "the loss became nan"),
-        LONG | {"MNRL_LEARNING_RATE": "1", "MNRL_WEIGHT_DECAY": "1e30", "MNRL_WARMUP": "0"},
+        LONG | {"MNRL_LEARNING_RATE": "1", "MNRL_WEIGHT_DECAY": "1e30", "MNRL_WARMUP_RATIO": "0"},
     ),
 ]
 

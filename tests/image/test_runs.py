@@ -13,7 +13,7 @@ from tests.servers.s3 import BUCKET
 
 pytestmark = pytest.mark.image
 
-EXAMPLE = {"MNRL_EPOCHS": "1", "MNRL_BATCH_SIZE": "64", "MNRL_LEARNING_RATE": "3e-4", "MNRL_LEAKAGE": "remove"}
+EXAMPLE = {"MNRL_EPOCHS": "1", "MNRL_BATCH_SIZE": "64", "MNRL_LEARNING_RATE": "3e-4", "MNRL_LEAKAGE_POLICY": "remove"}
 
 
 def furnish(folder: Path, minilm: Path) -> None:

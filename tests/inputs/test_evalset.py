@@ -24,8 +24,10 @@ def beir(folder, qrels="q1\td1\t2\nq2\td2\t1\n", queries=QUERIES, corpus=CORPUS)
     return folder
 
 
-def read(uri, folder, max_bad_rows=0.0):
-    return read_evalset(fetch(locate(Source("set", str(uri)), "MNRL_EVAL_DATA"), folder / "in"), folder, max_bad_rows)
+def read(uri, folder, max_bad_row_ratio=0.0):
+    return read_evalset(
+        fetch(locate(Source("set", str(uri)), "MNRL_EVAL_DATA"), folder / "in"), folder, max_bad_row_ratio
+    )
 
 
 def content(eval_set):
@@ -92,7 +94,7 @@ def test_queries_without_a_relevant_document_are_left_out_and_counted(tmp_path):
         ({"queries": {}}, "no queries$"),
         (
             {"corpus": {"d1": "first", "d2": " "}},
-            r"corpus\.jsonl:2: empty \(text of 'd2'\).*\b1 of 2 documents .*MNRL_MAX_BAD_ROWS=0\.5 ",
+            r"corpus\.jsonl:2: empty \(text of 'd2'\).*\b1 of 2 documents .*MNRL_MAX_BAD_ROW_RATIO=0\.5 ",
         ),
     ],
 )
@@ -245,7 +247,7 @@ def test_a_document_that_cannot_be_used_is_named_and_left_out_where_that_is_tole
     told = f"{folder}/corpus.jsonl:3: {reason} ({detail}"
     assert str(caught.value).startswith(told)
     assert "1 of 3 documents" in str(caught.value)
-    assert "MNRL_MAX_BAD_ROWS=0.34 " in str(caught.value)
+    assert "MNRL_MAX_BAD_ROW_RATIO=0.34 " in str(caught.value)
     with pytest.raises(DataError):
         read(folder, tmp_path / "out", 0.333)
     eval_set = read(folder, tmp_path / "out", 0.3334)
@@ -294,7 +296,7 @@ def test_the_same_of_a_json_file(tmp_path):
 
 
 def test_a_part_with_nothing_usable_is_refused_whatever_is_tolerated(tmp_path):
-    with pytest.raises(DataError, match=r"corpus\.jsonl:1: empty .*\b2 of 2 documents (?!.*MNRL_MAX_BAD_ROWS=)"):
+    with pytest.raises(DataError, match=r"corpus\.jsonl:1: empty .*\b2 of 2 documents (?!.*MNRL_MAX_BAD_ROW_RATIO=)"):
         read(beir(tmp_path / "set", corpus={"d1": "", "d2": ""}), tmp_path / "out", 1.0)
 
 

@@ -129,7 +129,7 @@ def test_a_bad_row_is_named_by_the_object_and_line_the_user_knows(server, uri, t
     with pytest.raises(DataError) as caught:
         read_pairs((got(f"{uri}/{pattern}", tmp_path),), Settings(), tmp_path / "pairs.arrow")
     assert str(caught.value).startswith(f"{uri}/in/bad.jsonl:2: empty")
-    pairs = read_pairs((got(f"{uri}/{pattern}", tmp_path),), Settings(max_bad_rows=0.5), tmp_path / "pairs.arrow")
+    pairs = read_pairs((got(f"{uri}/{pattern}", tmp_path),), Settings(max_bad_row_ratio=0.5), tmp_path / "pairs.arrow")
     assert [row.where for row in pairs.bad_rows] == [f"{uri}/in/bad.jsonl:2"]
     assert pairs.sources[0].uri == f"{uri}/{pattern}"
 
@@ -304,7 +304,7 @@ def test_training_data_in_beir_layout_is_read_and_its_faults_named_by_their_obje
     }
     put(server, uri, files)
     fetched = got(f"{uri}/beir", tmp_path)
-    pairs = read_pairs((fetched,), Settings(max_bad_rows=0.5), tmp_path / "pairs.arrow")
+    pairs = read_pairs((fetched,), Settings(max_bad_row_ratio=0.5), tmp_path / "pairs.arrow")
     assert read_table(pairs.path).to_pylist() == [{"anchor": "one", "positive": "two"}]
     where, detail = f"{uri}/beir/qrels/train.tsv:3", f"text of 'e' at {uri}/beir/corpus.jsonl.gz:2"
     assert pairs.bad_rows == (BadRow(where, "empty", detail),)

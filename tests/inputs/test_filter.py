@@ -182,7 +182,7 @@ def test_a_value_that_cannot_be_compared_is_refused_at_its_line(tmp_path, name):
     path = write(tmp_path / name, rows_with(label=["1", "good", "0"]))
     line = 2 if path.suffix in (".jsonl", ".parquet") else 3
     with pytest.raises(DataError, match=rf"{name}:{line}: label .*MNRL_ROW_FILTER=label>=1: 'good'"):
-        read(tmp_path, path, row_filter="label>=1", max_bad_rows=1)
+        read(tmp_path, path, row_filter="label>=1", max_bad_row_ratio=1)
 
 
 def test_a_filter_that_leaves_no_row_names_the_values_there_are(tmp_path):
@@ -220,7 +220,7 @@ def test_bad_rows_are_weighed_against_the_rows_that_were_asked_for(tmp_path):
     rows = [*rows_with(label=[1] + [0] * 97), {"anchor": "", "positive": "p", "label": 1}]
     path = write_jsonl(tmp_path / "p.jsonl", rows)
     with pytest.raises(DataError, match=r"\b1 of 2 rows "):
-        read(tmp_path, path, row_filter="label=1", max_bad_rows=0.4)
+        read(tmp_path, path, row_filter="label=1", max_bad_row_ratio=0.4)
 
 
 def test_judgements_in_beir_layout_are_never_filtered(tmp_path):

@@ -57,12 +57,12 @@ def test_gzipped_parts_say_the_same(tmp_path):
 )
 def test_a_judgement_that_cannot_be_used_is_a_bad_row(tmp_path, judgement, reason, detail):
     folder = beir(tmp_path / "set", f"q1\td1\t1\n{judgement}\n")
-    pairs, rows = read(tmp_path, folder, max_bad_rows=0.5)
+    pairs, rows = read(tmp_path, folder, max_bad_row_ratio=0.5)
     assert len(rows) == 1
     assert pairs.rejected == {reason: 1}
     assert pairs.bad_rows == (BadRow(f"{folder}/qrels/train.tsv:3", reason, detail.format(folder)),)
     with pytest.raises(DataError, match=rf"qrels/train\.tsv:3: {reason} \(.*\b1 of 2 rows .*\(1 {reason}\)"):
-        read(tmp_path, folder, max_bad_rows=0.4)
+        read(tmp_path, folder, max_bad_row_ratio=0.4)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_judgement_that_cannot_be_used_is_a_bad_row(tmp_path, judgement, reaso
 def test_a_named_document_without_a_text_spoils_its_judgements_only(tmp_path, document, reason):
     corpus = [{"_id": "d1"} | document, {"_id": "d2", "text": "second"}]
     folder = beir(tmp_path / "set", "q1\td1\t1\nq1\td2\t1\nq2\td1\t1\n", corpus=corpus)
-    pairs, rows = read(tmp_path, folder, max_bad_rows=0.7)
+    pairs, rows = read(tmp_path, folder, max_bad_row_ratio=0.7)
     assert rows == [{"anchor": "one", "positive": "second"}]
     assert [(row.where, row.reason) for row in pairs.bad_rows] == [
         (f"{folder}/qrels/train.tsv:2", reason),
@@ -107,7 +107,7 @@ def test_what_no_judgement_names_may_be_anything_but_unreadable(tmp_path):
     assert read(tmp_path, folder)[0].rows == 1
     with (folder / "corpus.jsonl").open("a", encoding="utf-8") as handle:
         handle.write('{"_id": "d5\n{"text": "nameless"}\n')
-    pairs, rows = read(tmp_path, folder, max_bad_rows=0.7)
+    pairs, rows = read(tmp_path, folder, max_bad_row_ratio=0.7)
     assert len(rows) == 1
     named = [(row.where, row.reason) for row in pairs.bad_rows]
     assert named == [(f"{folder}/corpus.jsonl:6", "malformed JSON"), (f"{folder}/corpus.jsonl:7", "missing column")]

@@ -133,7 +133,7 @@ def test_one_flaw_in_a_list_makes_its_line_one_bad_row(tmp_path, bad, reason, de
     path = tmp_path / "p.jsonl"
     good = '{"query": "q", "pos": ["p1", "p2"], "neg": ["n"]}\n'
     path.write_text(good + bad + "\n" + good, encoding="utf-8")
-    pairs, rows = read(tmp_path, path, max_bad_rows=0.34)
+    pairs, rows = read(tmp_path, path, max_bad_row_ratio=0.34)
     assert (pairs.rows_read, pairs.rows, len(rows)) == (3, 4, 4)
     assert pairs.rejected == {reason: 1}
     assert [(row.where, row.detail) for row in pairs.bad_rows] == [(f"{path}:2", detail)]
@@ -143,13 +143,13 @@ def test_bad_lines_are_weighed_against_lines_and_not_against_the_rows_they_give(
     lines = [{"query": "q", "pos": ["p"] * 50}, {"query": "q", "pos": []}]
     path = write_jsonl(tmp_path / "p.jsonl", lines)
     with pytest.raises(DataError, match=r"p\.jsonl:2: empty \(pos .*\).*\b1 of 2 rows "):
-        read(tmp_path, path, max_bad_rows=0.4)
-    assert read(tmp_path, path, max_bad_rows=0.5)[0].rows == 50
+        read(tmp_path, path, max_bad_row_ratio=0.4)
+    assert read(tmp_path, path, max_bad_row_ratio=0.5)[0].rows == 50
 
 
 def test_negatives_of_bad_lines_are_none(tmp_path):
     lines = [{"query": "q", "pos": ["p"]}, {"query": "q", "pos": [], "neg": ["1", "2", "3"]}]
-    pairs, _ = read(tmp_path, write_jsonl(tmp_path / "p.jsonl", lines), max_bad_rows=0.5)
+    pairs, _ = read(tmp_path, write_jsonl(tmp_path / "p.jsonl", lines), max_bad_row_ratio=0.5)
     assert pairs.columns == ("anchor", "positive") == tuple(read_table(pairs.path).column_names)
 
 

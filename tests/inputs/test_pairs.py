@@ -48,7 +48,7 @@ def test_missing_columns_name_what_was_found_and_how_to_map(tmp_path):
 
 def test_a_first_row_without_columns_is_a_bad_row_not_a_bad_file(tmp_path):
     path = write_jsonl(tmp_path / "p.jsonl", [{"note": "x"}, {"anchor": "a", "positive": "b"}])
-    pairs, rows = read(tmp_path, path, max_bad_rows=0.5)
+    pairs, rows = read(tmp_path, path, max_bad_row_ratio=0.5)
     assert rows == [{"anchor": "a", "positive": "b"}]
     assert pairs.rejected == {"missing column": 1}
     assert pairs.sources[0].ignored_columns == ("note",)
@@ -70,7 +70,7 @@ def test_bad_rows_are_counted_by_reason_and_named(tmp_path):
         '{"anchor": 3, "positive": "b"}\n',
     ]
     path.write_text(good + "".join(bad) + '{"anchor": "a"}\n{"anchor\n', encoding="utf-8")
-    pairs, rows = read(tmp_path, path, max_bad_rows=0.9)
+    pairs, rows = read(tmp_path, path, max_bad_row_ratio=0.9)
     assert (pairs.rows_read, pairs.rows, len(rows)) == (6, 1, 1)
     assert pairs.rejected == {"empty": 1, "null": 1, "not text": 1, "missing column": 1, "malformed JSON": 1}
     assert [row.where for row in pairs.bad_rows] == [f"{path}:{line}" for line in (2, 3, 4, 5, 6)]
@@ -79,7 +79,7 @@ def test_bad_rows_are_counted_by_reason_and_named(tmp_path):
 def test_half_a_character_is_a_bad_row(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('{"anchor": "\\ud83d", "positive": "b"}\n{"anchor": "\\ud83d\\ude00", "positive": "b"}\n')
-    pairs, rows = read(tmp_path, path, max_bad_rows=0.5)
+    pairs, rows = read(tmp_path, path, max_bad_row_ratio=0.5)
     assert pairs.rejected == {"not UTF-8": 1}
     assert rows == [{"anchor": "😀", "positive": "b"}]
 
@@ -87,9 +87,9 @@ def test_half_a_character_is_a_bad_row(tmp_path):
 def test_more_bad_rows_than_tolerated_stop_the_run(tmp_path):
     rows = [{"anchor": "a", "positive": "b"}] * 9 + [{"anchor": "", "positive": "b"}]
     path = write_jsonl(tmp_path / "p.jsonl", rows)
-    with pytest.raises(DataError, match=r"p\.jsonl:10: empty .*\b1 of 10 rows .*MNRL_MAX_BAD_ROWS=0\.05 "):
-        read(tmp_path, path, max_bad_rows=0.05)
-    assert read(tmp_path, path, max_bad_rows=0.1)[0].rows == 9
+    with pytest.raises(DataError, match=r"p\.jsonl:10: empty .*\b1 of 10 rows .*MNRL_MAX_BAD_ROW_RATIO=0\.05 "):
+        read(tmp_path, path, max_bad_row_ratio=0.05)
+    assert read(tmp_path, path, max_bad_row_ratio=0.1)[0].rows == 9
 
 
 def test_folders_globs_and_formats_mix(tmp_path):
@@ -186,7 +186,7 @@ def test_texts_that_nobody_sees_are_empty(tmp_path, column, unseen):
     if column == "negative":
         assert read(tmp_path, path)[1][1]["negatives"] == []
     else:
-        assert read(tmp_path, path, max_bad_rows=0.5)[0].rejected == {"empty": 1}
+        assert read(tmp_path, path, max_bad_row_ratio=0.5)[0].rejected == {"empty": 1}
 
 
 def test_signs_and_joiners_stay_in_a_text(tmp_path):
@@ -198,12 +198,14 @@ def test_signs_and_joiners_stay_in_a_text(tmp_path):
 def test_the_first_ten_bad_rows_are_named_with_the_ratio_to_set(tmp_path, caplog):
     rows = [{"anchor": "a", "positive": "b" if i % 4 else ""} for i in range(64)]
     path = write_jsonl(tmp_path / "p.jsonl", rows)
-    with pytest.raises(DataError, match=r"p\.jsonl:1: empty .*\b16 of 64 rows .*MNRL_MAX_BAD_ROWS=0\.25 ") as caught:
+    with pytest.raises(
+        DataError, match=r"p\.jsonl:1: empty .*\b16 of 64 rows .*MNRL_MAX_BAD_ROW_RATIO=0\.25 "
+    ) as caught:
         read(tmp_path, path)
     named = [f"{path}:{line}" for line in range(1, 41, 4)]
     assert [record.getMessage().split(": ")[1] for record in caplog.records] == named
     assert [row["where"] for row in caught.value.details["rejected_rows"]] == named
-    assert read(tmp_path, path, max_bad_rows=0.25)[0].rows == 48
+    assert read(tmp_path, path, max_bad_row_ratio=0.25)[0].rows == 48
 
 
 def test_where_all_rows_are_bad_no_ratio_is_told_to_help(tmp_path):

@@ -38,16 +38,16 @@ def size_of(folder):
     return sum(sizes.values())
 
 
-@pytest.mark.parametrize("changes", [{}, {"MNRL_EVAL_EVERY": "5"}])
+@pytest.mark.parametrize("changes", [{}, {"MNRL_EVAL_INTERVAL": "5"}])
 def test_it_is_enough_and_not_far_too_much(scene, changes):
     work = scene.folder / "work"
-    process = scene.start("r", MNRL_WORK_DIR=str(work), MNRL_CHECKPOINT_EVERY="2", MNRL_EPOCHS="30", **changes)
+    process = scene.start("r", MNRL_WORK_DIR=str(work), MNRL_CHECKPOINT_INTERVAL="2", MNRL_EPOCHS="30", **changes)
     seen = [0]
     while process.poll() is None:
         seen.append(size_of(work))
         time.sleep(0.01)
     assert process.returncode == 0, scene.log("r")[-3000:]
-    needed = needed_bytes(*located(scene, eval_every="5" if changes else None))
+    needed = needed_bytes(*located(scene, eval_interval="5" if changes else None))
     assert needed / 2 < max(seen) <= needed
 
 

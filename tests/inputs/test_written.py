@@ -96,7 +96,7 @@ def test_a_column_of_written_lists_is_read_as_lists_and_told(tmp_path, caplog, n
 
 def test_what_is_no_list_in_a_column_of_lists_is_a_bad_row(tmp_path):
     rows = [("q", "['p']", "['n']"), ("q", "['p', nan]", "['n']"), ("q", "a text", "['n']"), ("q", "['p']", "")] * 2
-    pairs, taken = read(tmp_path, table(tmp_path / "l.csv", rows), max_bad_rows=0.5)
+    pairs, taken = read(tmp_path, table(tmp_path / "l.csv", rows), max_bad_row_ratio=0.5)
     assert (pairs.rejected, len(taken)) == ({"not a list": 4}, 4)
     assert pairs.bad_rows[0].where == f"{tmp_path}/l.csv:3"
 

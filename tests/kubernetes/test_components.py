@@ -82,7 +82,7 @@ def test_spot_machines_of_any_provider_are_chosen_and_their_taints_tolerated(com
 
 
 def test_trackers_are_a_setting(composed):
-    assert environment(composed, workload(composed).pair[1])["MNRL_TRACK"] == "wandb"
+    assert environment(composed, workload(composed).pair[1])["MNRL_REPORT_TO"] == "wandb"
 
 
 def test_each_overlay_keeps_its_own_beside_them(composed):

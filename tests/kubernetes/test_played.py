@@ -21,7 +21,7 @@ MNRL_EVAL_DATA=/runs/data/faq.json
 MNRL_OUTPUT=/runs
 MNRL_BASE_MODEL=/runs/data/model
 MNRL_BATCH_SIZE=8
-MNRL_LEAKAGE=keep
+MNRL_LEAKAGE_POLICY=keep
 """
 
 

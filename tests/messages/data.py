@@ -79,8 +79,8 @@ FORMATS: Catalogue = {
         training(lines(PAIR) + '{"anchor": "torn\n'),
         65,
         "p.jsonl:2: malformed JSON (Unterminated string starting at: line 1 column 12 (char 11)); 1 of 2 rows are "
-        "unusable (1 malformed JSON), more than MNRL_MAX_BAD_ROWS=0 allows; mend them, or set "
-        "MNRL_MAX_BAD_ROWS=0.5 to leave them out",
+        "unusable (1 malformed JSON), more than MNRL_MAX_BAD_ROW_RATIO=0 allows; mend them, or set "
+        "MNRL_MAX_BAD_ROW_RATIO=0.5 to leave them out",
     ),
     "a JSON array": (
         training(json.dumps([PAIR, PAIR])),
@@ -148,20 +148,20 @@ ROWS: Catalogue = {
     "an empty text": (
         training(lines(PAIR, PAIR | {"positive": " "})),
         65,
-        "p.jsonl:2: empty (positive); 1 of 2 rows are unusable (1 empty), more than MNRL_MAX_BAD_ROWS=0 allows; "
-        "mend them, or set MNRL_MAX_BAD_ROWS=0.5 to leave them out",
+        "p.jsonl:2: empty (positive); 1 of 2 rows are unusable (1 empty), more than MNRL_MAX_BAD_ROW_RATIO=0 allows; "
+        "mend them, or set MNRL_MAX_BAD_ROW_RATIO=0.5 to leave them out",
     ),
     "a number for a text": (
         training(lines(PAIR, PAIR | {"positive": 7})),
         65,
         "p.jsonl:2: not text (positive is of type int); 1 of 2 rows are unusable (1 not text), more than "
-        "MNRL_MAX_BAD_ROWS=0 allows; mend them, or set MNRL_MAX_BAD_ROWS=0.5 to leave them out",
+        "MNRL_MAX_BAD_ROW_RATIO=0 allows; mend them, or set MNRL_MAX_BAD_ROW_RATIO=0.5 to leave them out",
     ),
     "more bad rows than tolerated": (
-        training(lines(*[PAIR] * 9, {"anchor": "", "positive": "b"}), max_bad_rows=0.05),
+        training(lines(*[PAIR] * 9, {"anchor": "", "positive": "b"}), max_bad_row_ratio=0.05),
         65,
-        "p.jsonl:10: empty (anchor); 1 of 10 rows are unusable (1 empty), more than MNRL_MAX_BAD_ROWS=0.05 allows; "
-        "mend them, or set MNRL_MAX_BAD_ROWS=0.1 to leave them out",
+        "p.jsonl:10: empty (anchor); 1 of 10 rows are unusable (1 empty), more than MNRL_MAX_BAD_ROW_RATIO=0.05 "
+        "allows; mend them, or set MNRL_MAX_BAD_ROW_RATIO=0.1 to leave them out",
     ),
     "no rows": (
         training(""),
@@ -179,7 +179,7 @@ ROWS: Catalogue = {
         training_folder(BEIR | {"qrels/train.tsv": HEADER + "q1\td9\t1\n"}),
         65,
         "set/qrels/train.tsv:2: unknown id (corpus.jsonl has no 'd9'); 1 of 1 rows are unusable (1 unknown id), "
-        "more than MNRL_MAX_BAD_ROWS=0 allows; mend them",
+        "more than MNRL_MAX_BAD_ROW_RATIO=0 allows; mend them",
     ),
 }
 EVAL_SETS: Catalogue = {
@@ -193,13 +193,13 @@ EVAL_SETS: Catalogue = {
         beir(qrels=HEADER + "q1\td9\t1\n"),
         65,
         "set/qrels/test.tsv:2: unknown id (there is no document 'd9'); 1 of 1 judgements cannot be used (1 unknown "
-        "id), MNRL_MAX_BAD_ROWS is 0; mend them",
+        "id), MNRL_MAX_BAD_ROW_RATIO is 0; mend them",
     ),
     "a score that is no whole number": (
         beir(qrels=HEADER + "q1\td1\tgood\n"),
         65,
         "set/qrels/test.tsv:2: no grade (score 'good' of 'd1' is not a whole number up to 1000000000); 1 of 1 "
-        "judgements cannot be used (1 no grade), MNRL_MAX_BAD_ROWS is 0; mend them",
+        "judgements cannot be used (1 no grade), MNRL_MAX_BAD_ROW_RATIO is 0; mend them",
     ),
     "nothing that is relevant": (
         beir(qrels=HEADER + "q1\td1\t0\n"),
@@ -209,14 +209,14 @@ EVAL_SETS: Catalogue = {
     "an empty document": (
         beir(corpus='{"_id": "d1", "text": ""}\n'),
         65,
-        "set/corpus.jsonl:1: empty (text of 'd1'); 1 of 1 documents cannot be used (1 empty), MNRL_MAX_BAD_ROWS is "
-        "0; mend them",
+        "set/corpus.jsonl:1: empty (text of 'd1'); 1 of 1 documents cannot be used (1 empty), MNRL_MAX_BAD_ROW_RATIO "
+        "is 0; mend them",
     ),
     "an id that stands twice": (
         beir(corpus=BEIR["corpus.jsonl"].replace("d2", "d1")),
         65,
         "set/corpus.jsonl:2: repeated id ('d1' stands twice; ids must be unique); 1 of 2 documents cannot be used "
-        "(1 repeated id), MNRL_MAX_BAD_ROWS is 0; mend them, or set MNRL_MAX_BAD_ROWS=0.5 to leave them out",
+        "(1 repeated id), MNRL_MAX_BAD_ROW_RATIO is 0; mend them, or set MNRL_MAX_BAD_ROW_RATIO=0.5 to leave them out",
     ),
     "a file that is no JSON": (
         evaluation("set.json", {"set.json": "{"}),
@@ -227,7 +227,7 @@ EVAL_SETS: Catalogue = {
         judged(relevant_docs={"q1": [None]}),
         65,
         "set.json: relevant_docs['q1']: not text (an id is of type null; expected text or a whole number); 1 of 1 "
-        "judgements cannot be used (1 not text), MNRL_MAX_BAD_ROWS is 0; mend them",
+        "judgements cannot be used (1 not text), MNRL_MAX_BAD_ROW_RATIO is 0; mend them",
     ),
     "a metric of another eval set": (
         without_eval_sets(primary_metric="faq.ndcg@10"),
@@ -237,8 +237,8 @@ EVAL_SETS: Catalogue = {
     "a gate without an eval set": (
         without_eval_sets(min_gain=0.1),
         64,
-        "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE and MNRL_EVAL_EVERY need an eval set to judge by; name one in "
-        "MNRL_EVAL_DATA, or hold training pairs out (MNRL_EVAL_HOLDOUT)",
+        "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE and MNRL_EVAL_INTERVAL need an eval set to judge by; name one in "
+        "MNRL_EVAL_DATA, or hold training pairs out (MNRL_HOLDOUT_RATIO)",
     ),
 }
 BATCHES: Catalogue = {

@@ -54,7 +54,7 @@ SETTINGS: Catalogue = {
         environment(MNRL_PRIMARY_METRIC="bleu"),
         64,
         "MNRL_PRIMARY_METRIC='bleu' is not accepted (unknown metric); expected "
-        "accuracy|precision|recall|mrr|map|ndcg@k with a k of MNRL_METRICS_AT, or NAME.metric",
+        "accuracy|precision|recall|mrr|map|ndcg@k with a k of MNRL_METRIC_CUTOFFS, or NAME.metric",
     ),
     "a format that is not known": (
         environment(MNRL_EXPORT="openvivo"),

@@ -132,7 +132,7 @@ def worker_result(names: tuple[str, ...], trained: bool) -> WorkerResult:
         seconds_waited=0.5,
         tokens=100_000,
         padded_tokens=110_000,
-        recomputed=False,
+        activation_recompute=False,
         trainable_parameters=22_713_216,
         scores=(StepScore(20, 0.5), StepScore(40, 0.6), StepScore(60, 0.55)),
         best_step=40,
@@ -156,7 +156,7 @@ def log(steps: int = 60) -> list[dict[str, Any]]:
     return [
         {
             "step": step,
-            "of": steps,
+            "total_steps": steps,
             "loss": 2.1 * math.exp(-step / 20) + 0.1 + 0.05 * math.sin(step),
             "learning_rate": 1e-3 * min(step / 6, (steps - step) / 54),
             "grad_norm": None if step == 1 else 3 + math.cos(step),
@@ -167,7 +167,7 @@ def log(steps: int = 60) -> list[dict[str, Any]]:
             "in_batch_accuracy": 1 - 0.6 * math.exp(-step / 15),
             "chance": 0.125,
             "positive_score": 0.55 + 0.2 * (1 - math.exp(-step / 15)),
-            "negative_score": 0.5 - 0.2 * (1 - math.exp(-step / 15)),
+            "hardest_negative_score": 0.5 - 0.2 * (1 - math.exp(-step / 15)),
             "anisotropy": 0.2 - 0.1 * step / steps,
             "collapse": "" if step > 4 else None,
         }

@@ -26,7 +26,7 @@ def write(local, step, facts=FACTS):
     folder = local / f"checkpoint-{step}"
     folder.mkdir(parents=True)
     (folder / "weights").write_text(f"weights of step {step}")
-    seal(folder, facts | {"step": step, "of": 100})
+    seal(folder, facts | {"step": step, "total_steps": 100})
 
 
 def attempt(local, store, name="a"):
@@ -83,7 +83,7 @@ def test_one_that_the_trainer_removes_while_it_is_sent_arrives_whole_and_slownes
     keeper = checkpoints._Keeper(attempt(local, lambda: store))
     keeper.look()
     assert fetch_newest(store, tmp_path / "resumed", FACTS).step == 10
-    assert "MNRL_CHECKPOINT_EVERY" in caplog.text
+    assert "MNRL_CHECKPOINT_INTERVAL" in caplog.text
     assert not (tmp_path / "a" / "sending").exists()
 
 

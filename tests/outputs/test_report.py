@@ -25,7 +25,7 @@ def run(tmp_path):
 def test_the_verdict_comes_first_with_how_much_and_how_sure(run):
     page = run.page()
     one = run.content["evaluation"]["faq"]
-    low, high = one["confidence"]["ndcg@10"]
+    low, high = one["confidence_interval"]["ndcg@10"]
     text = Reader(page).text
     assert page.index("<h1") < page.index("<h2")
     assert f"Better: ndcg@10 rose by {one['delta']['ndcg@10']:.3f}" in text
@@ -46,7 +46,7 @@ def test_the_verdict_comes_first_with_how_much_and_how_sure(run):
 )
 def test_a_gain_that_may_be_chance_is_not_called_one(run, delta, interval, p_value, word, sure):
     one = run.content["evaluation"]["faq"]
-    one["delta"]["ndcg@10"], one["confidence"]["ndcg@10"], one["p_value"]["ndcg@10"] = delta, interval, p_value
+    one["delta"]["ndcg@10"], one["confidence_interval"]["ndcg@10"], one["p_value"]["ndcg@10"] = delta, interval, p_value
     found = verdict(run.content, [])
     assert (found.word, found.sure.partition(":")[0]) == (word, sure)
 
@@ -57,7 +57,7 @@ def test_a_gain_that_may_be_chance_is_not_called_one(run, delta, interval, p_val
 )
 def test_where_nothing_was_left_to_gain_nobody_says_that_a_gain_is_not_proven(run, delta, interval, p_value, word):
     one, metric = run.content["evaluation"]["faq"], "ndcg@10"
-    one["delta"][metric], one["confidence"][metric], one["p_value"][metric] = delta, interval, p_value
+    one["delta"][metric], one["confidence_interval"][metric], one["p_value"][metric] = delta, interval, p_value
     run.content["primary_metric"]["saturated"] = True
     found = verdict(run.content, [])
     assert found.word == word
@@ -68,7 +68,7 @@ def test_where_nothing_was_left_to_gain_nobody_says_that_a_gain_is_not_proven(ru
 def test_what_speaks_against_a_gain_stands_beside_it(tmp_path):
     run = left_behind(tmp_path, queries=30, names=("faq", "other"))
     other = run.content["evaluation"]["other"]
-    other["delta"]["ndcg@10"], other["confidence"]["ndcg@10"] = -0.2, (-0.3, -0.1)
+    other["delta"]["ndcg@10"], other["confidence_interval"]["ndcg@10"] = -0.2, (-0.3, -0.1)
     run.content["gate"] = {"passed": False, "rule": "a gain of 0.5", "failed": ["it rose by less than 0.5"]}
     lines = log()
     lines[30]["collapse"] = "unrelated documents look alike"

@@ -111,7 +111,7 @@ def test_the_same_seed_holds_out_the_same_rows():
 
 
 def test_where_everything_hangs_together_nothing_can_be_held_out():
-    with pytest.raises(DataError, match=r"^MNRL_EVAL_HOLDOUT=0\.1: .*\b20 rows.*MNRL_EVAL_DATA"):
+    with pytest.raises(DataError, match=r"^MNRL_HOLDOUT_RATIO=0\.1: .*\b20 rows.*MNRL_EVAL_DATA"):
         choose_rows(np.stack([np.arange(20), np.full(20, 99)], axis=1), 0.1, 1)
 
 

@@ -55,7 +55,7 @@ def test_one_worker_that_gets_on_is_enough_since_the_others_wait_for_it(told):
 
 def test_when_all_stand_still_each_is_named_with_where_it_stands(told):
     look, paths, _ = told
-    alive(paths[0], 7, step=11, of=40)
+    alive(paths[0], 7, step=11, total_steps=40)
     alive(paths[1], 7, "evaluate_before")
     each = r"worker 0 .*\btrain, step 12 of 40, worker 1 .*\bevaluate_before"
     with pytest.raises(Hang, match=rf"\b11 s \(MNRL_HANG_TIMEOUT=10s\): {each}; "):
@@ -94,16 +94,16 @@ def test_a_beat_is_written_at_once_when_something_new_begins_and_seldom_after(tm
     path = tmp_path / "beat.json"
     monkeypatch.setenv(heartbeat.FILE, str(path))
     begin("load")
-    begin("train", step=0, of=3)
+    begin("train", step=0, total_steps=3)
     beat(step=1)
     assert last_beat(path)["step"] == 0
     time.sleep(heartbeat.SECONDS_BETWEEN_WRITES)
     beat(loss=0.5)
     found = last_beat(path)
-    assert {name: found[name] for name in ("doing", "step", "of", "loss")} == {
+    assert {name: found[name] for name in ("doing", "step", "total_steps", "loss")} == {
         "doing": "train",
         "step": 1,
-        "of": 3,
+        "total_steps": 3,
         "loss": 0.5,
     }
     begin("save")

@@ -72,14 +72,14 @@ def test_a_folder_that_cannot_be_copied_costs_a_warning(results, run, caplog):
     (run.staging / "wandb").write_text("in the way")
     with caplog.at_level(logging.WARNING):
         into_files(results("wandb"))
-    assert "MNRL_TRACK: wandb is left out from now on: " in caplog.text
+    assert "MNRL_REPORT_TO: wandb is left out from now on: " in caplog.text
 
 
 def test_a_server_that_refuses_is_told_of_in_one_line(results, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     to_servers(results("mlflow"))
     (line,) = capfd.readouterr().err.splitlines()
-    assert "warning: MNRL_TRACK: mlflow is left out from now on" in line
+    assert "warning: MNRL_REPORT_TO: mlflow is left out from now on" in line
     assert "set MLFLOW_TRACKING_URI to a server that answers" in line
 
 

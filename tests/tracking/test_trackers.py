@@ -23,7 +23,7 @@ def test_a_tracker_whose_package_is_missing_is_a_warning_with_the_command_that_h
 )
 def test_what_is_said_is_one_line_with_the_variable_the_tracker_and_what_helps(why, remedy):
     line = left_out("mlflow", why)
-    assert line.startswith("MNRL_TRACK: mlflow is left out")
+    assert line.startswith("MNRL_REPORT_TO: mlflow is left out")
     assert remedy in line
     assert "\n" not in line
     assert len(line) < 500

@@ -91,7 +91,7 @@ def train(
     checkpoints = sorted(folder.glob("trainer/checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
     done = {"step": trainer.state.global_step, "digest": trainer.progress.digest}
-    return done | {"recomputed": math.isfinite(trainer.global_loss.kept_tokens)}
+    return done | {"activation_recompute": math.isfinite(trainer.global_loss.kept_tokens)}
 
 
 def fail(*_: object) -> NoReturn:

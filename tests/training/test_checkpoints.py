@@ -27,7 +27,7 @@ from tests.runs import copy_with_dropout
 
 # Two epochs of four steps.
 PLAN = np.concatenate([np.arange(32), np.random.default_rng(1).permutation(32)]).reshape(8, 8)
-SETTINGS = Settings(batch_size=8, precision="fp32", learning_rate=1e-3, checkpoint_every=Every(seconds=600.0))
+SETTINGS = Settings(batch_size=8, precision="fp32", learning_rate=1e-3, checkpoint_interval=Every(seconds=600.0))
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +66,14 @@ def trained(data, dropping, tmp_path, resume=None, settings=SETTINGS, score=None
     keeping = Keeping({"settings": {}, "inputs": {}}, carried, resume)
     done = train(model, settings, *data, tmp_path, tmp_path, keeping, score)
     digest = hashlib.sha256(b"".join(weight.detach().numpy().tobytes() for weight in model.parameters())).hexdigest()
-    mined = [(one["step"], one["found"], one["similarity"]) for one in done.minings]
+    mined = [(one["step"], one["found"], one["similarity"]) for one in done.hard_negative_mining]
     lines = carried[0].read_text().count("\n")
     return (done.steps, done.rows_digest, done.final_loss, done.tokens, digest), lines, mined
 
 
-MINING = SETTINGS.model_copy(update={"hard_negatives": 2, "hard_negative_margin": 0.0, "mine_every": "epoch"})
+MINING = SETTINGS.model_copy(
+    update={"num_hard_negatives": 2, "hard_negative_relative_margin": 0.0, "mining_interval": "epoch"}
+)
 
 
 @pytest.fixture(scope="module", params=[SETTINGS, MINING], ids=["plain", "mining"])
@@ -97,7 +99,7 @@ def test_stopped_after_any_step_it_ends_the_same(go, tmp_path, monkeypatch, undi
 
 @pytest.mark.parametrize(("step", "settings"), [(4, SETTINGS), (4, MINING), (6, SETTINGS)])
 def test_stopped_where_patience_ends_it_trains_no_further(go, tmp_path, monkeypatch, step, settings):
-    settings = settings.model_copy(update={"eval_every": Every(steps=2), "patience": step // 2 - 1})
+    settings = settings.model_copy(update={"eval_interval": Every(steps=2), "early_stopping_patience": step // 2 - 1})
     undisturbed = go(settings=settings, score=lambda: 0.5)
     assert undisturbed[0][0] == step
     with monkeypatch.context() as patch:
@@ -110,7 +112,7 @@ def test_stopped_where_patience_ends_it_trains_no_further(go, tmp_path, monkeypa
 
 def test_negatives_are_mined_anew_for_each_epoch_with_the_weights_of_then(go):
     """Batches are made ready one ahead, so the last step of an epoch is not in these weights yet."""
-    *once, mined_once = go(settings=MINING.model_copy(update={"mine_every": "run"}))
+    *once, mined_once = go(settings=MINING.model_copy(update={"mining_interval": "run"}))
     *anew, mined_anew = go(settings=MINING)
     assert [step for step, _, _ in mined_once] == [0]
     assert [step for step, _, _ in mined_anew] == [0, 3]
@@ -128,14 +130,14 @@ def test_a_last_checkpoint_is_made_where_much_work_hangs_on_it(go, tmp_path, mon
     go()
     assert not (tmp_path / "trainer" / "checkpoint-8").exists()
     monkeypatch.setattr(checkpoints, "WORTH_SAVING_SECONDS", 0.0)
-    go(settings=SETTINGS.model_copy(update={"checkpoint_every": Every(steps=1000)}))
+    go(settings=SETTINGS.model_copy(update={"checkpoint_interval": Every(steps=1000)}))
     assert read_seal(tmp_path / "trainer" / "checkpoint-8") is not None
 
 
 @pytest.mark.parametrize("every", [Every(steps=1000), Every(seconds=600.0)], ids=["steps", "time"])
 def test_the_first_checkpoint_is_made_early_however_seldom_they_are_wanted(go, tmp_path, monkeypatch, every):
     monkeypatch.setattr(checkpoints, "WORTH_SAVING_SECONDS", 0.0)
-    go(settings=SETTINGS.model_copy(update={"checkpoint_every": every}))
+    go(settings=SETTINGS.model_copy(update={"checkpoint_interval": every}))
     kept = sorted(path.name for path in (tmp_path / "trainer").glob("checkpoint-*"))
     assert kept == ["checkpoint-1", "checkpoint-8"], "the second is the last step's"
 

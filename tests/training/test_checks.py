@@ -36,7 +36,7 @@ def test_they_are_what_counting_by_hand_gives(batch):
     assert found.in_batch_accuracy == pytest.approx((positives > others.amax(dim=1)).float().mean().item(), abs=1e-5)
     assert found.chance == pytest.approx(1 / 16, abs=1e-5)
     assert found.positive_score == pytest.approx(positives.mean().item(), abs=1e-5)
-    assert found.negative_score == pytest.approx(others.amax(dim=1).mean().item(), abs=1e-5)
+    assert found.hardest_negative_score == pytest.approx(others.amax(dim=1).mean().item(), abs=1e-5)
     between = documents[:8] @ documents[:8].T
     assert found.anisotropy == pytest.approx((between.sum().item() - 8) / 56, abs=1e-5)
 
@@ -50,7 +50,7 @@ def test_a_false_negative_does_not_count(batch):
     documents[8:] = documents[0]
     labels[8:, 2] = NOBODY
     found = on_host(measure(queries, documents, labels))
-    assert found.negative_score < 1
+    assert found.hardest_negative_score < 1
     assert found.chance == pytest.approx((6 / 8 + 2 / 7) / 8, abs=1e-5)
 
 
@@ -69,7 +69,7 @@ def test_where_no_query_has_a_negative_there_is_nothing_to_say(batch):
     queries, documents, labels = batch
     labels[:, 1] = 7
     found = on_host(measure(queries, documents[:8], labels[:8]))
-    assert (found.in_batch_accuracy, found.chance, found.negative_score) == (None, None, None)
+    assert (found.in_batch_accuracy, found.chance, found.hardest_negative_score) == (None, None, None)
     assert CollapseAlarm().look(found) is None
 
 
@@ -169,7 +169,7 @@ def test_a_training_logs_them_and_trains_no_differently(run, model, tiny_model, 
     for line in lines:
         assert line["chance"] == pytest.approx(1 / 8)
         assert 0 <= line["in_batch_accuracy"] <= 1
-        assert line["negative_score"] <= 1 >= line["positive_score"]
+        assert line["hardest_negative_score"] <= 1 >= line["positive_score"]
         assert line["memory_bytes"] > 10_000_000
         assert line["collapse"] is None
     monkeypatch.setattr("mnrl_job.training.loss.measure", lambda *_: None)

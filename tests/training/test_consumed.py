@@ -65,19 +65,19 @@ def test_a_run_resumed_in_its_second_epoch_trains_on_the_rows_it_had_not_seen(tw
     """The library's no-duplicates sampler repeats the first epoch's order here: 19 of 40 rows twice, 19 never."""
     folder, plan = run
     assert len(plan) == 15
-    assert two_ranks.ask("train", folder, 7) == {"step": 7, "digest": digest(plan[:7]), "recomputed": False}
-    assert train(folder, 0) == {"step": 15, "digest": digest(plan), "recomputed": False}
+    assert two_ranks.ask("train", folder, 7) == {"step": 7, "digest": digest(plan[:7]), "activation_recompute": False}
+    assert train(folder, 0) == {"step": 15, "digest": digest(plan), "activation_recompute": False}
     assert logged(folder, "rows_digest") == [digest(plan[:step]) for step in range(1, 16)]
 
 
 def test_a_batch_of_seven_is_trained_on_by_one_rank_then_three_then_two(two_ranks, three_ranks, tmp_path, tiny_model):
     folder, plan = make_run(tmp_path, tiny_model, 7)
-    whole = {"step": 15, "digest": digest(plan), "recomputed": False}
+    whole = {"step": 15, "digest": digest(plan), "activation_recompute": False}
     assert train(folder, 0) == whole
     losses = logged(folder, "loss")
     shutil.rmtree(folder / "trainer", ignore_errors=True)
     assert train(folder, 4)["step"] == 4
-    assert three_ranks.ask("train", folder, 9) == {"step": 9, "digest": digest(plan[:9]), "recomputed": False}
+    assert three_ranks.ask("train", folder, 9) == {"step": 9, "digest": digest(plan[:9]), "activation_recompute": False}
     assert two_ranks.ask("train", folder, 0) == whole
     assert logged(folder, "rows_digest") == [digest(plan[:step]) for step in range(1, 16)]
     assert logged(folder, "loss") == pytest.approx(losses, abs=1e-3)  # bf16, cut in other chunks
@@ -104,12 +104,12 @@ def test_both_ranks_stop_after_the_step_in_which_one_is_asked_to(two_ranks, run)
 def test_where_one_of_two_ranks_runs_out_of_memory_both_go_on_with_less(two_ranks, run):
     """Here with what one process began, and to the same losses as that one alone."""
     folder, plan = run
-    whole = {"step": 15, "digest": digest(plan), "recomputed": False}
+    whole = {"step": 15, "digest": digest(plan), "activation_recompute": False}
     assert train(folder, 0) == whole
     losses = logged(folder, "loss")
     shutil.rmtree(folder / "trainer")
     assert train(folder, 7)["step"] == 7
-    assert two_ranks.ask("short", folder, "forward") == whole | {"recomputed": True}
+    assert two_ranks.ask("short", folder, "forward") == whole | {"activation_recompute": True}
     assert logged(folder, "rows_digest") == [digest(plan[:step]) for step in range(1, 16)]
     assert logged(folder, "loss") == pytest.approx(losses, abs=1e-3)  # bf16, cut in other chunks
 

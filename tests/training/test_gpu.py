@@ -107,7 +107,7 @@ def test_embeddings_are_those_of_the_cpu(tiny_model, tmp_path, precision):
 def test_the_negatives_mined_are_those_of_the_cpu():
     vectors = torch.nn.functional.normalize(torch.randn(2, 50, 8, generator=torch.Generator().manual_seed(1)), dim=-1)
     texts = distinct(np.arange(100).reshape(2, 50).T, no_values(50), np.arange(50) % 7 == 0, np.arange(50))
-    wanted = Settings(hard_negatives=3)
+    wanted = Settings(num_hard_negatives=3)
     (on_cpu,), (on_gpu,) = (list(search(*vectors.to(device), texts, wanted)) for device in ("cpu", "cuda"))
     for one, other in zip(on_cpu, on_gpu, strict=True):
         torch.testing.assert_close(other.cpu(), one)

@@ -61,7 +61,11 @@ def texts_of(pairs):
 
 def asked_for(count, margin=0.0, places="1-100"):
     first, last = map(int, places.split("-"))
-    wanted = {"hard_negatives": count, "hard_negative_margin": margin, "hard_negative_ranks": Places(first, last)}
+    wanted = {
+        "num_hard_negatives": count,
+        "hard_negative_relative_margin": margin,
+        "hard_negative_range": Places(first, last),
+    }
     return Settings(batch_size=16, precision="fp32", learning_rate=1e-3).model_copy(update=wanted)
 
 
@@ -102,10 +106,10 @@ def naive(scores, groups, barred, planned, wanted, row):
     own = {group for other in groups if other[0] == anchor for group in other}
     forbidden = own | {groups[other][1] for other in planned if barred[other]}
     others = sorted({groups[other][1] for other in planned} - forbidden, key=lambda group: -scores[anchor][group])
-    window = others[wanted.hard_negative_ranks.first - 1 : wanted.hard_negative_ranks.last]
+    window = others[wanted.hard_negative_range.first - 1 : wanted.hard_negative_range.last]
     of_positive = scores[anchor][positive]
-    limit = of_positive - abs(of_positive) * wanted.hard_negative_margin
-    return [group for group in window if scores[anchor][group] <= limit][: wanted.hard_negatives]
+    limit = of_positive - abs(of_positive) * wanted.hard_negative_relative_margin
+    return [group for group in window if scores[anchor][group] <= limit][: wanted.num_hard_negatives]
 
 
 @settings(deadline=None, max_examples=150)

@@ -94,7 +94,7 @@ def test_a_loss_that_is_no_number_is_told_with_its_step_though_others_were_made_
 
 @pytest.mark.usefixtures("breaking")
 def test_before_a_checkpoint_all_steps_are_looked_at(run, model, tmp_path, readings):
-    settings = SETTINGS.model_copy(update={"checkpoint_every": Every(steps=3)})
+    settings = SETTINGS.model_copy(update={"checkpoint_interval": Every(steps=3)})
     with pytest.raises(Diverged, match="at step 3,"):
         train(model, settings, run.pairs, run.batching, tmp_path, tmp_path, Keeping({}, (), None))
     assert readings == [3]

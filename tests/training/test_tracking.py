@@ -51,7 +51,7 @@ def go(tmp_path, tiny_model, caplog):
         model = SentenceTransformer(str(tiny_model), device="cpu")
         began = time.monotonic()
         with caplog.at_level(logging.WARNING, "mnrl_job"):
-            train(model, SETTINGS.model_copy(update={"track": trackers}), pairs, batching, tmp_path, tmp_path)
+            train(model, SETTINGS.model_copy(update={"report_to": trackers}), pairs, batching, tmp_path, tmp_path)
         took = time.monotonic() - began
         weights = torch.cat([weight.detach().ravel() for weight in model.parameters()])
         return weights, took, [record.getMessage() for record in caplog.records if record.name == "mnrl_job"]
@@ -83,7 +83,7 @@ def test_a_folder_that_cannot_be_written_is_told_of_once_and_the_training_goes_o
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "/dev/null/here")
     _, _, warnings = go("tensorboard")
     assert len(warnings) == 1
-    assert "MNRL_TRACK: tensorboard is left out from now on: NotADirectoryError" in warnings[0]
+    assert "MNRL_REPORT_TO: tensorboard is left out from now on: NotADirectoryError" in warnings[0]
 
 
 def test_a_server_that_refuses_is_told_of_once_and_costs_little(go, monkeypatch):
@@ -101,8 +101,8 @@ def test_a_server_that_never_answers_is_waited_for_only_at_the_end(go, monkeypat
         _, took, warnings = go("mlflow")
     assert took < 60
     assert warnings == [
-        "MNRL_TRACK: mlflow is left out from now on: it is too slow, or does not answer; set MLFLOW_TRACKING_URI to a "
-        "server that answers. The run goes on"
+        "MNRL_REPORT_TO: mlflow is left out from now on: it is too slow, or does not answer; set MLFLOW_TRACKING_URI "
+        "to a server that answers. The run goes on"
     ]
 
 
@@ -126,5 +126,5 @@ def test_a_server_that_goes_away_in_the_middle_is_left_out_from_then_on(tmp_path
         assert not callback.wait(60)
     warnings = [record.getMessage() for record in caplog.records if record.name == "mnrl_job"]
     assert len(warnings) == 1
-    assert warnings[0].startswith("MNRL_TRACK: mlflow is left out from now on")
+    assert warnings[0].startswith("MNRL_REPORT_TO: mlflow is left out from now on")
     assert run.left_out_mark("mlflow").exists()

@@ -33,13 +33,13 @@ def test_the_size_of_chunks_changes_memory_and_not_the_result(run, model, tiny_m
     from sentence_transformers import SentenceTransformer
 
     kept, losses = run(model)
-    assert (kept.recomputed, kept.rows_digest, kept.rows_used) == (False, digest(PLAN), 32)
+    assert (kept.activation_recompute, kept.rows_digest, kept.rows_used) == (False, digest(PLAN), 32)
     assert kept.padded_tokens > kept.tokens > 0
     assert 0 < kept.seconds_waited < kept.seconds
     monkeypatch.setattr(memory, "free_memory", lambda: 0)
     other = SentenceTransformer(str(tiny_model), device="cpu")
     recomputed, other_losses = run(other, mini_batch_size=1)
-    assert recomputed.recomputed
+    assert recomputed.activation_recompute
     assert recomputed.tokens == kept.tokens
     assert recomputed.padded_tokens < kept.padded_tokens
     assert other_losses == pytest.approx(losses, abs=1e-5)
@@ -94,7 +94,7 @@ def test_a_step_that_runs_out_of_memory_is_tried_again_with_less(run, model, tin
     if moment == "loss":
         fail_in_loss(2)
     trained, other_losses = run(model)
-    assert trained.recomputed
+    assert trained.activation_recompute
     assert moment == "loss" or len(failed) >= 2
     assert trained.rows_digest == digest(PLAN)
     assert trained.masked_per_anchor == 0
@@ -131,7 +131,7 @@ def test_a_second_try_draws_the_same_dropout(run, model, tiny_model, fail_in_los
             module.p = 0.5
     run(model)
     fail_in_loss(1)
-    assert run(other)[0].recomputed
+    assert run(other)[0].activation_recompute
     torch.testing.assert_close(weights(other), weights(model), rtol=0, atol=1e-6)
 
 
@@ -352,7 +352,7 @@ def test_what_is_computed_again_teaches_the_same(run, model, tiny_model, monkeyp
     if again != "layers":
         monkeypatch.setattr(memory, "free_memory", lambda: 0)
     trained, other_losses = run(other, gradient_checkpointing=again != "chunks")
-    assert trained.recomputed == (again != "layers")
+    assert trained.activation_recompute == (again != "layers")
     assert other_losses == pytest.approx(losses, abs=1e-5)
     torch.testing.assert_close(weights(other), weights(model), rtol=0, atol=1e-4)
 
@@ -385,7 +385,7 @@ def test_an_adapter_learns_while_the_model_stands_still(
     trained, losses = run(model, precision=precision, gradient_checkpointing=again == "layers", **settings)
     assert losses == pytest.approx(expected, abs=1e-5 if precision == "fp32" else 0.05)
     assert losses[-1] < losses[0] - 0.1
-    assert trained.recomputed == (again == "chunks")
+    assert trained.activation_recompute == (again == "chunks")
     moved = {name: weight for name, weight in model.named_parameters() if ".lora_" in name}
     assert trained.trainable_parameters == sum(weight.numel() for weight in moved.values())
     assert all(weight.abs().sum() > 0 for weight in moved.values())

@@ -43,7 +43,7 @@ def judge(settings: Settings, comparisons: tuple[Comparison, ...], collapse: str
 def _gain(settings: Settings, judged: Comparison, metric: str) -> _Rule:
     """The gain that is asked for; where none is, at least no loss that the 95 % interval makes sure."""
     if settings.min_gain is None:
-        before, after, (low, high) = judged.before[metric], judged.after[metric], judged.confidence[metric]
+        before, after, (low, high) = judged.before[metric], judged.after[metric], judged.confidence_interval[metric]
         failure = (
             f"{judged.name}.{metric} fell from {before:.4f} to {after:.4f}, and the 95 % interval of the change, "
             f"{low:+.4f} to {high:+.4f}, lies below 0 ({ACCEPT})"

@@ -66,9 +66,9 @@ def compare(name: str, before: list[QueryResult], after: list[QueryResult], seed
         before=means_before,
         after=means_after,
         delta={metric: means_after[metric] - value for metric, value in means_before.items()},
-        confidence={metric: (one.low, one.high) for metric, one in sure.items()},
+        confidence_interval={metric: (one.low, one.high) for metric, one in sure.items()},
         p_value={metric: one.p_value for metric, one in sure.items()},
-        queries={metric: _changes(column) for metric, column in zip(metrics, gains.T, strict=True)},
+        wins_losses={metric: _changes(column) for metric, column in zip(metrics, gains.T, strict=True)},
     )
 
 

@@ -64,7 +64,7 @@ class _Part:
             first = self.bad_rows[0]
             raise DataError(
                 f"{first.where}: {first.reason} ({first.detail}); {bad} of {self.read} {self.name} cannot be used "
-                f"({self.counts}), MNRL_MAX_BAD_ROWS is {tolerated:g}; {remedy(bad, self.read)}"
+                f"({self.counts}), MNRL_MAX_BAD_ROW_RATIO is {tolerated:g}; {remedy(bad, self.read)}"
             )
         if bad:
             warn(f"left out {bad} of {self.read} {self.name} of {self.source.name} as unusable: {self.counts}")
@@ -84,11 +84,11 @@ class _Content:
     own: frozenset[str]
 
 
-def read_evalset(source: Fetched, folder: Path, max_bad_rows: float = 0.0) -> EvalSet:
+def read_evalset(source: Fetched, folder: Path, max_bad_row_ratio: float = 0.0) -> EvalSet:
     """Read an eval set and write `queries.arrow`, `corpus.arrow` and `judgements.arrow` into `folder`.
 
-    Of each part the share `max_bad_rows` may be unusable; these rows are left out and counted. So are queries without
-    a relevant document, for which no metric is defined.
+    Up to `max_bad_row_ratio` of the rows of each part may be unusable; they are left out and counted. So are queries
+    without a relevant document, for which no metric is defined.
 
     Raises:
         DataError: a part is missing or empty, or has too many unusable rows, or nothing is relevant.
@@ -96,7 +96,7 @@ def read_evalset(source: Fetched, folder: Path, max_bad_rows: float = 0.0) -> Ev
     parts = (_Part("queries", source), _Part("documents", source), _Part("judgements", source))
     with source.named():
         layout = find_layout(source.root, source.files)
-        read = _read(layout, parts, max_bad_rows)
+        read = _read(layout, parts, max_bad_row_ratio)
         content = _judged(read)
         if not content.queries:
             raise DataError(f"{source.uri}: no judgement of a query has a score above 0; nothing is relevant")

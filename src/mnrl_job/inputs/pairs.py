@@ -47,7 +47,7 @@ def read_pairs(sources: tuple[Fetched, ...], settings: Settings, path: Path) -> 
                     beat(rows_read=tally.read)
             records.append(_source_record(source, content, tally, before))
     _check(sources, contents, records, settings)
-    enforce(tally, settings.max_bad_rows)
+    enforce(tally, settings.max_bad_row_ratio)
     tally.tell_negatives()
     negatives = any(tally.negatives)
     if not negatives:

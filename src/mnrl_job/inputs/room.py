@@ -37,8 +37,8 @@ def needed_bytes(located: LocatedInputs, settings: Settings, trains: bool = True
         return needed
     weights = trained_bytes(located.model) if located.model else HUB_MODEL_BYTES
     # With LoRA checkpoints are of the adapter alone; the weights that scored best are kept, and go along in each.
-    state = 0 if settings.lora_rank else NUMBERS_PER_PARAMETER + bool(settings.eval_every)
-    return needed + weights * (1 + bool(settings.eval_every) + CHECKPOINTS * state)
+    state = 0 if settings.lora_rank else NUMBERS_PER_PARAMETER + bool(settings.eval_interval)
+    return needed + weights * (1 + bool(settings.eval_interval) + CHECKPOINTS * state)
 
 
 def trained_bytes(model: Located) -> int:

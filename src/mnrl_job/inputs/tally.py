@@ -71,7 +71,7 @@ def enforce(tally: Tally, tolerated: float) -> None:
             warn(f"unusable row: {row.where}: {row.reason} ({row.detail})")
         raise DataError(
             f"{first.where}: {first.reason} ({first.detail}); {bad} of {asked} rows are unusable ({tally.counts}), "
-            f"more than MNRL_MAX_BAD_ROWS={tolerated:g} allows; {remedy(bad, asked)}",
+            f"more than MNRL_MAX_BAD_ROW_RATIO={tolerated:g} allows; {remedy(bad, asked)}",
             {
                 "rejected": dict(tally.rejected),
                 "rejected_rows": [asdict(row) for row in tally.named[:TOLD_BAD_ROWS]],
@@ -92,7 +92,7 @@ def enforce(tally: Tally, tolerated: float) -> None:
 
 
 def sufficient_ratio(bad: int, rows: int) -> float:
-    """The least `MNRL_MAX_BAD_ROWS` of few digits that tolerates so many bad rows."""
+    """The least `MNRL_MAX_BAD_ROW_RATIO` of few digits that tolerates so many bad rows."""
     digits: int = 1 - math.floor(math.log10(bad / rows))
     scale = 10.0**digits
     return math.ceil(bad / rows * scale) / scale
@@ -102,4 +102,4 @@ def remedy(bad: int, rows: int) -> str:
     """What to do about so many bad rows."""
     if bad == rows:
         return "mend them"
-    return f"mend them, or set MNRL_MAX_BAD_ROWS={sufficient_ratio(bad, rows):g} to leave them out"
+    return f"mend them, or set MNRL_MAX_BAD_ROW_RATIO={sufficient_ratio(bad, rows):g} to leave them out"

@@ -138,7 +138,7 @@ class _Keeper:
         warn(
             f"sending a checkpoint of {size / 1e6:.0f} MB took {seconds:.0f} s, and one is made each "
             f"{newer[-1] - newer[-2]:.0f} s: only some are kept, so more steps may be lost; raise "
-            "MNRL_CHECKPOINT_EVERY, or use faster storage"
+            "MNRL_CHECKPOINT_INTERVAL, or use faster storage"
         )
 
     def _enter(self, store: Store) -> None:
@@ -195,7 +195,7 @@ def fetch_newest(store: Store, folder: Path, facts: dict[str, dict[str, Any]]) -
             _remove_damaged(store, name, label)
             continue
         refuse_other(label, sealed, facts)
-        log(f"resuming from step {sealed['step']} of {sealed['of']}")
+        log(f"resuming from step {sealed['step']} of {sealed['total_steps']}")
         return Checkpoint(folder / name, sealed["step"])
     return None
 
@@ -208,7 +208,7 @@ def fetch_named(store: Store, name: str, folder: Path) -> Path:
     """
     with suppress(_RemovedMeanwhile, MissingError):
         if sealed := _fetched(store, name, folder):
-            log(f"resuming from step {sealed['step']} of {sealed['of']}")
+            log(f"resuming from step {sealed['step']} of {sealed['total_steps']}")
             return folder / name
     raise Hang(
         f"{store.label}/{FOLDER}/{name}: node 0 goes on from this checkpoint, which this node cannot fetch; let all "

@@ -170,14 +170,14 @@ def _training(settings: Settings, training: Training | None, batching: Batching 
         "masked_per_anchor": round(training.masked_per_anchor, 4),
         "learning_rate": settings.learning_rate,
         "precision": training.precision,
-        "recomputed": training.recomputed,
+        "activation_recompute": training.activation_recompute,
         "final_loss": training.final_loss,
         "lora_rank": settings.lora_rank,
         "trainable_parameters": training.trainable_parameters,
         "scores": [{"step": one.step, "value": one.value} for one in training.scores],
         "best_step": training.best_step,
-        "hard_negatives": settings.hard_negatives,
-        "minings": list(training.minings),
+        "hard_negatives": settings.num_hard_negatives,
+        "hard_negative_mining": list(training.hard_negative_mining),
         "collapse": training.collapse,
     }
 
@@ -187,9 +187,9 @@ def _evaluation(one: Comparison) -> EvaluationFacts:
         "before": one.before,
         "after": one.after,
         "delta": one.delta,
-        "confidence": one.confidence,
+        "confidence_interval": one.confidence_interval,
         "p_value": one.p_value,
-        "queries": one.queries,
+        "wins_losses": one.wins_losses,
         "bm25": one.bm25,
         "dimensions": {
             name: {"before": shorter["before"], "after": shorter["after"]} for name, shorter in one.dimensions.items()

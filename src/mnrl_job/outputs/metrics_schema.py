@@ -109,14 +109,14 @@ class TrainingFacts(TypedDict):
     masked_per_anchor: float
     learning_rate: float
     precision: str
-    recomputed: bool
+    activation_recompute: bool
     final_loss: float
     lora_rank: int | None
     trainable_parameters: int
     scores: list[StepScore]
     best_step: int | None
     hard_negatives: int
-    minings: list[Mining]
+    hard_negative_mining: list[Mining]
     collapse: str | None
 
 
@@ -133,9 +133,9 @@ class EvaluationFacts(TypedDict):
     before: ByMetric
     after: ByMetric
     delta: ByMetric
-    confidence: dict[str, tuple[float, float]]
+    confidence_interval: dict[str, tuple[float, float]]
     p_value: ByMetric
-    queries: dict[str, Changes]
+    wins_losses: dict[str, Changes]
     bm25: ByMetric | None
     dimensions: dict[str, Shorter]
 

@@ -89,7 +89,7 @@ def _evaluation(content: Mapping[str, Any]) -> str:
     lines = ["| eval set | metric | BM25 | before | after | gain | 95 % interval |", "|---|---|---|---|---|---|---|"]
     for name, one in content["evaluation"].items():
         for metric in (metric for metric in one["after"] if _is_shown(metric, content)):
-            low, high = one["confidence"][metric]
+            low, high = one["confidence_interval"][metric]
             words = f"{one['bm25'][metric]:.4f}" if one["bm25"] else "–"
             lines.append(
                 f"| {name} | {metric} | {words} "

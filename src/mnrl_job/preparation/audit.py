@@ -16,7 +16,7 @@ from mnrl_job.runtime.tables import read_table
 
 @dataclass(frozen=True, slots=True)
 class Leaks:
-    """Rows that also stand in an eval set, by its name; `policy` is `MNRL_LEAKAGE`."""
+    """Rows that also stand in an eval set, by its name; `policy` is `MNRL_LEAKAGE_POLICY`."""
 
     policy: str
     rows: dict[str, NDArray[np.bool_]]

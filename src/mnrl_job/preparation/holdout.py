@@ -48,8 +48,8 @@ def choose_rows(groups: NDArray[np.int64], share: float, seed: int) -> NDArray[n
             budget -= int(sizes[part])
     if not chosen.any():
         raise DataError(
-            f"MNRL_EVAL_HOLDOUT={share:g}: no group of the {len(groups)} rows is small enough to hold out; "
-            "give MNRL_EVAL_DATA, more pairs, or MNRL_EVAL_HOLDOUT=0 to train without evaluation"
+            f"MNRL_HOLDOUT_RATIO={share:g}: no group of the {len(groups)} rows is small enough to hold out; "
+            "give MNRL_EVAL_DATA, more pairs, or MNRL_HOLDOUT_RATIO=0 to train without evaluation"
         )
     return np.asarray(chosen[parts])
 

@@ -38,11 +38,11 @@ WITHOUT_EFFECT = {
     "group_secret",
     "mini_batch_size",
     "gradient_checkpointing",
-    "checkpoint_every",
+    "checkpoint_interval",
     "grace_period",
     "hang_timeout",
     "s3_addressing_style",
-    "track",
+    "report_to",
 }
 
 

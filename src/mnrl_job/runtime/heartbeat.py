@@ -24,7 +24,7 @@ SECONDS_BETWEEN_WRITES = 0.5
 
 @dataclass(slots=True)
 class _Heart:
-    """`facts` are numbers worth knowing about what was done so far, such as `step`, `of` and `loss`."""
+    """`facts` are numbers worth knowing about what was done so far, such as `step`, `total_steps` and `loss`."""
 
     doing: str = ""
     beats: int = 0

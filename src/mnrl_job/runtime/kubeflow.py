@@ -19,7 +19,7 @@ from mnrl_job.json_text import dumps
 URL, CERTIFICATE, TOKEN = (f"KUBEFLOW_TRAINER_SERVER_{name}" for name in ("URL", "CA_CERT", "TOKEN"))
 SECONDS_BETWEEN_REPORTS = 5.0
 REQUEST_SECONDS = 5.0
-METRICS = ("phase", "step", "of", "loss", "pairs_per_second", "gpu_memory_bytes", "checkpoint_step")
+METRICS = ("phase", "step", "total_steps", "loss", "pairs_per_second", "gpu_memory_bytes", "checkpoint_step")
 
 
 @dataclass(slots=True)

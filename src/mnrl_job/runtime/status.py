@@ -125,10 +125,10 @@ class Status:
     def content(self) -> dict[str, Any]:
         """What `progress.json` holds."""
         facts = self._facts
-        share = int(100 * facts["step"] / facts["of"]) if "of" in facts else 0
+        share = int(100 * facts["step"] / facts["total_steps"]) if "total_steps" in facts else 0
         percent = 100 if self.phase == "done" else min(share, MOST_PERCENT_BEFORE_THE_END)
         patience = self._hang * (PATIENCE_AT_FIRST if self.phase in SILENT else 1)
-        told = {"phase": self.phase, "percent": percent, "patience_seconds": patience}
+        told = {"phase": self.phase, "percent": percent, "stale_after_seconds": patience}
         return self._run | told | facts | {"updated_at": dates.now()}
 
     def _seconds_waited(self) -> float:

@@ -106,4 +106,4 @@ def _doing(beat: Beat) -> str:
 
 def _described(beat: Beat) -> str:
     doing = _doing(beat)
-    return f"{doing}, step {beat['step'] + 1} of {beat['of']}" if doing == "train" else doing
+    return f"{doing}, step {beat['step'] + 1} of {beat['total_steps']}" if doing == "train" else doing

@@ -38,10 +38,10 @@ def open_tracker(name: str) -> Tracker:
 def left_out(name: str, why: BaseException | str) -> str:
     """The one line about a tracker that is left out from now on: what is wrong, and what would help."""
     if isinstance(why, ImportError):
-        return f"MNRL_TRACK: {name} is left out: {why}; {_install(name)}"
+        return f"MNRL_REPORT_TO: {name} is left out: {why}; {_install(name)}"
     told = why if isinstance(why, str) else f"{type(why).__name__}: {why}"
     line = " ".join(told.split())[:SHOWN_CHARACTERS].rstrip(".")
-    return f"MNRL_TRACK: {name} is left out from now on: {line}; {HELP[name]}. The run goes on"
+    return f"MNRL_REPORT_TO: {name} is left out from now on: {line}; {HELP[name]}. The run goes on"
 
 
 def look_at(names: Sequence[str]) -> Iterator[Finding]:

@@ -26,9 +26,9 @@ def trainer_arguments(
         per_device_train_batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         # Rounded down: a run too short for a whole step of warm-up must not spend its first step at rate 0.
-        warmup_steps=int(settings.warmup * len(plan)),
+        warmup_steps=int(settings.warmup_ratio * len(plan)),
         weight_decay=settings.weight_decay,
-        lr_scheduler_type=settings.schedule,
+        lr_scheduler_type=settings.lr_scheduler,
         seed=settings.seed,
         # `training_step` sees to bf16, unless weights are gathered in it; fp16 needs the trainer to scale the loss.
         bf16=precision == "bf16" and is_sharded(),

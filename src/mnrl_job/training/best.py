@@ -109,7 +109,7 @@ class Best(TrainerCallback):
         self.seconds += self._looked - began
         standing = "the best so far" if news else f"the best so far is {self.best.value:.4f} of step {self.best.step}"
         log(f"step {step} of {last}: scored {self.scores[-1].value:.4f}, {standing}")
-        begin("train", step=step, of=last)
+        begin("train", step=step, total_steps=last)
         self._tell(self.scores[-1].value)
 
     @torch.no_grad()

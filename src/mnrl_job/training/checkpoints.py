@@ -109,6 +109,6 @@ class Checkpoints(TrainerCallback):
             write_record(folder / TOTALS, totals)
             for path in filter(Path.exists, self._keeping.carried):
                 copyfile(path, folder / path.name)
-            seal(folder, self._keeping.facts | {"step": state.global_step, "of": state.max_steps})
+            seal(folder, self._keeping.facts | {"step": state.global_step, "total_steps": state.max_steps})
         self._first, self._saved = False, time.monotonic()
         beat(save_seconds=round(self._saved - self._began, 3))

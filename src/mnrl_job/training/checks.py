@@ -27,14 +27,14 @@ class Checks:
         in_batch_accuracy: share of the sampled queries whose positive scores higher than every negative of the batch.
         chance: what that share would be by guessing.
         positive_score: mean score of query and positive.
-        negative_score: mean score of query and its best-scoring negative.
+        hardest_negative_score: mean score of query and its best-scoring negative.
         anisotropy: mean score of the positives of different rows, all of the batch; near 1 all texts look the same.
     """
 
     in_batch_accuracy: float | None
     chance: float | None
     positive_score: float | None
-    negative_score: float | None
+    hardest_negative_score: float | None
     anisotropy: float | None
 
 

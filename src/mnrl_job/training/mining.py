@@ -113,7 +113,7 @@ def mine(model: SentenceTransformer, pairs: Pairs, texts: Texts, settings: Setti
     documents = encode(model, take(positives, texts.documents), "document", precision, folder / "documents.arrow")
     row_of = torch.from_numpy(texts.documents).to(state.device)
     # 0 is nothing, so that the shares of all ranks can be added up.
-    found = torch.zeros((pairs.rows, settings.hard_negatives), dtype=torch.int32, device=state.device)
+    found = torch.zeros((pairs.rows, settings.num_hard_negatives), dtype=torch.int32, device=state.device)
     sums = torch.zeros(3, device=state.device, dtype=torch.float64)
     for rows, numbers, scores, of_positives in search(queries, documents, texts, settings):
         kept = scores.isfinite()
@@ -172,12 +172,12 @@ def choose(
     Returns:
         Numbers of documents, and their similarities, -inf where there are not enough; shape (rows, negatives).
     """
-    count, places = settings.hard_negatives, settings.hard_negative_ranks
+    count, places = settings.num_hard_negatives, settings.hard_negative_range
     missing = max(0, places.first - 1 + count - scores.shape[1])
     scores = torch.nn.functional.pad(scores, (0, missing), value=-torch.inf)
     ranked = scores.topk(min(places.last, scores.shape[1]), dim=1)
     values, numbers = (part[:, places.first - 1 :][query] for part in ranked)
-    limit = of_positives - of_positives.abs() * settings.hard_negative_margin
+    limit = of_positives - of_positives.abs() * settings.hard_negative_relative_margin
     best = values.masked_fill(values > limit[:, None], -torch.inf).topk(count, dim=1)
     # A document that was added to fill up has no number.
     return numbers.gather(1, best.indices).clamp(max=scores.shape[1] - missing - 1), best.values

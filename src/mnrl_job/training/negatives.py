@@ -52,7 +52,7 @@ class HardNegatives:
         self._barred = batching.barred
         self._plan = plan
         self.minings: tuple[Mining, ...] = ()
-        self._rows = np.full((pairs.rows, settings.hard_negatives), NOTHING, dtype=np.int32)
+        self._rows = np.full((pairs.rows, settings.num_hard_negatives), NOTHING, dtype=np.int32)
         PartialState().wait_for_everyone()  # the first of this machine puts them there
         if (folder / MININGS).exists():
             self.minings = read_record(folder / MININGS, Minings).minings
@@ -73,7 +73,7 @@ class HardNegatives:
         began = time.monotonic()
         begin("mine")
         found = mine(self._model, self._pairs, self._texts, self._settings, self._folder / "mining")
-        wanted = len(self._texts.rows) * self._settings.hard_negatives
+        wanted = len(self._texts.rows) * self._settings.num_hard_negatives
         seconds = time.monotonic() - began
         mining = Mining(
             step=step,
@@ -100,13 +100,13 @@ class HardNegatives:
     def _tell(self, mining: Mining) -> None:
         share = mining["found"]
         told = (
-            f"mined {self._settings.hard_negatives} hard negatives for each pair: similarity to the query "
+            f"mined {self._settings.num_hard_negatives} hard negatives for each pair: similarity to the query "
             f"{mining['similarity']:.3f} on average, that of the positive {mining['positive_similarity']:.3f}"
         )
         if share < WORTH_A_WARNING:
             warn(
                 f"{told}; only {share:.0%} were found, since others are as near as the positive, or there are too few; "
-                "lower MNRL_HARD_NEGATIVES or MNRL_HARD_NEGATIVE_MARGIN, or widen MNRL_HARD_NEGATIVE_RANKS"
+                "lower MNRL_NUM_HARD_NEGATIVES or MNRL_HARD_NEGATIVE_RELATIVE_MARGIN, or widen MNRL_HARD_NEGATIVE_RANGE"
             )
         else:
             log(f"{told}; {share:.1%} were found")

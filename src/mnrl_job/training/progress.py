@@ -90,7 +90,7 @@ class Progress(TrainerCallback):
         self.digest = digest(self._plan[: state.global_step])
         # Of a run that goes on from its last step nothing more is logged.
         self.loss = next((float(one["loss"]) for one in reversed(state.log_history) if "loss" in one), self.loss)
-        begin("train", step=state.global_step, of=len(self._plan))
+        begin("train", step=state.global_step, total_steps=len(self._plan))
         if self._shows:
             self._keep_lines(state.global_step)
             hidden = not shows_progress()
@@ -198,7 +198,7 @@ class Progress(TrainerCallback):
         step, pairs = logged.step, (logged.step - self._resumed_at) * self._plan.shape[1]
         line = {
             "step": step,
-            "of": len(self._plan),
+            "total_steps": len(self._plan),
             "loss": self.loss,
             "learning_rate": logged.learning_rate,
             "grad_norm": grad_norm,

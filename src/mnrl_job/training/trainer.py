@@ -88,7 +88,7 @@ def train(
         scratch: folder for the trainer's own files; for the guided loss the guide's embeddings are there.
         staging: folder where the first rank writes `training_log.jsonl`.
         keeping: what checkpoints are made of, and the one to go on from; None to make none.
-        score: what `MNRL_EVAL_EVERY` asks for; higher is better. The model ends with the weights that scored best.
+        score: what `MNRL_EVAL_INTERVAL` asks for; higher is better. The model ends with the weights that scored best.
 
     Raises:
         Preempted: a stop was asked for; a checkpoint is saved.
@@ -99,7 +99,7 @@ def train(
     """
     trainer = PlannedTrainer(model, settings, pairs, batching, scratch, staging, keeping, score)
     loss, progress, best = trainer.global_loss, trainer.progress, trainer.best
-    with tracked(trainer, settings.track, tracked_run(settings, scratch, staging)):
+    with tracked(trainer, settings.report_to, tracked_run(settings, scratch, staging)):
         trainer.train(resume_from_checkpoint=str(keeping.resume) if keeping and keeping.resume else None)
     reached, plan = trainer.state.global_step, trainer.plan
     if reached < len(plan) and not (best and best.exhausted):
@@ -126,11 +126,11 @@ def train(
         seconds_waited=totals.seconds_waited,
         tokens=totals.tokens,
         padded_tokens=totals.padded_tokens,
-        recomputed=math.isfinite(loss.kept_tokens),
+        activation_recompute=math.isfinite(loss.kept_tokens),
         trainable_parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         scores=best.scores if best else (),
         best_step=best.best.step if best else None,
-        minings=trainer.negatives.minings if trainer.negatives else (),
+        hard_negative_mining=trainer.negatives.minings if trainer.negatives else (),
         collapse=progress.collapse(best.best.step if best else reached),
     )
 
@@ -188,7 +188,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         collate = collator(model, pairs, limit, scratch / "tokens", given)
         self.epochs = batching.epochs
         self.negatives = None
-        if settings.hard_negatives:
+        if settings.num_hard_negatives:
             self.negatives = HardNegatives(model, settings, pairs, batching, self.plan, scratch)
             collate.chosen = replace(collate.chosen, mined=self.negatives)
             if self.negatives.due(0):
@@ -197,7 +197,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
             collate.guide = read_guide(scratch / FOLDER, pairs.columns)
         rank, hardness, dimensions = state.process_index, settings.hardness, settings.matryoshka_dims
         self.global_loss = GlobalBatchLoss(model, settings.scale, settings.loss, rank, hardness, dimensions)
-        candidates = documents_of_a_batch(self.plan, given, settings.hard_negatives)
+        candidates = documents_of_a_batch(self.plan, given, settings.num_hard_negatives)
         divergence = Divergence(pairs.path, candidates, settings.learning_rate, len(settings.matryoshka_dims) or 1)
         log_path = staging / "training_log.jsonl"
         self.progress = Progress(log_path, self.plan, self.global_loss, divergence, shows=state.is_main_process)
@@ -217,13 +217,13 @@ class PlannedTrainer(SentenceTransformerTrainer):
             self.add_callback(self.best)
             wishes.add("score", partial(self._score_is_due, self.best))
         if keeping:
-            self.add_callback(Checkpoints(settings.checkpoint_every, keeping, wishes, self.totals, self.best))
+            self.add_callback(Checkpoints(settings.checkpoint_interval, keeping, wishes, self.totals, self.best))
         self._fit_memory(collate)
         self._cast_weights = self._find_cast_weights(collate([labels[int(self.plan[0, 0])]]))
 
     def _best(self, score: Callable[[], float] | None, keeping: Keeping | None, scratch: Path) -> Best | None:
         """What scores the model while it trains, where that is asked for."""
-        every, patience = self.settings.eval_every, self.settings.patience
+        every, patience = self.settings.eval_interval, self.settings.early_stopping_patience
         if every is None or score is None:
             return None
         resume = keeping.resume if keeping else None
@@ -276,7 +276,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         """Mine hard negatives where that is due: by the weights of the last step but one, since batches are ahead."""
         if self.negatives and self.negatives.due(epoch):
             self.negatives.renew(self.state.global_step)
-            begin("train", step=self.state.global_step, of=len(self.plan))
+            begin("train", step=self.state.global_step, total_steps=len(self.plan))
 
     def get_batch_samples(self, *arguments: Any) -> Any:
         if self.control.should_training_stop:  # before a step only where patience had ended at the checkpoint

@@ -10,7 +10,7 @@ from mnrl_job.outputs.page.numbers import plain
 
 Log = list[dict[str, Any]]
 
-SCORES = {"positive": "positive_score", "hardest negative": "negative_score"}
+SCORES = {"positive": "positive_score", "hardest negative": "hardest_negative_score"}
 # The largest unit that the whole time fills at least three times.
 UNITS = ((3600, "hours"), (60, "minutes"), (1, "seconds"))
 
@@ -95,9 +95,9 @@ def _speed(log: Log, batch_size: int) -> tuple[Chart, ...]:
 def _margin(log: Log) -> str:
     """How far positives stood above their hardest negatives, first and last."""
     apart = [
-        line["positive_score"] - line["negative_score"]
+        line["positive_score"] - line["hardest_negative_score"]
         for line in log
-        if line.get("positive_score") is not None and line.get("negative_score") is not None
+        if line.get("positive_score") is not None and line.get("hardest_negative_score") is not None
     ]
     return f"{plain(apart[0], 2)} at first, {plain(apart[-1], 2)} in the end" if apart else ""
 

@@ -93,7 +93,10 @@ def training_facts(content: Mapping[str, Any]) -> Rows:
     ]
     if one["lora_rank"] is not None:
         rows.append(("LoRA", f"adapter of rank {one['lora_rank']}, merged into the model, by itself in adapter/"))
-    rows += [(f"hard negatives, mined at step {count(mined['step'])}", _mined(mined)) for mined in one["minings"]]
+    rows += [
+        (f"hard negatives, mined at step {count(mined['step'])}", _mined(mined))
+        for mined in one["hard_negative_mining"]
+    ]
     if one["best_step"] is not None:
         rows.append(("weights kept", f"those of step {count(one['best_step'])}, which scored best"))
     return tuple(rows)

@@ -59,12 +59,12 @@ def scores(content: Mapping[str, Any]) -> list[Scores]:
 def _rows(one: dict[str, Any], metrics: Sequence[str]) -> tuple[Row, ...]:
     if not one["after"]:
         return tuple(Row(metric, _by_words(one, metric), plain(one["before"][metric])) for metric in metrics)
-    ends = [end for metric in metrics for end in one["confidence"][metric]]
+    ends = [end for metric in metrics for end in one["confidence_interval"][metric]]
     return tuple(_row(one, metric, (min(0.0, *ends), max(0.0, *ends))) for metric in metrics)
 
 
 def _row(one: dict[str, Any], metric: str, span: tuple[float, float]) -> Row:
-    (low, high), delta = one["confidence"][metric], one["delta"][metric]
+    (low, high), delta = one["confidence_interval"][metric], one["delta"][metric]
     tone = ("good" if delta > 0 else "bad") if gain_is_sure(one, metric) else "open"
     return Row(
         metric=metric,
@@ -99,7 +99,7 @@ def slope(content: Mapping[str, Any]) -> Markup:
     if primary is None or primary["after"] is None:
         return NO_DRAWING
     name, metric = judged(content)
-    low, high = content["evaluation"][name]["confidence"][metric]
+    low, high = content["evaluation"][name]["confidence_interval"][metric]
     before, after = primary["before"], primary["after"]
     place = scale(0, 1, 12, 448, loose=False)
     parts = [Markup('<line class="rail" x1="12" x2="448" y1="52" y2="52"/>')]

@@ -50,12 +50,12 @@ def judged(content: Mapping[str, Any]) -> tuple[str, str]:
 
 def gain_is_sure(one: dict[str, Any], metric: str) -> bool:
     """Whether the interval of a gain leaves out zero and chance is an unlikely cause."""
-    low, high = one["confidence"][metric]
+    low, high = one["confidence_interval"][metric]
     return bool((low > 0 or high < 0) and one["p_value"][metric] < SURE)
 
 
 def _proof(one: dict[str, Any], name: str, metric: str, queries: int) -> str:
-    low, high = one["confidence"][metric]
+    low, high = one["confidence_interval"][metric]
     return (
         f"{plain(one['before'][metric])} → {plain(one['after'][metric])} on {name}, 95 % interval "
         f"{signed(low)} to {signed(high)}, p = {chance(one['p_value'][metric])} over {count(queries)} queries"
@@ -71,7 +71,7 @@ def _compared(one: dict[str, Any], proof: str, metric: str, saturated: bool, not
         if delta > 0:
             return Verdict("good", "Better", moved, proof, sure, notes)
         return Verdict("bad", "Worse", moved, proof, sure, notes)
-    if one["confidence"][metric][1] < 0:
+    if one["confidence_interval"][metric][1] < 0:
         sure = "Nearly sure: the interval lies wholly below zero, though with so few queries chance could give as much."
         return Verdict("bad", "Worse", moved, proof, sure, notes)
     if saturated:
