@@ -29,7 +29,7 @@ def test_a_run_below_the_gate_is_kept_and_passes_once_the_gate_is_lowered(mnrl_j
 
     ended = mnrl_job("train", **good, **checkpoints, MNRL_MIN_GAIN="-1")
     assert ended.code == 0, ended.stderr
-    assert "checkpoint of step 2 of 3" in ended.stderr
+    assert "resuming from step 2 of 3" in ended.stderr
     assert read_metrics(run)["gate"] == {
         "passed": True,
         "rule": "faq.ndcg@10 rises by -1 or more",

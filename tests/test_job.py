@@ -193,7 +193,7 @@ def odd(tmp_path_factory, tiny_model):
 
 def test_question_and_answer_in_the_wrong_order_with_a_constant_column_and_bad_rows(odd):
     run, ended = odd
-    assert "left out columns that are not trained on: lang" in ended.stderr
+    assert "ignored columns: lang" in ended.stderr
     audit = read_json(run / "audit.json")
     assert audit["sources"][0]["columns"] == {"anchor": "question", "positive": "answer", "negative_1": "negative"}
     assert audit["sources"][0]["ignored_columns"] == ["lang"]

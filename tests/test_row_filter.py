@@ -77,7 +77,7 @@ def test_what_is_no_condition_is_a_settings_error_in_one_line(text):
     with pytest.raises(SettingsError) as caught:
         filter_of(text)
     (line,) = str(caught.value).splitlines()
-    assert line.startswith(f"MNRL_ROW_FILTER={text!r} is not accepted")
+    assert line.startswith(f"MNRL_ROW_FILTER={text!r} is invalid")
     assert "label>=1" in line
 
 

@@ -1,4 +1,4 @@
-"""The story of a check: everything that can be known before GPU time is spent, each answer with its remedy."""
+"""The `check` command: everything that can be known before GPU time is spent, each finding with its remedy."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -117,12 +117,12 @@ def check_output(settings: Settings, place: Attempt, findings: Findings) -> floa
         store = place.store()
         if published_before(settings, place, store):
             remedy = "train would do nothing; choose another MNRL_RUN_ID to train again"
-            findings.add(Finding("output", "warning", f"{place.run} is published with these settings", remedy))
+            findings.add(Finding("output", "warning", f"{place.run} is already published with these settings", remedy))
             return None
         enforces = probe(store)
         speed = write_speed(store)
-        how = "refuses to overwrite" if enforces else "cannot refuse to overwrite, so attempts take turns"
-        findings.passed("output", f"{place.run}: written, read back, deleted; {how}; {speed / 1e6:.0f} MB/s")
+        how = "conditional writes" if enforces else "no conditional writes, so attempts lock"
+        findings.passed("output", f"{place.run}: can write, read and delete; {how}; {speed / 1e6:.0f} MB/s")
         return speed
     return None
 
@@ -178,7 +178,7 @@ def check_machine(
     if settings.export:
         with findings.checking("exporters"):
             check_exporters(settings.export)
-            findings.passed("exporters", f"{', '.join(settings.export)}: they are there, and go together")
+            findings.passed("exporters", f"{', '.join(settings.export)}: installed and compatible")
     looked_at = [machine.shared_memory(devices)] if devices else []
     looked_at += [machine.user(), machine.caches()]
     looked_at += [machine.disk(place.scratch, needed_bytes(located, settings))] if located else []
@@ -204,7 +204,7 @@ def check_data(
         eval_sets = read_eval_sets(inputs, place.scratch, settings.max_bad_row_ratio)
         read = read_pairs(inputs.train, settings, place.scratch / "pairs.arrow")
         rejected = f"{sum(read.rejected.values())} rejected"
-        filtered = f", {read.filtered} left out by MNRL_ROW_FILTER" if read.filtered else ""
+        filtered = f", {read.filtered} excluded by MNRL_ROW_FILTER" if read.filtered else ""
         findings.passed("rows", f"{read.rows} pairs from {read.rows_read} rows, {rejected}{filtered}")
         for swapped in find_swapped(read, eval_sets):
             findings.add(swapped_columns(swapped))
@@ -226,23 +226,21 @@ def told_of(eval_set: EvalSet) -> str:
     """How large an eval set is, and what is left out of it."""
     told = f"{eval_set.queries} queries over {eval_set.documents} documents"
     if eval_set.own_documents:
-        told += f"; {eval_set.own_documents} queries stand in the corpus, and are not ranked for themselves"
+        told += f"; {eval_set.own_documents} queries are also in the corpus, and excluded from their own rankings"
     rejected = sum(eval_set.rejected.values())
     return told + (f"; {rejected} rows rejected" if rejected else "")
 
 
 def swapped_columns(found: Swapped) -> Finding:
-    """What speaks for it that a source's anchors are its positives, and what to set then."""
+    """Why the anchors and positives of a source may be swapped, and what to set then."""
     told = (
-        f"{found.source.name}: anchors and positives seem to be swapped: anchors have {found.anchor_characters} "
-        f"characters, positives {found.positive_characters} (medians)"
+        f"{found.source.name}: anchors and positives may be swapped: the median length is {found.anchor_characters} "
+        f"characters for anchors and {found.positive_characters} for positives"
     )
     if found.likeness is not None:
-        told += (
-            f", and in {found.likeness:.0%} of the rows the positive looks more like the eval queries than the anchor"
-        )
+        told += f", and in {found.likeness:.0%} of the rows the positive is more like the eval queries than the anchor"
     anchor, positive = (found.source.columns.get(role, role) for role in ("anchor", "positive"))
-    remedy = f"if they are, set MNRL_ANCHOR_COLUMN={positive} and MNRL_POSITIVE_COLUMN={anchor}"
+    remedy = f"if so, set MNRL_ANCHOR_COLUMN={positive} and MNRL_POSITIVE_COLUMN={anchor}"
     return Finding("columns", "warning", told, remedy)
 
 
@@ -318,7 +316,7 @@ def grace(size: int, speed: float, period: float) -> Finding:
     """How many checkpoints of `size` bytes can be uploaded between SIGTERM and SIGKILL."""
     seconds = size / speed
     fit = int(period / seconds)
-    told = f"a checkpoint of {size / 1e6:.0f} MB takes {seconds:.1f} s to the output; {fit} fit into {period:g} s"
+    told = f"uploading a checkpoint ({size / 1e6:.0f} MB) takes {seconds:.1f} s; {fit} fit into {period:g} s"
     if fit < 1:
         enough = round(2 * seconds + period)
         remedy = f"set terminationGracePeriodSeconds (docker stop -t) and MNRL_GRACE_PERIOD to at least {enough} s"

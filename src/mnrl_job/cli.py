@@ -73,7 +73,7 @@ def commands() -> None:
 @commands.command()
 @with_settings
 def train(settings: Settings, _origins: dict[str, str]) -> None:
-    """Fine-tune on pairs, prove before against after, verify and publish."""
+    """Fine-tune on pairs, evaluate before and after, verify and publish."""
     from mnrl_job import job
 
     conclude(job.train(settings))
@@ -91,7 +91,7 @@ def evaluate(settings: Settings, _origins: dict[str, str]) -> None:
 @commands.command()
 @with_settings
 def check(settings: Settings, _origins: dict[str, str]) -> None:
-    """Find out in seconds what would stop a training run, and how long it would take."""
+    """Check everything that a training run needs, and estimate how long it takes."""
     from mnrl_job.check import check as go_through
     from mnrl_job.outputs.audit_page import page
 
@@ -109,19 +109,19 @@ def check(settings: Settings, _origins: dict[str, str]) -> None:
 @click.argument("uri")
 @functools.partial(with_settings, fields=("work_dir", "s3_addressing_style", "num_processes", "log_format"))
 def verify(settings: Settings, _origins: dict[str, str], uri: str) -> None:
-    """Check a published run again: marker, manifest, every hash, and that the model reloads to the same embeddings."""
+    """Re-check a published run: marker, manifest, every hash, and that the model gives the same embeddings."""
     from mnrl_job import job
 
     found = job.verify_run(uri, settings)
-    model = f"the model reloads to the same embeddings (largest difference {found.max_difference:.2g})" if found else ""
-    logs.log(f"{uri} is as it was published: every file has its hash; {model or 'it has no model'}")
+    model = f"the model gives the same embeddings (max difference {found.max_difference:.2g})" if found else ""
+    logs.log(f"{uri} verified: all hashes match; {model or 'the run has no model'}")
 
 
 @commands.command()
 @click.option("--format", "shape", type=click.Choice(["table", "env", "json-schema", "markdown"]), default="table")
 @with_settings
 def settings(settings: Settings, origins: dict[str, str], shape: str) -> None:
-    """Print every setting: as a table with its value now, as env.example, as JSON schema, or as the docs' table."""
+    """Print all settings: a table with current values, env.example, a JSON schema or Markdown."""
     pages = {
         "env": settings_page.as_env,
         "json-schema": settings_page.as_json_schema,
@@ -143,7 +143,7 @@ def conclude(finished: "Finished") -> None:
         logs.log(f"node 0 has published {finished.run}")
         return
     if finished.content is None:
-        logs.log(f"{finished.run} is already published with these settings; nothing more to do")
+        logs.log(f"{finished.run} is already published with these settings; nothing to do")
         return
     show(finished.content)
     primary = finished.content["primary_metric"]
@@ -246,7 +246,7 @@ def fail(failure: JobError) -> int:
         click.echo(redact(failure.trace), err=True)
     if isinstance(failure, GateError) and failure.content:
         show(failure.content)
-    retry = "; starting again can help" if failure.retry_helps else ""
+    retry = "; a retry may help" if failure.retry_helps else ""
     fields = failure.as_dict()
     logs.LOG.log(
         logging.ERROR,

@@ -28,10 +28,10 @@ def read_dotenv(path: Path) -> dict[str, str | None]:
     """
     try:
         if path.is_dir() and not (path / "pyvenv.cfg").exists():  # a virtual environment is often called so
-            raise SettingsError(f"{path} is a folder, as Docker makes of a file to mount that is missing; remove it")
+            raise SettingsError(f"{path} is a folder, as Docker creates when the file to mount is missing; remove it")
         data = path.read_bytes() if path.is_file() or path.is_fifo() else b""
     except OSError as error:
-        raise DeniedError(f"{path} cannot be read: {error.strerror}; grant this user to read it") from error
+        raise DeniedError(f"{path} cannot be read: {error.strerror}; make it readable for this user") from error
     text = _decoded(path, data)
     problems = [problem for binding in parse_stream(io.StringIO(text)) for problem in _problems(path, binding)]
     if problems:
@@ -41,7 +41,7 @@ def read_dotenv(path: Path) -> dict[str, str | None]:
 
 def _decoded(path: Path, data: bytes) -> str:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
-        raise SettingsError(f"{path}:1: this is UTF-16, as PowerShell's > writes it; save the file as UTF-8")
+        raise SettingsError(f"{path}:1: UTF-16, as PowerShell's > writes it; save the file as UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -56,13 +56,13 @@ def _problems(path: Path, binding: Binding) -> Iterator[str]:
     if binding.error or (binding.key and binding.value is None):
         yield f"{where}: {_misread(text)}"
     elif binding.key and (meant := SETTING.fullmatch(binding.key)) and meant[1].upper() != binding.key:
-        yield f"{where}: {binding.key} is not read; expected {meant[1].upper()}=value"
+        yield f"{where}: {binding.key} is not a valid name; expected {meant[1].upper()}=value"
     elif inside := SETTING_INSIDE.search(text.partition("\n")[2]):
-        yield f"{where}: the quotes of {binding.key} end only after {inside[1]}; end them on their line"
+        yield f"{where}: the quoted value of {binding.key} runs on past {inside[1]}; close the quotes on the same line"
 
 
 def _misread(text: str) -> str:
     begins = BEGINS.match(text)
     if begins and begins[2] == "=":
-        return f"{begins[1]}: its quotes have no end, or something follows them; {FORM} or NAME='value'"
-    return f"{begins[1] + begins[2]} is not read; {FORM}" if begins else f"this line is not read; {FORM}"
+        return f"{begins[1]}: unclosed quotes, or text after them; {FORM} or NAME='value'"
+    return f"{begins[1] + begins[2]} is not valid; {FORM}" if begins else f"this line is not valid; {FORM}"

@@ -12,7 +12,7 @@ JobError
 ├── DeniedError     77   not allowed to read or write
 ├── DeviceError     78   no usable device, or no disk
 ├── MemoryLimit     79   out of device memory
-├── GateError       80   trained, but below the gate, or worse for sure
+├── GateError       80   trained, but below the gate, or significantly worse
 └── Diverged        81   the loss became NaN or exploded
 """
 

@@ -48,7 +48,7 @@ class Condition:
             return False
         mine = number_of(value) if isinstance(self.value, float) else _text_of(value)
         if mine is None:
-            raise TypeError(f"{value!r} is no {'number' if isinstance(self.value, float) else 'text'}")
+            raise TypeError(f"{value!r} is not {'a number' if isinstance(self.value, float) else 'text'}")
         return OPERATORS[self.operator](mine, self.value)
 
 
@@ -80,9 +80,9 @@ def parse_row_filter(text: str) -> RowFilter:
             return RowFilter(tuple(conditions))
         joint = AND.match(text, position)
         if not joint:
-            raise ValueError(f"conditions are joined by 'and', not by {text[position:]!r}")
+            raise ValueError(f"expected 'and' before {text[position:]!r}")
         position = joint.end()
-    raise ValueError(f"{text[position:].strip() or 'nothing'!r} is no condition")
+    raise ValueError(f"{text[position:].strip() or 'nothing'!r} is not a condition")
 
 
 def number_of(value: object) -> float | None:

@@ -96,7 +96,7 @@ def _parse_every(value: object) -> object:
         return value
     found = re.fullmatch(r"([0-9]+)([smh]?)", value.strip())
     if not found or not int(found[1]):
-        raise ValueError("neither steps nor a time")
+        raise ValueError("not a positive integer with an optional unit s, m or h")
     number, unit = int(found[1]), found[2]
     return Every(seconds=float(number * SECONDS[unit])) if unit else Every(steps=number)
 
@@ -106,7 +106,7 @@ def _parse_time(value: object) -> object:
     if not isinstance(every, Every):
         return value
     if every.seconds is None:
-        raise ValueError("a number without a unit")
+        raise ValueError("missing unit")
     return Span(every.seconds)
 
 
@@ -117,7 +117,7 @@ def _parse_sources(value: object) -> object:
     sources = tuple(_parse_source(item.strip()) for item in value.split(",") if item.strip())
     names = [source.name for source in sources]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"two sources share the name {repeated[0]!r}; name them apart as name=uri")
+        raise ValueError(f"two sources are named {repeated[0]!r}; rename one as name=uri")
     return sources
 
 
@@ -150,7 +150,7 @@ def _parse_weight(text: str | None, item: str) -> float | None:
 def _refuse_weights(sources: tuple[Source, ...]) -> tuple[Source, ...]:
     for source in sources:
         if source.weight is not None:
-            raise ValueError(f"{str(source)!r}: an eval set has no weight; write {source.name}={source.uri}")
+            raise ValueError(f"{str(source)!r}: eval sets take no weight; write {source.name}={source.uri}")
     return sources
 
 
@@ -160,7 +160,7 @@ def _parse_hardness(value: object) -> object:
     mode, colon, strength = value.rpartition(":")
     mode = mode.strip()
     if colon and mode not in get_args(HardnessMode):
-        raise ValueError(f"{mode!r} names no negatives")
+        raise ValueError(f"unknown mode {mode!r}")
     return {"mode": mode or "all_negatives", "strength": strength}
 
 
@@ -169,7 +169,7 @@ def _parse_places(value: object) -> object:
         return value
     found = re.fullmatch(r"([1-9][0-9]{0,5})\s*-\s*([1-9][0-9]{0,5})", value.strip())
     if not found or int(found[1]) > int(found[2]):
-        raise ValueError("not two places from small to large")
+        raise ValueError("not an ascending range of ranks")
     return Places(int(found[1]), int(found[2]))
 
 
@@ -181,10 +181,10 @@ def parse_node_range(text: str) -> NodeRange:
     """
     found = re.fullmatch(r"([1-9][0-9]{0,5})(?::([1-9][0-9]{0,5}))?", text.strip())
     if not found:
-        raise ValueError("neither a number of nodes nor MIN:MAX")
+        raise ValueError("not a number of nodes or MIN:MAX")
     fewest, most = int(found[1]), int(found[2] or found[1])
     if fewest > most:
-        raise ValueError(f"{fewest} is more than {most}")
+        raise ValueError(f"MIN {fewest} is greater than MAX {most}")
     return NodeRange(fewest, most)
 
 
@@ -214,7 +214,7 @@ def _parse_cutoffs(value: object) -> object:
         return value
     cutoffs = sorted({int(item) if item.strip().isdecimal() else 0 for item in value.split(",") if item.strip()})
     if not cutoffs or not 1 <= cutoffs[0] <= cutoffs[-1] <= DEEPEST_CUTOFF:
-        raise ValueError(f"a k is a whole number from 1 to {DEEPEST_CUTOFF}")
+        raise ValueError(f"a cutoff is an integer from 1 to {DEEPEST_CUTOFF}")
     return tuple(cutoffs)
 
 
@@ -225,7 +225,7 @@ def _parse_dimensions(value: object) -> object:
 def _refuse_disorder(dimensions: tuple[int, ...]) -> tuple[int, ...]:
     for larger, smaller in pairwise(dimensions):
         if smaller >= larger:
-            raise ValueError(f"{smaller} after {larger} is not smaller")
+            raise ValueError(f"{smaller} after {larger} is not in descending order")
     return dimensions
 
 
@@ -237,7 +237,7 @@ def _parse_export(value: object) -> object:
     asked = {item.strip() for item in value.split(",") if item.strip()}
     for one in sorted(asked.difference(known)):
         near = difflib.get_close_matches(one, known, n=1)
-        raise ValueError(f"{one!r} is no format" + (f"; did you mean {near[0]}?" if near else ""))
+        raise ValueError(f"unknown format {one!r}" + (f"; did you mean {near[0]}?" if near else ""))
     return tuple(one for one in known if one in asked)
 
 

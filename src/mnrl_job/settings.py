@@ -40,7 +40,7 @@ NO_GATE = -1.0
 PLACES = "comma separated; a file, folder or glob, local or s3://"
 SOURCES = f"one or more of uri, name=uri or name:weight=uri, {PLACES}"
 EVAL_SOURCES = f"one or more of uri or name=uri, {PLACES}"
-METRIC = f"{'|'.join(RANKING_METRICS)}@k with a k of MNRL_METRIC_CUTOFFS, or NAME.metric"
+METRIC = f"{'|'.join(RANKING_METRICS)}@k with k from MNRL_METRIC_CUTOFFS, or NAME.metric for an eval set"
 
 # Former names that difflib would not match with the present ones.
 RENAMED = {
@@ -63,248 +63,249 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True, allow_inf_nan=False)
 
-    train_data: Sources = _setting((), "the training pairs", SOURCES)
-    eval_data: EvalSources = _setting((), "the eval sets; without one, training groups are held out", EVAL_SOURCES)
+    train_data: Sources = _setting((), "training pairs", SOURCES)
+    eval_data: EvalSources = _setting(
+        (), "eval sets; if empty, part of the training data is held out (MNRL_HOLDOUT_RATIO)", EVAL_SOURCES
+    )
     base_model: str = _setting(
         "sentence-transformers/all-MiniLM-L6-v2",
-        "the model to start from",
+        "model to fine-tune",
         "a Hub id (id@revision), a folder or an s3:// prefix",
         min_length=1,
     )
-    output: str = _setting("", "the run is written to OUTPUT/RUN_ID/", "a folder or an s3:// prefix")
+    output: str = _setting("", "where to write the run, as OUTPUT/RUN_ID/", "a folder or an s3:// prefix")
     run_id: str = _setting(
         "",
-        "names the run; made from time and settings when empty",
+        "name of the run; the same name resumes it; generated from time and settings if empty",
         "letters, digits, '.', '_' and '-', at most 128",
         pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,127})?$",
     )
     work_dir: str = _setting(
-        "", "local scratch, where fetched inputs are found again; a temporary folder when empty", "a folder"
+        "", "local scratch, where later attempts find fetched inputs again; a temporary folder if empty", "a folder"
     )
-    anchor_column: str = _setting("", "the column of anchors (queries); found by name when empty", "a column name")
+    anchor_column: str = _setting("", "column of the anchors (queries); detected by name if empty", "a column name")
     positive_column: str = _setting(
-        "", "the column of positives (documents); found by name when empty", "a column name"
+        "", "column of the positives (documents); detected by name if empty", "a column name"
     )
     negative_columns: Names = _setting(
         (),
-        "columns of hard negatives; negative, negative_1, … are found by name",
+        "columns of hard negatives; negative, negative_1, … are detected by name",
         "column names, comma separated",
     )
     row_filter: RowsToTake | None = _setting(
         None,
-        "which training rows to take, by columns such as label or split; without it such a column must not vary",
-        "column, operator (= != >= <= > <) and value, as in label>=1, several joined by 'and'; all takes every row",
+        "filter for training rows; required if a column such as label or split varies",
+        "conditions such as label>=1 (operators = != >= <= > <) joined by 'and', or all for every row",
     )
     max_bad_row_ratio: float = _setting(
         0.0,
-        "share of unusable rows tolerated, of the training data and of each part of an eval set",
+        "fraction of unusable rows tolerated in the training data and in each part of an eval set",
         "a number from 0 to 1",
         ge=0,
         le=1,
     )
     near_duplicate_threshold: NearDuplicates = _setting(
         0.9,
-        "share of common word pairs from which two documents count as the same text",
+        "Jaccard similarity of word pairs from which two documents count as duplicates",
         "a number above 0.5 and up to 1, or off",
     )
     leakage_policy: Literal["remove", "fail", "keep"] = _setting(
-        "remove", "what to do with training pairs that also stand in an eval set", "remove, fail or keep"
+        "remove", "what to do with training pairs that also occur in an eval set", "remove, fail or keep"
     )
     holdout_ratio: float = _setting(
-        0.1, "share of the training groups held out when there is no eval data", "a number from 0 to 0.9", ge=0, le=0.9
+        0.1, "fraction of the training data held out if there is no eval data", "a number from 0 to 0.9", ge=0, le=0.9
     )
-    epochs: int = _setting(1, "passes over the training data", "a whole number of at least 1", ge=1)
-    max_steps: int | None = _setting(None, "stop after so many steps", "a whole number of at least 1", ge=1)
+    epochs: int = _setting(1, "passes over the training data", "an integer of at least 1", ge=1)
+    max_steps: int | None = _setting(None, "stop after this many steps", "an integer of at least 1", ge=1)
     batching: Literal["auto", "planned", "masked"] = _setting(
         "auto",
-        "planned: duplicates never share a batch; masked: they may, and never count as negatives; auto: planned unless "
-        "texts repeat too often to fill the batches",
+        "planned: duplicates never share a batch; masked: they may, but are not used as negatives; auto: "
+        "planned, unless texts repeat too often to fill the batches",
         "auto, planned or masked",
     )
     batch_size: int = _setting(
         64,
-        "the GLOBAL batch: pairs whose positives serve as one another's negatives, over all devices",
-        "a whole number of at least 2",
+        "global batch size over all devices; the pairs of a batch use one another's positives as negatives",
+        "an integer of at least 2",
         ge=2,
     )
     mini_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = _setting(
-        "auto", "texts embedded at once on a device; for memory only", "auto or a whole number of at least 1"
+        "auto", "texts embedded at once per device; affects memory, not the result", "auto or an integer of at least 1"
     )
     gradient_checkpointing: bool = _setting(
-        False, "compute each layer again for its gradient: less memory for long texts, slower", "true or false"
+        False, "recompute activations in the backward pass: less memory for long texts, but slower", "true or false"
     )
     lora_rank: int | None = _setting(
         None,
-        "train adapters of this rank beside the linear layers instead of the model's own weights (LoRA)",
-        "a whole number of at least 1",
+        "train LoRA adapters of this rank on the linear layers instead of the model's own weights",
+        "an integer of at least 1",
         ge=1,
     )
     loss: Literal["mnrl", "symmetric", "gte", "guided"] = _setting(
         "mnrl",
-        "what a batch compares: queries with documents, also the reverse, or all with all; guided: without what a "
-        "guide model takes for false negatives",
+        "mnrl: query to documents; symmetric: both directions; gte: all texts of a batch against all; guided: "
+        "GISTEmbed, a guide model masks false negatives",
         "mnrl, symmetric, gte or guided",
     )
     guide_model: str = _setting(
         "",
-        "the model that finds false negatives for MNRL_LOSS=guided",
+        "model that finds false negatives for MNRL_LOSS=guided",
         "a Hub id (id@revision), a folder or an s3:// prefix",
     )
     hardness: HardnessWeight | None = _setting(
         None,
-        "weigh a negative more the more similar it is to the query: how much, and which negatives",
+        "weight negatives by their similarity to the query: which negatives, and how strongly",
         "a number above 0 for all negatives, or in_batch_negatives:9, hard_negatives:5 or all_negatives:9",
     )
     num_hard_negatives: int = _setting(
         0,
-        "hard negatives to mine for each pair before training, among the positives of the others",
-        "a whole number from 0 to 100",
+        "hard negatives to mine for each pair, from the positives of other pairs",
+        "an integer from 0 to 100",
         ge=0,
         le=100,
     )
     hard_negative_range: RankingPlaces = _setting(
         Places(1, 100),
-        "the places they are taken from, where the other documents are ranked by their similarity to the query",
-        "first-last, as in 1-100",
+        "ranks to take them from, with the other documents ranked by similarity to the query",
+        "FIRST-LAST, as in 1-100",
     )
     hard_negative_relative_margin: float = _setting(
         0.05,
-        "by which share of the positive's similarity they are less similar; what is nearer may be right, too",
-        "a number from 0 and below 1",
+        "relative margin below the positive's score; excludes likely false negatives",
+        "a number of at least 0 and below 1",
         ge=0,
         lt=1,
     )
     mining_interval: Literal["run", "epoch"] = _setting(
-        "run", "when they are mined: once before training, or anew before each epoch", "run or epoch"
+        "run", "mine once before training (run), or again before each epoch (epoch)", "run or epoch"
     )
     matryoshka_dims: Dimensions = _setting(
         (),
-        "train vectors that may be cut to so many leading numbers each (Matryoshka)",
-        "whole numbers from large to small, comma separated, none above the model's dimension: 768,256,64",
+        "train embeddings that can be truncated to these dimensions (Matryoshka)",
+        "integers in descending order, comma separated, none above the model's dimension: 768,256,64",
     )
     learning_rate: float = _setting(2e-5, "peak learning rate of AdamW", "a number above 0 and up to 1", gt=0, le=1)
-    warmup_ratio: float = _setting(
-        0.1, "share of the steps the learning rate climbs", "a number from 0 to 1", ge=0, le=1
-    )
+    warmup_ratio: float = _setting(0.1, "fraction of steps used for warm-up", "a number from 0 to 1", ge=0, le=1)
     weight_decay: float = _setting(0.01, "weight decay of AdamW", "a number of at least 0", ge=0)
     lr_scheduler: Literal["linear", "cosine", "constant_with_warmup"] = _setting(
-        "linear", "how the learning rate falls after warm-up", "linear, cosine or constant_with_warmup"
+        "linear", "learning rate schedule after warm-up", "linear, cosine or constant_with_warmup"
     )
-    scale: float = _setting(20.0, "multiplies the cosine similarity (1 / temperature)", "a number above 0", gt=0)
+    scale: float = _setting(20.0, "factor applied to the cosine similarity (1 / temperature)", "a number above 0", gt=0)
     query_prompt: Prompt | None = _setting(
-        None, "what the model puts before each query (anchor); its own prompt when empty", "a text, as in 'query: '"
+        None, "prompt prepended to each query (anchor); the model's own if empty", "text, as in 'query: '"
     )
     document_prompt: Prompt | None = _setting(
         None,
-        "what the model puts before each document (positives, negatives, corpus); its own prompt when empty",
-        "a text, as in 'passage: '",
+        "prompt prepended to each document (positives, negatives, corpus); the model's own if empty",
+        "text, as in 'passage: '",
     )
     max_seq_length: int | None = _setting(
-        None, "tokens a text is cut at; the model's own when empty", "a whole number of at least 2", ge=2
+        None,
+        "maximum number of tokens, longer texts are truncated; the model's own limit if empty",
+        "an integer of at least 2",
+        ge=2,
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = _setting(
-        "auto", "arithmetic of the forward pass; weights stay fp32", "auto, fp32, bf16 or fp16"
+        "auto", "precision of the forward pass; weights stay in fp32", "auto, fp32, bf16 or fp16"
     )
     checkpoint_interval: Interval = _setting(
-        Every(seconds=600.0), "how often a checkpoint is saved", "steps (500) or a time (90s, 10m, 1h)"
+        Every(seconds=600.0), "how often to save a checkpoint", "steps (500) or a time (90s, 10m, 1h)"
     )
     grace_period: Time = _setting(
         Span(30.0),
-        "from the request to stop until the end by force: terminationGracePeriodSeconds, or docker stop -t",
+        "time between SIGTERM and SIGKILL (terminationGracePeriodSeconds, docker stop -t)",
         "a time (30s, 5m)",
     )
     hang_timeout: Time = _setting(
-        Span(600.0), "workers that all stand still for so long are stopped", "a time (90s, 10m, 1h)"
+        Span(600.0), "abort when no worker makes progress for this long", "a time (90s, 10m, 1h)"
     )
     metric_cutoffs: Cutoffs = _setting(
-        METRIC_CUTOFFS, "how many documents of a ranking each metric looks at", "whole numbers k, comma separated"
+        METRIC_CUTOFFS, "cutoffs k at which the metrics are computed", "integers, comma separated"
     )
     primary_metric: PrimaryMetric = _setting(
-        "ndcg@10", "the metric the run is judged by", METRIC, validate_default=True
+        "ndcg@10",
+        "metric for the gate, early stopping and the choice of the best weights",
+        METRIC,
+        validate_default=True,
     )
     eval_interval: Interval | None = _setting(
         None,
-        "how often the model is scored while it trains, by the primary metric; the best weights are then published",
+        "how often to evaluate the primary metric during training; the best weights are published",
         "steps (500) or a time (90s, 10m, 1h)",
     )
     early_stopping_patience: int | None = _setting(
         None,
-        "training ends after so many scores in a row that were no better than the best (MNRL_EVAL_INTERVAL)",
-        "a whole number of at least 1",
+        "stop after this many evaluations without improvement; requires MNRL_EVAL_INTERVAL",
+        "an integer of at least 1",
         ge=1,
     )
     min_gain: float | None = _setting(
         None,
-        "the gate: how much the primary metric must rise; below it the run is kept, but is no success. When empty, it "
-        "must not fall for sure, nor may embeddings collapse; -1 accepts any change, and a collapse",
+        "gate: minimum gain of the primary metric; a run below it is kept but not marked a success. If empty, "
+        "the gate fails on a significant loss or collapsed embeddings; -1 accepts even these",
         "a number from -1 to 1",
         ge=-1,
         le=1,
     )
     max_p_value: float | None = _setting(
         None,
-        "the gate: how likely the gain may be chance; guard evals then fail only where a loss is as unlikely chance",
+        "gate: maximum p-value of the gain, and of a loss that fails a guard eval",
         "a number above 0 and up to 1",
         gt=0,
         le=1,
     )
     guard_evals: Names = _setting(
-        (), "the gate: eval sets whose metric must not fall", "names of eval sets, comma separated"
+        (), "gate: eval sets whose score must not fall", "names of eval sets, comma separated"
     )
     export: ExportFormats = _setting(
         (),
-        "formats to publish the trained model in, too, each reloaded, compared and scored (make install-export)",
+        "formats to export the trained model to; each is reloaded, compared and scored (make install-export)",
         "onnx, openvino, int8 (ONNX in 8 bits), comma separated",
     )
-    seed: int = _setting(42, "everything random comes from it", "a whole number from 0 to 4294967295", ge=0, lt=2**32)
+    seed: int = _setting(42, "random seed", "an integer from 0 to 4294967295", ge=0, lt=2**32)
     num_processes: Literal["auto"] | Annotated[int, Field(ge=1)] = _setting(
-        "auto", "workers on this machine: one per visible GPU, on a CPU 1", "auto or a whole number of at least 1"
+        "auto", "workers on this machine; auto: one per visible GPU, or 1 on a CPU", "auto or an integer of at least 1"
     )
     min_gpus: int = _setting(
         0,
-        "GPUs that each machine must show; with fewer (no driver, a lost GPU) it ends with 78, rather than use a CPU",
-        "a whole number from 0",
+        "GPUs required on each machine; with fewer the run fails (exit 78) instead of using a CPU",
+        "an integer of at least 0",
         ge=0,
     )
     num_nodes: NumNodes | None = _setting(
         None,
-        "machines that train together, MIN:MAX for an elastic run; when empty, what the scheduler says (PET_NNODES, "
+        "number of nodes, MIN:MAX for an elastic run; if empty, taken from the scheduler (PET_NNODES, "
         "SLURM_NNODES, …), else 1",
-        "a whole number of at least 1, or MIN:MAX, as in 2:8",
+        "an integer of at least 1, or MIN:MAX, as in 2:8",
     )
     node_rank: Annotated[int, Field(ge=0)] | None = _setting(
         None,
-        "which of them this is; when empty, what the scheduler says (JOB_COMPLETION_INDEX, PET_NODE_RANK, "
-        "SLURM_NODEID, …)",
-        "a whole number from 0",
+        "rank of this node; if empty, taken from the scheduler (JOB_COMPLETION_INDEX, PET_NODE_RANK, SLURM_NODEID, …)",
+        "an integer of at least 0",
     )
     master_addr: str = _setting(
         "",
-        "node 0, as the others reach it; when empty, what the scheduler says",
-        "host or host:port (29500 when left out)",
+        "address of node 0; if empty, taken from the scheduler",
+        "host or host:port (default port 29500)",
     )
     join_timeout: Time = _setting(
         Span(1800.0),
-        "how long to wait for the nodes of a run to join; an elastic run waits so long for MIN nodes",
+        "how long to wait for all nodes to join, or for MIN nodes of an elastic run",
         "a time (90s, 10m, 1h)",
     )
-    node_timeout: Time = _setting(
-        Span(30.0), "heartbeat timeout: a node that is silent for so long is lost", "a time (30s, 2m, 1h)"
-    )
-    group_secret: SecretStr = _setting(
-        SecretStr(""), "signs what the nodes of a run tell one another; the same on all nodes", "a text"
-    )
+    node_timeout: Time = _setting(Span(30.0), "heartbeat timeout for a node", "a time (30s, 2m, 1h)")
+    group_secret: SecretStr = _setting(SecretStr(""), "shared secret that signs messages between nodes", "text")
     accelerate_config: str | None = _setting(
-        None, "an accelerate configuration file, for a model that workers hold in shares (FSDP2)", "a YAML file"
+        None, "accelerate configuration file for a sharded model (FSDP2)", "a YAML file"
     )
     s3_addressing_style: Literal["auto", "path", "virtual"] = _setting(
-        "auto", "how S3 requests name the bucket; most S3-likes need path", "auto, path or virtual"
+        "auto", "bucket addressing of S3 requests; most S3-compatible stores need path", "auto, path or virtual"
     )
     log_format: Literal["auto", "text", "json"] = _setting(
-        "auto", "text on a terminal, else JSON lines on stderr", "auto, text or json"
+        "auto", "format of the log on stderr; auto: text on a terminal, else JSON lines", "auto, text or json"
     )
     report_to: Trackers = _setting(
-        (), "experiment trackers that are told of the run", "tensorboard, wandb, mlflow, comma separated"
+        (), "experiment trackers to report to", "tensorboard, wandb, mlflow, comma separated"
     )
 
     @model_validator(mode="before")
@@ -319,18 +320,16 @@ class Settings(BaseModel):
     @classmethod
     def _is_tried(cls, patience: int | None, info: ValidationInfo) -> int | None:
         if patience is not None and info.data.get("eval_interval", True) is None:
-            raise ValueError("nothing is scored while it trains; set MNRL_EVAL_INTERVAL, too")
+            raise ValueError("requires MNRL_EVAL_INTERVAL")
         return patience
 
     @field_validator("accelerate_config")
     @classmethod
     def _is_whole(cls, file: str | None, info: ValidationInfo) -> str | None:
         if file and info.data.get("eval_interval") is not None:
-            raise ValueError("a model that workers hold in shares cannot be scored while it trains: MNRL_EVAL_INTERVAL")
+            raise ValueError("a sharded model does not support MNRL_EVAL_INTERVAL")
         if file and info.data.get("mining_interval") == "epoch":
-            raise ValueError(
-                "a model that workers hold in shares cannot mine while it trains: MNRL_MINING_INTERVAL=epoch"
-            )
+            raise ValueError("a sharded model does not support MNRL_MINING_INTERVAL=epoch")
         return file
 
     @field_validator("hard_negative_range")
@@ -338,7 +337,7 @@ class Settings(BaseModel):
     def _are_enough(cls, places: Places, info: ValidationInfo) -> Places:
         wanted = info.data.get("num_hard_negatives", 0)
         if wanted > places.last - places.first + 1:
-            raise ValueError(f"fewer places than MNRL_NUM_HARD_NEGATIVES={wanted}")
+            raise ValueError(f"fewer ranks than MNRL_NUM_HARD_NEGATIVES={wanted}")
         return places
 
     @property
@@ -357,7 +356,7 @@ class Settings(BaseModel):
     def _is_measured(cls, metric: str, info: ValidationInfo) -> str:
         measured = info.data.get("metric_cutoffs", ())
         if measured and int(metric.rpartition("@")[2]) not in measured:
-            raise ValueError(f"MNRL_METRIC_CUTOFFS has {','.join(map(str, measured))}")
+            raise ValueError(f"its cutoff is not in MNRL_METRIC_CUTOFFS={','.join(map(str, measured))}")
         return metric
 
 

@@ -98,8 +98,8 @@ def _in_quotes(field: str, value: str, origin: str) -> str:
     place = f" in {file}" if file else ""
     shown = "" if is_secret_setting(field) else f"={value}"
     return (
-        f"{name}{shown}{place} has quotes as part of the value, as `docker run --env-file` and Kubernetes keep them; "
-        f"leave them out: expected {accepts(field)}"
+        f"{name}{shown}{place} has literal quotes, which `docker run --env-file` and Kubernetes keep; "
+        f"expected {accepts(field)}, without quotes"
     )
 
 
@@ -119,7 +119,7 @@ def _unknown_names(names: Mapping[str, str | None], where: str) -> list[str]:
         is_ours = name.startswith(PREFIX) or name.upper() in known
         if is_ours and name not in (*known, IMAGE, GIT_SHA):
             meant = _closest_setting(name.upper(), known)
-            hint = f"did you mean {meant}?" if meant else "`mnrl-job settings` lists all settings"
+            hint = f"did you mean {meant}?" if meant else "see `mnrl-job settings`"
             problems.append(f"{name}{where} is not a setting; {hint}")
     return problems
 
@@ -139,14 +139,14 @@ def _explain(error: ValidationError, values: Mapping[str, str], origins: Mapping
         place = f" in {file}" if file else ""
         value = values.get(field, Settings.model_fields[field].default)
         shown = "" if is_secret_setting(field) else f"={value!r}"
-        problems[field] = f"{name}{shown}{place} is not accepted{reason}; expected {accepts(field)}"
+        problems[field] = f"{name}{shown}{place} is invalid{reason}; expected {accepts(field)}"
     return problems
 
 
 def _lone_guide(settings: Settings) -> str:
     if settings.guide_model:
         return (
-            f"MNRL_GUIDE_MODEL={settings.guide_model} guides MNRL_LOSS=guided only, and MNRL_LOSS is {settings.loss}; "
-            "set MNRL_LOSS=guided, or leave MNRL_GUIDE_MODEL out"
+            f"MNRL_GUIDE_MODEL={settings.guide_model} has no effect with MNRL_LOSS={settings.loss}; "
+            "set MNRL_LOSS=guided or unset MNRL_GUIDE_MODEL"
         )
-    return f"MNRL_LOSS=guided needs a guide; set MNRL_GUIDE_MODEL to {accepts('guide_model')}"
+    return f"MNRL_LOSS=guided requires MNRL_GUIDE_MODEL: {accepts('guide_model')}"

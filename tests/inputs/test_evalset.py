@@ -81,9 +81,9 @@ def test_queries_without_a_relevant_document_are_left_out_and_counted(tmp_path):
             r"test\.tsv:2: unknown id \(.*\bdocument 'd9'\).*\b1 of 1 judgements",
         ),
         ({"qrels": "q7\td1\t1\n"}, r"test\.tsv:2: unknown id \(.*\bquery 'q7'\)"),
-        ({"qrels": "q1\td1\tgood\n"}, r"test\.tsv:2: no grade \(score 'good' of 'd1' "),
-        ({"qrels": "q1\td1\t1.5\n"}, r"test\.tsv:2: no grade \(score '1\.5' of 'd1' "),
-        ({"qrels": "q1\td1\tinf\n"}, r"test\.tsv:2: no grade \(score 'inf' of 'd1' "),
+        ({"qrels": "q1\td1\tgood\n"}, r"test\.tsv:2: invalid score \(score 'good' of 'd1' "),
+        ({"qrels": "q1\td1\t1.5\n"}, r"test\.tsv:2: invalid score \(score '1\.5' of 'd1' "),
+        ({"qrels": "q1\td1\tinf\n"}, r"test\.tsv:2: invalid score \(score 'inf' of 'd1' "),
         ({"qrels": "q1\td1\t99999999999999999999\n"}, r"score '9+' of 'd1' .*\b10{9}\)"),
         (
             {"qrels": "q1\td1\t2\nq2\td1\t1\nq1\td1\t0\n"},
@@ -117,12 +117,12 @@ def test_a_grade_may_be_written_as_a_decimal_and_a_judgement_twice(tmp_path):
 @pytest.mark.parametrize(
     ("relevant", "said"),
     [
-        ('{"q1": {"d1": 2, "d1": 0}}', "'d1' .*twice"),
-        ('{"q1": ["d1"], "q1": ["d2"]}', "'q1' .*twice"),
-        ('{"q1": {"d1": 1.5}}', r"relevant_docs\['q1'\]: no grade \(score 1\.5 of 'd1' "),
+        ('{"q1": {"d1": 2, "d1": 0}}', "duplicate key 'd1'"),
+        ('{"q1": ["d1"], "q1": ["d2"]}', "duplicate key 'q1'"),
+        ('{"q1": {"d1": 1.5}}', r"relevant_docs\['q1'\]: invalid score \(score 1\.5 of 'd1' "),
         ('{"q1": {"d1": true}}', "score True of 'd1'"),
         ('{"q1": {"d1": NaN}}', "score nan of 'd1'"),
-        ('{"q1": {"d1": 1' + "0" * 400 + "}}", r"relevant_docs\['q1'\]: no grade \(score 10{9,}.* of 'd1' "),
+        ('{"q1": {"d1": 1' + "0" * 400 + "}}", r"relevant_docs\['q1'\]: invalid score \(score 10{9,}.* of 'd1' "),
         ('{"q1": {"d1": "good"}}', "score 'good' of 'd1'"),
         ('{"q1": [null]}', r"relevant_docs\['q1'\]: not text \(.*\bnull\b"),
         ('{"q1": [true]}', r"relevant_docs\['q1'\]: not text \(.*\bbool\b"),
@@ -139,7 +139,7 @@ def test_judgements_of_a_json_file_that_are_unclear_are_refused(tmp_path, releva
 def test_a_repeated_id_is_refused(tmp_path):
     folder = beir(tmp_path / "set")
     write_jsonl(folder / "corpus.jsonl", [{"_id": "d1", "text": "x"}, {"_id": "d1", "text": "y"}])
-    with pytest.raises(DataError, match=r"corpus\.jsonl:2: repeated id \('d1' "):
+    with pytest.raises(DataError, match=r"corpus\.jsonl:2: duplicate id \('d1'; "):
         read(folder, tmp_path / "out")
 
 
@@ -233,7 +233,7 @@ UNUSABLE = [
     ({"_id": "d3", "text": float("nan")}, "null", "text of 'd3'"),
     ({"_id": "d3", "text": 8}, "not text", "text of 'd3' is of type int"),
     ({"_id": "d3", "text": "\n "}, "empty", "text of 'd3'"),
-    ({"_id": "d1", "text": "again"}, "repeated id", "'d1' stands twice; ids must be unique"),
+    ({"_id": "d1", "text": "again"}, "duplicate id", "'d1'; ids must be unique"),
 ]
 
 
@@ -260,7 +260,7 @@ def test_a_document_that_cannot_be_used_is_named_and_left_out_where_that_is_tole
     [
         ("q1\td777\t1", "unknown id"),
         ("q777\td1\t1", "unknown id"),
-        ("q1\td1\t0.5", "no grade"),
+        ("q1\td1\t0.5", "invalid score"),
         ("q1\td1\t1", "contradiction"),
         ("q1\td1", "wrong number of fields"),
     ],
@@ -282,7 +282,7 @@ def test_each_part_is_judged_by_itself_and_what_a_lost_document_takes_along_is_c
     assert (eval_set.queries, eval_set.documents, eval_set.unjudged_queries) == (1, 19, 1)
     assert eval_set.rejected == {"empty": 1, "unknown id": 1}
     assert f"{folder}/corpus.jsonl:2: empty (text of 'd2')" in caplog.text
-    assert "left out 1 of 20 documents of set as unusable: 1 empty" in caplog.text
+    assert "skipped 1 of 20 documents of set as unusable: 1 empty" in caplog.text
 
 
 def test_the_same_of_a_json_file(tmp_path):
@@ -291,7 +291,7 @@ def test_the_same_of_a_json_file(tmp_path):
     with pytest.raises(DataError, match=r"s\.json: empty \(corpus\['d3'\]\).*\b3 of 5 documents"):
         read(path, tmp_path / "out", 0.1)
     eval_set = read(path, tmp_path / "out", 0.6)
-    assert eval_set.rejected == {"empty": 1, "null": 1, "not text": 1, "unknown id": 1, "no judgements": 1}
+    assert eval_set.rejected == {"empty": 1, "null": 1, "not text": 1, "unknown id": 1, "invalid judgements": 1}
     assert (eval_set.queries, eval_set.documents, eval_set.judgements) == (2, 2, 2)
 
 
@@ -303,8 +303,5 @@ def test_a_part_with_nothing_usable_is_refused_whatever_is_tolerated(tmp_path):
 def test_words_for_missing_values_are_told_with_the_first(tmp_path, caplog):
     corpus = CORPUS | {"d3": "nan", "d4": " N/A ", "d5": "nan bread"}
     assert read(beir(tmp_path / "set", corpus=corpus), tmp_path / "out").documents == 5
-    assert (
-        "documents of set: 2 texts are what tools write for a missing value, the first is 'nan' under the id 'd3'"
-        in (caplog.text)
-    )
+    assert "documents of set: 2 texts look like missing values (first: 'nan', id 'd3')" in (caplog.text)
     assert "queries of set" not in caplog.text

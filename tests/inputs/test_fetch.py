@@ -292,7 +292,7 @@ def test_files_that_differ_are_named_by_their_objects(server, uri, tmp_path, cap
     put(server, uri, {"a.jsonl": GOOD, "b.jsonl": b'{"anchor": "a", "positive": "b", "negative": "c"}\n'})
     with caplog.at_level(logging.INFO, "mnrl_job"):
         read_pairs((got(uri, tmp_path),), Settings(), tmp_path / "pairs.arrow")
-    assert f"rows have from 0 (as at {uri}/a.jsonl:1) to 1 (as at {uri}/b.jsonl:1) negatives" in caplog.text
+    assert f"rows have 0 ({uri}/a.jsonl:1) to 1 ({uri}/b.jsonl:1) negatives" in caplog.text
 
 
 def test_training_data_in_beir_layout_is_read_and_its_faults_named_by_their_objects(server, uri, tmp_path):

@@ -64,7 +64,7 @@ def test_a_torn_line_is_a_bad_row_wherever_it_stands(tmp_path, torn):
 )
 def test_a_repeated_key_is_a_bad_row_that_names_it(tmp_path, line, key):
     rows = read(tmp_path, f"{json.dumps(ROWS[0])}\n{line}\n")
-    assert rows == [ROWS[0], BadRow(f"{tmp_path / 'p.jsonl'}:2", "repeated key", repr(key))]
+    assert rows == [ROWS[0], BadRow(f"{tmp_path / 'p.jsonl'}:2", "duplicate key", repr(key))]
 
 
 def test_a_byte_order_mark_may_stand_before_every_part_of_joined_files(tmp_path):

@@ -98,7 +98,7 @@ def test_ids_may_be_whole_numbers_and_titles_nan_as_pandas_writes_them(tmp_path)
 
 def test_an_id_that_stands_twice_names_no_text(tmp_path):
     folder = beir(tmp_path / "set", corpus=[*CORPUS, {"_id": "d1", "text": "again"}])
-    with pytest.raises(DataError, match=r"train\.tsv:2: repeated id \('d1' .*corpus\.jsonl:4\)"):
+    with pytest.raises(DataError, match=r"train\.tsv:2: duplicate id \('d1' .*corpus\.jsonl:4\)"):
         read(tmp_path, folder)
 
 

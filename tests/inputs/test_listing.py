@@ -126,4 +126,4 @@ def test_objects_are_known_by_their_etags(uri, server):
     put(server, uri, objects(server, uri))  # the same again, later
     assert find_other(was, listings_in_reach(of(f"{uri}/"))) is None
     put(server, uri, {"eval.json": b"[]"})
-    assert (find_other(was, listings_in_reach(of(f"{uri}/"))) or "").startswith("eval/eval: its files have changed")
+    assert (find_other(was, listings_in_reach(of(f"{uri}/"))) or "").startswith("eval/eval: its files were changed")

@@ -109,7 +109,7 @@ def test_sources_may_differ_in_their_number_of_negatives_and_the_log_says_so(tmp
         ("q", "p", []),
         ("r", "s", ["1", "2", "3"]),
     ]
-    assert f"rows have from 0 (as at {lists}:1) to 3 (as at {lists}:2) negatives; 1 of 3 have none" in caplog.text
+    assert f"rows have 0 ({lists}:1) to 3 ({lists}:2) negatives; 1 of 3 have none" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_sources_may_differ_in_their_number_of_negatives_and_the_log_says_so(tmp
         ('{"query": "q", "pos": [3]}', "not text", "pos[0] is of type int"),
         ('{"query": "q", "pos": [["p"]]}', "not text", "pos[0] is of type list"),
         ('{"query": "q", "pos": [null]}', "null", "pos[0]"),
-        ('{"query": "q", "pos": ["\\ud83d"]}', "not UTF-8", "pos[0] holds half a character"),
+        ('{"query": "q", "pos": ["\\ud83d"]}', "not UTF-8", "pos[0] contains an unpaired surrogate"),
         ('{"query": "q", "pos": null}', "null", "pos"),
         ('{"query": "q"}', "missing column", "pos; the row has query"),
         ('{"query": ["q"], "pos": ["p"]}', "not text", "query is of type list"),

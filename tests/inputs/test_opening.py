@@ -77,7 +77,7 @@ def test_a_file_of_another_kind_is_named_by_it(tmp_path, kind, name, pack):
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(POINTER, "Git LFS pointer"), (gzip.compress(parquet()), "compressed as a whole"), (b"<html>", "HTML")],
+    [(POINTER, "Git LFS pointer"), (gzip.compress(parquet()), "whole file is compressed"), (b"<html>", "HTML")],
 )
 def test_what_stands_for_a_parquet_file_is_named_by_its_kind(tmp_path, content, told):
     for name in ("p.parquet", "p.parquet.gz"):
@@ -93,7 +93,7 @@ def test_what_stands_for_a_parquet_file_is_named_by_its_kind(tmp_path, content, 
         ("p.ods", "CSV UTF-8"),
         ("p.pkl", "parquet"),
         ("p.txt", "name it"),
-        ("p.jsonl.bz2", "unpack"),
+        ("p.jsonl.bz2", "decompress"),
     ],
 )
 def test_of_a_format_that_is_not_read_it_is_told_how_to_save_it(tmp_path, name, remedy):

@@ -113,7 +113,7 @@ def test_files_may_differ_in_their_number_of_negatives_and_the_log_says_so(tmp_p
         {"anchor": "a", "positive": "b", "negatives": []},
         {"anchor": "c", "positive": "d", "negatives": ["e", "f"]},
     ]
-    said = f"rows have from 0 (as at {none}:1) to 2 (as at {two}:1) negatives; 1 of 2 have none; "
+    said = f"rows have 0 ({none}:1) to 2 ({two}:1) negatives; 1 of 2 have none; "
     assert said in caplog.text
 
 
@@ -174,7 +174,7 @@ def test_a_weight_is_recorded_with_its_source(tmp_path):
 
 def test_an_empty_training_set_is_refused(tmp_path):
     (tmp_path / "p.jsonl").write_text("\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"^MNRL_TRAIN_DATA holds no "):
+    with pytest.raises(DataError, match=r"^MNRL_TRAIN_DATA contains no "):
         read(tmp_path, tmp_path / "p.jsonl")
 
 
@@ -232,10 +232,7 @@ def test_words_for_missing_values_are_told_with_their_count_and_first_line(tmp_p
     rows[2][column] = rows[4][column] = f" {word} "
     pairs, _ = read(tmp_path, write_jsonl(tmp_path / "p.jsonl", rows))
     assert (pairs.rows, pairs.rejected) == (5, {})
-    assert (
-        f"2 texts are what tools write for a missing value, the first is {word!r} at {tmp_path}/p.jsonl:3"
-        in caplog.text
-    )
+    assert f"2 texts look like missing values (first: {word!r} at {tmp_path}/p.jsonl:3)" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["none of them", "Nan's bread", "null and void", "no", "-", "banana"])

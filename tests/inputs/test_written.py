@@ -105,9 +105,7 @@ def test_a_few_lists_among_texts_stay_texts_and_are_told(tmp_path, caplog):
     rows = [(f"q{i}", "['a', 'b']" if i == 150 else f"text {i}", "n") for i in range(200)]
     _, taken = read(tmp_path, table(tmp_path / "l.csv", rows))
     assert len(taken) == 200
-    assert (
-        f"{tmp_path}/l.csv:152: a list written as text in column pos, as in 1 rows; it is read as texts" in caplog.text
-    )
+    assert f"{tmp_path}/l.csv:152: a list stored as text in column pos, in 1 rows; it is read as texts" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -28,12 +28,12 @@ INPUTS: Catalogue = {
     "a file that is not there": (
         input_at("nowhere.jsonl"),
         66,
-        "MNRL_TRAIN_DATA: nowhere.jsonl does not exist or holds no file; give a file, folder or glob",
+        "MNRL_TRAIN_DATA: nowhere.jsonl does not exist or contains no files; give a file, folder or glob",
     ),
     "an eval set that is not there": (
         input_at("nowhere", "MNRL_EVAL_DATA"),
         66,
-        "MNRL_EVAL_DATA: nowhere does not exist or holds no file; give a file, folder or glob",
+        "MNRL_EVAL_DATA: nowhere does not exist or contains no files; give a file, folder or glob",
     ),
     "a storage that is not read": (
         input_at("ftp://host/p.jsonl"),
@@ -50,42 +50,42 @@ FORMATS: Catalogue = {
     "a suffix that is not read": (
         training(b"PK", "p.docx"),
         65,
-        "p.docx: unknown format .docx; expected .jsonl, .ndjson, .json, .csv, .tsv (plain, .gz or .zst) or "
-        ".parquet; a glob such as folder/*.jsonl leaves other files out",
+        "p.docx: unknown format .docx; expected .jsonl, .ndjson, .json, .csv, .tsv (plain, .gz or .zst) or .parquet; "
+        "exclude it with a glob such as folder/*.jsonl",
     ),
     "a Git LFS pointer": (
         training(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'cd' * 32}\nsize 9\n"),
         65,
-        "p.jsonl: the file is a Git LFS pointer in place of the file; run git lfs pull where it was cloned",
+        "p.jsonl: the file is a Git LFS pointer, not the data; run git lfs pull in the clone",
     ),
     "a page to sign in": (
         training("<!DOCTYPE html>\n<title>Sign in</title>"),
         65,
-        "p.jsonl: the file is an HTML or XML page; fetch the data itself; this may be an error page",
+        "p.jsonl: the file is an HTML or XML page; download the data itself, this may be an error page",
     ),
     "a torn archive": (
         training(gzip.compress(lines(PAIR).encode())[:-9], "p.jsonl.gz"),
         65,
-        "p.jsonl.gz: the file is damaged or not what its name says: Compressed file ended before the end-of-stream "
+        "p.jsonl.gz: the file is damaged or does not match its suffix: Compressed file ended before the end-of-stream "
         "marker was reached",
     ),
     "a torn table": (
         training(b"PAR1" + bytes(20), "p.parquet"),
         65,
-        "p.parquet: the file is damaged or not what its name says: Parquet magic bytes not found in footer. Either "
+        "p.parquet: the file is damaged or does not match its suffix: Parquet magic bytes not found in footer. Either "
         "the file is corrupted or this is not a parquet file",
     ),
     "a line that is no JSON": (
         training(lines(PAIR) + '{"anchor": "torn\n'),
         65,
         "p.jsonl:2: malformed JSON (Unterminated string starting at: line 1 column 12 (char 11)); 1 of 2 rows are "
-        "unusable (1 malformed JSON), more than MNRL_MAX_BAD_ROW_RATIO=0 allows; mend them, or set "
-        "MNRL_MAX_BAD_ROW_RATIO=0.5 to leave them out",
+        "unusable (1 malformed JSON), more than MNRL_MAX_BAD_ROW_RATIO=0 allows; fix them, or set "
+        "MNRL_MAX_BAD_ROW_RATIO=0.5 to skip them",
     ),
     "a JSON array": (
         training(json.dumps([PAIR, PAIR])),
         65,
-        "p.jsonl:1: a JSON array; expected JSON Lines, one object a line, as jq -c '.[]' writes them",
+        "p.jsonl:1: a JSON array; expected JSON Lines, one object per line; convert it with jq -c '.[]'",
     ),
     "a column's name in Latin-1": (
         training("anchor,positive,größe\na,b,1\n".encode("latin-1"), "p.csv"),
@@ -95,8 +95,8 @@ FORMATS: Catalogue = {
     "a quotation mark that is not closed": (
         training('anchor,positive\n"a,b\nc,d\n', "p.csv"),
         65,
-        "p.csv:2: cannot be read as separated values: unexpected end of data; put a text that holds quotation "
-        "marks between quotation marks and double its own, as spreadsheets do",
+        "p.csv:2: malformed: unexpected end of data; quote texts that contain quotation marks, and double the marks "
+        "inside, as spreadsheets do",
     ),
 }
 COLUMNS: Catalogue = {
@@ -114,7 +114,7 @@ COLUMNS: Catalogue = {
     "columns that differ in case": (
         training("Anchor,ANCHOR,positive\na,b,c\n", "p.csv"),
         65,
-        "p.csv: the columns 'Anchor', 'ANCHOR' differ in case or blanks only; rename all but one of them",
+        "p.csv: the columns 'Anchor', 'ANCHOR' differ only in case or whitespace; rename all but one",
     ),
     "a filter on no column": (
         training(lines(PAIR), row_filter=parse_row_filter("label=1")),
@@ -124,24 +124,24 @@ COLUMNS: Catalogue = {
     "a filter that takes no row": (
         training(lines(PAIR | {"split": "dev"}), row_filter=parse_row_filter("split=train")),
         65,
-        "MNRL_ROW_FILTER=\"split=train\" takes no row of s0, where split is 'dev' in 1 rows",
+        "MNRL_ROW_FILTER=\"split=train\" matches no row of s0, where split is 'dev' in 1 rows",
     ),
     "a filter that cannot compare": (
         training(lines(PAIR | {"label": "good"}), row_filter=parse_row_filter("label>=1")),
         65,
-        "p.jsonl:1: label cannot be compared by MNRL_ROW_FILTER=label>=1: 'good' is no number",
+        "p.jsonl:1: MNRL_ROW_FILTER=label>=1 cannot compare label: 'good' is not a number",
     ),
     "labels that say no": (
         training(lines(PAIR | {"label": 0})),
         65,
-        "p.jsonl:1: column label is 0 in all 1 rows; it may say which rows are to be trained on; set "
-        "MNRL_ROW_FILTER=all to take all",
+        "p.jsonl:1: column label is 0 in all 1 rows; it may mark which rows to train on; set MNRL_ROW_FILTER=all to "
+        "use all",
     ),
     "labels that differ": (
         training(lines(PAIR | {"label": 1}, PAIR | {"label": 0})),
         65,
-        "p.jsonl:2: column label differs between rows (1 in 1 rows, 0 in 1 rows); it may say which rows are to be "
-        'trained on; set MNRL_ROW_FILTER="label>=1" to take only such rows, or MNRL_ROW_FILTER=all to take all',
+        "p.jsonl:2: column label varies between rows (1 in 1 rows, 0 in 1 rows); it may mark which rows to train on; "
+        'set MNRL_ROW_FILTER="label>=1" to use only those rows, or MNRL_ROW_FILTER=all to use all',
     ),
 }
 ROWS: Catalogue = {
@@ -149,37 +149,37 @@ ROWS: Catalogue = {
         training(lines(PAIR, PAIR | {"positive": " "})),
         65,
         "p.jsonl:2: empty (positive); 1 of 2 rows are unusable (1 empty), more than MNRL_MAX_BAD_ROW_RATIO=0 allows; "
-        "mend them, or set MNRL_MAX_BAD_ROW_RATIO=0.5 to leave them out",
+        "fix them, or set MNRL_MAX_BAD_ROW_RATIO=0.5 to skip them",
     ),
     "a number for a text": (
         training(lines(PAIR, PAIR | {"positive": 7})),
         65,
         "p.jsonl:2: not text (positive is of type int); 1 of 2 rows are unusable (1 not text), more than "
-        "MNRL_MAX_BAD_ROW_RATIO=0 allows; mend them, or set MNRL_MAX_BAD_ROW_RATIO=0.5 to leave them out",
+        "MNRL_MAX_BAD_ROW_RATIO=0 allows; fix them, or set MNRL_MAX_BAD_ROW_RATIO=0.5 to skip them",
     ),
     "more bad rows than tolerated": (
         training(lines(*[PAIR] * 9, {"anchor": "", "positive": "b"}), max_bad_row_ratio=0.05),
         65,
         "p.jsonl:10: empty (anchor); 1 of 10 rows are unusable (1 empty), more than MNRL_MAX_BAD_ROW_RATIO=0.05 "
-        "allows; mend them, or set MNRL_MAX_BAD_ROW_RATIO=0.1 to leave them out",
+        "allows; fix them, or set MNRL_MAX_BAD_ROW_RATIO=0.1 to skip them",
     ),
     "no rows": (
         training(""),
         65,
-        "MNRL_TRAIN_DATA holds no usable pair; expected rows with an anchor and a positive text, or judgements "
+        "MNRL_TRAIN_DATA contains no usable pair; expected rows with an anchor and a positive text, or judgements "
         "with a score above 0",
     ),
     "a folder with judgements to evaluate on": (
         training_folder(BEIR),
         65,
-        "set: qrels/train.tsv is missing; those in qrels/test.tsv are for evaluation and are not trained on; "
-        "training data in BEIR layout is a folder with corpus.jsonl, queries.jsonl and qrels/train.tsv",
+        "set: qrels/train.tsv is missing, and qrels/test.tsv is for evaluation only; training data in BEIR layout is "
+        "a folder with corpus.jsonl, queries.jsonl and qrels/train.tsv",
     ),
     "judgements of an unknown document": (
         training_folder(BEIR | {"qrels/train.tsv": HEADER + "q1\td9\t1\n"}),
         65,
-        "set/qrels/train.tsv:2: unknown id (corpus.jsonl has no 'd9'); 1 of 1 rows are unusable (1 unknown id), "
-        "more than MNRL_MAX_BAD_ROW_RATIO=0 allows; mend them",
+        "set/qrels/train.tsv:2: unknown id (corpus.jsonl has no 'd9'); 1 of 1 rows are unusable (1 unknown id), more "
+        "than MNRL_MAX_BAD_ROW_RATIO=0 allows; fix them",
     ),
 }
 EVAL_SETS: Catalogue = {
@@ -192,42 +192,42 @@ EVAL_SETS: Catalogue = {
     "a document that is not there": (
         beir(qrels=HEADER + "q1\td9\t1\n"),
         65,
-        "set/qrels/test.tsv:2: unknown id (there is no document 'd9'); 1 of 1 judgements cannot be used (1 unknown "
-        "id), MNRL_MAX_BAD_ROW_RATIO is 0; mend them",
+        "set/qrels/test.tsv:2: unknown id (no document 'd9'); 1 of 1 judgements are unusable (1 unknown id), more "
+        "than MNRL_MAX_BAD_ROW_RATIO=0 allows; fix them",
     ),
     "a score that is no whole number": (
         beir(qrels=HEADER + "q1\td1\tgood\n"),
         65,
-        "set/qrels/test.tsv:2: no grade (score 'good' of 'd1' is not a whole number up to 1000000000); 1 of 1 "
-        "judgements cannot be used (1 no grade), MNRL_MAX_BAD_ROW_RATIO is 0; mend them",
+        "set/qrels/test.tsv:2: invalid score (score 'good' of 'd1' is not an integer up to 1000000000); 1 of 1 "
+        "judgements are unusable (1 invalid score), more than MNRL_MAX_BAD_ROW_RATIO=0 allows; fix them",
     ),
     "nothing that is relevant": (
         beir(qrels=HEADER + "q1\td1\t0\n"),
         65,
-        "set: no judgement of a query has a score above 0; nothing is relevant",
+        "set: no judgement has a score above 0, so no document is relevant",
     ),
     "an empty document": (
         beir(corpus='{"_id": "d1", "text": ""}\n'),
         65,
-        "set/corpus.jsonl:1: empty (text of 'd1'); 1 of 1 documents cannot be used (1 empty), MNRL_MAX_BAD_ROW_RATIO "
-        "is 0; mend them",
+        "set/corpus.jsonl:1: empty (text of 'd1'); 1 of 1 documents are unusable (1 empty), more than "
+        "MNRL_MAX_BAD_ROW_RATIO=0 allows; fix them",
     ),
     "an id that stands twice": (
         beir(corpus=BEIR["corpus.jsonl"].replace("d2", "d1")),
         65,
-        "set/corpus.jsonl:2: repeated id ('d1' stands twice; ids must be unique); 1 of 2 documents cannot be used "
-        "(1 repeated id), MNRL_MAX_BAD_ROW_RATIO is 0; mend them, or set MNRL_MAX_BAD_ROW_RATIO=0.5 to leave them out",
+        "set/corpus.jsonl:2: duplicate id ('d1'; ids must be unique); 1 of 2 documents are unusable (1 duplicate id), "
+        "more than MNRL_MAX_BAD_ROW_RATIO=0 allows; fix them, or set MNRL_MAX_BAD_ROW_RATIO=0.5 to skip them",
     ),
     "a file that is no JSON": (
         evaluation("set.json", {"set.json": "{"}),
         65,
-        "set.json: cannot be read as JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
+        "set.json: invalid JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)",
     ),
     "an id that is none": (
         judged(relevant_docs={"q1": [None]}),
         65,
-        "set.json: relevant_docs['q1']: not text (an id is of type null; expected text or a whole number); 1 of 1 "
-        "judgements cannot be used (1 not text), MNRL_MAX_BAD_ROW_RATIO is 0; mend them",
+        "set.json: relevant_docs['q1']: not text (an id is of type null; expected text or an integer); 1 of 1 "
+        "judgements are unusable (1 not text), more than MNRL_MAX_BAD_ROW_RATIO=0 allows; fix them",
     ),
     "a metric of another eval set": (
         without_eval_sets(primary_metric="faq.ndcg@10"),

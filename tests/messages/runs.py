@@ -34,8 +34,8 @@ MODELS: Catalogue = {
     "a folder without weights": (
         base_model("m", {"m/config.json": "{}"}),
         66,
-        "MNRL_BASE_MODEL: m holds no weights (*.safetensors or pytorch_model*.bin or adapter_model.bin); give the "
-        "folder that SentenceTransformer.save_pretrained() wrote",
+        "MNRL_BASE_MODEL: m contains no weights (*.safetensors or pytorch_model*.bin or adapter_model.bin); give a "
+        "folder written by SentenceTransformer.save_pretrained()",
     ),
     "a tokenizer that is missing": (
         loaded(without_tokenizer),

@@ -51,8 +51,11 @@ def test_swapped_ones_are_told_with_what_speaks_for_it_and_what_to_set(pairs, as
     finding = swapped_columns(found)
     assert finding.status == "warning"
     assert "MNRL_ANCHOR_COLUMN=answer and MNRL_POSITIVE_COLUMN=question" in finding.remedy
-    assert f"anchors have {found.anchor_characters} characters, positives {found.positive_characters}" in finding.detail
-    assert f"in {found.likeness:.0%} of the rows the positive looks more like the eval queries" in finding.detail
+    assert (
+        f"{found.anchor_characters} characters for anchors and {found.positive_characters} for positives"
+        in finding.detail
+    )
+    assert f"in {found.likeness:.0%} of the rows the positive is more like the eval queries" in finding.detail
 
 
 def test_of_several_sources_the_one_that_is_swapped_is_named(pairs, asked):

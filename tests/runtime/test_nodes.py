@@ -166,7 +166,7 @@ def test_everything_that_is_missing_is_named_at_once():
 @pytest.mark.parametrize(
     ("environ", "settings", "said"),
     [
-        ({"PET_NNODES": "4:1"}, {}, "PET_NNODES='4:1' is not accepted (4 is more than 1)"),
+        ({"PET_NNODES": "4:1"}, {}, "PET_NNODES='4:1' is invalid (MIN 4 is greater than MAX 1)"),
         (KUBEFLOW, {"num_nodes": "1:3"}, "PET_NODE_RANK=3: there are 1 to 3 nodes, so the last is number 2"),
         (SLURM | {"SLURM_LOCALID": "1"}, {}, "SLURM_LOCALID=1: start one process a node"),
         (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "8", "SLURM_NNODES": "1"}, {}, "SLURM_STEP_TASKS_PER_NODE=8: start one"),
@@ -176,13 +176,13 @@ def test_everything_that_is_missing_is_named_at_once():
             "SLURM_NTASKS_PER_NODE=8: start one process a node",
         ),
         (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "2(x3)"}, {}, "SLURM_STEP_TASKS_PER_NODE=2(x3): start one process"),
-        ({"NNODES": "two"}, {}, "NNODES='two' is not accepted"),
-        ({"NNODES": "0"}, {}, "NNODES='0' is not accepted"),
-        (KUBEFLOW | {"PET_NODE_RANK": "x"}, {}, "PET_NODE_RANK='x' is not accepted"),
+        ({"NNODES": "two"}, {}, "NNODES='two' is invalid"),
+        ({"NNODES": "0"}, {}, "NNODES='0' is invalid"),
+        (KUBEFLOW | {"PET_NODE_RANK": "x"}, {}, "PET_NODE_RANK='x' is invalid"),
         (KUBEFLOW | {"PET_NODE_RANK": "4"}, {}, "PET_NODE_RANK=4: there are 4 nodes, so the last is number 3"),
-        (KUBEFLOW | {"PET_MASTER_PORT": "65536"}, {}, "PET_MASTER_PORT: 65536 is not accepted"),
+        (KUBEFLOW | {"PET_MASTER_PORT": "65536"}, {}, "PET_MASTER_PORT: 65536 is invalid"),
         (KUBEFLOW, {"node_rank": 5}, "MNRL_NODE_RANK=5: there are 4 nodes"),
-        (KUBEFLOW, {"master_addr": "a:b"}, "MNRL_MASTER_ADDR='a:b' is not accepted; expected host or host:port"),
+        (KUBEFLOW, {"master_addr": "a:b"}, "MNRL_MASTER_ADDR='a:b' is invalid; expected host or host:port"),
         (TORCHRUN | {"LOCAL_WORLD_SIZE": "8"}, {}, "LOCAL_WORLD_SIZE=8: start one process a node"),
     ],
 )

@@ -64,8 +64,8 @@ def id_of(row: dict[str, Any], where: str) -> str | BadRow:
     if type(value) is int:
         return str(value)
     if not isinstance(value, str):
-        return BadRow(where, "not text", f"_id is of type {type_name(value)}; expected text or a whole number")
-    return value if is_unicode(value) else BadRow(where, "not UTF-8", "_id holds half a character")
+        return BadRow(where, "not text", f"_id is of type {type_name(value)}; expected text or an integer")
+    return value if is_unicode(value) else BadRow(where, "not UTF-8", "_id contains an unpaired surrogate")
 
 
 def passage_of(row: dict[str, Any], identifier: str, where: str) -> Passage | BadRow:

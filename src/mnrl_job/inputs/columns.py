@@ -91,7 +91,7 @@ def _only(alike: list[str], wanted: str, where: str) -> str:
         return wanted
     if len(alike) > 1:
         told = ", ".join(map(repr, alike))
-        raise DataError(f"{where}: the columns {told} differ in case or blanks only; rename all but one of them")
+        raise DataError(f"{where}: the columns {told} differ only in case or whitespace; rename all but one")
     return alike[0]
 
 

@@ -118,7 +118,7 @@ class JsonFile:
             name = f"{part}[{identifier!r}]"
             text = usable(value, name, str(self.path))
             if not is_unicode(identifier):
-                yield BadRow(str(self.path), "not UTF-8", f"an id of {part} holds half a character")
+                yield BadRow(str(self.path), "not UTF-8", f"an id of {part} contains an unpaired surrogate")
             else:
                 yield text if isinstance(text, BadRow) else Passage(f"{self.path}: {name}", identifier, text, text)
 
@@ -132,7 +132,9 @@ class JsonFile:
                 for document in documents:
                     yield _listed(where, query, document)
             else:
-                yield BadRow(where, "no judgements", "expected a list of ids, or ids with whole-number grades")
+                yield BadRow(
+                    where, "invalid judgements", "expected a list of ids, or an object of ids and integer grades"
+                )
 
 
 def _json_parts(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -140,10 +142,10 @@ def _json_parts(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, A
         with open_bytes(path) as handle:
             content = json.load(handle, object_pairs_hook=_each_once)
     except (ValueError, RecursionError, *DAMAGE) as error:
-        raise DataError(f"{path}: cannot be read as JSON: {error}") from error
+        raise DataError(f"{path}: invalid JSON: {error}") from error
     parts = [content.get(name) for name in JSON_PARTS] if isinstance(content, dict) else []
     if not parts or not all(isinstance(part, dict) for part in parts):
-        raise DataError(f"{path}: expected an object with the objects {', '.join(JSON_PARTS)}")
+        raise DataError(f"{path}: expected a JSON object with the objects {', '.join(JSON_PARTS)}")
     queries, corpus, relevant = (dict(part) for part in parts if part is not None)
     return queries, corpus, relevant
 
@@ -153,7 +155,7 @@ def _each_once(members: list[tuple[str, Any]]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for name, value in members:
         if name in content and content[name] != value:
-            raise ValueError(f"{name!r} stands twice in one object, with different contents")
+            raise ValueError(f"duplicate key {name!r} with different values")
         content[name] = value
     return content
 
@@ -162,7 +164,7 @@ def _listed(where: str, query: str, document: object) -> Graded | BadRow:
     """A document that is relevant without a grade."""
     if isinstance(document, str) or type(document) is int:
         return Graded(where, query, str(document), 1)
-    return BadRow(where, "not text", f"an id is of type {type_name(document)}; expected text or a whole number")
+    return BadRow(where, "not text", f"an id is of type {type_name(document)}; expected text or an integer")
 
 
 def _graded(where: str, query: str, document: str, grade: str | float) -> Graded | BadRow:
@@ -173,4 +175,4 @@ def _graded(where: str, query: str, document: str, grade: str | float) -> Graded
         number = float("nan")
     if number.is_integer() and abs(number) <= HIGHEST_GRADE:
         return Graded(where, query, document, int(number))
-    return BadRow(where, "no grade", f"score {grade!r} of {document!r} is not a whole number up to {HIGHEST_GRADE}")
+    return BadRow(where, "invalid score", f"score {grade!r} of {document!r} is not an integer up to {HIGHEST_GRADE}")

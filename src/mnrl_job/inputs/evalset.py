@@ -62,12 +62,13 @@ class _Part:
             warn(f"{one.where}: {one.reason} ({one.detail})")
         if refused:
             first = self.bad_rows[0]
+            limit = f", more than MNRL_MAX_BAD_ROW_RATIO={tolerated:g} allows" if bad / self.read > tolerated else ""
             raise DataError(
-                f"{first.where}: {first.reason} ({first.detail}); {bad} of {self.read} {self.name} cannot be used "
-                f"({self.counts}), MNRL_MAX_BAD_ROW_RATIO is {tolerated:g}; {remedy(bad, self.read)}"
+                f"{first.where}: {first.reason} ({first.detail}); {bad} of {self.read} {self.name} are unusable "
+                f"({self.counts}){limit}; {remedy(bad, self.read)}"
             )
         if bad:
-            warn(f"left out {bad} of {self.read} {self.name} of {self.source.name} as unusable: {self.counts}")
+            warn(f"skipped {bad} of {self.read} {self.name} of {self.source.name} as unusable: {self.counts}")
 
     @property
     def counts(self) -> str:
@@ -99,13 +100,13 @@ def read_evalset(source: Fetched, folder: Path, max_bad_row_ratio: float = 0.0) 
         read = _read(layout, parts, max_bad_row_ratio)
         content = _judged(read)
         if not content.queries:
-            raise DataError(f"{source.uri}: no judgement of a query has a score above 0; nothing is relevant")
+            raise DataError(f"{source.uri}: no judgement has a score above 0, so no document is relevant")
     if unjudged := len(read.queries) - len(content.queries):
-        warn(f"{source.name}: {unjudged} of {len(read.queries)} queries have no relevant document and are left out")
+        warn(f"{source.name}: {unjudged} of {len(read.queries)} queries have no relevant document and are skipped")
     if content.own:
         log(
-            f"{source.name}: {len(content.own)} of {len(content.queries)} queries stand in the corpus themselves, "
-            "under their own ids; none is ranked among its own answers"
+            f"{source.name}: {len(content.own)} of {len(content.queries)} queries are also in the corpus, "
+            "under the same id; they are excluded from their own rankings"
         )
     _tell_missing_values(f"queries of {source.name}", content.queries)
     _tell_missing_values(f"documents of {source.name}", content.corpus)
@@ -125,8 +126,7 @@ def read_evalset(source: Fetched, folder: Path, max_bad_row_ratio: float = 0.0) 
 def _tell_missing_values(name: str, texts: Texts) -> None:
     words = [identifier for identifier, text in texts.items() if is_missing_value(text)]
     if words:
-        first = f"the first is {texts[words[0]]!r} under the id {words[0]!r}"
-        warn(f"{name}: {len(words)} texts are what tools write for a missing value, {first}")
+        warn(f"{name}: {len(words)} texts look like missing values (first: {texts[words[0]]!r}, id {words[0]!r})")
 
 
 def write_evalset(
@@ -181,9 +181,7 @@ def _unique(rows: Iterable[Passage | BadRow], part: _Part, texts: Texts) -> Iter
     """Fill `texts`, and yield what each new one was made of. Of a repeated id the first text is kept."""
     for passage in part.usable(rows):
         if passage.identifier in texts:
-            part.reject(
-                BadRow(passage.where, "repeated id", f"{passage.identifier!r} stands twice; ids must be unique")
-            )
+            part.reject(BadRow(passage.where, "duplicate id", f"{passage.identifier!r}; ids must be unique"))
         else:
             texts[passage.identifier] = passage.text
             yield passage
@@ -203,13 +201,13 @@ def _normalised(text: str) -> str:
 def _flaw(one: Graded, queries: Texts, corpus: Texts, grades: Grades) -> BadRow | None:
     """Why a judgement cannot be used, if it cannot. Of several grades the first is kept."""
     if one.query not in queries:
-        return BadRow(one.where, "unknown id", f"there is no query {one.query!r}")
+        return BadRow(one.where, "unknown id", f"no query {one.query!r}")
     if one.document not in corpus:
-        return BadRow(one.where, "unknown id", f"there is no document {one.document!r}")
+        return BadRow(one.where, "unknown id", f"no document {one.document!r}")
     before = grades.get((one.query, one.document), one.grade)
     if before == one.grade:
         return None
-    detail = f"{one.document!r} is judged {one.grade} for {one.query!r}, but {before} further up; keep one"
+    detail = f"{one.document!r} has score {one.grade} for {one.query!r}, but {before} further up; keep one"
     return BadRow(one.where, "contradiction", detail)
 
 

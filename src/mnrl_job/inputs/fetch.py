@@ -81,10 +81,10 @@ def locate(source: Source, variable: str, addressing_style: str = "auto") -> Loc
     """
     found = _locate_remote(source, variable, addressing_style) if is_remote(source.uri) else _locate(source, variable)
     if not found.files and not found.entries and not (found := _as_path(source, variable)).files:
-        taken = "" if own_name(source.uri) == source.name else f" (taken as name=uri, named {source.name})"
-        path = f"; ./{source} would be a path" if taken and "://" not in source.uri else ""
+        taken = "" if own_name(source.uri) == source.name else f" (read as name=uri, with the name {source.name})"
+        path = f", or ./{source} for a path" if taken and "://" not in source.uri else ""
         raise MissingError(
-            f"{variable}: {source.uri}{taken} does not exist or holds no file; give a file, folder or glob{path}"
+            f"{variable}: {source.uri}{taken} does not exist or contains no files; give a file, folder or glob{path}"
         )
     return replace(found, weight=source.weight)
 
@@ -165,11 +165,11 @@ def locate_model(name: str, addressing_style: str = "auto", variable: str = "MNR
 def _check_model(variable: str, name: str, files: set[str]) -> None:
     if not any(Path(file).match(pattern) for pattern in WEIGHTS for file in files):
         raise MissingError(
-            f"{variable}: {name} holds no weights ({' or '.join(WEIGHTS)}); "
-            "give the folder that SentenceTransformer.save_pretrained() wrote"
+            f"{variable}: {name} contains no weights ({' or '.join(WEIGHTS)}); "
+            "give a folder written by SentenceTransformer.save_pretrained()"
         )
     if not files & {"modules.json", "config.json", "adapter_config.json"}:
-        raise MissingError(f"{variable}: {name} holds neither modules.json nor config.json; it is no model")
+        raise MissingError(f"{variable}: {name} contains neither modules.json nor config.json; give a model folder")
 
 
 @contextmanager
@@ -179,12 +179,12 @@ def _reading(variable: str) -> Iterator[None]:
         yield
     except PermissionError as error:
         raise DeniedError(
-            f"{variable}: user {os.geteuid()} may not read {error.filename}; grant it, as by chmod -R a+rX"
+            f"{variable}: user {os.geteuid()} cannot read {error.filename}; grant access, such as by chmod -R a+rX"
         ) from error
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise storage_error(error, f"{variable}: cannot read {error.filename}") from error
-        raise MissingError(f"{variable}: no file or folder has so long a name as {error.filename}") from error
+        raise MissingError(f"{variable}: the file name is too long: {error.filename}") from error
 
 
 def _locate(source: Source, variable: str) -> Located:

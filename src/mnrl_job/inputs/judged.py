@@ -88,8 +88,7 @@ def find_judged(root: Path) -> Judged | None:
         return None
     if "train" not in splits:
         raise DataError(
-            f"{root}: qrels/train.tsv is missing; those in qrels/{splits[-1]}.tsv are for evaluation and are not "
-            f"trained on; {EXPECTED}"
+            f"{root}: qrels/train.tsv is missing, and qrels/{splits[-1]}.tsv is for evaluation only; {EXPECTED}"
         )
     return Judged(*find_parts(root, "train", EXPECTED))
 
@@ -112,7 +111,7 @@ def _collect(path: Path, named: set[str], texts: Known) -> Iterator[BadRow]:
         elif isinstance(identifier, BadRow):
             yield identifier
         elif identifier in texts:
-            texts[identifier] = BadRow(where, "repeated id", f"{identifier!r} stands twice")
+            texts[identifier] = BadRow(where, "duplicate id", repr(identifier))
         elif identifier in named:
             passage = passage_of(row, identifier, where)
             texts[identifier] = passage if isinstance(passage, BadRow) else passage.text

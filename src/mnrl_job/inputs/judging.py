@@ -110,7 +110,7 @@ def judge(values: Values) -> Judgement | None:
         return None
     if len(values.counts) > 1:
         second = list(values.first.values())[1]
-        return Judgement(values.name, second, f"differs between rows ({values.shown()})", _instead(values, plain))
+        return Judgement(values.name, second, f"varies between rows ({values.shown()})", _instead(values, plain))
     if not _is_unwanted(present[0], plain):
         return None
     told = f"is {_shown(present[0])} in all {values.counts.total()} rows"

@@ -49,12 +49,12 @@ def find_other(was: Mapping[str, Listing], now: Mapping[str, Listing]) -> str | 
     for name, one in now.items():
         before = was.get(name)
         if before is None:
-            return f"{name}: it was not a folder or file then"
+            return f"{name}: was not a local file or folder before"
         if (before["files"], before["bytes"]) != (one["files"], one["bytes"]):
-            told = f"{one['files']} file(s) of {one['bytes']} bytes"
-            return f"{name}: it has {told} now, {before['files']} of {before['bytes']} bytes then"
+            sizes = (f"{each['files']} file(s) of {each['bytes']} bytes" for each in (before, one))
+            return f"{name}: changed from {' to '.join(sizes)}"
         if before["sha256"] != one["sha256"]:
-            return f"{name}: its files have changed since, or have other names"
+            return f"{name}: its files were changed or renamed"
     return None
 
 

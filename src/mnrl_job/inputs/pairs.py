@@ -125,7 +125,7 @@ def _drop_negatives(path: Path) -> None:
 def _source_record(source: Fetched, content: Content, tally: Tally, before: Tally) -> SourceRecord:
     if content.ignored:
         names = ", ".join(content.ignored)
-        warn(f"{source.name}: left out columns that are not trained on: {names}")
+        warn(f"{source.name}: ignored columns: {names}")
     notes = tuple(source.as_given(note) for note in content.notes)
     for note in notes:
         warn(f"{source.name}: {note}")

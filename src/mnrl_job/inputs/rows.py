@@ -20,9 +20,9 @@ FORMATS = ".jsonl, .ndjson, .json, .csv, .tsv (plain, .gz or .zst) or .parquet"
 # What to do about the formats that data is often kept in.
 REMEDIES = {
     "save the sheet as CSV UTF-8": (".xlsx", ".xlsm", ".xls", ".ods", ".numbers"),
-    "name it by what it holds, .csv, .tsv or .jsonl": (".txt", ".tab", ".dat", ".data", ""),
+    "rename it to .csv, .tsv or .jsonl, by its content": (".txt", ".tab", ".dat", ".data", ""),
     "write the table as .parquet or .jsonl": (".pkl", ".pickle", ".feather", ".arrow", ".orc", ".avro", ".npy"),
-    "unpack it, or compress it as .gz or .zst": (
+    "decompress it, or use .gz or .zst": (
         ".bz2",
         ".xz",
         ".zip",
@@ -64,7 +64,7 @@ def _rows(path: Path, columns: Collection[str] | None) -> Iterator[Row]:
         return separated_rows(path, SEPARATED[kind])
     if kind == PARQUET:
         return parquet_rows(path, columns)
-    raise DataError(f"{path}: unknown format {kind or 'without a suffix'}; expected {FORMATS}; {_remedy(kind)}")
+    raise DataError(f"{path}: unknown format {kind or '(no suffix)'}; expected {FORMATS}; {_remedy(kind)}")
 
 
 def declared_columns(path: Path) -> dict[str, bool] | None:
@@ -81,7 +81,7 @@ def declared_columns(path: Path) -> dict[str, bool] | None:
 
 
 def _remedy(kind: str) -> str:
-    others = "a glob such as folder/*.jsonl leaves other files out"
+    others = "exclude it with a glob such as folder/*.jsonl"
     return next((remedy for remedy, kinds in REMEDIES.items() if kind in kinds), others)
 
 
@@ -100,4 +100,4 @@ def _reading(path: Path) -> Iterator[None]:
         raise MissingError(f"{path}: cannot be opened: {error.strerror}") from error
     except DAMAGE as error:
         reason = first_line(error).removesuffix(".")
-        raise DataError(f"{path}: the file is damaged or not what its name says: {reason}") from error
+        raise DataError(f"{path}: the file is damaged or does not match its suffix: {reason}") from error

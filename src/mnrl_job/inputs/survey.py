@@ -62,7 +62,7 @@ def refuse_forms(columns: Columns, survey: Survey) -> None:
     for name in forms:
         for form in forms[name]:
             if survey.mostly(name, form):
-                raise DataError(f"{_told(name, form, survey)}; write the text itself, not how a program shows it")
+                raise DataError(f"{_told(name, form, survey)}; store the text itself, not its representation in code")
 
 
 def tell_forms(columns: Columns, survey: Survey) -> Iterator[str]:
@@ -70,9 +70,9 @@ def tell_forms(columns: Columns, survey: Survey) -> Iterator[str]:
     for (name, form), count in survey.forms.items():
         if name in columns.names():
             read = "lists" if survey.mostly(name, "list") and form == "list" else "texts"
-            yield f"{_told(name, form, survey)}; {'they' if count > 1 else 'it'} is read as {read}"
+            yield f"{_told(name, form, survey)}; {'they are' if count > 1 else 'it is'} read as {read}"
 
 
 def _told(name: str, form: Form, survey: Survey) -> str:
     kind = {"list": "a list", "bytes": "bytes", "object": "an object"}[form]
-    return f"{survey.first[name, form]}: {kind} written as text in column {name}, as in {survey.forms[name, form]} rows"
+    return f"{survey.first[name, form]}: {kind} stored as text in column {name}, in {survey.forms[name, form]} rows"

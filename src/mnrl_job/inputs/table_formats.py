@@ -40,8 +40,8 @@ def refuse_tables(files: Collection[str], logs: Iterable[str], where: str) -> No
         for table, log in LOGS.items():
             if (found := log.fullmatch(key)) and any(file.startswith(found[1]) for file in data):
                 raise DataError(
-                    f"{where} is part of a {table} table ({key}), whose log tells which of its files count; write its "
-                    "rows to plain Parquet with the table's own engine, such as spark.table(NAME).write.parquet(FOLDER)"
+                    f"{where} is part of a {table} table ({key}), whose log determines which files are current; export "
+                    "it to plain Parquet with the table's engine, such as spark.table(NAME).write.parquet(FOLDER)"
                 )
 
 

@@ -72,7 +72,7 @@ class Tabular:
     def notes(self) -> tuple[str, ...]:
         """What should be told of the files."""
         meant = seem_negative(self.ignored)
-        told = f"unused columns that seem to hold negatives; name them in MNRL_NEGATIVE_COLUMNS: {', '.join(meant)}"
+        told = f"unused columns look like negatives; add them to MNRL_NEGATIVE_COLUMNS: {', '.join(meant)}"
         return (*(note for layout in self.layouts.values() for note in layout.notes), *((told,) if meant else ()))
 
     def lines(self) -> Iterator[tuple[str, Line]]:
@@ -98,7 +98,7 @@ class Tabular:
             try:
                 taken &= condition.holds(value)
             except TypeError as error:
-                raise DataError(f"{where}: {name} cannot be compared by MNRL_ROW_FILTER={condition}: {error}") from None
+                raise DataError(f"{where}: MNRL_ROW_FILTER={condition} cannot compare {name}: {error}") from None
         return taken
 
 

@@ -24,11 +24,11 @@ def check_taken(contents: Sequence[Tabular], row_filter: RowFilter | None) -> No
     if row_filter is None and found:
         filtering = suggested(found.values())
         told = "; ".join(f"{one.where}: column {one.name} {one.told}" for one in found.values())
-        one_way = f'set MNRL_ROW_FILTER="{filtering}" to take only such rows, or ' if filtering.conditions else "set "
-        raise DataError(f"{told}; it may say which rows are to be trained on; {one_way}MNRL_ROW_FILTER=all to take all")
+        one_way = f'set MNRL_ROW_FILTER="{filtering}" to use only those rows, or ' if filtering.conditions else "set "
+        raise DataError(f"{told}; it may mark which rows to train on; {one_way}MNRL_ROW_FILTER=all to use all")
     if row_filter and row_filter.conditions:
         for name in found.keys() - asked:
-            warn(f"column {found[name].name} {found[name].told} in the rows taken, and is not part of MNRL_ROW_FILTER")
+            warn(f"column {found[name].name} {found[name].told} in the selected rows and is not in MNRL_ROW_FILTER")
 
 
 def check_filter(read: Sequence[tuple[Tabular, SourceRecord]], row_filter: RowFilter | None) -> None:
@@ -42,7 +42,7 @@ def check_filter(read: Sequence[tuple[Tabular, SourceRecord]], row_filter: RowFi
         return
     values = same_columns(content.asked for content, _ in empty).values()
     told = (
-        f'MNRL_ROW_FILTER="{row_filter}" takes no row of {", ".join(record.name for _, record in empty)}, where '
+        f'MNRL_ROW_FILTER="{row_filter}" matches no row of {", ".join(record.name for _, record in empty)}, where '
         + "; ".join(f"{one.name} is {one.shown()}" for one in values)
     )
     if len(empty) == len(read):

@@ -49,9 +49,9 @@ class Tally:
         """Where rows differ in how many they have, the log says so."""
         least, most = min(self.negatives), max(self.negatives)
         if least < most:
-            told = " to ".join(f"{one} (as at {self.first_negatives[one]})" for one in (least, most))
+            told = " to ".join(f"{one} ({self.first_negatives[one]})" for one in (least, most))
             none = f"; {self.negatives[0]} of {self.kept} have none" if self.negatives[0] else ""
-            log(f"rows have from {told} negatives{none}; each is trained with those that it has")
+            log(f"rows have {told} negatives{none}; each row is trained with its own")
 
     @property
     def counts(self) -> str:
@@ -79,15 +79,15 @@ def enforce(tally: Tally, tolerated: float) -> None:
         )
     if not tally.kept:
         raise DataError(
-            "MNRL_TRAIN_DATA holds no usable pair; expected rows with an anchor and a positive text, "
+            "MNRL_TRAIN_DATA contains no usable pair; expected rows with an anchor and a positive text, "
             "or judgements with a score above 0"
         )
     if bad:
-        warn(f"left out {bad} of {asked} rows as unusable: {tally.counts}; see audit.json")
+        warn(f"skipped {bad} of {asked} rows as unusable: {tally.counts}; see audit.json")
     if tally.missing:
         warn(
-            f"{tally.missing} texts are what tools write for a missing value, the first is {tally.first_missing}; "
-            "they are trained on; take their rows out where they say nothing"
+            f"{tally.missing} texts look like missing values (first: {tally.first_missing}) and are trained on; "
+            "remove their rows unless they are real text"
         )
 
 
@@ -101,5 +101,5 @@ def sufficient_ratio(bad: int, rows: int) -> float:
 def remedy(bad: int, rows: int) -> str:
     """What to do about so many bad rows."""
     if bad == rows:
-        return "mend them"
-    return f"mend them, or set MNRL_MAX_BAD_ROW_RATIO={sufficient_ratio(bad, rows):g} to leave them out"
+        return "fix them"
+    return f"fix them, or set MNRL_MAX_BAD_ROW_RATIO={sufficient_ratio(bad, rows):g} to skip them"

@@ -42,7 +42,7 @@ def usable(value: object, name: str, where: str) -> str | BadRow:
     if is_blank(value):
         return BadRow(where, "empty", name)
     if not is_unicode(value):
-        return BadRow(where, "not UTF-8", f"{name} holds half a character")
+        return BadRow(where, "not UTF-8", f"{name} contains an unpaired surrogate")
     return value.strip()
 
 
@@ -68,7 +68,7 @@ def _several(row: dict[str, Any], name: str, columns: Columns, where: str) -> Te
     if name in columns.written and isinstance(value, str) and not is_blank(value):
         value = read_list(value)
         if value is None:
-            return BadRow(where, "not a list", f"{name} is no list of texts, as it is in other rows")
+            return BadRow(where, "not a list", f"{name} is not a list of texts, unlike in other rows")
     if not isinstance(value, list):
         text = usable(value, name, where)
         return text if isinstance(text, BadRow) else (text,)

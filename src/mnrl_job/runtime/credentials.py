@@ -25,11 +25,11 @@ def faulty_credentials(variables: Mapping[str, str]) -> Iterator[tuple[str, str]
 def _fault(value: str) -> str:
     if value != value.strip():
         return (
-            "has blanks or line breaks at its ends, as Kubernetes Secrets made by `echo` have; make it by `printf %s` "
-            "or `echo -n`"
+            "has leading or trailing whitespace, as Kubernetes Secrets created with `echo` do; create it with "
+            "`printf %s` or `echo -n`"
         )
     if not value.isprintable():
-        return "holds a line break or another character that cannot be seen; copy it anew, on one line"
+        return "has a line break or another unprintable character; copy it again, on one line"
     if len(value) > 1 and value[0] in QUOTES and value[0] == value[-1]:
-        return "has quotes around it, which `docker run --env-file` keeps as part of the value; leave them out"
+        return "has literal quotes, which `docker run --env-file` keeps; remove them"
     return ""

@@ -148,7 +148,7 @@ def _num_nodes(environ: Mapping[str, str]) -> NodeRange:
         return parse_node_range(environ[name])
     except ValueError as error:
         expected = accepts("num_nodes")
-        raise SettingsError(f"{name}={environ[name]!r} is not accepted ({error}); expected {expected}") from None
+        raise SettingsError(f"{name}={environ[name]!r} is invalid ({error}); expected {expected}") from None
 
 
 def _rank(environ: Mapping[str, str]) -> tuple[int | None, str]:
@@ -180,18 +180,18 @@ def _address(name: str, text: str) -> tuple[str, int]:
         return text, PORT
     found = re.fullmatch(r"(?:\[([^\[\]\s]+)\]|([^\[\]:\s]+))(?::([0-9]+))?", text)
     if not found:
-        raise SettingsError(f"{name}={text!r} is not accepted; expected host or host:port")
+        raise SettingsError(f"{name}={text!r} is invalid; expected host or host:port")
     return found[1] or found[2], _port(name, found[3]) if found[3] else PORT
 
 
 def _port(name: str, text: str) -> int:
     port = _number(name, text)
     if not 0 < port <= LAST_PORT:
-        raise SettingsError(f"{name}: {port} is not accepted; expected a port from 1 to {LAST_PORT}")
+        raise SettingsError(f"{name}: {port} is invalid; expected a port from 1 to {LAST_PORT}")
     return port
 
 
 def _number(name: str, text: str) -> int:
     if not re.fullmatch(r"[0-9]+", text.strip()):
-        raise SettingsError(f"{name}={text!r} is not accepted; expected a whole number")
+        raise SettingsError(f"{name}={text!r} is invalid; expected an integer")
     return int(text)

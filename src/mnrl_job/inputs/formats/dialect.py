@@ -120,4 +120,4 @@ def _refuse_ambiguous(path: Path, skipped: int) -> None:
     spans = [after - before for before, after in pairwise(starts)]
     if max(spans) == 2:
         line = skipped + starts[spans.index(2)] + 1
-        raise DataError(f"{path}:{line}: either two rows, or one with a text of two lines; {QUOTE_RULE}")
+        raise DataError(f"{path}:{line}: ambiguous: two rows, or one row with a text of two lines; {QUOTE_RULE}")

@@ -41,9 +41,9 @@ def _check_shape(path: Path, head: list[tuple[int, bytes]]) -> None:
     (line, first), *others = head
     problem = ""
     if first.startswith(b"["):
-        problem = "a JSON array; expected JSON Lines, one object a line, as jq -c '.[]' writes them"
+        problem = "a JSON array; expected JSON Lines, one object per line; convert it with jq -c '.[]'"
     elif others and not others[0][1].startswith(b"{") and _breaks_off(first):
-        problem = "a JSON object over several lines; expected JSON Lines, one object a line, as jq -c . writes them"
+        problem = "a JSON object over several lines; expected JSON Lines, one object per line; convert it with jq -c ."
     if problem:
         raise DataError(f"{path}:{line}: {problem}")
 
@@ -65,12 +65,12 @@ def _row(where: str, text: bytes) -> dict[str, Any] | BadRow:
     except UnicodeDecodeError as error:
         return BadRow(where, "not UTF-8", error.reason)
     except RepeatedKey as error:
-        return BadRow(where, "repeated key", str(error))
+        return BadRow(where, "duplicate key", str(error))
     except (ValueError, RecursionError) as error:
         return BadRow(where, "malformed JSON", str(error))
     if not isinstance(row, dict):
         return BadRow(where, "malformed JSON", "not an object")
-    return row if all(map(is_unicode, row)) else BadRow(where, "not UTF-8", "a key holds half a character")
+    return row if all(map(is_unicode, row)) else BadRow(where, "not UTF-8", "a key contains an unpaired surrogate")
 
 
 class RepeatedKey(ValueError):

@@ -25,11 +25,11 @@ MOST_LAYERS = 2
 HEAD = 4096
 CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
 
-UNPACK = "unpack it, or compress it as .gz or .zst"
+UNPACK = "decompress it, or use .gz or .zst"
 SAVE_TABLE = "save the table as CSV UTF-8"
 # What other kinds of files begin with, what they are, and what to do.
 FOREIGN = (
-    (re.escape(POINTER_START), "a Git LFS pointer in place of the file", "run git lfs pull where it was cloned"),
+    (re.escape(POINTER_START), "a Git LFS pointer, not the data", "run git lfs pull in the clone"),
     (rb"PK\x03\x04", "a zip archive, as .xlsx and .ods are", f"{SAVE_TABLE}, or unpack it"),
     (rb"\xd0\xcf\x11\xe0", "an Office document, as .xls is", SAVE_TABLE),
     (rb"BZh[1-9]1AY&SY", "compressed by bzip2", UNPACK),
@@ -38,7 +38,7 @@ FOREIGN = (
     (rb"ARROW1", "an Arrow file", "write it as .parquet"),
     (rb"\x80[\x02-\x05][\x95}\]c]", "a pickle", SAVE_TABLE),
     (rb"\xff\xfe|\xfe\xff", "UTF-16 text", "save it as UTF-8"),
-    (rb"(?i:\s*<(!doctype|html|\?xml))", "an HTML or XML page", "fetch the data itself; this may be an error page"),
+    (rb"(?i:\s*<(!doctype|html|\?xml))", "an HTML or XML page", "download the data itself, this may be an error page"),
 )
 
 
@@ -54,7 +54,7 @@ def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
         head = stream.peek(HEAD)
         packed = path.suffix.lower() if path.suffix.lower() in COMPRESSED else ""
         if packed and not head:
-            raise EOFError("an empty file is no archive")
+            raise EOFError("the file is empty")
         # An HTTP client that unpacks what it fetches keeps the name.
         kind = packing(head)
         if not kind:

@@ -38,7 +38,7 @@ def parquet_rows(path: Path, columns: Collection[str] | None) -> Iterator[Row]:
                 count += 1
                 yield count, {name: column[index] for name, column in zip(wanted, values, strict=True)}
         if count != file.metadata.num_rows:
-            raise EOFError(f"it holds {count} rows of {file.metadata.num_rows}")
+            raise EOFError(f"only {count} of {file.metadata.num_rows} rows can be read")
 
 
 def check_parquet(path: Path) -> None:
@@ -50,7 +50,7 @@ def check_parquet(path: Path) -> None:
     with path.open("rb") as handle:
         head = handle.read(HEAD)
     if packing(head):
-        raise DataError(f"{path}: the file is compressed as a whole; unpack it, Parquet compresses its columns itself")
+        raise DataError(f"{path}: the whole file is compressed; decompress it, Parquet compresses its own columns")
     refuse_foreign(path, head, MAGIC)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mnrl_job.errors import DataError
 
-QUOTE_RULE = "put a text that holds quotation marks between quotation marks and double its own, as spreadsheets do"
+QUOTE_RULE = "quote texts that contain quotation marks, and double the marks inside, as spreadsheets do"
 
 
 def without_blanks(values: list[str], raw: list[str], separator: str, columns: int) -> list[str]:
@@ -59,8 +59,8 @@ class SwallowedRows:
         """
         if self.doubtful and not self.is_quoted:
             raise DataError(
-                f"{self.path}:{self.doubtful}: a quotation mark opens a text here that a later line closes, but the "
-                f"lines between are rows by themselves; {QUOTE_RULE}"
+                f"{self.path}:{self.doubtful}: a quotation mark opened here is closed on a later line, but the lines "
+                f"between look like complete rows; {QUOTE_RULE}"
             )
 
     def _is_row(self, line: str) -> bool:

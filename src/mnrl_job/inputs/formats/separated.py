@@ -53,7 +53,7 @@ def _records(path: Path, text: Iterator[str], dialect: Dialect) -> Iterator[tupl
             raw.clear()
     except csv.Error as error:
         # What follows cannot be told apart into rows, so the file as a whole is refused.
-        raise DataError(f"{path}:{line}: cannot be read as separated values: {error}; {QUOTE_RULE}") from error
+        raise DataError(f"{path}:{line}: malformed: {error}; {QUOTE_RULE}") from error
 
 
 def _noted(lines: Iterable[str], notes: list[str]) -> Iterator[str]:
@@ -73,9 +73,9 @@ class _Header:
         if len(values) != len(self.names):
             return BadRow(where, "wrong number of fields", f"{len(values)} fields, the header has {len(self.names)}")
         if values[0].strip(AROUND_NAMES).casefold() in self.folded and self._stands_again(where, values):
-            return BadRow(where, "repeated header", "the files were joined with their headers")
+            return BadRow(where, "repeated header", "the files were concatenated with their headers")
         if not all(map(is_unicode, values)):
-            return BadRow(where, "not UTF-8", "bytes that are no UTF-8 text")
+            return BadRow(where, "not UTF-8", "invalid UTF-8")
         return dict(zip(self.names, values, strict=True))
 
     def _stands_again(self, where: str, values: list[str]) -> bool:
@@ -83,7 +83,7 @@ class _Header:
         if sorted(again) != sorted(self.folded):
             return False
         if again != self.folded:
-            raise DataError(f"{where}: a second header, with the columns in another order; give the files one by one")
+            raise DataError(f"{where}: a second header with the columns in another order; pass the files separately")
         return True
 
 
