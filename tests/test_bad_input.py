@@ -61,7 +61,7 @@ CASES = {
         lambda path: (path / "empty.jsonl").write_text("", encoding="utf-8"),
         {"MNRL_TRAIN_DATA": "empty.jsonl"},
         65,
-        "MNRL_TRAIN_DATA holds no ",
+        "MNRL_TRAIN_DATA contains no ",
     ),
     "one malformed line in the middle": (
         one_bad_line,
@@ -79,7 +79,7 @@ CASES = {
         model_without_weights,
         {"MNRL_BASE_MODEL": "hollow"},
         66,
-        "MNRL_BASE_MODEL: hollow holds no weights",
+        "MNRL_BASE_MODEL: hollow contains no weights",
     ),
     "a base model folder that is not there": (None, {"MNRL_BASE_MODEL": "./gone"}, 66, r"MNRL_BASE_MODEL: \./gone "),
     "an output below a file": (

@@ -62,7 +62,7 @@ def test_all_that_train_needs_is_checked_and_nothing_is_left_behind(mnrl_job, mo
         "exporters",
     } <= found.keys()
     assert "failed" not in found.values()
-    assert "refuses to overwrite" in ended.stdout
+    assert "; conditional writes; " in ended.stdout
     assert "the base model can be exported: onnx 0 MB, int8 0 MB" in ended.stdout
     assert re.search(r"expected time +about .+: 50 steps of \d.*, 5 evaluations of \d.*, mining \d+ s", ended.stdout)
     assert "warning  contradictions         1 negatives are positives of the same anchor elsewhere" in ended.stdout

@@ -65,7 +65,7 @@ def test_a_run_whose_embeddings_collapsed_is_no_success_also_when_it_is_gone_on_
     ("settings", "facts"),
     [
         ({"MNRL_GUARD_EVALS": "general"}, "MNRL_GUARD_EVALS=general: .* faq"),
-        ({"MNRL_METRIC_CUTOFFS": "1,5"}, "MNRL_PRIMARY_METRIC='ndcg@10' .*MNRL_METRIC_CUTOFFS has 1,5"),
+        ({"MNRL_METRIC_CUTOFFS": "1,5"}, "MNRL_PRIMARY_METRIC='ndcg@10' .*MNRL_METRIC_CUTOFFS=1,5"),
         ({"MNRL_METRIC_CUTOFFS": "0,5"}, "MNRL_METRIC_CUTOFFS='0,5' .* 1 to 10000"),
         (
             {"MNRL_EVAL_DATA": "", "MNRL_HOLDOUT_RATIO": "0", "MNRL_MIN_GAIN": "0"},

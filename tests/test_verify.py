@@ -26,7 +26,7 @@ def test_a_run_as_it_was_published_passes_also_in_another_place_and_what_is_adde
     (run / "notes.txt").write_text("mine")
     ended = mnrl_job("verify", str(run), MNRL_WORK_DIR="work/new")
     assert ended.code == 0, ended.stderr
-    assert re.search(rf"{run} .*\blargest difference \d", ended.last_line)
+    assert re.search(rf"{run} .*\bmax difference \d", ended.last_line)
     assert "notes.txt " in ended.stderr
 
 
