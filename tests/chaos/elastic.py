@@ -13,7 +13,7 @@ from tests.chaos.places import Place
 from tests.hosts import Host
 from tests.runs import Scene
 
-SETTINGS = {"MNRL_EPOCHS": "200", "MNRL_CHECKPOINT_EVERY": "20", "MNRL_NUM_PROCESSES": "1"}
+SETTINGS = {"MNRL_EPOCHS": "200", "MNRL_CHECKPOINT_INTERVAL": "20", "MNRL_NUM_PROCESSES": "1"}
 ON_TWO_OR_THREE = {
     "MNRL_NUM_NODES": "2:3",
     "MNRL_MASTER_ADDR": "node-0:29700",
