@@ -1,0 +1,70 @@
+"""Print docs/cli.md: every command with its arguments and options, as click knows them."""
+
+import click
+
+from mnrl_job.cli import commands
+from mnrl_job.settings import Settings
+
+HEAD = """\
+# Command line
+
+Made by `make docs`; do not edit.
+
+`mnrl-job COMMAND` and, in a checkout, `python entrypoint.py COMMAND` are the same program; the image takes COMMAND as its
+first argument. `--help` explains each option. Results go to stdout, the log to stderr. The last line of the log says how it
+ended, as does the [exit code](exit-codes.md).
+"""
+MORE = {
+    "train": "[What it writes](metrics.md), [how to stop and resume it](interruptions.md).",
+    "check": "[What it checks](storage.md#check).",
+    "evaluate": "It writes the same files as `train`, but for the model.",
+    "verify": "[What it compares](storage.md#verify).",
+    "settings": "Values are shown with where each came from: flag, environment, `.env` or default.",
+}
+
+
+def main() -> None:
+    named = commands.commands
+    click.echo("\n".join([HEAD, "| command | what it does |", "|---|---|"]))
+    for name, command in named.items():
+        click.echo(f"| [`{name}`](#mnrl-job-{name}) | {first_line(command)} |")
+    for name, command in named.items():
+        click.echo("\n".join(section(name, command)))
+    click.echo("\n## Settings as flags\n\nWhat each means and accepts: [settings](settings.md).\n")
+    click.echo(", ".join(f"`{option.opts[0]}`" for option in options(named["train"])))
+
+
+def section(name: str, command: click.Command) -> list[str]:
+    """The command's usage, purpose and options."""
+    arguments = [
+        param.make_metavar(click.Context(command)) for param in command.params if isinstance(param, click.Argument)
+    ]
+    usage = " ".join(["mnrl-job", name, *arguments, "[OPTIONS]"])
+    lines = [
+        "",
+        f"## `mnrl-job {name}`",
+        "",
+        f"`{usage}`",
+        "",
+        f"{first_line(command)} {MORE.get(name, '')}".rstrip(),
+        "",
+    ]
+    settings = [option.opts[0] for option in options(command) if option.name in Settings.model_fields]
+    for option in options(command):
+        if option.name not in Settings.model_fields:
+            lines.append(f"- `{option.opts[0]} {option.make_metavar(click.Context(command))}`")
+    if len(settings) == len(Settings.model_fields):
+        return [*lines, "- every [setting as a flag](#settings-as-flags)"]
+    return [*lines, f"- of the [settings](settings.md): {', '.join(f'`{flag}`' for flag in settings)}"]
+
+
+def options(command: click.Command) -> list[click.Option]:
+    return [param for param in command.params if isinstance(param, click.Option)]
+
+
+def first_line(command: click.Command) -> str:
+    return (command.help or "").splitlines()[0]
+
+
+if __name__ == "__main__":
+    main()
