@@ -10,9 +10,9 @@ HEAD = """\
 
 Made by `make docs`; do not edit.
 
-`mnrl-job COMMAND` and, in a checkout, `python entrypoint.py COMMAND` are the same program; the image takes COMMAND as its
-first argument. `--help` explains each option. Results go to stdout, the log to stderr. The last line of the log says how it
-ended, as does the [exit code](exit-codes.md).
+`mnrl-job COMMAND` and, in a checkout, `python entrypoint.py COMMAND` are the same program; the image takes COMMAND as
+its first argument. `--help` explains each option. Results go to stdout, the log to stderr. The last line of the log says
+how it ended, as does the [exit code](exit-codes.md).
 """
 MORE = {
     "train": "[What it writes](metrics.md), [how to stop and resume it](interruptions.md).",

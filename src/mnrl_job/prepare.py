@@ -35,7 +35,7 @@ from mnrl_job.training.batches import (
 from mnrl_job.training.capacity import largest_batch, largest_single_batch, most_batches
 
 HELD_OUT = "holdout"
-# `auto` masks where planned batches use less than this share of the rows that masked ones do: docs/internals/performance.md.
+# `auto` masks where planned batches use less than this share of masked ones' rows (docs/internals/performance.md).
 WORTH_MASKING = 0.9
 # Below this share of the rows that could be used, the user should know.
 WORTH_A_WARNING = 0.9
