@@ -10,9 +10,9 @@ HEAD = """\
 
 Made by `make docs`; do not edit.
 
-`mnrl-job COMMAND` and, in a checkout, `python entrypoint.py COMMAND` are the same program; the image takes COMMAND as
-its first argument. `--help` explains each option. Results go to stdout, the log to stderr. The last line of the log says
-how it ended, as does the [exit code](exit-codes.md).
+`mnrl-job COMMAND` and, in a checkout, `python entrypoint.py COMMAND` are the same program; the image takes COMMAND
+as its first argument. `--help` explains each option. Results go to stdout, the log to stderr. The last line
+of the log says how it ended, as does the [exit code](exit-codes.md).
 """
 MORE = {
     "train": "[What it writes](metrics.md), [how to stop and resume it](interruptions.md).",
@@ -36,23 +36,14 @@ def main() -> None:
 
 def section(name: str, command: click.Command) -> list[str]:
     """The command's usage, purpose and options."""
-    arguments = [
-        param.make_metavar(click.Context(command)) for param in command.params if isinstance(param, click.Argument)
-    ]
+    context = click.Context(command)
+    arguments = [param.make_metavar(context) for param in command.params if isinstance(param, click.Argument)]
     usage = " ".join(["mnrl-job", name, *arguments, "[OPTIONS]"])
-    lines = [
-        "",
-        f"## `mnrl-job {name}`",
-        "",
-        f"`{usage}`",
-        "",
-        f"{first_line(command)} {MORE.get(name, '')}".rstrip(),
-        "",
-    ]
+    purpose = f"{first_line(command)} {MORE.get(name, '')}".rstrip()
     settings = [option.opts[0] for option in options(command) if option.name in Settings.model_fields]
-    for option in options(command):
-        if option.name not in Settings.model_fields:
-            lines.append(f"- `{option.opts[0]} {option.make_metavar(click.Context(command))}`")
+    own = [option for option in options(command) if option.name not in Settings.model_fields]
+    lines = ["", f"## `mnrl-job {name}`", "", f"`{usage}`", "", purpose, ""]
+    lines += [f"- `{option.opts[0]} {option.make_metavar(context)}`" for option in own]
     if len(settings) == len(Settings.model_fields):
         return [*lines, "- every [setting as a flag](#settings-as-flags)"]
     return [*lines, f"- of the [settings](settings.md): {', '.join(f'`{flag}`' for flag in settings)}"]
