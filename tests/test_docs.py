@@ -210,3 +210,15 @@ def test_the_tutorial_keeps_what_it_promises_with_its_real_model(checkout, minil
     before, after = (float(number) for number in re.search(r"ndcg@10 +\S+ +(\S+) +(\S+)", train).groups())
     assert after > before + 0.05
     assert search.splitlines()[0][6:].startswith("A printer that loses its network address overnight")
+
+
+@pytest.mark.slow
+def test_make_train_ends_as_the_readme_shows(checkout):
+    """By the script that `make train` runs once everything is installed, with a tiny model and few steps."""
+    assert "examples/support-faq/train.sh $(BIN)" in read(ROOT / "Makefile")
+    train = checkout.start("examples/support-faq/train.sh", ".venv/bin")
+    assert train.returncode == 0, train.stderr
+    shown = next(block for block in blocks(ROOT / "README.md") if block.text.startswith("support-faq\n"))
+    header, row = shown.text.splitlines()[1:3]
+    assert f"\nsupport-faq\n{header}\n{row[:9]}" in train.stdout
+    assert "the run is in runs/" in train.stderr
