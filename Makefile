@@ -72,7 +72,7 @@ check: install-dev ## Check format, lint, types, architecture, shell scripts and
 	@$(BIN)/mnrl-job settings --format env | diff - env.example || { echo "env.example is stale: run make docs"; exit 1; }
 	@$(BIN)/mnrl-job settings --format markdown | diff - docs/settings.md || { echo "docs/settings.md is stale: run make docs"; exit 1; }
 	@$(BIN)/python scripts/cli_reference.py | diff - docs/cli.md || { echo "docs/cli.md is stale: run make docs"; exit 1; }
-	@$(BIN)/python -m mnrl_job.outputs.metrics_schema | diff - docs/metrics.schema.json || { echo "docs/metrics.schema.json is stale: run make docs"; exit 1; }
+	@$(BIN)/python -m mnrl_job.report.metrics_schema | diff - docs/metrics.schema.json || { echo "docs/metrics.schema.json is stale: run make docs"; exit 1; }
 	@echo "all checks passed"
 
 format: install-dev ## Format the code and mend what the linter can mend.
@@ -83,7 +83,7 @@ docs: install ## Write the files that are made from the code: env.example; docs:
 	@$(BIN)/mnrl-job settings --format env >env.example
 	@$(BIN)/mnrl-job settings --format markdown >docs/settings.md
 	@$(BIN)/python scripts/cli_reference.py >docs/cli.md
-	@$(BIN)/python -m mnrl_job.outputs.metrics_schema >docs/metrics.schema.json
+	@$(BIN)/python -m mnrl_job.report.metrics_schema >docs/metrics.schema.json
 
 lock: install-dev ## Resolve the dependencies anew into the lock files, with hashes.
 	@scripts/lock $(BIN)

@@ -16,18 +16,19 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from batching import ours, write_pairs
 from contestants import BATCH, CUT
 from sentence_transformers import SentenceTransformer
 
+from batching import ours, write_pairs
+from mnrl_job.config.settings import Settings
+from mnrl_job.data.file_formats.rows import read_rows
+from mnrl_job.data.read_evalset import read_evalset
+from mnrl_job.data.sources import Fetched
 from mnrl_job.embedding import chunks
 from mnrl_job.embedding.chunks import Chunk
-from mnrl_job.evaluation.retrieval import evaluate
-from mnrl_job.inputs.evalset import read_evalset
-from mnrl_job.inputs.fetch import Fetched
-from mnrl_job.inputs.rows import read_rows
-from mnrl_job.settings import Settings
-from mnrl_job.training import collate, trainer
+from mnrl_job.training import collator, trainer
+from mnrl_job.training.train import train as train_model
+from mnrl_job.worker.retrieval import evaluate
 
 TEXTS_AT_ONCE = 16
 
@@ -47,8 +48,8 @@ def whole_columns(lengths: np.ndarray, *_: Any) -> list[Chunk]:
 ARMS: dict[str, tuple[list[Any], dict[str, str]]] = {
     "everything on": ([], {}),
     "fp32": ([], {}),
-    "not in length order, 16 texts at once": ([mock.patch.object(collate, "cut", as_they_come)], {}),
-    "each column at once": ([mock.patch.object(collate, "cut", whole_columns)], {}),
+    "not in length order, 16 texts at once": ([mock.patch.object(collator, "cut", as_they_come)], {}),
+    "each column at once": ([mock.patch.object(collator, "cut", whole_columns)], {}),
     "every width and number of texts": (
         [
             mock.patch.object(chunks, "widths", np.minimum),
@@ -75,7 +76,7 @@ def train(arm: str, model_path: str, train_data: Path, eval_data: Path) -> dict[
         batching = ours(pairs, settings.seed, folder)
         for patch in patches:
             patch.start()
-        done = trainer.train(model, settings, pairs, batching, folder, folder)
+        done = train_model(model, settings, pairs, batching, folder, folder)
         mock.patch.stopall()
         scored = evaluate(model, eval_set, done.precision, folder / "after.jsonl")
     return {

@@ -25,17 +25,20 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.sampler import NoDuplicatesBatchSampler
 
-from mnrl_job.evaluation.retrieval import evaluate
+from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.batching.planning import Rule, Share, batches_by_source, plan_epochs
+from mnrl_job.config.settings import Settings
+from mnrl_job.data.evalset import EvalSet
+from mnrl_job.data.file_formats.rows import read_rows
+from mnrl_job.data.pairs import Pairs
+from mnrl_job.data.read_evalset import read_evalset, write_evalset
+from mnrl_job.data.sources import Fetched
+from mnrl_job.data.tables import write_columns, write_labels
+from mnrl_job.deduplication.groups import find_groups
+from mnrl_job.evaluation.results import read_results
 from mnrl_job.evaluation.significance import compare
-from mnrl_job.inputs.evalset import read_evalset, write_evalset
-from mnrl_job.inputs.fetch import Fetched
-from mnrl_job.inputs.rows import read_rows
-from mnrl_job.preparation.groups import find_groups
-from mnrl_job.records import Batching, EvalSet, Pairs, read_results
-from mnrl_job.runtime.tables import write_columns, write_labels
-from mnrl_job.settings import Settings
-from mnrl_job.training.batches import Rule, Share, batches_by_source, plan_epochs
-from mnrl_job.training.trainer import train
+from mnrl_job.training.train import train
+from mnrl_job.worker.retrieval import evaluate
 
 SEEDS = (42, 1, 2)
 PAIRS = 4096

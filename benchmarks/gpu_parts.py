@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ["training/test_gpu.py", "runtime/test_devices.py", "test_job.py", "test_large_models.py", "test_resume.py"]
+TESTS = [
+    "training/test_gpu.py",
+    "system/test_devices.py",
+    "pipeline/test_train.py",
+    "pipeline/test_large_models.py",
+    "pipeline/test_resume.py",
+]
 CAPPED_SHARE = 0.6
 # Chunks that are cut again draw other dropout.
 MOST_APART = 0.3

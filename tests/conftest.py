@@ -14,7 +14,7 @@ from botocore.loaders import JSONFileLoader
 from filelock import FileLock
 from hypothesis import settings
 
-from mnrl_job.runtime.storage import Store, open_store
+from mnrl_job.storage import Store, open_store
 from tests.examples import build_tiny_model, fill, write_evalset, write_pairs
 from tests.program import Ended, run_command
 from tests.servers.proxy import Proxy, proxied
@@ -189,7 +189,7 @@ def store(request: pytest.FixtureRequest, reach: Reach, tmp_path: Path) -> Store
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
     """What is a large object, so that small ones travel as large ones do."""
     for module in ("s3", "transfer"):
-        monkeypatch.setattr(f"mnrl_job.runtime.storage.{module}.PIECE", SMALL_PIECE)
+        monkeypatch.setattr(f"mnrl_job.storage.{module}.PIECE", SMALL_PIECE)
     return SMALL_PIECE
 
 
@@ -206,7 +206,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry without the seconds in between."""
-    monkeypatch.setattr("mnrl_job.runtime.storage.s3._pause", lambda _: 0.01)
+    monkeypatch.setattr("mnrl_job.storage.s3._pause", lambda _: 0.01)
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
 
 

@@ -1,7 +1,7 @@
 """The program in processes that need not import anything: forked from one of multiprocessing's that did so once.
 
 Supervisor and workers are processes of their own with signals, exit codes and a life and death as ever. What a fork
-cannot show is the way through `python entrypoint.py` and `python -m mnrl_job.start_worker`; few tests in fresh
+cannot show is the way through `python entrypoint.py` and `python -m mnrl_job.worker`; few tests in fresh
 processes do.
 """
 
@@ -19,7 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mnrl_job.runtime.lifeline import die_with_parent
+from mnrl_job.system.parent_death import die_with_parent
 from tests.hosts import Host
 
 # Of these commands; two workers, one that verifies, and one in place of any of them that was killed.
@@ -103,7 +103,7 @@ def forking() -> Any:
 
 def become(given: Start) -> None:
     """In the new process: be the program."""
-    assert "mnrl_job.worker" in sys.modules, "not preloaded"
+    assert "mnrl_job.worker.main" in sys.modules, "not preloaded"
     multiprocessing.set_start_method(None, force=True)  # as in a new process: this one's locks would outlive it
     if given.host:
         given.host.enter()
@@ -152,18 +152,18 @@ def fork_spare() -> Spare:
 
 
 def become_worker(told: socket.socket) -> None:
-    """Wait to be employed; then do as `python -m mnrl_job.start_worker` does."""
+    """Wait to be employed; then do as `python -m mnrl_job.worker` does."""
     message, streams, *_ = socket.recv_fds(told, LARGEST_MESSAGE, 3)
-    from mnrl_job import start_worker
+    from mnrl_job.worker import __main__ as worker
 
     role, task, folder, *environment = message.decode().split("\0")
     os.setsid()
-    furnish(streams, Path(folder), dict(one.split("=", 1) for one in environment), ["start_worker", role, task])
+    furnish(streams, Path(folder), dict(one.split("=", 1) for one in environment), ["worker", role, task])
     import torch
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     Path("/proc/self/comm").write_text(role)
-    start_worker.main()
+    worker.main()
 
 
 LAUNCH = inspect.signature(subprocess.Popen._execute_child)
@@ -177,7 +177,7 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
     def _execute_child(self, *args: Any) -> None:
         given = LAUNCH.bind(self, *args).arguments
         python, *words = given["args"]
-        if python != sys.executable or words[:2] != ["-m", "mnrl_job.start_worker"] or not self.spares:
+        if python != sys.executable or words[:2] != ["-m", "mnrl_job.worker"] or not self.spares:
             super()._execute_child(*args)
             return
         spare = self.spares.pop(0)

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from mnrl_job.cli import commands
+from mnrl_job.config.reader import read_settings
+from mnrl_job.config.settings import Settings, env_name, flag_name
 from mnrl_job.errors import JobError, SettingsError
-from mnrl_job.settings import Settings, env_name, flag_name
-from mnrl_job.settings_reader import read_settings
 from tests.documents import PAGES, Block, anchors, assignments, blocks, read, relative_links
 from tests.examples import write_pairs
 from tests.program import ROOT, run_command

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import pytest
 
 from mnrl_job.health import FILE
-from mnrl_job.runtime import dates, status
+from mnrl_job.runs import status
+from mnrl_job.system import timestamps
 from tests.program import clean_environment
 
 
@@ -25,7 +26,7 @@ def probe(cwd, **environment):
 def test_a_run_that_has_not_got_on_for_longer_than_allowed_is_unhealthy(tmp_path, phase, seconds, code):
     told = status.Status(tmp_path / FILE, "r", grace_seconds=30, hang_seconds=20)
     told.enter(phase)
-    content = told.content() | {"updated_at": dates.told(datetime.fromtimestamp(time.time() - seconds, UTC))}
+    content = told.content() | {"updated_at": timestamps.told(datetime.fromtimestamp(time.time() - seconds, UTC))}
     (tmp_path / FILE).write_text(json.dumps(content), encoding="utf-8")
     ended, said = probe(tmp_path, MNRL_WORK_DIR=str(tmp_path))
     assert ended == code

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from mnrl_job.cli import conclude
-from mnrl_job.reporting import Finished
+from mnrl_job.pipeline.finalize import Finished
 
 
 def content(before, after):

@@ -7,7 +7,7 @@ import pytest
 
 from tests import hosts
 from tests.program import ROOT, clean_environment
-from tests.runs import SETTINGS, make_scene
+from tests.scenes import SETTINGS, make_scene
 
 SECONDS = 180
 SHORT = {"MNRL_EPOCHS": "3", "MNRL_NODE_TIMEOUT": "5s", "MNRL_JOIN_TIMEOUT": "90s"}

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from mnrl_job.errors import JobError
-from mnrl_job.runtime.secrets import redact
+from mnrl_job.system.secrets import redact
 from tests.messages import data, runs, settings
 
 GROUPS = {

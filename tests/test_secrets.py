@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from mnrl_job import cli
+from mnrl_job.deduplication.text_quality import SHOWN_CHARACTERS, shortened
 from mnrl_job.errors import DataError, MissingError, StorageError
-from mnrl_job.groundwork import write_json
-from mnrl_job.outputs.page.queries import in_script
-from mnrl_job.outputs.publish import record_failure
-from mnrl_job.preparation.oddities import SHOWN_CHARACTERS, shortened
-from mnrl_job.runtime import logs
-from mnrl_job.runtime.secrets import redact
-from mnrl_job.runtime.storage import open_store
+from mnrl_job.report.json_file import write_json
+from mnrl_job.report.page.query_explorer import in_script
+from mnrl_job.runs.publish import record_failure
+from mnrl_job.storage import open_store
+from mnrl_job.system import logs
+from mnrl_job.system.secrets import redact
 from tests.program import start_command
 from tests.s3_runs import furnish, settings_for
 from tests.servers.s3 import BUCKET, free_port, objects

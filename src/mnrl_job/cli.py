@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mnrl_job import __version__, settings_page
-from mnrl_job.dotenv_file import read_dotenv
+from mnrl_job import __version__
+from mnrl_job.config import documentation
+from mnrl_job.config.dotenv_file import read_dotenv
+from mnrl_job.config.reader import read_settings
+from mnrl_job.config.settings import PREFIX, RENAMED, Settings, accepts, flag_name
 from mnrl_job.errors import GateError, InternalError, JobError, SettingsError, by_kind
-from mnrl_job.json_text import dumps
-from mnrl_job.records import Finding
-from mnrl_job.runtime import logs
-from mnrl_job.runtime.secrets import redact, redacted
-from mnrl_job.settings import PREFIX, RENAMED, Settings, accepts, flag_name
-from mnrl_job.settings_reader import read_settings
+from mnrl_job.system import logs
+from mnrl_job.system.finding import Finding
+from mnrl_job.system.json_text import dumps
+from mnrl_job.system.secrets import redact, redacted
 
 if TYPE_CHECKING:
-    from mnrl_job.reporting import Finished
+    from mnrl_job.pipeline.finalize import Finished
 
 TERMINATION_LOG = Path("/dev/termination-log")
 # Kubernetes cuts the log at 4096 bytes; a character takes 4 at most.
@@ -46,7 +47,7 @@ def with_settings(command: Callable[..., Any], fields: Iterable[str] = Settings.
 
     wrapped: Callable[..., Any] = run
     for field in reversed(list(fields)):
-        default = settings_page.default_text(field)
+        default = documentation.default_text(field)
         meaning = Settings.model_fields[field].description
         text = f"{meaning}. Takes {accepts(field)}." + (f" Default: {default}." if default else "")
         wrapped = click.option(flag_name(field), field, metavar="VALUE", help=text)(wrapped)
@@ -74,28 +75,28 @@ def commands() -> None:
 @with_settings
 def train(settings: Settings, _origins: dict[str, str]) -> None:
     """Fine-tune on pairs, evaluate before and after, verify and publish."""
-    from mnrl_job import job
+    from mnrl_job.pipeline.train import train as run
 
-    conclude(job.train(settings))
+    conclude(run(settings))
 
 
 @commands.command()
 @with_settings
 def evaluate(settings: Settings, _origins: dict[str, str]) -> None:
     """Score the base model on the eval sets, without training."""
-    from mnrl_job import job
+    from mnrl_job.pipeline.evaluate import evaluate as run
 
-    conclude(job.evaluate(settings))
+    conclude(run(settings))
 
 
 @commands.command()
 @with_settings
 def check(settings: Settings, _origins: dict[str, str]) -> None:
     """Check everything that a training run needs, and estimate how long it takes."""
-    from mnrl_job.check import check as go_through
-    from mnrl_job.outputs.audit_page import page
+    from mnrl_job.pipeline.check import check as run
+    from mnrl_job.report.audit_page import page
 
-    findings, audit = go_through(settings, lambda finding: click.echo(_row(finding)))
+    findings, audit = run(settings, lambda finding: click.echo(_row(finding)))
     if audit:
         click.echo(redact(f"\n{page(audit)}\n"))
     failed = [finding for finding in findings if finding.status == "failed"]
@@ -110,9 +111,9 @@ def check(settings: Settings, _origins: dict[str, str]) -> None:
 @functools.partial(with_settings, fields=("work_dir", "s3_addressing_style", "num_processes", "log_format"))
 def verify(settings: Settings, _origins: dict[str, str], uri: str) -> None:
     """Re-check a published run: marker, manifest, every hash, and that the model gives the same embeddings."""
-    from mnrl_job import job
+    from mnrl_job.pipeline.verify import verify_run
 
-    found = job.verify_run(uri, settings)
+    found = verify_run(uri, settings)
     model = f"the model gives the same embeddings (max difference {found.max_difference:.2g})" if found else ""
     logs.log(f"{uri} verified: all hashes match; {model or 'the run has no model'}")
 
@@ -123,11 +124,11 @@ def verify(settings: Settings, _origins: dict[str, str], uri: str) -> None:
 def settings(settings: Settings, origins: dict[str, str], shape: str) -> None:
     """Print all settings: a table with current values, env.example, a JSON schema or Markdown."""
     pages = {
-        "env": settings_page.as_env,
-        "json-schema": settings_page.as_json_schema,
-        "markdown": settings_page.as_markdown,
+        "env": documentation.as_env,
+        "json-schema": documentation.as_json_schema,
+        "markdown": documentation.as_markdown,
     }
-    click.echo(pages[shape]() if shape in pages else settings_page.as_table(settings, origins))
+    click.echo(pages[shape]() if shape in pages else documentation.as_table(settings, origins))
 
 
 def _row(finding: Finding) -> str:

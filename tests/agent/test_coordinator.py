@@ -17,8 +17,8 @@ from mnrl_job.errors import (
     Preempted,
     SettingsError,
 )
-from mnrl_job.runtime.fingerprint import Fingerprint
-from mnrl_job.runtime.nodes import Nodes
+from mnrl_job.launch.fingerprint import Fingerprint
+from mnrl_job.launch.nodes import Nodes
 
 FINGERPRINT = Fingerprint({"seed": 1}, {"train/pairs": "abc", "batches": "plan"}, {"torch": "2.13.0"}, 1)
 TIMEOUTS = GroupTimeouts(node=30, join=1800, hang=600, last_call=5)

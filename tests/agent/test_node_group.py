@@ -23,8 +23,8 @@ from mnrl_job.errors import (
     Preempted,
     SettingsError,
 )
-from mnrl_job.runtime.fingerprint import Fingerprint
-from mnrl_job.runtime.nodes import Nodes
+from mnrl_job.launch.fingerprint import Fingerprint
+from mnrl_job.launch.nodes import Nodes
 from tests.servers.s3 import free_port
 
 FINGERPRINT = Fingerprint({"seed": 1}, {"train/pairs": "abc"}, {"torch": "2.13.0"}, 1)

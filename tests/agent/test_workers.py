@@ -8,10 +8,10 @@ from torch.distributed.elastic.multiprocessing import SignalException
 
 from mnrl_job.agent.workers import WorkerAgent
 from mnrl_job.errors import InternalError, MemoryLimit, Preempted
-from mnrl_job.records import write_record
-from mnrl_job.runtime.node_agent import AgentTask
-from mnrl_job.runtime.nodes import Nodes
-from mnrl_job.runtime.outcomes import Outcome
+from mnrl_job.launch.error_files import Outcome
+from mnrl_job.launch.node_agent import AgentTask
+from mnrl_job.launch.nodes import Nodes
+from mnrl_job.system.record_files import write_record
 
 NODES = Nodes(2, 3, 2, "node-0")
 

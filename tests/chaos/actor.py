@@ -1,4 +1,4 @@
-"""One attempt as a process of its own, to be killed or frozen: fetches or publishes with the real code, as `job.py`.
+"""One attempt as a process of its own, to be killed or frozen: fetches or publishes with the real code, as a run does.
 
     python -m tests.chaos.actor fetch URI FOLDER
     python -m tests.chaos.actor publish STAGING RUN_URI SETTINGS_HASH
@@ -24,13 +24,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from mnrl_job.config.setting_types import Source
+from mnrl_job.data.sources import fetch, locate
 from mnrl_job.errors import JobError
-from mnrl_job.inputs.fetch import fetch, locate
-from mnrl_job.outputs.publish import already_published, clear, record_failure, seal, upload
-from mnrl_job.runtime import claims
-from mnrl_job.runtime.parallel import parallel
-from mnrl_job.runtime.storage import Store, base, open_store, s3, transfer
-from mnrl_job.setting_types import Source
+from mnrl_job.runs import publish_lease
+from mnrl_job.runs.publish import already_published, clear, record_failure, seal, upload
+from mnrl_job.storage import Store, base, open_store, s3, transfer
+from mnrl_job.system.threads import parallel
 
 IO = ("open", "os.", "http.client.send")
 # What Python and boto3 read for themselves is no step.
@@ -55,10 +55,10 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
         step("io")
 
 
-def watched(writing: Callable[[claims.Claim], AbstractContextManager[None]]) -> Any:
+def watched(writing: Callable[[publish_lease.Claim], AbstractContextManager[None]]) -> Any:
     """`Claim.writing`, counted; renewals have a thread of their own and are not."""
 
-    def count_and_write(claim: claims.Claim) -> AbstractContextManager[None]:
+    def count_and_write(claim: publish_lease.Claim) -> AbstractContextManager[None]:
         if "renew" not in threading.current_thread().name:
             step("write")
         return writing(claim)
@@ -68,7 +68,7 @@ def watched(writing: Callable[[claims.Claim], AbstractContextManager[None]]) -> 
 
 def tune() -> None:
     """Make small files travel as large ones do, and count the writes."""
-    claims.Claim.writing = watched(claims.Claim.writing)
+    publish_lease.Claim.writing = watched(publish_lease.Claim.writing)
     for module in (base, s3, transfer):
         module.PIECE = int(os.environ.get("CHAOS_PIECE") or base.PIECE)
     if threads := os.environ.get("CHAOS_THREADS"):
@@ -97,7 +97,7 @@ def publish_run(staging: str, uri: str, settings_hash: str) -> None:
 def publish(staging: Path, store: Store, settings_hash: str) -> None:
     """What `job.report` does with a finished staging folder."""
     say("claim")
-    with claims.claimed(store, float(os.environ.get("CHAOS_LEASE") or claims.LEASE)) as claim:
+    with publish_lease.claimed(store, float(os.environ.get("CHAOS_LEASE") or publish_lease.LEASE)) as claim:
         if already_published(store, settings_hash):
             say("already")
             return

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mnrl_job.outputs.publish import MANIFEST, MARKER
-from mnrl_job.runtime.claims import FOLDER as CLAIMS
-from mnrl_job.runtime.storage.base import PARTIAL
+from mnrl_job.runs.publish import MANIFEST, MARKER
+from mnrl_job.runs.publish_lease import FOLDER as CLAIMS
+from mnrl_job.storage.base import PARTIAL
 from tests.chaos.places import Place
 from tests.program import ROOT, Ended, clean_environment
 

@@ -16,7 +16,7 @@ import psutil
 from tests.chaos.places import Place
 from tests.hosts import Host
 from tests.program import Running
-from tests.runs import Scene, orphans, workers_of
+from tests.scenes import Scene, orphans, workers_of
 from tests.servers.proxy import Fault, proxied
 from tests.servers.s3 import BUCKET
 

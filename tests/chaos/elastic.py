@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.chaos.disturbances import HANG, KILLED, PEER_FAILED, PREEMPTED, Attempt
 from tests.chaos.places import Place
 from tests.hosts import Host
-from tests.runs import Scene
+from tests.scenes import Scene
 
 SETTINGS = {"MNRL_EPOCHS": "200", "MNRL_CHECKPOINT_INTERVAL": "20", "MNRL_NUM_PROCESSES": "1"}
 ON_TWO_OR_THREE = {

@@ -27,7 +27,7 @@ from tests.chaos.disturbances import (
     wait_for_none_left,
 )
 from tests.chaos.places import Place, opened
-from tests.runs import Scene, make_scene
+from tests.scenes import Scene, make_scene
 
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS") or 50)
 MOST_FAULTS = 3

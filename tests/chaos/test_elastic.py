@@ -20,7 +20,7 @@ from tests.chaos.attempts import SEED, tell
 from tests.chaos.disturbances import assert_nothing_is_left, wait_for_none_left
 from tests.chaos.elastic import INCIDENTS, PATIENCE_SECONDS, SETTINGS, ElasticJob
 from tests.chaos.places import Place, opened
-from tests.runs import Scene, make_scene
+from tests.scenes import Scene, make_scene
 
 RUNS = int(os.environ.get("CHAOS_ELASTIC") or 8)
 MOST_INCIDENTS = 4

@@ -2,10 +2,10 @@
 
 import pytest
 
+from mnrl_job.config.settings import Settings
 from mnrl_job.embedding.assumed import find_assumptions, tell_assumptions
 from mnrl_job.embedding.loading import load, load_model
-from mnrl_job.records import Assumed
-from mnrl_job.settings import Settings
+from mnrl_job.embedding.model_facts import Assumed
 from tests.embedding.folders import copied, t5, with_json
 
 SETTINGS = "config_sentence_transformers.json"

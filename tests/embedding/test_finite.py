@@ -7,14 +7,14 @@ import pyarrow as pa
 import pytest
 import torch
 
+from mnrl_job.data.read_evalset import read_evalset
+from mnrl_job.data.sources import Fetched
 from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.finite import UndefinedEmbedding
 from mnrl_job.embedding.loading import load
 from mnrl_job.errors import DataError, Diverged
-from mnrl_job.evaluation.verify import record_probes
-from mnrl_job.inputs.evalset import read_evalset
-from mnrl_job.inputs.fetch import Fetched
-from mnrl_job.scoring import evaluate_all, score_now
+from mnrl_job.worker.scoring import evaluate_all, score_now
+from mnrl_job.worker.verify import record_probes
 from tests.embedding.folders import TEXTS
 
 
@@ -56,7 +56,7 @@ def test_a_model_of_another_kind_is_looked_at_too(static_model, tmp_path):
 
 @pytest.fixture
 def task(eval_file, tmp_path, tiny_model):
-    from mnrl_job.records import WorkerTask
+    from mnrl_job.launch.worker_task import WorkerTask
 
     source = Fetched("faq", str(eval_file), (eval_file,), eval_file)
     eval_set = read_evalset(source, tmp_path / "eval")

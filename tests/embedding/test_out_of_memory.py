@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from mnrl_job.embedding.load_errors import is_fault_of_device
 from mnrl_job.embedding.out_of_memory import is_out_of_memory
-from mnrl_job.embedding.unloadable import is_fault_of_device
 from mnrl_job.errors import MemoryLimit
-from mnrl_job.worker import explain
+from mnrl_job.worker.main import explain
 
 # As torch 2.13 passes them on.
 TOLD = [

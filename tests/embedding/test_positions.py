@@ -7,11 +7,11 @@ import torch
 from transformers import AutoModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from mnrl_job.config.settings import Settings
 from mnrl_job.embedding.loading import load, load_model
 from mnrl_job.embedding.positions import max_tokens, positions
 from mnrl_job.errors import SettingsError
-from mnrl_job.settings import Settings
-from mnrl_job.training.lengths import measure_lengths
+from mnrl_job.training.token_lengths import measure_lengths
 from tests.embedding.folders import TEXTS, t5, with_json, xlmr
 
 SMALL = {
@@ -89,7 +89,7 @@ def test_a_setting_beyond_the_positions_is_refused(tmp_path):
 def test_a_model_without_a_greatest_length_reads_texts_whole(tmp_path):
     import pyarrow as pa
 
-    from mnrl_job.records import Pairs
+    from mnrl_job.data.pairs import Pairs
 
     loaded = load(str(t5(tmp_path / "m")), "MNRL_BASE_MODEL")
     assert max_tokens(loaded.model) is None

@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
+from mnrl_job.data.read_evalset import write_evalset
 from mnrl_job.evaluation import bm25
 from mnrl_job.evaluation.bm25 import lexical_metrics
 from mnrl_job.evaluation.metrics import ranking_metrics
-from mnrl_job.inputs.evalset import write_evalset
 
 CORPUS = {
     "d1": "Der Zähler steht im Keller, der Keller ist trocken.",

@@ -2,9 +2,9 @@
 
 import pytest
 
+from mnrl_job.config.settings import Settings
 from mnrl_job.evaluation.gate import judge
-from mnrl_job.records import Comparison
-from mnrl_job.settings import Settings
+from mnrl_job.evaluation.significance import Comparison
 
 LOST, GAINED = (-0.6, -0.4), (0.1, 0.2)
 

@@ -6,8 +6,8 @@ import pytrec_eval
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mnrl_job.config.setting_types import METRIC_CUTOFFS
 from mnrl_job.evaluation.metrics import ranking_metrics
-from mnrl_job.setting_types import METRIC_CUTOFFS
 
 CUTS = ",".join(map(str, METRIC_CUTOFFS))
 OURS_TO_TREC = {"accuracy": "success", "precision": "P", "recall": "recall", "map": "map_cut", "ndcg": "ndcg_cut"}

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from mnrl_job.evaluation.results import QueryResult
 from mnrl_job.evaluation.significance import certainty, compare
-from mnrl_job.records import QueryResult
 
 
 def of_one(gains, seed):

@@ -108,7 +108,7 @@ def signal_worker(container: Container, name: str) -> None:
     code = (
         "import psutil\n"
         "for one in psutil.process_iter(['cmdline']):\n"
-        "    if {'mnrl_job.start_worker', 'train'} <= {*(one.info['cmdline'] or ())}:\n"
+        "    if {'mnrl_job.worker', 'train'} <= {*(one.info['cmdline'] or ())}:\n"
         f"        one.send_signal(psutil.signal.{name})"
     )
     done = container.execute("python", "-c", code)

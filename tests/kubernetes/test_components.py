@@ -4,15 +4,7 @@ import pytest
 import yaml
 
 from tests.kubernetes.pod_security import violations
-from tests.kubernetes.rendering import (
-    K8S,
-    OVERLAYS,
-    environment,
-    of_kind,
-    render,
-    with_all_components,
-    workload,
-)
+from tests.kubernetes.rendering import K8S, OVERLAYS, environment, of_kind, render, with_all_components, workload
 
 # What a user has made before: Secrets by name, and their keys.
 SECRETS = {

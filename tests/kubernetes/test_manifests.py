@@ -5,9 +5,9 @@ import re
 
 import pytest
 
+from mnrl_job.config.reader import read_settings
+from mnrl_job.config.settings import Settings
 from mnrl_job.errors import Hang, JobError, PeerFailed, Preempted
-from mnrl_job.settings import Settings
-from mnrl_job.settings_reader import read_settings
 from tests.kubernetes.controllers import pods_of
 from tests.kubernetes.rendering import (
     K8S,

@@ -10,7 +10,7 @@ from tests import hosts
 from tests.kubernetes.controllers import pods_of
 from tests.kubernetes.kubelet import Kubelet, give, termination_message
 from tests.kubernetes.rendering import K8S, with_components
-from tests.runs import make_scene
+from tests.scenes import make_scene
 
 LACKING = hosts.why_not() or next((f"{name} is missing" for name in ("tini", "setpriv") if not shutil.which(name)), "")
 pytestmark = [pytest.mark.manifests, pytest.mark.skipif(bool(LACKING), reason=LACKING)]

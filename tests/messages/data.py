@@ -4,9 +4,9 @@ import gzip
 import json
 from functools import partial
 
-from mnrl_job.prepare import check_workers
-from mnrl_job.row_filter import parse_row_filter
-from mnrl_job.settings import Settings
+from mnrl_job.config.row_filter import parse_row_filter
+from mnrl_job.config.settings import Settings
+from mnrl_job.pipeline.prepare import check_workers
 from tests.messages.provoking import (
     BEIR,
     Catalogue,

@@ -8,22 +8,22 @@ from pathlib import Path
 import numpy as np
 from botocore.exceptions import ClientError
 
-from mnrl_job.dotenv_file import read_dotenv
-from mnrl_job.groundwork import check_eval_names
-from mnrl_job.inputs.evalset import read_evalset
-from mnrl_job.inputs.fetch import fetch, locate, locate_model
-from mnrl_job.outputs.publish import already_published
-from mnrl_job.outputs.recheck import recheck
-from mnrl_job.prepare import choose_rule, refuse_without_contrast
-from mnrl_job.records import SourceRecord
-from mnrl_job.runtime.nodes import find_nodes
-from mnrl_job.runtime.ragged import no_values
-from mnrl_job.runtime.storage import open_store
-from mnrl_job.runtime.storage.s3_errors import explain
-from mnrl_job.setting_types import Source
-from mnrl_job.settings import Settings
-from mnrl_job.settings_reader import read_settings
-from tests.inputs.reading import read
+from mnrl_job.config.dotenv_file import read_dotenv
+from mnrl_job.config.reader import read_settings
+from mnrl_job.config.setting_types import Source
+from mnrl_job.config.settings import Settings
+from mnrl_job.data.pairs import SourceRecord
+from mnrl_job.data.ragged import no_values
+from mnrl_job.data.read_evalset import read_evalset
+from mnrl_job.data.sources import fetch, locate, locate_model
+from mnrl_job.launch.nodes import find_nodes
+from mnrl_job.pipeline.inputs import check_eval_names
+from mnrl_job.pipeline.plan_batches import choose_rule, refuse_without_contrast
+from mnrl_job.runs.publish import already_published
+from mnrl_job.runs.verify import recheck
+from mnrl_job.storage import open_store
+from mnrl_job.storage.s3_errors import explain
+from tests.data.reading import read
 
 Provoke = Callable[[], object]
 # How to provoke it, the exit code, the sentence.

@@ -5,8 +5,8 @@ from importlib.metadata import version
 
 from botocore.exceptions import EndpointConnectionError, NoCredentialsError
 
-from mnrl_job.outputs.checkpoints import refuse_other
-from mnrl_job.runtime.devices import worker_count
+from mnrl_job.runs.checkpoints import refuse_other
+from mnrl_job.system.devices import worker_count
 from tests.embedding.folders import with_json
 from tests.messages.provoking import (
     Catalogue,

@@ -15,7 +15,7 @@ from typing import Any
 import boto3.session
 from botocore.config import Config
 
-from mnrl_job.runtime.storage import Store, open_store
+from mnrl_job.storage import Store, open_store
 
 KEYS = ("ACCESSKEY1", "SECRETKEY1")
 BUCKET = "bucket"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mnrl_job.settings import Settings
+from mnrl_job.config.settings import Settings
 from mnrl_job.tracking.tracked import TrackedRun, tracked_run
 
 

@@ -92,4 +92,6 @@ def test_a_server_that_never_answers_is_given_up_and_leaves_no_process(results, 
             to_servers(results("mlflow"))
     assert time.monotonic() - began < 60
     assert "mlflow is left out from now on: it did not take the results within 8 s" in caplog.text
-    assert not [one for one in psutil.Process(os.getpid()).children() if "mnrl_job.tracking.attach" in one.cmdline()]
+    assert not [
+        one for one in psutil.Process(os.getpid()).children() if "mnrl_job.tracking.log_results" in one.cmdline()
+    ]

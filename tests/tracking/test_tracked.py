@@ -1,7 +1,7 @@
 """What trackers are told."""
 
-from mnrl_job.runtime.attempt import hash_of
-from mnrl_job.settings import Settings
+from mnrl_job.config.settings import Settings
+from mnrl_job.runs.attempt import hash_of
 from mnrl_job.tracking.tracked import tracked_run
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from mnrl_job.records import Batching, Pairs, Training
-from mnrl_job.runtime.tables import write_columns, write_labels
-from mnrl_job.settings import Settings
-from mnrl_job.training.trainer import train
+from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.config.settings import Settings
+from mnrl_job.data.pairs import Pairs
+from mnrl_job.data.tables import write_columns, write_labels
+from mnrl_job.training.results import Training
+from mnrl_job.training.train import train
 from tests.examples import PAIRS
 
 PLAN = np.arange(32).reshape(4, 8)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from mnrl_job.runtime.outcomes import OUTCOME
+from mnrl_job.launch.error_files import OUTCOME
 from tests import forked
 from tests.program import ROOT, clean_environment
 from tests.servers.s3 import free_port

@@ -28,27 +28,29 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from sentence_transformers.util import all_gather_with_grad
 from transformers import TrainerCallback
 
+from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.config.settings import Settings
+from mnrl_job.data.pairs import Pairs
+from mnrl_job.data.ragged import no_values
+from mnrl_job.data.tables import read_groups
 from mnrl_job.embedding.chunks import Limit, cut
 from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.masks import embed
-from mnrl_job.embedding.shares import rank_slice
-from mnrl_job.records import Batching, Pairs, read_record
-from mnrl_job.runtime import stopping
-from mnrl_job.runtime.outcomes import worker_main
-from mnrl_job.runtime.ragged import no_values
-from mnrl_job.runtime.tables import read_groups
-from mnrl_job.settings import Settings
-from mnrl_job.training import gathering
-from mnrl_job.training import loss as loss_module
-from mnrl_job.training.checkpoints import Keeping
-from mnrl_job.training.collate import Batch
-from mnrl_job.training.contrast import Objective
-from mnrl_job.training.gathering import gather_rows, most_of_ranks, numbers_of_ranks, on_any_rank
-from mnrl_job.training.loss import GlobalBatchLoss
-from mnrl_job.training.mining import distinct, mine
-from mnrl_job.training.sharding import pass_through, shard_on_processors
+from mnrl_job.embedding.rank_slice import rank_slice
+from mnrl_job.launch.error_files import worker_main
+from mnrl_job.system import preemption
+from mnrl_job.system.record_files import read_record
+from mnrl_job.training import distributed
+from mnrl_job.training.callbacks.checkpoints import Keeping
+from mnrl_job.training.collator import Batch
+from mnrl_job.training.distributed import gather_rows, most_of_ranks, numbers_of_ranks, on_any_rank
+from mnrl_job.training.fsdp import pass_through, shard_on_processors
+from mnrl_job.training.hard_negatives.mining import distinct, mine
+from mnrl_job.training.losses import mnrl as loss_module
+from mnrl_job.training.losses.contrastive_loss import Objective
+from mnrl_job.training.losses.mnrl import GlobalBatchLoss
 from mnrl_job.training.trainer import PlannedTrainer
-from mnrl_job.worker import explain
+from mnrl_job.worker.main import explain
 
 
 class StopAt(TrainerCallback):
@@ -268,11 +270,11 @@ def unequal(folder: Path) -> dict[str, object]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mnrl_job.training.trainer.limit_for", lambda *_: Limit(24, 24, 1))
-        patch.setattr("mnrl_job.training.loss.embed", counted("chunks", embed))
+        patch.setattr("mnrl_job.training.losses.mnrl.embed", counted("chunks", embed))
         wrapped = torch.nn.parallel.DistributedDataParallel
         patch.setattr(wrapped, "_sync_buffers", counted("buffers", wrapped._sync_buffers))
-        patch.setattr("mnrl_job.training.loss.numbers_of_ranks", counted("messages", numbers_of_ranks))
-        patch.setattr("mnrl_job.training.gathering.most_of_ranks", counted("messages", most_of_ranks))
+        patch.setattr("mnrl_job.training.losses.mnrl.numbers_of_ranks", counted("messages", numbers_of_ranks))
+        patch.setattr("mnrl_job.training.distributed.most_of_ranks", counted("messages", most_of_ranks))
         done = train(folder, 2, keeping=Keeping({}, (), None))
     ranks = [seen, seen]
     torch.distributed.all_gather_object(ranks, seen)
@@ -282,7 +284,7 @@ def unequal(folder: Path) -> dict[str, object]:
 def stopped(folder: Path) -> dict[str, object]:
     """Train while the second rank alone is asked to stop."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stopping, "asked", lambda: PartialState().process_index == 1)
+        patch.setattr(preemption, "asked", lambda: PartialState().process_index == 1)
         done = train(folder, 0, keeping=Keeping({}, (), None))
     steps: list[object] = [0, 0]
     torch.distributed.all_gather_object(steps, done["step"])
@@ -297,15 +299,15 @@ def hosts() -> dict[str, object]:
     rank, backend = PartialState().process_index, torch.distributed.get_backend
     torch.distributed.get_backend = lambda: "nccl"
     try:
-        gathering.open_host_group(timedelta(seconds=77))
-        group = gathering._hosts
+        distributed.open_host_group(timedelta(seconds=77))
+        group = distributed._hosts
         found = {
             "most": most_of_ranks(rank),
             "numbers": numbers_of_ranks([10 + rank, rank]),
             "all": on_any_rank(rank == 1),
         }
     finally:
-        torch.distributed.get_backend, gathering._hosts = backend, None
+        torch.distributed.get_backend, distributed._hosts = backend, None
     seconds = group._get_backend(torch.device("cpu")).options._timeout.total_seconds()
     return found | {"seconds": seconds, "world": group is torch.distributed.group.WORLD}
 

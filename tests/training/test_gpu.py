@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 import torch
 
+from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.config.settings import Settings
+from mnrl_job.data.pairs import Pairs
+from mnrl_job.data.ragged import no_values
+from mnrl_job.data.tables import write_columns, write_labels
 from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import arithmetic
-from mnrl_job.records import Batching, Pairs
-from mnrl_job.runtime.ragged import no_values
-from mnrl_job.runtime.tables import write_columns, write_labels
-from mnrl_job.settings import Settings
-from mnrl_job.training.loss import GlobalBatchLoss
-from mnrl_job.training.mining import distinct, search
+from mnrl_job.training.hard_negatives.mining import distinct, search
+from mnrl_job.training.losses.mnrl import GlobalBatchLoss
 from mnrl_job.training.trainer import PlannedTrainer
 from tests.embedding.texts import TEXTS, column
 from tests.examples import PAIRS

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from mnrl_job.data.pairs import Pairs
+from mnrl_job.data.ragged import Ragged, offsets_of
+from mnrl_job.data.tables import write_columns
 from mnrl_job.embedding.chunks import chunk_limit
 from mnrl_job.embedding.masks import embed
-from mnrl_job.records import Pairs
-from mnrl_job.runtime.ragged import Ragged, offsets_of
-from mnrl_job.runtime.tables import write_columns
 from mnrl_job.training import guide as module
-from mnrl_job.training.collate import collator
+from mnrl_job.training.collator import collator
 from mnrl_job.training.guide import embed_by_guide, read_guide
 from tests.examples import PAIRS
 

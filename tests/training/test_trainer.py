@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from mnrl_job.config.setting_types import Hardness
 from mnrl_job.embedding.chunks import Limit, chunk_limit
 from mnrl_job.embedding.loading import load_model
 from mnrl_job.embedding.masks import embed
 from mnrl_job.embedding.precision import arithmetic
 from mnrl_job.errors import MemoryLimit, SettingsError
-from mnrl_job.setting_types import Hardness
 from mnrl_job.training import memory
-from mnrl_job.training.collate import TextCollator, TokenCollator, collator
-from mnrl_job.training.consumed import digest
+from mnrl_job.training.collator import TextCollator, TokenCollator, collator
+from mnrl_job.training.data_order_digest import digest
 from mnrl_job.training.guide import FOLDER, embed_by_guide
-from mnrl_job.training.lengths import measure_lengths
 from mnrl_job.training.lora import merged
+from mnrl_job.training.token_lengths import measure_lengths
 from tests.examples import PAIRS
 from tests.training.four_steps import PLAN, SETTINGS
 
@@ -54,9 +54,9 @@ def fail_in_loss(monkeypatch):
     """Have the loss itself run out of memory so many times."""
 
     def arrange(times):
-        from mnrl_job.training import loss
+        from mnrl_job.training.losses import mnrl
 
-        contrast, failed = loss.contrast, []
+        contrast, failed = mnrl.contrast, []
 
         def fail(*arguments):
             if len(failed) < times:
@@ -64,7 +64,7 @@ def fail_in_loss(monkeypatch):
                 raise OUT_OF_MEMORY
             return contrast(*arguments)
 
-        monkeypatch.setattr(loss, "contrast", fail)
+        monkeypatch.setattr(mnrl, "contrast", fail)
 
     return arrange
 
@@ -208,8 +208,8 @@ def test_prompts_count_in_the_lengths_of_texts(run, model):
 
 
 def test_lengths_are_measured_in_more_text_than_arrow_can_join(run, model, huge, monkeypatch):
-    monkeypatch.setattr("mnrl_job.training.lengths.read_table", lambda _: huge)
-    monkeypatch.setattr("mnrl_job.training.lengths.SAMPLED_ROWS", 4)
+    monkeypatch.setattr("mnrl_job.training.token_lengths.read_table", lambda _: huge)
+    monkeypatch.setattr("mnrl_job.training.token_lengths.SAMPLED_ROWS", 4)
     assert measure_lengths(model, replace(run.pairs, rows=huge.num_rows)).columns["anchor"]["p100"] == 3
 
 

@@ -13,8 +13,8 @@ from mnrl_job.embedding.packing import pack, to_host, unpack
 from mnrl_job.embedding.precision import arithmetic
 from mnrl_job.embedding.tokens import PADDED
 from mnrl_job.training import trainer
-from mnrl_job.training.accumulation import cast_weights, fp32_accumulation
-from mnrl_job.training.loss import GlobalBatchLoss
+from mnrl_job.training.gradient_accumulation import cast_weights, fp32_accumulation
+from mnrl_job.training.losses.mnrl import GlobalBatchLoss
 from tests.embedding.folders import FAMILIES, of_family
 from tests.examples import PAIRS
 from tests.training.operations import Operations
@@ -181,7 +181,7 @@ def test_a_causal_model_keeps_its_mask(padded):
 def test_a_batch_is_one_tensor_whatever_it_holds(run, model, tmp_path):
     """So it reaches the device in one copy, and the other process in one file."""
     from mnrl_job.embedding.chunks import Limit
-    from mnrl_job.training.collate import PackingCollator, collator
+    from mnrl_job.training.collator import PackingCollator, collator
 
     collate = collator(model, run.pairs, Limit(40, 3, 1), tmp_path / "some")
     rows = [{"label": [row, row, 100 + row]} for row in range(16)]

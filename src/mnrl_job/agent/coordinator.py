@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 from mnrl_job.agent.messages import GroupState, GroupTimeouts, NodeFailure, NodeReport, describe
 from mnrl_job.errors import Hang, JobError, Preempted, SettingsError
-from mnrl_job.runtime.fingerprint import find_mismatch
-from mnrl_job.runtime.logs import warn
-from mnrl_job.runtime.nodes import Nodes
+from mnrl_job.launch.fingerprint import find_mismatch
+from mnrl_job.launch.nodes import Nodes
+from mnrl_job.system.logs import warn
 
 AGAIN = "start all nodes again"
 # For a failure that explains itself to follow one that does not.

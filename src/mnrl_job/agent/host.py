@@ -10,9 +10,9 @@ from mnrl_job.agent.messages import GroupTimeouts, NodeReport, decode_report, de
 from mnrl_job.agent.node_group import GROUP, NODE, Heartbeats, NodeGroup
 from mnrl_job.agent.signed_store import SignatureError, SignedStore
 from mnrl_job.errors import DeviceError, Hang
-from mnrl_job.runtime.logs import warn
-from mnrl_job.runtime.nodes import Nodes
-from mnrl_job.runtime.watch import Watch
+from mnrl_job.launch.nodes import Nodes
+from mnrl_job.launch.watchdog import Watch
+from mnrl_job.system.logs import warn
 
 
 class HostGroup(NodeGroup):

@@ -26,11 +26,11 @@ from mnrl_job.agent.store import connect, serve
 from mnrl_job.agent.supervisor import Supervisor
 from mnrl_job.agent.workers import WorkerAgent
 from mnrl_job.errors import Hang, InternalError, JobError, Preempted
-from mnrl_job.records import read_record
-from mnrl_job.runtime import logs
-from mnrl_job.runtime.heartbeat import last_beat
-from mnrl_job.runtime.node_agent import SECRET, AgentTask
-from mnrl_job.runtime.outcomes import worker_main
+from mnrl_job.launch.error_files import worker_main
+from mnrl_job.launch.node_agent import SECRET, AgentTask
+from mnrl_job.system import logs
+from mnrl_job.system.heartbeat import last_beat
+from mnrl_job.system.record_files import read_record
 
 POLL_SECONDS = 0.05
 

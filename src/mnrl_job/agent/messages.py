@@ -6,8 +6,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from mnrl_job.errors import Hang, InternalError, JobError, PeerFailed, Preempted, by_kind
-from mnrl_job.runtime.fingerprint import Fingerprint
-from mnrl_job.runtime.secrets import redact
+from mnrl_job.launch.fingerprint import Fingerprint
+from mnrl_job.system.secrets import redact
 
 
 @dataclass(frozen=True, slots=True)

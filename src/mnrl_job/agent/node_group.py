@@ -15,7 +15,7 @@ from typing import Any
 from mnrl_job.agent.messages import GroupState, GroupTimeouts, NodeFailure, NodeReport, as_error, describe
 from mnrl_job.agent.signed_store import SignedStore, new_incarnation
 from mnrl_job.errors import Hang, InternalError, JobError, first_line
-from mnrl_job.runtime.nodes import Nodes
+from mnrl_job.launch.nodes import Nodes
 
 HEARTBEAT_SECONDS = 1.0
 POLL_SECONDS = 0.05

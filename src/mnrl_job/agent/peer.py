@@ -8,7 +8,7 @@ from mnrl_job.agent.messages import GroupState, GroupTimeouts, decode_state, enc
 from mnrl_job.agent.node_group import GROUP, HEARTBEAT_SECONDS, NODE, Heartbeats, NodeGroup, lost_host
 from mnrl_job.agent.signed_store import Message, SignatureError, SignedStore
 from mnrl_job.errors import DeviceError, JobError, SettingsError
-from mnrl_job.runtime.nodes import Nodes
+from mnrl_job.launch.nodes import Nodes
 
 
 class PeerGroup(NodeGroup):

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from mnrl_job.json_text import dumps
+from mnrl_job.system.json_text import dumps
 
 Message = dict[str, Any]
 

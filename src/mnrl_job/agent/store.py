@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from mnrl_job.errors import Hang, SettingsError
-from mnrl_job.runtime.logs import log
+from mnrl_job.system.logs import log
 
 PAUSE_SECONDS = 0.5
 CONNECT_SECONDS = 5.0

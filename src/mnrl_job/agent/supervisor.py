@@ -12,9 +12,9 @@ from pydantic import TypeAdapter
 
 from mnrl_job.agent.messages import GroupState
 from mnrl_job.errors import by_kind
-from mnrl_job.records import write_record
-from mnrl_job.runtime.fingerprint import Fingerprint
-from mnrl_job.runtime.node_agent import NEWEST, AgentStatus, Order
+from mnrl_job.launch.fingerprint import Fingerprint
+from mnrl_job.launch.node_agent import NEWEST, AgentStatus, Order
+from mnrl_job.system.record_files import write_record
 
 POLL_SECONDS = 0.05
 Answer = TypeVar("Answer")

@@ -13,14 +13,14 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler
 from mnrl_job.agent.messages import describe
 from mnrl_job.agent.node_group import NodeGroup
 from mnrl_job.errors import JobError, Preempted, first_line
-from mnrl_job.json_text import dumps
-from mnrl_job.runtime.lifeline import SUPERVISOR
-from mnrl_job.runtime.local_rank import IDENTITIES, ROUND
-from mnrl_job.runtime.logs import warn
-from mnrl_job.runtime.machine import oom_kills
-from mnrl_job.runtime.node_agent import AgentTask
-from mnrl_job.runtime.outcomes import cause
-from mnrl_job.runtime.watch import dump_stacks
+from mnrl_job.launch.error_files import cause
+from mnrl_job.launch.node_agent import AgentTask
+from mnrl_job.launch.watchdog import dump_stacks
+from mnrl_job.system.json_text import dumps
+from mnrl_job.system.local_rank import IDENTITIES, ROUND
+from mnrl_job.system.logs import warn
+from mnrl_job.system.machine import oom_kills
+from mnrl_job.system.parent_death import SUPERVISOR
 
 POLL_SECONDS = 0.1
 # For the siblings of a worker that failed to end by themselves.

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from mnrl_job.errors import DataError, MissingError
-from mnrl_job.runtime.storage import is_hub_id
+from mnrl_job.storage import is_hub_id
 
 
 @dataclass(frozen=True, slots=True)

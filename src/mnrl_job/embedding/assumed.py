@@ -5,9 +5,9 @@ from collections.abc import Collection
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 
+from mnrl_job.embedding.model_facts import Assumed
 from mnrl_job.embedding.prompts import PROMPTS, Kind, find_prompt
-from mnrl_job.records import Assumed
-from mnrl_job.runtime.logs import warn
+from mnrl_job.system.logs import warn
 
 
 def find_assumptions(

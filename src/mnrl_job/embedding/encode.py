@@ -17,11 +17,11 @@ from mnrl_job.embedding.masks import embed
 from mnrl_job.embedding.packing import to_device
 from mnrl_job.embedding.precision import Precision, arithmetic
 from mnrl_job.embedding.prompts import Kind, find_prompt, token_file
-from mnrl_job.embedding.shares import rank_slice
+from mnrl_job.embedding.rank_slice import rank_slice
 from mnrl_job.embedding.tokens import TEXTS_AT_ONCE, read_or_tokenise
-from mnrl_job.runtime.heartbeat import beat
-from mnrl_job.runtime.logs import shows_progress
-from mnrl_job.runtime.stopping import give_way
+from mnrl_job.system.heartbeat import beat
+from mnrl_job.system.logs import shows_progress
+from mnrl_job.system.preemption import give_way
 
 MANY_CHUNKS = 50
 

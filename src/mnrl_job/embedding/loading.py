@@ -10,20 +10,20 @@ from accelerate import PartialState
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules.transformer import Transformer
 
+from mnrl_job.config.settings import Settings
 from mnrl_job.embedding.adapters import Adapter, find_adapter, merge
 from mnrl_job.embedding.assumed import find_assumptions
+from mnrl_job.embedding.load_errors import explain, is_fault_of_device, refuse_pointers
+from mnrl_job.embedding.model_facts import Assumed
 from mnrl_job.embedding.positions import cut_to_positions, set_max_tokens
 from mnrl_job.embedding.prompts import Kind
-from mnrl_job.embedding.unloadable import explain, is_fault_of_device, refuse_pointers
 from mnrl_job.embedding.vocabulary import check_vocabulary, ensure_padding
 from mnrl_job.embedding.weights import check_weights, watched
 from mnrl_job.errors import JobError, SettingsError
-from mnrl_job.records import Assumed
-from mnrl_job.runtime.heartbeat import begin
-from mnrl_job.runtime.logs import warn
-from mnrl_job.runtime.storage import is_remote, split_revision
-from mnrl_job.runtime.watch import LOAD
-from mnrl_job.settings import Settings
+from mnrl_job.storage import is_remote, split_revision
+from mnrl_job.system.heartbeat import begin
+from mnrl_job.system.logs import warn
+from mnrl_job.system.phases import LOAD
 
 # Many large models are published in bf16, in which small steps of the optimizer would be rounded away.
 FP32 = {"dtype": torch.float32}

@@ -8,7 +8,7 @@ from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from mnrl_job.errors import SettingsError
-from mnrl_job.runtime.logs import warn
+from mnrl_job.system.logs import warn
 
 # What transformer families call their table of positions; those of images and of layouts are called otherwise.
 TABLES = ("position_embeddings", "position_embedding", "positions_embed", "embed_positions", "wpe")

@@ -13,9 +13,9 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from mnrl_job.runtime.heartbeat import beat
-from mnrl_job.runtime.local_rank import is_first_of_machine
-from mnrl_job.runtime.tables import read_table
+from mnrl_job.data.tables import read_table
+from mnrl_job.system.heartbeat import beat
+from mnrl_job.system.local_rank import is_first_of_machine
 
 TEXTS_AT_ONCE = 10_000
 # The library pads to the longest of a call.

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from mnrl_job.errors import DataError
-from mnrl_job.runtime.logs import warn
+from mnrl_job.system.logs import warn
 
 # For a folder without a vocabulary the library makes one of special tokens, and of a blank or two.
 MADE_UP_TOKENS = 2

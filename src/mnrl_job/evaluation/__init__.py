@@ -1,1 +1,1 @@
-"""What we believe: rankings, metrics and their certainty."""
+"""Metrics, relevance judgments, their significance and the gate."""

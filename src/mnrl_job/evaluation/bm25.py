@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Sequence
 
-from mnrl_job.evaluation.judgements import read_judged
+from mnrl_job.data.evalset import EvalSet
+from mnrl_job.data.tables import read_table
 from mnrl_job.evaluation.metrics import mean_metrics, ranking_metrics
-from mnrl_job.records import EvalSet
-from mnrl_job.runtime.tables import read_table
+from mnrl_job.evaluation.qrels import read_judged
 
 # Words and index are held in memory, 8 to 10 bytes for each byte of text (measured; 4.1 kB for 60 words): so 1 GB.
 MOST_BYTES = 100_000_000

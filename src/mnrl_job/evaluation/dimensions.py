@@ -1,6 +1,6 @@
 """Before against after with shorter embeddings, for models trained so that these are of use."""
 
-from mnrl_job.records import Evaluation
+from mnrl_job.evaluation.results import Evaluation
 
 
 def by_dimension(before: Evaluation, after: Evaluation | None) -> dict[str, dict[str, dict[str, float]]]:

@@ -3,10 +3,20 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mnrl_job.records import PERFECT_SCORE, Comparison, Verdict, judged_by
-from mnrl_job.settings import NO_GATE, Settings
+from mnrl_job.config.settings import NO_GATE, Settings
+from mnrl_job.evaluation.primary_eval import PERFECT_SCORE, judged_by
+from mnrl_job.evaluation.significance import Comparison
 
 ACCEPT = f"MNRL_MIN_GAIN={NO_GATE:g} accepts it"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a run passed its gate: the rule in words, and what of it was not met."""
+
+    passed: bool
+    rule: str
+    failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,45 @@
 """How sure the gain is: paired bootstrap intervals and randomisation p-values over the queries."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from mnrl_job.evaluation.metrics import mean_metrics
-from mnrl_job.records import Changes, Comparison, QueryResult
+from mnrl_job.evaluation.results import QueryResult
 
 RESAMPLES = 2_000
 VALUES_AT_ONCE = 4_000_000
 # Less is rounding.
 SAME = 1e-12
+
+
+class Changes(TypedDict):
+    """How many queries got better, worse, or stayed."""
+
+    won: int
+    lost: int
+    tied: int
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One eval set before and after: each metric's values, gain, interval and p-value. No `after`: evaluation only.
+
+    `wins_losses` counts the queries that won, lost or tied; `bm25` what the words alone would find.
+    `dimensions` has, for embeddings cut to so many numbers, each metric's values `before` and `after`.
+    """
+
+    name: str
+    before: dict[str, float]
+    after: dict[str, float] = field(default_factory=dict)
+    delta: dict[str, float] = field(default_factory=dict)
+    confidence_interval: dict[str, tuple[float, float]] = field(default_factory=dict)
+    p_value: dict[str, float] = field(default_factory=dict)
+    wins_losses: dict[str, Changes] = field(default_factory=dict)
+    bm25: dict[str, float] | None = None
+    dimensions: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

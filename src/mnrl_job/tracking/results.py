@@ -12,9 +12,9 @@ from pathlib import Path
 from shutil import copytree, ignore_patterns, rmtree
 from typing import Any, Literal
 
-from mnrl_job.records import write_record
-from mnrl_job.runtime.lifeline import SUPERVISOR
-from mnrl_job.runtime.logs import warn
+from mnrl_job.system.logs import warn
+from mnrl_job.system.parent_death import SUPERVISOR
+from mnrl_job.system.record_files import write_record
 from mnrl_job.tracking.tracked import TrackedRun
 from mnrl_job.tracking.trackers import left_out
 
@@ -78,7 +78,7 @@ def _started(names: list[str], task: Path) -> Iterator[dict[str, subprocess.Pope
     processes = {}
     try:
         for name in names:
-            command = [sys.executable, "-m", "mnrl_job.tracking.attach", name, str(task)]
+            command = [sys.executable, "-m", "mnrl_job.tracking.log_results", name, str(task)]
             processes[name] = subprocess.Popen(
                 command,
                 env=environment,

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from mnrl_job.runtime.secrets import redact
-from mnrl_job.settings import Settings, as_typed, env_name
+from mnrl_job.config.settings import Settings, as_typed, env_name
+from mnrl_job.system.secrets import redact
 
 
 @dataclass(frozen=True, slots=True)

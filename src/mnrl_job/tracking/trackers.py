@@ -3,7 +3,7 @@
 import importlib.metadata
 from collections.abc import Iterator, Sequence
 
-from mnrl_job.records import Finding
+from mnrl_job.system.finding import Finding
 from mnrl_job.tracking.tracked import Tracker
 
 # What pip calls each; MLflow's client by itself is enough.

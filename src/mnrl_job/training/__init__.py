@@ -1,1 +1,1 @@
-"""What we change: the batch plan and the training loop."""
+"""The training loop: its loss, its callbacks, what of the model is trained."""

@@ -16,15 +16,15 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
+from mnrl_job.batching.planning import Plan
+from mnrl_job.data.integer_sets import used
+from mnrl_job.data.pairs import Pairs
+from mnrl_job.data.ragged import positions
+from mnrl_job.data.tables import list_offsets, read_table, take, texts_of
 from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import Precision
 from mnrl_job.embedding.prompts import Kind
-from mnrl_job.records import Pairs
-from mnrl_job.runtime.counting import used
-from mnrl_job.runtime.local_rank import is_first_of_machine
-from mnrl_job.runtime.ragged import positions
-from mnrl_job.runtime.tables import list_offsets, read_table, take, texts_of
-from mnrl_job.training.batches import Plan
+from mnrl_job.system.local_rank import is_first_of_machine
 
 EMBEDDED_AT_ONCE = 2**18
 # Where in the scratch of an attempt they are.

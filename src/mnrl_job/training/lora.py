@@ -21,8 +21,8 @@ from transformers import PreTrainedModel
 
 from mnrl_job.embedding.precision import DTYPES, Precision
 from mnrl_job.errors import SettingsError
-from mnrl_job.runtime.storage import split_revision
-from mnrl_job.training.sharding import whole
+from mnrl_job.storage import split_revision
+from mnrl_job.training.fsdp import whole
 
 # alpha / r, as most recipes have it: the learning rate that suits one rank then suits others.
 SCALE = 2

@@ -11,15 +11,15 @@ from sentence_transformers import SentenceTransformer
 from torch.autograd.graph import saved_tensors_hooks
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from mnrl_job.batching.planning import Plan
 from mnrl_job.embedding.device_memory import free_gpu_bytes
 from mnrl_job.embedding.masks import embed
 from mnrl_job.embedding.out_of_memory import is_out_of_memory
-from mnrl_job.embedding.shares import rank_slice
+from mnrl_job.embedding.rank_slice import rank_slice
 from mnrl_job.embedding.tokens import Features, Tokens
 from mnrl_job.errors import SettingsError
-from mnrl_job.runtime.machine import free_memory
-from mnrl_job.training.batches import Plan
-from mnrl_job.training.collate import TokenCollator
+from mnrl_job.system.machine import free_memory
+from mnrl_job.training.collator import TokenCollator
 
 # What a batch may take of the memory that is free: other things grow too, and on a CPU others live there.
 SHARE_OF_GPU = 0.8

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mnrl_job.runtime.ragged import Ragged
-from mnrl_job.training.negatives import HardNegatives
+from mnrl_job.data.ragged import Ragged
+from mnrl_job.training.hard_negatives.mining_rounds import HardNegatives
 
 ANCHOR, POSITIVE, NEGATIVE = range(3)
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from sentence_transformers.base.sampler import DefaultBatchSampler
 
-from mnrl_job.embedding.shares import rank_slice
-from mnrl_job.training.batches import Plan
+from mnrl_job.batching.planning import Plan
+from mnrl_job.embedding.rank_slice import rank_slice
 
 
 class PlannedBatches(DefaultBatchSampler):

@@ -14,125 +14,48 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from sentence_transformers import (
-    SentenceTransformer,
-    SentenceTransformerTrainer,
-)
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from torch import nn
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
+from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.batching.planning import Plan
+from mnrl_job.config.settings import Settings
+from mnrl_job.data.pairs import Pairs
+from mnrl_job.data.ragged import Ragged
+from mnrl_job.data.tables import read_negatives
 from mnrl_job.embedding.chunk_limits import limit_for
 from mnrl_job.embedding.out_of_memory import is_out_of_memory
 from mnrl_job.embedding.packing import unpack
 from mnrl_job.embedding.precision import DTYPES, Precision, arithmetic, choose_precision
-from mnrl_job.errors import InternalError, MemoryLimit, Preempted, first_line
-from mnrl_job.records import Batching, Pairs, Totals, Training
-from mnrl_job.runtime.counting import used
-from mnrl_job.runtime.heartbeat import begin
-from mnrl_job.runtime.logs import warn
-from mnrl_job.runtime.ragged import Ragged
-from mnrl_job.runtime.tables import read_negatives
-from mnrl_job.settings import Settings
-from mnrl_job.tracking.tracked import tracked_run
-from mnrl_job.training.accumulation import (
+from mnrl_job.errors import MemoryLimit, first_line
+from mnrl_job.system.heartbeat import begin
+from mnrl_job.system.logs import warn
+from mnrl_job.training.callbacks.best_model import Best
+from mnrl_job.training.callbacks.checkpoints import Checkpoints, Keeping
+from mnrl_job.training.callbacks.divergence import Divergence
+from mnrl_job.training.callbacks.progress import Progress
+from mnrl_job.training.collator import Batch, PackingCollator, TextCollator, TokenCollator, collator
+from mnrl_job.training.distributed import gather_rows, on_any_rank
+from mnrl_job.training.dropout import cheap_dropout
+from mnrl_job.training.embedding_lookup import shared_lookup, word_embedding
+from mnrl_job.training.fsdp import check_checkpoint, fit_for_sharding, is_sharded, whole
+from mnrl_job.training.gradient_accumulation import (
     CastWeight,
     cast_weights,
     fp32_accumulation,
     sharded_fp32_accumulation,
 )
-from mnrl_job.training.arguments import trainer_arguments
-from mnrl_job.training.batches import Plan
-from mnrl_job.training.best import Best
-from mnrl_job.training.checkpoints import Checkpoints, Keeping
-from mnrl_job.training.collate import Batch, PackingCollator, TextCollator, TokenCollator, collator
-from mnrl_job.training.consumed import digest
-from mnrl_job.training.divergence import Divergence
-from mnrl_job.training.dropout import cheap_dropout
-from mnrl_job.training.gathering import gather_rows, on_any_rank
 from mnrl_job.training.guide import FOLDER, read_guide
-from mnrl_job.training.lookup import shared_lookup, word_embedding
+from mnrl_job.training.hard_negatives.mining_rounds import HardNegatives
 from mnrl_job.training.lora import ADAPTER, adapt, read_adapter, write_adapter
-from mnrl_job.training.loss import GlobalBatchLoss, Shortage
+from mnrl_job.training.losses.mnrl import GlobalBatchLoss, Shortage, Totals
 from mnrl_job.training.memory import RandomState, checkpoint_layers, describe_reduction, tokens_that_fit
-from mnrl_job.training.negatives import HardNegatives
-from mnrl_job.training.progress import Progress
 from mnrl_job.training.sampler import PlannedBatches
-from mnrl_job.training.sharding import check_checkpoint, fit_for_sharding, is_sharded, whole
-from mnrl_job.training.tracking import tracked
+from mnrl_job.training.training_args import trainer_arguments
 
 REMEDY = "lower MNRL_MAX_SEQ_LENGTH, set MNRL_GRADIENT_CHECKPOINTING=true, or take a smaller model or a larger device"
-
-
-def train(
-    model: SentenceTransformer,
-    settings: Settings,
-    pairs: Pairs,
-    batching: Batching,
-    scratch: Path,
-    staging: Path,
-    keeping: Keeping | None = None,
-    score: Callable[[], float] | None = None,
-) -> Training:
-    """Fine-tune `model` in place with MultipleNegativesRankingLoss over the global batch.
-
-    With LoRA it is given an adapter, which alone is trained; `training.lora.merged` makes a plain model of it.
-
-    The loss is that of Henderson et al. 2017 (arXiv 1705.00652), section 4.4, on scaled cosine similarities.
-
-    Args:
-        model: trained in place, the same on every rank afterwards.
-        settings: the run's.
-        pairs: the training pairs as an Arrow file.
-        batching: the labels of the pairs, and the plan: which rows meet in which step.
-        scratch: folder for the trainer's own files; for the guided loss the guide's embeddings are there.
-        staging: folder where the first rank writes `training_log.jsonl`.
-        keeping: what checkpoints are made of, and the one to go on from; None to make none.
-        score: what `MNRL_EVAL_INTERVAL` asks for; higher is better. The model ends with the weights that scored best.
-
-    Raises:
-        Preempted: a stop was asked for; a checkpoint is saved.
-        Diverged: the loss became NaN or infinite, or exploded.
-        DeviceError: the precision wanted is not to be had here.
-        SettingsError: layers are to be checkpointed or adapted, and the model has none of the kind.
-        InternalError: the rows trained on are not those of the plan.
-    """
-    trainer = PlannedTrainer(model, settings, pairs, batching, scratch, staging, keeping, score)
-    loss, progress, best = trainer.global_loss, trainer.progress, trainer.best
-    with tracked(trainer, settings.report_to, tracked_run(settings, scratch, staging)):
-        trainer.train(resume_from_checkpoint=str(keeping.resume) if keeping and keeping.resume else None)
-    reached, plan = trainer.state.global_step, trainer.plan
-    if reached < len(plan) and not (best and best.exhausted):
-        raise Preempted(f"stopped on request after step {reached} of {len(plan)}")
-    plan = plan[:reached]
-    # For fp16 it wraps the model's forward pass, which evaluation and saving must see as it was.
-    trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    if progress.digest != digest(plan):
-        raise InternalError(f"the rows trained on (digest {progress.digest}) are not the planned ones ({digest(plan)})")
-    if best:
-        best.restore()
-    if settings.lora_rank:
-        write_adapter(model, settings.base_model, staging / ADAPTER)
-    totals = trainer.totals()
-    return Training(
-        steps=len(plan),
-        rows_used=len(used(plan)),
-        rows_digest=progress.digest,
-        final_loss=progress.loss,
-        negatives_per_anchor=round(totals.negatives / plan.size),
-        masked_per_anchor=totals.masked / plan.size,
-        precision=trainer.precision,
-        seconds=totals.seconds,
-        seconds_waited=totals.seconds_waited,
-        tokens=totals.tokens,
-        padded_tokens=totals.padded_tokens,
-        activation_recompute=math.isfinite(loss.kept_tokens),
-        trainable_parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
-        scores=best.scores if best else (),
-        best_step=best.best.step if best else None,
-        hard_negative_mining=trainer.negatives.minings if trainer.negatives else (),
-        collapse=progress.collapse(best.best.step if best else reached),
-    )
 
 
 def documents_of_a_batch(plan: Plan, given: Ragged, mined: int) -> float:

@@ -1,0 +1,1 @@
+"""The global batch plan."""

@@ -1,0 +1,1 @@
+"""The settings: their types, where they come from, how they are shown."""

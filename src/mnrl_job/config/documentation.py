@@ -1,0 +1,90 @@
+"""How the settings are shown: as a table, as `env.example`, as JSON schema, as the table of the docs."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, get_args, get_origin
+
+from mnrl_job.config.settings import REQUIRED, Settings, accepts, as_typed, env_name
+from mnrl_job.system.json_text import dumps
+from mnrl_job.system.secrets import redact
+
+BOOLEANS = ("true", "false", "yes", "no", "on", "off", "1", "0")
+
+
+def default_text(field: str) -> str:
+    """The default as one would type it; empty for none."""
+    return as_typed(Settings.model_fields[field].default)
+
+
+def as_table(settings: Settings, origins: Mapping[str, str]) -> str:
+    """Name, value now, where it came from, meaning: one line a setting."""
+    rows = [
+        (
+            env_name(field),
+            redact(as_typed(getattr(settings, field))) or "-",
+            origins.get(field, "default"),
+            info.description or "",
+        )
+        for field, info in Settings.model_fields.items()
+    ]
+    header = ("SETTING", "VALUE", "FROM", "MEANING")
+    widths = [min(44, max(len(row[column]) for row in [header, *rows])) for column in range(3)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip()
+        for row in [header, *rows]
+    )
+
+
+def as_env() -> str:
+    """The text of `env.example`: every setting with its meaning, commented out at its default."""
+    lines = ["# Settings of mnrl-job. Copy to .env and uncomment what you change.", ""]
+    for field, info in Settings.model_fields.items():
+        required = " REQUIRED." if field in REQUIRED["train"] else ""
+        lines += [f"# {info.description}.{required}", f"# Takes {accepts(field)}."]
+        lines += [f"# {env_name(field)}={default_text(field)}", ""]
+    return "\n".join(lines).rstrip()
+
+
+def as_json_schema() -> str:
+    """JSON schema of the environment of `train`, in which every value is a text."""
+    schema = {
+        "title": "Settings of mnrl-job",
+        "type": "object",
+        "properties": {env_name(field): _text_schema(field) for field in Settings.model_fields},
+        "required": [env_name(field) for field in REQUIRED["train"]],
+        "additionalProperties": False,
+    }
+    return dumps(schema, indent=2, ensure_ascii=False)
+
+
+def _text_schema(field: str) -> dict[str, Any]:
+    """What can be told of a text by its schema: the words that are accepted where these are few. Empty is unset."""
+    info = Settings.model_fields[field]
+    schema: dict[str, Any] = {"type": "string", "description": f"{info.description}. Takes {accepts(field)}."}
+    words = get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
+    if words := BOOLEANS if info.annotation is bool else words:
+        schema["enum"] = [*words, ""]
+    if field in REQUIRED["train"]:
+        schema["minLength"] = 1
+    if default := default_text(field):
+        schema["default"] = default
+    return schema
+
+
+def as_markdown() -> str:
+    """The text of `docs/settings.md`."""
+    lines = [
+        "# Settings",
+        "",
+        "Made by `mnrl-job settings --format markdown`; do not edit. Every setting is an environment variable and a",
+        "flag of the same name (`MNRL_BATCH_SIZE`, `--batch-size`). Order: flag, environment, `.env`, default.",
+        "",
+        "| setting | default | meaning | accepts |",
+        "|---|---|---|---|",
+    ]
+    for field, info in Settings.model_fields.items():
+        default = (
+            "required" if field in REQUIRED["train"] else f"`{default_text(field)}`" if default_text(field) else "–"
+        )
+        accepted = accepts(field).replace("|", "\\|")
+        lines.append(f"| `{env_name(field)}` | {default} | {info.description} | {accepted} |")
+    return "\n".join(lines)

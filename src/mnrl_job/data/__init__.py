@@ -1,0 +1,1 @@
+"""Sources to files to rows to training pairs and eval sets."""

@@ -1,0 +1,84 @@
+"""From a row to the texts that are trained on."""
+
+from itertools import chain
+from typing import Any
+
+from mnrl_job.data.blanks import is_blank
+from mnrl_job.data.columns import Columns
+from mnrl_job.data.file_formats.common import BadRow, is_unicode
+from mnrl_job.data.stringified_lists import read_list
+
+Texts = tuple[str, ...]
+# What one line of a file gives: rows of anchor, positive and negatives, or why there are none; None if not asked for.
+Line = tuple[Texts, ...] | BadRow | None
+
+
+def row_texts(row: dict[str, Any], columns: Columns, where: str) -> tuple[Texts, ...] | BadRow:
+    """Each positive of a row with its anchor and all its negatives. One flaw makes the whole row unusable."""
+    anchor = _anchor(row, columns.anchor, where)
+    if isinstance(anchor, BadRow):
+        return anchor
+    positives = _several(row, columns.positive, columns, where)
+    if isinstance(positives, BadRow):
+        return positives
+    if not positives:
+        return BadRow(where, "empty", f"{columns.positive} is an empty list")
+    negatives: list[Texts] = []
+    for name in columns.negatives:
+        some = () if is_absent(row.get(name)) else _several(row, name, columns, where)
+        if isinstance(some, BadRow):
+            return some
+        negatives.append(some)
+    return tuple((anchor, positive, *chain.from_iterable(negatives)) for positive in positives)
+
+
+def usable(value: object, name: str, where: str) -> str | BadRow:
+    """A text without the blanks around it, or why it is none."""
+    if value is None:
+        return BadRow(where, "null", name)
+    if not isinstance(value, str):
+        return BadRow(where, "not text", f"{name} is of type {type(value).__name__}")
+    if is_blank(value):
+        return BadRow(where, "empty", name)
+    if not is_unicode(value):
+        return BadRow(where, "not UTF-8", f"{name} contains an unpaired surrogate")
+    return value.strip()
+
+
+def type_name(value: object) -> str:
+    """The type of a value in a JSON file, as people who write JSON name it where Python's name would tell nothing."""
+    return "null" if value is None else type(value).__name__
+
+
+def is_absent(value: object) -> bool:
+    """Whether a row has no negative in a column: nothing stands there, a blank text, or an empty list."""
+    return value is None or value == [] or (isinstance(value, str) and is_blank(value))
+
+
+def _anchor(row: dict[str, Any], name: str, where: str) -> str | BadRow:
+    return usable(row[name], name, where) if name in row else _missing(row, name, where)
+
+
+def _several(row: dict[str, Any], name: str, columns: Columns, where: str) -> Texts | BadRow:
+    """The texts of a column: those of a list, else the one."""
+    if name not in row:
+        return _missing(row, name, where)
+    value = row[name]
+    if name in columns.written and isinstance(value, str) and not is_blank(value):
+        value = read_list(value)
+        if value is None:
+            return BadRow(where, "not a list", f"{name} is not a list of texts, unlike in other rows")
+    if not isinstance(value, list):
+        text = usable(value, name, where)
+        return text if isinstance(text, BadRow) else (text,)
+    texts: list[str] = []
+    for index, member in enumerate(value):
+        text = usable(member, f"{name}[{index}]", where)
+        if isinstance(text, BadRow):
+            return text
+        texts.append(text)
+    return tuple(texts)
+
+
+def _missing(row: dict[str, Any], name: str, where: str) -> BadRow:
+    return BadRow(where, "missing column", f"{name}; the row has {', '.join(row) or 'none'}")

@@ -1,0 +1,44 @@
+"""What the formats share: a row, the names of its columns, and texts that cannot be written as UTF-8."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mnrl_job.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """An unusable row: `where` is `file:line`."""
+
+    where: str
+    reason: str
+    detail: str
+
+
+Row = tuple[int, dict[str, Any] | BadRow]
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8. JSON's escapes and broken bytes can smuggle in halves of characters."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_names(names: Sequence[str], where: str) -> None:
+    """Refuse column names that are not told apart, or cannot be written down; NULs are what UTF-16 looks like.
+
+    Raises:
+        DataError: naming the first such name.
+    """
+    for name in names:
+        if not is_unicode(name) or "\0" in name:
+            shown = name.encode(errors="surrogateescape")
+            raise DataError(f"{where}: the column name {shown!r} is not UTF-8; save the file as UTF-8")
+    if len(set(names)) < len(names):
+        raise DataError(f"{where}: two columns share a name; found {', '.join(names)}")

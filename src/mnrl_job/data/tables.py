@@ -1,0 +1,93 @@
+"""Arrow files, the data of record: written as streams, memory-mapped back."""
+
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from mnrl_job.data.ragged import Ragged, no_values, offsets_of
+
+# The group of a missing negative, or of one that cannot be trusted: it is nobody's negative.
+NOBODY = -1
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table as an Arrow stream, the format `datasets.Dataset.from_file` maps."""
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
+def write_columns(path: Path, **columns: Iterable[Any]) -> None:
+    """Write columns of equal length."""
+    write_table(path, pa.table({name: list(values) for name, values in columns.items()}))
+
+
+def read_table(path: Path) -> pa.Table:
+    """Map a table into memory; its rows cost nothing until they are touched."""
+    with pa.memory_map(str(path)) as source:
+        return pa.ipc.open_stream(source).read_all()
+
+
+def texts_of(table: pa.Table, name: str) -> pa.ChunkedArray:
+    """All texts of a column, one after another; of a column of lists the texts of all lists. Nothing is copied."""
+    column = table[name]
+    if not pa.types.is_list(column.type):
+        return column
+    return pa.chunked_array([chunk.flatten() for chunk in column.chunks], column.type.value_type)
+
+
+def list_offsets(column: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Where the list of each row begins among the texts of all lists, and where the last ends; shape (rows + 1,)."""
+    return offsets_of(np.asarray(pc.list_value_length(column)))
+
+
+def take(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> pa.ChunkedArray:
+    """The texts of some rows, in the order asked for.
+
+    Piece by piece: Arrow's own `take` first joins all pieces of a column into one, which needs as much memory again,
+    and fails where they hold more than 2 GiB of text.
+    """
+    order = np.argsort(rows, kind="stable")
+    ascending = rows[order]
+    starts = np.cumsum([0, *map(len, column.chunks)])
+    found = []
+    for piece, (start, stop) in zip(column.chunks, pairwise(starts), strict=True):
+        some = ascending[slice(*np.searchsorted(ascending, (start, stop)))]
+        if len(some):
+            found.append(piece.cast(pa.large_string()).take(some - start))
+    return pa.chunked_array(found, pa.large_string()).take(np.argsort(order))
+
+
+def write_labels(path: Path, groups: NDArray[np.int64], negatives: Ragged | None = None) -> None:
+    """Write what goes with each row through training.
+
+    Args:
+        path: of the file.
+        groups: of each row's anchor and positive, shape (rows, 2); the row's number goes with them.
+        negatives: the groups of the negatives that each row was given; None where no row was given any.
+    """
+    labels = np.column_stack([np.arange(len(groups)), groups])
+    columns = {"label": pa.FixedSizeListArray.from_arrays(pa.array(labels.ravel()), labels.shape[1])}
+    if negatives is not None:
+        columns["negatives"] = pa.LargeListArray.from_arrays(pa.array(negatives.offsets), pa.array(negatives.values))
+    write_table(path, pa.table(columns))
+
+
+def read_groups(path: Path) -> NDArray[np.int64]:
+    """The groups of each row's anchor and positive, shape (rows, 2), mapped into memory."""
+    column = read_table(path)["label"].combine_chunks()
+    return np.asarray(column.flatten()).reshape(-1, column.type.list_size)[:, 1:]
+
+
+def read_negatives(path: Path) -> Ragged:
+    """The groups of each row's negatives, mapped into memory."""
+    table = read_table(path)
+    if "negatives" not in table.column_names:
+        return no_values(len(table))
+    column = table["negatives"].combine_chunks()
+    return Ragged(np.asarray(column.values), np.asarray(column.offsets))

@@ -1,0 +1,1 @@
+"""Groups of equal and nearly equal texts, leakage, holdout, and the audit."""

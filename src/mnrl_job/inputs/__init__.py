@@ -1,1 +1,0 @@
-"""What we were given: files, rows, eval sets."""

@@ -1,1 +1,0 @@
-"""The formats of data files: from bytes to rows with their line numbers."""

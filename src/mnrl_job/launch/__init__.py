@@ -1,0 +1,1 @@
+"""Worker processes and node agents, as the supervisor starts and watches them."""

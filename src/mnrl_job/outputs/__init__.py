@@ -1,1 +1,0 @@
-"""What we leave behind: metrics, model card, the published run."""

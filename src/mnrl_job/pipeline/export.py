@@ -1,0 +1,29 @@
+"""The saved model in other formats."""
+
+from mnrl_job.config.settings import Settings
+from mnrl_job.launch.exporters import ROLE
+from mnrl_job.launch.watchdog import Care
+from mnrl_job.launch.worker_task import WorkerTask
+from mnrl_job.launch.workers import ask_workers
+from mnrl_job.runs.attempt import Attempt
+from mnrl_job.runs.status import Clock
+from mnrl_job.system.devices import Devices
+from mnrl_job.system.phases import EXPORT
+from mnrl_job.worker.results import Export, Exports
+
+
+def exported(settings: Settings, place: Attempt, clock: Clock, task: WorkerTask) -> tuple[Export, ...]:
+    """The saved model in other formats, where any are asked for."""
+    if not settings.export:
+        return ()
+    with clock(EXPORT):
+        return ask_exports(task, place.care)
+
+
+def ask_exports(task: WorkerTask, care: Care) -> tuple[Export, ...]:
+    """The saved model in the other formats that are asked for, made on the processor.
+
+    Raises:
+        JobError: it cannot be exported, or gives other embeddings then.
+    """
+    return ask_workers(ROLE, task, Devices(gpus=(), workers=1), care, "exports.json", Exports).exports

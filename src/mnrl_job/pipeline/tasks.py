@@ -1,0 +1,62 @@
+"""What the workers of a run, and the agent of a node, are told."""
+
+from pathlib import Path
+
+from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.config.settings import Settings
+from mnrl_job.data.evalset import EvalSet
+from mnrl_job.data.inputs import Inputs, input_hashes
+from mnrl_job.data.pairs import Pairs
+from mnrl_job.launch.node_agent import WORKERS, AgentTask
+from mnrl_job.launch.worker_task import WorkerTask
+from mnrl_job.launch.workers import WORKERS_SHARE, local_rank_variables, worker_command, worker_identity
+from mnrl_job.runs.attempt import Attempt
+from mnrl_job.system.devices import Devices
+from mnrl_job.system.files import sha256_of
+
+
+def agent_task(settings: Settings, place: Attempt, devices: Devices) -> AgentTask:
+    """What the agent of this attempt is to know."""
+    folder = place.scratch / "agent"
+    return AgentTask(
+        nodes=place.nodes,
+        run_id=place.run_id,
+        folder=folder,
+        command=tuple(worker_command("train", place.scratch)),
+        identities=tuple(
+            worker_identity(devices, folder / WORKERS, rank) | local_rank_variables(devices, rank)
+            for rank in range(devices.workers)
+        ),
+        node_timeout=settings.node_timeout.seconds,
+        join_timeout=settings.join_timeout.seconds,
+        hang_seconds=settings.hang_timeout.seconds,
+        stop_seconds=WORKERS_SHARE * settings.grace_period.seconds,
+        log_format=settings.log_format,
+    )
+
+
+def worker_task(
+    settings: Settings,
+    place: Attempt,
+    inputs: Inputs,
+    eval_sets: tuple[EvalSet, ...],
+    pairs: Pairs | None = None,
+    batching: Batching | None = None,
+) -> WorkerTask:
+    """What the workers need to know. The plan of batches counts as an input: all must train by the same one."""
+    hashes = input_hashes(inputs, eval_sets, pairs)
+    if settings.accelerate_config:
+        hashes["accelerate_config"] = sha256_of([Path(settings.accelerate_config)])
+    if batching:
+        hashes["batches"] = sha256_of([batching.plan])
+    return WorkerTask(
+        settings=settings.model_dump(mode="json") | {"run_id": place.run_id},
+        model=inputs.model,
+        guide=inputs.guide,
+        scratch=place.scratch,
+        staging=place.staging,
+        eval_sets=eval_sets,
+        inputs=hashes,
+        pairs=pairs,
+        batching=batching,
+    )

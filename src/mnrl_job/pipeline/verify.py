@@ -1,0 +1,44 @@
+"""The story of a verification: a published run is checked again."""
+
+from dataclasses import replace
+
+from mnrl_job.config.settings import Settings
+from mnrl_job.errors import DataError
+from mnrl_job.launch.watchdog import Care
+from mnrl_job.launch.worker_task import WorkerTask
+from mnrl_job.launch.workers import ask_workers
+from mnrl_job.runs.attempt import work_dir
+from mnrl_job.runs.verify import recheck
+from mnrl_job.storage import open_store
+from mnrl_job.system.devices import find_devices
+from mnrl_job.system.files import scratch_folder
+from mnrl_job.system.home import provide_home
+from mnrl_job.system.machine import told_if_full
+from mnrl_job.system.preemption import stop_on_request
+from mnrl_job.worker.results import Verification
+
+
+def verify_run(uri: str, settings: Settings) -> Verification | None:
+    """Check a published run again: marker, manifest, every hash, and that the model reloads to the same embeddings.
+
+    Returns:
+        How the reloaded model compares; None for a run of `evaluate`, which has no model.
+
+    Raises:
+        JobError: the run is missing, unfinished or damaged, and what differs; or the storage does not answer.
+    """
+    with stop_on_request(), scratch_folder(work_dir(settings)) as scratch, told_if_full(scratch):
+        store = open_store(uri, "URI", settings.s3_addressing_style)
+        provide_home(scratch)
+        folder = recheck(store, scratch / "run")
+        if not (folder / "model").is_dir():
+            return None
+        task = WorkerTask(settings.model_dump(mode="json"), "", scratch, folder, eval_sets=(), inputs={})
+        try:
+            one = replace(find_devices(settings.num_processes), workers=1)
+            care = Care(settings.hang_timeout.seconds, settings.grace_period.seconds)
+            return ask_workers("recheck", task, one, care, "verified.json", Verification)
+        except DataError as error:
+            raise DataError(
+                f"{uri}: every file is as published, but {error}; compare `environment` in its metrics.json with here"
+            ) from error

@@ -1,1 +1,0 @@
-"""What we make of the data before any GPU is used."""

@@ -1,0 +1,1 @@
+"""A run's folder: its attempts, checkpoints, publication and verification."""

@@ -1,1 +1,0 @@
-"""The outside world: processes, devices, logs, files, storage."""

@@ -1,0 +1,159 @@
+"""A folder as a store: what is written is whole, on disk, and never in place of what was created before."""
+
+import filecmp
+import os
+import shutil
+import stat
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from mnrl_job.errors import StorageError
+from mnrl_job.storage.base import CHUNK, PARTIAL, Entry
+from mnrl_job.storage.part_tracker import Wait
+from mnrl_job.system.files import CANNOT_RENAME, flush, storage_error, write_whole
+
+FOLDER_TRIES = 20
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStore:
+    """Files below `root`."""
+
+    root: Path
+    label: str
+
+    def child(self, name: str) -> "LocalStore":
+        return LocalStore(self.root / name, f"{self.label.rstrip('/')}/{name}")
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        with self._failures("cannot read"):
+            for folder, folders, names in os.walk(self.root, onerror=_raise_unless_missing):
+                folders[:] = sorted(name for name in folders if name != PARTIAL)
+                for name in sorted(names):
+                    key = (Path(folder) / name).relative_to(self.root).as_posix()
+                    if key.startswith(prefix) and not name.endswith(PARTIAL) and (found := self.entry(key)):
+                        yield found
+
+    def entry(self, key: str) -> Entry | None:
+        with self._failures("cannot read"):
+            try:
+                facts = (self.root / key).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            if not stat.S_ISREG(facts.st_mode):
+                return None
+            return Entry(key, facts.st_size, f"{facts.st_ino}-{facts.st_mtime_ns}-{facts.st_size}")
+
+    def read(self, entry: Entry, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        left = (entry.size if stop is None else stop) - start
+        with self._failures("cannot read"), (self.root / entry.key).open("rb", buffering=0) as handle:
+            handle.seek(start)
+            while left > 0:
+                if not (chunk := handle.read(min(CHUNK, left))):
+                    raise StorageError(f"{self.label}/{entry.key}: became shorter while it was read; start again")
+                left -= len(chunk)
+                yield chunk
+
+    def write(self, key: str, data: bytes) -> None:
+        with self._failures("cannot write"):
+            target = self.root / key
+            _with_folders([target.parent], lambda: write_whole(target, data))
+
+    def create(self, key: str, source: Path | bytes) -> Entry | None:
+        with self._failures("cannot write"):
+            target, temporary = self.root / key, self.root / PARTIAL / uuid.uuid4().hex
+
+            def copy_and_move() -> bool:
+                _copy(source, temporary, "wb")
+                return _move(temporary, target)
+
+            try:
+                created = _with_folders([target.parent, temporary.parent], copy_and_move)
+            finally:
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+                    temporary.parent.rmdir()
+            flush(target.parent)
+            return self.entry(key) if created else None
+
+    def holds(self, entry: Entry, path: Path, wait: Wait = lambda _: None) -> bool | None:
+        wait(entry.size)
+        with self._failures("cannot read"):
+            return filecmp.cmp(self.root / entry.key, path, shallow=False)
+
+    def delete(self, key: str) -> None:
+        with self._failures("cannot delete"):
+            path = self.root / key
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # an S3 prefix goes with its last object; so do folders here
+                while path != self.root:
+                    path = path.parent
+                    path.rmdir()
+
+    def sweep(self) -> None:
+        shutil.rmtree(self.root / PARTIAL, ignore_errors=True)
+        for left in self.root.rglob(f".*{PARTIAL}"):
+            with suppress(OSError):
+                left.unlink()
+
+    @contextmanager
+    def _failures(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise storage_error(error, f"{self.label}: {what}") from error
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
+
+
+def _with_folders(folders: list[Path], action: Callable[[], Result]) -> Result:
+    """Do something in folders that another process may remove as empty at any moment."""
+    for _ in range(FOLDER_TRIES):
+        with suppress(FileNotFoundError, FileExistsError):  # the latter: gone between mkdir's two looks
+            for folder in folders:
+                folder.mkdir(parents=True, exist_ok=True)
+            return action()
+    return action()
+
+
+def _copy(source: Path | bytes, target: Path, mode: str) -> None:
+    if isinstance(source, bytes):
+        with target.open(mode) as writer:
+            writer.write(source)
+    else:
+        with source.open("rb") as reader, target.open(mode) as writer:
+            shutil.copyfileobj(reader, writer, CHUNK)
+    flush(target)
+
+
+def _move(temporary: Path, target: Path) -> bool:
+    """Move to a place that must be free: by a link, which is atomic and exclusive; else as well as the mount can."""
+    try:
+        os.link(temporary, target)
+        return True
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in CANNOT_RENAME:
+            raise
+    if target.exists():
+        return False
+    try:
+        temporary.rename(target)
+    except OSError as error:
+        if error.errno not in CANNOT_RENAME:
+            raise
+        try:
+            _copy(temporary, target, "xb")
+        except FileExistsError:
+            return False
+    return True

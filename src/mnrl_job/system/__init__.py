@@ -1,0 +1,1 @@
+"""The machine and the process: devices, limits, files, logs, secrets, signals."""

@@ -1,0 +1,1 @@
+"""Hard negatives, mined while a model trains."""

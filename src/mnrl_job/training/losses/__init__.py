@@ -1,0 +1,1 @@
+"""The loss over the global batch, and statistics of its embeddings."""

@@ -1,0 +1,75 @@
+"""What workers report, without torch, so that the supervisor can read it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mnrl_job.embedding.model_facts import ModelFacts
+from mnrl_job.evaluation.results import Evaluation
+from mnrl_job.training.results import TokenLengths, Training
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """The saved model, read back by a fresh process, against the trained one in memory."""
+
+    reloaded: bool
+    embedding_dimension: int
+    max_difference: float
+    tolerance: float
+    shape: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """The trained model in another format: its `files` below `model/` with their bytes, and what it is worth.
+
+    `max_difference` is the largest in any number of the fixed texts' embeddings, `min_cosine` the least similarity of
+    one, to what the trained model gave; `tolerance` is None where a format is meant to differ.
+    Seconds are those of a text on this machine's CPU, in this format and as PyTorch computes it.
+    """
+
+    format: str
+    backend: Literal["onnx", "openvino"]
+    files: dict[str, int]
+    evaluations: tuple[Evaluation, ...]
+    max_difference: float
+    tolerance: float | None
+    min_cosine: float
+    seconds_per_text: float
+    pytorch_seconds_per_text: float | None
+    packages: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Exports:
+    """All formats asked for, in order."""
+
+    exports: tuple[Export, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerResult:
+    """What the first worker of a node reports when all have finished."""
+
+    model: ModelFacts
+    before: tuple[Evaluation, ...]
+    devices: tuple[str, ...]
+    peak_memory_bytes: int
+    after: tuple[Evaluation, ...] = ()
+    training: Training | None = None
+    lengths: TokenLengths | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """A few training steps for the clock. `seconds` is all of it, `evaluation_seconds` one pass over all eval sets."""
+
+    parameters: int
+    trainable_parameters: int
+    device: str
+    torch: str
+    peak_memory_bytes: int
+    step_seconds: float
+    evaluation_seconds: float
+    seconds: float
+    lengths: TokenLengths | None

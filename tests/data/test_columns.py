@@ -1,0 +1,94 @@
+"""Which column is which: names that differ in case or blanks only, columns that come late."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mnrl_job.config.settings import Settings
+from mnrl_job.data.columns import find_columns
+from mnrl_job.errors import DataError
+from tests.data.reading import read
+from tests.examples import write_jsonl
+
+
+@pytest.mark.parametrize("other", ["Answer", " answer", "answer ", "ANSWER", "\ufeffanswer"])
+@pytest.mark.parametrize("name", ["p.jsonl", "p.csv", "p.parquet"])
+def test_the_column_that_is_called_just_so_is_taken_and_the_other_told(tmp_path, name, other):
+    columns = {"question": ["q"], other: ["wrong"], "answer": ["right"]}
+    path = tmp_path / name
+    if name == "p.csv":
+        path.write_text(f"question,{other},answer\nq,wrong,right\n", encoding="utf-8")
+    elif name == "p.jsonl":
+        write_jsonl(path, [{key: values[0] for key, values in columns.items()}])
+    else:
+        pq.write_table(pa.table(columns), path)
+    pairs, rows = read(tmp_path, path)
+    assert rows == [{"anchor": "q", "positive": "right"}]
+    assert pairs.sources[0].ignored_columns == (other,)
+
+
+@pytest.mark.parametrize("names", [("question", "Answer", "ANSWER"), ("Anchor", "ANCHOR", "positive")])
+def test_names_of_which_none_is_exact_are_refused(names):
+    alike = "', '".join(name for name in names if name.lower() in ("answer", "anchor"))
+    with pytest.raises(DataError, match=f"p.csv: .*'{alike}'"):
+        find_columns(names, Settings(), "p.csv")
+
+
+def test_negatives_alike_but_for_case_are_refused_or_the_exact_one_taken():
+    assert find_columns(("anchor", "positive", "Negative", "negative"), Settings(), "p").negatives == ("negative",)
+    with pytest.raises(DataError, match=r"^p: .*'Negative', 'NEGATIVE'"):
+        find_columns(("anchor", "positive", "Negative", "NEGATIVE"), Settings(), "p")
+
+
+def test_a_setting_names_the_column_that_is_called_just_so():
+    names = ("Title", "title", "Body", "BODY")
+    settings = Settings(anchor_column="title", positive_column="BODY")
+    assert find_columns(names, settings, "p").names() == ("title", "BODY")
+    with pytest.raises(DataError, match=r"^p: .*'Title', 'title'"):
+        find_columns(names, Settings(anchor_column="TITLE", positive_column="BODY"), "p")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "negative",
+        "negatives",
+        "neg",
+        "negative_2",
+        "negative1",
+        "negative-1",
+        "neg_3",
+        "hard_negative",
+        "hard_negatives_1",
+    ],
+)
+def test_the_usual_names_of_negatives_are_known(name):
+    assert find_columns(("anchor", "positive", name), Settings(), "p").negatives == (name,)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("negative_passages", True), ("bm25_neg", True), ("neg_scores", False), ("neg_id", False), ("negotiable", False)],
+)
+def test_unused_columns_that_seem_to_hold_negatives_are_told_of(tmp_path, caplog, name, told):
+    read(tmp_path, write_jsonl(tmp_path / "p.jsonl", [{"anchor": "a", "positive": "b", name: "c"}]))
+    assert ("MNRL_NEGATIVE_COLUMNS" in caplog.text) == told
+
+
+def test_a_column_that_one_file_does_not_use_is_told_though_another_file_uses_it(tmp_path):
+    (tmp_path / "in").mkdir()
+    write_jsonl(tmp_path / "in" / "a.jsonl", [{"question": "a", "answer": "b"}])
+    write_jsonl(tmp_path / "in" / "b.jsonl", [{"anchor": "a", "positive": "b", "answer": "c"}])
+    assert read(tmp_path, tmp_path / "in")[0].sources[0].ignored_columns == ("answer",)
+
+
+def test_columns_are_those_of_all_rows_not_of_the_first(tmp_path):
+    rows = [{"question": f"q{i}", "answer": "a"} for i in range(200)]
+    path = write_jsonl(tmp_path / "p.jsonl", [*rows, {"question": "q", "answer": "a", "positive": "p"}])
+    pairs, _ = read(tmp_path, path)
+    assert (pairs.rows, pairs.sources[0].ignored_columns) == (201, ("positive",))
+
+
+def test_a_message_names_thirty_columns_and_how_many_more():
+    with pytest.raises(DataError, match=r"\bc0, .*\bc29 \w+ 170\b"):
+        find_columns([f"c{i}" for i in range(200)], Settings(), "p")

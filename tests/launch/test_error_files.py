@@ -1,0 +1,52 @@
+"""Which of several failures of workers is the cause."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mnrl_job.errors import Diverged, InternalError
+from mnrl_job.launch.error_files import Outcome, cause
+from mnrl_job.system.record_files import write_record
+
+ENDINGS = {
+    "fails": "raise SystemExit(1)",
+    "aborts": "import os; os.abort()",
+    "is killed": "import os; os.kill(os.getpid(), 9)",
+}
+
+
+@pytest.fixture
+def workers():
+    def start(*endings):
+        ended = [subprocess.Popen([sys.executable, "-c", ENDINGS[ending]]) for ending in endings]
+        for worker in ended:
+            worker.wait()
+        return [worker.returncode for worker in ended]
+
+    return start
+
+
+def test_the_earliest_outcome_is_the_cause_and_later_ones_its_consequence(tmp_path, workers):
+    write_record(tmp_path / "rank-0.json", Outcome("internal", "connection closed by peer", "", 2.0))
+    write_record(tmp_path / "rank-1.json", Outcome("internal", "the first fault", "trace", 1.0))
+    found = cause(tmp_path, workers("fails", "fails"))
+    assert isinstance(found, InternalError)
+    assert (str(found), found.trace) == ("the first fault", "trace")
+
+
+def test_a_sibling_that_aborts_does_not_hide_a_failure_that_explains_itself(tmp_path, workers):
+    write_record(tmp_path / "rank-0.json", Outcome("internal", "connection closed by peer", "", 1.0))
+    write_record(tmp_path / "rank-1.json", Outcome("diverged", "the loss became nan", "", 2.0))
+    found = cause(tmp_path, workers("fails", "fails", "aborts"))
+    assert isinstance(found, Diverged)
+    assert found.code == 81
+
+
+def test_a_killed_worker_explains_its_siblings_broken_connections(tmp_path, workers):
+    write_record(tmp_path / "rank-0.json", Outcome("internal", "connection closed by peer", "", 1.0))
+    assert "worker 1 was killed by SIGKILL" in str(cause(tmp_path, workers("fails", "is killed")))
+
+
+def test_a_worker_that_says_nothing_is_told_by_its_exit_code(tmp_path, workers):
+    assert "exit codes [1]" in str(cause(tmp_path, workers("fails")))

@@ -1,0 +1,111 @@
+"""Workers hang when none of them gets on; neither a clock nor a pause makes it look so."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mnrl_job.errors import Hang
+from mnrl_job.launch import watchdog
+from mnrl_job.launch.watchdog import Watch
+from mnrl_job.system import heartbeat
+from mnrl_job.system.heartbeat import beat, begin, last_beat
+
+
+class Clock:
+    """The time as a watch sees it."""
+
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        pass
+
+
+@pytest.fixture
+def told(tmp_path, monkeypatch):
+    """A watch over two workers with 10 s of patience, their heartbeats, and what it tells of the first."""
+    clock, seen = Clock(), []
+    monkeypatch.setattr(watchdog, "time", clock)
+    paths = [tmp_path / "0.json", tmp_path / "1.json"]
+    looker = Watch(lambda: {f"worker {rank}": last_beat(path) for rank, path in enumerate(paths)}, 10, seen.append)
+
+    def look(*seconds, before=str):
+        for second in seconds:
+            clock.now = float(second)
+            before(second)
+            looker.look()
+
+    return look, paths, seen
+
+
+def alive(path, beats, doing="train", **facts):
+    facts = {"doing": doing, "beats": beats} | facts
+    path.write_text(str(facts).replace("'", '"'))
+
+
+def test_one_worker_that_gets_on_is_enough_since_the_others_wait_for_it(told):
+    look, paths, seen = told
+    look(*range(60), before=lambda second: alive(paths[1], second))
+    assert seen
+
+
+def test_when_all_stand_still_each_is_named_with_where_it_stands(told):
+    look, paths, _ = told
+    alive(paths[0], 7, step=11, total_steps=40)
+    alive(paths[1], 7, "evaluate_before")
+    each = r"worker 0 .*\btrain, step 12 of 40, worker 1 .*\bevaluate_before"
+    with pytest.raises(Hang, match=rf"\b11 s \(MNRL_HANG_TIMEOUT=10s\): {each}; "):
+        look(*range(14))
+
+
+@pytest.mark.parametrize("doing", ["load", "export"])
+def test_what_makes_no_sign_of_life_may_take_ten_times_as_long_but_not_for_ever(told, doing):
+    look, paths, _ = told
+    look(*range(100))
+    alive(paths[0], 1, doing)
+    look(*range(100, 200))
+    with pytest.raises(Hang, match=rf"worker 0 .*\b{doing}, worker 1 .*\bstart\b"):
+        look(*range(200, 220))
+
+
+def test_a_machine_that_slept_is_no_hang(told):
+    look, paths, _ = told
+    alive(paths[0], 1)
+    look(1, 2, 9000, 9001)
+
+
+def test_who_hangs_prints_where_it_stands(monkeypatch):
+    monkeypatch.setattr(watchdog, "PRINTING_SECONDS", 2.0)
+    code = (
+        "import faulthandler, signal, time; faulthandler.register(signal.SIGUSR1); print(1, flush=True); time.sleep(99)"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    worker.stdout.readline()
+    watchdog.dump_stacks([worker.pid])
+    worker.send_signal(signal.SIGKILL)
+    assert "line 1 in <module>" in worker.communicate()[1]
+
+
+def test_a_beat_is_written_at_once_when_something_new_begins_and_seldom_after(tmp_path, monkeypatch):
+    path = tmp_path / "beat.json"
+    monkeypatch.setenv(heartbeat.FILE, str(path))
+    begin("load")
+    begin("train", step=0, total_steps=3)
+    beat(step=1)
+    assert last_beat(path)["step"] == 0
+    time.sleep(heartbeat.SECONDS_BETWEEN_WRITES)
+    beat(loss=0.5)
+    found = last_beat(path)
+    assert {name: found[name] for name in ("doing", "step", "total_steps", "loss")} == {
+        "doing": "train",
+        "step": 1,
+        "total_steps": 3,
+        "loss": 0.5,
+    }
+    begin("save")
+    assert last_beat(path)["doing"] == "save"

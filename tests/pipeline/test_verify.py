@@ -1,0 +1,120 @@
+"""`verify` on a folder: which file differs, and whether the model still says what it said."""
+
+import errno
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from mnrl_job.config.settings import Settings
+from mnrl_job.errors import DeviceError
+from mnrl_job.pipeline.verify import verify_run
+from tests.program import clean_environment, command
+from tests.scenes import workers_of
+
+
+@pytest.fixture
+def run(published, tmp_path):
+    return shutil.copytree(published.run, tmp_path / "r")
+
+
+def test_a_run_as_it_was_published_passes_also_in_another_place_and_what_is_added_is_told(mnrl_job, run):
+    (run / "notes.txt").write_text("mine")
+    ended = mnrl_job("verify", str(run), MNRL_WORK_DIR="work/new")
+    assert ended.code == 0, ended.stderr
+    assert re.search(rf"{run} .*\bmax difference \d", ended.last_line)
+    assert "notes.txt " in ended.stderr
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def add_a_byte(path):
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("model/model.safetensors", flip, "model/model.safetensors: has SHA-256"),
+        ("metrics.json", add_a_byte, "metrics.json: has "),
+        ("audit.json", lambda path: path.unlink(), "audit.json: "),
+        ("manifest.json", add_a_byte, "manifest.json has SHA-256"),
+        ("_SUCCESS", lambda path: path.write_text(""), "manifest.json or _SUCCESS "),
+    ],
+)
+def test_just_the_file_that_differs_is_named(mnrl_job, run, name, damage, words):
+    damage(run / name)
+    ended = mnrl_job("verify", str(run))
+    assert ended.code == 65, ended.stderr
+    assert words in ended.stderr
+    assert "tokenizer" not in ended.stderr
+
+
+def test_a_run_without_marker_or_not_there_is_missing(mnrl_job, run):
+    (run / "_SUCCESS").unlink()
+    unfinished = mnrl_job("verify", str(run))
+    assert (unfinished.code, "never finished" in unfinished.last_line) == (66, True)
+    nowhere = mnrl_job("verify", str(run / "nowhere"))
+    assert (nowhere.code, "nothing is there" in nowhere.last_line) == (66, True)
+
+
+def seal_anew(run, name):
+    """As if the file had been published as it is now."""
+    content = (run / name).read_bytes()
+    manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
+    manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (run / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    sealed = hashlib.sha256((run / "manifest.json").read_bytes()).hexdigest()
+    (run / "_SUCCESS").write_text(json.dumps({"manifest_sha256": sealed}), encoding="utf-8")
+
+
+def say_something_else(path):
+    recorded = json.loads(path.read_text(encoding="utf-8"))
+    recorded["embeddings"][0][0] += 0.5
+    path.write_text(json.dumps(recorded), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("verification.json", say_something_else, "differ by "),
+        ("model/config.json", lambda path: path.write_text("{"), "cannot be loaded: "),
+    ],
+)
+def test_a_model_that_says_something_else_is_told_apart_from_a_damaged_file(mnrl_job, run, name, damage, words):
+    damage(run / name)
+    seal_anew(run, name)
+    ended = mnrl_job("verify", str(run))
+    assert ended.code == 65, ended.stderr
+    assert re.search(rf"{run}: every file is as published.*\b{words}", ended.last_line)
+
+
+def test_a_worker_that_was_killed_says_nothing_against_the_run(run, tmp_path):
+    with subprocess.Popen(
+        command("verify", str(run)), env=clean_environment(), cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    ) as running:
+        while not (workers := workers_of(running, "recheck")):
+            assert running.poll() is None
+            time.sleep(0.01)
+        workers[0].kill()
+        _, said = running.communicate()
+    assert running.returncode == 70, said
+    assert "worker 0 was killed by SIGKILL" in said.splitlines()[-1]
+    assert "as published" not in said
+
+
+def test_a_work_folder_that_is_full_while_verifying_has_the_code_of_the_environment(run, monkeypatch):
+    def find_no_room(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("mnrl_job.pipeline.verify.ask_workers", find_no_room)
+    with pytest.raises(DeviceError, match="MNRL_WORK_DIR"):
+        verify_run(str(run), Settings())

@@ -1,0 +1,198 @@
+"""What a run leaves before its page is made, small or as large as wanted, with texts that mean harm."""
+
+import json
+import math
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.config.settings import Settings
+from mnrl_job.data.evalset import EvalSet
+from mnrl_job.data.pairs import Pairs, SourceRecord
+from mnrl_job.data.read_evalset import write_evalset
+from mnrl_job.embedding.model_facts import ModelFacts
+from mnrl_job.evaluation.gate import Verdict
+from mnrl_job.evaluation.results import Evaluation, QueryResult
+from mnrl_job.evaluation.significance import Comparison, compare
+from mnrl_job.report.html_report import report
+from mnrl_job.report.metrics import Run, metrics
+from mnrl_job.report.rankings import write_rankings
+from mnrl_job.training.results import StepScore, Training
+from mnrl_job.worker.results import Verification, WorkerResult
+from tests.examples import EVIL
+
+METRICS = ("accuracy@1", "mrr@10", "ndcg@10", "recall@10", "ndcg@100")
+MODEL = ModelFacts(22_713_216, 384, 256, "abc123", "", EVIL)
+
+
+@dataclass
+class LeftBehind:
+    """A run's staging folder and what else the page is made of."""
+
+    staging: Path
+    settings: Settings
+    eval_sets: list[EvalSet]
+    content: dict[str, Any]
+
+    def page(self) -> str:
+        inputs = {"train/faq": "a" * 64, "eval/faq": "b" * 64, EVIL: "c" * 64}
+        return report(self.staging, self.content, self.settings, self.eval_sets, "d" * 64, inputs)
+
+
+def left_behind(
+    folder: Path,
+    queries: int = 12,
+    names: tuple[str, ...] = ("faq",),
+    trained: bool = True,
+    base_model: str = "sentence-transformers/all-MiniLM-L6-v2@abc123",
+) -> LeftBehind:
+    """Every third query wins, every fifth loses where it does not win, one of each kind by harmful texts."""
+    settings = Settings(batch_size=8, learning_rate=1e-3, anchor_column=EVIL)
+    staging = folder / "staging"
+    staging.mkdir(parents=True)
+    eval_sets = [eval_set(folder / name, name, queries) for name in names]
+    comparisons = []
+    for one in eval_sets:
+        before = [result(number, rank_before(number)) for number in range(queries)]
+        after = [result(number, rank_after(number)) for number in range(queries)] if trained else []
+        write_rankings(staging / "rankings" / f"{one.name}.jsonl", before, after)
+        means = {metric: sum(each.metrics[metric] for each in before) / queries for metric in METRICS}
+        comparisons.append(compare(one.name, before, after, 1) if trained else Comparison(one.name, means))
+    run = Run(
+        id="r-1",
+        started_at=datetime(2026, 1, 31, 9, 30, tzinfo=UTC),
+        settings=settings,
+        base_model=base_model,
+        result=worker_result(names, trained),
+        eval_sets=tuple(eval_sets),
+        comparisons=tuple(replace(one, bm25=dict.fromkeys(METRICS, 0.1234)) for one in comparisons),
+        verdict=Verdict(passed=True, rule="none"),
+        seconds={"fetch": 0.4, "prepare": 1.25, **({"verify": 3.0} if trained else {})},
+        attempts=[attempt()],
+        pairs=pairs(folder) if trained else None,
+        batching=Batching(folder / "labels", folder / "plan", "planned", 60) if trained else None,
+        verification=Verification(True, 384, 1e-7, 1e-5, (1, 384)) if trained else None,
+    )
+    if trained:
+        (staging / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log()))
+        (staging / "audit.json").write_text(json.dumps(audit()))
+    return LeftBehind(staging, settings, eval_sets, metrics(run))
+
+
+def rank_before(number: int) -> int:
+    return 1 + number % 7
+
+
+def rank_after(number: int) -> int:
+    if number % 3 == 0:
+        return 1
+    return 9 if number % 5 == 0 else rank_before(number)
+
+
+def eval_set(folder: Path, name: str, queries: int) -> EvalSet:
+    texts = {f"q{number}": f"query {number} about topic {number % 97}" for number in range(queries)}
+    corpus = {f"d{number}": f"document {number} says: {'all there is to say ' * 20}" for number in range(queries)}
+    for number in (3, 4, 5):  # one wins, one ties, one loses
+        texts[f"q{number}"] = f"{EVIL} {number}"
+        corpus[f"d{number}"] = f"{EVIL} document {number}"
+    return write_evalset(
+        name, f"s3://bucket/{name}", folder, texts, corpus, {(f"q{n}", f"d{n}"): 1 for n in range(queries)}
+    )
+
+
+def result(number: int, rank: int) -> QueryResult:
+    found = 1 / math.log2(rank + 1)
+    values = (float(rank == 1), 1 / rank, found, 1.0, found)
+    first = number if rank == 1 else number + 1 if rank % 2 and number < 5 else 0
+    return QueryResult(f"q{number}", rank, 0.9 / rank, dict(zip(METRICS, values, strict=True)), ((f"d{first}", 0.9),))
+
+
+def worker_result(names: tuple[str, ...], trained: bool) -> WorkerResult:
+    scored = tuple(Evaluation(name, {}, Path("unused"), 2.0) for name in names)
+    if not trained:
+        return WorkerResult(MODEL, scored, ("1 x CPU (2 threads)",), 900_000_000)
+    training = Training(
+        steps=60,
+        rows_used=480,
+        rows_digest="0123456789abcdef",
+        final_loss=0.1234,
+        negatives_per_anchor=7,
+        masked_per_anchor=0.0,
+        precision="bf16",
+        seconds=75.5,
+        seconds_waited=0.5,
+        tokens=100_000,
+        padded_tokens=110_000,
+        activation_recompute=False,
+        trainable_parameters=22_713_216,
+        scores=(StepScore(20, 0.5), StepScore(40, 0.6), StepScore(60, 0.55)),
+        best_step=40,
+    )
+    return WorkerResult(MODEL, scored, ("1 x NVIDIA H100",), 5_000_000_000, scored, training)
+
+
+def attempt() -> dict[str, Any]:
+    began, ended = "2026-01-31T09:30:00Z", "2026-01-31T09:33:00Z"
+    facts = {"started_at": began, "ended_at": ended, "outcome": "succeeded", "message": EVIL, "seconds": 180.0}
+    return facts | {"steps_done": 60, "steps_lost": 0}
+
+
+def pairs(folder: Path) -> Pairs:
+    source = SourceRecord("faq", f"s3://bucket/{EVIL}", 1, 500, 480, "a" * 64, {}, ())
+    return Pairs(folder / "pairs", ("anchor", "positive"), 480, 500, {"empty": 20}, (), (source,))
+
+
+def log(steps: int = 60) -> list[dict[str, Any]]:
+    """Lines of a training that goes well."""
+    return [
+        {
+            "step": step,
+            "total_steps": steps,
+            "loss": 2.1 * math.exp(-step / 20) + 0.1 + 0.05 * math.sin(step),
+            "learning_rate": 1e-3 * min(step / 6, (steps - step) / 54),
+            "grad_norm": None if step == 1 else 3 + math.cos(step),
+            "pairs_per_second": 50.0,
+            "seconds": round(1.2 * step + 0.3 * math.sin(step), 3),
+            "memory_bytes": 4_000_000_000 + 10_000_000 * step,
+            "rows_digest": "0123456789abcdef",
+            "in_batch_accuracy": 1 - 0.6 * math.exp(-step / 15),
+            "chance": 0.125,
+            "positive_score": 0.55 + 0.2 * (1 - math.exp(-step / 15)),
+            "hardest_negative_score": 0.5 - 0.2 * (1 - math.exp(-step / 15)),
+            "anisotropy": 0.2 - 0.1 * step / steps,
+            "collapse": "" if step > 4 else None,
+        }
+        for step in range(1, steps + 1)
+    ]
+
+
+def audit() -> dict[str, Any]:
+    example = [{"anchor": EVIL, "positive": f"{EVIL} answer"}]
+    rejected = [{"where": f"{EVIL}.tsv:9", "reason": "unknown id", "detail": "there is no document 'd9'"}]
+    return {
+        "rows_filtered": 7,
+        "rejected": {"empty": 20, EVIL: 1},
+        "rejected_rows": [{"where": f"{EVIL}.jsonl:7", "reason": "empty", "detail": EVIL}],
+        "leakage": {"policy": "remove", "rows": 4, "by_eval_set": {"faq": 4}, "examples": example},
+        "duplicates": {"repeated_rows": 3},
+        "skew": {"most_rows_of_one": 12, "top": [{"rows": 12, "text": EVIL}, {"rows": 1, "text": "single"}]},
+        "near_duplicates": {"groups": 2, "texts": 5, "largest": 3, "examples": [[EVIL, f"{EVIL}!"]]},
+        "contradictions": {"negatives": 1, "examples": example},
+        "oddities": {"html": {"rows": 2, "examples": example}, "mojibake": {"rows": 0, "examples": []}},
+        "batches": {
+            "mode": "planned",
+            "why": "duplicates can be kept apart",
+            "false_negatives_in_a_batch": {"at_random": 1.25, "as_planned": 0.0},
+        },
+        "eval": {
+            "faq": {"rejected": {"unknown id": 3}, "rejected_rows": rejected, "own_documents": 8},
+            "other": {"rejected": {}, "rejected_rows": [], "own_documents": 0},
+        },
+        "token_lengths": {
+            "rows": 480,
+            "max_seq_length": 256,
+            "columns": {"positive": {"p50": 40.0, "p90": 90.0, "p99": 200.0, "p100": 700.0, "truncated": 0.004}},
+        },
+    }

@@ -1,0 +1,122 @@
+"""A folder as a store, also on mounts that have neither links nor renaming."""
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from mnrl_job.errors import DeniedError, SettingsError, StorageError
+from mnrl_job.storage import local, open_store
+from mnrl_job.storage.base import content
+from mnrl_job.storage.local import LocalStore
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return LocalStore(tmp_path / "out", "MNRL_OUTPUT: out")
+
+
+def refuse(monkeypatch, number, *names):
+    """Have the mount refuse what it cannot do."""
+
+    def refused(*_):
+        raise OSError(number, os.strerror(number))
+
+    for name in names:
+        if name == "link":
+            monkeypatch.setattr(os, "link", refused)
+        else:
+            monkeypatch.setattr(Path, name, refused)
+
+
+LIMITED = [
+    (number, names)
+    for number in (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV)
+    for names in (("link",), ("link", "rename", "replace"))
+]
+
+
+@pytest.mark.parametrize(("number", "names"), LIMITED)
+def test_a_mount_that_cannot_link_or_rename_holds_what_was_written_all_the_same(
+    folder, monkeypatch, tmp_path, number, names
+):
+    refuse(monkeypatch, number, *names)
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom(3_000_000))
+    folder.write("written", b"first, and longer")
+    folder.write("written", b"second")
+    assert content(folder, "written") == b"second"
+    assert folder.create("deep/created", source).size == 3_000_000
+    assert folder.create("deep/created", b"other") is None
+    assert content(folder, "deep/created") == source.read_bytes()
+    files = {path.name for path in folder.root.rglob("*") if path.is_file()}
+    assert files == {"written", "created"}
+
+
+def test_a_failure_amid_a_write_leaves_what_was_there_and_nothing_half(folder, monkeypatch):
+    folder.write("a", b"before")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(local, "flush", full)
+    monkeypatch.setattr("mnrl_job.system.files.flush", full)
+    with pytest.raises(StorageError, match=r"^MNRL_OUTPUT: out: .*No space left on device"):
+        folder.create("b", b"new")
+    with pytest.raises(StorageError, match="No space left on device"):
+        folder.write("a", b"after")
+    assert {path.name: path.read_bytes() for path in folder.root.rglob("*")} == {"a": b"before"}
+
+
+def test_a_folder_below_a_file_is_told_as_a_setting(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    store = open_store(str(tmp_path / "file" / "run"), "MNRL_OUTPUT")
+    with pytest.raises(SettingsError, match=r"^MNRL_OUTPUT: .*Not a directory"):
+        store.write("a", b"x")
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written_or_read_is_told_as_denied(tmp_path):
+    (tmp_path / "locked").mkdir(mode=0)
+    store = open_store(str(tmp_path / "locked"), "MNRL_OUTPUT")
+    with pytest.raises(DeniedError, match=r"^MNRL_OUTPUT: .*Permission denied"):
+        store.write("a", b"x")
+    with pytest.raises(DeniedError):
+        list(store.entries())
+
+
+def test_denied_is_never_taken_for_not_there(folder, monkeypatch):
+    folder.write("a", b"x")
+
+    def denied(*_, **__):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    for name in ("stat", "open"):
+        monkeypatch.setattr(Path, name, denied)
+        with pytest.raises(DeniedError, match="Permission denied"):
+            content(folder, "a")
+        monkeypatch.undo()
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(DeniedError, match="Permission denied"):
+        list(folder.entries())
+
+
+def test_the_folders_of_deleted_files_go_with_them_as_prefixes_do(folder):
+    folder.write("a/b/c", b"x")
+    folder.write("d/e", b"x")
+    folder.delete("a/b/c")
+    assert [path.relative_to(folder.root).as_posix() for path in sorted(folder.root.rglob("*"))] == ["d", "d/e"]
+
+
+@pytest.mark.parametrize("uri", ["{}/a%20b", "file://{}/a%20b", "file://localhost{}/a%20b"])
+def test_paths_and_file_uris_name_the_same_kind_of_place(tmp_path, uri):
+    open_store(uri.format(tmp_path), "MNRL_OUTPUT").write("x", b"1")
+    assert (tmp_path / ("a b" if "://" in uri else "a%20b") / "x").read_bytes() == b"1"
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/run", "hdfs://host/run", "file://host/run"])
+def test_other_schemes_are_refused(uri):
+    with pytest.raises(SettingsError, match=f"^MNRL_OUTPUT: {uri}.*file:// or s3://"):
+        open_store(uri, "MNRL_OUTPUT")

@@ -1,0 +1,153 @@
+"""Stopped after any step and gone on with, a training ends with the very weights of one that was left alone."""
+
+import hashlib
+from functools import partial
+from shutil import copyfile
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.config.setting_types import Every
+from mnrl_job.config.settings import Settings
+from mnrl_job.data.pairs import Pairs
+from mnrl_job.data.tables import write_columns, write_labels
+from mnrl_job.errors import Preempted
+from mnrl_job.storage.manifest import read_seal
+from mnrl_job.system import preemption
+from mnrl_job.training.callbacks import checkpoints
+from mnrl_job.training.callbacks.best_model import SCORES, WEIGHTS
+from mnrl_job.training.callbacks.checkpoints import Keeping
+from mnrl_job.training.distributed import Wishes
+from mnrl_job.training.hard_negatives.mining_rounds import MININGS, ROWS
+from mnrl_job.training.train import train
+from tests.examples import PAIRS
+from tests.scenes import copy_with_dropout
+
+# Two epochs of four steps.
+PLAN = np.concatenate([np.arange(32), np.random.default_rng(1).permutation(32)]).reshape(8, 8)
+SETTINGS = Settings(batch_size=8, precision="fp32", learning_rate=1e-3, checkpoint_interval=Every(seconds=600.0))
+
+
+@pytest.fixture(scope="module")
+def dropping(tmp_path_factory, tiny_model):
+    """A model with dropout, so that the random numbers count."""
+    folder = tmp_path_factory.mktemp("model") / "model"
+    copy_with_dropout(tiny_model, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    texts = [(f"{PAIRS[i % 8][0]} {'abcd'[i // 8]}", PAIRS[i % 8][1]) for i in range(32)]
+    write_columns(folder / "pairs.arrow", anchor=[a for a, _ in texts], positive=[p for _, p in texts])
+    write_labels(folder / "labels.arrow", np.stack([np.arange(32), 100 + np.arange(32) % 8], axis=1))
+    np.save(folder / "plan.npy", PLAN)
+    pairs = Pairs(folder / "pairs.arrow", ("anchor", "positive"), 32, 32, {}, (), ())
+    return pairs, Batching(folder / "labels.arrow", folder / "plan.npy", "planned", len(PLAN), (0, 4))
+
+
+@pytest.fixture
+def go(data, dropping, tmp_path):
+    """Train, from a checkpoint if one is given. Returns what came of it and the hash of the weights."""
+    return partial(trained, data, dropping, tmp_path)
+
+
+def trained(data, dropping, tmp_path, resume=None, settings=SETTINGS, score=None):
+    torch.manual_seed(settings.seed)
+    model = SentenceTransformer(str(dropping), device="cpu")
+    carried = tuple(tmp_path / name for name in ("training_log.jsonl", MININGS, ROWS, SCORES, WEIGHTS))
+    for path in carried:
+        path.unlink(missing_ok=True)
+        if resume and (resume / path.name).exists():
+            copyfile(resume / path.name, path)
+    keeping = Keeping({"settings": {}, "inputs": {}}, carried, resume)
+    done = train(model, settings, *data, tmp_path, tmp_path, keeping, score)
+    digest = hashlib.sha256(b"".join(weight.detach().numpy().tobytes() for weight in model.parameters())).hexdigest()
+    mined = [(one["step"], one["found"], one["similarity"]) for one in done.hard_negative_mining]
+    lines = carried[0].read_text().count("\n")
+    return (done.steps, done.rows_digest, done.final_loss, done.tokens, digest), lines, mined
+
+
+MINING = SETTINGS.model_copy(
+    update={"num_hard_negatives": 2, "hard_negative_relative_margin": 0.0, "mining_interval": "epoch"}
+)
+
+
+@pytest.fixture(scope="module", params=[SETTINGS, MINING], ids=["plain", "mining"])
+def undisturbed(request, data, dropping, tmp_path_factory):
+    """Settings, and what comes of them where nobody stops the training."""
+    return request.param, trained(data, dropping, tmp_path_factory.mktemp("undisturbed"), settings=request.param)
+
+
+@pytest.mark.parametrize("step", range(1, 9))
+def test_stopped_after_any_step_it_ends_the_same(go, tmp_path, monkeypatch, undisturbed, step):
+    settings, expected = undisturbed
+    with monkeypatch.context() as patch:
+        patch.setattr(Wishes, "granted", stop_at(step))
+        if step < len(PLAN):
+            with pytest.raises(Preempted, match=rf"\bstep {step} of 8\b"):
+                go(settings=settings)
+        else:
+            go(settings=settings)
+    checkpoint = tmp_path / "trainer" / f"checkpoint-{step}"
+    assert read_seal(checkpoint)["step"] == step
+    assert go(resume=checkpoint, settings=settings) == expected
+
+
+@pytest.mark.parametrize(("step", "settings"), [(4, SETTINGS), (4, MINING), (6, SETTINGS)])
+def test_stopped_where_patience_ends_it_trains_no_further(go, tmp_path, monkeypatch, step, settings):
+    settings = settings.model_copy(update={"eval_interval": Every(steps=2), "early_stopping_patience": step // 2 - 1})
+    undisturbed = go(settings=settings, score=lambda: 0.5)
+    assert undisturbed[0][0] == step
+    with monkeypatch.context() as patch:
+        patch.setattr(Wishes, "granted", stop_at(step))
+        with pytest.raises(Preempted, match=rf"\bstep {step} of 8\b"):
+            go(settings=settings, score=lambda: 0.5)
+    checkpoint = tmp_path / "trainer" / f"checkpoint-{step}"
+    assert go(resume=checkpoint, settings=settings, score=lambda: 0.5) == undisturbed
+
+
+def test_negatives_are_mined_anew_for_each_epoch_with_the_weights_of_then(go):
+    """Batches are made ready one ahead, so the last step of an epoch is not in these weights yet."""
+    *once, mined_once = go(settings=MINING.model_copy(update={"mining_interval": "run"}))
+    *anew, mined_anew = go(settings=MINING)
+    assert [step for step, _, _ in mined_once] == [0]
+    assert [step for step, _, _ in mined_anew] == [0, 3]
+    assert mined_anew[0] == mined_once[0] != mined_anew[1]
+    assert once != anew != go()[:2]
+
+
+def stop_at(step):
+    """As if a stop were asked for in this step."""
+    steps, granted = iter(range(1, 1000)), Wishes.granted
+    return lambda self, name: next(steps) == step if name == "stop" else granted(self, name)
+
+
+def test_a_last_checkpoint_is_made_where_much_work_hangs_on_it(go, tmp_path, monkeypatch):
+    go()
+    assert not (tmp_path / "trainer" / "checkpoint-8").exists()
+    monkeypatch.setattr(checkpoints, "WORTH_SAVING_SECONDS", 0.0)
+    go(settings=SETTINGS.model_copy(update={"checkpoint_interval": Every(steps=1000)}))
+    assert read_seal(tmp_path / "trainer" / "checkpoint-8") is not None
+
+
+@pytest.mark.parametrize("every", [Every(steps=1000), Every(seconds=600.0)], ids=["steps", "time"])
+def test_the_first_checkpoint_is_made_early_however_seldom_they_are_wanted(go, tmp_path, monkeypatch, every):
+    monkeypatch.setattr(checkpoints, "WORTH_SAVING_SECONDS", 0.0)
+    go(settings=SETTINGS.model_copy(update={"checkpoint_interval": every}))
+    kept = sorted(path.name for path in (tmp_path / "trainer").glob("checkpoint-*"))
+    assert kept == ["checkpoint-1", "checkpoint-8"], "the second is the last step's"
+
+
+def test_a_request_to_stop_that_was_noted_is_what_ranks_tell_one_another(monkeypatch):
+    monkeypatch.setattr(preemption, "_request", preemption._Request())
+    assert not preemption.asked()
+    preemption._request.note(15)
+    preemption._request.note(15)
+    assert preemption.asked()
+    with pytest.raises(Preempted, match="SIGTERM"):
+        preemption.give_way()

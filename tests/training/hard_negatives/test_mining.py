@@ -1,0 +1,241 @@
+"""Hard negatives are the nearest documents that may be wrong: never one's own, never as near as the positive."""
+
+from dataclasses import replace
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from hypothesis import given, settings
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import mine_hard_negatives
+
+from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.config.setting_types import Places
+from mnrl_job.config.settings import Settings
+from mnrl_job.data.pairs import Pairs
+from mnrl_job.data.ragged import Ragged, no_values, offsets_of
+from mnrl_job.data.tables import NOBODY, read_table, write_columns, write_labels
+from mnrl_job.embedding.chunks import chunk_limit
+from mnrl_job.embedding.masks import embed
+from mnrl_job.system.record_files import write_record
+from mnrl_job.training.collator import TextCollator, TokenCollator, collator
+from mnrl_job.training.hard_negatives import mining
+from mnrl_job.training.hard_negatives.mining import NOTHING, distinct, mine, search
+from mnrl_job.training.hard_negatives.mining_rounds import HardNegatives
+from tests.waits import counted_waits
+
+WORDS = (
+    "open",
+    "close",
+    "window",
+    "file",
+    "network",
+    "printer",
+    "sound",
+    "disk",
+    "mail",
+    "password",
+    "screen",
+    "light",
+)
+ROWS = 48
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Pairs of random sentences, all different, so that each text is a group, the positive near to the anchor."""
+    rng = np.random.default_rng(0)
+    words = [rng.choice(WORDS, 5, replace=False) for _ in range(ROWS)]
+    texts = [[" ".join(some) for some in words], [f"{' '.join(some[:4])} please" for some in words]]
+    assert len({*texts[0], *texts[1]}) == 2 * ROWS
+    write_columns(tmp_path / "pairs.arrow", anchor=texts[0], positive=texts[1])
+    write_labels(tmp_path / "labels.arrow", np.arange(2 * ROWS).reshape(2, ROWS).T)
+    np.save(tmp_path / "plan.npy", np.arange(ROWS).reshape(3, -1))
+    pairs = Pairs(tmp_path / "pairs.arrow", ("anchor", "positive"), ROWS, ROWS, {}, (), ())
+    return pairs, Batching(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", 3)
+
+
+def texts_of(pairs):
+    return [column.to_pylist() for column in read_table(pairs.path).columns]
+
+
+def asked_for(count, margin=0.0, places="1-100"):
+    first, last = map(int, places.split("-"))
+    wanted = {
+        "num_hard_negatives": count,
+        "hard_negative_relative_margin": margin,
+        "hard_negative_range": Places(first, last),
+    }
+    return Settings(batch_size=16, precision="fp32", learning_rate=1e-3).model_copy(update=wanted)
+
+
+def test_they_are_those_of_the_library(minilm, data, tmp_path):
+    model = SentenceTransformer(str(minilm), device="cpu")
+    pairs, _ = data
+    anchors, positives = texts_of(pairs)
+    groups = np.arange(2 * ROWS).reshape(2, ROWS).T
+    texts = distinct(groups, no_values(len(groups)), np.zeros(ROWS, dtype=bool), np.arange(ROWS))
+    found = mine(model, pairs, texts, asked_for(3, margin=0.05), tmp_path / "mining")
+    theirs = mine_hard_negatives(
+        Dataset.from_dict({"anchor": anchors, "positive": positives}),
+        model,
+        num_negatives=3,
+        range_max=ROWS,
+        relative_margin=0.05,
+        sampling_strategy="top",
+        output_format="n-tuple",
+        verbose=False,
+    )
+    assert len(theirs) > ROWS / 4
+    for row in theirs:
+        numbers = found.rows[anchors.index(row["anchor"])]
+        assert [positives[number] for number in numbers] == [row[f"negative_{n}"] for n in (1, 2, 3)]
+    short = set(range(ROWS)) - {anchors.index(row["anchor"]) for row in theirs}
+    assert all(NOTHING in found.rows[row] for row in short), "the library leaves such rows out"
+    assert found.similarity < found.positive_similarity
+
+
+GROUPS = st.lists(st.tuples(*3 * [st.integers(-1, 9)]), min_size=2, max_size=20).map(
+    lambda rows: [(abs(anchor), abs(positive), negative) for anchor, positive, negative in rows]
+)
+
+
+def naive(scores, groups, barred, planned, wanted, row):
+    """The negatives of a row, found one after another; scores of anchor groups and positive groups."""
+    anchor, positive, _ = groups[row]
+    own = {group for other in groups if other[0] == anchor for group in other}
+    forbidden = own | {groups[other][1] for other in planned if barred[other]}
+    others = sorted({groups[other][1] for other in planned} - forbidden, key=lambda group: -scores[anchor][group])
+    window = others[wanted.hard_negative_range.first - 1 : wanted.hard_negative_range.last]
+    of_positive = scores[anchor][positive]
+    limit = of_positive - abs(of_positive) * wanted.hard_negative_relative_margin
+    return [group for group in window if scores[anchor][group] <= limit][: wanted.num_hard_negatives]
+
+
+@settings(deadline=None, max_examples=150)
+@given(GROUPS, st.integers(1, 4), st.integers(0, 2), st.sampled_from([0.0, 0.3]), st.data())
+def test_own_groups_and_eval_documents_are_never_taken_and_the_window_is_kept(groups, count, skipped, margin, data):
+    barred = np.array(data.draw(st.lists(st.booleans(), min_size=len(groups), max_size=len(groups))))
+    planned = data.draw(st.sets(st.integers(0, len(groups) - 1), min_size=1).map(sorted))
+    wanted = asked_for(count, margin, f"{skipped + 1}-{skipped + max(count, 5)}")
+    numbers = np.array(groups)
+    given = Ragged(numbers[:, 2][numbers[:, 2] != NOBODY], offsets_of(numbers[:, 2] != NOBODY))
+    texts = distinct(numbers[:, :2], given, barred, np.array(planned))
+    rng = np.random.default_rng(len(groups))
+    vectors = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(2, 10, 4))).float(), dim=-1)
+    queries = torch.stack([vectors[0, groups[row][0]] for row in texts.queries])
+    documents = torch.stack([vectors[1, groups[row][1]] for row in texts.documents])
+    scores = vectors[0] @ vectors[1].T
+    seen = 0
+    for rows, numbers, found, _ in search(queries, documents, texts, wanted):
+        for row, number, score in zip(rows.tolist(), numbers, found, strict=True):
+            expected = naive(scores, groups, barred, planned, wanted, row)
+            taken = [groups[texts.documents[one]][1] for one in number[score.isfinite()]]
+            assert taken == expected
+            seen += 1
+    assert seen == len(planned)
+
+
+def test_right_answers_told_by_rows_that_are_left_out_are_not_taken(model, data, tmp_path):
+    """Of one query only the first row is trained on; the second's answer is there by another query, too."""
+    pairs, _ = data
+    groups = np.arange(2 * ROWS).reshape(2, ROWS).T
+    groups[1] = groups[0, 0], groups[2, 1]
+    texts = distinct(groups, no_values(len(groups)), np.zeros(ROWS, dtype=bool), np.array([0, 2, 3]))
+    found = mine(model, pairs, texts, asked_for(2, margin=-10.0), tmp_path / "mining").rows
+    assert found[0].tolist() == [3, NOTHING]
+    assert sorted(found[2]) == [0, 3]
+
+
+def test_queries_are_ranked_some_at_a_time(model, data, tmp_path, monkeypatch):
+    pairs, _ = data
+    groups = np.arange(2 * ROWS).reshape(2, ROWS).T
+    groups[5:9, 0] = groups[5, 0]
+    texts = distinct(groups, no_values(len(groups)), np.zeros(ROWS, dtype=bool), np.arange(ROWS))
+    at_once = mine(model, pairs, texts, asked_for(2), tmp_path / "mining")
+    monkeypatch.setattr(mining, "scores_at_once", lambda _: 5 * ROWS)
+    assert np.array_equal(mine(model, pairs, texts, asked_for(2), tmp_path / "mining").rows, at_once.rows)
+
+
+def test_the_device_is_waited_for_as_often_however_many_tiles_there_are(model, data, tmp_path, monkeypatch):
+    pairs, _ = data
+    groups = np.arange(2 * ROWS).reshape(2, ROWS).T
+    texts = distinct(groups, no_values(len(groups)), np.arange(ROWS) % 7 == 0, np.arange(ROWS))
+    mine(model, pairs, texts, asked_for(2), tmp_path / "mining")  # tokenises
+    counts = []
+    for queries in (ROWS, 5, 1):
+        monkeypatch.setattr(mining, "scores_at_once", lambda _, queries=queries: queries * ROWS)
+        with counted_waits() as waits:
+            mine(model, pairs, texts, asked_for(2), tmp_path / "mining")
+        counts.append(len(waits))
+    assert counts[0] == counts[1] == counts[2] < 20
+
+
+def test_texts_are_found_in_more_text_than_arrow_can_join(model, data, huge, tmp_path, monkeypatch):
+    monkeypatch.setattr(mining, "read_table", lambda _: huge)
+    pairs = replace(data[0], rows=huge.num_rows)
+    rows = np.array([0, 1, huge.num_rows - 1])
+    groups = np.arange(2 * huge.num_rows).reshape(2, -1).T
+    found = mine(
+        model,
+        pairs,
+        distinct(groups, no_values(len(groups)), np.zeros(len(groups), dtype=bool), rows),
+        asked_for(2),
+        tmp_path,
+    )
+    assert set(found.rows[rows].ravel().tolist()) <= {NOTHING, *rows.tolist()}
+
+
+def test_only_rows_that_are_trained_on_are_embedded_and_taken(model, data, tmp_path):
+    pairs, _ = data
+    texts = distinct(
+        np.arange(2 * ROWS).reshape(2, ROWS).T, no_values(ROWS), np.zeros(ROWS, dtype=bool), np.array([3, 7, 20, 21])
+    )
+    seen = []
+    model.register_forward_hook(lambda _, __, found: seen.append(len(found["sentence_embedding"])))
+    found = mine(model, pairs, texts, asked_for(3), tmp_path / "mining").rows
+    assert sum(seen) == 8
+    assert set(found.ravel()) <= {NOTHING, 3, 7, 20, 21}
+    assert (np.delete(found, [3, 7, 20, 21], axis=0) == NOTHING).all()
+
+
+def test_batches_bring_their_texts_and_their_groups(model, static_model, data, tmp_path):
+    pairs, batching = data
+    _, positives = texts_of(pairs)
+    negatives = HardNegatives(model, asked_for(2), pairs, batching, np.load(batching.plan)[:2], tmp_path)
+    negatives.renew(0)
+    mined = negatives._rows
+    rows = [ROWS - 1, 0]
+    assert (mined[rows] == NOTHING).tolist() == [[True, True], [False, False]]
+    expected = [positives[number] for number in mined[0]]
+    for one, kind in ((model, TokenCollator), (static_model, TextCollator)):
+        collate = collator(one, pairs, chunk_limit(torch.device("cpu")), tmp_path / f"{kind.__name__}-tokens")
+        collate.chosen = replace(collate.chosen, mined=negatives)
+        batch = collate([{"label": [row, row, ROWS + row]} for row in rows])
+        assert isinstance(collate, kind)
+        assert batch["label"].tolist() == [[row, row, ROWS + row] for row in rows]
+        assert batch["negatives"].tolist() == [[0, 0, ROWS + number] for number in mined[0]]
+        with torch.no_grad():
+            found = torch.cat([embed(one, chunk) for chunk in batch["chunks"]])[batch["order"]]
+            wanted = one.encode(expected, convert_to_tensor=True)
+        torch.testing.assert_close(found[4:], wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("ranks", ["two_ranks", "three_ranks"])
+def test_ranks_share_the_work_and_find_the_same(request, ranks, model, data, tmp_path):
+    pairs, batching = data
+    for name, record in {"pairs": pairs, "batching": batching}.items():
+        write_record(tmp_path / f"{name}.json", record)
+    (tmp_path / "settings.json").write_text(asked_for(2).model_dump_json(), encoding="utf-8")
+    model.save_pretrained(str(tmp_path / "model"), create_model_card=False)
+    found = request.getfixturevalue(ranks).ask("mine", tmp_path)
+    texts = distinct(
+        np.arange(2 * ROWS).reshape(2, ROWS).T, no_values(ROWS), np.zeros(ROWS, dtype=bool), np.arange(ROWS)
+    )
+    alone = mine(model, pairs, texts, asked_for(2), tmp_path / "alone")
+    assert found["rows"] == alone.rows.tolist()
+    assert found["similarity"] == pytest.approx(alone.similarity, rel=1e-5)
+    assert found["positive_similarity"] == pytest.approx(alone.positive_similarity, rel=1e-5)
+    assert found["embedded"] < 1.5 * ROWS, "each has a share of the texts"
