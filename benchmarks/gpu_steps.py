@@ -22,7 +22,7 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.tables import write_columns, write_labels
@@ -77,14 +77,14 @@ def train_ours(recipe: Recipe, timer: "Timer | None" = None) -> Trained:
     write_labels(folder / "labels.arrow", np.arange(2 * len(rows)).reshape(2, -1).T)
     np.save(folder / "plan.npy", np.arange(len(rows)).reshape(recipe.steps, recipe.batch))
     data = Pairs(folder / "pairs.arrow", ("anchor", "positive"), len(rows), len(rows), {}, (), ())
-    batching = Batching(folder / "labels.arrow", folder / "plan.npy", "planned", recipe.steps)
+    batching = BatchPlan(folder / "labels.arrow", folder / "plan.npy", "planned", recipe.steps)
     settings = Settings(batch_size=recipe.batch)
     trainer = PlannedTrainer(recipe.model(), settings, data, batching, folder, folder)
     if timer:
         trainer.add_callback(timer)
     trainer.train()
     losses = [json.loads(line)["loss"] for line in (folder / "training_log.jsonl").open()]
-    kept = trainer.global_loss.kept_tokens
+    kept = trainer.global_loss.activation_token_budget
     return Trained(losses, activation_recompute=kept != float("inf"), kept_tokens=kept)
 
 

@@ -28,8 +28,8 @@ import torch
 from datasets import Dataset
 from sentence_transformers.base.sampler import NoDuplicatesBatchSampler
 
-from mnrl_job.batching.max_batches import most_batches
-from mnrl_job.batching.planning import Rule, Share, batches_by_source, false_negatives_in, plan_epochs
+from mnrl_job.batching.max_batches import max_batches
+from mnrl_job.batching.planning import PlanConfig, SourceShare, batches_by_source, false_negatives_in, plan_epochs
 from mnrl_job.data.file_formats.rows import read_rows
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.tables import write_columns
@@ -44,7 +44,7 @@ def plans(data: Path, _: int, folder: Path) -> Iterator[dict[str, Any]]:
         pairs = write_pairs(texts, Path(tempfile.mkdtemp(dir=folder)))
         groups = find_groups(pairs, None, 0.9, pairs.path.parent / "signatures").groups
         dataset = Dataset.from_file(str(pairs.path))
-        bound = most_batches(groups, batch_size) * batch_size
+        bound = max_batches(groups, batch_size) * batch_size
         for ranks in RANKS:
             for planner, plan_by in PLANNERS.items():
                 began = time.perf_counter()
@@ -72,7 +72,7 @@ def ours(_dataset: Dataset, groups: np.ndarray, batch_size: int, _ranks: int) ->
 
 def planned(groups: np.ndarray, batch_size: int) -> np.ndarray:
     """One epoch of one source."""
-    rule = Rule(batch_size, (Share(len(groups)),))
+    rule = PlanConfig(batch_size, (SourceShare(len(groups)),))
     (plan,) = plan_epochs(groups, rule, batches_by_source(groups, rule), 42, 1, None)
     return plan
 
@@ -120,7 +120,7 @@ def scale(_: Path, count: int, __: Path) -> Iterator[dict[str, Any]]:
             plan = planned(groups, 64)
             seconds = time.perf_counter() - began
             facts = {"data": name, "rows": rows, "seconds": round(seconds, 2), "rows_used": plan.size}
-            yield facts | {"most_any_plan_could_use": most_batches(groups, 64) * 64}
+            yield facts | {"most_any_plan_could_use": max_batches(groups, 64) * 64}
 
 
 def zipf(rows: int, rng: np.random.Generator) -> np.ndarray:

@@ -26,14 +26,14 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from batching import BATCH, CUTOFFS, SEEDS, difference, write_batching, write_pairs
-from mnrl_job.batching.batch_plan import Batching
-from mnrl_job.batching.planning import Rule, Share, batches_by_source, plan_epochs
+from mnrl_job.batching.batch_plan import BatchPlan
+from mnrl_job.batching.planning import PlanConfig, SourceShare, batches_by_source, plan_epochs
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.file_formats.rows import read_rows
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.read_evalset import read_evalset
-from mnrl_job.data.sources import Fetched
+from mnrl_job.data.sources import LocalSource
 from mnrl_job.deduplication.groups import Groups, find_groups
 from mnrl_job.deduplication.leakage import find_leaks, judged_pairs
 from mnrl_job.embedding.precision import choose_precision
@@ -55,7 +55,7 @@ PRECISION = choose_precision("auto", torch.device("cpu"))
 
 def compare_recipes(data: Path, rows: int, folder: Path) -> Iterator[dict[str, Any]]:
     """A line for each run, and for each but the plain one what it gained over the plain one with its seed."""
-    eval_set = read_evalset(Fetched("debian", "debian", (), data / "eval"), folder / "eval")
+    eval_set = read_evalset(LocalSource("debian", "debian", (), data / "eval"), folder / "eval")
     pairs, found = read_pairs(data, rows, eval_set, folder)
     for seed in SEEDS:
         plain = None
@@ -82,8 +82,8 @@ def read_pairs(data: Path, rows: int, eval_set: EvalSet, folder: Path) -> tuple[
     return clean, find_groups(clean, judged.documents, 0.9, folder / "signatures-clean")
 
 
-def lay_out(pairs: Pairs, found: Groups, seed: int, folder: Path) -> Batching:
-    rule = Rule(BATCH, (Share(pairs.rows),))
+def lay_out(pairs: Pairs, found: Groups, seed: int, folder: Path) -> BatchPlan:
+    rule = PlanConfig(BATCH, (SourceShare(pairs.rows),))
     (plan,) = plan_epochs(found.groups, rule, batches_by_source(found.groups, rule), seed, 1, None)
     batching = write_batching(found.groups, plan, folder)
     barred = batching.plan.with_name("barred.npy")

@@ -31,7 +31,7 @@ from mnrl_job.storage.transfer import download, upload
 way, uri, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
 store = open_store(uri, "bench")
 if way == "fetch":
-    download(store, list(store.entries()), folder)
+    download(store, list(store.list_objects()), folder)
 else:
     upload(store, {path.name: path for path in folder.iterdir()})
 """

@@ -189,7 +189,7 @@ def store(request: pytest.FixtureRequest, reach: Reach, tmp_path: Path) -> Store
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
     """What is a large object, so that small ones travel as large ones do."""
     for module in ("s3", "transfer"):
-        monkeypatch.setattr(f"mnrl_job.storage.{module}.PIECE", SMALL_PIECE)
+        monkeypatch.setattr(f"mnrl_job.storage.{module}.PART_SIZE", SMALL_PIECE)
     return SMALL_PIECE
 
 

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from mnrl_job.cli import conclude
-from mnrl_job.pipeline.finalize import Finished
+from mnrl_job.pipeline.finalize import RunOutcome
 
 
 def content(before, after):
@@ -31,11 +31,11 @@ def content(before, after):
 )
 def test_it_says_what_became_of_the_score(before, after, line, caplog):
     with caplog.at_level(logging.INFO, "mnrl_job"):
-        conclude(Finished("out/r", content(before, after)))
+        conclude(RunOutcome("out/r", content(before, after)))
     assert caplog.messages[-1] == line
 
 
 def test_a_run_without_an_eval_set_says_so(caplog):
     with caplog.at_level(logging.INFO, "mnrl_job"):
-        conclude(Finished("out/r", {"evaluation": {}, "primary_metric": None}))
+        conclude(RunOutcome("out/r", {"evaluation": {}, "primary_metric": None}))
     assert caplog.messages[-1] == "succeeded: not evaluated; the run is in out/r"

@@ -9,7 +9,7 @@ import pytest
 
 from mnrl_job import cli
 from mnrl_job.deduplication.text_quality import SHOWN_CHARACTERS, shortened
-from mnrl_job.errors import DataError, MissingError, StorageError
+from mnrl_job.errors import DataError, NotFound, StorageError
 from mnrl_job.report.json_file import write_json
 from mnrl_job.report.page.query_explorer import in_script
 from mnrl_job.runs.publish import record_failure
@@ -127,7 +127,7 @@ def test_a_name_that_is_not_unicode_stands_escaped_in_the_termination_log(tmp_pa
     monkeypatch.setattr(cli, "TERMINATION_LOG", tmp_path / "termination-log")
     (tmp_path / "termination-log").touch()
     monkeypatch.setattr(logs.LOG, "disabled", True)  # several processes of a test runner cannot hand such a text on
-    assert cli.fail(MissingError("gr\udcf6\udcdfe.csv does not exist")) == 66
+    assert cli.fail(NotFound("gr\udcf6\udcdfe.csv does not exist")) == 66
     told = (tmp_path / "termination-log").read_text(encoding="utf-8")
     assert r"gr\udcf6\udcdfe.csv" in told
     assert json.loads(told)["exit_code"] == 66

@@ -24,7 +24,7 @@ from mnrl_job.system.json_text import dumps
 from mnrl_job.system.secrets import redact, redacted
 
 if TYPE_CHECKING:
-    from mnrl_job.pipeline.finalize import Finished
+    from mnrl_job.pipeline.finalize import RunOutcome
 
 TERMINATION_LOG = Path("/dev/termination-log")
 # Kubernetes cuts the log at 4096 bytes; a character takes 4 at most.
@@ -138,7 +138,7 @@ def _row(finding: Finding) -> str:
     return redact(line + (f"\n{'':<32}-> {finding.remedy}" if finding.remedy else ""))
 
 
-def conclude(finished: "Finished") -> None:
+def conclude(finished: "RunOutcome") -> None:
     """Say how it ended: the metrics as a table on stdout, then one plain sentence on stderr."""
     if finished.by_peer:
         logs.log(f"node 0 has published {finished.run}")

@@ -52,7 +52,7 @@ class DataError(JobError):
     code, kind = 65, "data"
 
 
-class MissingError(JobError):
+class NotFound(JobError):
     code, kind = 66, "missing"
 
 
@@ -70,7 +70,7 @@ class InternalError(JobError):
         self.trace = trace
 
 
-class Hang(JobError):
+class HangTimeout(JobError):
     code, kind, retry_helps = 71, "hang", True
 
 
@@ -88,11 +88,11 @@ class DeniedError(JobError):
     code, kind = 77, "denied"
 
 
-class DeviceError(JobError):
+class EnvironmentFailure(JobError):
     code, kind = 78, "environment"
 
 
-class MemoryLimit(JobError):
+class OutOfMemory(JobError):
     code, kind = 79, "memory"
 
 

@@ -8,11 +8,11 @@ from mnrl_job.agent.coordinator import Coordinator
 from mnrl_job.agent.messages import GroupTimeouts, NodeReport, as_error, describe
 from mnrl_job.errors import (
     DataError,
-    DeviceError,
-    Hang,
+    EnvironmentFailure,
+    HangTimeout,
     InternalError,
-    MemoryLimit,
-    MissingError,
+    NotFound,
+    OutOfMemory,
     PeerFailed,
     Preempted,
     SettingsError,
@@ -111,7 +111,7 @@ def test_a_node_that_does_not_join_in_time_is_named():
     group = fixed(0, 2, count=3)
     assert group.after(1799).failure is None
     error = as_error(group.after(10).failure)
-    assert isinstance(error, Hang)
+    assert isinstance(error, HangTimeout)
     assert str(error) == "node 1 did not join within 1800 s (MNRL_JOIN_TIMEOUT); start all nodes again"
 
 
@@ -121,7 +121,11 @@ def test_a_node_that_does_not_join_in_time_is_named():
         ({"settings": {"seed": 2}}, SettingsError, "node 1 has MNRL_SEED=2, node 0 has 1; give all nodes"),
         ({"inputs": {"train/pairs": "xyz"}}, DataError, "node 1 reads other data for train/pairs than node 0 (SHA-256"),
         ({"inputs": FINGERPRINT.inputs | {"batches": "x"}}, DataError, "node 1 has made another batch plan than node"),
-        ({"versions": {"torch": "2.12.0"}}, DeviceError, "node 1 has torch 2.12.0, node 0 has 2.13.0; run the same"),
+        (
+            {"versions": {"torch": "2.12.0"}},
+            EnvironmentFailure,
+            "node 1 has torch 2.12.0, node 0 has 2.13.0; run the same",
+        ),
         ({"workers": 2}, SettingsError, "node 1 has 2 worker(s), node 0 has 1; give all nodes the same devices"),
     ],
     ids=["settings", "data", "plan", "versions", "workers"],
@@ -149,7 +153,7 @@ def test_a_lost_node_ends_a_fixed_number_of_nodes_with_71():
     group.vanish(1)
     assert group.after(29).failure is None
     group.after(3)
-    assert codes(group) == [Hang, Hang]
+    assert codes(group) == [HangTimeout, HangTimeout]
     assert group.state.failure.message == "node 1 is lost: no heartbeat for 30 s; start all nodes again"
 
 
@@ -174,7 +178,7 @@ def test_a_former_life_of_a_node_is_not_heard_any_more():
 
 
 def test_a_cause_ends_the_others_with_72_and_a_request_to_stop_all_with_75():
-    for failure, kind in ((MemoryLimit("too large"), PeerFailed), (Preempted("stopped"), Preempted)):
+    for failure, kind in ((OutOfMemory("too large"), PeerFailed), (Preempted("stopped"), Preempted)):
         group = fixed(0, 1, 2)
         group.after(5)
         group.tell(1, failure=describe(1, failure))
@@ -260,7 +264,7 @@ def test_below_its_minimum_an_elastic_run_waits_for_the_join_timeout():
     group.vanish(1)
     assert group.after(1700).failure is None
     error = as_error(group.after(200).failure)
-    assert isinstance(error, Hang)
+    assert isinstance(error, HangTimeout)
     told = "node 1, 2, 3 did not join within 1800 s (MNRL_JOIN_TIMEOUT), 1 are there of MNRL_NUM_NODES=2:4"
     assert str(error) == f"{told}; start all nodes again"
 
@@ -269,7 +273,7 @@ def test_a_newcomer_that_differs_or_fails_does_not_disturb_a_run():
     group = elastic(0, 1)
     group.after(10)
     group.join(2, fingerprint=replace(FINGERPRINT, settings={"seed": 2}))
-    group.join(3, failure=describe(3, MissingError("no such file")), is_waiting=False)
+    group.join(3, failure=describe(3, NotFound("no such file")), is_waiting=False)
     state = group.after(20)
     assert (state.round, state.failure, set(state.refused)) == (1, None, {2})
 

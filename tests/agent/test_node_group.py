@@ -14,11 +14,11 @@ from mnrl_job.agent.messages import GroupTimeouts
 from mnrl_job.agent.peer import PeerGroup
 from mnrl_job.agent.signed_store import SignatureError, SignedStore
 from mnrl_job.errors import (
-    DeviceError,
-    Hang,
+    EnvironmentFailure,
+    HangTimeout,
     InternalError,
     JobError,
-    MissingError,
+    NotFound,
     PeerFailed,
     Preempted,
     SettingsError,
@@ -135,7 +135,7 @@ def test_a_node_0_that_never_comes_is_told():
     together = Together(2)
     together.start(1, timeouts=GroupTimeouts(1, 0.3, 60))
     (error,) = together.end()
-    assert isinstance(error, Hang)
+    assert isinstance(error, HangTimeout)
     assert str(error).startswith(f"node 0 cannot be reached at localhost:{together.port} within 0.3 s")
 
 
@@ -143,7 +143,7 @@ def test_a_node_0_that_never_comes_is_told():
 def test_only_the_node_that_failed_ends_with_its_cause(rank):
     together = Together(3)
     for node in range(3):
-        together.start(node, fails(MissingError("no such file")) if node == rank else works)
+        together.start(node, fails(NotFound("no such file")) if node == rank else works)
     ended = together.end()
     assert str(ended.pop(rank)) == "no such file"
     assert {(type(error), str(error)) for error in ended} == {(PeerFailed, f"node {rank}: no such file")}
@@ -179,7 +179,7 @@ def test_workers_of_all_nodes_that_stand_still_are_a_hang_told_to_all():
     for rank in range(2):
         together.start(rank, works, timeouts=IMPATIENT)
     ended = together.end()
-    assert [type(error) for error in ended] == [Hang, Hang]
+    assert [type(error) for error in ended] == [HangTimeout, HangTimeout]
     assert "node 0 worker 0 stood at train" in str(ended[1])
     assert "node 1 worker 0 stood at train" in str(ended[0])
 
@@ -252,7 +252,7 @@ def test_a_node_of_another_version_is_told():
     connection = store.connect(("localhost", together.port), 5, 5, nothing)
     SignedStore(connection, "run", SECRET).write("node/1", {"node": 1, "hello": True})
     (error,) = together.end()
-    assert isinstance(error, DeviceError)
+    assert isinstance(error, EnvironmentFailure)
     assert str(error) == "node 1 runs another mnrl-job than node 0; run the same image on all nodes"
 
 
@@ -304,5 +304,5 @@ def test_a_port_that_stays_taken_may_be_free_the_next_time(monkeypatch):
     monkeypatch.setattr(store, "PORT_SECONDS", 0.1)
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(Hang, match=rf"^MNRL_MASTER_ADDR: node 0 .*\b{port}\b"):
+        with pytest.raises(HangTimeout, match=rf"^MNRL_MASTER_ADDR: node 0 .*\b{port}\b"):
             store.serve(port, 5, nothing)

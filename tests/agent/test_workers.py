@@ -7,8 +7,8 @@ import pytest
 from torch.distributed.elastic.multiprocessing import SignalException
 
 from mnrl_job.agent.workers import WorkerAgent
-from mnrl_job.errors import InternalError, MemoryLimit, Preempted
-from mnrl_job.launch.error_files import Outcome
+from mnrl_job.errors import InternalError, OutOfMemory, Preempted
+from mnrl_job.launch.error_files import WorkerError
 from mnrl_job.launch.node_agent import AgentTask
 from mnrl_job.launch.nodes import Nodes
 from mnrl_job.system.record_files import write_record
@@ -28,12 +28,12 @@ def agent(tmp_path, monkeypatch):
     ("kind", "trace", "meaning"),
     [
         (InternalError.kind, "a traceback: connection reset by peer", Preempted),
-        (MemoryLimit.kind, "", MemoryLimit),
+        (OutOfMemory.kind, "", OutOfMemory),
         (Preempted.kind, "", Preempted),
     ],
 )
 def test_a_connection_that_breaks_while_a_node_is_stopped_is_no_failure_of_its_own(
     tmp_path, agent, kind, trace, meaning
 ):
-    write_record(tmp_path / "workers" / "rank-0.json", Outcome(kind, "what the worker said", trace, at=1.0))
+    write_record(tmp_path / "workers" / "rank-0.json", WorkerError(kind, "what the worker said", trace, at=1.0))
     assert type(agent.failure_after(SignalException("stop", signal.SIGTERM))) is meaning

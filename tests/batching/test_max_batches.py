@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mnrl_job.batching.max_batches import (
     largest_batch,
     largest_single_batch,
-    most_batches,
+    max_batches,
     rank_among_equals,
     usable_rows,
 )
@@ -42,7 +42,7 @@ def most_by_trying(keys, batch_size):
 @given(keys=st.lists(st.tuples(st.integers(0, 3), st.integers(10, 13)), min_size=2, max_size=8), size=st.integers(2, 3))
 def test_the_bound_is_what_trying_every_plan_finds(keys, size):
     keys = np.array(keys)
-    assert most_batches(keys, size) == most_by_trying(keys.tolist(), size)
+    assert max_batches(keys, size) == most_by_trying(keys.tolist(), size)
 
 
 @given(keys=KEYS)
@@ -67,9 +67,9 @@ def test_a_row_between_two_hubs_does_not_take_the_place_of_two():
 
 def test_seventy_seven_positives_fill_batches_of_64_and_none_of_128():
     keys = np.stack([1000 + np.arange(10_000), np.arange(10_000) % 77], axis=1)
-    assert most_batches(keys, 64) == 156
-    assert most_batches(keys, 77) == 129
-    assert most_batches(keys, 128) == 0
+    assert max_batches(keys, 64) == 156
+    assert max_batches(keys, 77) == 129
+    assert max_batches(keys, 128) == 0
     assert largest_batch(keys, 0.98) == 77
 
 
@@ -87,5 +87,5 @@ def test_the_bound_of_skewed_positives_is_that_of_counting_each_at_most_once_a_b
     counts = np.bincount(positives)
     expected = max(t for t in range(1, 100_000 // 64 + 1) if np.minimum(counts, t).sum() >= 64 * t)
     began = time.process_time()
-    assert most_batches(np.stack([10**6 + np.arange(100_000) // anchors, positives], axis=1), 64) == expected
+    assert max_batches(np.stack([10**6 + np.arange(100_000) // anchors, positives], axis=1), 64) == expected
     assert time.process_time() - began < 1

@@ -10,17 +10,17 @@ from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnrl_job.batching.max_batches import most_batches
+from mnrl_job.batching.max_batches import max_batches
 from mnrl_job.batching.planning import (
-    Rule,
-    Share,
+    PlanConfig,
+    SourceShare,
     batches_by_source,
     false_negatives_at_random,
     false_negatives_in,
     plan_epoch,
     plan_epochs,
 )
-from mnrl_job.training.data_order_digest import digest
+from mnrl_job.training.data_order_digest import data_order_digest
 from mnrl_job.training.sampler import PlannedBatches
 
 # Anchors and positives overlap: a text may be an anchor here and a positive there.
@@ -29,7 +29,7 @@ APART = st.lists(st.tuples(st.integers(0, 12), st.integers(20, 32)), min_size=2,
 
 
 def epoch_of(groups, batch_size, seed=1, epoch=0, **rule):
-    one = Rule(batch_size, (Share(len(groups)),), **rule)
+    one = PlanConfig(batch_size, (SourceShare(len(groups)),), **rule)
     return plan_epoch(groups, one, batches_by_source(groups, one), seed, epoch)
 
 
@@ -60,7 +60,7 @@ def test_no_batch_holds_a_group_twice_and_no_epoch_a_row_twice(groups, batch_siz
 @given(groups=APART, batch_size=st.integers(2, 12), seed=st.integers(0, 9))
 def test_no_plan_could_use_more_rows(groups, batch_size, seed):
     """Where no text is an anchor here and a positive there, the bound is met exactly."""
-    assert len(epoch_of(groups, batch_size, seed)) == most_batches(groups, batch_size)
+    assert len(epoch_of(groups, batch_size, seed)) == max_batches(groups, batch_size)
 
 
 @given(ranks=st.integers(1, 8), more=st.integers(0, 20), groups=GROUPS)
@@ -94,7 +94,7 @@ def test_a_plan_is_the_same_on_every_machine():
     """Nodes lay out the plan each for itself: no order may depend on a processor's way of sorting."""
     groups = np.stack([10**6 + zipf(5000, 2.0, 1), zipf(5000)], axis=1)
     plan = epoch_of(groups, 16, seed=42, epoch=3)
-    assert (plan.shape, digest(plan)) == ((33, 16), "c9deb96bd8d1ceb9")
+    assert (plan.shape, data_order_digest(plan)) == ((33, 16), "c9deb96bd8d1ceb9")
 
 
 def test_rows_left_out_change_with_the_epoch():
@@ -108,7 +108,7 @@ def test_rows_left_out_change_with_the_epoch():
 
 def test_a_run_is_its_epochs_in_order_cut_at_max_steps():
     groups = np.arange(80).reshape(-1, 2)
-    rule = Rule(8, (Share(40),))
+    rule = PlanConfig(8, (SourceShare(40),))
     run = run_of(groups, rule, epochs=3)
     assert run.tolist() == np.concatenate([epoch_of(groups, 8, epoch=epoch) for epoch in range(3)]).tolist()
     assert run_of(groups, rule, epochs=3, max_steps=7).tolist() == run[:7].tolist()
@@ -134,7 +134,7 @@ SKEWED = {
 @pytest.mark.parametrize("case", SKEWED)
 def test_skewed_groups_are_planned_in_under_a_second_and_use_nearly_all_that_any_plan_could(case):
     groups = SKEWED[case]
-    bound = most_batches(groups, 64)
+    bound = max_batches(groups, 64)
     began = time.process_time()
     plan = epoch_of(groups, 64)
     assert time.process_time() - began < 1
@@ -173,7 +173,7 @@ def source_of(plan, rows=(200, 100)):
 
 
 def test_a_batch_is_of_one_source_and_sources_take_part_by_size():
-    rule = Rule(10, (Share(200), Share(100)))
+    rule = PlanConfig(10, (SourceShare(200), SourceShare(100)))
     plan = run_of(TWO, rule)
     assert source_of(plan) == {0: 20, 1: 10}
     first_of_second = next(step for step, batch in enumerate(plan) if batch[0] >= 200)
@@ -191,14 +191,14 @@ def test_a_batch_is_of_one_source_and_sources_take_part_by_size():
     ],
 )
 def test_with_weights_batches_stand_in_their_proportion(weights, expected):
-    rule = Rule(10, (Share(200, weights[0]), Share(100, weights[1])))
+    rule = PlanConfig(10, (SourceShare(200, weights[0]), SourceShare(100, weights[1])))
     assert source_of(run_of(TWO, rule)) == expected
 
 
 def test_sources_do_not_keep_each_others_duplicates_apart():
     """Batches are of one source, so a text of both sources costs neither a row."""
     groups = np.concatenate([np.arange(80).reshape(-1, 2)] * 2)
-    assert len(run_of(groups, Rule(8, (Share(40), Share(40))))) == 10
+    assert len(run_of(groups, PlanConfig(8, (SourceShare(40), SourceShare(40))))) == 10
 
 
 def test_a_masked_plan_uses_every_row_whatever_repeats():

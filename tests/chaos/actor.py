@@ -28,7 +28,7 @@ from mnrl_job.config.setting_types import Source
 from mnrl_job.data.sources import fetch, locate
 from mnrl_job.errors import JobError
 from mnrl_job.runs import publish_lease
-from mnrl_job.runs.publish import already_published, clear, record_failure, seal, upload
+from mnrl_job.runs.publish import already_published, clear_unfinished, commit_run, record_failure, upload
 from mnrl_job.storage import Store, base, open_store, s3, transfer
 from mnrl_job.system.threads import parallel
 
@@ -55,10 +55,10 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
         step("io")
 
 
-def watched(writing: Callable[[publish_lease.Claim], AbstractContextManager[None]]) -> Any:
-    """`Claim.writing`, counted; renewals have a thread of their own and are not."""
+def watched(writing: Callable[[publish_lease.PublishLease], AbstractContextManager[None]]) -> Any:
+    """`PublishLease.guard_write`, counted; renewals have a thread of their own and are not."""
 
-    def count_and_write(claim: publish_lease.Claim) -> AbstractContextManager[None]:
+    def count_and_write(claim: publish_lease.PublishLease) -> AbstractContextManager[None]:
         if "renew" not in threading.current_thread().name:
             step("write")
         return writing(claim)
@@ -68,9 +68,9 @@ def watched(writing: Callable[[publish_lease.Claim], AbstractContextManager[None
 
 def tune() -> None:
     """Make small files travel as large ones do, and count the writes."""
-    publish_lease.Claim.writing = watched(publish_lease.Claim.writing)
+    publish_lease.PublishLease.guard_write = watched(publish_lease.PublishLease.guard_write)
     for module in (base, s3, transfer):
-        module.PIECE = int(os.environ.get("CHAOS_PIECE") or base.PIECE)
+        module.PART_SIZE = int(os.environ.get("CHAOS_PIECE") or base.PART_SIZE)
     if threads := os.environ.get("CHAOS_THREADS"):
         parallel.__defaults__ = (int(threads),)
 
@@ -85,7 +85,7 @@ def fetch_source(uri: str, folder: str) -> None:
 
 def publish_run(staging: str, uri: str, settings_hash: str) -> None:
     store = open_store(uri, "MNRL_OUTPUT", "path")
-    store.entry("warm")  # the first request takes boto3 a while
+    store.stat("warm")  # the first request takes boto3 a while
     begin()
     try:
         publish(Path(staging), store, settings_hash)
@@ -97,12 +97,12 @@ def publish_run(staging: str, uri: str, settings_hash: str) -> None:
 def publish(staging: Path, store: Store, settings_hash: str) -> None:
     """What `job.report` does with a finished staging folder."""
     say("claim")
-    with publish_lease.claimed(store, float(os.environ.get("CHAOS_LEASE") or publish_lease.LEASE)) as claim:
+    with publish_lease.acquire_lease(store, float(os.environ.get("CHAOS_LEASE") or publish_lease.LEASE)) as claim:
         if already_published(store, settings_hash):
             say("already")
             return
         say("clear")
-        clear(store, claim)
+        clear_unfinished(store, claim)
         say("upload")
         files = upload(staging, store, claim, {})
         (staging / "metrics.json").write_text(json.dumps({"attempt": staging.name}), encoding="utf-8")
@@ -110,7 +110,7 @@ def publish(staging: Path, store: Store, settings_hash: str) -> None:
         files = upload(staging, store, claim, files)
         facts = {"run_id": "r1", "attempt": 1, "settings_sha256": settings_hash, "inputs": {"attempt": staging.name}}
         say("seal")
-        seal(store, claim, staging, facts | {"files": files})
+        commit_run(store, claim, staging, facts | {"files": files})
         say("release")
     say("published")
 

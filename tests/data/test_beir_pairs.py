@@ -117,7 +117,7 @@ def test_what_no_judgement_names_may_be_anything_but_unreadable(tmp_path):
 
 def test_only_texts_that_relevant_judgements_name_are_held(tmp_path, monkeypatch):
     held = []
-    monkeypatch.setattr(beir_layout, "usable", lambda *given: held.append(given[0].strip()) or held[-1])
+    monkeypatch.setattr(beir_layout, "clean_text", lambda *given: held.append(given[0].strip()) or held[-1])
     many = [{"_id": f"x{i}", "text": "never named"} for i in range(1000)]
     read(tmp_path, beir(tmp_path / "set", "q1\td1\t1\nq2\td2\t0\n", corpus=[*CORPUS, *many]))
     assert held == ["one", "T first"]

@@ -14,7 +14,7 @@ from mnrl_job.data.read_evalset import read_evalset
 from mnrl_job.data.read_pairs import read_pairs
 from mnrl_job.data.sources import fetch, locate, locate_model, meant
 from mnrl_job.data.tables import read_table
-from mnrl_job.errors import DataError, DeniedError, MissingError, SettingsError
+from mnrl_job.errors import DataError, DeniedError, NotFound, SettingsError
 from tests.servers.proxy import Fault
 from tests.servers.s3 import BUCKET, prefix_of, put
 
@@ -77,7 +77,7 @@ def test_files_folders_prefixes_and_globs_name_the_same_files_everywhere(place, 
 
 def test_what_is_not_there_is_told_with_the_setting_that_named_it(place):
     for pattern in ("a", "c/", "b/x.jsonl", "b/*.parquet", "*/c", "b/[x-z]*"):
-        with pytest.raises(MissingError) as caught:
+        with pytest.raises(NotFound) as caught:
             found(f"{place}/{pattern}", "MNRL_EVAL_DATA")
         assert str(caught.value).startswith(f"MNRL_EVAL_DATA: {place}/{pattern} ")
         assert caught.value.code == 66
@@ -220,9 +220,9 @@ def test_a_volume_of_kubernetes_config_maps_gives_each_file_once(tmp_path):
 
 @pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000])
 def test_a_name_that_is_too_long_for_any_file_is_missing(name):
-    with pytest.raises(MissingError, match=f"^MNRL_BASE_MODEL: .*{name.rstrip('/')}"):
+    with pytest.raises(NotFound, match=f"^MNRL_BASE_MODEL: .*{name.rstrip('/')}"):
         locate_model(name)
-    with pytest.raises(MissingError, match=f"^MNRL_TRAIN_DATA: .*{name.rstrip('/')}"):
+    with pytest.raises(NotFound, match=f"^MNRL_TRAIN_DATA: .*{name.rstrip('/')}"):
         found(name)
 
 
@@ -234,7 +234,7 @@ def test_a_file_whose_name_is_not_utf8_is_refused_by_name(tmp_path):
 
 def test_a_hub_id_may_have_a_revision_with_slashes_but_a_path_is_none():
     assert locate_model("owner/name@refs/pr/1") is None
-    with pytest.raises(MissingError, match=r"^MNRL_BASE_MODEL: models/owner/name@v2 "):
+    with pytest.raises(NotFound, match=r"^MNRL_BASE_MODEL: models/owner/name@v2 "):
         locate_model("models/owner/name@v2")
 
 
@@ -272,7 +272,7 @@ def test_a_model_below_a_prefix_must_be_whole(server, uri, tmp_path):
         put(server, uri, {f"{weights}/adapter_config.json": b"{}", f"{weights}/{weights}": b"w"})
         assert len(locate_model(f"{uri}/{weights}", "path").entries) == 2
     for name, said in [("hollow", r"\*\.safetensors"), ("bare", "modules.json"), ("none", "")]:
-        with pytest.raises(MissingError, match=f"^MNRL_BASE_MODEL: {uri}/{name} .*{said}"):
+        with pytest.raises(NotFound, match=f"^MNRL_BASE_MODEL: {uri}/{name} .*{said}"):
             locate_model(f"{uri}/{name}", "path")
 
 
@@ -393,7 +393,7 @@ def test_a_folder_of_a_date_is_a_path_where_it_is_there(tmp_path, monkeypatch):
         (source,) = Settings(train_data=text).train_data
         assert len(locate(source, "MNRL_TRAIN_DATA").files) == 1
     (source,) = Settings(train_data="date=2026-01-02/part-0.jsonl").train_data
-    with pytest.raises(MissingError, match=r"^MNRL_TRAIN_DATA: .*name=uri.* \./date=2026-01-02/part-0\.jsonl"):
+    with pytest.raises(NotFound, match=r"^MNRL_TRAIN_DATA: .*name=uri.* \./date=2026-01-02/part-0\.jsonl"):
         locate(source, "MNRL_TRAIN_DATA")
 
 

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnrl_job.data.tables import NOBODY, write_columns
+from mnrl_job.data.tables import NO_GROUP, write_columns
 from mnrl_job.deduplication.groups import find_groups, without_contradictions
 from mnrl_job.deduplication.minhash import Column
-from mnrl_job.deduplication.text_similarity import normalise
+from mnrl_job.deduplication.text_similarity import normalize
 from tests.deduplication.rows import pairs_of
 
 LONG = "every invoice is listed under billing with a link and can be had as a file by mail or by post at any time"
@@ -24,7 +24,7 @@ def test_equal_texts_have_equal_numbers_in_whatever_column(rows, tmp_path_factor
     folder = tmp_path_factory.mktemp("groups")
     groups = find_groups(pairs_of(rows, folder), None, None, folder / "texts").groups
     cells = [
-        (normalise(text), group)
+        (normalize(text), group)
         for row, numbers in zip(rows, groups.tolist(), strict=True)
         for text, group in zip(row, numbers, strict=True)
     ]
@@ -67,7 +67,7 @@ def test_only_a_negative_equal_to_a_positive_of_its_anchor_contradicts(found):
     ]
     numbers = found(rows)
     assert numbers.contradictions.tolist() == [True, True, False, True, False]
-    assert (without_contradictions(numbers).values == NOBODY).tolist() == [True, True, False, True, False]
+    assert (without_contradictions(numbers).values == NO_GROUP).tolist() == [True, True, False, True, False]
     assert (numbers.negatives.values >= 0).all(), "what was found stays as it was"
 
 
@@ -79,10 +79,10 @@ ROWS = st.tuples(CELLS, CELLS, st.lists(CELLS, max_size=3)).map(lambda row: (row
 def test_contradictions_are_those_one_finds_by_looking(rows, tmp_path_factory):
     folder = tmp_path_factory.mktemp("contradictions")
     found = find_groups(pairs_of(rows, folder), None, 0.9, folder / "texts")
-    taught = {(normalise(anchor), normalise(positive)) for anchor, positive, *_ in rows}
-    torn = [(normalise(row[0]), normalise(negative)) in taught for row in rows for negative in row[2:]]
+    taught = {(normalize(anchor), normalize(positive)) for anchor, positive, *_ in rows}
+    torn = [(normalize(row[0]), normalize(negative)) in taught for row in rows for negative in row[2:]]
     assert found.contradictions.tolist() == torn
-    assert (without_contradictions(found).values == NOBODY).tolist() == torn
+    assert (without_contradictions(found).values == NO_GROUP).tolist() == torn
 
 
 def test_eval_documents_do_not_change_the_groups(found, tmp_path):

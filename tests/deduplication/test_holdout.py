@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mnrl_job.deduplication.groups import find_groups
 from mnrl_job.deduplication.holdout import choose_rows, components, hold_out
-from mnrl_job.deduplication.text_similarity import normalise, word_pairs
+from mnrl_job.deduplication.text_similarity import normalize, word_pairs
 from mnrl_job.errors import DataError
 from tests.deduplication.rows import pairs_of
 
@@ -71,7 +71,7 @@ TEXTS = st.builds(
 
 
 def alike(one, other, threshold=0.9):
-    first, second = (set(word_pairs(normalise(text))) for text in (one, other))
+    first, second = (set(word_pairs(normalize(text))) for text in (one, other))
     return len(first & second) >= threshold * len(first | second)
 
 

@@ -18,9 +18,9 @@ from scipy.sparse.csgraph import connected_components
 
 from mnrl_job.data.tables import write_columns
 from mnrl_job.deduplication import minhash, near_duplicates
-from mnrl_job.deduplication.minhash import Column, band_rows, sign
+from mnrl_job.deduplication.minhash import Column, band_rows, compute_signatures
 from mnrl_job.deduplication.near_duplicates import merge
-from mnrl_job.deduplication.text_similarity import normalise, text_id, word_pairs
+from mnrl_job.deduplication.text_similarity import normalize, text_id, word_pairs
 from tests.examples import write_pairs
 from tests.program import ROOT, clean_environment, command
 
@@ -29,12 +29,12 @@ LONG = "every invoice is listed under billing with a link and can be had as a fi
 
 def groups_of(texts, threshold, tmp_path):
     write_columns(tmp_path / "texts.arrow", text=texts)
-    signed = sign([Column(tmp_path / "texts.arrow", "text")], threshold, tmp_path / "signed")
+    signed = compute_signatures([Column(tmp_path / "texts.arrow", "text")], threshold, tmp_path / "signed")
     return merge(signed, threshold).tolist()
 
 
 def jaccard(one, other):
-    first, second = (set(word_pairs(normalise(text))) for text in (one, other))
+    first, second = (set(word_pairs(normalize(text))) for text in (one, other))
     return len(first & second) / len(first | second)
 
 
@@ -89,7 +89,7 @@ def test_groups_are_those_of_comparing_every_text_with_every_other(tmp_path, thr
     """Also where many texts that are not alike are candidates of one another."""
     texts = list(make(120))
     random.Random(1).shuffle(texts)
-    sets = [set(word_pairs(normalise(text))) for text in texts]
+    sets = [set(word_pairs(normalize(text))) for text in texts]
     alike = [
         (a, b) for a in range(240) for b in range(a) if len(sets[a] & sets[b]) >= threshold * len(sets[a] | sets[b])
     ]
@@ -130,7 +130,7 @@ def test_very_long_texts_are_compared(tmp_path):
     """So many word pairs that some share a number, which must not stand twice: comparing would need 12 GB, or fail."""
     text = " ".join(map(str, range(200_000)))
     write_columns(tmp_path / "texts.arrow", text=[text, f"{text} more", "short"])
-    signed = sign([Column(tmp_path / "texts.arrow", "text")], 0.9, tmp_path / "signed")
+    signed = compute_signatures([Column(tmp_path / "texts.arrow", "text")], 0.9, tmp_path / "signed")
     first = signed.pairs[: signed.starts[1]]
     assert len(first) < 199_999, "some do share one"
     assert len(np.unique(first)) == len(first)
@@ -143,7 +143,7 @@ def test_comparing_long_texts_takes_little_memory(tmp_path, monkeypatch):
     texts = [" ".join(map(str, range(20_000 + i))) for i in range(40)]
     write_columns(tmp_path / "texts.arrow", text=[*texts, "short", "shorter"])
     tracemalloc.start()
-    signed = sign([Column(tmp_path / "texts.arrow", "text")], 0.9, tmp_path / "signed")
+    signed = compute_signatures([Column(tmp_path / "texts.arrow", "text")], 0.9, tmp_path / "signed")
     signing = tracemalloc.get_traced_memory()[1]
     tracemalloc.reset_peak()
     groups = merge(signed, 0.9)
@@ -197,21 +197,21 @@ def test_several_processes_sign_as_one_does(tmp_path, monkeypatch):
     write_columns(tmp_path / "texts.arrow", text=texts)
     column = [Column(tmp_path / "texts.arrow", "text")]
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
-    several = sign(column, 0.9, tmp_path / "several")
+    several = compute_signatures(column, 0.9, tmp_path / "several")
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
-    one = sign(column, 0.9, tmp_path / "one")
+    one = compute_signatures(column, 0.9, tmp_path / "one")
     for name in ("ids", "bands", "pairs", "starts"):
         np.testing.assert_array_equal(getattr(several, name), getattr(one, name))
-    assert one.ids.tolist() == [text_id(normalise(text)) for text in texts]
+    assert one.ids.tolist() == [text_id(normalize(text)) for text in texts]
 
 
 KILLED = """
 import sys
 from pathlib import Path
-from mnrl_job.deduplication.minhash import Column, sign
+from mnrl_job.deduplication.minhash import Column, compute_signatures
 if __name__ == "__main__":
     print("signing", flush=True)
-    sign([Column(Path(sys.argv[1]), "text")] * 50, 0.9, Path(sys.argv[2]))
+    compute_signatures([Column(Path(sys.argv[1]), "text")] * 50, 0.9, Path(sys.argv[2]))
 """
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnrl_job.deduplication.text_similarity import normalise, text_id, word_pairs
+from mnrl_job.deduplication.text_similarity import normalize, text_id, word_pairs
 
 
 @pytest.mark.parametrize(
@@ -20,16 +20,16 @@ from mnrl_job.deduplication.text_similarity import normalise, text_id, word_pair
     ],
 )
 def test_unicode_forms_case_and_white_space_do_not_make_another_text(one, other):
-    assert text_id(normalise(one)) == text_id(normalise(other))
+    assert text_id(normalize(one)) == text_id(normalize(other))
 
 
 def test_a_digit_an_accent_and_a_stop_do():
-    assert len({text_id(normalise(text)) for text in ("resume 1", "resume 2", "résumé 1", "resume 1.")}) == 4
+    assert len({text_id(normalize(text)) for text in ("resume 1", "resume 2", "résumé 1", "resume 1.")}) == 4
 
 
 @given(st.text())
 def test_normalising_twice_changes_nothing(text):
-    assert normalise(normalise(text)) == normalise(text)
+    assert normalize(normalize(text)) == normalize(text)
 
 
 def test_word_pairs_are_each_word_with_the_next_whatever_stands_between():
@@ -49,19 +49,19 @@ def test_word_pairs_are_each_word_with_the_next_whatever_stands_between():
     ],
 )
 def test_symbols_are_words_of_their_own(one, other):
-    assert word_pairs(normalise(one)) != word_pairs(normalise(other))
+    assert word_pairs(normalize(one)) != word_pairs(normalize(other))
 
 
 @pytest.mark.parametrize("words", ["लड़का आया था", "كِتَابٌ جَدِيدٌ هُنَا", "தமிழ் மொழி பேசு", "ọ̀rọ̀ àti ẹ́", "שָׁלוֹם לְכֻלָּם"])
 def test_signs_above_and_below_letters_do_not_cut_words(words):
     """Vowel signs and accents without a composed letter; without them other words would seem the same."""
     one, *others = words.split()
-    assert word_pairs(normalise(words))[0] == normalise(f"{one} {others[0]}")
-    assert len(word_pairs(normalise(words))) == len(others)
+    assert word_pairs(normalize(words))[0] == normalize(f"{one} {others[0]}")
+    assert len(word_pairs(normalize(words))) == len(others)
 
 
 def test_a_sign_of_an_emoji_alone_is_no_word():
-    assert word_pairs(normalise("❤\ufe0f ‼\ufe0f")) == ["❤"]
+    assert word_pairs(normalize("❤\ufe0f ‼\ufe0f")) == ["❤"]
 
 
 @given(st.text(st.characters(codec="ascii")))

@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from mnrl_job.embedding.loading import load
-from mnrl_job.errors import DataError, MissingError
+from mnrl_job.errors import DataError, NotFound
 from tests.embedding.folders import TEXTS, copied, with_json, with_weights, without
 
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["query", "value"]}
@@ -65,7 +65,7 @@ def test_its_own_prompts_go_with_it(tiny_model, tmp_path):
 def test_a_base_that_is_not_there_is_missing(adapter):
     folder, _ = adapter
     with_json(folder / "adapter_config.json", base_model_name_or_path="/home/somebody/models/base")
-    with pytest.raises(MissingError, match=r"/home/somebody/models/base, .*adapter_config.json"):
+    with pytest.raises(NotFound, match=r"/home/somebody/models/base, .*adapter_config.json"):
         load(str(folder), "MNRL_BASE_MODEL")
 
 

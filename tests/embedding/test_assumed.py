@@ -3,7 +3,7 @@
 import pytest
 
 from mnrl_job.config.settings import Settings
-from mnrl_job.embedding.assumed import find_assumptions, tell_assumptions
+from mnrl_job.embedding.assumed import find_assumptions, log_assumptions
 from mnrl_job.embedding.loading import load, load_model
 from mnrl_job.embedding.model_facts import Assumed
 from tests.embedding.folders import copied, t5, with_json
@@ -14,7 +14,7 @@ SETTINGS = "config_sentence_transformers.json"
 def test_a_plain_transformer_has_its_pooling_assumed(tmp_path, caplog):
     assumed = load(str(t5(tmp_path / "m")), "MNRL_BASE_MODEL").assumed
     assert assumed.pooling == "mean"
-    tell_assumptions(assumed)
+    log_assumptions(assumed)
     assert "mean pooling is assumed" in caplog.text
 
 
@@ -39,7 +39,7 @@ def test_prompts_that_nobody_asks_for_are_told(tiny_model, tmp_path, prompts, un
     with_json(folder / SETTINGS, prompts=prompts)
     assumed = load_model(str(folder), Settings()).assumed
     assert assumed.unused_prompts == unused
-    tell_assumptions(assumed)
+    log_assumptions(assumed)
     assert [name for name in unused if name not in caplog.text] == []
     assert bool(caplog.records) == bool(unused)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mnrl_job.embedding.chunk_limits import SMALLEST, ModelSize, gpu_limit, limit_for
-from mnrl_job.embedding.chunks import Limit, chunk_limit
+from mnrl_job.embedding.chunks import ChunkBudget, chunk_limit
 
 MINILM = ModelSize(weights=10_800_000, tensors=100, width=384, layers=6)
 BASE = ModelSize(weights=85_600_000, tensors=194, width=768, layers=12)
@@ -45,8 +45,8 @@ def test_a_cpu_and_a_number_that_is_set_are_left_as_they_are(tiny_model):
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(tiny_model), device="cpu")
-    assert limit_for(model, torch.device("cpu")) == chunk_limit(torch.device("cpu")) == Limit(1_024, 1_024, 100)
-    assert limit_for(model, torch.device("cuda"), 7) == Limit(
+    assert limit_for(model, torch.device("cpu")) == chunk_limit(torch.device("cpu")) == ChunkBudget(1_024, 1_024, 100)
+    assert limit_for(model, torch.device("cuda"), 7) == ChunkBudget(
         sys.maxsize, 7, chunk_limit(torch.device("cuda")).overhead
     )
 

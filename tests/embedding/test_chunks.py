@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mnrl_job.embedding.chunks import Limit, chunk_limit, cut, sizes, widths
+from mnrl_job.embedding.chunks import ChunkBudget, chunk_by_length, chunk_limit, sizes, widths
 
 LENGTHS = st.lists(st.integers(1, 300), min_size=1, max_size=9).map(np.array)
-LIMITS = st.builds(Limit, st.integers(1, 1000), st.integers(1, 9), st.integers(0, 200))
+LIMITS = st.builds(ChunkBudget, st.integers(1, 1000), st.integers(1, 9), st.integers(0, 200))
 
 
 def every_way(ordered, limit, longest):
@@ -28,7 +28,7 @@ def every_way(ordered, limit, longest):
 @given(lengths=LENGTHS, limit=LIMITS)
 def test_each_text_is_in_one_chunk_and_no_way_of_cutting_costs_less(lengths, limit):
     longest = int(lengths.max())
-    chunks = cut(lengths, limit, longest)
+    chunks = chunk_by_length(lengths, limit, longest)
     assert sorted(np.concatenate([chunk.rows for chunk in chunks]).tolist()) == list(range(len(lengths)))
     for chunk in chunks:
         assert lengths[chunk.rows].max() <= chunk.width <= longest
@@ -71,30 +71,33 @@ MANY = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 80)), min_size=1, m
 @given(
     lengths=MANY,
     limit=st.builds(
-        Limit, st.integers(1, 300) | st.just(sys.maxsize), st.integers(1, 20) | st.just(sys.maxsize), st.integers(0, 99)
+        ChunkBudget,
+        st.integers(1, 300) | st.just(sys.maxsize),
+        st.integers(1, 20) | st.just(sys.maxsize),
+        st.integers(0, 99),
     ),
 )
 def test_many_texts_of_few_widths_are_cut_as_if_each_were_tried(lengths, limit):
     longest = int(lengths.max())
-    assert as_lists(cut(lengths, limit, longest)) == cut_by_trying_all(lengths, limit, longest)
+    assert as_lists(chunk_by_length(lengths, limit, longest)) == cut_by_trying_all(lengths, limit, longest)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_so_are_texts_of_real_lengths(device):
     lengths = np.random.default_rng(0).gamma(3, 28, 3_000).clip(4, 256).astype(np.int64)
     limit = chunk_limit(torch.device(device))
-    assert as_lists(cut(lengths, limit, 256)) == cut_by_trying_all(lengths, limit, 256)
+    assert as_lists(chunk_by_length(lengths, limit, 256)) == cut_by_trying_all(lengths, limit, 256)
 
 
 def test_a_corpus_is_cut_in_no_time():
     lengths = np.random.default_rng(0).gamma(3, 28, 200_000).clip(4, 256).astype(np.int64)
     began = time.process_time()
-    cut(lengths, chunk_limit(torch.device("cpu")), 256)
+    chunk_by_length(lengths, chunk_limit(torch.device("cpu")), 256)
     assert time.process_time() - began < 3
 
 
 def test_nothing_is_cut_into_nothing():
-    assert cut(np.empty(0, dtype=np.int64), Limit(10, 10, 1), 0) == []
+    assert chunk_by_length(np.empty(0, dtype=np.int64), ChunkBudget(10, 10, 1), 0) == []
 
 
 def test_real_lengths_are_read_with_little_padding_in_few_shapes():
@@ -103,7 +106,7 @@ def test_real_lengths_are_read_with_little_padding_in_few_shapes():
     for seed in range(20):
         rng = np.random.default_rng(seed)
         lengths = np.concatenate([rng.integers(6, 20, 64), rng.gamma(3, 28, 64).clip(10, 256).astype(np.int64)])
-        chunks = cut(lengths, chunk_limit(torch.device("cpu")), 256)
+        chunks = chunk_by_length(lengths, chunk_limit(torch.device("cpu")), 256)
         shapes += [(len(chunk.rows), chunk.width) for chunk in chunks]
         assert sum(len(chunk.rows) * chunk.width for chunk in chunks) < 1.2 * lengths.sum()
         assert len(lengths) * lengths.max() > 2 * lengths.sum()

@@ -9,7 +9,7 @@ import torch
 from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import choose_precision, cpu_has_bf16
 from mnrl_job.embedding.prompts import find_prompt
-from mnrl_job.errors import DeviceError
+from mnrl_job.errors import EnvironmentFailure
 from tests.embedding.texts import TEXTS, column
 
 
@@ -62,7 +62,7 @@ def test_auto_is_bf16_where_the_processor_multiplies_it():
     cpu = torch.device("cpu")
     assert choose_precision("auto", cpu) == ("bf16" if cpu_has_bf16() else "fp32")
     assert choose_precision("bf16", cpu) == "bf16"
-    with pytest.raises(DeviceError, match=r"^MNRL_PRECISION=fp16 "):
+    with pytest.raises(EnvironmentFailure, match=r"^MNRL_PRECISION=fp16 "):
         choose_precision("fp16", cpu)
 
 

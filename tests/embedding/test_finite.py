@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mnrl_job.data.read_evalset import read_evalset
-from mnrl_job.data.sources import Fetched
+from mnrl_job.data.sources import LocalSource
 from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.finite import UndefinedEmbedding
 from mnrl_job.embedding.loading import load
@@ -58,7 +58,7 @@ def test_a_model_of_another_kind_is_looked_at_too(static_model, tmp_path):
 def task(eval_file, tmp_path, tiny_model):
     from mnrl_job.launch.worker_task import WorkerTask
 
-    source = Fetched("faq", str(eval_file), (eval_file,), eval_file)
+    source = LocalSource("faq", str(eval_file), (eval_file,), eval_file)
     eval_set = read_evalset(source, tmp_path / "eval")
     return WorkerTask({}, str(tiny_model), tmp_path, tmp_path, (eval_set,), {})
 

@@ -14,7 +14,7 @@ import torch
 
 from mnrl_job.embedding import loading
 from mnrl_job.embedding.load_errors import explain
-from mnrl_job.errors import DataError, DeniedError, DeviceError, JobError, MissingError, StorageError, by_kind
+from mnrl_job.errors import DataError, DeniedError, EnvironmentFailure, JobError, NotFound, StorageError, by_kind
 from tests.embedding.folders import copied, with_json, with_weights, without
 from tests.program import clean_environment
 
@@ -118,7 +118,7 @@ def test_a_model_that_may_not_be_read_is_denied_with_what_to_set(endings, name):
 
 @pytest.mark.parametrize("name", ["missing", "revision"])
 def test_a_model_that_the_hub_does_not_have_is_missing(endings, name):
-    assert type(endings[name]) is MissingError
+    assert type(endings[name]) is NotFound
     assert f"MNRL_BASE_MODEL: owner/{name} " in str(endings[name])
 
 
@@ -127,7 +127,7 @@ def test_a_model_that_the_hub_does_not_have_is_missing(endings, name):
 )
 def test_a_full_cache_is_told_as_that(cause):
     error = explain(raised(OSError("it is no model"), cause), "owner/name", "MNRL_BASE_MODEL", False)
-    assert (type(error), error.code) == (DeviceError, 78)
+    assert (type(error), error.code) == (EnvironmentFailure, 78)
     assert "HF_HOME" in str(error)
 
 
@@ -214,7 +214,7 @@ def test_a_git_lfs_pointer_is_told_as_that(tiny_model, tmp_path, name):
 )
 def test_a_missing_package_is_named(cause, package):
     error = explain(raised(ValueError("it is no model"), cause), "folder", "MNRL_BASE_MODEL", True)
-    assert (type(error), error.code) == (DeviceError, 78)
+    assert (type(error), error.code) == (EnvironmentFailure, 78)
     assert package in str(error)
     assert "\n" not in str(error)
 

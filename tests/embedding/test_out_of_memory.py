@@ -5,7 +5,7 @@ import torch
 
 from mnrl_job.embedding.load_errors import is_fault_of_device
 from mnrl_job.embedding.out_of_memory import is_out_of_memory
-from mnrl_job.errors import MemoryLimit
+from mnrl_job.errors import OutOfMemory
 from mnrl_job.worker.main import explain
 
 # As torch 2.13 passes them on.
@@ -30,7 +30,7 @@ def test_what_libraries_say_is_known_and_ends_with_79(told, tmp_path):
     for kind in (RuntimeError, torch.AcceleratorError, torch.distributed.DistBackendError):
         assert is_out_of_memory(kind(told))
         assert is_fault_of_device(kind(told)), "and says nothing about the model"
-        assert isinstance(explain(kind(told), tmp_path), MemoryLimit)
+        assert isinstance(explain(kind(told), tmp_path), OutOfMemory)
 
 
 def test_torchs_own_errors_are_known():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnrl_job.embedding import tokens
-from mnrl_job.embedding.tokens import PADDED, Form, find_form, read_tokens, tokenise
+from mnrl_job.embedding.tokens import PADDED, InputFormat, detect_input_format, read_tokens, tokenize
 from tests.examples import PAIRS
 
 TEXTS = [text for pair in PAIRS for text in pair] + ["", "zzz 日本", "word " * 100]
@@ -23,8 +23,8 @@ def model(tiny_model):
 
 def kept(model, texts, path, preprocess=None):
     preprocess = preprocess or model.preprocess
-    form = find_form(preprocess, model.tokenizer, texts)
-    tokenise(preprocess, pa.chunked_array([pa.array(texts)]), path)
+    form = detect_input_format(preprocess, model.tokenizer, texts)
+    tokenize(preprocess, pa.chunked_array([pa.array(texts)]), path)
     return read_tokens(path, form)
 
 
@@ -69,14 +69,14 @@ def test_a_prompt_and_padding_on_the_left_are_the_librarys_too(tiny_model, tmp_p
 
 @pytest.mark.parametrize("left", [True, False])
 def test_a_text_of_no_tokens_is_all_padding(left):
-    form = Form(("input_ids", "attention_mask"), 9, left, {})
+    form = InputFormat(("input_ids", "attention_mask"), 9, left, {})
     found = form.features([np.array([], dtype=np.int32), np.array([5, 6], dtype=np.int32)], 2)
     assert found["input_ids"].tolist() == [[9, 9], [5, 6]]
     assert found["attention_mask"].tolist() == [[0, 0], [1, 1]]
 
 
 def test_a_model_that_reads_no_token_ids_is_left_to_the_library(static_model):
-    assert find_form(static_model.preprocess, static_model.tokenizer, ["a b", "b"]) is None
+    assert detect_input_format(static_model.preprocess, static_model.tokenizer, ["a b", "b"]) is None
 
 
 def test_a_form_that_does_not_rebuild_the_input_is_not_believed(model):
@@ -84,6 +84,9 @@ def test_a_form_that_does_not_rebuild_the_input_is_not_believed(model):
         features = model.preprocess(texts)
         return features | {"token_type_ids": torch.ones_like(features["input_ids"])}
 
-    assert find_form(model.preprocess, model.tokenizer, TEXTS) is not None
-    assert find_form(strange, model.tokenizer, TEXTS) is None
-    assert find_form(lambda texts: model.preprocess(texts) | {"more": torch.ones(3)}, model.tokenizer, TEXTS) is None
+    assert detect_input_format(model.preprocess, model.tokenizer, TEXTS) is not None
+    assert detect_input_format(strange, model.tokenizer, TEXTS) is None
+    assert (
+        detect_input_format(lambda texts: model.preprocess(texts) | {"more": torch.ones(3)}, model.tokenizer, TEXTS)
+        is None
+    )

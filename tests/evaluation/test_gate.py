@@ -3,7 +3,7 @@
 import pytest
 
 from mnrl_job.config.settings import Settings
-from mnrl_job.evaluation.gate import judge
+from mnrl_job.evaluation.gate import evaluate_gate
 from mnrl_job.evaluation.significance import Comparison
 
 LOST, GAINED = (-0.6, -0.4), (0.1, 0.2)
@@ -38,7 +38,7 @@ def compared(name, delta, p_value, interval=(-0.6, 0.6), before=0.5):
     ],
 )
 def test_a_model_passes_where_it_gained_enough_and_no_guard_got_worse(rules, gain, guard, passes):
-    verdict = judge(Settings.model_validate(rules), (compared("faq", *gain), compared("general", *guard)))
+    verdict = evaluate_gate(Settings.model_validate(rules), (compared("faq", *gain), compared("general", *guard)))
     assert verdict.passed == passes
     assert bool(verdict.failed) != passes
 
@@ -60,7 +60,7 @@ def test_a_model_passes_where_it_gained_enough_and_no_guard_got_worse(rules, gai
     ],
 )
 def test_without_a_gate_a_sure_loss_or_a_collapse_is_no_success(rules, interval, collapse, failed):
-    verdict = judge(Settings.model_validate(rules), (compared("faq", -0.5, 0.001, interval),), collapse)
+    verdict = evaluate_gate(Settings.model_validate(rules), (compared("faq", -0.5, 0.001, interval),), collapse)
     assert verdict.passed == (not failed)
     assert len(verdict.failed) == len(failed)
     assert all(wanted in told for wanted, told in zip(failed, verdict.failed, strict=True))
@@ -68,24 +68,24 @@ def test_without_a_gate_a_sure_loss_or_a_collapse_is_no_success(rules, interval,
 
 def test_a_loss_on_another_eval_set_than_the_primary_is_no_failure():
     sets = compared("faq", 0.1, 0.001, GAINED), compared("general", -0.5, 0.001, LOST)
-    assert judge(Settings(), sets).passed
-    assert not judge(Settings(primary_metric="general.ndcg@10"), sets).passed
+    assert evaluate_gate(Settings(), sets).passed
+    assert not evaluate_gate(Settings(primary_metric="general.ndcg@10"), sets).passed
 
 
 @pytest.mark.parametrize(("collapse", "passes"), [("", True), (None, True), ("all look alike", False)])
 def test_without_an_eval_set_embeddings_still_must_not_collapse(collapse, passes):
-    assert judge(Settings(), (), collapse).passed == passes
-    assert judge(Settings(min_gain=-1), (), collapse).passed
+    assert evaluate_gate(Settings(), (), collapse).passed == passes
+    assert evaluate_gate(Settings(min_gain=-1), (), collapse).passed
 
 
 def test_a_gain_that_no_model_could_show_is_told():
-    verdict = judge(Settings(min_gain=0.01), (compared("faq", 0.0, 1.0, before=1.0),))
+    verdict = evaluate_gate(Settings(min_gain=0.01), (compared("faq", 0.0, 1.0, before=1.0),))
     assert "was 1 before: this eval set cannot show a gain" in verdict.failed[0]
 
 
 def test_what_was_not_met_is_told_with_its_figures():
     rules = Settings(min_gain=0.05, guard_evals=("general",), primary_metric="faq.mrr@10")
-    verdict = judge(rules, (compared("general", -0.25, 0.01), compared("faq", 0.04, 0.01)))
+    verdict = evaluate_gate(rules, (compared("general", -0.25, 0.01), compared("faq", 0.04, 0.01)))
     assert verdict.rule == (
         "faq.mrr@10 rises by 0.05 or more; general.mrr@10 does not fall; the embeddings do not collapse"
     )

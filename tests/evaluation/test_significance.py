@@ -3,11 +3,11 @@
 import numpy as np
 
 from mnrl_job.evaluation.results import QueryResult
-from mnrl_job.evaluation.significance import certainty, compare
+from mnrl_job.evaluation.significance import compare, significance_test
 
 
 def of_one(gains, seed):
-    (sure,) = certainty(gains[:, None], seed)
+    (sure,) = significance_test(gains[:, None], seed)
     return sure
 
 
@@ -37,7 +37,7 @@ def test_the_interval_holds_the_true_gain_about_95_times_in_100():
 
 def test_metrics_judged_together_are_judged_as_each_alone():
     gains = np.random.default_rng(0).normal(0.02, 0.1, (50, 3))
-    for column, together in zip(gains.T, certainty(gains, 7), strict=True):
+    for column, together in zip(gains.T, significance_test(gains, 7), strict=True):
         alone = of_one(column, 7)
         np.testing.assert_allclose((together.low, together.high), (alone.low, alone.high), rtol=1e-12)
         assert together.p_value == alone.p_value

@@ -7,7 +7,7 @@ import pytest
 
 from mnrl_job.config.reader import read_settings
 from mnrl_job.config.settings import Settings
-from mnrl_job.errors import Hang, JobError, PeerFailed, Preempted
+from mnrl_job.errors import HangTimeout, JobError, PeerFailed, Preempted
 from tests.kubernetes.controllers import pods_of
 from tests.kubernetes.rendering import (
     K8S,
@@ -59,7 +59,7 @@ def test_a_job_tries_again_exactly_where_that_can_help(name, code):
     is_free = code in (PeerFailed.code, Preempted.code)
     expected = "FailJob" if not helps else "Ignore" if is_free else "Count"
     assert what_follows(job, code, disrupted=False) == expected
-    counts = code == Hang.code
+    counts = code == HangTimeout.code
     assert what_follows(job, code, disrupted=True) == ("Count" if counts else "Ignore" if helps else "FailJob")
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mnrl_job.errors import MissingError, SettingsError
+from mnrl_job.errors import NotFound, SettingsError
 from mnrl_job.launch.accelerate_config import check_accelerate_file
 from mnrl_job.launch.nodes import Nodes
 from tests.examples import FSDP2
@@ -20,7 +20,7 @@ def test_fsdp2_is_taken_without_a_word(tmp_path, caplog):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(MissingError, match=r"^MNRL_ACCELERATE_CONFIG: .*none\.yaml "):
+    with pytest.raises(NotFound, match=r"^MNRL_ACCELERATE_CONFIG: .*none\.yaml "):
         check_accelerate_file(str(tmp_path / "none.yaml"), 2)
 
 

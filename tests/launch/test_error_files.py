@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from mnrl_job.errors import Diverged, InternalError
-from mnrl_job.launch.error_files import Outcome, cause
+from mnrl_job.launch.error_files import WorkerError, root_cause
 from mnrl_job.system.record_files import write_record
 
 ENDINGS = {
@@ -28,25 +28,25 @@ def workers():
 
 
 def test_the_earliest_outcome_is_the_cause_and_later_ones_its_consequence(tmp_path, workers):
-    write_record(tmp_path / "rank-0.json", Outcome("internal", "connection closed by peer", "", 2.0))
-    write_record(tmp_path / "rank-1.json", Outcome("internal", "the first fault", "trace", 1.0))
-    found = cause(tmp_path, workers("fails", "fails"))
+    write_record(tmp_path / "rank-0.json", WorkerError("internal", "connection closed by peer", "", 2.0))
+    write_record(tmp_path / "rank-1.json", WorkerError("internal", "the first fault", "trace", 1.0))
+    found = root_cause(tmp_path, workers("fails", "fails"))
     assert isinstance(found, InternalError)
     assert (str(found), found.trace) == ("the first fault", "trace")
 
 
 def test_a_sibling_that_aborts_does_not_hide_a_failure_that_explains_itself(tmp_path, workers):
-    write_record(tmp_path / "rank-0.json", Outcome("internal", "connection closed by peer", "", 1.0))
-    write_record(tmp_path / "rank-1.json", Outcome("diverged", "the loss became nan", "", 2.0))
-    found = cause(tmp_path, workers("fails", "fails", "aborts"))
+    write_record(tmp_path / "rank-0.json", WorkerError("internal", "connection closed by peer", "", 1.0))
+    write_record(tmp_path / "rank-1.json", WorkerError("diverged", "the loss became nan", "", 2.0))
+    found = root_cause(tmp_path, workers("fails", "fails", "aborts"))
     assert isinstance(found, Diverged)
     assert found.code == 81
 
 
 def test_a_killed_worker_explains_its_siblings_broken_connections(tmp_path, workers):
-    write_record(tmp_path / "rank-0.json", Outcome("internal", "connection closed by peer", "", 1.0))
-    assert "worker 1 was killed by SIGKILL" in str(cause(tmp_path, workers("fails", "is killed")))
+    write_record(tmp_path / "rank-0.json", WorkerError("internal", "connection closed by peer", "", 1.0))
+    assert "worker 1 was killed by SIGKILL" in str(root_cause(tmp_path, workers("fails", "is killed")))
 
 
 def test_a_worker_that_says_nothing_is_told_by_its_exit_code(tmp_path, workers):
-    assert "exit codes [1]" in str(cause(tmp_path, workers("fails")))
+    assert "exit codes [1]" in str(root_cause(tmp_path, workers("fails")))

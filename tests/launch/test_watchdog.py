@@ -7,11 +7,11 @@ import time
 
 import pytest
 
-from mnrl_job.errors import Hang
+from mnrl_job.errors import HangTimeout
 from mnrl_job.launch import watchdog
-from mnrl_job.launch.watchdog import Watch
+from mnrl_job.launch.watchdog import Watchdog
 from mnrl_job.system import heartbeat
-from mnrl_job.system.heartbeat import beat, begin, last_beat
+from mnrl_job.system.heartbeat import beat, enter_phase, last_heartbeat
 
 
 class Clock:
@@ -32,13 +32,15 @@ def told(tmp_path, monkeypatch):
     clock, seen = Clock(), []
     monkeypatch.setattr(watchdog, "time", clock)
     paths = [tmp_path / "0.json", tmp_path / "1.json"]
-    looker = Watch(lambda: {f"worker {rank}": last_beat(path) for rank, path in enumerate(paths)}, 10, seen.append)
+    looker = Watchdog(
+        lambda: {f"worker {rank}": last_heartbeat(path) for rank, path in enumerate(paths)}, 10, seen.append
+    )
 
     def look(*seconds, before=str):
         for second in seconds:
             clock.now = float(second)
             before(second)
-            looker.look()
+            looker.poll()
 
     return look, paths, seen
 
@@ -59,7 +61,7 @@ def test_when_all_stand_still_each_is_named_with_where_it_stands(told):
     alive(paths[0], 7, step=11, total_steps=40)
     alive(paths[1], 7, "evaluate_before")
     each = r"worker 0 .*\btrain, step 12 of 40, worker 1 .*\bevaluate_before"
-    with pytest.raises(Hang, match=rf"\b11 s \(MNRL_HANG_TIMEOUT=10s\): {each}; "):
+    with pytest.raises(HangTimeout, match=rf"\b11 s \(MNRL_HANG_TIMEOUT=10s\): {each}; "):
         look(*range(14))
 
 
@@ -69,7 +71,7 @@ def test_what_makes_no_sign_of_life_may_take_ten_times_as_long_but_not_for_ever(
     look(*range(100))
     alive(paths[0], 1, doing)
     look(*range(100, 200))
-    with pytest.raises(Hang, match=rf"worker 0 .*\b{doing}, worker 1 .*\bstart\b"):
+    with pytest.raises(HangTimeout, match=rf"worker 0 .*\b{doing}, worker 1 .*\bstart\b"):
         look(*range(200, 220))
 
 
@@ -94,18 +96,18 @@ def test_who_hangs_prints_where_it_stands(monkeypatch):
 def test_a_beat_is_written_at_once_when_something_new_begins_and_seldom_after(tmp_path, monkeypatch):
     path = tmp_path / "beat.json"
     monkeypatch.setenv(heartbeat.FILE, str(path))
-    begin("load")
-    begin("train", step=0, total_steps=3)
+    enter_phase("load")
+    enter_phase("train", step=0, total_steps=3)
     beat(step=1)
-    assert last_beat(path)["step"] == 0
+    assert last_heartbeat(path)["step"] == 0
     time.sleep(heartbeat.SECONDS_BETWEEN_WRITES)
     beat(loss=0.5)
-    found = last_beat(path)
+    found = last_heartbeat(path)
     assert {name: found[name] for name in ("doing", "step", "total_steps", "loss")} == {
         "doing": "train",
         "step": 1,
         "total_steps": 3,
         "loss": 0.5,
     }
-    begin("save")
-    assert last_beat(path)["doing"] == "save"
+    enter_phase("save")
+    assert last_heartbeat(path)["doing"] == "save"

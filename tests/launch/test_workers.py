@@ -8,18 +8,18 @@ import time
 import pytest
 
 from mnrl_job.config.settings import Settings
-from mnrl_job.errors import MemoryLimit
-from mnrl_job.launch.error_files import Outcome
-from mnrl_job.launch.watchdog import Care
+from mnrl_job.errors import OutOfMemory
+from mnrl_job.launch.error_files import WorkerError
+from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
-from mnrl_job.launch.workers import ALLOCATOR, Waiting, started, worker_environment
+from mnrl_job.launch.workers import ALLOCATOR, WorkerGroup, start_workers, worker_environment
 from mnrl_job.system.devices import Devices
 from mnrl_job.system.local_rank import WORKER, is_first_of_machine
 from mnrl_job.system.record_files import write_record
 from mnrl_job.worker.results import Verification
 
 Process = subprocess.Popen
-CARE = Care(hang_seconds=60, grace_seconds=30)
+CARE = WorkerTimeouts(hang_seconds=60, grace_seconds=30)
 
 
 INSTANCES = ("MIG-11111111", "MIG-22222222")
@@ -51,30 +51,30 @@ def task(tmp_path, tiny_model):
 
 
 def test_a_worker_that_was_killed_while_it_waited_for_its_task_is_replaced(task, tmp_path):
-    with started("verify", tmp_path, Devices(gpus=(), workers=1), CARE) as waiting:
+    with start_workers("verify", tmp_path, Devices(gpus=(), workers=1), CARE) as waiting:
         (worker,) = waiting.processes
         worker.kill()
         worker.wait()
-        found = waiting.ask(task, "verified.json", Verification)
+        found = waiting.run(task, "verified.json", Verification)
     assert found.reloaded
 
 
 def test_workers_that_were_never_asked_end_and_do_nothing(task, tmp_path):
     write_record(tmp_path / "task.json", task)
-    with started("verify", tmp_path, Devices(gpus=(), workers=2), CARE) as waiting:
+    with start_workers("verify", tmp_path, Devices(gpus=(), workers=2), CARE) as waiting:
         assert [worker.poll() for worker in waiting.processes] == [None, None]
     assert all(worker.returncode for worker in waiting.processes)
     assert not (tmp_path / "verified.json").exists()
 
 
 def test_a_rank_that_fails_ends_the_run_with_its_cause_while_the_ranks_before_it_are_stuck(task, tmp_path):
-    write_record(tmp_path / "rank-1.json", Outcome(MemoryLimit.kind, "no memory", "", time.monotonic()))
-    bodies = ["import time; time.sleep(60)", f"raise SystemExit({MemoryLimit.code})"]
+    write_record(tmp_path / "rank-1.json", WorkerError(OutOfMemory.kind, "no memory", "", time.monotonic()))
+    bodies = ["import time; time.sleep(60)", f"raise SystemExit({OutOfMemory.code})"]
     processes = [subprocess.Popen([sys.executable, "-c", body]) for body in bodies]
-    care = Care(hang_seconds=1, grace_seconds=30)
+    care = WorkerTimeouts(hang_seconds=1, grace_seconds=30)
     try:
-        with pytest.raises(MemoryLimit):
-            Waiting("train", Devices((), workers=2), care, processes, tmp_path, 0).tell(task, "", Verification)
+        with pytest.raises(OutOfMemory):
+            WorkerGroup("train", Devices((), workers=2), care, processes, tmp_path, 0).tell(task, "", Verification)
     finally:
         processes[0].kill()
         processes[0].wait()
@@ -83,7 +83,7 @@ def test_a_rank_that_fails_ends_the_run_with_its_cause_while_the_ranks_before_it
 @pytest.mark.parametrize("names", [("0", "1"), ("5", "7", "9"), INSTANCES, ("GPU-a", "GPU-b")])
 def test_each_worker_sees_one_gpu_which_is_its_first(tmp_path, environments, names):
     """Libraries take `LOCAL_RANK` for the number of the device among those visible."""
-    with started("train", tmp_path, Devices(names, workers=2), CARE):
+    with start_workers("train", tmp_path, Devices(names, workers=2), CARE):
         pass
     assert [one["CUDA_VISIBLE_DEVICES"] for one in environments] == [*names[:2]]
     assert [one["LOCAL_RANK"] for one in environments] == ["0", "0"]
@@ -95,7 +95,7 @@ def test_each_worker_sees_one_gpu_which_is_its_first(tmp_path, environments, nam
 
 
 def test_without_a_gpu_workers_share_the_cpu(tmp_path, environments):
-    with started("train", tmp_path, Devices((), workers=2), CARE):
+    with start_workers("train", tmp_path, Devices((), workers=2), CARE):
         pass
     assert [one["LOCAL_RANK"] for one in environments] == ["0", "1"]
     assert [first_of_machine(one) for one in environments] == [True, False]
@@ -104,7 +104,7 @@ def test_without_a_gpu_workers_share_the_cpu(tmp_path, environments):
 
 
 def test_a_worker_alone_sees_one_of_several_gpus(tmp_path, environments):
-    with started("verify", tmp_path, Devices(("0", "1"), workers=1), CARE):
+    with start_workers("verify", tmp_path, Devices(("0", "1"), workers=1), CARE):
         pass
     assert [one["CUDA_VISIBLE_DEVICES"] for one in environments] == ["0"]
     assert first_of_machine(environments[0])

@@ -10,7 +10,7 @@ import pytest
 
 from mnrl_job.config.settings import Settings
 from mnrl_job.embedding.loading import load_model
-from mnrl_job.errors import MissingError, SettingsError
+from mnrl_job.errors import NotFound, SettingsError
 from tests.examples import PAIRS, write_jsonl, write_pairs
 
 
@@ -158,7 +158,7 @@ def test_json_logs_are_json_to_the_last_line(mnrl_job, good):
 
 def test_a_hub_model_out_of_reach_is_missing(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(MissingError, match=r"^MNRL_BASE_MODEL: nobody/no-such-model@main "):
+    with pytest.raises(NotFound, match=r"^MNRL_BASE_MODEL: nobody/no-such-model@main "):
         load_model("nobody/no-such-model@main", Settings())
 
 

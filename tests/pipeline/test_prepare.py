@@ -13,13 +13,13 @@ from mnrl_job.config.settings import Settings
 from mnrl_job.data.pairs import SourceRecord
 from mnrl_job.data.ragged import Ragged
 from mnrl_job.data.read_evalset import write_evalset
-from mnrl_job.data.tables import NOBODY, read_groups, read_negatives, read_table, texts_of
+from mnrl_job.data.tables import NO_GROUP, read_groups, read_negatives, read_table, texts_of
 from mnrl_job.errors import DataError, SettingsError
-from mnrl_job.launch.watchdog import Care
+from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.pipeline.plan_batches import choose_rule, refuse_without_contrast
 from mnrl_job.pipeline.prepare import prepare
 from mnrl_job.runs.attempt import Attempt
-from mnrl_job.runs.attempt_history import Diary
+from mnrl_job.runs.attempt_history import AttemptHistory
 from mnrl_job.runs.status import Status
 from tests.data.reading import read
 from tests.examples import LEAKED, PAIRS, write_jsonl, write_pairs
@@ -75,9 +75,9 @@ def prepared(tmp_path):
         shutil.rmtree(scratch, ignore_errors=True)
         (scratch / "eval").mkdir(parents=True)
         status = Status(scratch / "progress.json", "r", grace_seconds=30, hang_seconds=600)
-        care = Care(hang_seconds=60, grace_seconds=30)
+        care = WorkerTimeouts(hang_seconds=60, grace_seconds=30)
         folders = (scratch, scratch / "run", scratch)
-        place = Attempt("r", datetime.now(UTC), "", "", *folders, "auto", status, Diary("r"), care)
+        place = Attempt("r", datetime.now(UTC), "", "", *folders, "auto", status, AttemptHistory("r"), care)
         return prepare(Settings(**settings), place, pairs, eval_sets, workers=2)
 
     return run
@@ -160,7 +160,7 @@ def test_nothing_near_what_is_held_out_is_a_negative(prepared):
     )
     near = np.array([number not in positives for number in negatives])
     assert near.sum() == out.audit["negatives_held_out"] > 20
-    assert np.array_equal(read_negatives(out.batching.labels).values == NOBODY, near)
+    assert np.array_equal(read_negatives(out.batching.labels).values == NO_GROUP, near)
 
 
 def test_without_eval_data_and_holdout_the_user_is_told_what_is_lost(prepared, caplog):
@@ -200,7 +200,7 @@ def test_workers_learn_of_each_text_which_group_it_is_of_and_which_negatives_not
     assert negatives.counts.tolist() == [1] * 8
     assert negatives.values[1] == groups[2, 1]
     assert groups[3, 0] == groups[4, 0]
-    assert np.flatnonzero(negatives.values == NOBODY).tolist() == [4]
+    assert np.flatnonzero(negatives.values == NO_GROUP).tolist() == [4]
     assert out.audit["contradictions"]["negatives"] == 1
 
 
@@ -371,7 +371,7 @@ def test_a_batch_larger_than_the_data_or_its_largest_source_is_refused():
         rule_of(np.arange(70), sources=(30, 40), batch_size=64)
 
 
-@pytest.mark.parametrize("negatives", [[], [NOBODY], [NOBODY, 7]])
+@pytest.mark.parametrize("negatives", [[], [NO_GROUP], [NO_GROUP, 7]])
 def test_one_positive_for_all_teaches_nothing_unless_there_are_negatives(negatives):
     groups = np.column_stack([np.arange(50), np.full(50, 99)])
     given = Ragged(np.array(negatives, dtype=np.int64), np.array([0] * 50 + [len(negatives)]))

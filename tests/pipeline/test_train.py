@@ -14,7 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from mnrl_job.config.settings import Settings
-from mnrl_job.errors import Hang, Preempted
+from mnrl_job.errors import HangTimeout, Preempted
 from mnrl_job.pipeline.open_attempt import opened
 from tests.examples import PAIRS, fill, read_metrics, write_evalset, write_pairs
 from tests.program import run_command
@@ -264,7 +264,8 @@ def test_a_gpu_is_found_and_used(mnrl_job, tmp_path, tiny_model, pairs_file, eva
 
 
 @pytest.mark.parametrize(
-    ("seconds", "keeps", "code"), [(1.5, False, Hang.code), (1.5, True, Preempted.code), (0.0, False, Preempted.code)]
+    ("seconds", "keeps", "code"),
+    [(1.5, False, HangTimeout.code), (1.5, True, Preempted.code), (0.0, False, Preempted.code)],
 )
 def test_a_stop_counts_where_an_attempt_took_long_and_kept_nothing(tmp_path, seconds, keeps, code):
     def be_stopped():
@@ -274,6 +275,6 @@ def test_a_stop_counts_where_an_attempt_took_long_and_kept_nothing(tmp_path, sec
             time.sleep(seconds)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises((Hang, Preempted)):
+    with pytest.raises((HangTimeout, Preempted)):
         be_stopped()
     assert read_json(tmp_path / "out" / "r" / "failure.json")["exit_code"] == code

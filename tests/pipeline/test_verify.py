@@ -11,7 +11,7 @@ import time
 import pytest
 
 from mnrl_job.config.settings import Settings
-from mnrl_job.errors import DeviceError
+from mnrl_job.errors import EnvironmentFailure
 from mnrl_job.pipeline.verify import verify_run
 from tests.program import clean_environment, command
 from tests.scenes import workers_of
@@ -116,5 +116,5 @@ def test_a_work_folder_that_is_full_while_verifying_has_the_code_of_the_environm
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("mnrl_job.pipeline.verify.ask_workers", find_no_room)
-    with pytest.raises(DeviceError, match="MNRL_WORK_DIR"):
+    with pytest.raises(EnvironmentFailure, match="MNRL_WORK_DIR"):
         verify_run(str(run), Settings())

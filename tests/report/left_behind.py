@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.pairs import Pairs, SourceRecord
@@ -72,7 +72,7 @@ def left_behind(
         seconds={"fetch": 0.4, "prepare": 1.25, **({"verify": 3.0} if trained else {})},
         attempts=[attempt()],
         pairs=pairs(folder) if trained else None,
-        batching=Batching(folder / "labels", folder / "plan", "planned", 60) if trained else None,
+        batching=BatchPlan(folder / "labels", folder / "plan", "planned", 60) if trained else None,
         verification=Verification(True, 384, 1e-7, 1e-5, (1, 384)) if trained else None,
     )
     if trained:

@@ -8,10 +8,10 @@ import pytest
 
 from mnrl_job.errors import DataError, Preempted, SettingsError, StorageError
 from mnrl_job.runs import checkpoints
-from mnrl_job.runs.attempt_history import Diary
-from mnrl_job.runs.checkpoints import FOLDER, fetch_newest, kept, names, remove, remove_superfluous
+from mnrl_job.runs.attempt_history import AttemptHistory
+from mnrl_job.runs.checkpoints import FOLDER, fetch_newest, names, remove, remove_superfluous, upload_checkpoints
 from mnrl_job.runs.status import Status
-from mnrl_job.storage.manifest import seal
+from mnrl_job.storage.manifest import write_manifest
 from tests.servers.s3 import open_at
 
 FACTS = {"settings": {"batch_size": 8, "seed": 1}, "inputs": {"train/faq": "abc"}}
@@ -26,7 +26,7 @@ def write(local, step, facts=FACTS):
     folder = local / f"checkpoint-{step}"
     folder.mkdir(parents=True)
     (folder / "weights").write_text(f"weights of step {step}")
-    seal(folder, facts | {"step": step, "total_steps": 100})
+    write_manifest(folder, facts | {"step": step, "total_steps": 100})
 
 
 def attempt(local, store, name="a"):
@@ -36,12 +36,12 @@ def attempt(local, store, name="a"):
     scratch.mkdir(parents=True, exist_ok=True)
     (scratch / "trainer").unlink(missing_ok=True)
     (scratch / "trainer").symlink_to(local)
-    return SimpleNamespace(scratch=scratch, status=status, diary=Diary(name), store=lambda **_: store())
+    return SimpleNamespace(scratch=scratch, status=status, diary=AttemptHistory(name), store=lambda **_: store())
 
 
 def keep(local, store, *steps, name="a"):
     for step in steps:
-        with kept(attempt(local, lambda: store, name)):
+        with upload_checkpoints(attempt(local, lambda: store, name)):
             write(local, step)
 
 
@@ -52,7 +52,7 @@ def test_the_newest_is_fetched_and_two_are_kept(store, local, tmp_path):
     assert (found.folder / "weights").read_text() == "weights of step 100"
     assert found.step == 100
     remove(store)
-    assert list(store.entries()) == []
+    assert list(store.list_objects()) == []
     assert fetch_newest(store, tmp_path / "none", FACTS) is None
 
 
@@ -60,7 +60,7 @@ def test_while_training_goes_on_they_are_uploaded(store, local, monkeypatch):
     monkeypatch.setattr(checkpoints, "LOOK_SECONDS", 0.01)
     seen = threading.Event()
     monkeypatch.setattr(checkpoints, "log", lambda *_: seen.set())
-    with kept(attempt(local, lambda: store)):
+    with upload_checkpoints(attempt(local, lambda: store)):
         write(local, 5)
         assert seen.wait(30)
         assert names(store) == ["step-000000005-a"]
@@ -80,7 +80,7 @@ def test_one_that_the_trainer_removes_while_it_is_sent_arrives_whole_and_slownes
 
     monkeypatch.setattr(checkpoints.transfer, "upload", upload_slowly)
     write(local, 10)
-    keeper = checkpoints._Keeper(attempt(local, lambda: store))
+    keeper = checkpoints._CheckpointUploader(attempt(local, lambda: store))
     keeper.look()
     assert fetch_newest(store, tmp_path / "resumed", FACTS).step == 10
     assert "MNRL_CHECKPOINT_INTERVAL" in caplog.text
@@ -95,7 +95,7 @@ def test_what_was_sent_in_part_is_removed_once_one_is_whole(store, local, monkey
             raise StorageError("it does not answer")
         return upload(place, files)
 
-    keeper = checkpoints._Keeper(attempt(local, lambda: store))
+    keeper = checkpoints._CheckpointUploader(attempt(local, lambda: store))
     with monkeypatch.context() as failing:
         failing.setattr(checkpoints.transfer, "upload", fail_before_the_manifest)
         for step in (10, 20):
@@ -105,7 +105,7 @@ def test_what_was_sent_in_part_is_removed_once_one_is_whole(store, local, monkey
     store.write("checkpoints/step-000000040-other/weights", b"being sent")
     write(local, 30)
     keeper.look()
-    left = {entry.key.split("/")[1] for entry in store.entries("checkpoints/step-")}
+    left = {entry.key.split("/")[1] for entry in store.list_objects("checkpoints/step-")}
     assert left == {"step-000000030-a", "step-000000040-other"}
 
 
@@ -124,7 +124,7 @@ def test_where_none_is_whole_any_more_only_what_this_attempt_sent_is_removed(sto
     for name in ("step-000000001-mine", "step-000000002-other"):
         store.write(f"{FOLDER}/{name}/part", b"x")
     remove_superfluous(store, "mine")
-    assert [entry.key for entry in store.entries()] == [f"{FOLDER}/step-000000002-other/part"]
+    assert [entry.key for entry in store.list_objects()] == [f"{FOLDER}/step-000000002-other/part"]
 
 
 def test_damaged_ones_are_removed_so_that_new_ones_of_earlier_steps_are_kept(store, local, tmp_path):
@@ -196,16 +196,16 @@ def test_storage_that_fails_does_not_stop_the_training_and_catches_up(store, loc
         places.append(store)
         raise StorageError("it does not answer")
 
-    with kept(attempt(local, refuse)):
+    with upload_checkpoints(attempt(local, refuse)):
         write(local, 3)
-    with kept(attempt(local, refuse)):
+    with upload_checkpoints(attempt(local, refuse)):
         pass
     assert names(store) == ["step-000000003-a"]
 
 
 def test_who_is_stopped_hears_where_it_goes_on(store, local):
     def stop(place, *steps):
-        with kept(attempt(place, lambda: store)):
+        with upload_checkpoints(attempt(place, lambda: store)):
             for step in steps:
                 write(place, step)
             raise Preempted("stopped")

@@ -15,10 +15,17 @@ import pytest
 
 from mnrl_job.errors import DataError, DeniedError, SettingsError, StorageError
 from mnrl_job.runs import publish_lease
-from mnrl_job.runs.publish import already_published, clear, record_failure, seal, tidy, upload
-from mnrl_job.runs.publish_lease import claimed
+from mnrl_job.runs.publish import (
+    already_published,
+    clear_unfinished,
+    commit_run,
+    record_failure,
+    remove_leftovers,
+    upload,
+)
+from mnrl_job.runs.publish_lease import acquire_lease
 from mnrl_job.storage import local
-from mnrl_job.storage.base import content
+from mnrl_job.storage.base import read_bytes
 from tests.servers.proxy import Fault, proxied
 from tests.servers.s3 import SMALL_PIECE, objects, open_at, open_uploads, put
 
@@ -40,19 +47,19 @@ def publish(tmp_path):
         for name, data in files.items():
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
             (staging / name).write_bytes(data)
-        with claimed(store) as claim:
+        with acquire_lease(store) as claim:
             if already_published(store, settings):
                 return False
-            clear(store, claim)
+            clear_unfinished(store, claim)
             manifest = {"settings_sha256": settings, "inputs": {"faq": "123"}}
-            seal(store, claim, staging, manifest | {"files": upload(staging, store, claim, {})})
+            commit_run(store, claim, staging, manifest | {"files": upload(staging, store, claim, {})})
         return True
 
     return run
 
 
 def standing(store):
-    return {entry.key: content(store, entry.key) for entry in store.entries()}
+    return {entry.key: read_bytes(store, entry.key) for entry in store.list_objects()}
 
 
 def is_whole(store, files):
@@ -72,7 +79,7 @@ def is_whole(store, files):
 def test_a_run_stands_there_whole_and_its_manifest_holds_size_and_hash_of_every_file(store, publish):
     assert publish(store, FIRST)
     assert is_whole(store, FIRST)
-    manifest = json.loads(content(store, "manifest.json"))
+    manifest = json.loads(read_bytes(store, "manifest.json"))
     assert (manifest["settings_sha256"], manifest["inputs"]) == ("abc", {"faq": "123"})
 
 
@@ -86,7 +93,7 @@ def test_files_that_come_later_are_added_to_those_that_stand_there(store, tmp_pa
     staging = tmp_path / "staging"
     staging.mkdir()
     (staging / "first").write_bytes(b"1")
-    with claimed(store) as claim:
+    with acquire_lease(store) as claim:
         done = upload(staging, store, claim, {})
         (staging / "second").write_bytes(b"2")
         assert upload(staging, store, claim, done) == {
@@ -111,7 +118,7 @@ def test_a_run_that_fails_at_any_write_leaves_no_marker_and_the_next_finishes_as
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     place = open_at(reach(proxy))
     for number in range(WRITTEN):
-        store = place.child(str(number))
+        store = place.join(str(number))
         proxy.faults = [Fault("delay", WRITES, times=number), Fault("status", WRITES, times=1_000_000, status=500)]
         with pytest.raises(StorageError):
             publish(store, FIRST)
@@ -127,9 +134,9 @@ def test_a_lost_answer_to_any_write_does_not_keep_a_run_from_standing_there_whol
     place = open_at(reach(proxy))
     for number in range(WRITTEN):
         proxy.faults = [Fault("delay", WRITES, times=number), Fault("lose", WRITES)]
-        assert publish(place.child(str(number)), FIRST)
+        assert publish(place.join(str(number)), FIRST)
         assert proxy.faults[1].times == 0
-        assert is_whole(place.child(str(number)), FIRST)
+        assert is_whole(place.join(str(number)), FIRST)
 
 
 def test_a_disk_that_fails_at_any_write_leaves_no_marker_and_the_next_finishes(tmp_path, publish, monkeypatch):
@@ -171,7 +178,7 @@ def test_what_an_earlier_attempt_left_is_cleared_and_checkpoints_are_kept(store,
     for key, data in left.items():
         store.write(key, data)
     assert publish(store, FIRST)
-    assert content(store, "checkpoints/step-10/state") == b"kept"
+    assert read_bytes(store, "checkpoints/step-10/state") == b"kept"
     store.delete("checkpoints/step-10/state")
     assert is_whole(store, FIRST)
 
@@ -228,9 +235,9 @@ def test_a_failure_is_told_in_full_but_never_beside_a_marker(store, publish):
     record_failure(store, DataError("bad row", {"rows": [3]}), {"phase": "prepare", "step": 0})
     told = {"exit_code": 65, "class": "data", "message": "bad row", "retry_helps": False}
     told |= {"phase": "prepare", "step": 0, "rows": [3]}
-    assert json.loads(content(store, "failure.json")) == told
+    assert json.loads(read_bytes(store, "failure.json")) == told
     publish(store, FIRST)
-    assert store.entry("failure.json") is None
+    assert store.stat("failure.json") is None
     record_failure(store, DataError("too late"), {})
     assert is_whole(store, FIRST)
 
@@ -274,7 +281,7 @@ def test_what_a_killed_attempt_left_beside_a_finished_run_is_removed_without_wai
     store.write(f"{publish_lease.FOLDER}/of-another-machine", b"{}")
     store.write(".probe-1", b"x")
     began = time.monotonic()
-    tidy(store)
+    remove_leftovers(store)
     assert time.monotonic() - began < publish_lease.LEASE / 2
     assert is_whole(store, FIRST)
-    assert not [entry.key for entry in store.entries() if entry.key.startswith((".claims", ".probe"))]
+    assert not [entry.key for entry in store.list_objects() if entry.key.startswith((".claims", ".probe"))]

@@ -10,7 +10,7 @@ import pytest
 
 from mnrl_job.errors import DeniedError, StorageError
 from mnrl_job.runs import publish_lease
-from mnrl_job.runs.publish_lease import claimed
+from mnrl_job.runs.publish_lease import acquire_lease
 from tests.program import run_python
 from tests.servers.proxy import Fault
 from tests.servers.s3 import open_at
@@ -27,24 +27,24 @@ store = open_store(sys.argv[1], "MNRL_OUTPUT", "path")
 LOOP = """
 log = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 for _ in range(3):
-    with claims.claimed(store) as claim:
+    with claims.acquire_lease(store) as claim:
         os.write(log, b"in\\n")
-        with claim.writing():
+        with claim.guard_write():
             time.sleep(0.1)
         os.write(log, b"out\\n")
 """
 HOLD = """
-with claims.claimed(store, float(sys.argv[2])) as claim:
+with claims.acquire_lease(store, float(sys.argv[2])) as claim:
     print("holds", flush=True)
     time.sleep(60)
 """
 HOLD_THEN_CHECK = """
-with claims.claimed(store, float(sys.argv[2])) as claim:
+with claims.acquire_lease(store, float(sys.argv[2])) as claim:
     print("holds", flush=True)
     try:
         for _ in range(600):
             time.sleep(0.1)
-            with claim.writing():
+            with claim.guard_write():
                 pass
     except JobError as error:
         print("refused:", error, flush=True)
@@ -64,7 +64,7 @@ def uri_of(store):
 
 
 def held(store):
-    return [entry.key for entry in store.entries(f"{publish_lease.FOLDER}/")]
+    return [entry.key for entry in store.list_objects(f"{publish_lease.FOLDER}/")]
 
 
 def claim_of_another_machine(store, key):
@@ -74,7 +74,7 @@ def claim_of_another_machine(store, key):
 
 def seconds_to_claim(store, lease=publish_lease.LEASE):
     began = time.monotonic()
-    with claimed(store, lease):
+    with acquire_lease(store, lease):
         assert len(held(store)) == 1
         return time.monotonic() - began
 
@@ -92,17 +92,17 @@ def end(process):
 
 
 def test_a_free_store_is_held_at_once_and_released_without_a_trace(store):
-    with claimed(store) as claim:
-        with claim.writing():
+    with acquire_lease(store) as claim:
+        with claim.guard_write():
             store.write("a", b"x")
         assert len(held(store)) == 1
-    assert [entry.key for entry in store.entries()] == ["a"]
+    assert [entry.key for entry in store.list_objects()] == ["a"]
 
 
 def test_a_claim_is_released_when_publishing_fails(store):
-    with pytest.raises(StorageError, match="disk full"), claimed(store):
+    with pytest.raises(StorageError, match="disk full"), acquire_lease(store):
         raise StorageError("disk full")
-    assert not list(store.entries())
+    assert not list(store.list_objects())
 
 
 def test_threads_never_hold_a_store_at_the_same_time(store):
@@ -111,10 +111,10 @@ def test_threads_never_hold_a_store_at_the_same_time(store):
     def publish():
         try:
             for _ in range(2):
-                with claimed(store) as claim:
+                with acquire_lease(store) as claim:
                     inside.append(claim)
                     most.append(len(inside))
-                    with claim.writing():
+                    with claim.guard_write():
                         time.sleep(0.05)
                     inside.remove(claim)
         except Exception as error:
@@ -127,7 +127,7 @@ def test_threads_never_hold_a_store_at_the_same_time(store):
         thread.join(60)
     assert not failures
     assert most == [1] * 6
-    assert not list(store.entries())
+    assert not list(store.list_objects())
 
 
 def test_processes_never_hold_a_store_at_the_same_time(store, tmp_path):
@@ -136,7 +136,7 @@ def test_processes_never_hold_a_store_at_the_same_time(store, tmp_path):
         said, _ = process.communicate(timeout=240)
         assert process.returncode == 0, said
     assert (tmp_path / "log").read_text() == "in\nout\n" * 9
-    assert not list(store.entries())
+    assert not list(store.list_objects())
 
 
 def test_a_claim_of_a_process_that_was_killed_here_is_taken_over_at_once(store):
@@ -177,23 +177,23 @@ def test_a_claim_that_another_machine_renews_is_never_taken_over(store):
 
 
 def test_a_claim_is_renewed_as_long_as_it_is_held(store):
-    with claimed(store, 4) as claim:
+    with acquire_lease(store, 4) as claim:
         (key,) = held(store)
-        first = store.entry(key).version
+        first = store.stat(key).version
         time.sleep(0.8)
-        with claim.writing():
-            assert store.entry(key).version != first
+        with claim.guard_write():
+            assert store.stat(key).version != first
 
 
 def test_a_holder_that_cannot_renew_writes_no_more_and_leaves_no_claim(server, proxy, reach, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     store = open_at(reach(proxy))
-    with claimed(store, 2) as claim:
+    with acquire_lease(store, 2) as claim:
         proxy.faults = [Fault("status", "PUT .*claims", times=1_000_000, status=503)]
-        with claim.writing():
+        with claim.guard_write():
             time.sleep(1.1)
         with pytest.raises(StorageError, match=r"^MNRL_OUTPUT: .*\b1 s\b"):  # noqa: SIM117
-            with claim.writing():
+            with claim.guard_write():
                 pytest.fail("may write")
     assert not server.objects(store.prefix)
 
@@ -201,27 +201,27 @@ def test_a_holder_that_cannot_renew_writes_no_more_and_leaves_no_claim(server, p
 @pytest.mark.usefixtures("server")
 def test_a_holder_that_misses_one_renewal_goes_on(proxy, reach, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    with claimed(open_at(reach(proxy)), 4) as claim:
+    with acquire_lease(open_at(reach(proxy)), 4) as claim:
         proxy.faults = [Fault("status", "PUT .*claims", times=1, status=503)]
         time.sleep(1.2)
         assert proxy.faults[0].times == 0
-        with claim.writing():
+        with claim.guard_write():
             pass
 
 
 def test_a_released_claim_permits_no_write(store):
-    with claimed(store) as claim:
+    with acquire_lease(store) as claim:
         pass
-    with pytest.raises(StorageError, match=r"^MNRL_OUTPUT: .* any more"), claim.writing():
+    with pytest.raises(StorageError, match=r"^MNRL_OUTPUT: .* any more"), claim.guard_write():
         pytest.fail("may write")
 
 
 def test_a_claim_is_not_released_amid_a_write(store):
-    with claimed(store) as claim:
+    with acquire_lease(store) as claim:
         writing, done = threading.Event(), threading.Event()
 
         def write():
-            with claim.writing():
+            with claim.guard_write():
                 writing.set()
                 done.wait(10)
                 store.write("a", b"x")
@@ -229,13 +229,13 @@ def test_a_claim_is_not_released_amid_a_write(store):
         threading.Thread(target=write).start()
         writing.wait(10)
         threading.Timer(0.3, done.set).start()
-    assert [entry.key for entry in store.entries()] == ["a"]
+    assert [entry.key for entry in store.list_objects()] == ["a"]
 
 
 def test_a_holder_that_was_frozen_for_longer_than_the_lease_writes_no_more(store):
     frozen = start(store, HOLD_THEN_CHECK, 1.5)
     frozen.send_signal(signal.SIGSTOP)
-    with claimed(store, 1.5):
+    with acquire_lease(store, 1.5):
         frozen.send_signal(signal.SIGCONT)
         said, _ = frozen.communicate(timeout=120)
         assert said.startswith("refused:")
@@ -251,7 +251,7 @@ def test_who_waits_can_be_stopped_and_leaves_no_claim(store):
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, 0.5)
     try:
-        with pytest.raises(KeyboardInterrupt), claimed(store):
+        with pytest.raises(KeyboardInterrupt), acquire_lease(store):
             pass
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -262,7 +262,7 @@ def test_who_waits_can_be_stopped_and_leaves_no_claim(store):
 def test_a_claim_that_cannot_be_written_is_told(proxy, reach):
     proxy.faults = [Fault("status", "PUT .*claims", times=1_000_000, status=500)]
     store = open_at(reach(proxy))
-    with pytest.raises(StorageError, match="PutObject"), claimed(store):
+    with pytest.raises(StorageError, match="PutObject"), acquire_lease(store):
         pytest.fail("was held")
 
 
@@ -270,7 +270,7 @@ def test_a_store_that_fails_while_we_wait_is_told_and_our_claim_is_taken_back(se
     store = open_at(reach(proxy))
     claim_of_another_machine(store, "z")
     proxy.faults = [Fault("status", "GET .*list-type", times=1_000_000, status=403)]
-    with pytest.raises(DeniedError, match="ListObjectsV2"), claimed(store):
+    with pytest.raises(DeniedError, match="ListObjectsV2"), acquire_lease(store):
         pytest.fail("was held")
     assert list(server.objects(store.prefix)) == [f"{store.prefix}/.claims/z"]
 
@@ -285,7 +285,7 @@ def test_a_damaged_claim_is_waited_for_like_any_other(store):
 def test_who_looks_at_a_claim_that_is_renewed_or_released_this_moment_waits_on(server, proxy, reach, lease):
     waiting, holding = open_at(reach(proxy)), open_at(reach(server))
     proxy.faults = [Fault("delay", "GET .*claims/[0-9a-f]", seconds=0.6)]
-    with claimed(holding, lease):
+    with acquire_lease(holding, lease):
         claimed_after: list[float] = []
         taken = threading.Thread(target=lambda: claimed_after.append(seconds_to_claim(waiting, lease)))
         taken.start()

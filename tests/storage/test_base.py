@@ -6,14 +6,14 @@ import threading
 import pytest
 
 from mnrl_job.errors import StorageError
-from mnrl_job.storage.base import content
+from mnrl_job.storage.base import read_bytes
 from mnrl_job.storage.local import LocalStore
 from mnrl_job.storage.probe import probe
 from tests.servers.s3 import objects, open_at, put
 
 
 def keys(store, prefix=""):
-    return sorted(entry.key for entry in store.entries(prefix))
+    return sorted(entry.key for entry in store.list_objects(prefix))
 
 
 def enforces(request):
@@ -24,20 +24,20 @@ def test_everything_below_a_prefix_is_listed_at_any_depth_and_nothing_beside_it(
     odd = "f g/ü&+%41#?.txt"
     for key in ("ab", "ac/d", f"d/e/{odd}", "d/x"):
         store.write(key, key.encode())
-    below = store.child("d").child("e")
+    below = store.join("d").join("e")
     assert keys(store) == ["ab", "ac/d", f"d/e/{odd}", "d/x"]
     assert keys(store, "d/") == [f"d/e/{odd}", "d/x"]
     assert keys(store, "a") == ["ab", "ac/d"]
-    assert keys(store.child("a")) == []
+    assert keys(store.join("a")) == []
     assert keys(below) == [odd]
-    assert content(below, odd) == f"d/e/{odd}".encode()
+    assert read_bytes(below, odd) == f"d/e/{odd}".encode()
 
 
 def test_a_place_where_nothing_was_written_is_empty(store):
     assert keys(store) == []
-    assert store.entry("a") is None
-    assert content(store, "a/b") is None
-    store.sweep()
+    assert store.stat("a") is None
+    assert read_bytes(store, "a/b") is None
+    store.remove_incomplete()
     store.delete("a")
 
 
@@ -65,18 +65,18 @@ def test_an_object_that_is_being_overwritten_is_listed_once(store):
 
 def test_an_entry_tells_size_and_a_version_that_changes_with_the_content(store):
     store.write("a", b"one")
-    first = store.entry("a")
+    first = store.stat("a")
     assert (first.key, first.size) == ("a", 3)
-    assert store.entry("a") == first
+    assert store.stat("a") == first
     store.write("a", b"two")
-    assert store.entry("a").version != first.version
-    assert [entry.size for entry in store.entries()] == [3]
+    assert store.stat("a").version != first.version
+    assert [entry.size for entry in store.list_objects()] == [3]
 
 
 def test_spans_are_read_to_the_byte(store):
     data = os.urandom(3_000_000)
     store.write("a", data)
-    entry = store.entry("a")
+    entry = store.stat("a")
     assert b"".join(store.read(entry)) == data
     for start, stop in [(0, 1), (1, 2_999_999), (2_999_999, 3_000_000), (5, 5), (2_000_000, None)]:
         assert b"".join(store.read(entry, start, stop)) == data[start:stop]
@@ -84,13 +84,13 @@ def test_spans_are_read_to_the_byte(store):
 
 def test_nothing_is_read_from_an_empty_object(store):
     store.write("empty", b"")
-    assert content(store, "empty") == b""
+    assert read_bytes(store, "empty") == b""
 
 
 def test_what_is_written_replaces_what_was_there(store):
     store.write("deep/a", b"before, and longer")
     store.write("deep/a", b"after")
-    assert content(store, "deep/a") == b"after"
+    assert read_bytes(store, "deep/a") == b"after"
     assert keys(store) == ["deep/a"]
 
 
@@ -102,11 +102,11 @@ def test_what_is_created_once_is_not_created_again(store, request, tmp_path, siz
     second.write_bytes(os.urandom(size + 1))
     created = store.create("deep/a", first)
     assert created.size == size
-    assert store.holds(created, first) is not False
-    assert content(store, "deep/a") == first.read_bytes()
+    assert store.matches_checksum(created, first) is not False
+    assert read_bytes(store, "deep/a") == first.read_bytes()
     again = store.create("deep/a", second)
     assert (again is None) == enforces(request)
-    assert content(store, "deep/a") == (first if enforces(request) else second).read_bytes()
+    assert read_bytes(store, "deep/a") == (first if enforces(request) else second).read_bytes()
 
 
 def test_the_probe_tells_whether_a_second_writer_is_refused_and_leaves_nothing(store, request):
@@ -116,7 +116,7 @@ def test_the_probe_tells_whether_a_second_writer_is_refused_and_leaves_nothing(s
 
 def test_bytes_are_created_as_files_are(store):
     assert store.create("a", b"bytes").size == 5
-    assert content(store, "a") == b"bytes"
+    assert read_bytes(store, "a") == b"bytes"
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -125,9 +125,9 @@ def test_a_store_knows_its_objects_again_and_no_others(store, tmp_path, size):
     file = tmp_path / "file"
     file.write_bytes(os.urandom(size))
     store.create("a", file)
-    assert [store.holds(entry, file) for entry in (store.entry("a"), *store.entries())] == [True, True]
+    assert [store.matches_checksum(entry, file) for entry in (store.stat("a"), *store.list_objects())] == [True, True]
     file.write_bytes(os.urandom(size))
-    assert [store.holds(entry, file) for entry in (store.entry("a"), *store.entries())] == [False, False]
+    assert [store.matches_checksum(entry, file) for entry in (store.stat("a"), *store.list_objects())] == [False, False]
 
 
 def test_what_is_deleted_is_gone_and_its_neighbours_stay(store):
@@ -143,7 +143,7 @@ def test_what_is_deleted_is_gone_and_its_neighbours_stay(store):
 @pytest.mark.usefixtures("no_pauses")
 def test_an_object_that_became_shorter_is_never_read_as_if_it_were_whole(store):
     store.write("a", b"0123456789")
-    entry = store.entry("a")
+    entry = store.stat("a")
     store.write("a", b"01234")
     with pytest.raises(StorageError, match=r"/a: .*start again"):
         list(store.read(entry))
@@ -155,10 +155,10 @@ def test_half_written_uploads_are_swept_and_whole_objects_stay(server, uri):
     for key in (f"{prefix}/a/open", f"{prefix}-beside/open"):
         begun = client.create_multipart_upload(Bucket="bucket", Key=key)
         client.upload_part(Bucket="bucket", Key=key, UploadId=begun["UploadId"], PartNumber=1, Body=b"half")
-    open_at(uri).sweep()
+    open_at(uri).remove_incomplete()
     assert [key for key in server.uploads() if key.startswith(prefix)] == [f"{prefix}-beside/open"]
     assert objects(server, uri) == {"whole": b"x"}
-    open_at(f"{uri}-beside").sweep()
+    open_at(f"{uri}-beside").remove_incomplete()
 
 
 def test_half_written_files_are_no_objects_and_are_swept(tmp_path):
@@ -167,5 +167,5 @@ def test_half_written_files_are_no_objects_and_are_swept(tmp_path):
     (tmp_path / ".partial").mkdir()
     (tmp_path / ".partial" / "left").write_bytes(b"half")
     assert keys(store) == ["whole"]
-    store.sweep()
+    store.remove_incomplete()
     assert [path.name for path in tmp_path.iterdir()] == ["whole"]

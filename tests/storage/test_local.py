@@ -8,7 +8,7 @@ import pytest
 
 from mnrl_job.errors import DeniedError, SettingsError, StorageError
 from mnrl_job.storage import local, open_store
-from mnrl_job.storage.base import content
+from mnrl_job.storage.base import read_bytes
 from mnrl_job.storage.local import LocalStore
 
 
@@ -46,10 +46,10 @@ def test_a_mount_that_cannot_link_or_rename_holds_what_was_written_all_the_same(
     source.write_bytes(os.urandom(3_000_000))
     folder.write("written", b"first, and longer")
     folder.write("written", b"second")
-    assert content(folder, "written") == b"second"
+    assert read_bytes(folder, "written") == b"second"
     assert folder.create("deep/created", source).size == 3_000_000
     assert folder.create("deep/created", b"other") is None
-    assert content(folder, "deep/created") == source.read_bytes()
+    assert read_bytes(folder, "deep/created") == source.read_bytes()
     files = {path.name for path in folder.root.rglob("*") if path.is_file()}
     assert files == {"written", "created"}
 
@@ -84,7 +84,7 @@ def test_a_folder_that_may_not_be_written_or_read_is_told_as_denied(tmp_path):
     with pytest.raises(DeniedError, match=r"^MNRL_OUTPUT: .*Permission denied"):
         store.write("a", b"x")
     with pytest.raises(DeniedError):
-        list(store.entries())
+        list(store.list_objects())
 
 
 def test_denied_is_never_taken_for_not_there(folder, monkeypatch):
@@ -96,11 +96,11 @@ def test_denied_is_never_taken_for_not_there(folder, monkeypatch):
     for name in ("stat", "open"):
         monkeypatch.setattr(Path, name, denied)
         with pytest.raises(DeniedError, match="Permission denied"):
-            content(folder, "a")
+            read_bytes(folder, "a")
         monkeypatch.undo()
     monkeypatch.setattr(os, "scandir", denied)
     with pytest.raises(DeniedError, match="Permission denied"):
-        list(folder.entries())
+        list(folder.list_objects())
 
 
 def test_the_folders_of_deleted_files_go_with_them_as_prefixes_do(folder):

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from mnrl_job.errors import DeniedError, MissingError, SettingsError, StorageError
+from mnrl_job.errors import DeniedError, NotFound, SettingsError, StorageError
 from mnrl_job.storage import open_store, s3
-from mnrl_job.storage.base import content
+from mnrl_job.storage.base import read_bytes
 from mnrl_job.system.secrets import redact
 from tests.servers.proxy import Fault, proxied
 from tests.servers.s3 import Server, free_port, objects, open_at, put
@@ -15,13 +15,13 @@ pytestmark = pytest.mark.usefixtures("no_pauses")
 ALWAYS = 1_000_000
 LARGE = bytes(range(256)) * (1 << 14)
 OPERATIONS = {
-    "list": lambda store: list(store.entries()),
-    "look up": lambda store: store.entry("a"),
-    "read": lambda store: content(store, "a"),
+    "list": lambda store: list(store.list_objects()),
+    "look up": lambda store: store.stat("a"),
+    "read": lambda store: read_bytes(store, "a"),
     "write": lambda store: store.write("b", b"x"),
     "create": lambda store: store.create("c", b"x"),
     "delete": lambda store: store.delete("d"),
-    "sweep": lambda store: store.sweep(),
+    "sweep": lambda store: store.remove_incomplete(),
 }
 
 
@@ -100,12 +100,12 @@ def test_what_is_denied_is_told_at_once_and_never_taken_for_missing_or_empty(sto
 def test_an_object_that_may_be_seen_but_not_read_is_denied(store, proxy):
     proxy.faults = [Fault("status", "^GET", times=ALWAYS, status=403)]
     with pytest.raises(DeniedError, match=r"/a: .*\(GetObject: AccessDenied, "):
-        content(store, "a")
+        read_bytes(store, "a")
 
 
 def test_a_cut_body_is_resumed_where_it_was_cut_and_not_repeated(large, proxy):
     proxy.faults = [Fault("truncate", "GET .*large", times=2)]
-    assert content(large, "large") == LARGE
+    assert read_bytes(large, "large") == LARGE
     first, *resumed = asked(proxy, "GET", "large")
     assert first == ""
     starts = [int(re.fullmatch(rf"bytes=(\d+)-{len(LARGE) - 1}", span)[1]) for span in resumed]
@@ -116,7 +116,7 @@ def test_a_cut_body_is_resumed_where_it_was_cut_and_not_repeated(large, proxy):
 def test_a_body_that_crawls_is_given_up_and_resumed(large, proxy, monkeypatch):
     monkeypatch.setattr(s3, "PATIENCE_SECONDS", 0.3)
     proxy.faults = [Fault("crawl", "GET .*large", seconds=0.02)]
-    assert content(large, "large") == LARGE
+    assert read_bytes(large, "large") == LARGE
     assert proxy.faults[0].times == 0
     _, resumed = asked(proxy, "GET", "large")
     assert 0 < int(re.match(r"bytes=(\d+)-", resumed)[1]) < 1000
@@ -126,7 +126,7 @@ def test_a_body_that_takes_long_but_moves_is_left_alone(store, proxy, monkeypatc
     monkeypatch.setattr(s3, "PATIENCE_SECONDS", 0.1)
     monkeypatch.setattr(s3, "SLOWEST_BYTES_PER_SECOND", 5)
     proxy.faults = [Fault("crawl", "GET .*/a", seconds=0.05)]
-    assert content(store, "a") == b"content"
+    assert read_bytes(store, "a") == b"content"
     assert asked(proxy, "GET", "a") == [""]
 
 
@@ -142,7 +142,7 @@ def test_a_bad_request_that_only_a_head_is_would_be_one_again(store, proxy):
     """As for an object that is encrypted with a customer's key."""
     proxy.faults = [Fault("status", "HEAD", times=ALWAYS, status=400)]
     with pytest.raises(SettingsError, match=r"/a: .*HeadObject: 400.*encrypted"):
-        store.entry("a")
+        store.stat("a")
     assert sum("max-keys=1" in seen for seen in proxy.seen) == 1
 
 
@@ -151,7 +151,7 @@ def test_a_body_that_is_cut_again_and_again_at_the_same_byte_is_given_up(store, 
     store = open_at(f"s3://bucket/{store.prefix}")
     proxy.faults = [Fault("truncate", "GET .*/a", times=ALWAYS)]
     with pytest.raises(StorageError, match="/a: "):
-        content(store, "a")
+        read_bytes(store, "a")
 
 
 def test_a_cut_that_makes_headway_is_not_counted_against_the_attempts(large, proxy, monkeypatch):
@@ -159,14 +159,14 @@ def test_a_cut_that_makes_headway_is_not_counted_against_the_attempts(large, pro
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     large = open_at(f"s3://bucket/{large.prefix}")
     proxy.faults = [Fault("truncate", "GET .*large", times=6)]
-    assert content(large, "large") == LARGE
+    assert read_bytes(large, "large") == LARGE
     assert proxy.faults[0].times == 0
 
 
 def test_an_object_that_was_replaced_between_listing_and_reading_is_not_read(moto, reach):
     uri = reach(moto)
     put(moto, uri, {"a": b"before"})
-    entry = open_at(uri).entry("a")
+    entry = open_at(uri).stat("a")
     put(moto, uri, {"a": b"after!"})
     with pytest.raises(StorageError, match="/a: changed"):
         list(open_at(uri).read(entry))
@@ -176,7 +176,7 @@ def test_a_body_that_was_cut_is_never_resumed_from_another_object(moto, reach):
     with proxied(moto, Fault("truncate", "GET .*/a")) as proxy:
         uri = reach(proxy)
         put(moto, uri, {"a": LARGE})
-        reader = open_at(uri).read(open_at(uri).entry("a"))
+        reader = open_at(uri).read(open_at(uri).stat("a"))
         next(reader)
         put(moto, uri, {"a": LARGE[::-1]})
         with pytest.raises(StorageError, match="/a: changed"):
@@ -186,7 +186,7 @@ def test_a_body_that_was_cut_is_never_resumed_from_another_object(moto, reach):
 @pytest.mark.usefixtures("uri")
 @pytest.mark.parametrize("name", ["list", "write", "create"])
 def test_a_missing_bucket_is_missing(name):
-    with pytest.raises(MissingError, match=r"^MNRL_OUTPUT: s3://nowhere/x") as caught:
+    with pytest.raises(NotFound, match=r"^MNRL_OUTPUT: s3://nowhere/x") as caught:
         OPERATIONS[name](open_at("s3://nowhere/x"))
     assert caught.value.code == 66
 
@@ -220,14 +220,14 @@ def test_no_credentials_at_all_are_told_with_what_to_set(uri, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(DeniedError, match=r"AWS_ACCESS_KEY_ID.*AWS_SECRET_ACCESS_KEY.*AWS_PROFILE"):
-        open_at(uri).entry("a")
+        open_at(uri).stat("a")
 
 
 def test_an_endpoint_where_nobody_listens_is_told_as_storage(reach, monkeypatch):
     uri = reach(nobody := Server("none", free_port()))
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     with pytest.raises(StorageError, match=f"^MNRL_OUTPUT: .*{nobody.endpoint}") as caught:
-        list(open_at(uri).entries())
+        list(open_at(uri).list_objects())
     assert caught.value.code == 69
 
 
@@ -255,14 +255,14 @@ def test_a_uri_without_a_bucket_is_refused(uri):
 def test_slashes_around_a_prefix_do_not_matter(server, uri):
     put(server, uri, {"a/b": b"x"})
     for written in (uri, f"{uri}/", f"{uri}//"):
-        assert [entry.key for entry in open_at(written).entries()] == ["a/b"]
-        assert content(open_at(written), "a/b") == b"x"
+        assert [entry.key for entry in open_at(written).list_objects()] == ["a/b"]
+        assert read_bytes(open_at(written), "a/b") == b"x"
 
 
 def test_what_consoles_make_for_folders_is_no_object(moto, reach):
     uri = reach(moto)
     put(moto, uri, {"": b"", "a/": b"", "a/b": b"x", "empty": b""})
-    assert sorted(entry.key for entry in open_at(uri).entries()) == ["a/b", "empty"]
+    assert sorted(entry.key for entry in open_at(uri).list_objects()) == ["a/b", "empty"]
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_a_malformed_aws_variable_is_a_bad_setting(moto, reach, monkeypatch, nam
     uri = reach(moto)
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match="AWS_"):
-        list(open_at(uri).entries())
+        list(open_at(uri).list_objects())
 
 
 @pytest.fixture(scope="module")
@@ -296,10 +296,10 @@ def test_a_bucket_with_object_lock_takes_files_of_every_size_and_lets_them_be_de
     assert place.create("small", b"x")
     assert place.create("small", b"y") is None
     assert place.create("large", tmp_path / "large").size == len(LARGE)
-    assert content(place, "written") == b"2"
-    for entry in tuple(place.entries()):
+    assert read_bytes(place, "written") == b"2"
+    for entry in tuple(place.list_objects()):
         place.delete(entry.key)
-    assert not list(place.entries())
+    assert not list(place.list_objects())
 
 
 def test_every_body_is_sent_with_its_md5(moto, reach, tmp_path, small_pieces):
@@ -332,5 +332,5 @@ def test_who_says_so_pays_for_requests(moto, reach, monkeypatch):
 def test_an_archived_object_is_told_to_be_restored(moto, reach):
     uri = reach(moto)
     moto.client().put_object(Bucket="bucket", Key=f"{uri.rpartition('/')[2]}/a", Body=b"x", StorageClass="GLACIER")
-    with pytest.raises(MissingError, match=r"/a: .*restore-object"):
-        content(open_at(uri), "a")
+    with pytest.raises(NotFound, match=r"/a: .*restore-object"):
+        read_bytes(open_at(uri), "a")

@@ -80,7 +80,7 @@ def test_one_that_is_away_for_a_moment_is_waited_for(service):
     service.failures = 7
     store = open_at(service.place)
     store.write("a", b"x")
-    assert [entry.key for entry in store.entries()] == ["a"]
+    assert [entry.key for entry in store.list_objects()] == ["a"]
 
 
 def test_one_that_stays_away_ends_as_storage_does(service):

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnrl_job.errors import DataError, DeniedError, DeviceError, SettingsError, StorageError
+from mnrl_job.errors import DataError, DeniedError, EnvironmentFailure, SettingsError, StorageError
 from mnrl_job.storage import Entry, s3
-from mnrl_job.storage.base import content
+from mnrl_job.storage.base import read_bytes
 from mnrl_job.storage.local import LocalStore
 from mnrl_job.storage.transfer import download, upload
 from tests.program import run_python
@@ -30,15 +30,15 @@ DOWNLOAD = """
 import sys
 from pathlib import Path
 from mnrl_job.storage import open_store, s3, transfer
-s3.PIECE = transfer.PIECE = int(sys.argv[3])
+s3.PART_SIZE = transfer.PART_SIZE = int(sys.argv[3])
 store = open_store(sys.argv[1], "MNRL_TRAIN_DATA", "path")
-transfer.download(store, list(store.entries()), Path(sys.argv[2]))
+transfer.download(store, list(store.list_objects()), Path(sys.argv[2]))
 """
 
 
 def fetch_all(uri, folder):
     store = open_at(uri)
-    return download(store, list(store.entries()), folder)
+    return download(store, list(store.list_objects()), folder)
 
 
 def fetched(folder):
@@ -83,7 +83,7 @@ def test_a_part_that_arrives_as_something_else_is_still_found(moto, reach, tmp_p
     put_parts(moto, f"{reach(moto)}/large", parts)
     store = open_at(reach(moto))
     (tmp_path / "damaged").write_bytes(b"".join([*parts[:2], bytes(2 << 20)]))
-    assert store.holds(store.entry("large"), tmp_path / "damaged") is False
+    assert store.matches_checksum(store.stat("large"), tmp_path / "damaged") is False
 
 
 def put_parts(server, uri, parts):
@@ -181,7 +181,7 @@ def test_nothing_is_sent_any_more_once_it_is_not_permitted(store, tmp_path):
 
     with pytest.raises(StorageError, match="lost the claim"):
         upload(store, staged(tmp_path / "staged", FILES), refuse)
-    assert not list(store.entries())
+    assert not list(store.list_objects())
 
 
 LAST = 4 * SMALL_PIECE
@@ -212,7 +212,7 @@ def test_what_another_wrote_is_never_removed_once_writing_is_not_permitted(store
 
     with pytest.raises(StorageError, match=r"lost the claim|/a: changed"):
         upload(store, staged(tmp_path / "staged", {"a": b"of mine"}), once)
-    assert content(store, "a") == b"of another"
+    assert read_bytes(store, "a") == b"of another"
 
 
 def test_threads_that_outlive_a_failed_download_write_to_no_other_file(server, proxy, reach, tmp_path):
@@ -321,7 +321,7 @@ def test_whatever_its_key_an_object_lands_below_the_folder_or_is_refused(key):
         def read(self, *_):
             yield b"x"
 
-        def holds(self, *_):
+        def matches_checksum(self, *_):
             return None
 
     with TemporaryDirectory() as name:
@@ -363,8 +363,8 @@ def test_a_full_disk_is_a_matter_of_the_environment_and_not_of_the_storage(tmp_p
     (small_disk / "filler").write_bytes(bytes(3_300_000))
     staged(tmp_path / "from", {f"s{i}": LARGE[:SMALL_PIECE] for i in range(4)} if small else {"large": LARGE})
     store = LocalStore(tmp_path / "from", "MNRL_TRAIN_DATA: s3://bucket")
-    with pytest.raises(DeviceError, match=r"No space left on device.*MNRL_WORK_DIR"):
-        download(store, list(store.entries()), small_disk / "in")
+    with pytest.raises(EnvironmentFailure, match=r"No space left on device.*MNRL_WORK_DIR"):
+        download(store, list(store.list_objects()), small_disk / "in")
 
 
 def test_a_folder_that_cannot_be_written_is_told_as_that(server, uri, tmp_path):

@@ -88,5 +88,5 @@ def test_requests_reach_an_access_point_by_its_own_host(monkeypatch):
 
     store.client.meta.events.register("before-send.s3", stop)
     with pytest.raises(Sent):
-        store.entry("r1/_SUCCESS")
+        store.stat("r1/_SUCCESS")
     assert seen == ["https://name-123456789012.s3-accesspoint.us-east-1.amazonaws.com/runs/r1/_SUCCESS"]

@@ -3,7 +3,7 @@
 import pynvml
 import pytest
 
-from mnrl_job.errors import DeviceError
+from mnrl_job.errors import EnvironmentFailure
 from mnrl_job.system.devices import Gpu, describe_gpus, find_devices, present_gpus, visible_gpus, worker_count
 
 WHOLE = tuple(Gpu(f"GPU-{letter * 8}-0000-1111-2222-333333333333") for letter in "abcd")
@@ -31,14 +31,14 @@ def test_one_worker_a_gpu_and_one_on_a_cpu():
 
 
 def test_more_workers_than_gpus_are_refused():
-    with pytest.raises(DeviceError, match=r"^MNRL_NUM_PROCESSES=2\b.*\b1 GPU"):
+    with pytest.raises(EnvironmentFailure, match=r"^MNRL_NUM_PROCESSES=2\b.*\b1 GPU"):
         worker_count(2, 1)
 
 
 def test_fewer_gpus_than_asked_for_are_refused(machine):
     machine(WHOLE)
     assert find_devices("auto", least=4).workers == 4
-    with pytest.raises(DeviceError, match=r"^MNRL_MIN_GPUS=8\b.*\b4 GPU.*runtimeClassName"):
+    with pytest.raises(EnvironmentFailure, match=r"^MNRL_MIN_GPUS=8\b.*\b4 GPU.*runtimeClassName"):
         find_devices("auto", least=8)
 
 
@@ -96,7 +96,7 @@ def test_a_container_that_is_not_told_its_instances_may_name_them(machine):
 )
 def test_a_name_of_no_gpu_is_refused(machine, chosen, named):
     machine(WHOLE, chosen)
-    with pytest.raises(DeviceError) as caught:
+    with pytest.raises(EnvironmentFailure) as caught:
         find_devices("auto")
     assert caught.value.code == 78
     assert f"CUDA_VISIBLE_DEVICES={chosen}: {named} names no GPU" in str(caught.value)
@@ -107,7 +107,7 @@ def test_a_name_of_no_gpu_is_refused(machine, chosen, named):
 @pytest.mark.parametrize("chosen", ["1,1", "1,01", f"{WHOLE[0].uuid},{WHOLE[0].uuid}", f"{WHOLE[0].uuid},GPU-aa"])
 def test_a_gpu_that_is_named_twice_is_refused(machine, chosen):
     machine(WHOLE, chosen)
-    with pytest.raises(DeviceError, match=f"CUDA_VISIBLE_DEVICES={chosen}.*twice") as caught:
+    with pytest.raises(EnvironmentFailure, match=f"CUDA_VISIBLE_DEVICES={chosen}.*twice") as caught:
         find_devices("auto")
     assert caught.value.code == 78
 
@@ -156,7 +156,7 @@ def test_a_driver_that_does_not_answer_is_told(monkeypatch):
     for name in ("nvmlDeviceGetCount", "nvmlSystemGetDriverVersion"):
         monkeypatch.setattr(pynvml, name, fail)
     for ask in (present_gpus, describe_gpus):
-        with pytest.raises(DeviceError, match="driver does not answer"):
+        with pytest.raises(EnvironmentFailure, match="driver does not answer"):
             ask()
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from mnrl_job.errors import DeniedError, SettingsError, StorageError
 from mnrl_job.system import files
-from mnrl_job.system.files import exclusive, scratch_folder, sha256_of, storage_error, writable_folder, write_whole
+from mnrl_job.system.files import atomic_write, file_lock, scratch_folder, sha256_of, storage_error, writable_folder
 
 
 @pytest.mark.parametrize(
@@ -36,15 +36,15 @@ def test_a_failing_disk_is_told_apart_by_what_helps(number, kind, code):
 def test_what_is_written_is_whole_and_nothing_else_is_left(tmp_path):
     data = os.urandom(3_000_000)
     for content in (b"before", data):
-        write_whole(tmp_path / "file", content)
+        atomic_write(tmp_path / "file", content)
         assert [path.name for path in tmp_path.iterdir()] == ["file"]
         assert (tmp_path / "file").read_bytes() == content
 
 
 def test_a_reader_sees_the_old_or_the_new_file_and_never_a_part(tmp_path):
     path, contents = tmp_path / "file", (b"a" * 500_000, b"b" * 400_000)
-    write_whole(path, contents[0])
-    writer = threading.Thread(target=lambda: [write_whole(path, contents[turn % 2]) for turn in range(50)])
+    atomic_write(path, contents[0])
+    writer = threading.Thread(target=lambda: [atomic_write(path, contents[turn % 2]) for turn in range(50)])
     writer.start()
     while writer.is_alive():
         assert path.read_bytes() in contents
@@ -59,7 +59,7 @@ def test_a_write_that_cannot_be_finished_leaves_nothing_and_keeps_what_was_there
 
     monkeypatch.setattr(files, "flush", broken)
     with pytest.raises(OSError, match="Input/output error"):
-        write_whole(target, b"after")
+        atomic_write(target, b"after")
     assert [path.name for path in tmp_path.iterdir()] == ["target"]
     assert target.read_text() == "before"
 
@@ -76,7 +76,7 @@ def test_only_one_at_a_time_is_exclusive(tmp_path):
     inside, most = [], []
 
     def enter():
-        with exclusive(tmp_path / "lock"):
+        with file_lock(tmp_path / "lock"):
             inside.append(1)
             most.append(len(inside))
             threading.Event().wait(0.02)

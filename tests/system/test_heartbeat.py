@@ -6,10 +6,10 @@ import logging
 import numpy as np
 import pytest
 
-from mnrl_job.batching.planning import Rule, Share, plan_epochs
+from mnrl_job.batching.planning import PlanConfig, SourceShare, plan_epochs
 from mnrl_job.data.file_formats.rows import read_rows
 from mnrl_job.data.tables import write_columns
-from mnrl_job.deduplication.minhash import Column, sign
+from mnrl_job.deduplication.minhash import Column, compute_signatures
 from mnrl_job.runs import status
 from mnrl_job.storage import LocalStore
 from mnrl_job.storage.transfer import download
@@ -28,7 +28,7 @@ def _every_beat_is_told(monkeypatch):
 def beats(work):
     """How often a piece of work gave a sign of life."""
     told = []
-    with heartbeat.told_to(lambda _: told.append(1)):
+    with heartbeat.heartbeats_to(lambda _: told.append(1)):
         work()
     return len(told)
 
@@ -43,11 +43,11 @@ def test_reading_fetching_comparing_and_planning_give_signs_of_life(tmp_path):
     store = LocalStore(tmp_path / "in", "the input")
     texts = [f"answer number {i % 12_000} to a question" for i in range(24_000)]
     write_columns(tmp_path / "texts.arrow", text=texts)
-    rule = Rule(4, (Share(40),))
+    rule = PlanConfig(4, (SourceShare(40),))
     groups = np.arange(80).reshape(40, 2)
     assert beats(lambda: list(read_rows(path))) == 2
-    assert beats(lambda: download(store, list(store.entries()), tmp_path / "copy")) >= 1
-    assert beats(lambda: sign([Column(tmp_path / "texts.arrow", "text")], None, tmp_path / "signed")) == 3
+    assert beats(lambda: download(store, list(store.list_objects()), tmp_path / "copy")) >= 1
+    assert beats(lambda: compute_signatures([Column(tmp_path / "texts.arrow", "text")], None, tmp_path / "signed")) == 3
     assert beats(lambda: plan_epochs(groups, rule, (10,), seed=1, epochs=3, max_steps=None)) == 3
 
 
@@ -55,7 +55,7 @@ def test_progress_tells_how_much_is_read(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     told = status.Status(tmp_path / "progress.json", "r", grace_seconds=30, hang_seconds=600)
     told.enter("prepare")
-    with heartbeat.told_to(told.progress):
+    with heartbeat.heartbeats_to(told.progress):
         read(tmp_path, write_rows(tmp_path / "pairs.jsonl", 12_000))
     content = json.loads((tmp_path / "progress.json").read_text(encoding="utf-8"))
     assert (content["phase"], content["rows_read"]) == ("prepare", 12_000)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mnrl_job.config.settings import Settings
-from mnrl_job.errors import DeviceError, SettingsError
+from mnrl_job.errors import EnvironmentFailure, SettingsError
 from mnrl_job.runs.attempt import attempt
 from mnrl_job.storage import local_path
 from mnrl_job.system import home, machine
@@ -132,7 +132,7 @@ def test_a_uri_in_a_home_that_nobody_has_is_a_settings_error():
 def test_no_folder_for_temporary_files_is_a_matter_of_the_environment(tmp_path, monkeypatch, told):
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nonexistent"])
-    with pytest.raises(DeviceError, match="MNRL_WORK_DIR"), scratch_folder(None):
+    with pytest.raises(EnvironmentFailure, match="MNRL_WORK_DIR"), scratch_folder(None):
         pass
     environ = {"HOME": str(tmp_path), "USER": "me"}
     home.provide_home(tmp_path / "work", environ)

@@ -53,7 +53,7 @@ def test_every_writer_keeps_to_it(number, tmp_path, monkeypatch):
     result = QueryResult("q", 1, number, {"ndcg@10": number}, (("d", number),))
     write_rankings(tmp_path / "rankings.jsonl", [result], [result])
     monkeypatch.setenv(heartbeat.FILE, str(tmp_path / "heart.json"))
-    heartbeat.begin("train", loss=number)
+    heartbeat.enter_phase("train", loss=number)
     written = [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()]
     record = logging.LogRecord("mnrl_job", logging.INFO, "", 0, "step 1", None, None)
     record.fields = {"loss": number}

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from mnrl_job.errors import DataError, Preempted
-from mnrl_job.system.preemption import give_way, stop_on_request
+from mnrl_job.system.preemption import raise_if_stop_requested, raise_on_signal
 
 
 class Dropping:
@@ -18,7 +18,7 @@ class Dropping:
 
 def answered_by(error, request=signal.SIGTERM):
     """A library that answers the exception of a signal with one of its own."""
-    with stop_on_request():
+    with raise_on_signal():
         try:
             os.kill(os.getpid(), request)
         except Preempted:
@@ -37,12 +37,12 @@ def test_an_error_of_the_user_keeps_its_words_when_a_stop_comes_late():
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_stop_that_falls_into_a_destructor_takes_effect_where_the_program_next_gives_way():
-    with stop_on_request():
+    with raise_on_signal():
         Dropping()
         with pytest.raises(Preempted):
-            give_way()
+            raise_if_stop_requested()
 
 
 def test_without_a_request_errors_stay_what_they_are():
-    with pytest.raises(TypeError, match="ours"), stop_on_request():
+    with pytest.raises(TypeError, match="ours"), raise_on_signal():
         raise TypeError("ours")

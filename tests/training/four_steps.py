@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.tables import write_columns, write_labels
@@ -25,7 +25,7 @@ class FourSteps:
 
     folder: Path
     pairs: Pairs
-    batching: Batching
+    batching: BatchPlan
 
     def __call__(self, model: Any, **settings: Any) -> tuple[Training, list[float]]:
         """Train a model. Returns what the trainer says of it, and the losses in its log."""
@@ -41,4 +41,4 @@ def four_steps(folder: Path) -> FourSteps:
     write_labels(folder / "labels.arrow", np.stack([np.arange(32), 100 + np.arange(32) % 8], axis=1))
     np.save(folder / "plan.npy", PLAN)
     pairs = Pairs(folder / "pairs.arrow", ("anchor", "positive"), 32, 32, {}, (), ())
-    return FourSteps(folder, pairs, Batching(folder / "labels.arrow", folder / "plan.npy", "planned", len(PLAN)))
+    return FourSteps(folder, pairs, BatchPlan(folder / "labels.arrow", folder / "plan.npy", "planned", len(PLAN)))

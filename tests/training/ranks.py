@@ -25,15 +25,15 @@ import torch
 from accelerate import PartialState
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-from sentence_transformers.util import all_gather_with_grad
+from sentence_transformers.util import all_gather_with_grad as library_gather
 from transformers import TrainerCallback
 
-from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import no_values
 from mnrl_job.data.tables import read_groups
-from mnrl_job.embedding.chunks import Limit, cut
+from mnrl_job.embedding.chunks import ChunkBudget, chunk_by_length
 from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.masks import embed
 from mnrl_job.embedding.rank_slice import rank_slice
@@ -41,10 +41,10 @@ from mnrl_job.launch.error_files import worker_main
 from mnrl_job.system import preemption
 from mnrl_job.system.record_files import read_record
 from mnrl_job.training import distributed
-from mnrl_job.training.callbacks.checkpoints import Keeping
+from mnrl_job.training.callbacks.checkpoints import CheckpointSpec
 from mnrl_job.training.collator import Batch
-from mnrl_job.training.distributed import gather_rows, most_of_ranks, numbers_of_ranks, on_any_rank
-from mnrl_job.training.fsdp import pass_through, shard_on_processors
+from mnrl_job.training.distributed import all_gather_with_grad, any_rank, max_over_ranks, numbers_of_ranks
+from mnrl_job.training.fsdp import apply_accelerate_config, shard_on_processors
 from mnrl_job.training.hard_negatives.mining import distinct, mine
 from mnrl_job.training.losses import mnrl as loss_module
 from mnrl_job.training.losses.contrastive_loss import Objective
@@ -77,11 +77,11 @@ def train(
     folder: Path,
     stop_at: int,
     prepare: Callable[[SentenceTransformer], object] = id,
-    keeping: Keeping | None = None,
+    keeping: CheckpointSpec | None = None,
     before_update: Callable[[torch.nn.Module], None] | None = None,
 ) -> dict[str, object]:
     settings = read_record(folder / "settings.json", Settings)
-    pairs, batching = read_record(folder / "pairs.json", Pairs), read_record(folder / "batching.json", Batching)
+    pairs, batching = read_record(folder / "pairs.json", Pairs), read_record(folder / "batching.json", BatchPlan)
     model = SentenceTransformer(str(folder / "model"), device="cpu")
     prepare(model)
     trainer = PlannedTrainer(model, settings, pairs, batching, folder, folder, keeping)
@@ -93,7 +93,7 @@ def train(
     checkpoints = sorted(folder.glob("trainer/checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
     done = {"step": trainer.state.global_step, "digest": trainer.progress.digest}
-    return done | {"activation_recompute": math.isfinite(trainer.global_loss.kept_tokens)}
+    return done | {"activation_recompute": math.isfinite(trainer.global_loss.activation_token_budget)}
 
 
 def fail(*_: object) -> NoReturn:
@@ -107,13 +107,13 @@ def fail_in_forward(model: SentenceTransformer) -> None:
 
 def fail_in_loss(_: SentenceTransformer) -> None:
     """At the first step."""
-    contrast = loss_module.contrast
+    contrast = loss_module.contrastive_loss
 
     def once(*_: object) -> NoReturn:
-        loss_module.contrast = contrast
+        loss_module.contrastive_loss = contrast
         fail()
 
-    loss_module.contrast = once
+    loss_module.contrastive_loss = once
 
 
 def fail_in_backward(model: SentenceTransformer) -> None:
@@ -168,7 +168,7 @@ def batch_of(model: SentenceTransformer, columns: list[list[str]], rows_at_once:
     negatives = [labels[kept][:, [0, 1, at]] for at, kept in enumerate(there[2:], 3)]
     texts = [text for column in columns for text in column]
     lengths = model.preprocess(texts)["attention_mask"].sum(dim=1).numpy()
-    chunks = [chunk.rows for chunk in cut(lengths, Limit(10**6, rows_at_once, 1), lengths.max())]
+    chunks = [chunk.rows for chunk in chunk_by_length(lengths, ChunkBudget(10**6, rows_at_once, 1), lengths.max())]
     padded = [model.preprocess([texts[row] for row in chunk]) for chunk in chunks]
     return {
         "chunks": padded,
@@ -198,7 +198,7 @@ def embeddings(folder: Path) -> dict[str, object]:
 
 def negatives(folder: Path) -> dict[str, object]:
     """What is mined, and how many texts this rank has embedded."""
-    pairs, batching = read_record(folder / "pairs.json", Pairs), read_record(folder / "batching.json", Batching)
+    pairs, batching = read_record(folder / "pairs.json", Pairs), read_record(folder / "batching.json", BatchPlan)
     model = SentenceTransformer(str(folder / "model"), device="cpu")
     seen = []
     model.register_forward_hook(lambda _, __, found: seen.append(len(found["sentence_embedding"])))
@@ -216,7 +216,7 @@ def negatives(folder: Path) -> dict[str, object]:
 
 def sharded(folder: Path) -> list[str]:
     """The gradients of one step of a model held in shares, as it is and as FSDP would add them up by itself."""
-    pass_through(str(folder / "fsdp.yaml"))
+    apply_accelerate_config(str(folder / "fsdp.yaml"))
     shard_on_processors(PartialState())
     names = ["ours", "theirs"]
     for name in names:
@@ -247,8 +247,8 @@ def gather() -> dict[str, object]:
     rank = PartialState().process_index
     found = {}
     for name, gathered, laid in [
-        ("ours", gather_rows, lambda tensor: tensor.T.contiguous().T),
-        ("theirs", all_gather_with_grad, torch.clone),
+        ("ours", all_gather_with_grad, lambda tensor: tensor.T.contiguous().T),
+        ("theirs", library_gather, torch.clone),
     ]:
         own = laid(torch.arange(4.0).reshape(2, 2) + 10 * rank).requires_grad_()
         rows = gathered(own)
@@ -269,13 +269,13 @@ def unequal(folder: Path) -> dict[str, object]:
         return count
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mnrl_job.training.trainer.limit_for", lambda *_: Limit(24, 24, 1))
+        patch.setattr("mnrl_job.training.trainer.limit_for", lambda *_: ChunkBudget(24, 24, 1))
         patch.setattr("mnrl_job.training.losses.mnrl.embed", counted("chunks", embed))
         wrapped = torch.nn.parallel.DistributedDataParallel
         patch.setattr(wrapped, "_sync_buffers", counted("buffers", wrapped._sync_buffers))
         patch.setattr("mnrl_job.training.losses.mnrl.numbers_of_ranks", counted("messages", numbers_of_ranks))
-        patch.setattr("mnrl_job.training.distributed.most_of_ranks", counted("messages", most_of_ranks))
-        done = train(folder, 2, keeping=Keeping({}, (), None))
+        patch.setattr("mnrl_job.training.distributed.max_over_ranks", counted("messages", max_over_ranks))
+        done = train(folder, 2, keeping=CheckpointSpec({}, (), None))
     ranks = [seen, seen]
     torch.distributed.all_gather_object(ranks, seen)
     return done | {"ranks": ranks}
@@ -284,8 +284,8 @@ def unequal(folder: Path) -> dict[str, object]:
 def stopped(folder: Path) -> dict[str, object]:
     """Train while the second rank alone is asked to stop."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preemption, "asked", lambda: PartialState().process_index == 1)
-        done = train(folder, 0, keeping=Keeping({}, (), None))
+        patch.setattr(preemption, "stop_requested", lambda: PartialState().process_index == 1)
+        done = train(folder, 0, keeping=CheckpointSpec({}, (), None))
     steps: list[object] = [0, 0]
     torch.distributed.all_gather_object(steps, done["step"])
     return done | {"steps": steps}
@@ -302,9 +302,9 @@ def hosts() -> dict[str, object]:
         distributed.open_host_group(timedelta(seconds=77))
         group = distributed._hosts
         found = {
-            "most": most_of_ranks(rank),
+            "most": max_over_ranks(rank),
             "numbers": numbers_of_ranks([10 + rank, rank]),
-            "all": on_any_rank(rank == 1),
+            "all": any_rank(rank == 1),
         }
     finally:
         torch.distributed.get_backend, distributed._hosts = backend, None

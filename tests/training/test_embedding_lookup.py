@@ -24,7 +24,7 @@ def model(tiny_model):
 def test_value_and_gradients_stay_the_same(model, monkeypatch, kept_tokens):
     labels = torch.tensor([[row, row, 100 + row] for row in range(8)])
     loss = GlobalBatchLoss(model, 20)
-    loss.kept_tokens = kept_tokens
+    loss.activation_token_budget = kept_tokens
     batch = batch_of(model, COLUMNS, 3, labels)
     expected = loss(batch, labels)
     expected.backward()

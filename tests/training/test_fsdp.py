@@ -6,7 +6,7 @@ import pytest
 
 from mnrl_job.errors import SettingsError
 from mnrl_job.training import fsdp
-from mnrl_job.training.fsdp import check_checkpoint, fit_for_sharding, pass_through
+from mnrl_job.training.fsdp import apply_accelerate_config, check_checkpoint, fit_for_sharding
 from tests.examples import FSDP2
 
 
@@ -19,7 +19,7 @@ def told(tmp_path, monkeypatch):
         monkeypatch.setattr(os, "environ", dict(before))
         path = tmp_path / "accelerate.yaml"
         path.write_text(content)
-        pass_through(str(path))
+        apply_accelerate_config(str(path))
         return {name: value for name, value in os.environ.items() if name not in before}
 
     return tell

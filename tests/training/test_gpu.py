@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import no_values
 from mnrl_job.data.tables import write_columns, write_labels
 from mnrl_job.embedding.encode import encode
-from mnrl_job.embedding.precision import arithmetic
+from mnrl_job.embedding.precision import autocast
 from mnrl_job.training.hard_negatives.mining import distinct, search
 from mnrl_job.training.losses.mnrl import GlobalBatchLoss
 from mnrl_job.training.trainer import PlannedTrainer
@@ -39,7 +39,7 @@ def test_value_and_gradients_are_those_of_the_cpu(tiny_model, objective, recompu
     for device in ("cpu", "cuda"):
         model = load(tiny_model, device)
         loss = GlobalBatchLoss(model, 20, objective)
-        loss.kept_tokens = 0 if recompute else math.inf
+        loss.activation_token_budget = 0 if recompute else math.inf
         labels = torch.tensor([[row, row, 100 + row % 7] for row in range(8)])
         batch = send_to_device(batch_of(load(tiny_model, "cpu"), COLUMNS, 3, labels), device)
         value = loss(batch, labels.to(device))
@@ -61,7 +61,7 @@ def test_gradients_point_where_those_of_the_cpu_do(tiny_model, precision):
         model = load(tiny_model, device)
         labels = torch.tensor([[row, row, 100 + row] for row in range(8)])
         batch = send_to_device(batch_of(load(tiny_model, "cpu"), COLUMNS, 3, labels), device)
-        with arithmetic(of_device, model.device):
+        with autocast(of_device, model.device):
             value = GlobalBatchLoss(model, 20)(batch, labels.to(device))
         (value * 2**10).backward()  # as the trainer's scaler does for fp16
         gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
@@ -80,7 +80,7 @@ def test_a_step_of_the_trainer_does_not_wait_for_the_gpu(tiny_model, tmp_path, p
     write_labels(tmp_path / "labels.arrow", np.arange(2 * len(texts)).reshape(2, -1).T)
     np.save(tmp_path / "plan.npy", np.arange(len(texts)).reshape(steps, -1))
     pairs = Pairs(tmp_path / "pairs.arrow", ("anchor", "positive"), len(texts), len(texts), {}, (), ())
-    batching = Batching(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", steps)
+    batching = BatchPlan(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", steps)
     settings = Settings(batch_size=len(PAIRS), precision=precision)
     trainer = PlannedTrainer(load(tiny_model, "cuda"), settings, pairs, batching, tmp_path, tmp_path)
     step, done = trainer.training_step, []

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.tables import write_columns, write_labels
-from mnrl_job.embedding.precision import arithmetic
+from mnrl_job.embedding.precision import autocast
 from mnrl_job.system.record_files import write_record
 from mnrl_job.training import memory
 from mnrl_job.training import trainer as trainer_module
@@ -41,7 +41,7 @@ def trainer_of(tmp_path):
     write_labels(tmp_path / "labels.arrow", np.arange(2 * ROWS).reshape(2, ROWS).T)
     np.save(tmp_path / "plan.npy", np.arange(ROWS)[None])
     pairs = Pairs(tmp_path / "pairs.arrow", ("anchor", "positive"), ROWS, ROWS, {}, (), ())
-    batching = Batching(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", 1)
+    batching = BatchPlan(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", 1)
     write_record(tmp_path / "pairs.json", pairs)
     write_record(tmp_path / "batching.json", batching)
 
@@ -74,7 +74,7 @@ def test_the_gradients_of_200_chunks_are_those_of_fp32_accumulation(trainer_of, 
     monkeypatch.setattr(trainer, "_cast_weights", [])
     added_in_bf16 = gradients(trainer)
     exact = partial(torch.autocast, "cpu", torch.bfloat16, cache_enabled=False)
-    monkeypatch.setattr(trainer_module, "arithmetic", lambda *_: exact())
+    monkeypatch.setattr(trainer_module, "autocast", lambda *_: exact())
     expected = gradients(trainer)
     assert found.keys() == expected.keys()
     assert error(found, expected) < 0.0005
@@ -103,13 +103,13 @@ def test_gradients_of_a_scaled_loss_in_fp16_are_those_of_fp32(model):
     columns = [[f"{pair[side]} {mark}" for mark in range(6) for pair in PAIRS] for side in (0, 1)]
     labels = torch.tensor([[row, row, 100 + row] for row in range(len(columns[0]))])
     batch = batch_of(model, columns, 1, labels)
-    with arithmetic("fp16", model.device):
+    with autocast("fp16", model.device):
         weights = cast_weights(model.eval(), batch["chunks"][:1])
     found = {}
     ways = {"exact": ("fp32", [], 1), "ours": ("fp16", weights, 2**10), "theirs": ("fp16", [], 2**10)}
     for name, (precision, used, scale) in ways.items():
         model.zero_grad()
-        with arithmetic(precision, model.device), fp32_accumulation(model, used, torch.float16):
+        with autocast(precision, model.device), fp32_accumulation(model, used, torch.float16):
             (GlobalBatchLoss(model, 20)(batch, labels) * scale).backward()
         found[name] = {one: weight.grad / scale for one, weight in model.named_parameters() if weight.grad is not None}
     assert error(found["ours"], found["exact"]) < 1e-4
@@ -138,7 +138,7 @@ def test_after_a_step_the_weights_are_the_models_own_also_after_a_failure(model)
             assert all(getattr(one.module, one.name).dtype == torch.bfloat16 for one in weights)
             raise RuntimeError("the step failed")
 
-    with arithmetic("bf16", model.device):
+    with autocast("bf16", model.device):
         weights = cast_weights(model.eval(), [chunk])
         with pytest.raises(RuntimeError, match="step failed"):
             fail()
@@ -161,6 +161,6 @@ class Tied(torch.nn.Module):
 
 def test_a_weight_that_is_read_in_fp32_somewhere_is_left_alone():
     model = Tied()
-    with arithmetic("bf16", model.device):
+    with autocast("bf16", model.device):
         found = cast_weights(model, [{"x": torch.ones(2, 4)}])
     assert [(one.module, one.name) for one in found] == [(model.alone, "weight"), (model.alone, "bias")]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mnrl_job.embedding.precision import arithmetic
+from mnrl_job.embedding.precision import autocast
 from mnrl_job.errors import SettingsError
 from mnrl_job.training.lora import adapt, merged, read_adapter, write_adapter
 from tests.examples import PAIRS
@@ -62,7 +62,7 @@ def test_what_is_merged_is_a_plain_model_that_says_the_same(tiny_model, precisio
     assert plain.state_dict().keys() == load(tiny_model).state_dict().keys()
     assert {weight.dtype for weight in plain.parameters()} == {torch.float32}
     assert not hasattr(plain.transformers_model, "peft_config")
-    with arithmetic(precision, model.device):
+    with autocast(precision, model.device):
         expected = embed(model)
     assert (expected - embed(load(tiny_model))).abs().max() > 0.05
     torch.testing.assert_close(embed(plain), expected.float(), rtol=0, atol={"fp32": 1e-5, "bf16": 5e-2}[precision])
@@ -109,12 +109,12 @@ def test_weights_that_stand_still_are_rounded_once_and_not_for_each_chunk(tiny_m
     shapes = {tuple(weight.shape) for weight in layers} | {tuple(weight.T.shape) for weight in layers}
     kept = []
     keeping = torch.autograd.graph.saved_tensors_hooks(lambda one: kept.append(one) or one, lambda one: one)
-    with keeping, arithmetic("bf16", model.device):
+    with keeping, autocast("bf16", model.device):
         chunks = [embed(model) for _ in range(2)]
     weights = {one.data_ptr() for one in kept if tuple(one.shape) in shapes}
     assert len(weights) >= LAYERS * (LINEAR + 2) - 3  # of the first layer's inputs no gradient is asked for
     assert weights <= {weight.data_ptr() for weight in model.parameters()}
-    with arithmetic("bf16", model.device):
+    with autocast("bf16", model.device):
         assert torch.equal(chunks[1], embed(load(tiny_model)))
 
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from mnrl_job.config.setting_types import Hardness
-from mnrl_job.embedding.chunks import Limit, chunk_limit
+from mnrl_job.embedding.chunks import ChunkBudget, chunk_limit
 from mnrl_job.embedding.loading import load_model
 from mnrl_job.embedding.masks import embed
-from mnrl_job.embedding.precision import arithmetic
-from mnrl_job.errors import MemoryLimit, SettingsError
+from mnrl_job.embedding.precision import autocast
+from mnrl_job.errors import OutOfMemory, SettingsError
 from mnrl_job.training import memory
 from mnrl_job.training.collator import TextCollator, TokenCollator, collator
-from mnrl_job.training.data_order_digest import digest
+from mnrl_job.training.data_order_digest import data_order_digest
 from mnrl_job.training.guide import FOLDER, embed_by_guide
 from mnrl_job.training.lora import merged
 from mnrl_job.training.token_lengths import measure_lengths
@@ -33,7 +33,7 @@ def test_the_size_of_chunks_changes_memory_and_not_the_result(run, model, tiny_m
     from sentence_transformers import SentenceTransformer
 
     kept, losses = run(model)
-    assert (kept.activation_recompute, kept.rows_digest, kept.rows_used) == (False, digest(PLAN), 32)
+    assert (kept.activation_recompute, kept.rows_digest, kept.rows_used) == (False, data_order_digest(PLAN), 32)
     assert kept.padded_tokens > kept.tokens > 0
     assert 0 < kept.seconds_waited < kept.seconds
     monkeypatch.setattr(memory, "free_memory", lambda: 0)
@@ -56,7 +56,7 @@ def fail_in_loss(monkeypatch):
     def arrange(times):
         from mnrl_job.training.losses import mnrl
 
-        contrast, failed = mnrl.contrast, []
+        contrast, failed = mnrl.contrastive_loss, []
 
         def fail(*arguments):
             if len(failed) < times:
@@ -64,7 +64,7 @@ def fail_in_loss(monkeypatch):
                 raise OUT_OF_MEMORY
             return contrast(*arguments)
 
-        monkeypatch.setattr(mnrl, "contrast", fail)
+        monkeypatch.setattr(mnrl, "contrastive_loss", fail)
 
     return arrange
 
@@ -96,7 +96,7 @@ def test_a_step_that_runs_out_of_memory_is_tried_again_with_less(run, model, tin
     trained, other_losses = run(model)
     assert trained.activation_recompute
     assert moment == "loss" or len(failed) >= 2
-    assert trained.rows_digest == digest(PLAN)
+    assert trained.rows_digest == data_order_digest(PLAN)
     assert trained.masked_per_anchor == 0
     assert other_losses == pytest.approx(losses, abs=1e-5)
 
@@ -137,7 +137,7 @@ def test_a_second_try_draws_the_same_dropout(run, model, tiny_model, fail_in_los
 
 def test_a_model_whose_batches_cannot_be_cut_tells_what_to_set(run, static_model, fail_in_loss):
     fail_in_loss(1)
-    with pytest.raises(MemoryLimit, match=r"allocate 2\.00 GiB.*MNRL_BATCH_SIZE"):
+    with pytest.raises(OutOfMemory, match=r"allocate 2\.00 GiB.*MNRL_BATCH_SIZE"):
         run(static_model)
 
 
@@ -146,7 +146,7 @@ def test_where_not_even_one_text_fits_the_numbers_are_told(run, model):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     model.register_forward_hook(fail)
-    with pytest.raises(MemoryLimit, match=r"one text.*\b2\.00 GiB.*MNRL_MAX_SEQ_LENGTH"):
+    with pytest.raises(OutOfMemory, match=r"one text.*\b2\.00 GiB.*MNRL_MAX_SEQ_LENGTH"):
         run(model)
 
 
@@ -182,7 +182,7 @@ def test_anchors_and_documents_have_their_prompts(run, model, static_model, tmp_
     positives = [PAIRS[row % 8][1] for row in (5, 0, 17)]
     for one, prompts in ((model, ("where is my ", "open a ")), (static_model, ("b c ", "c "))):
         one.prompts = dict(zip(("query", "document"), prompts, strict=True))
-        batch = collator(one, run.pairs, Limit(100, 4, 1), tmp_path / "some")(rows)
+        batch = collator(one, run.pairs, ChunkBudget(100, 4, 1), tmp_path / "some")(rows)
         with torch.no_grad():
             found = torch.cat([embed(one, chunk) for chunk in batch["chunks"]])[batch["order"]]
         queries, documents = (
@@ -196,7 +196,7 @@ def test_anchors_and_documents_have_their_prompts(run, model, static_model, tmp_
 def test_columns_with_prompts_of_the_same_length_are_cut_together(run, model, tmp_path):
     model.prompts = {"query": "where is ", "document": "open a "}
     rows = [{"label": [row, row, 100 + row]} for row in range(8)]
-    assert len(collator(model, run.pairs, Limit(1000, 100, 1000), tmp_path / "some")(rows)["chunks"]) == 1
+    assert len(collator(model, run.pairs, ChunkBudget(1000, 100, 1000), tmp_path / "some")(rows)["chunks"]) == 1
 
 
 def test_prompts_count_in_the_lengths_of_texts(run, model):
@@ -278,7 +278,7 @@ def test_a_model_for_flash_attention_is_tokenised_before_and_cut_into_chunks(run
     theirs = SentenceTransformer(str(tiny_model), device="cpu")
     assert "attention_mask" not in theirs.preprocess(["a text"]), "the library's way"
     ours = load_model(str(tiny_model), SETTINGS).model
-    assert isinstance(collator(ours, run.pairs, Limit(100, 4, 1), tmp_path / "some"), TokenCollator)
+    assert isinstance(collator(ours, run.pairs, ChunkBudget(100, 4, 1), tmp_path / "some"), TokenCollator)
     theirs.save_pretrained(str(tmp_path / "theirs"), create_model_card=False)
     ours.save_pretrained(str(tmp_path / "ours"), create_model_card=False)
     saved = [(tmp_path / name / "sentence_bert_config.json").read_text() for name in ("ours", "theirs")]
@@ -287,7 +287,7 @@ def test_a_model_for_flash_attention_is_tokenised_before_and_cut_into_chunks(run
 
 def test_memory_is_counted_with_padding_as_batches_have_it(run, model, tmp_path):
     """Without anything to mask, attention keeps less."""
-    columns = collator(model.train(), run.pairs, Limit(100, 100, 1), tmp_path / "some").columns
+    columns = collator(model.train(), run.pairs, ChunkBudget(100, 100, 1), tmp_path / "some").columns
     column = max(columns, key=lambda one: int(one.lengths.max()))
     row, length = column.lengths.argmax(), int(column.lengths.max())
     one, two = (memory.bytes_kept(model, column.features(np.repeat(row, copies), length)) for copies in (1, 2))
@@ -295,7 +295,7 @@ def test_memory_is_counted_with_padding_as_batches_have_it(run, model, tmp_path)
 
 
 def test_memory_is_counted_for_the_largest_share_of_a_batch(run, model, tmp_path):
-    collate = collator(model, run.pairs, Limit(100, 100, 1), tmp_path / "some")
+    collate = collator(model, run.pairs, ChunkBudget(100, 100, 1), tmp_path / "some")
     lengths = collate.columns[0].lengths + collate.columns[1].lengths
     plan = np.array([[0, 1, 2, 3], [8, 9, 10, 12]])
     assert memory.most_tokens(collate, plan, 1) == lengths[plan].sum(axis=1).max()
@@ -305,7 +305,7 @@ def test_memory_is_counted_for_the_largest_share_of_a_batch(run, model, tmp_path
 
 
 def test_activations_are_kept_as_long_as_they_fit_beside_gradients_and_moments(run, model, tmp_path, monkeypatch):
-    collate = collator(model.train(), run.pairs, Limit(100, 100, 1), tmp_path / "some")
+    collate = collator(model.train(), run.pairs, ChunkBudget(100, 100, 1), tmp_path / "some")
     tokens = memory.PADDING * memory.most_tokens(collate, PLAN, 2)
     needed = tokens * memory.bytes_for_a_token(model, collate.columns) / memory.SHARE_OF_MACHINE
     trained = 12 * sum(weight.numel() for weight in model.parameters())
@@ -332,9 +332,9 @@ def test_counting_memory_changes_no_dropout(run, model, tiny_model, monkeypatch,
 
 def test_activations_are_counted_once_and_weights_not_at_all(run, model, tmp_path):
     """Each layer keeps some tens of numbers for each hidden unit of a token; the weights in bf16 would be far more."""
-    columns = collator(model.train(), run.pairs, Limit(100, 100, 1), tmp_path / "some").columns
+    columns = collator(model.train(), run.pairs, ChunkBudget(100, 100, 1), tmp_path / "some").columns
     hidden, layers = 32, 2
-    with arithmetic("bf16", model.device):
+    with autocast("bf16", model.device):
         rounded = memory.bytes_for_a_token(model, columns)
     assert layers * 10 * hidden * 2 < rounded < memory.bytes_for_a_token(model, columns) < layers * 50 * hidden * 4
 
@@ -358,7 +358,7 @@ def test_what_is_computed_again_teaches_the_same(run, model, tiny_model, monkeyp
 
 
 def test_of_layers_computed_again_only_the_inputs_are_counted(run, model, tmp_path):
-    columns = collator(model.train(), run.pairs, Limit(100, 100, 1), tmp_path / "some").columns
+    columns = collator(model.train(), run.pairs, ChunkBudget(100, 100, 1), tmp_path / "some").columns
     kept = memory.bytes_for_a_token(model, columns)
     memory.checkpoint_layers(model)
     hidden, layers = 32, 2

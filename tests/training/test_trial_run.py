@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from accelerate import PartialState
 
-from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import Ragged, offsets_of
@@ -14,8 +14,8 @@ from mnrl_job.data.tables import read_groups, read_negatives, read_table, write_
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.system.record_files import read_record
 from mnrl_job.training.trial_run import first_steps
-from mnrl_job.worker.results import Rehearsal
-from mnrl_job.worker.roles import REHEARSED_STEPS, rehearse_role
+from mnrl_job.worker.results import TrialRun
+from mnrl_job.worker.roles import REHEARSED_STEPS, trial_run_role
 
 ROWS, BATCH = 2000, 8
 
@@ -35,7 +35,7 @@ def data(tmp_path):
     np.save(tmp_path / "barred.npy", rows % 7 == 0)
     pairs = Pairs(tmp_path / "pairs.arrow", ("anchor", "positive", "negatives"), ROWS, ROWS, {}, (), ())
     files = (tmp_path / name for name in ("labels.arrow", "plan.npy"))
-    return pairs, Batching(*files, "planned", ROWS // BATCH, (0, 100), tmp_path / "barred.npy")
+    return pairs, BatchPlan(*files, "planned", ROWS // BATCH, (0, 100), tmp_path / "barred.npy")
 
 
 def texts_of_batches(pairs, batching):
@@ -69,11 +69,11 @@ def test_only_texts_of_the_steps_that_are_tried_are_tokenised(data, tmp_path, ti
     settings = Settings(batch_size=BATCH, precision="fp32", learning_rate=1e-3).model_dump(mode="json")
     pairs, batching = data
     task = WorkerTask(settings, str(tiny_model), tmp_path, tmp_path, (), {}, pairs, batching)
-    rehearse_role(task)
+    trial_run_role(task)
     tokenised = {path.stem: len(read_table(path)) for path in (tmp_path / "tokens").glob("*.arrow")}
     planned = np.load(batching.plan)[:REHEARSED_STEPS]
     negatives = int(read_negatives(batching.labels).counts[planned].sum())
     assert tokenised == {"anchor": planned.size, "positive": planned.size, "negatives": negatives}
-    seen = read_record(tmp_path / "rehearsal.json", Rehearsal)
+    seen = read_record(tmp_path / "rehearsal.json", TrialRun)
     assert (seen.lengths.rows, set(seen.lengths.columns)) == (50, {"anchor", "positive", "negatives"})
     assert len([json.loads(line) for line in (tmp_path / "training_log.jsonl").open()]) == REHEARSED_STEPS

@@ -10,7 +10,7 @@ import torch
 from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.masks import embed
 from mnrl_job.embedding.packing import pack, to_host, unpack
-from mnrl_job.embedding.precision import arithmetic
+from mnrl_job.embedding.precision import autocast
 from mnrl_job.embedding.tokens import PADDED
 from mnrl_job.training import trainer
 from mnrl_job.training.gradient_accumulation import cast_weights, fp32_accumulation
@@ -81,7 +81,7 @@ def test_loss_and_gradients_are_computed_without_waiting(model, objective, kept_
     batch = with_padding_known(batch_of(model, COLUMNS, 3, LABELS))
     assert {chunk[PADDED] for chunk in batch["chunks"]} == {True, False}
     loss = GlobalBatchLoss(model.train(), 20, objective)
-    loss.kept_tokens, loss.watched = kept_tokens, True
+    loss.activation_token_budget, loss.watched = kept_tokens, True
     with unread():
         loss(batch, LABELS).backward()
 
@@ -95,7 +95,7 @@ def test_no_kind_of_model_has_the_host_wait(tiny_model, tmp_path, family, implem
         batch = with_padding_known(batch_of(model, COLUMNS, 3, LABELS))
         assert {chunk[PADDED] for chunk in batch["chunks"]} == {True, False}
         loss = GlobalBatchLoss(model, 20)
-        loss.kept_tokens = kept_tokens
+        loss.activation_token_budget = kept_tokens
         with unread(READING):  # Gemma and DeBERTa make numbers that stay on the host
             loss(batch, LABELS).backward()
 
@@ -180,10 +180,10 @@ def test_a_causal_model_keeps_its_mask(padded):
 
 def test_a_batch_is_one_tensor_whatever_it_holds(run, model, tmp_path):
     """So it reaches the device in one copy, and the other process in one file."""
-    from mnrl_job.embedding.chunks import Limit
+    from mnrl_job.embedding.chunks import ChunkBudget
     from mnrl_job.training.collator import PackingCollator, collator
 
-    collate = collator(model, run.pairs, Limit(40, 3, 1), tmp_path / "some")
+    collate = collator(model, run.pairs, ChunkBudget(40, 3, 1), tmp_path / "some")
     rows = [{"label": [row, row, 100 + row]} for row in range(16)]
     packed = PackingCollator(collate)(rows)
     assert sum(torch.is_tensor(one) for one in packed.values()) == 1
@@ -212,14 +212,14 @@ def test_tensors_of_every_width_come_back_as_they_were():
 @pytest.mark.parametrize(("precision", "per_chunk", "per_step"), [("fp32", 325, 340), ("bf16", 370, 410)])
 def test_a_chunk_and_a_step_take_no_more_operations_than_they_did(model, precision, per_chunk, per_step):
     """Of two layers: a GPU waits for the host to start each of them, so that more would cost time."""
-    with arithmetic(precision, model.device):
+    with autocast(precision, model.device):
         weights = cast_weights(model.eval(), [model.preprocess(["a text"])]) if precision == "bf16" else []
     counts = {}
     for rows_at_once in (1, 4):
         batch = with_padding_known(batch_of(model.train(), COLUMNS, rows_at_once, LABELS))
         model.zero_grad()
         cast = fp32_accumulation(model, weights, torch.bfloat16)
-        with Operations() as done, arithmetic(precision, model.device), cast:
+        with Operations() as done, autocast(precision, model.device), cast:
             GlobalBatchLoss(model, 20)(batch, LABELS).backward()
         counts[len(batch["chunks"])] = len(done.calls)
     (few, least), (many, most) = sorted(counts.items())

@@ -14,7 +14,7 @@ from mnrl_job.data.read_evalset import write_evalset
 from mnrl_job.errors import InternalError, SettingsError
 from mnrl_job.evaluation.results import read_results
 from mnrl_job.launch.exporters import LOADING, python_of
-from mnrl_job.launch.watchdog import Care
+from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.launch.workers import ask_workers
 from mnrl_job.system.devices import Devices
@@ -75,7 +75,9 @@ def task_in(folder, formats, eval_sets=()):
 
 def export(folder, formats, eval_sets=()):
     task = task_in(folder, formats, eval_sets)
-    return ask_workers("export", task, Devices(gpus=(), workers=1), Care(120, 30), "exports.json", Exports).exports
+    return ask_workers(
+        "export", task, Devices(gpus=(), workers=1), WorkerTimeouts(120, 30), "exports.json", Exports
+    ).exports
 
 
 def prepared(folder, tiny_model):

@@ -10,7 +10,7 @@ import torch
 from mnrl_job.config.settings import Settings
 from mnrl_job.embedding.assumed import find_assumptions
 from mnrl_job.embedding.loading import Loaded
-from mnrl_job.errors import MemoryLimit
+from mnrl_job.errors import OutOfMemory
 from mnrl_job.evaluation.results import Evaluation
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.system.record_files import read_record, write_record
@@ -24,7 +24,7 @@ from tests.program import clean_environment
 
 def test_running_out_of_device_memory_has_its_own_code_and_a_remedy(tmp_path):
     error = explain(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"), tmp_path)
-    assert isinstance(error, MemoryLimit)
+    assert isinstance(error, OutOfMemory)
     assert error.code == 79
     assert re.search(r"\b2\.00 GiB.*MNRL_BATCH_SIZE", str(error))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from mnrl_job.agent.messages import GroupState, GroupTimeouts, NodeFailure, NodeReport, describe
-from mnrl_job.errors import Hang, JobError, Preempted, SettingsError
+from mnrl_job.errors import HangTimeout, JobError, Preempted, SettingsError
 from mnrl_job.launch.fingerprint import find_mismatch
 from mnrl_job.launch.nodes import Nodes
 from mnrl_job.system.logs import warn
@@ -150,7 +150,7 @@ class Coordinator:
             return
         if not self._nodes.is_elastic:
             if was_needed:
-                self.fail(describe(node, Hang(f"node {node} is lost: {reason}; {AGAIN}"), everywhere=True))
+                self.fail(describe(node, HangTimeout(f"node {node} is lost: {reason}; {AGAIN}"), everywhere=True))
         elif node in self.state.members:
             warn(f"node {node} is lost: {reason}; the others go on from the newest checkpoint")
             self.state = replace(self.state, is_broken=True)
@@ -211,7 +211,7 @@ class Coordinator:
         elif now - self._enough_at > self._timeouts.join:
             missing = [node for node in range(self._nodes.max_nodes) if node not in self._heard]
             there = f", {len(self._heard)} are there of MNRL_NUM_NODES={self._nodes}" if self._nodes.is_elastic else ""
-            error = Hang(
+            error = HangTimeout(
                 f"node {', '.join(map(str, missing))} did not join within {self._timeouts.join:g} s "
                 f"(MNRL_JOIN_TIMEOUT){there}; {AGAIN}"
             )

@@ -9,9 +9,9 @@ from mnrl_job.agent.coordinator import Coordinator
 from mnrl_job.agent.messages import GroupTimeouts, NodeReport, decode_report, describe, encode
 from mnrl_job.agent.node_group import GROUP, NODE, Heartbeats, NodeGroup
 from mnrl_job.agent.signed_store import SignatureError, SignedStore
-from mnrl_job.errors import DeviceError, Hang
+from mnrl_job.errors import EnvironmentFailure, HangTimeout
 from mnrl_job.launch.nodes import Nodes
-from mnrl_job.launch.watchdog import Watch
+from mnrl_job.launch.watchdog import Watchdog
 from mnrl_job.system.logs import warn
 
 
@@ -23,7 +23,7 @@ class HostGroup(NodeGroup):
     ) -> None:
         super().__init__(nodes, messages, timeouts, heartbeats)
         self._coordinator = Coordinator(nodes, self._report.incarnation, timeouts, time.monotonic())
-        self._watch = Watch(self._workers, timeouts.hang)
+        self._watch = Watchdog(self._workers, timeouts.hang)
         self._strangers: set[int] = set()
 
     def publish(self) -> None:
@@ -64,8 +64,8 @@ class HostGroup(NodeGroup):
 
     def _notice_hang(self) -> None:
         try:
-            self._watch.look()
-        except Hang as error:
+            self._watch.poll()
+        except HangTimeout as error:
             failure = describe(self.nodes.rank, error, everywhere=True)
             self._coordinator.fail(replace(failure, message=str(error), dumps_stacks=True))
 
@@ -78,7 +78,9 @@ class HostGroup(NodeGroup):
                 self._strangers.add(node)
                 warn(f"{error}; it is ignored")
         except ValueError:
-            other = DeviceError(f"node {node} runs another mnrl-job than node 0; run the same image on all nodes")
+            other = EnvironmentFailure(
+                f"node {node} runs another mnrl-job than node 0; run the same image on all nodes"
+            )
             with self._changed:
                 self._coordinator.fail(describe(node, other, everywhere=True))
         return None

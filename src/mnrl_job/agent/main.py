@@ -25,11 +25,11 @@ from mnrl_job.agent.signed_store import SignedStore
 from mnrl_job.agent.store import connect, serve
 from mnrl_job.agent.supervisor import Supervisor
 from mnrl_job.agent.workers import WorkerAgent
-from mnrl_job.errors import Hang, InternalError, JobError, Preempted
+from mnrl_job.errors import HangTimeout, InternalError, JobError, Preempted
 from mnrl_job.launch.error_files import worker_main
 from mnrl_job.launch.node_agent import SECRET, AgentTask
 from mnrl_job.system import logs
-from mnrl_job.system.heartbeat import last_beat
+from mnrl_job.system.heartbeat import last_heartbeat
 from mnrl_job.system.record_files import read_record
 
 POLL_SECONDS = 0.05
@@ -66,7 +66,7 @@ def take_part(task: AgentTask, secret: str) -> None:
         _wait_until_published(group, supervisor)
     except Exception as error:
         failure = _as_failure(error)
-        if group is None and not isinstance(failure, Hang):
+        if group is None and not isinstance(failure, HangTimeout):
             with suppress(JobError):  # only to tell the others, if node 0 can be reached soon
                 soon = replace(task, join_timeout=FAREWELL_SECONDS)
                 group = _join(soon, secret, open_store(FAREWELL_SECONDS, _nothing), _nothing)
@@ -80,7 +80,7 @@ def _join(task: AgentTask, secret: str, store: dist.Store, check: Callable[[], N
     messages = SignedStore(store, task.run_id, secret)
     timeouts = GroupTimeouts(task.node_timeout, task.join_timeout, task.hang_seconds)
     kind = HostGroup if task.nodes.is_first else PeerGroup
-    group = kind(task.nodes, messages, timeouts, lambda: tuple(map(last_beat, task.heartbeats)))
+    group = kind(task.nodes, messages, timeouts, lambda: tuple(map(last_heartbeat, task.heartbeats)))
     group.open(check)
     return group
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from mnrl_job.errors import Hang, InternalError, JobError, PeerFailed, Preempted, by_kind
+from mnrl_job.errors import HangTimeout, InternalError, JobError, PeerFailed, Preempted, by_kind
 from mnrl_job.launch.fingerprint import Fingerprint
 from mnrl_job.system.secrets import redact
 
@@ -158,6 +158,6 @@ def as_error(failure: NodeFailure) -> JobError:
 
     A lost node, a hang and a request to stop mean the same to all; else only the node that failed ends with the cause.
     """
-    if failure.everywhere or failure.kind in (Hang.kind, Preempted.kind):
+    if failure.everywhere or failure.kind in (HangTimeout.kind, Preempted.kind):
         return by_kind(failure.kind, failure.message, failure.trace)
     return PeerFailed(failure.message)

@@ -14,7 +14,7 @@ from typing import Any
 
 from mnrl_job.agent.messages import GroupState, GroupTimeouts, NodeFailure, NodeReport, as_error, describe
 from mnrl_job.agent.signed_store import SignedStore, new_incarnation
-from mnrl_job.errors import Hang, InternalError, JobError, first_line
+from mnrl_job.errors import HangTimeout, InternalError, JobError, first_line
 from mnrl_job.launch.nodes import Nodes
 
 HEARTBEAT_SECONDS = 1.0
@@ -217,4 +217,4 @@ class NodeGroup(ABC):
 
 def lost_host(reason: str) -> JobError:
     """Node 0 is gone, and the store with it."""
-    return Hang(f"node 0 is lost: {reason}; start all nodes again")
+    return HangTimeout(f"node 0 is lost: {reason}; start all nodes again")

@@ -7,7 +7,7 @@ from contextlib import suppress
 from mnrl_job.agent.messages import GroupState, GroupTimeouts, decode_state, encode
 from mnrl_job.agent.node_group import GROUP, HEARTBEAT_SECONDS, NODE, Heartbeats, NodeGroup, lost_host
 from mnrl_job.agent.signed_store import Message, SignatureError, SignedStore
-from mnrl_job.errors import DeviceError, JobError, SettingsError
+from mnrl_job.errors import EnvironmentFailure, JobError, SettingsError
 from mnrl_job.launch.nodes import Nodes
 
 
@@ -85,7 +85,9 @@ class PeerGroup(NodeGroup):
                 "give all nodes the same MNRL_RUN_ID and secret"
             )
         except ValueError:
-            self._lost = DeviceError("node 0 runs another mnrl-job than this node; run the same image on all nodes")
+            self._lost = EnvironmentFailure(
+                "node 0 runs another mnrl-job than this node; run the same image on all nodes"
+            )
         return None
 
     def _is_meant(self, state: GroupState) -> bool:

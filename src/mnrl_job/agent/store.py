@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from mnrl_job.errors import Hang, SettingsError
+from mnrl_job.errors import HangTimeout, SettingsError
 from mnrl_job.system.logs import log
 
 PAUSE_SECONDS = 0.5
@@ -39,7 +39,9 @@ def serve(port: int, timeout: float, check: Callable[[], None]) -> dist.TCPStore
             if error.errno != errno.EADDRINUSE:
                 raise SettingsError(f"{message}; name another port") from error
             if time.monotonic() > deadline:
-                raise Hang(f"{message}; start again once whoever holds it has ended, or name another port") from error
+                raise HangTimeout(
+                    f"{message}; start again once whoever holds it has ended, or name another port"
+                ) from error
         check()
         time.sleep(PAUSE_SECONDS)
     return dist.TCPStore(
@@ -74,7 +76,7 @@ def connect(address: tuple[str, int], timeout: float, join_timeout: float, check
         except (OSError, RuntimeError) as error:  # torch's errors are RuntimeErrors
             if time.monotonic() > deadline:
                 where = f"{host}:{port} within {join_timeout:g} s (MNRL_JOIN_TIMEOUT)"
-                raise Hang(f"node 0 cannot be reached at {where}: {error}; start all nodes again") from error
+                raise HangTimeout(f"node 0 cannot be reached at {where}: {error}; start all nodes again") from error
             if not is_logged:
                 log(f"waiting for node 0 at {host}:{port}: {error}")
                 is_logged = True

@@ -13,7 +13,7 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler
 from mnrl_job.agent.messages import describe
 from mnrl_job.agent.node_group import NodeGroup
 from mnrl_job.errors import JobError, Preempted, first_line
-from mnrl_job.launch.error_files import cause
+from mnrl_job.launch.error_files import root_cause
 from mnrl_job.launch.node_agent import AgentTask
 from mnrl_job.launch.watchdog import dump_stacks
 from mnrl_job.system.json_text import dumps
@@ -86,7 +86,7 @@ class WorkerAgent(LocalElasticAgent):
     def failure_after(self, error: SignalException) -> JobError:
         """What the workers made of a request to stop; that a connection broke meanwhile is no reason to fail."""
         if any(self._task.outcomes.glob("rank-*.json")):
-            failure = cause(self._task.outcomes, self._codes())
+            failure = root_cause(self._task.outcomes, self._codes())
             if describe(self._group.nodes.rank, failure).is_explained:
                 return failure
             warn(f"asked to stop, the workers ended with {first_line(failure)}")
@@ -103,7 +103,7 @@ class WorkerAgent(LocalElasticAgent):
 
     def _failure(self) -> JobError | None:
         """With what this node ends, now that workers failed; None where all go on with other nodes."""
-        failure = cause(self._task.outcomes, self._codes(), oom_kills() - self._oom_kills)
+        failure = root_cause(self._task.outcomes, self._codes(), oom_kills() - self._oom_kills)
         if isinstance(failure, Preempted) and self._group.nodes.is_elastic:
             return None  # another node is to stop, or to join; here nobody asked
         return self._group.awaits_verdict(failure)

@@ -17,7 +17,7 @@ ROUNDS_PER_WAVE = 12
 WAVE_BITS = 2
 
 
-def deal(keys: Keys, batches: int, batch_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def assign_batches(keys: Keys, batches: int, batch_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Deal rows to `batches` batches of at most `batch_size`.
 
     Args:

@@ -6,7 +6,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
-class Batching:
+class BatchPlan:
     """How rows become batches: `labels`, an Arrow file with the groups of each row, and `plan`, a `.npy` of rows.
 
     Each of `epochs` begins at this step, counted from 0. `barred`, a `.npy`, tells of each row whether its positive is

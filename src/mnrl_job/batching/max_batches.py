@@ -20,7 +20,7 @@ Rows = NDArray[np.int64]
 Keys = NDArray[np.int64]
 
 
-def most_batches(keys: Keys, batch_size: int) -> int:
+def max_batches(keys: Keys, batch_size: int) -> int:
     """The largest number of full batches that any plan could make.
 
     Args:

@@ -12,15 +12,15 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from mnrl_job.batching.batch_assignment import deal
-from mnrl_job.batching.max_batches import Keys, most_batches, usable_rows
+from mnrl_job.batching.batch_assignment import assign_batches
+from mnrl_job.batching.max_batches import Keys, max_batches, usable_rows
 from mnrl_job.system.heartbeat import beat
 
 Plan = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
+class SourceShare:
     """A source's part of the data: so many consecutive rows, and its weight in the mixture, if it was given one."""
 
     rows: int
@@ -28,7 +28,7 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class PlanConfig:
     """How rows become batches.
 
     Attributes:
@@ -38,18 +38,18 @@ class Rule:
     """
 
     batch_size: int
-    shares: tuple[Share, ...]
+    shares: tuple[SourceShare, ...]
     masked: bool = False
 
 
-def batches_by_source(groups: Keys, rule: Rule) -> tuple[int, ...]:
+def batches_by_source(groups: Keys, rule: PlanConfig) -> tuple[int, ...]:
     """How many batches of each source an epoch has.
 
     Without weights each source gives all the batches it can fill. With weights (1 where none is given) batches stand in
     the proportion of the weights, as many as the source that runs out first allows.
     """
     most = [
-        len(keys) // rule.batch_size if rule.masked else most_batches(keys, rule.batch_size)
+        len(keys) // rule.batch_size if rule.masked else max_batches(keys, rule.batch_size)
         for _, keys in _by_source(groups, rule)
     ]
     if all(share.weight is None for share in rule.shares):
@@ -60,7 +60,7 @@ def batches_by_source(groups: Keys, rule: Rule) -> tuple[int, ...]:
     return tuple(int(unit * weight + 1e-9) for weight in weights)
 
 
-def plan_epoch(groups: Keys, rule: Rule, counts: Sequence[int], seed: int, epoch: int) -> Plan:
+def plan_epoch(groups: Keys, rule: PlanConfig, counts: Sequence[int], seed: int, epoch: int) -> Plan:
     """Lay out one epoch.
 
     No two rows of a batch share a group (unless the rule is `masked`), no row is used twice. Which rows are left out,
@@ -86,7 +86,7 @@ def plan_epoch(groups: Keys, rule: Rule, counts: Sequence[int], seed: int, epoch
 
 
 def plan_epochs(
-    groups: Keys, rule: Rule, counts: Sequence[int], seed: int, epochs: int, max_steps: int | None
+    groups: Keys, rule: PlanConfig, counts: Sequence[int], seed: int, epochs: int, max_steps: int | None
 ) -> list[Plan]:
     """Each epoch of a run, the last one cut at `max_steps`. Shapes (steps, batch_size)."""
     plans: list[Plan] = []
@@ -101,20 +101,20 @@ def plan_epochs(
     return plans
 
 
-def _by_source(groups: Keys, rule: Rule) -> list[tuple[int, Keys]]:
+def _by_source(groups: Keys, rule: PlanConfig) -> list[tuple[int, Keys]]:
     """The first row and the groups of each source."""
     starts = np.cumsum([0, *(share.rows for share in rule.shares)])
     return [(start, groups[start:stop, :2]) for start, stop in pairwise(starts.tolist())]
 
 
-def _drawn(rows: int, rule: Rule, count: int, rng: np.random.Generator) -> Plan:
+def _drawn(rows: int, rule: PlanConfig, count: int, rng: np.random.Generator) -> Plan:
     return rng.permutation(rows)[: count * rule.batch_size].reshape(count, rule.batch_size)
 
 
-def _planned(keys: Keys, rule: Rule, count: int, rng: np.random.Generator) -> Plan:
+def _planned(keys: Keys, rule: PlanConfig, count: int, rng: np.random.Generator) -> Plan:
     order = rng.permutation(len(keys))
     rows = rng.permutation(order[usable_rows(keys[order], count)])[: count * rule.batch_size]
-    batch = deal(keys[rows], count, rule.batch_size, rng)
+    batch = assign_batches(keys[rows], count, rule.batch_size, rng)
     whole = np.flatnonzero(np.bincount(batch[batch >= 0], minlength=count) == rule.batch_size)
     dealt = np.argsort(batch, kind="stable")
     dealt = dealt[np.isin(batch[dealt], whole)]

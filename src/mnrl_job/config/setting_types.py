@@ -33,7 +33,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class Duration:
     """A length of time."""
 
     seconds: float
@@ -44,14 +44,14 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True)
-class Every:
+class Interval:
     """How often: after so many steps, or so many seconds."""
 
     steps: int | None = None
     seconds: float | None = None
 
     def __str__(self) -> str:
-        return str(self.steps or Span(self.seconds or 0.0))
+        return str(self.steps or Duration(self.seconds or 0.0))
 
     def due(self, step: int, seconds: float) -> bool:
         """Whether it is time, at this step and so many seconds after the last time."""
@@ -70,7 +70,7 @@ class Hardness:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class RankRange:
     """Places of a ranking, counted from 1, the last included."""
 
     first: int
@@ -98,16 +98,16 @@ def _parse_every(value: object) -> object:
     if not found or not int(found[1]):
         raise ValueError("not a positive integer with an optional unit s, m or h")
     number, unit = int(found[1]), found[2]
-    return Every(seconds=float(number * SECONDS[unit])) if unit else Every(steps=number)
+    return Interval(seconds=float(number * SECONDS[unit])) if unit else Interval(steps=number)
 
 
 def _parse_time(value: object) -> object:
     every = _parse_every(value)
-    if not isinstance(every, Every):
+    if not isinstance(every, Interval):
         return value
     if every.seconds is None:
         raise ValueError("missing unit")
-    return Span(every.seconds)
+    return Duration(every.seconds)
 
 
 def _parse_sources(value: object) -> object:
@@ -170,7 +170,7 @@ def _parse_places(value: object) -> object:
     found = re.fullmatch(r"([1-9][0-9]{0,5})\s*-\s*([1-9][0-9]{0,5})", value.strip())
     if not found or int(found[1]) > int(found[2]):
         raise ValueError("not an ascending range of ranks")
-    return Places(int(found[1]), int(found[2]))
+    return RankRange(int(found[1]), int(found[2]))
 
 
 def parse_node_range(text: str) -> NodeRange:
@@ -249,8 +249,8 @@ def _parse_primary_metric(value: object) -> object:
 
 Sources = Annotated[tuple[Source, ...], BeforeValidator(_parse_sources)]
 EvalSources = Annotated[Sources, AfterValidator(_refuse_weights)]
-Interval = Annotated[Every, BeforeValidator(_parse_every)]
-Time = Annotated[Span, BeforeValidator(_parse_time)]
+IntervalSetting = Annotated[Interval, BeforeValidator(_parse_every)]
+Time = Annotated[Duration, BeforeValidator(_parse_time)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
 Trackers = Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], BeforeValidator(_parse_trackers)]
 NearDuplicates = Annotated[Annotated[float, Field(gt=0.5, le=1)] | None, BeforeValidator(_parse_near_duplicates)]
@@ -262,7 +262,7 @@ ExportFormats = Annotated[tuple[ExportFormat, ...], BeforeValidator(_parse_expor
 # The space at its end belongs to a prompt.
 Prompt = Annotated[str, StringConstraints(strip_whitespace=False)]
 HardnessWeight = Annotated[Hardness, BeforeValidator(_parse_hardness)]
-RankingPlaces = Annotated[Places, BeforeValidator(_parse_places)]
+RankingPlaces = Annotated[RankRange, BeforeValidator(_parse_places)]
 NumNodes = Annotated[NodeRange, BeforeValidator(_parse_num_nodes)]
 RowsToTake = Annotated[RowFilter, BeforeValidator(_parse_row_filter)]
 PrimaryMetric = Annotated[str, BeforeValidator(_parse_primary_metric)]

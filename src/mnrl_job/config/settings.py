@@ -13,21 +13,21 @@ from mnrl_job.config.setting_types import (
     RANKING_METRICS,
     Cutoffs,
     Dimensions,
+    Duration,
     EvalSources,
-    Every,
     ExportFormats,
     HardnessWeight,
     Interval,
+    IntervalSetting,
     Names,
     NearDuplicates,
     NumNodes,
-    Places,
     PrimaryMetric,
     Prompt,
     RankingPlaces,
+    RankRange,
     RowsToTake,
     Sources,
-    Span,
     Time,
     Trackers,
 )
@@ -165,7 +165,7 @@ class Settings(BaseModel):
         le=100,
     )
     hard_negative_range: RankingPlaces = _setting(
-        Places(1, 100),
+        RankRange(1, 100),
         "ranks to take them from, with the other documents ranked by similarity to the query",
         "FIRST-LAST, as in 1-100",
     )
@@ -208,16 +208,16 @@ class Settings(BaseModel):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = _setting(
         "auto", "precision of the forward pass; weights stay in fp32", "auto, fp32, bf16 or fp16"
     )
-    checkpoint_interval: Interval = _setting(
-        Every(seconds=600.0), "how often to save a checkpoint", "steps (500) or a time (90s, 10m, 1h)"
+    checkpoint_interval: IntervalSetting = _setting(
+        Interval(seconds=600.0), "how often to save a checkpoint", "steps (500) or a time (90s, 10m, 1h)"
     )
     grace_period: Time = _setting(
-        Span(30.0),
+        Duration(30.0),
         "time between SIGTERM and SIGKILL (terminationGracePeriodSeconds, docker stop -t)",
         "a time (30s, 5m)",
     )
     hang_timeout: Time = _setting(
-        Span(600.0), "abort when no worker makes progress for this long", "a time (90s, 10m, 1h)"
+        Duration(600.0), "abort when no worker makes progress for this long", "a time (90s, 10m, 1h)"
     )
     metric_cutoffs: Cutoffs = _setting(
         METRIC_CUTOFFS, "cutoffs k at which the metrics are computed", "integers, comma separated"
@@ -228,7 +228,7 @@ class Settings(BaseModel):
         METRIC,
         validate_default=True,
     )
-    eval_interval: Interval | None = _setting(
+    eval_interval: IntervalSetting | None = _setting(
         None,
         "how often to evaluate the primary metric during training; the best weights are published",
         "steps (500) or a time (90s, 10m, 1h)",
@@ -289,11 +289,11 @@ class Settings(BaseModel):
         "host or host:port (default port 29500)",
     )
     join_timeout: Time = _setting(
-        Span(1800.0),
+        Duration(1800.0),
         "how long to wait for all nodes to join, or for MIN nodes of an elastic run",
         "a time (90s, 10m, 1h)",
     )
-    node_timeout: Time = _setting(Span(30.0), "heartbeat timeout for a node", "a time (30s, 2m, 1h)")
+    node_timeout: Time = _setting(Duration(30.0), "heartbeat timeout for a node", "a time (30s, 2m, 1h)")
     group_secret: SecretStr = _setting(SecretStr(""), "shared secret that signs messages between nodes", "text")
     accelerate_config: str | None = _setting(
         None, "accelerate configuration file for a sharded model (FSDP2)", "a YAML file"
@@ -334,19 +334,19 @@ class Settings(BaseModel):
 
     @field_validator("hard_negative_range")
     @classmethod
-    def _are_enough(cls, places: Places, info: ValidationInfo) -> Places:
+    def _are_enough(cls, places: RankRange, info: ValidationInfo) -> RankRange:
         wanted = info.data.get("num_hard_negatives", 0)
         if wanted > places.last - places.first + 1:
             raise ValueError(f"fewer ranks than MNRL_NUM_HARD_NEGATIVES={wanted}")
         return places
 
     @property
-    def mines_each_epoch(self) -> bool:
+    def mines_every_epoch(self) -> bool:
         """Whether hard negatives change while it trains."""
         return self.num_hard_negatives > 0 and self.mining_interval == "epoch"
 
     @property
-    def judged(self) -> tuple[str, str]:
+    def primary_eval(self) -> tuple[str, str]:
         """The eval set that `MNRL_PRIMARY_METRIC` names, empty for the first, and the metric."""
         name, _, metric = self.primary_metric.rpartition(".")
         return name, metric

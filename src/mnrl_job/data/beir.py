@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnrl_job.data.clean_text import type_name, usable
+from mnrl_job.data.clean_text import clean_text, type_name
 from mnrl_job.data.file_formats.common import BadRow, is_unicode
 from mnrl_job.data.file_formats.rows import read_rows
 from mnrl_job.errors import DataError
@@ -78,7 +78,7 @@ def passage_of(row: dict[str, Any], identifier: str, where: str) -> Passage | Ba
         return BadRow(where, "missing column", f"text of {identifier!r}; found {', '.join(row)}")
     if not isinstance(text, str):
         text = None if _is_nan(text) else text
-    whole = usable(f"{title} {text}" if isinstance(text, str) else text, f"text of {identifier!r}", where)
+    whole = clean_text(f"{title} {text}" if isinstance(text, str) else text, f"text of {identifier!r}", where)
     return whole if isinstance(whole, BadRow) else Passage(where, identifier, whole, str(text).strip())
 
 

@@ -32,7 +32,7 @@ def row_texts(row: dict[str, Any], columns: Columns, where: str) -> tuple[Texts,
     return tuple((anchor, positive, *chain.from_iterable(negatives)) for positive in positives)
 
 
-def usable(value: object, name: str, where: str) -> str | BadRow:
+def clean_text(value: object, name: str, where: str) -> str | BadRow:
     """A text without the blanks around it, or why it is none."""
     if value is None:
         return BadRow(where, "null", name)
@@ -56,7 +56,7 @@ def is_absent(value: object) -> bool:
 
 
 def _anchor(row: dict[str, Any], name: str, where: str) -> str | BadRow:
-    return usable(row[name], name, where) if name in row else _missing(row, name, where)
+    return clean_text(row[name], name, where) if name in row else _missing(row, name, where)
 
 
 def _several(row: dict[str, Any], name: str, columns: Columns, where: str) -> Texts | BadRow:
@@ -69,11 +69,11 @@ def _several(row: dict[str, Any], name: str, columns: Columns, where: str) -> Te
         if value is None:
             return BadRow(where, "not a list", f"{name} is not a list of texts, unlike in other rows")
     if not isinstance(value, list):
-        text = usable(value, name, where)
+        text = clean_text(value, name, where)
         return text if isinstance(text, BadRow) else (text,)
     texts: list[str] = []
     for index, member in enumerate(value):
-        text = usable(member, f"{name}[{index}]", where)
+        text = clean_text(member, f"{name}[{index}]", where)
         if isinstance(text, BadRow):
             return text
         texts.append(text)

@@ -5,7 +5,7 @@ from math import prod
 
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.inputs import LocatedInputs
-from mnrl_job.data.sources import Located
+from mnrl_job.data.sources import ResolvedSource
 from mnrl_job.storage import Entry, LocalStore, Store
 
 # Text that comes compressed grows; what is prepared holds it twice (as read, and without what was held out).
@@ -41,18 +41,18 @@ def needed_bytes(located: LocatedInputs, settings: Settings, trains: bool = True
     return needed + weights * (1 + bool(settings.eval_interval) + CHECKPOINTS * state)
 
 
-def trained_bytes(model: Located) -> int:
+def trained_bytes(model: ResolvedSource) -> int:
     """The parameters of a model as they are in training, by the headers of its files, else the files as they are."""
     files = _files(model)
     tensors = [(store, entry) for store, entry in files if entry.key.endswith(SAFETENSORS)]
     return sum(BYTES_PER_PARAMETER * _parameters(store, entry) for store, entry in tensors) or model.bytes
 
 
-def _files(model: Located) -> list[tuple[Store, Entry]]:
+def _files(model: ResolvedSource) -> list[tuple[Store, Entry]]:
     if model.store is not None:
         return [(model.store, entry) for entry in model.entries]
     stores = [(LocalStore(path.parent, str(path.parent)), path.name) for path in model.files]
-    return [(store, entry) for store, name in stores if (entry := store.entry(name))]
+    return [(store, entry) for store, name in stores if (entry := store.stat(name))]
 
 
 def _parameters(store: Store, entry: Entry) -> int:

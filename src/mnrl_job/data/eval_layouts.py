@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mnrl_job.data.beir import Passage, find_parts, id_of, passage_of, read_judgements
-from mnrl_job.data.clean_text import type_name, usable
+from mnrl_job.data.clean_text import clean_text, type_name
 from mnrl_job.data.file_formats.common import BadRow, is_unicode
-from mnrl_job.data.file_formats.opening import DAMAGE, open_bytes
+from mnrl_job.data.file_formats.opening import READ_ERRORS, open_bytes
 from mnrl_job.data.file_formats.rows import read_rows
 from mnrl_job.errors import DataError
 
@@ -115,7 +115,7 @@ class JsonFile:
     def _passages(self, part: str, content: dict[str, Any]) -> Iterator[Passage | BadRow]:
         for identifier, value in content.items():
             name = f"{part}[{identifier!r}]"
-            text = usable(value, name, str(self.path))
+            text = clean_text(value, name, str(self.path))
             if not is_unicode(identifier):
                 yield BadRow(str(self.path), "not UTF-8", f"an id of {part} contains an unpaired surrogate")
             else:
@@ -140,7 +140,7 @@ def _json_parts(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, A
     try:
         with open_bytes(path) as handle:
             content = json.load(handle, object_pairs_hook=_each_once)
-    except (ValueError, RecursionError, *DAMAGE) as error:
+    except (ValueError, RecursionError, *READ_ERRORS) as error:
         raise DataError(f"{path}: invalid JSON: {error}") from error
     parts = [content.get(name) for name in JSON_PARTS] if isinstance(content, dict) else []
     if not parts or not all(isinstance(part, dict) for part in parts):

@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.pairs import Pairs
-from mnrl_job.data.sources import Fetched, Located, fetch, locate, locate_model, meant
+from mnrl_job.data.sources import LocalSource, ResolvedSource, fetch, locate, locate_model, meant
 from mnrl_job.system.files import sha256_of
 
 
@@ -24,10 +24,10 @@ class Listing(TypedDict):
 class LocatedInputs:
     """What is there. `model` and `guide` are None for a Hub id, `guide` also where none is wanted."""
 
-    train: tuple[Located, ...]
-    evals: tuple[Located, ...]
-    model: Located | None
-    guide: Located | None = None
+    train: tuple[ResolvedSource, ...]
+    evals: tuple[ResolvedSource, ...]
+    model: ResolvedSource | None
+    guide: ResolvedSource | None = None
 
     @property
     def remote_bytes(self) -> int:
@@ -43,8 +43,8 @@ class Inputs:
     So do `guide`, empty where there is none, and `guide_sha256`. `listing` is what was there when they were located.
     """
 
-    train: tuple[Fetched, ...]
-    evals: tuple[Fetched, ...]
+    train: tuple[LocalSource, ...]
+    evals: tuple[LocalSource, ...]
     model: str
     model_sha256: str | None
     guide: str = ""
@@ -81,7 +81,7 @@ def fetch_inputs(located: LocatedInputs, folder: Path, settings: Settings) -> In
     return Inputs(train, evals, *model, *_fetch_model(located.guide, folder, settings.guide_model))
 
 
-def _fetch_model(located: Located | None, folder: Path, name: str) -> tuple[str, str | None]:
+def _fetch_model(located: ResolvedSource | None, folder: Path, name: str) -> tuple[str, str | None]:
     """A model's folder and the hash of its files; the name alone of one that the Hub has."""
     if located is None:
         return name, None

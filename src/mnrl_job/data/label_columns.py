@@ -78,7 +78,7 @@ class Values:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Qrel:
     """What is wrong with taking all rows, at which row it shows, and what to take instead, if that can be told."""
 
     name: str
@@ -103,21 +103,21 @@ def same_columns(tallies: Iterable[Mapping[str, Values]]) -> dict[str, Values]:
     return every
 
 
-def judge(values: Values) -> Judgement | None:
+def judge(values: Values) -> Qrel | None:
     """Why the rows with these values cannot all be taken without a word; None where they can."""
     present, plain = values.present, _letters(values.name)
     if not present or not _judges(plain, present):
         return None
     if len(values.counts) > 1:
         second = list(values.first.values())[1]
-        return Judgement(values.name, second, f"varies between rows ({values.shown()})", _instead(values, plain))
+        return Qrel(values.name, second, f"varies between rows ({values.shown()})", _instead(values, plain))
     if not _is_unwanted(present[0], plain):
         return None
     told = f"is {_shown(present[0])} in all {values.counts.total()} rows"
-    return Judgement(values.name, values.first[present[0]], told, None)
+    return Qrel(values.name, values.first[present[0]], told, None)
 
 
-def suggested(judgements: Iterable[Judgement]) -> RowFilter:
+def suggested(judgements: Iterable[Qrel]) -> RowFilter:
     """A filter that takes what is judged as right; where no filter can, the one that takes all."""
     conditions = [one.instead for one in judgements]
     return RowFilter(tuple(one for one in conditions if one) if all(conditions) else ())

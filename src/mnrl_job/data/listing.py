@@ -10,7 +10,7 @@ from pathlib import Path
 from mnrl_job.config.setting_types import Source
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.inputs import Listing, LocatedInputs
-from mnrl_job.data.sources import Located, locate, locate_model
+from mnrl_job.data.sources import ResolvedSource, locate, locate_model
 from mnrl_job.errors import JobError
 from mnrl_job.system.json_text import dumps
 
@@ -22,7 +22,7 @@ def listings(located: LocatedInputs, settings: Settings) -> dict[str, Listing]:
     named |= {name: one for name, one in models.items() if one}
     if settings.accelerate_config and Path(settings.accelerate_config).is_file():
         file = Path(settings.accelerate_config)
-        named["accelerate_config"] = Located(file.name, str(file), (file,))
+        named["accelerate_config"] = ResolvedSource(file.name, str(file), (file,))
     return {name: _listing(one) for name, one in named.items()}
 
 
@@ -31,7 +31,7 @@ def listings_in_reach(settings: Settings) -> dict[str, Listing]:
     style = settings.s3_addressing_style
     guide = settings.guide_model
 
-    def those(sources: tuple[Source, ...], variable: str) -> tuple[Located, ...]:
+    def those(sources: tuple[Source, ...], variable: str) -> tuple[ResolvedSource, ...]:
         found = (_in_reach(partial(locate, source, variable, style)) for source in sources)
         return tuple(filter(None, found))
 
@@ -58,13 +58,13 @@ def find_other(was: Mapping[str, Listing], now: Mapping[str, Listing]) -> str | 
     return None
 
 
-def _in_reach(find: Callable[[], Located | None]) -> Located | None:
+def _in_reach(find: Callable[[], ResolvedSource | None]) -> ResolvedSource | None:
     with suppress(JobError):
         return find()
     return None
 
 
-def _listing(located: Located) -> Listing:
+def _listing(located: ResolvedSource) -> Listing:
     folder = os.path.commonpath([file.parent for file in located.files]) if located.files else ""
     facts = [(entry.key, entry.size, entry.version) for entry in located.entries]
     for file in located.files:

@@ -13,7 +13,7 @@ from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.file_formats.common import BadRow
 from mnrl_job.data.missing_values import is_missing_value
 from mnrl_job.data.row_counts import remedy
-from mnrl_job.data.sources import Fetched
+from mnrl_job.data.sources import LocalSource
 from mnrl_job.data.tables import write_columns
 from mnrl_job.errors import DataError
 from mnrl_job.system.files import sha256_of
@@ -33,7 +33,7 @@ class _Part:
     """How many rows of a part were read so far, and those of them that cannot be used."""
 
     name: str
-    source: Fetched
+    source: LocalSource
     read: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     bad_rows: list[BadRow] = field(default_factory=list)
@@ -86,7 +86,7 @@ class _Content:
     own: frozenset[str]
 
 
-def read_evalset(source: Fetched, folder: Path, max_bad_row_ratio: float = 0.0) -> EvalSet:
+def read_evalset(source: LocalSource, folder: Path, max_bad_row_ratio: float = 0.0) -> EvalSet:
     """Read an eval set and write `queries.arrow`, `corpus.arrow` and `judgements.arrow` into `folder`.
 
     Up to `max_bad_row_ratio` of the rows of each part may be unusable; they are left out and counted. So are queries

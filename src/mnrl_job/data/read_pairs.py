@@ -15,7 +15,7 @@ from mnrl_job.data.file_formats.common import BadRow
 from mnrl_job.data.pairs import Pairs, SourceRecord
 from mnrl_job.data.row_counts import Tally, enforce
 from mnrl_job.data.row_selection import check_filter, check_taken
-from mnrl_job.data.sources import Fetched
+from mnrl_job.data.sources import LocalSource
 from mnrl_job.data.tables import read_table, write_table
 from mnrl_job.data.tabular import Tabular, find_tabular
 from mnrl_job.system.files import sha256_of
@@ -27,7 +27,7 @@ TEXTS_PER_BATCH = 20_000
 Content = Tabular | Judged
 
 
-def read_pairs(sources: tuple[Fetched, ...], settings: Settings, path: Path) -> Pairs:
+def read_pairs(sources: tuple[LocalSource, ...], settings: Settings, path: Path) -> Pairs:
     """Read all sources into the Arrow file `path`, one after another.
 
     Raises:
@@ -64,7 +64,7 @@ def read_pairs(sources: tuple[Fetched, ...], settings: Settings, path: Path) -> 
     )
 
 
-def _usable_rows(source: Fetched, content: Content, tally: Tally) -> Iterator[Texts]:
+def _usable_rows(source: LocalSource, content: Content, tally: Tally) -> Iterator[Texts]:
     """Yield the texts of each usable row; count the others in `tally`."""
     for where, line in content.lines():
         tally.read += 1
@@ -101,7 +101,7 @@ def _record_batch(rows: list[Texts], schema: pa.Schema) -> pa.RecordBatch:
 
 
 def _check(
-    sources: tuple[Fetched, ...], contents: list[Content], records: list[SourceRecord], settings: Settings
+    sources: tuple[LocalSource, ...], contents: list[Content], records: list[SourceRecord], settings: Settings
 ) -> None:
     """Whether the right rows were taken of those sources whose rows have columns; judgements say it themselves."""
     read = [
@@ -123,7 +123,7 @@ def _drop_negatives(path: Path) -> None:
         smaller.replace(path)
 
 
-def _source_record(source: Fetched, content: Content, tally: Tally, before: Tally) -> SourceRecord:
+def _source_record(source: LocalSource, content: Content, tally: Tally, before: Tally) -> SourceRecord:
     if content.ignored:
         names = ", ".join(content.ignored)
         warn(f"{source.name}: ignored columns: {names}")

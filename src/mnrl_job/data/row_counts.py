@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from mnrl_job.data.clean_text import Texts
 from mnrl_job.data.file_formats.common import BadRow
 from mnrl_job.data.missing_values import is_missing_value
-from mnrl_job.data.sources import Fetched
+from mnrl_job.data.sources import LocalSource
 from mnrl_job.errors import DataError
 from mnrl_job.system.logs import log, warn
 
@@ -35,7 +35,7 @@ class Tally:
         if len(self.named) < NAMED_BAD_ROWS:
             self.named.append(bad)
 
-    def keep(self, texts: Texts, source: Fetched, where: str) -> None:
+    def keep(self, texts: Texts, source: LocalSource, where: str) -> None:
         self.kept += 1
         self.negatives[len(texts) - 2] += 1
         if len(texts) - 2 not in self.first_negatives:

@@ -14,7 +14,7 @@ from mnrl_job.config.setting_types import Source, own_name
 from mnrl_job.data.file_formats.common import is_unicode
 from mnrl_job.data.globs import WILD, is_hidden, matched, readings, visible
 from mnrl_job.data.table_formats import local_logs, refuse_tables, remote_logs
-from mnrl_job.errors import DataError, DeniedError, JobError, MissingError
+from mnrl_job.errors import DataError, DeniedError, JobError, NotFound
 from mnrl_job.storage import Entry, Store, is_hub_id, is_remote, local_path, open_store, split_revision
 from mnrl_job.storage.transfer import download
 from mnrl_job.storage.uri import S3, bucket_and_prefix
@@ -24,7 +24,7 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
+class ResolvedSource:
     """A source that is there. A remote one is still to be fetched: `entries` below `store`, whose URI is `base`."""
 
     name: str
@@ -42,7 +42,7 @@ class Located:
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
+class LocalSource:
     """A source whose files are on this machine, in a stable order. `root` is the folder where it is one.
 
     Of a remote source these are copies in a folder that the user knows as `base`.
@@ -71,7 +71,7 @@ class Fetched:
             raise type(error)(self.as_given(str(error))) from error
 
 
-def locate(source: Source, variable: str, addressing_style: str = "auto") -> Located:
+def locate(source: Source, variable: str, addressing_style: str = "auto") -> ResolvedSource:
     """Find the files of a source: a file, a folder or prefix (all files below it), or a glob. Nothing is fetched yet.
 
     Raises:
@@ -82,16 +82,16 @@ def locate(source: Source, variable: str, addressing_style: str = "auto") -> Loc
     if not found.files and not found.entries and not (found := _as_path(source, variable)).files:
         taken = "" if own_name(source.uri) == source.name else f" (read as name=uri, with the name {source.name})"
         path = f", or ./{source} for a path" if taken and "://" not in source.uri else ""
-        raise MissingError(
+        raise NotFound(
             f"{variable}: {source.uri}{taken} does not exist or contains no files; give a file, folder or glob{path}"
         )
     return replace(found, weight=source.weight)
 
 
-def _as_path(source: Source, variable: str) -> Located:
+def _as_path(source: Source, variable: str) -> ResolvedSource:
     """What is named as `name=uri` and is a path itself, as `date=2026-01-01/part-0.jsonl`."""
     if "://" in source.uri:
-        return Located(source.name, source.uri)
+        return ResolvedSource(source.name, source.uri)
     return _locate(replace(source, uri=str(source)), variable)
 
 
@@ -106,14 +106,14 @@ def meant(sources: tuple[Source, ...], variable: str, addressing_style: str = "a
     first, *others = sources
     texts = [first.uri, *(one.uri if own_name(one.uri) == one.name else str(one) for one in others)]
     for comma in (",", ", "):
-        with suppress(MissingError, DeniedError):
+        with suppress(NotFound, DeniedError):
             whole = Source(first.name, comma.join(texts), first.weight)
             locate(whole, variable, addressing_style)
             return (whole,)
     return sources
 
 
-def fetch(located: Located, folder: Path) -> Fetched:
+def fetch(located: ResolvedSource, folder: Path) -> LocalSource:
     """Have the files of a source on this machine; remote ones below `folder`, where they are found again next time.
 
     Raises:
@@ -121,15 +121,15 @@ def fetch(located: Located, folder: Path) -> Fetched:
         JobError: it cannot be fetched.
     """
     if located.store is None:
-        return Fetched(located.name, located.uri, located.files, located.root, weight=located.weight)
+        return LocalSource(located.name, located.uri, located.files, located.root, weight=located.weight)
     copies = folder / hashlib.sha256(located.uri.encode()).hexdigest()[:12]
     files = tuple(sorted(download(located.store, located.entries, copies)))
     is_folder = located.base == located.uri.rstrip("/")
     root = copies if is_folder else files[0]
-    return Fetched(located.name, located.uri, files, root, copies, located.base, located.weight)
+    return LocalSource(located.name, located.uri, files, root, copies, located.base, located.weight)
 
 
-def locate_model(name: str, addressing_style: str = "auto", variable: str = "MNRL_BASE_MODEL") -> Located | None:
+def locate_model(name: str, addressing_style: str = "auto", variable: str = "MNRL_BASE_MODEL") -> ResolvedSource | None:
     """A folder or prefix that holds a whole model; None for a Hub id, which is not ours to look up.
 
     Args:
@@ -155,7 +155,7 @@ def locate_model(name: str, addressing_style: str = "auto", variable: str = "MNR
         return found
     owner_and_name, _ = split_revision(name)  # a revision may be refs/pr/1
     if not is_hub_id(name) or owner_and_name.count("/") > 1:
-        raise MissingError(
+        raise NotFound(
             f"{variable}: {name} is not a folder; give a model folder, an s3:// prefix or a Hub id (owner/name)"
         )
     return None
@@ -163,12 +163,12 @@ def locate_model(name: str, addressing_style: str = "auto", variable: str = "MNR
 
 def _check_model(variable: str, name: str, files: set[str]) -> None:
     if not any(Path(file).match(pattern) for pattern in WEIGHTS for file in files):
-        raise MissingError(
+        raise NotFound(
             f"{variable}: {name} contains no weights ({' or '.join(WEIGHTS)}); "
             "give a folder written by SentenceTransformer.save_pretrained()"
         )
     if not files & {"modules.json", "config.json", "adapter_config.json"}:
-        raise MissingError(f"{variable}: {name} contains neither modules.json nor config.json; give a model folder")
+        raise NotFound(f"{variable}: {name} contains neither modules.json nor config.json; give a model folder")
 
 
 @contextmanager
@@ -183,10 +183,10 @@ def _reading(variable: str) -> Iterator[None]:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise storage_error(error, f"{variable}: cannot read {error.filename}") from error
-        raise MissingError(f"{variable}: the file name is too long: {error.filename}") from error
+        raise NotFound(f"{variable}: the file name is too long: {error.filename}") from error
 
 
-def _locate(source: Source, variable: str) -> Located:
+def _locate(source: Source, variable: str) -> ResolvedSource:
     with _reading(variable):
         found = _look_up(source, local_path(source.uri, variable))
         for file in found.files:
@@ -198,9 +198,9 @@ def _locate(source: Source, variable: str) -> Located:
     return found
 
 
-def _look_up(source: Source, path: Path) -> Located:
+def _look_up(source: Source, path: Path) -> ResolvedSource:
     if path.is_file():
-        return Located(source.name, source.uri, (path,), path)
+        return ResolvedSource(source.name, source.uri, (path,), path)
     if path.is_dir():
         root, found = path, list(_below(path))
     else:
@@ -209,7 +209,7 @@ def _look_up(source: Source, path: Path) -> Located:
         matches = (glob.glob(reading, recursive=True) for reading in readings(str(path)))
         found = [Path(match) for match in next(filter(None, matches), [])]
     files = [file for file in found if file.is_file() and not is_hidden(file.relative_to(root).as_posix())]
-    return Located(source.name, source.uri, tuple(sorted(files)), path)
+    return ResolvedSource(source.name, source.uri, tuple(sorted(files)), path)
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -230,33 +230,33 @@ def _below(folder: Path) -> Iterator[Path]:
         yield from (Path(path) / name for name in names)
 
 
-def _locate_remote(source: Source, variable: str, addressing_style: str) -> Located:
+def _locate_remote(source: Source, variable: str, addressing_style: str) -> ResolvedSource:
     """The object; else all below the prefix as below a folder: `b/a` is `a/…`, never `ab`; else what a glob matches."""
     bucket, _ = bucket_and_prefix(source.uri, variable)
     key = source.uri[len(S3) + len(bucket) + 1 :]
     folder, _, name = key.rpartition("/")
     base = S3 + f"{bucket}/{folder}".strip("/")
     store = open_store(base, variable, addressing_style)
-    if name and (entry := store.entry(name)):
-        found = Located(source.name, source.uri, store=store, base=base, entries=(entry,))
+    if name and (entry := store.stat(name)):
+        found = ResolvedSource(source.name, source.uri, store=store, base=base, entries=(entry,))
         return _not_of_a_table(found, [], variable, addressing_style)
-    store = store.child(name) if name else store
-    listed = list(store.entries())
+    store = store.join(name) if name else store
+    listed = list(store.list_objects())
     wild = WILD.search(key)
     if listed or not wild:
         base = source.uri.rstrip("/")
-        found = Located(source.name, source.uri, store=store, base=base, entries=tuple(visible(listed)))
+        found = ResolvedSource(source.name, source.uri, store=store, base=base, entries=tuple(visible(listed)))
         return _not_of_a_table(found, listed, variable, addressing_style)
     folder, _, name = key[: wild.start()].rpartition("/")
     base = S3 + f"{bucket}/{folder}".strip("/")
     store = open_store(base, variable, addressing_style)
-    listed = list(store.entries(name))
+    listed = list(store.list_objects(name))
     entries = matched(visible(listed), key.removeprefix(folder).lstrip("/"))
-    found = Located(source.name, source.uri, store=store, base=base, entries=tuple(entries))
+    found = ResolvedSource(source.name, source.uri, store=store, base=base, entries=tuple(entries))
     return _not_of_a_table(found, listed, variable, addressing_style)
 
 
-def _not_of_a_table(found: Located, listed: list[Entry], variable: str, addressing_style: str) -> Located:
+def _not_of_a_table(found: ResolvedSource, listed: list[Entry], variable: str, addressing_style: str) -> ResolvedSource:
     """What was found, unless a log that was `listed` or stands above rules over it.
 
     Raises:

@@ -58,4 +58,4 @@ def remote_logs(bucket: Store, base: PurePosixPath) -> Iterator[str]:
     for folder in base.parents:
         for log in (str(folder / name) for name in LOG_FOLDERS):
             with suppress(JobError):
-                yield from (f"{log}/{entry.key}" for entry in islice(bucket.child(log).entries(), LOOKED_AT))
+                yield from (f"{log}/{entry.key}" for entry in islice(bucket.join(log).list_objects(), LOOKED_AT))

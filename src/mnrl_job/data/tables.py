@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mnrl_job.data.ragged import Ragged, no_values, offsets_of
 
 # The group of a missing negative, or of one that cannot be trusted: it is nobody's negative.
-NOBODY = -1
+NO_GROUP = -1
 
 
 def write_table(path: Path, table: pa.Table) -> None:

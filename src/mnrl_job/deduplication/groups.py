@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from mnrl_job.data.integer_sets import are_among
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import Ragged, no_values
-from mnrl_job.data.tables import NOBODY, list_offsets, read_table
-from mnrl_job.deduplication.minhash import Column, sign
+from mnrl_job.data.tables import NO_GROUP, list_offsets, read_table
+from mnrl_job.deduplication.minhash import Column, compute_signatures
 from mnrl_job.deduplication.near_duplicates import merge
 
 
@@ -52,11 +52,11 @@ def find_groups(pairs: Pairs, relevant: Column | None, threshold: float | None, 
     given = no_values(pairs.rows)
     if "negatives" in pairs.columns:
         given = Ragged(given.values, list_offsets(read_table(pairs.path)["negatives"]))
-    anchors = sign([Column(pairs.path, pairs.columns[0])], None, folder / "anchors").ids
-    signed = sign([*documents, *([relevant] if relevant else [])], threshold, folder / "documents")
+    anchors = compute_signatures([Column(pairs.path, pairs.columns[0])], None, folder / "anchors").ids
+    signed = compute_signatures([*documents, *([relevant] if relevant else [])], threshold, folder / "documents")
     ours = signed.first(pairs.rows + int(given.offsets[-1]))
     merged = merge(ours, threshold)
-    every = np.concatenate([_standing(anchors, ours.ids, merged), merged])
+    every = np.concatenate([representatives(anchors, ours.ids, merged), merged])
     numbers = np.unique(every, return_inverse=True)[1]
     texts = np.stack([anchors, ours.ids[: pairs.rows]], axis=1)
     negatives = ours.ids[pairs.rows :]
@@ -74,10 +74,10 @@ def find_groups(pairs: Pairs, relevant: Column | None, threshold: float | None, 
 
 def without_contradictions(found: Groups) -> Ragged:
     """The groups of negatives for training: one that contradicts a positive is nobody's negative."""
-    return Ragged(np.where(found.contradictions, NOBODY, found.negatives.values), found.negatives.offsets)
+    return Ragged(np.where(found.contradictions, NO_GROUP, found.negatives.values), found.negatives.offsets)
 
 
-def _standing(ids: NDArray[np.int64], known: NDArray[np.int64], standing: NDArray[np.int64]) -> NDArray[np.int64]:
+def representatives(ids: NDArray[np.int64], known: NDArray[np.int64], standing: NDArray[np.int64]) -> NDArray[np.int64]:
     """The ids that stand for texts which are among the known ones, too; other ids as they are."""
     order = np.argsort(known, kind="stable")
     at = order[np.minimum(np.searchsorted(known, ids, sorter=order), len(known) - 1)]

@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import Ragged
-from mnrl_job.data.tables import NOBODY, read_table, take
+from mnrl_job.data.tables import NO_GROUP, read_table, take
 from mnrl_job.errors import DataError
 
 CORPUS_ROWS = 10_000
@@ -102,4 +102,4 @@ def spare_held_out(groups: NDArray[np.int64], negatives: Ragged, held: NDArray[n
         The groups of the negatives anew, and how many are spared.
     """
     spared = np.isin(negatives.values, groups[held]) & ~held[negatives.rows]
-    return Ragged(np.where(spared, NOBODY, negatives.values), negatives.offsets), int(spared.sum())
+    return Ragged(np.where(spared, NO_GROUP, negatives.values), negatives.offsets), int(spared.sum())

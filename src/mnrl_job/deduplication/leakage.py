@@ -13,12 +13,12 @@ from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.integer_sets import are_among
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.tables import read_table, write_columns
-from mnrl_job.deduplication.minhash import Column, sign
+from mnrl_job.deduplication.minhash import Column, compute_signatures
 from mnrl_job.deduplication.near_duplicates import merge
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class RelevantPairs:
     """The relevant pairs of all eval sets as an Arrow file with the columns query and document; `starts` by set."""
 
     path: Path
@@ -29,7 +29,7 @@ class Judged:
         return Column(self.path, "document")
 
 
-def judged_pairs(eval_sets: Sequence[EvalSet], path: Path) -> Judged | None:
+def judged_pairs(eval_sets: Sequence[EvalSet], path: Path) -> RelevantPairs | None:
     """Write the relevant pairs of the eval sets, those of one set after those of another; None without eval sets."""
     queries: list[str] = []
     documents: list[str] = []
@@ -45,13 +45,13 @@ def judged_pairs(eval_sets: Sequence[EvalSet], path: Path) -> Judged | None:
         documents += [texts[1][document] for _, document in relevant]
         starts.append(len(queries))
     write_columns(path, query=queries, document=documents)
-    return Judged(path, tuple(starts)) if queries else None
+    return RelevantPairs(path, tuple(starts)) if queries else None
 
 
 def find_leaks(
     pairs: Pairs,
     positives: NDArray[np.int64],
-    judged: Judged,
+    judged: RelevantPairs,
     relevant: NDArray[np.int64],
     threshold: float | None,
     folder: Path,
@@ -74,7 +74,7 @@ def find_leaks(
     anchors = read_table(pairs.path)[pairs.columns[0]].filter(pa.array(judged_positives))
     folder.mkdir(parents=True, exist_ok=True)
     write_columns(folder / "anchors.arrow", text=anchors.to_pylist())
-    signed = sign(
+    signed = compute_signatures(
         [Column(folder / "anchors.arrow", "text"), Column(judged.path, "query")], threshold, folder / "signatures"
     )
     # Two numbers for each pair, so that equal pairs are found by sorting.

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rensa import RMinHash
 
 from mnrl_job.data.tables import read_table, texts_of
-from mnrl_job.deduplication.text_similarity import normalise, text_id, word_pairs
+from mnrl_job.deduplication.text_similarity import normalize, text_id, word_pairs
 from mnrl_job.errors import InternalError
 from mnrl_job.system.cpus import usable_cpus
 from mnrl_job.system.heartbeat import beat
@@ -75,7 +75,7 @@ class _Chunk:
 _Signed = tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int32], NDArray[np.int64]]
 
 
-def sign(columns: Sequence[Column], threshold: float | None, folder: Path) -> Signatures:
+def compute_signatures(columns: Sequence[Column], threshold: float | None, folder: Path) -> Signatures:
     """Sign the texts of all columns, one column after another.
 
     Args:
@@ -155,7 +155,7 @@ def _take_chunk(chunk: _Chunk) -> _Signed:
 
 
 def _sign_chunk(chunk: _Chunk) -> _Signed:
-    texts = [normalise(text) for text in chunk.column.texts().slice(chunk.start, chunk.count).to_pylist()]
+    texts = [normalize(text) for text in chunk.column.texts().slice(chunk.start, chunk.count).to_pylist()]
     ids = np.array([text_id(text) for text in texts], dtype=np.int64)
     if not chunk.rows_per_band:
         nothing = np.empty(0, dtype=np.int32)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.pairs import Pairs, SourceRecord
 from mnrl_job.data.tables import read_table, take
-from mnrl_job.deduplication.text_similarity import WORD, normalise
+from mnrl_job.deduplication.text_similarity import WORD, normalize
 
 SAMPLED_TEXTS = 500
 # With fewer eval texts of a kind their words tell nothing.
@@ -146,7 +146,7 @@ def _scores(texts: list[str], weights: dict[str, float]) -> NDArray[np.float64]:
 
 def _words(text: str) -> list[str]:
     asks = ["?"] if text.rstrip().endswith(QUESTION) else []
-    return WORD.findall(normalise(text)) + asks
+    return WORD.findall(normalize(text)) + asks
 
 
 def _characters(texts: list[str]) -> int:

@@ -16,7 +16,7 @@ WORD = re.compile(rf"[{UNSPACED}]|[^\W{UNSPACED}]+(?:[{MARKS}]+[^\W{UNSPACED}]*)
 ASCII_WORD = re.compile(r"\w+[+#]*|[$+<=>|~]")
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """Unicode NFKC, case-folded (which takes some letters apart, so NFKC again), runs of white space as one blank."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(unicodedata.normalize("NFKC", folded).split())

@@ -13,7 +13,7 @@ from sentence_transformers.util import load_file_path
 from transformers import PreTrainedModel
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from mnrl_job.errors import DataError, MissingError
+from mnrl_job.errors import DataError, NotFound
 from mnrl_job.storage import is_hub_id
 
 
@@ -42,7 +42,7 @@ def find_adapter(path: str, revision: str | None, told: str) -> Adapter | None:
     if not base:
         raise DataError(f"{told}: it is an adapter, and its adapter_config.json has no base_model_name_or_path; add it")
     if not Path(base).is_dir() and not (is_hub_id(base) and base.count("/") <= 1):
-        raise MissingError(
+        raise NotFound(
             f"{told}: it is an adapter of {base}, which is no folder here; put that model there, or name another "
             "place as base_model_name_or_path in adapter_config.json"
         )

@@ -26,7 +26,7 @@ def find_assumptions(
     return Assumed(str(pooling) if pooling else None, padding_token, _unused_prompts(model, decided))
 
 
-def tell_assumptions(assumed: Assumed) -> None:
+def log_assumptions(assumed: Assumed) -> None:
     """Warn of each, with what to do where it is wrong."""
     if assumed.pooling:
         warn(

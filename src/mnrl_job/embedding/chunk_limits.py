@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from sentence_transformers import SentenceTransformer
 
-from mnrl_job.embedding.chunks import Limit, chunk_limit
+from mnrl_job.embedding.chunks import ChunkBudget, chunk_limit
 from mnrl_job.embedding.device_memory import free_gpu_bytes
 
 # What a GPU's host needs to start the kernels of one weight, forward and backward: about five of six microseconds.
@@ -36,7 +36,7 @@ class ModelSize:
     layers: int
 
 
-def limit_for(model: SentenceTransformer, device: torch.device, rows: int | Literal["auto"] = "auto") -> Limit:
+def limit_for(model: SentenceTransformer, device: torch.device, rows: int | Literal["auto"] = "auto") -> ChunkBudget:
     """What is embedded at once on this device; as many texts as somebody says, where somebody does."""
     config = getattr(model.transformers_model, "config", None)
     if device.type != "cuda" or rows != "auto" or config is None:
@@ -53,7 +53,7 @@ def limit_for(model: SentenceTransformer, device: torch.device, rows: int | Lite
     return gpu_limit(size, processors, free_gpu_bytes(device))
 
 
-def gpu_limit(size: ModelSize, processors: int, free_bytes: int) -> Limit:
+def gpu_limit(size: ModelSize, processors: int, free_bytes: int) -> ChunkBudget:
     """The chunk that hides the launching of its kernels and fits into a part of the memory.
 
     A token takes 6 operations for each number in the weights, forward and backward (Kaplan et al. 2020,
@@ -73,4 +73,4 @@ def gpu_limit(size: ModelSize, processors: int, free_bytes: int) -> Limit:
     fitting = int(SHARE_OF_FREE_MEMORY * free_bytes / (34 * size.width * size.layers))
     tokens = max(SMALLEST, min(TIMES_OVERHEAD * overhead, fitting, LARGEST))
     tokens = 2 ** (tokens.bit_length() - 1)
-    return Limit(tokens, tokens, min(overhead, tokens))
+    return ChunkBudget(tokens, tokens, min(overhead, tokens))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class ChunkBudget:
     """What is embedded at once: tokens with padding, and rows. A chunk more costs as much time as `overhead` tokens."""
 
     tokens: int
@@ -30,10 +30,10 @@ class Chunk:
     width: int
 
 
-def chunk_limit(device: torch.device, rows: int | Literal["auto"] = "auto") -> Limit:
+def chunk_limit(device: torch.device, rows: int | Literal["auto"] = "auto") -> ChunkBudget:
     """On a CPU a chunk fits the caches, a GPU wants to be filled; or as many texts as somebody says."""
     tokens, overhead = (16_384, 1_024) if device.type == "cuda" else (1_024, 100)
-    return Limit(tokens, tokens, overhead) if rows == "auto" else Limit(sys.maxsize, rows, overhead)
+    return ChunkBudget(tokens, tokens, overhead) if rows == "auto" else ChunkBudget(sys.maxsize, rows, overhead)
 
 
 def widths(lengths: NDArray[np.int64], longest: int) -> NDArray[np.int64]:
@@ -52,7 +52,7 @@ def sizes(most: int) -> NDArray[np.int64]:
     return np.asarray(some[some <= most])
 
 
-def cut(lengths: NDArray[np.int64], limit: Limit, longest: int) -> list[Chunk]:
+def chunk_by_length(lengths: NDArray[np.int64], limit: ChunkBudget, longest: int) -> list[Chunk]:
     """Cut texts into chunks so that reading them all, with padding and each chunk's overhead, costs the least.
 
     By dynamic programming over the texts from long to short: the best way to read the first j ends with the best last
@@ -91,7 +91,7 @@ def cut(lengths: NDArray[np.int64], limit: Limit, longest: int) -> list[Chunk]:
     return chunks[::-1]
 
 
-def _cheapest(cost: list[int], wide: list[int], possible: list[int], limit: Limit) -> tuple[int, int]:
+def _cheapest(cost: list[int], wide: list[int], possible: list[int], limit: ChunkBudget) -> tuple[int, int]:
     """What one text more costs with the best last chunk, and how many texts that has: the fewest, if several do."""
     end = len(cost)
     best, chosen = cost[-1] + wide[end - 1], 1

@@ -11,17 +11,17 @@ from sentence_transformers import SentenceTransformer
 from tqdm import tqdm
 
 from mnrl_job.embedding.chunk_limits import limit_for
-from mnrl_job.embedding.chunks import cut
+from mnrl_job.embedding.chunks import chunk_by_length
 from mnrl_job.embedding.finite import check_finite
 from mnrl_job.embedding.masks import embed
 from mnrl_job.embedding.packing import to_device
-from mnrl_job.embedding.precision import Precision, arithmetic
+from mnrl_job.embedding.precision import Precision, autocast
 from mnrl_job.embedding.prompts import Kind, find_prompt, token_file
 from mnrl_job.embedding.rank_slice import rank_slice
-from mnrl_job.embedding.tokens import TEXTS_AT_ONCE, read_or_tokenise
+from mnrl_job.embedding.tokens import TEXTS_AT_ONCE, read_or_tokenize
 from mnrl_job.system.heartbeat import beat
 from mnrl_job.system.logs import shows_progress
-from mnrl_job.system.preemption import give_way
+from mnrl_job.system.preemption import raise_if_stop_requested
 
 MANY_CHUNKS = 50
 
@@ -56,19 +56,19 @@ def _encode(
 ) -> torch.Tensor:
     prompt = find_prompt(model, kind)
     preprocess = partial(model.preprocess, prompt=prompt, task=kind)
-    tokenised = read_or_tokenise([preprocess], model.tokenizer, [texts], [token_file(tokens, prompt)])
+    tokenised = read_or_tokenize([preprocess], model.tokenizer, [texts], [token_file(tokens, prompt)])
     if tokenised is None:
         return _encode_texts(model, texts.to_pylist(), kind, precision)
     (known,) = tokenised
     state = PartialState()
     # From long to short, so that every n-th makes equal shares.
-    chunks = cut(known.lengths, limit_for(model, state.device), int(known.lengths.max()))
+    chunks = chunk_by_length(known.lengths, limit_for(model, state.device), int(known.lengths.max()))
     own = chunks[state.process_index :: state.num_processes]
     shown = state.is_main_process and shows_progress() and len(own) > MANY_CHUNKS
     embeddings = torch.zeros(len(texts), int(model.get_embedding_dimension() or 0), device=state.device)
-    with torch.inference_mode(), arithmetic(precision, state.device):
+    with torch.inference_mode(), autocast(precision, state.device):
         for chunk in tqdm(own, desc=f"embedding each {kind}", unit="chunk", disable=not shown):
-            give_way()
+            raise_if_stop_requested()
             beat()
             features = known.features(chunk.rows, chunk.width)
             features, rows = to_device([features, torch.from_numpy(chunk.rows)], state.device)
@@ -84,9 +84,9 @@ def _encode_texts(model: SentenceTransformer, texts: list[str], kind: Kind, prec
     encode_them = model.encode_query if kind == "query" else model.encode_document
     own = rank_slice(len(texts), state.process_index, state.num_processes)
     embeddings = torch.zeros(len(texts), int(model.get_embedding_dimension() or 0), device=state.device)
-    with arithmetic(precision, state.device):
+    with autocast(precision, state.device):
         for first in range(own.start, own.stop, TEXTS_AT_ONCE):
-            give_way()
+            raise_if_stop_requested()
             beat()
             some = slice(first, min(first + TEXTS_AT_ONCE, own.stop))
             embeddings[some] = encode_them(texts[some], convert_to_tensor=True, normalize_embeddings=True).float()

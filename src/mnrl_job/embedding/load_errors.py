@@ -13,7 +13,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError
 
 from mnrl_job.embedding.out_of_memory import is_out_of_memory
-from mnrl_job.errors import DataError, DeniedError, DeviceError, JobError, MissingError, StorageError, first_line
+from mnrl_job.errors import DataError, DeniedError, EnvironmentFailure, JobError, NotFound, StorageError, first_line
 from mnrl_job.storage import split_revision
 from mnrl_job.system.git_lfs import is_lfs_pointer
 
@@ -55,7 +55,7 @@ def explain(error: Exception, name: str, variable: str, is_folder: bool) -> JobE
     reason = f"{told}: {first_line(error)}"
     if is_folder:
         return DataError(f"{reason}; the folder is damaged or holds no Sentence Transformers model")
-    return MissingError(f"{reason}; give a model folder, or a Hub id that can be reached from here")
+    return NotFound(f"{reason}; give a model folder, or a Hub id that can be reached from here")
 
 
 def refuse_pointers(folder: Path, told: str) -> None:
@@ -101,7 +101,7 @@ def _from_hub(error: BaseException, told: str) -> JobError | None:
             "its page, and set HF_TOKEN to a token that may read it"
         )
     if status == 404:
-        return MissingError(f"{told}: the Hub has no such model, revision or file; give a Hub id (owner/name@revision)")
+        return NotFound(f"{told}: the Hub has no such model, revision or file; give a Hub id (owner/name@revision)")
     if status in BUSY or status >= 500:
         return StorageError(f"{told}: the Hub answers {status}; start again when it does better")
     if not status and isinstance(error, NO_ANSWER | TimeoutError):
@@ -113,7 +113,9 @@ def _from_hub(error: BaseException, told: str) -> JobError | None:
 def _from_system(error: BaseException, told: str) -> JobError | None:
     """What the operating system said: of the Hub's files in the cache, or of the folder."""
     if any(words in str(error) for words in FULL):
-        return DeviceError(f"{told}: {constants.HF_HUB_CACHE} is full; free space, or set HF_HOME to a larger folder")
+        return EnvironmentFailure(
+            f"{told}: {constants.HF_HUB_CACHE} is full; free space, or set HF_HOME to a larger folder"
+        )
     if isinstance(error, PermissionError):
         return DeniedError(f"{told}: user {os.geteuid()} may not use {error.filename}; grant it, or set HF_HOME")
     if isinstance(error, OSError) and error.errno == errno.EIO:
@@ -133,7 +135,9 @@ def _from_library(error: BaseException, told: str) -> JobError | None:
         )
     if isinstance(error, ImportError):
         reason = " ".join(text.split())[:SHOWN_CHARACTERS]
-        return DeviceError(f"{told}: it needs what is not installed: {reason}; install that, or give another model")
+        return EnvironmentFailure(
+            f"{told}: it needs what is not installed: {reason}; install that, or give another model"
+        )
     if isinstance(error, UnpicklingError):
         return DataError(
             f"{told}: its weights are a pickle that is broken or holds more than tensors, which may be code and is not "

@@ -21,7 +21,7 @@ from mnrl_job.embedding.vocabulary import check_vocabulary, ensure_padding
 from mnrl_job.embedding.weights import check_weights, watched
 from mnrl_job.errors import JobError, SettingsError
 from mnrl_job.storage import is_remote, split_revision
-from mnrl_job.system.heartbeat import begin
+from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.logs import warn
 from mnrl_job.system.phases import LOAD
 
@@ -70,7 +70,7 @@ def check_dimensions(model: SentenceTransformer, wanted: tuple[int, ...]) -> Non
         )
 
 
-def tell_untrained(model: SentenceTransformer, dimensions: tuple[int, ...]) -> None:
+def warn_untrained_full_dim(model: SentenceTransformer, dimensions: tuple[int, ...]) -> None:
     """Warn where vectors are trained cut only: whole ones would be read by most users all the same."""
     whole = model.get_embedding_dimension()
     if dimensions and whole not in dimensions:
@@ -90,7 +90,7 @@ def load(name: str, variable: str, given: str = "") -> Loaded:
         JobError: it cannot be loaded, see `unloadable`.
         DataError: weights, vocabulary or numbers are not those of a whole model.
     """
-    begin(LOAD)
+    enter_phase(LOAD)
     shown = given if given and is_remote(given) else name
     told = f"{variable}: {shown}"
     path, revision = split_revision(name)

@@ -4,7 +4,7 @@ from typing import Literal
 
 import torch
 
-from mnrl_job.errors import DeviceError
+from mnrl_job.errors import EnvironmentFailure
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -21,9 +21,9 @@ def choose_precision(wanted: Literal["auto", "fp32", "bf16", "fp16"], device: to
     if wanted == "auto":
         return "bf16" if has_bf16 else "fp32"
     if wanted == "bf16" and on_gpu and not has_bf16:
-        raise DeviceError("MNRL_PRECISION=bf16: this GPU has no bf16; use fp16, fp32 or auto")
+        raise EnvironmentFailure("MNRL_PRECISION=bf16: this GPU has no bf16; use fp16, fp32 or auto")
     if wanted == "fp16" and not on_gpu:
-        raise DeviceError("MNRL_PRECISION=fp16 needs a GPU; use bf16, fp32 or auto")
+        raise EnvironmentFailure("MNRL_PRECISION=fp16 needs a GPU; use bf16, fp32 or auto")
     return wanted
 
 
@@ -33,6 +33,6 @@ def cpu_has_bf16() -> bool:
     return bool(features.get("amx_bf16") or features.get("avx512_bf16"))
 
 
-def arithmetic(precision: Precision, device: torch.device) -> torch.autocast:
+def autocast(precision: Precision, device: torch.device) -> torch.autocast:
     """The context in which a model computes with this precision."""
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")

@@ -29,7 +29,7 @@ Preprocess = Callable[[list[str]], Features]
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class InputFormat:
     """What the model takes beside the token ids: which tensors, what padding, and what is the same for all texts."""
 
     names: tuple[str, ...]
@@ -56,7 +56,7 @@ class Form:
 class Tokens:
     """The token ids of n texts, mapped from disk: `lengths`, shape (n,), and the ids of any of them."""
 
-    form: Form
+    form: InputFormat
     lengths: NDArray[np.int64]
     parts: tuple[tuple[NDArray[np.int32], NDArray[np.int32]], ...]
 
@@ -70,7 +70,7 @@ class Tokens:
         return ids[starts[at] : starts[at + 1]]
 
 
-def find_form(preprocess: Preprocess, tokenizer: Any, texts: list[str]) -> Form | None:
+def detect_input_format(preprocess: Preprocess, tokenizer: Any, texts: list[str]) -> InputFormat | None:
     """How the model's input is built from token ids; None for models whose input is something else.
 
     It is not believed but tried: the input of some texts is built from their ids and must equal the library's.
@@ -84,23 +84,23 @@ def find_form(preprocess: Preprocess, tokenizer: Any, texts: list[str]) -> Form 
         return None
     constants = {name: value for name, value in probed.items() if name not in tensors}
     left = tokenizer.padding_side == "left"
-    form = Form(tuple(name for name in known if name in tensors), tokenizer.pad_token_id, left, constants)
+    form = InputFormat(tuple(name for name in known if name in tensors), tokenizer.pad_token_id, left, constants)
     built = form.features(_unpadded(probed), probed["input_ids"].shape[1])
     same = all(torch.equal(built[name], tensors[name]) for name in tensors)
     return form if same else None
 
 
-def tokenise(preprocess: Preprocess, texts: pa.ChunkedArray, path: Path) -> None:
+def tokenize(preprocess: Preprocess, texts: pa.ChunkedArray, path: Path) -> None:
     """Write the token ids of a column of texts, cut as the model cuts them, in parallel by the tokenizer's threads."""
     schema = pa.schema([("ids", pa.list_(pa.int32()))])
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for start in range(0, len(texts), TEXTS_AT_ONCE):
             beat()
-            ids = _tokenised(preprocess, texts.slice(start, TEXTS_AT_ONCE).to_pylist())
+            ids = _tokenized(preprocess, texts.slice(start, TEXTS_AT_ONCE).to_pylist())
             writer.write_batch(pa.record_batch([pa.array(ids, schema.field("ids").type)], schema=schema))
 
 
-def read_or_tokenise(
+def read_or_tokenize(
     preprocess: Sequence[Preprocess], tokenizer: Any, columns: Sequence[pa.ChunkedArray], paths: Sequence[Path]
 ) -> list[Tokens] | None:
     """The tokens of some columns of texts, made by the first worker of this machine where they are not there yet.
@@ -114,9 +114,9 @@ def read_or_tokenise(
     Returns:
         Those of each column; None for models that read something else than token ids.
     """
-    forms: list[Form] = []
+    forms: list[InputFormat] = []
     for make, texts in zip(preprocess, columns, strict=True):
-        form = find_form(make, tokenizer, texts.slice(0, PROBED_TEXTS).to_pylist())
+        form = detect_input_format(make, tokenizer, texts.slice(0, PROBED_TEXTS).to_pylist())
         if form is None:
             return None
         forms.append(form)
@@ -124,7 +124,7 @@ def read_or_tokenise(
         for make, texts, path in zip(preprocess, columns, paths, strict=True):
             if is_first_of_machine() and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                tokenise(make, texts, path)
+                tokenize(make, texts, path)
     return [read_tokens(path, form) for path, form in zip(paths, forms, strict=True)]
 
 
@@ -138,15 +138,15 @@ def _first_of_machine_first() -> Iterator[None]:
         PartialState().wait_for_everyone()
 
 
-def read_tokens(path: Path, form: Form) -> Tokens:
-    """Map what `tokenise` wrote."""
+def read_tokens(path: Path, form: InputFormat) -> Tokens:
+    """Map what `tokenize` wrote."""
     chunks = read_table(path)["ids"].chunks
     parts = tuple((np.asarray(chunk.values), np.asarray(chunk.offsets)) for chunk in chunks)
     lengths = [np.diff(starts) for _, starts in parts] or [np.empty(0)]
     return Tokens(form, np.concatenate(lengths).astype(np.int64), parts)
 
 
-def _tokenised(preprocess: Preprocess, texts: list[str]) -> list[NDArray[np.int32]]:
+def _tokenized(preprocess: Preprocess, texts: list[str]) -> list[NDArray[np.int32]]:
     """The ids of each text. Texts of like length go together, since the library pads to the longest."""
     order = np.argsort([len(text) for text in texts], kind="stable")
     ids: list[NDArray[np.int32]] = [np.empty(0, dtype=np.int32)] * len(texts)

@@ -27,7 +27,7 @@ class _Rule:
     failure: str = ""
 
 
-def judge(settings: Settings, comparisons: tuple[Comparison, ...], collapse: str | None = None) -> Verdict:
+def evaluate_gate(settings: Settings, comparisons: tuple[Comparison, ...], collapse: str | None = None) -> Verdict:
     """Hold a trained model against the rules.
 
     Unless `MNRL_MIN_GAIN` says otherwise, it must not lose for sure, nor may its embeddings have collapsed. With
@@ -38,7 +38,7 @@ def judge(settings: Settings, comparisons: tuple[Comparison, ...], collapse: str
         comparisons: each eval set before and after; none where there are no eval data.
         collapse: what is wrong with the embeddings, in words.
     """
-    name, metric = settings.judged
+    name, metric = settings.primary_eval
     rules: list[_Rule] = []
     if judged := judged_by(name, comparisons):
         rules += [_gain(settings, judged, metric), *_certain_gain(settings, judged, metric)]

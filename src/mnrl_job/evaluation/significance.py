@@ -43,7 +43,7 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
-class Certainty:
+class SignificanceResult:
     """A 95 % interval of the mean gain, and the chance of a gain this large if before and after were the same."""
 
     low: float
@@ -51,7 +51,7 @@ class Certainty:
     p_value: float
 
 
-def certainty(gains: NDArray[np.float64], seed: int) -> list[Certainty]:
+def significance_test(gains: NDArray[np.float64], seed: int) -> list[SignificanceResult]:
     """Judge the gain of each metric, query by query; all metrics from the same resamples.
 
     The interval is the percentile bootstrap over queries (Efron 1979); the p-value a two-sided sign-flip
@@ -73,7 +73,7 @@ def certainty(gains: NDArray[np.float64], seed: int) -> list[Certainty]:
         extreme += (np.abs(flipped) >= np.abs(gains.mean(axis=0)) - SAME).sum(axis=0)
     bounds = np.quantile(np.concatenate(means), (0.025, 0.975), axis=0).T.tolist()
     p_values = ((extreme + 1) / (RESAMPLES + 1)).tolist()
-    return [Certainty(low, high, p_value) for (low, high), p_value in zip(bounds, p_values, strict=True)]
+    return [SignificanceResult(low, high, p_value) for (low, high), p_value in zip(bounds, p_values, strict=True)]
 
 
 def _draws(rng: np.random.Generator, resamples: int, queries: int) -> NDArray[np.float64]:
@@ -87,7 +87,7 @@ def compare(name: str, before: list[QueryResult], after: list[QueryResult], seed
     old, new = ([query.metrics for query in results] for results in (before, after))
     metrics = list(old[0])
     gains = np.array([[late[one] - early[one] for one in metrics] for early, late in zip(old, new, strict=True)])
-    sure = dict(zip(metrics, certainty(gains, seed), strict=True))
+    sure = dict(zip(metrics, significance_test(gains, seed), strict=True))
     means_before, means_after = mean_metrics(old), mean_metrics(new)
     return Comparison(
         name=name,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import yaml
 
-from mnrl_job.errors import MissingError, SettingsError, first_line
+from mnrl_job.errors import NotFound, SettingsError, first_line
 from mnrl_job.launch.nodes import SINGLE_NODE, Nodes
 from mnrl_job.system.logs import warn
 
@@ -26,7 +26,7 @@ def check_accelerate_file(name: str, workers: int, nodes: Nodes = SINGLE_NODE) -
     """
     path, workers = Path(name), workers * nodes.max_nodes
     if not path.is_file():
-        raise MissingError(f"MNRL_ACCELERATE_CONFIG: {name} is no file; give the path of an accelerate configuration")
+        raise NotFound(f"MNRL_ACCELERATE_CONFIG: {name} is no file; give the path of an accelerate configuration")
     content = _content(path)
     wanted = str(content.get("distributed_type", "NO")).upper()
     if wanted not in SUPPORTED:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mnrl_job.errors import InternalError, JobError, MemoryLimit, by_kind
+from mnrl_job.errors import InternalError, JobError, OutOfMemory, by_kind
 from mnrl_job.system.logs import warn
 from mnrl_job.system.record_files import read_record, write_record
 from mnrl_job.system.secrets import redact, redacted
@@ -20,7 +20,7 @@ WAIT = "MNRL_JOB_WAIT"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class WorkerError:
     """Why a worker failed, written by that worker. `at`, of a clock nobody can set, orders cause before consequence."""
 
     kind: str
@@ -30,7 +30,7 @@ class Outcome:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def cause(folder: Path, codes: Sequence[int | None], out_of_memory: int = 0) -> JobError:
+def root_cause(folder: Path, codes: Sequence[int | None], out_of_memory: int = 0) -> JobError:
     """The first failure that explains itself; else the worker that was killed; else the first fault of ours.
 
     When one worker is gone, its siblings fail too: their collectives break, or their runtime aborts them.
@@ -40,7 +40,7 @@ def cause(folder: Path, codes: Sequence[int | None], out_of_memory: int = 0) -> 
         codes: of all of them, by rank; negative for a signal.
         out_of_memory: how many processes the kernel has killed for want of memory meanwhile.
     """
-    outcomes = sorted((read_record(path, Outcome) for path in folder.glob("rank-*.json")), key=lambda one: one.at)
+    outcomes = sorted((read_record(path, WorkerError) for path in folder.glob("rank-*.json")), key=lambda one: one.at)
     explained = [one for one in outcomes if one.kind != InternalError.kind]
     if not explained and (killed := _killed(codes, out_of_memory)):
         return killed
@@ -55,7 +55,7 @@ def _killed(codes: Sequence[int | None], out_of_memory: int) -> JobError | None:
         if code is not None and code < 0:
             name = signal.Signals(-code).name
             if name == "SIGKILL" and out_of_memory:
-                return MemoryLimit(
+                return OutOfMemory(
                     f"worker {rank} was killed since the container's memory is used up; give it more, or lower "
                     "MNRL_BATCH_SIZE, MNRL_MAX_SEQ_LENGTH or MNRL_NUM_PROCESSES"
                 )
@@ -104,5 +104,6 @@ def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobErro
 def _write_outcome(environ: Mapping[str, str], failure: JobError, trace: str) -> None:
     path = Path(environ[OUTCOME])
     write_record(
-        path, Outcome(failure.kind, redact(str(failure)), redact(trace), time.monotonic(), redacted(failure.details))
+        path,
+        WorkerError(failure.kind, redact(str(failure)), redact(trace), time.monotonic(), redacted(failure.details)),
     )

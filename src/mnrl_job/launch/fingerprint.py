@@ -5,7 +5,7 @@ import platform
 from dataclasses import dataclass
 from typing import Any
 
-from mnrl_job.errors import DataError, DeviceError, JobError, SettingsError
+from mnrl_job.errors import DataError, EnvironmentFailure, JobError, SettingsError
 
 PLAN = "batches"
 PACKAGES = ("mnrl-job", "sentence-transformers", "transformers", "accelerate", "datasets", "torch")
@@ -47,7 +47,7 @@ def find_mismatch(first: Fingerprint, other: Fingerprint, node: int) -> JobError
         return SettingsError(f"node {node} has {values}; give all nodes the same settings")
     if name := _differing(first.versions, other.versions):
         values = f"{name} {other.versions.get(name)}, node 0 has {first.versions.get(name)}"
-        return DeviceError(f"node {node} has {values}; run the same image on all nodes")
+        return EnvironmentFailure(f"node {node} has {values}; run the same image on all nodes")
     if name := _differing(first.inputs, other.inputs | {PLAN: first.inputs.get(PLAN)}):
         values = f"SHA-256 {other.inputs.get(name)} and {first.inputs.get(name)}"
         return DataError(f"node {node} reads other data for {name} than node 0 ({values}); give all nodes the same")

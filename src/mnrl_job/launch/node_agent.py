@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mnrl_job.errors import InternalError, JobError, Preempted
-from mnrl_job.launch.error_files import OUTCOME, cause
+from mnrl_job.launch.error_files import OUTCOME, root_cause
 from mnrl_job.launch.fingerprint import Fingerprint
 from mnrl_job.launch.nodes import Nodes, interface_to
-from mnrl_job.launch.watchdog import Care
+from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.launch.workers import STDERR, TASK, stop, worker_environment
 from mnrl_job.system import heartbeat
@@ -28,7 +28,7 @@ from mnrl_job.system.json_text import dumps
 from mnrl_job.system.logs import log, warn
 from mnrl_job.system.parent_death import SUPERVISOR
 from mnrl_job.system.phases import JOIN
-from mnrl_job.system.preemption import give_way, uninterrupted
+from mnrl_job.system.preemption import defer_preemption, raise_if_stop_requested
 from mnrl_job.system.record_files import Record, read_record, write_record
 
 POLL_SECONDS = 0.05
@@ -123,7 +123,7 @@ class AgentStatus:
 
 
 @contextmanager
-def joined(task: AgentTask, devices: Devices, care: Care, secret: str) -> Iterator["NodeAgent"]:
+def joined(task: AgentTask, devices: Devices, care: WorkerTimeouts, secret: str) -> Iterator["NodeAgent"]:
     """Have this node take part in its group, and end as all nodes do.
 
     Raises:
@@ -148,7 +148,7 @@ def joined(task: AgentTask, devices: Devices, care: Care, secret: str) -> Iterat
 class NodeAgent:
     """The agent of this node, as its supervisor sees it."""
 
-    def __init__(self, task: AgentTask, process: subprocess.Popen[bytes], care: Care) -> None:
+    def __init__(self, task: AgentTask, process: subprocess.Popen[bytes], care: WorkerTimeouts) -> None:
         self.process = process
         self._task = task
         self._care = care
@@ -171,7 +171,7 @@ class NodeAgent:
         Raises:
             JobError: it has ended, and why.
         """
-        give_way()
+        raise_if_stop_requested()
         if self.process.poll() is not None:
             raise self._cause()
 
@@ -195,7 +195,9 @@ class NodeAgent:
             self.check()
             # It may wait long for others, and must not look as if it stood still.
             has_joined = status.question > 0
-            self._care.follow(heartbeat.last_beat(self._task.heartbeats[0]) if has_joined else {"doing": JOIN})
+            self._care.on_heartbeat(
+                heartbeat.last_heartbeat(self._task.heartbeats[0]) if has_joined else {"doing": JOIN}
+            )
             if status.question > self._answered:
                 this_round = resume(task, status.checkpoint)
                 write_record(task.scratch / TASK, this_round)
@@ -239,7 +241,7 @@ class NodeAgent:
         code = self.process.returncode
         if code == 0:
             return InternalError("this node's agent ended before the run did")
-        return cause(self._task.folder, [code])
+        return root_cause(self._task.folder, [code])
 
     def _status(self) -> AgentStatus:
         try:
@@ -266,5 +268,5 @@ def _start(task: AgentTask, devices: Devices, secret: str) -> subprocess.Popen[b
     if "GLOO_SOCKET_IFNAME" not in environment and (interface := interface_to(task.nodes.master_addr)):
         environment["GLOO_SOCKET_IFNAME"] = interface
     command = [sys.executable, "-m", "mnrl_job.agent", str(path)]
-    with uninterrupted():  # or nobody would end an agent that has just begun
+    with defer_preemption():  # or nobody would end an agent that has just begun
         return subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.PIPE, stdout=STDERR)

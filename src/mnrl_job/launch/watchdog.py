@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from mnrl_job.errors import Hang
+from mnrl_job.errors import HangTimeout
 from mnrl_job.system.phases import EXPORT, LOAD, PATIENCE_AT_FIRST, START
 
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -20,7 +20,7 @@ Beat = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Care:
+class WorkerTimeouts:
     """How workers are looked after.
 
     Attributes:
@@ -31,10 +31,10 @@ class Care:
 
     hang_seconds: float
     grace_seconds: float
-    follow: Callable[[Beat], None] = lambda _beat: None
+    on_heartbeat: Callable[[Beat], None] = lambda _beat: None
 
 
-class Watch:
+class Watchdog:
     """Looks at the heartbeats of some workers.
 
     A worker that waits for another makes no sign of life either, so they hang only when none of them makes one. The
@@ -59,7 +59,7 @@ class Watch:
         self._silent = 0.0
         self._looked = time.monotonic()
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Look, if it is time to.
 
         Raises:
@@ -78,7 +78,7 @@ class Watch:
         self._beats = beats
         early = any(_doing(beat) in (START, LOAD, EXPORT) for beat in beats.values())
         if self._silent > self._hang_seconds * (PATIENCE_AT_FIRST if early else 1):
-            raise Hang(self._description())
+            raise HangTimeout(self._description())
 
     def _description(self) -> str:
         each = (f"{name} stood at {_described(beat)}" for name, beat in self._beats.items())

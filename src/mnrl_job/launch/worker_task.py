@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.pairs import Pairs
 
@@ -24,6 +24,6 @@ class WorkerTask:
     eval_sets: tuple[EvalSet, ...]
     inputs: dict[str, str]
     pairs: Pairs | None = None
-    batching: Batching | None = None
+    batching: BatchPlan | None = None
     resume: Path | None = None
     guide: str = ""

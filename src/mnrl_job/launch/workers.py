@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnrl_job.errors import Hang
-from mnrl_job.launch.error_files import OUTCOME, WAIT, cause
+from mnrl_job.errors import HangTimeout
+from mnrl_job.launch.error_files import OUTCOME, WAIT, root_cause
 from mnrl_job.launch.exporters import python_of
-from mnrl_job.launch.watchdog import Care, Watch, dump_stacks
+from mnrl_job.launch.watchdog import Watchdog, WorkerTimeouts, dump_stacks
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.system import heartbeat
 from mnrl_job.system.cpus import usable_cpus
@@ -26,7 +26,7 @@ from mnrl_job.system.devices import VISIBLE, Devices
 from mnrl_job.system.local_rank import STORE, WORKER
 from mnrl_job.system.machine import oom_kills
 from mnrl_job.system.parent_death import SUPERVISOR
-from mnrl_job.system.preemption import give_way, seconds_since_asked, uninterrupted
+from mnrl_job.system.preemption import defer_preemption, raise_if_stop_requested, seconds_since_stop_requested
 from mnrl_job.system.record_files import Record, read_record, write_record
 
 TASK = "task.json"
@@ -45,14 +45,16 @@ FOR_WORKERS = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_A
 ALLOCATOR = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"}
 
 
-def ask_workers(role: str, task: WorkerTask, devices: Devices, care: Care, answer: str, kind: type[Record]) -> Record:
-    """Start workers and let them do a task, see `Waiting.ask`."""
-    with started(role, task.scratch, devices, care) as workers:
+def ask_workers(
+    role: str, task: WorkerTask, devices: Devices, care: WorkerTimeouts, answer: str, kind: type[Record]
+) -> Record:
+    """Start workers and let them do a task, see `WorkerGroup.run`."""
+    with start_workers(role, task.scratch, devices, care) as workers:
         return workers.tell(task, answer, kind)
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WorkerGroup:
     """Workers that import what they need, which takes seconds, and wait for their task.
 
     `oom_kills` counts what the kernel had killed for want of memory before.
@@ -60,12 +62,12 @@ class Waiting:
 
     role: str
     devices: Devices
-    care: Care
+    care: WorkerTimeouts
     processes: list[subprocess.Popen[bytes]]
     outcomes: Path
     oom_kills: int
 
-    def ask(self, task: WorkerTask, answer: str, kind: type[Record]) -> Record:
+    def run(self, task: WorkerTask, answer: str, kind: type[Record]) -> Record:
         """Write the task down, let the workers do it, and read what the first leaves in the scratch file `answer`.
 
         Raises:
@@ -73,7 +75,7 @@ class Waiting:
         """
         if any(process.poll() is not None for process in self.processes):
             # One that was killed while it only waited must not cost a finished training.
-            with started(self.role, task.scratch, self.devices, self.care) as anew:
+            with start_workers(self.role, task.scratch, self.devices, self.care) as anew:
                 return anew.tell(task, answer, kind)
         return self.tell(task, answer, kind)
 
@@ -83,20 +85,20 @@ class Waiting:
         for process in self.processes:
             if process.stdin is not None:
                 process.stdin.close()
-        _wait(self.processes, Watch(self._beats, self.care.hang_seconds, self.care.follow))
-        self.care.follow(self._beats()["worker 0"])
+        _wait(self.processes, Watchdog(self._beats, self.care.hang_seconds, self.care.on_heartbeat))
+        self.care.on_heartbeat(self._beats()["worker 0"])
         if any(process.returncode for process in self.processes):
             codes = [process.returncode for process in self.processes]
-            raise cause(self.outcomes, codes, oom_kills() - self.oom_kills)
+            raise root_cause(self.outcomes, codes, oom_kills() - self.oom_kills)
         return read_record(task.scratch / answer, kind)
 
     def _beats(self) -> dict[str, dict[str, Any]]:
         ranks = range(len(self.processes))
-        return {f"worker {rank}": heartbeat.last_beat(self.outcomes / f"beat-{rank}.json") for rank in ranks}
+        return {f"worker {rank}": heartbeat.last_heartbeat(self.outcomes / f"beat-{rank}.json") for rank in ranks}
 
 
 @contextmanager
-def started(role: str, scratch: Path, devices: Devices, care: Care) -> Iterator[Waiting]:
+def start_workers(role: str, scratch: Path, devices: Devices, care: WorkerTimeouts) -> Iterator[WorkerGroup]:
     """Run `python -m mnrl_job.worker ROLE TASK` in `devices.workers` processes; none outlives the context.
 
     Args:
@@ -124,13 +126,13 @@ def started(role: str, scratch: Path, devices: Devices, care: Care) -> Iterator[
             environment = worker_environment(devices) | shared | worker_identity(devices, outcomes, rank)
             if devices.workers > 1:
                 environment |= {"RANK": str(rank)} | local_rank_variables(devices, rank)
-            with uninterrupted():  # or nobody would end a worker that has just begun
+            with defer_preemption():  # or nobody would end a worker that has just begun
                 worker = subprocess.Popen(
                     command, env=environment, start_new_session=True, stdin=subprocess.PIPE, stdout=STDERR
                 )
                 processes.append(worker)
-        yield Waiting(role, devices, care, processes, outcomes, killed_before)
-    except Hang:
+        yield WorkerGroup(role, devices, care, processes, outcomes, killed_before)
+    except HangTimeout:
         for process in processes:
             process.kill()  # what hangs, or waits for a node that is gone, does not hear a request
         raise
@@ -181,7 +183,7 @@ def worker_environment(devices: Devices) -> dict[str, str]:
     return defaults | inherited
 
 
-def _wait(workers: list[subprocess.Popen[bytes]], watch: Watch) -> None:
+def _wait(workers: list[subprocess.Popen[bytes]], watch: Watchdog) -> None:
     """Wait until all have ended, or one has failed and its siblings had a moment to end too.
 
     Raises:
@@ -190,10 +192,10 @@ def _wait(workers: list[subprocess.Popen[bytes]], watch: Watch) -> None:
     deadline = None
     # All are asked, also behind one that lives: a rank that failed may have left the ones before it stuck.
     while None in (codes := [worker.poll() for worker in workers]):
-        give_way()  # a request is lost where its exception was raised inside a destructor
+        raise_if_stop_requested()  # a request is lost where its exception was raised inside a destructor
         try:
-            watch.look()
-        except Hang:
+            watch.poll()
+        except HangTimeout:
             dump_stacks(worker.pid for worker, code in zip(workers, codes, strict=True) if code is None)
             raise
         if deadline is None and any(codes):
@@ -203,12 +205,12 @@ def _wait(workers: list[subprocess.Popen[bytes]], watch: Watch) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def stop(workers: list[subprocess.Popen[bytes]], care: Care) -> None:
+def stop(workers: list[subprocess.Popen[bytes]], care: WorkerTimeouts) -> None:
     """End them: by request, which gives them what is left of the grace period to save, and then by force."""
     running = [worker for worker in workers if worker.poll() is None]
     for worker in running:
         worker.terminate()
-    since = seconds_since_asked()
+    since = seconds_since_stop_requested()
     deadline = time.monotonic() + (WORKERS_SHARE * care.grace_seconds - since if since else STOP_SECONDS)
     for worker in running:
         try:

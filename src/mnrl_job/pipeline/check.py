@@ -11,12 +11,12 @@ from mnrl_job.data.disk_space import needed_bytes
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.inputs import LocatedInputs, fetch_inputs, locate_inputs
 from mnrl_job.data.read_pairs import read_pairs
-from mnrl_job.data.sources import Located, locate, locate_model, meant
+from mnrl_job.data.sources import ResolvedSource, locate, locate_model, meant
 from mnrl_job.deduplication.orientation import Swapped, find_swapped
 from mnrl_job.errors import SettingsError
 from mnrl_job.launch.accelerate_config import check_accelerate_file
 from mnrl_job.launch.exporters import check_exporters
-from mnrl_job.launch.watchdog import Care
+from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.pipeline.check_model import check_model
 from mnrl_job.pipeline.export import ask_exports
@@ -31,7 +31,7 @@ from mnrl_job.storage.probe import probe, write_speed
 from mnrl_job.system import machine
 from mnrl_job.system.devices import Devices, describe_gpus, find_devices
 from mnrl_job.system.finding import Finding
-from mnrl_job.system.preemption import stop_on_request
+from mnrl_job.system.preemption import raise_on_signal
 from mnrl_job.tracking.trackers import look_at
 
 
@@ -49,7 +49,7 @@ def check(settings: Settings, tell: Callable[[Finding], None]) -> tuple[tuple[Fi
     findings.passed("settings", "all valid")
     for finding in look_at(settings.report_to):
         findings.add(finding)
-    with stop_on_request(), attempt(settings) as place, machine.told_if_full(place.scratch):
+    with raise_on_signal(), attempt(settings) as place, machine.translate_disk_full(place.scratch):
         if place.nodes.is_first:
             audit = check_run(settings, place, findings)
         else:
@@ -112,7 +112,7 @@ def find_inputs(settings: Settings, findings: Findings) -> LocatedInputs | None:
     models = {"base model": settings.base_model} | (
         {"guide model": settings.guide_model} if settings.guide_model else {}
     )
-    found: dict[str, Located | None] = {}
+    found: dict[str, ResolvedSource | None] = {}
     for check, name in models.items():
         with findings.checking(check):
             variable = f"MNRL_{check.replace(' ', '_').upper()}"
@@ -125,7 +125,7 @@ def find_inputs(settings: Settings, findings: Findings) -> LocatedInputs | None:
     return LocatedInputs(*data, found["base model"], found.get("guide model"))
 
 
-def _find(findings: Findings, settings: Settings, source: Source, variable: str) -> Located | None:
+def _find(findings: Findings, settings: Settings, source: Source, variable: str) -> ResolvedSource | None:
     check = f"input {source.name}"
     with findings.checking(check):
         found = locate(source, variable, settings.s3_addressing_style)
@@ -216,7 +216,7 @@ def swapped_columns(found: Swapped) -> Finding:
     return Finding("columns", "warning", told, remedy)
 
 
-def check_export(task: WorkerTask, care: Care, findings: Findings) -> None:
+def check_export(task: WorkerTask, care: WorkerTimeouts, findings: Findings) -> None:
     """Export the base model as the trained one will be, where that is asked for and nothing failed before."""
     if not task.settings["export"] or any(one.status == "failed" for one in findings.found):
         return

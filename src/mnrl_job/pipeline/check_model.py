@@ -2,23 +2,23 @@
 
 import time
 
-from mnrl_job.config.setting_types import Every
+from mnrl_job.config.setting_types import Interval
 from mnrl_job.config.settings import Settings
-from mnrl_job.launch.watchdog import Care
+from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.launch.workers import ask_workers
 from mnrl_job.pipeline.findings import Findings
 from mnrl_job.system.devices import Devices
 from mnrl_job.system.finding import Finding
 from mnrl_job.training.results import TokenLengths
-from mnrl_job.worker.results import Rehearsal
+from mnrl_job.worker.results import TrialRun
 
 # Weights and the two moments of Adam, in fp32.
 CHECKPOINT_BYTES_PER_PARAMETER = 12
 
 
 def check_model(
-    task: WorkerTask, devices: Devices, care: Care, speed: float | None, findings: Findings
+    task: WorkerTask, devices: Devices, care: WorkerTimeouts, speed: float | None, findings: Findings
 ) -> TokenLengths | None:
     """Load the model and train a few steps for the clock; tell how long all of it will take.
 
@@ -28,7 +28,7 @@ def check_model(
     steps = task.batching.steps if task.batching else 0
     with findings.checking("model"):
         began = time.perf_counter()
-        seen = ask_workers("rehearse", task, devices, care, "rehearsal.json", Rehearsal)
+        seen = ask_workers("rehearse", task, devices, care, "rehearsal.json", TrialRun)
         loading = time.perf_counter() - began - seen.seconds
         findings.passed(
             "model",
@@ -42,7 +42,7 @@ def check_model(
     return None
 
 
-def expected_time(task: WorkerTask, steps: int, seen: Rehearsal, starting: float) -> str:
+def expected_time(task: WorkerTask, steps: int, seen: TrialRun, starting: float) -> str:
     """How long the run will take, and what of it, in words."""
     settings = Settings.model_validate(task.settings)
     evaluations = 2 + scores_while(steps, seen.step_seconds, settings.eval_interval)
@@ -55,7 +55,7 @@ def expected_time(task: WorkerTask, steps: int, seen: Rehearsal, starting: float
     return told + (f", mining {mining:.0f} s" if mining else "")
 
 
-def scores_while(steps: int, step_seconds: float, every: Every | None) -> int:
+def scores_while(steps: int, step_seconds: float, every: Interval | None) -> int:
     """How often the model is scored while it trains, if patience does not end it."""
     if every is None:
         return 0
@@ -65,7 +65,7 @@ def scores_while(steps: int, step_seconds: float, every: Every | None) -> int:
 
 def minings(settings: Settings) -> int:
     """How often hard negatives are mined."""
-    return settings.epochs if settings.mines_each_epoch else int(settings.num_hard_negatives > 0)
+    return settings.epochs if settings.mines_every_epoch else int(settings.num_hard_negatives > 0)
 
 
 def embedding_seconds(task: WorkerTask, evaluation_seconds: float) -> float:

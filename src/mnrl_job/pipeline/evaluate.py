@@ -5,8 +5,8 @@ import os
 from mnrl_job.config.settings import Settings
 from mnrl_job.errors import SettingsError
 from mnrl_job.launch.nodes import find_nodes
-from mnrl_job.launch.workers import started
-from mnrl_job.pipeline.finalize import Finished, Work, lexical, report
+from mnrl_job.launch.workers import start_workers
+from mnrl_job.pipeline.finalize import RunOutcome, RunResults, lexical, report
 from mnrl_job.pipeline.inputs import check_eval_names, get_inputs, read_eval_sets
 from mnrl_job.pipeline.open_attempt import opened
 from mnrl_job.pipeline.published import finished_before
@@ -17,7 +17,7 @@ from mnrl_job.system.devices import find_devices
 from mnrl_job.worker.results import WorkerResult
 
 
-def evaluate(settings: Settings) -> Finished:
+def evaluate(settings: Settings) -> RunOutcome:
     """Score one model on the eval sets: the same metrics and files as `train`, without training.
 
     Raises:
@@ -31,12 +31,12 @@ def evaluate(settings: Settings) -> Finished:
     with opened(settings) as place:
         store = place.store()
         if finished_before(settings, place, store):
-            return Finished(place.run, None)
+            return RunOutcome(place.run, None)
         probe(store)
         place.diary.write(store)
         clock = Clock(place.status)
         devices = find_devices(settings.num_processes, settings.min_gpus)
-        with started("evaluate", place.scratch, devices, place.care) as workers:
+        with start_workers("evaluate", place.scratch, devices, place.care) as workers:
             with clock("fetch"):
                 inputs = get_inputs(settings, place, devices, trains=False)
             with clock("prepare"):
@@ -44,5 +44,5 @@ def evaluate(settings: Settings) -> Finished:
                 check_eval_names(settings, eval_sets)
             task = worker_task(settings, place, inputs, eval_sets)
             words = lexical(settings, eval_sets)
-            result = workers.ask(task, "result.json", WorkerResult)
-        return report(settings, place, clock, Work(task, result, words(), inputs.listing))
+            result = workers.run(task, "result.json", WorkerResult)
+        return report(settings, place, clock, RunResults(task, result, words(), inputs.listing))

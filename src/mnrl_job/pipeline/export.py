@@ -2,7 +2,7 @@
 
 from mnrl_job.config.settings import Settings
 from mnrl_job.launch.exporters import ROLE
-from mnrl_job.launch.watchdog import Care
+from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.launch.workers import ask_workers
 from mnrl_job.runs.attempt import Attempt
@@ -20,7 +20,7 @@ def exported(settings: Settings, place: Attempt, clock: Clock, task: WorkerTask)
         return ask_exports(task, place.care)
 
 
-def ask_exports(task: WorkerTask, care: Care) -> tuple[Export, ...]:
+def ask_exports(task: WorkerTask, care: WorkerTimeouts) -> tuple[Export, ...]:
     """The saved model in the other formats that are asked for, made on the processor.
 
     Raises:

@@ -12,7 +12,7 @@ from mnrl_job.data.pairs import Pairs
 from mnrl_job.errors import GateError, JobError
 from mnrl_job.evaluation.bm25 import lexical_metrics
 from mnrl_job.evaluation.dimensions import by_dimension
-from mnrl_job.evaluation.gate import Verdict, judge
+from mnrl_job.evaluation.gate import Verdict, evaluate_gate
 from mnrl_job.evaluation.results import read_results
 from mnrl_job.evaluation.significance import Comparison, compare
 from mnrl_job.launch.worker_task import WorkerTask
@@ -23,8 +23,15 @@ from mnrl_job.report.metrics_schema import Metrics
 from mnrl_job.report.model_card import model_card
 from mnrl_job.report.rankings import write_rankings
 from mnrl_job.runs.attempt import Attempt
-from mnrl_job.runs.publish import already_published, clear, seal, tidy, upload, write_manifest
-from mnrl_job.runs.publish_lease import Claim, claimed
+from mnrl_job.runs.publish import (
+    already_published,
+    clear_unfinished,
+    commit_run,
+    remove_leftovers,
+    upload,
+    write_manifest,
+)
+from mnrl_job.runs.publish_lease import PublishLease, acquire_lease
 from mnrl_job.runs.status import Clock
 from mnrl_job.storage import Store
 from mnrl_job.system.logs import warn
@@ -41,7 +48,7 @@ Lexical = dict[str, dict[str, float] | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Finished:
+class RunOutcome:
     """How a run ended well. `content` is that of `metrics.json`; None where it was published before, or `by_peer`."""
 
     run: str
@@ -63,7 +70,7 @@ def _lexical(settings: Settings, eval_set: EvalSet) -> dict[str, float] | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
+class RunResults:
     """What the steps before came to. `by_words` is BM25's; what only a training has is empty without one.
 
     `listing` tells what was there of the inputs, as `data/listing.py` compares it.
@@ -78,7 +85,7 @@ class Work:
     exports: tuple[Export, ...] = ()
 
 
-def report(settings: Settings, place: Attempt, clock: Clock, work: Work) -> Finished:
+def report(settings: Settings, place: Attempt, clock: Clock, work: RunResults) -> RunOutcome:
     """Judge the run, make its record, its page and its model's card, then publish.
 
     Raises:
@@ -89,10 +96,12 @@ def report(settings: Settings, place: Attempt, clock: Clock, work: Work) -> Fini
     return publish(place, clock, run, {"inputs": work.task.inputs, "inputs_listing": work.listing}, results)
 
 
-def record(settings: Settings, place: Attempt, clock: Clock, work: Work, comparisons: tuple[Comparison, ...]) -> Run:
+def record(
+    settings: Settings, place: Attempt, clock: Clock, work: RunResults, comparisons: tuple[Comparison, ...]
+) -> Run:
     """All that is known of the run, with its verdict, which also ends this attempt's entry in the diary."""
     training = work.result.training
-    verdict = judge(settings, comparisons, training.collapse) if training else Verdict(passed=True, rule="none")
+    verdict = evaluate_gate(settings, comparisons, training.collapse) if training else Verdict(passed=True, rule="none")
     outcome = "succeeded" if verdict.passed else GateError.kind
     place.diary.write(place.store(), outcome=outcome, last_step=training.steps if training else 0)
     return Run(
@@ -126,7 +135,7 @@ def write_pages(settings: Settings, place: Attempt, run: Run, task: WorkerTask) 
     return results
 
 
-def compared(settings: Settings, work: Work) -> tuple[Comparison, ...]:
+def compared(settings: Settings, work: RunResults) -> tuple[Comparison, ...]:
     """Before, after and BM25 on each eval set."""
     return tuple(
         replace(compare_set(settings, work.task, work.result, one.name), bm25=work.by_words[one.name])
@@ -144,7 +153,7 @@ def compare_set(settings: Settings, task: WorkerTask, result: WorkerResult, name
     return replace(compared, dimensions=by_dimension(before, after))
 
 
-def publish(place: Attempt, clock: Clock, run: Run, inputs: dict[str, Any], results: Results) -> Finished:
+def publish(place: Attempt, clock: Clock, run: Run, inputs: dict[str, Any], results: Results) -> RunOutcome:
     """Put what is staged at the run's place, unless another attempt was faster; then leave nothing beside it.
 
     The manifest tells of the `inputs`.
@@ -155,7 +164,7 @@ def publish(place: Attempt, clock: Clock, run: Run, inputs: dict[str, Any], resu
         GateError: it is there, but not as a success.
     """
     store = place.store()
-    with claimed(store) as claim:
+    with acquire_lease(store) as claim:
         published = already_published(store, place.settings_hash)
         content = None if published else put(place, clock, run, inputs, store, claim)
     if content:
@@ -166,13 +175,13 @@ def publish(place: Attempt, clock: Clock, run: Run, inputs: dict[str, Any], resu
     place.status.finish()
     settle(LATE_SECONDS)
     with suppress(JobError):  # the run stands; what is left beside it goes the next time
-        tidy(store)
-    return Finished(place.run, content)
+        remove_leftovers(store)
+    return RunOutcome(place.run, content)
 
 
-def put(place: Attempt, clock: Clock, run: Run, inputs: dict[str, Any], store: Store, claim: Claim) -> Metrics:
+def put(place: Attempt, clock: Clock, run: Run, inputs: dict[str, Any], store: Store, claim: PublishLease) -> Metrics:
     """Whole or not at all; `_SUCCESS` only where it passed the gate. Returns the content of `metrics.json`."""
-    clear(store, claim)
+    clear_unfinished(store, claim)
     with clock("publish"):
         files = upload(place.staging, store, claim, {})
     content = metrics(run)
@@ -183,6 +192,6 @@ def put(place: Attempt, clock: Clock, run: Run, inputs: dict[str, Any], store: S
         "attempt": len(run.attempts),
         "settings_sha256": place.settings_hash,
     }
-    finish = seal if run.verdict.passed else write_manifest
+    finish = commit_run if run.verdict.passed else write_manifest
     finish(store, claim, place.staging, facts | inputs | {"files": files})
     return content

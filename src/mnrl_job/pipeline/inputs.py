@@ -47,7 +47,7 @@ def check_eval_names(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> None
         SettingsError: one is not.
     """
     names = [one.name for one in eval_sets]
-    wanted, _ = settings.judged
+    wanted, _ = settings.primary_eval
     asked = {wanted: f"MNRL_PRIMARY_METRIC={settings.primary_metric}"} if wanted else {}
     asked |= dict.fromkeys(settings.guard_evals, f"MNRL_GUARD_EVALS={','.join(settings.guard_evals)}")
     for name, origin in asked.items():

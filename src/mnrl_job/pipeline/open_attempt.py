@@ -5,20 +5,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mnrl_job.config.settings import Settings
-from mnrl_job.errors import Hang, InternalError, JobError, Preempted
+from mnrl_job.errors import HangTimeout, InternalError, JobError, Preempted
 from mnrl_job.runs.attempt import Attempt, attempt
 from mnrl_job.runs.publish import record_failure
-from mnrl_job.system.machine import told_if_full
-from mnrl_job.system.preemption import stop_on_request, understood
+from mnrl_job.system.machine import translate_disk_full
+from mnrl_job.system.preemption import preempted_takes_precedence, raise_on_signal
 from mnrl_job.system.secrets import redact
 
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[Attempt]:
     """The place of this attempt; whatever goes wrong inside is written to its `failure.json`, by the first node."""
-    with stop_on_request(), attempt(settings) as place:
+    with raise_on_signal(), attempt(settings) as place:
         try:
-            with told_if_full(place.scratch), understood():
+            with translate_disk_full(place.scratch), preempted_takes_precedence():
                 yield place
         except Exception as error:
             failure = as_job_error(error)
@@ -29,9 +29,9 @@ def opened(settings: Settings) -> Iterator[Attempt]:
             raise failure from None if failure is error else error
 
 
-def no_progress(stopped: Preempted) -> Hang:
+def no_progress(stopped: Preempted) -> HangTimeout:
     """What a request to stop means to an attempt that got nowhere: free of charge it could be repeated for ever."""
-    return Hang(
+    return HangTimeout(
         f"{stopped}; this attempt took long and kept no checkpoint, so the next begins where it began: give it more "
         "time between two stops, or faster machines to prepare on"
     )

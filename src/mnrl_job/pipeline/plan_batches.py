@@ -7,11 +7,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mnrl_job.batching.batch_plan import Batching
-from mnrl_job.batching.max_batches import largest_batch, largest_single_batch, most_batches
+from mnrl_job.batching.batch_plan import BatchPlan
+from mnrl_job.batching.max_batches import largest_batch, largest_single_batch, max_batches
 from mnrl_job.batching.planning import (
-    Rule,
-    Share,
+    PlanConfig,
+    SourceShare,
     batches_by_source,
     false_negatives_at_random,
     false_negatives_in,
@@ -22,7 +22,7 @@ from mnrl_job.config.settings import Settings
 from mnrl_job.data.integer_sets import used
 from mnrl_job.data.pairs import Pairs, SourceRecord
 from mnrl_job.data.ragged import Ragged
-from mnrl_job.data.tables import NOBODY, write_labels
+from mnrl_job.data.tables import NO_GROUP, write_labels
 from mnrl_job.errors import DataError, SettingsError
 from mnrl_job.runs.attempt import Attempt
 from mnrl_job.system.logs import log, warn
@@ -38,7 +38,7 @@ NEARLY_ALL = 0.98
 
 def lay_out(
     settings: Settings, place: Attempt, pairs: Pairs, groups: NDArray[np.int64], negatives: Ragged
-) -> tuple[Batching, dict[str, Any]]:
+) -> tuple[BatchPlan, dict[str, Any]]:
     """Choose how batches are made and plan the whole run.
 
     Returns:
@@ -71,7 +71,7 @@ def lay_out(
         },
         **largest_batches(pairs.sources, groups),
     }
-    return Batching(labels, path, mode, len(plan), tuple(starts.tolist())), facts
+    return BatchPlan(labels, path, mode, len(plan), tuple(starts.tolist())), facts
 
 
 def largest_batches(sources: Sequence[SourceRecord], groups: NDArray[np.int64]) -> dict[str, int]:
@@ -82,9 +82,7 @@ def largest_batches(sources: Sequence[SourceRecord], groups: NDArray[np.int64]) 
     parts = [part for part in np.split(groups, np.cumsum([one.rows for one in sources])) if len(part)]
     sizes = sorted((largest_batch(part, NEARLY_ALL) for part in parts), reverse=True)
     enough = (
-        size
-        for size in sizes[:-1]
-        if sum(most_batches(part, size) * size for part in parts) >= NEARLY_ALL * len(groups)
+        size for size in sizes[:-1] if sum(max_batches(part, size) * size for part in parts) >= NEARLY_ALL * len(groups)
     )
     return {
         "largest_batch_that_uses_nearly_all_rows": next(enough, sizes[-1]),
@@ -94,7 +92,7 @@ def largest_batches(sources: Sequence[SourceRecord], groups: NDArray[np.int64]) 
 
 def choose_rule(
     settings: Settings, sources: Sequence[SourceRecord], groups: NDArray[np.int64]
-) -> tuple[Rule, tuple[int, ...], str]:
+) -> tuple[PlanConfig, tuple[int, ...], str]:
     """Planned batches where they use enough of the data, else masked ones; or as `MNRL_BATCHING` says.
 
     Returns:
@@ -107,7 +105,7 @@ def choose_rule(
     anchors, positives = (len(used(groups[:, side])) for side in (0, 1))
     scarce = f"{anchors} distinct anchors" if anchors < positives else f"{positives} distinct positives"
     repeats = f"{len(groups)} pairs have {scarce}"
-    planned = Rule(size, tuple(Share(source.rows, source.weight) for source in sources))
+    planned = PlanConfig(size, tuple(SourceShare(source.rows, source.weight) for source in sources))
     masked = replace(planned, masked=True)
     refuse_large_batch(sources, size)
     most = batches_by_source(groups, masked)
@@ -139,7 +137,7 @@ def refuse_without_contrast(groups: NDArray[np.int64], negatives: Ragged) -> Non
         DataError: there is but one anchor or one positive, and no negative.
     """
     for column, text in zip(groups.T, ("anchor", "positive"), strict=True):
-        if (column == column[0]).all() and (negatives.values == NOBODY).all():
+        if (column == column[0]).all() and (negatives.values == NO_GROUP).all():
             raise DataError(
                 f"MNRL_TRAIN_DATA: the {len(groups)} training pairs have one {text} between them, so there is nothing "
                 f"to tell it from; give pairs with different {text}s, or negatives"

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.pairs import Pairs
@@ -34,7 +34,7 @@ class Prepared:
     """What the workers get, and what the audit says."""
 
     pairs: Pairs
-    batching: Batching
+    batching: BatchPlan
     eval_sets: tuple[EvalSet, ...]
     audit: dict[str, Any]
 

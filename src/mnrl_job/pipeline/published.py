@@ -6,7 +6,7 @@ from mnrl_job.config.settings import Settings
 from mnrl_job.data.listing import find_other, listings_in_reach
 from mnrl_job.errors import DataError, JobError
 from mnrl_job.runs.attempt import Attempt
-from mnrl_job.runs.publish import already_published, tidy
+from mnrl_job.runs.publish import already_published, remove_leftovers
 from mnrl_job.storage import Store
 
 
@@ -19,7 +19,7 @@ def finished_before(settings: Settings, place: Attempt, store: Store) -> bool:
     if not published_before(settings, place, store):
         return False
     with suppress(JobError):  # who may only read still learns that it is finished
-        tidy(store)
+        remove_leftovers(store)
     return True
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.inputs import Inputs, input_hashes
@@ -41,7 +41,7 @@ def worker_task(
     inputs: Inputs,
     eval_sets: tuple[EvalSet, ...],
     pairs: Pairs | None = None,
-    batching: Batching | None = None,
+    batching: BatchPlan | None = None,
 ) -> WorkerTask:
     """What the workers need to know. The plan of batches counts as an input: all must train by the same one."""
     hashes = input_hashes(inputs, eval_sets, pairs)

@@ -11,9 +11,9 @@ from mnrl_job.launch.exporters import check_exporters
 from mnrl_job.launch.fingerprint import fingerprint
 from mnrl_job.launch.node_agent import NEWEST, NodeAgent, joined
 from mnrl_job.launch.worker_task import WorkerTask
-from mnrl_job.launch.workers import started
+from mnrl_job.launch.workers import start_workers
 from mnrl_job.pipeline.export import exported
-from mnrl_job.pipeline.finalize import Finished, Work, lexical, report
+from mnrl_job.pipeline.finalize import RunOutcome, RunResults, lexical, report
 from mnrl_job.pipeline.inputs import check_eval_names, get_inputs, read_eval_sets
 from mnrl_job.pipeline.open_attempt import opened
 from mnrl_job.pipeline.prepare import prepare
@@ -21,8 +21,8 @@ from mnrl_job.pipeline.published import finished_before
 from mnrl_job.pipeline.tasks import agent_task, worker_task
 from mnrl_job.report.audit_page import with_lengths
 from mnrl_job.report.json_file import write_json
-from mnrl_job.runs.attempt import Attempt, common, effective
-from mnrl_job.runs.checkpoints import fetch_named, fetch_newest, kept
+from mnrl_job.runs.attempt import Attempt, result_settings, resume_identity
+from mnrl_job.runs.checkpoints import fetch_named, fetch_newest, upload_checkpoints
 from mnrl_job.runs.status import Clock
 from mnrl_job.storage.probe import probe
 from mnrl_job.system.devices import Devices, find_devices
@@ -30,7 +30,7 @@ from mnrl_job.system.logs import log
 from mnrl_job.worker.results import Verification, WorkerResult
 
 
-def train(settings: Settings) -> Finished:
+def train(settings: Settings) -> RunOutcome:
     """Fetch, check, prepare, evaluate before, train, evaluate after, verify by reloading, export, report, publish.
 
     Raises:
@@ -38,7 +38,7 @@ def train(settings: Settings) -> Finished:
     """
     with opened(settings) as place:
         if finished_before(settings, place, place.store()):
-            return Finished(place.run, None)
+            return RunOutcome(place.run, None)
         devices = find_devices(settings.num_processes, settings.min_gpus)
         if place.nodes.is_single:
             return train_on_node(settings, place, devices)
@@ -47,7 +47,7 @@ def train(settings: Settings) -> Finished:
             return train_on_node(settings, place, devices, agent)
 
 
-def train_on_node(settings: Settings, place: Attempt, devices: Devices, agent: NodeAgent | None = None) -> Finished:
+def train_on_node(settings: Settings, place: Attempt, devices: Devices, agent: NodeAgent | None = None) -> RunOutcome:
     """The part of this node: all prepare and train alike, then the first goes on alone."""
     nodes = place.nodes
     if nodes.is_first:
@@ -57,9 +57,9 @@ def train_on_node(settings: Settings, place: Attempt, devices: Devices, agent: N
     clock = Clock(place.status)
     one = replace(devices, workers=int(nodes.is_first))
     with (
-        kept(place) as upload,
-        agent.stopped_first() if agent else started("train", place.scratch, devices, place.care) as workers,
-        started("verify", place.scratch, one, place.care) as verifier,
+        upload_checkpoints(place) as upload,
+        agent.stopped_first() if agent else start_workers("train", place.scratch, devices, place.care) as workers,
+        start_workers("verify", place.scratch, one, place.care) as verifier,
     ):
         with clock("fetch"):
             inputs = get_inputs(settings, place, devices)
@@ -77,19 +77,21 @@ def train_on_node(settings: Settings, place: Attempt, devices: Devices, agent: N
         resume = partial(from_checkpoint, settings, place, upload)
         words = lexical(settings, task.eval_sets if nodes.is_first else ())
         if isinstance(workers, NodeAgent):
-            own = fingerprint(effective(settings), task.inputs, devices.workers)
+            own = fingerprint(result_settings(settings), task.inputs, devices.workers)
             result = workers.train(task, own, resume, WorkerResult)
         else:
-            result = workers.ask(resume(task), "result.json", WorkerResult)
+            result = workers.run(resume(task), "result.json", WorkerResult)
         if agent and not nodes.is_first:
             with clock("publish"):
                 agent.wait_until_published()
-            return Finished(place.run, None, by_peer=True)
+            return RunOutcome(place.run, None, by_peer=True)
         with clock("verify"):
-            verification = verifier.ask(task, "verified.json", Verification)
+            verification = verifier.run(task, "verified.json", Verification)
         exports = exported(settings, place, clock, task)
     write_json(place.staging / "audit.json", with_lengths(prepared.audit, result.lengths))
-    return report(settings, place, clock, Work(task, result, words(), inputs.listing, read, verification, exports))
+    return report(
+        settings, place, clock, RunResults(task, result, words(), inputs.listing, read, verification, exports)
+    )
 
 
 def from_checkpoint(
@@ -116,7 +118,7 @@ def from_checkpoint(
     if name != NEWEST:
         return replace(task, resume=fetch_named(place.store(), name, folder))
     upload()
-    found = fetch_newest(place.store(), folder, common(settings, task.inputs))
+    found = fetch_newest(place.store(), folder, resume_identity(settings, task.inputs))
     if found is None:
         return task
     if not place.status.step:  # else this attempt itself made it

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from mnrl_job.config.settings import Settings
 from mnrl_job.errors import DataError
-from mnrl_job.launch.watchdog import Care
+from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.launch.workers import ask_workers
 from mnrl_job.runs.attempt import work_dir
@@ -13,8 +13,8 @@ from mnrl_job.storage import open_store
 from mnrl_job.system.devices import find_devices
 from mnrl_job.system.files import scratch_folder
 from mnrl_job.system.home import provide_home
-from mnrl_job.system.machine import told_if_full
-from mnrl_job.system.preemption import stop_on_request
+from mnrl_job.system.machine import translate_disk_full
+from mnrl_job.system.preemption import raise_on_signal
 from mnrl_job.worker.results import Verification
 
 
@@ -27,7 +27,7 @@ def verify_run(uri: str, settings: Settings) -> Verification | None:
     Raises:
         JobError: the run is missing, unfinished or damaged, and what differs; or the storage does not answer.
     """
-    with stop_on_request(), scratch_folder(work_dir(settings)) as scratch, told_if_full(scratch):
+    with raise_on_signal(), scratch_folder(work_dir(settings)) as scratch, translate_disk_full(scratch):
         store = open_store(uri, "URI", settings.s3_addressing_style)
         provide_home(scratch)
         folder = recheck(store, scratch / "run")
@@ -36,7 +36,7 @@ def verify_run(uri: str, settings: Settings) -> Verification | None:
         task = WorkerTask(settings.model_dump(mode="json"), "", scratch, folder, eval_sets=(), inputs={})
         try:
             one = replace(find_devices(settings.num_processes), workers=1)
-            care = Care(settings.hang_timeout.seconds, settings.grace_period.seconds)
+            care = WorkerTimeouts(settings.hang_timeout.seconds, settings.grace_period.seconds)
             return ask_workers("recheck", task, one, care, "verified.json", Verification)
         except DataError as error:
             raise DataError(

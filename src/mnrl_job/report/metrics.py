@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.config.settings import GIT_SHA, IMAGE, Settings
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.pairs import Pairs
@@ -28,7 +28,7 @@ from mnrl_job.report.metrics_schema import (
     TrainingFacts,
     VerificationFacts,
 )
-from mnrl_job.runs.attempt_history import PastAttempt
+from mnrl_job.runs.attempt_history import AttemptRecord
 from mnrl_job.storage import split_revision
 from mnrl_job.system import timestamps
 from mnrl_job.training.results import Training
@@ -48,9 +48,9 @@ class Run:
     comparisons: tuple[Comparison, ...]
     verdict: Verdict
     seconds: dict[str, float]
-    attempts: list[PastAttempt]
+    attempts: list[AttemptRecord]
     pairs: Pairs | None = None
-    batching: Batching | None = None
+    batching: BatchPlan | None = None
     verification: Verification | None = None
     exports: tuple[Export, ...] = ()
 
@@ -95,7 +95,7 @@ def metrics(run: Run) -> Metrics:
 
 def primary(settings: Settings, comparisons: tuple[Comparison, ...]) -> PrimaryMetric | None:
     """The metric the run is judged by."""
-    name, key = settings.judged
+    name, key = settings.primary_eval
     one = judged_by(name, comparisons)
     if one is None:
         return None
@@ -147,7 +147,7 @@ def _eval_data(eval_sets: tuple[EvalSet, ...]) -> dict[str, EvalData]:
     }
 
 
-def _training(settings: Settings, training: Training | None, batching: Batching | None) -> TrainingFacts | None:
+def _training(settings: Settings, training: Training | None, batching: BatchPlan | None) -> TrainingFacts | None:
     if training is None or batching is None:
         return None
     return {

@@ -7,7 +7,7 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from mnrl_job.evaluation.significance import Changes
-from mnrl_job.runs.attempt_history import PastAttempt
+from mnrl_job.runs.attempt_history import AttemptRecord
 from mnrl_job.system.json_text import dumps
 from mnrl_job.training.results import Mining
 
@@ -18,7 +18,7 @@ class RunFacts(TypedDict):
     id: str
     started_at: str
     finished_at: str
-    attempts: list[PastAttempt]
+    attempts: list[AttemptRecord]
 
 
 class Prompts(TypedDict):

@@ -12,18 +12,18 @@ from typing import Any
 from mnrl_job.config.settings import Settings
 from mnrl_job.health import FILE
 from mnrl_job.launch.nodes import SINGLE_NODE, Nodes, find_nodes
-from mnrl_job.launch.watchdog import Care
-from mnrl_job.runs.attempt_history import Diary
+from mnrl_job.launch.watchdog import WorkerTimeouts
+from mnrl_job.runs.attempt_history import AttemptHistory
 from mnrl_job.runs.status import Status
 from mnrl_job.storage import Store, open_store
 from mnrl_job.storage.uri import expanded, join
 from mnrl_job.system.files import scratch_folder, writable_folder
-from mnrl_job.system.heartbeat import told_to
+from mnrl_job.system.heartbeat import heartbeats_to
 from mnrl_job.system.home import provide_home
 from mnrl_job.system.json_text import dumps
 
 # These say where a run happens and how it is shown, not what comes out.
-WITHOUT_EFFECT = {
+NON_RESULT_SETTINGS = {
     "run_id",
     "output",
     "work_dir",
@@ -62,8 +62,8 @@ class Attempt:
     inputs: Path
     addressing_style: str
     status: Status
-    diary: Diary
-    care: Care
+    diary: AttemptHistory
+    care: WorkerTimeouts
     nodes: Nodes = SINGLE_NODE
 
     def store(self, attempts: int | None = None) -> Store:
@@ -80,7 +80,7 @@ def attempt(settings: Settings) -> Iterator[Attempt]:
     """
     nodes = find_nodes(settings, os.environ)
     now = datetime.now(UTC)
-    settings_hash = hash_of(settings)
+    settings_hash = hash_settings(settings)
     run_id = settings.run_id or f"{now:%Y%m%d-%H%M%S}-{settings_hash[:6]}"
     parent = work_dir(settings)
     with scratch_folder(parent) as scratch:
@@ -98,13 +98,13 @@ def attempt(settings: Settings) -> Iterator[Attempt]:
             inputs=(parent or scratch) / "inputs",
             addressing_style=settings.s3_addressing_style,
             status=status,
-            diary=Diary(scratch.name, nodes.is_first),
-            care=Care(hang, grace, status.follow),
+            diary=AttemptHistory(scratch.name, nodes.is_first),
+            care=WorkerTimeouts(hang, grace, status.follow),
             nodes=nodes,
         )
         place.staging.mkdir()
         try:
-            with told_to(status.progress):
+            with heartbeats_to(status.progress):
                 yield place
         finally:
             status.close()
@@ -135,21 +135,21 @@ def check_homes(settings: Settings) -> None:
                 expanded(path, variable)
 
 
-def hash_of(settings: Settings) -> str:
+def hash_settings(settings: Settings) -> str:
     """SHA-256 over the settings that can change the result."""
-    return hashlib.sha256(dumps(effective(settings), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(dumps(result_settings(settings), sort_keys=True).encode()).hexdigest()
 
 
-def effective(settings: Settings) -> dict[str, Any]:
+def result_settings(settings: Settings) -> dict[str, Any]:
     """The settings that can change the result, as JSON values."""
-    return settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)
+    return settings.model_dump(mode="json", exclude=NON_RESULT_SETTINGS)
 
 
 # These come after training: a run that was refused, or could not be exported, can go on with others.
-AFTERWARDS = {"min_gain", "max_p_value", "guard_evals", "export"}
+POST_TRAINING_SETTINGS = {"min_gain", "max_p_value", "guard_evals", "export"}
 
 
-def common(settings: Settings, inputs: dict[str, str]) -> dict[str, dict[str, Any]]:
+def resume_identity(settings: Settings, inputs: dict[str, str]) -> dict[str, dict[str, Any]]:
     """What all attempts at a run have in common, by name: `settings`, and `inputs` by their SHA-256."""
-    settled = {name: value for name, value in effective(settings).items() if name not in AFTERWARDS}
+    settled = {name: value for name, value in result_settings(settings).items() if name not in POST_TRAINING_SETTINGS}
     return {"settings": settled, "inputs": inputs}

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from mnrl_job.errors import JobError
 from mnrl_job.storage import Store
-from mnrl_job.storage.base import content
+from mnrl_job.storage.base import read_bytes
 from mnrl_job.system import timestamps
 from mnrl_job.system.json_text import dumps
 
@@ -20,7 +20,7 @@ KILLED = "killed"
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptFacts:
+class AttemptEntry:
     """One attempt. `ended_at` of one that was killed is the last moment it was heard of, to the minute.
 
     It trained from `first_step` to `last_step`. `seconds`, of a clock nobody can set, are those until `ended_at`.
@@ -36,7 +36,7 @@ class AttemptFacts:
     seconds: float = 0.0
 
 
-class PastAttempt(TypedDict):
+class AttemptRecord(TypedDict):
     """One attempt as `metrics.json` lists it; `outcome` is the class of its failure, `succeeded`, or `killed`."""
 
     started_at: str
@@ -48,7 +48,7 @@ class PastAttempt(TypedDict):
     steps_lost: int
 
 
-class Diary:
+class AttemptHistory:
     """Writes down how this attempt goes. It never stops a run: what cannot be written is let go.
 
     Attributes:
@@ -63,7 +63,7 @@ class Diary:
         self.begun = False
         self._keeps = keeps
         self._began = monotonic()
-        self._facts = AttemptFacts(name, timestamps.now(), timestamps.now())
+        self._facts = AttemptEntry(name, timestamps.now(), timestamps.now())
 
     def write(self, store: Store, last_step: int = 0, **news: Any) -> None:
         """Add what is new, and keep all of it at the run's place. Who knows less of the steps takes none back."""
@@ -76,20 +76,20 @@ class Diary:
         with suppress(JobError):
             store.write(f"{FOLDER}/{self._facts.name}.json", dumps(asdict(self._facts)).encode())
 
-    def all(self, store: Store) -> list[PastAttempt]:
+    def all(self, store: Store) -> list[AttemptRecord]:
         """All attempts at this run in order, this one last, as `metrics.json` lists them."""
         others = []
         with suppress(JobError):
-            for entry in store.entries(f"{FOLDER}/"):
+            for entry in store.list_objects(f"{FOLDER}/"):
                 with suppress(ValueError, TypeError):
-                    others.append(AttemptFacts(**json.loads(content(store, entry.key) or b"")))
+                    others.append(AttemptEntry(**json.loads(read_bytes(store, entry.key) or b"")))
         earlier = sorted((one for one in others if one.name != self._facts.name), key=lambda one: one.started_at)
         attempts = [*earlier, self._facts]
         nexts = [one.first_step for one in attempts[1:]] + [self._facts.last_step]
         return [_described(one, following) for one, following in zip(attempts, nexts, strict=True)]
 
 
-def _described(one: AttemptFacts, next_began: int) -> PastAttempt:
+def _described(one: AttemptEntry, next_began: int) -> AttemptRecord:
     reached = max(one.last_step, next_began)  # it may have been killed before it could tell of its last checkpoint
     return {
         "started_at": one.started_at,

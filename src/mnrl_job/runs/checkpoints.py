@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnrl_job.errors import DataError, Hang, JobError, MissingError, Preempted, SettingsError, StorageError
+from mnrl_job.errors import DataError, HangTimeout, JobError, NotFound, Preempted, SettingsError, StorageError
 from mnrl_job.runs.attempt import Attempt
 from mnrl_job.storage import Store, transfer
-from mnrl_job.storage.manifest import SEAL, read_seal, sealed_files
+from mnrl_job.storage.manifest import MANIFEST, manifest_files, read_valid_manifest
 from mnrl_job.system.files import hold
 from mnrl_job.system.logs import log, warn
 
@@ -35,13 +35,13 @@ class Checkpoint:
 
 
 @contextmanager
-def kept(place: Attempt) -> Iterator[Callable[[], None]]:
+def upload_checkpoints(place: Attempt) -> Iterator[Callable[[], None]]:
     """While workers write checkpoints, keep the newest at the run's place; also once they have ended.
 
     Yields:
         A function that uploads the newest one at once, if it is not there yet.
     """
-    keeper = _Keeper(place)
+    keeper = _CheckpointUploader(place)
     ended = threading.Event()
     thread = threading.Thread(target=keeper.follow, args=(ended,), daemon=True)
     thread.start()
@@ -56,14 +56,14 @@ def kept(place: Attempt) -> Iterator[Callable[[], None]]:
         _end(thread, ended, keeper)
 
 
-def _end(thread: threading.Thread, ended: threading.Event, keeper: "_Keeper") -> None:
+def _end(thread: threading.Thread, ended: threading.Event, keeper: "_CheckpointUploader") -> None:
     if not ended.is_set():
         ended.set()
         thread.join()
         keeper.look()
 
 
-class _Keeper:
+class _CheckpointUploader:
     """`step` is that of the newest checkpoint at the run's place, None before there is one."""
 
     def __init__(self, place: Attempt) -> None:
@@ -102,34 +102,34 @@ class _Keeper:
             shutil.rmtree(held, ignore_errors=True)
 
     def _steps(self) -> list[int]:
-        return sorted(int(seal.parent.name.rpartition("-")[2]) for seal in self._local.glob(f"checkpoint-*/{SEAL}"))
+        return sorted(int(seal.parent.name.rpartition("-")[2]) for seal in self._local.glob(f"checkpoint-*/{MANIFEST}"))
 
     def _upload(self, step: int, held: Path) -> None:
         """Send a checkpoint, whatever the trainer removes meanwhile, then clear what it makes superfluous."""
         began = time.monotonic()
         folder = self._local / f"checkpoint-{step}"
         try:
-            files = {name: held / name for name in sealed_files(folder)}
+            files = {name: held / name for name in manifest_files(folder)}
             for name, path in files.items():
                 hold(folder / name, path)
         except FileNotFoundError:  # a newer one has taken its place this moment
             return
         store = self._place.store()
-        place = store.child(FOLDER).child(f"step-{step:09d}-{self._place.scratch.name}")
-        last = {SEAL: files.pop(SEAL)}
+        place = store.join(FOLDER).join(f"step-{step:09d}-{self._place.scratch.name}")
+        last = {MANIFEST: files.pop(MANIFEST)}
         transfer.upload(place, files)
         transfer.upload(place, last)
         self.step, self._warned = step, False
         log(f"the checkpoint of step {step} is kept")
         seconds = time.monotonic() - began
         self._place.status.kept(step, seconds)
-        self._tell_if_slow(last[SEAL], seconds)
+        self._tell_if_slow(last[MANIFEST], seconds)
         self._enter(store)
         remove_superfluous(store, self._place.scratch.name)
 
     def _tell_if_slow(self, sent: Path, seconds: float) -> None:
         """Warn where the trainer made two more meanwhile, so that not every checkpoint can be kept."""
-        made = sorted(seal.stat().st_mtime for seal in self._local.glob(f"checkpoint-*/{SEAL}"))
+        made = sorted(seal.stat().st_mtime for seal in self._local.glob(f"checkpoint-*/{MANIFEST}"))
         newer = [at for at in made if at > sent.stat().st_mtime]
         if len(newer) < KEPT or self._warned_slow:
             return
@@ -148,7 +148,9 @@ class _Keeper:
 
 def names(store: Store) -> list[str]:
     """The checkpoints at a run's place that have a manifest, the newest first."""
-    sealed = {entry.key.split("/")[1] for entry in store.entries(f"{FOLDER}/") if entry.key.endswith(f"/{SEAL}")}
+    sealed = {
+        entry.key.split("/")[1] for entry in store.list_objects(f"{FOLDER}/") if entry.key.endswith(f"/{MANIFEST}")
+    }
     return sorted(sealed, reverse=True)
 
 
@@ -157,7 +159,7 @@ def remove_superfluous(store: Store, attempt: str) -> None:
     whole = names(store)
     kept_names = whole[:KEPT]
     oldest = min(kept_names, default="")  # another attempt may have removed all meanwhile
-    every = {entry.key.split("/")[1] for entry in store.entries(f"{FOLDER}/step-")}
+    every = {entry.key.split("/")[1] for entry in store.list_objects(f"{FOLDER}/step-")}
     for name in every.difference(kept_names):
         if name in whole or name < oldest or name.endswith(f"-{attempt}"):
             remove(store, name)
@@ -165,8 +167,8 @@ def remove_superfluous(store: Store, attempt: str) -> None:
 
 def remove(store: Store, name: str = "") -> None:
     """Delete a checkpoint, its manifest first; or all of them, also partial ones."""
-    entries = list(store.entries(f"{FOLDER}/{name}/" if name else f"{FOLDER}/"))
-    for entry in sorted(entries, key=lambda one: not one.key.endswith(f"/{SEAL}")):
+    entries = list(store.list_objects(f"{FOLDER}/{name}/" if name else f"{FOLDER}/"))
+    for entry in sorted(entries, key=lambda one: not one.key.endswith(f"/{MANIFEST}")):
         store.delete(entry.key)
 
 
@@ -206,11 +208,11 @@ def fetch_named(store: Store, name: str, folder: Path) -> Path:
     Raises:
         Hang: it is not there, or not whole.
     """
-    with suppress(_RemovedMeanwhile, MissingError):
+    with suppress(_RemovedMeanwhile, NotFound):
         if sealed := _fetched(store, name, folder):
             log(f"resuming from step {sealed['step']} of {sealed['total_steps']}")
             return folder / name
-    raise Hang(
+    raise HangTimeout(
         f"{store.label}/{FOLDER}/{name}: node 0 goes on from this checkpoint, which this node cannot fetch; let all "
         "nodes reach the same MNRL_OUTPUT, then start them again"
     )
@@ -222,15 +224,15 @@ class _RemovedMeanwhile(Exception):
 
 def _fetched(store: Store, name: str, folder: Path) -> dict[str, Any] | None:
     """Have a checkpoint on this machine. Returns what its manifest says; None where it is damaged."""
-    place = store.child(FOLDER).child(name)
+    place = store.join(FOLDER).join(name)
     try:
-        transfer.download(place, list(place.entries()), folder / name)
-    except (MissingError, StorageError) as error:
-        if place.entry(SEAL) is None:
+        transfer.download(place, list(place.list_objects()), folder / name)
+    except (NotFound, StorageError) as error:
+        if place.stat(MANIFEST) is None:
             raise _RemovedMeanwhile from error
         raise
-    sealed = read_seal(folder / name)
-    if sealed is None and place.entry(SEAL) is None:
+    sealed = read_valid_manifest(folder / name)
+    if sealed is None and place.stat(MANIFEST) is None:
         raise _RemovedMeanwhile
     return sealed
 

@@ -11,9 +11,9 @@ from typing import Any, TypedDict
 
 from mnrl_job.errors import DataError, JobError, SettingsError, StorageError
 from mnrl_job.runs import publish_lease
-from mnrl_job.runs.publish_lease import Claim
+from mnrl_job.runs.publish_lease import PublishLease
 from mnrl_job.storage import Store, transfer
-from mnrl_job.storage.base import content
+from mnrl_job.storage.base import read_bytes
 from mnrl_job.storage.probe import PREFIX as PROBE
 from mnrl_job.system.json_text import dumps
 from mnrl_job.system.logs import warn
@@ -25,7 +25,7 @@ MANIFEST = "manifest.json"
 FAILURE = "failure.json"
 # What an attempt finds at the output and does not touch.
 CHECKPOINTS = "checkpoints/"
-KEPT = (f"{publish_lease.FOLDER}/", CHECKPOINTS, FAILURE)
+PRESERVED = (f"{publish_lease.FOLDER}/", CHECKPOINTS, FAILURE)
 
 
 class FileFacts(TypedDict):
@@ -42,10 +42,10 @@ def already_published(run: Store, settings_hash: str) -> dict[str, Any] | None:
         SettingsError: it is complete, but was made with other settings; a published run is never overwritten.
         DataError: there is a marker, but no manifest that can be read.
     """
-    if run.entry(MARKER) is None:
+    if run.stat(MARKER) is None:
         return None
     try:
-        manifest: dict[str, Any] = json.loads(content(run, MANIFEST) or b"")
+        manifest: dict[str, Any] = json.loads(read_bytes(run, MANIFEST) or b"")
         recorded = manifest["settings_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(
@@ -59,30 +59,34 @@ def already_published(run: Store, settings_hash: str) -> dict[str, Any] | None:
     return manifest
 
 
-def tidy(run: Store) -> None:
+def remove_leftovers(run: Store) -> None:
     """Remove what attempts that were killed around `_SUCCESS` left beside a finished run.
 
     This needs no claim: whoever still waits for one will find the run finished and write nothing.
     """
-    run.sweep()
-    for entry in (*run.entries(f"{publish_lease.FOLDER}/"), *run.entries(PROBE), *run.entries(CHECKPOINTS)):
+    run.remove_incomplete()
+    for entry in (
+        *run.list_objects(f"{publish_lease.FOLDER}/"),
+        *run.list_objects(PROBE),
+        *run.list_objects(CHECKPOINTS),
+    ):
         run.delete(entry.key)
 
 
-def clear(run: Store, claim: Claim) -> None:
+def clear_unfinished(run: Store, claim: PublishLease) -> None:
     """Remove what an earlier attempt left unfinished, also uploads that nobody will complete."""
-    with claim.writing():
-        run.sweep()
-    stale = [entry.key for entry in run.entries() if not entry.key.startswith(KEPT)]
+    with claim.guard_write():
+        run.remove_incomplete()
+    stale = [entry.key for entry in run.list_objects() if not entry.key.startswith(PRESERVED)]
 
     def remove(key: str) -> None:
-        with claim.writing():
+        with claim.guard_write():
             run.delete(key)
 
     parallel(remove, stale)
 
 
-def upload(staging: Path, run: Store, claim: Claim, done: dict[str, FileFacts]) -> dict[str, FileFacts]:
+def upload(staging: Path, run: Store, claim: PublishLease, done: dict[str, FileFacts]) -> dict[str, FileFacts]:
     """Create the staged files that are not yet `done` at the output, and read them back.
 
     Returns:
@@ -93,18 +97,18 @@ def upload(staging: Path, run: Store, claim: Claim, done: dict[str, FileFacts]) 
     """
     staged = {path.relative_to(staging).as_posix(): path for path in sorted(staging.rglob("*")) if path.is_file()}
     fresh = {name: path for name, path in staged.items() if name not in done}
-    digests = transfer.upload(run, fresh, claim.writing)
+    digests = transfer.upload(run, fresh, claim.guard_write)
     return done | {name: {"bytes": path.stat().st_size, "sha256": digests[name]} for name, path in fresh.items()}
 
 
-def write_manifest(run: Store, claim: Claim, staging: Path, manifest: dict[str, object]) -> str:
+def write_manifest(run: Store, claim: PublishLease, staging: Path, manifest: dict[str, object]) -> str:
     """Publish the manifest. Returns its SHA-256."""
     path = staging / MANIFEST
     path.write_text(dumps(manifest, indent=2), encoding="utf-8")
-    return transfer.upload(run, {MANIFEST: path}, claim.writing)[MANIFEST]
+    return transfer.upload(run, {MANIFEST: path}, claim.guard_write)[MANIFEST]
 
 
-def seal(run: Store, claim: Claim, staging: Path, manifest: dict[str, object]) -> None:
+def commit_run(run: Store, claim: PublishLease, staging: Path, manifest: dict[str, object]) -> None:
     """Publish the manifest, then `_SUCCESS`: from here on the run is complete.
 
     Raises:
@@ -112,15 +116,15 @@ def seal(run: Store, claim: Claim, staging: Path, manifest: dict[str, object]) -
     """
     marker = dumps({"manifest_sha256": write_manifest(run, claim, staging, manifest)}).encode()
     for _ in range(transfer.TRIES):
-        with claim.writing():
-            run.sweep()
+        with claim.guard_write():
+            run.remove_incomplete()
             run.delete(FAILURE)
             created = run.create(MARKER, marker)
-        if content(run, MARKER) == marker:
+        if read_bytes(run, MARKER) == marker:
             return
         if created is None:
             raise StorageError(f"{run.label}: another attempt has published this run; start again to see which")
-        with claim.writing():
+        with claim.guard_write():
             run.delete(MARKER)
     raise StorageError(f"{run.label}: {MARKER} never reads back as it was sent; mend the storage, then start again")
 
@@ -131,9 +135,9 @@ def record_failure(run: Store, failure: JobError, where: dict[str, object]) -> N
     Where it cannot be written, that is often the very failure to tell; it must not take that one's place.
     """
     try:
-        if run.entry(MARKER) is None:
+        if run.stat(MARKER) is None:
             run.write(FAILURE, dumps(redacted(failure.as_dict() | where | failure.details), indent=2).encode())
-            if run.entry(MARKER) is not None:  # another attempt finished meanwhile
+            if run.stat(MARKER) is not None:  # another attempt finished meanwhile
                 run.delete(FAILURE)
     except JobError as error:
         if not str(failure).startswith(run.label):

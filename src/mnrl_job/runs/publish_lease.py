@@ -23,7 +23,7 @@ from pathlib import Path
 
 from mnrl_job.errors import JobError, StorageError
 from mnrl_job.storage import Entry, Store
-from mnrl_job.storage.base import content
+from mnrl_job.storage.base import read_bytes
 from mnrl_job.system.json_text import dumps
 from mnrl_job.system.logs import log
 
@@ -34,7 +34,7 @@ FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.3, 5.0
 RELEASE_SECONDS = 10.0
 
 
-class Claim:
+class PublishLease:
     """A claim that stands; write only inside `writing`."""
 
     def __init__(self, store: Store, key: str, lease: float) -> None:
@@ -46,14 +46,14 @@ class Claim:
         self._writers = 0
         self._idle = threading.Condition()
 
-    def stake(self) -> "Claim":
+    def create(self) -> "PublishLease":
         """Let it stand, and renew it from now on."""
         self._store.write(self._key, _self_description())
         threading.Thread(target=self._renew, daemon=True).start()
         return self
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
+    def guard_write(self) -> Iterator[None]:
         """Hold the claim for one write.
 
         Raises:
@@ -89,21 +89,21 @@ class Claim:
 
     def _renew(self) -> None:
         while not self.released.wait(self._lease / 8):
-            with suppress(JobError), self.writing():  # the store may be back in a moment
+            with suppress(JobError), self.guard_write():  # the store may be back in a moment
                 began = _now()
                 self._store.write(self._key, _self_description())
                 self._renewed_at = began
 
 
 @contextmanager
-def claimed(store: Store, lease: float = LEASE) -> Iterator[Claim]:
+def acquire_lease(store: Store, lease: float = LEASE) -> Iterator[PublishLease]:
     """Wait until no other publisher holds the store, then hold it.
 
     Raises:
         StorageError: the store does not answer.
     """
     key, watched, pause = f"{FOLDER}/{uuid.uuid4().hex}", dict[str, tuple[str, float]](), FIRST_PAUSE_SECONDS
-    claim = Claim(store, key, lease).stake()
+    claim = PublishLease(store, key, lease).create()
     try:
         while others := _live(store, key, lease, watched):
             if min(others) < key:  # the smallest name keeps its claim standing, the others step back
@@ -111,7 +111,7 @@ def claimed(store: Store, lease: float = LEASE) -> Iterator[Claim]:
             time.sleep(random.uniform(0.5, 1) * pause)
             pause = min(LONGEST_PAUSE_SECONDS, 1.5 * pause)
             if claim.released.is_set():
-                claim = Claim(store, key, lease).stake()
+                claim = PublishLease(store, key, lease).create()
         yield claim
     finally:
         claim.release()
@@ -120,7 +120,7 @@ def claimed(store: Store, lease: float = LEASE) -> Iterator[Claim]:
 def _live(store: Store, own: str, lease: float, watched: dict[str, tuple[str, float]]) -> list[str]:
     """The claims of other publishers that are alive, as far as can be told; abandoned ones are removed."""
     live = []
-    for entry in store.entries(f"{FOLDER}/"):
+    for entry in store.list_objects(f"{FOLDER}/"):
         if entry.key == own:
             continue
         version, since = watched.get(entry.key, ("", 0.0))
@@ -162,7 +162,7 @@ def _process(pid: int) -> list[str] | None:
 
 def _process_is_gone(store: Store, entry: Entry) -> bool:
     with suppress(ValueError, KeyError, TypeError, JobError):  # also renewed or released this moment
-        process = json.loads(content(store, entry.key) or b"{}")["process"]
+        process = json.loads(read_bytes(store, entry.key) or b"{}")["process"]
         here = _process(os.getpid())
         if process and here and process[:2] == here[:2]:
             return bool(_process(int(process[2])) != process)

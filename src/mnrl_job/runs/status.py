@@ -11,7 +11,7 @@ from mnrl_job.system import timestamps
 from mnrl_job.system.json_text import dumps
 from mnrl_job.system.logs import SECONDS_BETWEEN_LINES, log, warn
 from mnrl_job.system.phases import EXPORT, JOIN, LOAD, PATIENCE_AT_FIRST, START
-from mnrl_job.system.preemption import give_way
+from mnrl_job.system.preemption import raise_if_stop_requested
 from mnrl_job.system.record_files import write_text
 
 SECONDS_BETWEEN_WRITES = 1.0
@@ -155,5 +155,5 @@ class Clock:
         self._status.enter(step)
         began = time.perf_counter()
         yield
-        give_way()
+        raise_if_stop_requested()
         self.seconds[step] = time.perf_counter() - began

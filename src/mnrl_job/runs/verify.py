@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mnrl_job.errors import DataError, MissingError
-from mnrl_job.runs.publish import KEPT, MANIFEST, MARKER
+from mnrl_job.errors import DataError, NotFound
+from mnrl_job.runs.publish import MANIFEST, MARKER, PRESERVED
 from mnrl_job.storage import Entry, LocalStore, Store
-from mnrl_job.storage.base import content
+from mnrl_job.storage.base import read_bytes
 from mnrl_job.storage.transfer import download
 from mnrl_job.system.files import sha256_of
 from mnrl_job.system.logs import warn
@@ -31,7 +31,7 @@ def recheck(run: Store, scratch: Path) -> Path:
     """
     manifest = _manifest(run)
     files: dict[str, Any] = manifest["files"]
-    there = {entry.key: entry for entry in run.entries() if not entry.key.startswith(KEPT)}
+    there = {entry.key: entry for entry in run.list_objects() if not entry.key.startswith(PRESERVED)}
     for name in sorted(there.keys() - files.keys() - {MANIFEST, MARKER}):
         warn(f"{name} is not in the manifest; somebody added it")
     problems = [f"{name}: is missing" for name in files if name not in there]
@@ -55,10 +55,10 @@ def recheck(run: Store, scratch: Path) -> Path:
 
 
 def _manifest(run: Store) -> dict[str, Any]:
-    marker, raw = content(run, MARKER), content(run, MANIFEST)
+    marker, raw = read_bytes(run, MARKER), read_bytes(run, MANIFEST)
     if marker is None:
-        what = "it was never finished" if raw or any(run.entries()) else "nothing is there"
-        raise MissingError(f"{run.label}: no {MARKER}, {what}; give the URI of a finished run (OUTPUT/RUN_ID)")
+        what = "it was never finished" if raw or any(run.list_objects()) else "nothing is there"
+        raise NotFound(f"{run.label}: no {MARKER}, {what}; give the URI of a finished run (OUTPUT/RUN_ID)")
     try:
         manifest: dict[str, Any] = json.loads(raw or b"")
         sealed = json.loads(marker)["manifest_sha256"]

@@ -9,7 +9,7 @@ from mnrl_job.storage.part_tracker import Wait
 
 CHUNK = 1 << 20
 # Above this an object travels in pieces, several at once.
-PIECE = 32 << 20
+PART_SIZE = 32 << 20
 # Where files stand until they are whole.
 PARTIAL = ".partial"
 
@@ -33,13 +33,13 @@ class Store(Protocol):
     @property
     def label(self) -> str: ...
 
-    def child(self, name: str) -> "Store":
+    def join(self, name: str) -> "Store":
         """The store one level down."""
 
-    def entries(self, prefix: str = "") -> Iterator[Entry]:
+    def list_objects(self, prefix: str = "") -> Iterator[Entry]:
         """Everything whose key starts with `prefix`, at any depth."""
 
-    def entry(self, key: str) -> Entry | None:
+    def stat(self, key: str) -> Entry | None:
         """One object, or None where there is none."""
 
     def read(self, entry: Entry, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
@@ -59,7 +59,7 @@ class Store(Protocol):
             None where there is one already. A store that does not enforce this writes in any case.
         """
 
-    def holds(self, entry: Entry, path: Path, wait: Wait = lambda _: None) -> bool | None:
+    def matches_checksum(self, entry: Entry, path: Path, wait: Wait = lambda _: None) -> bool | None:
         """Whether a file has an object's content by the checksum the store keeps; None where it keeps none.
 
         The file may still be arriving: `wait` is called with a position before the bytes before it are read.
@@ -68,11 +68,11 @@ class Store(Protocol):
     def delete(self, key: str) -> None:
         """Delete an object; no error where there is none."""
 
-    def sweep(self) -> None:
+    def remove_incomplete(self) -> None:
         """Remove what writers that were killed have left half-written."""
 
 
-def content(store: Store, key: str) -> bytes | None:
+def read_bytes(store: Store, key: str) -> bytes | None:
     """A small object whole, or None where there is none."""
-    entry = store.entry(key)
+    entry = store.stat(key)
     return b"".join(store.read(entry)) if entry else None

@@ -14,7 +14,7 @@ from typing import TypeVar
 from mnrl_job.errors import StorageError
 from mnrl_job.storage.base import CHUNK, PARTIAL, Entry
 from mnrl_job.storage.part_tracker import Wait
-from mnrl_job.system.files import CANNOT_RENAME, flush, storage_error, write_whole
+from mnrl_job.system.files import CANNOT_RENAME, atomic_write, flush, storage_error
 
 FOLDER_TRIES = 20
 
@@ -28,19 +28,19 @@ class LocalStore:
     root: Path
     label: str
 
-    def child(self, name: str) -> "LocalStore":
+    def join(self, name: str) -> "LocalStore":
         return LocalStore(self.root / name, f"{self.label.rstrip('/')}/{name}")
 
-    def entries(self, prefix: str = "") -> Iterator[Entry]:
+    def list_objects(self, prefix: str = "") -> Iterator[Entry]:
         with self._failures("cannot read"):
             for folder, folders, names in os.walk(self.root, onerror=_raise_unless_missing):
                 folders[:] = sorted(name for name in folders if name != PARTIAL)
                 for name in sorted(names):
                     key = (Path(folder) / name).relative_to(self.root).as_posix()
-                    if key.startswith(prefix) and not name.endswith(PARTIAL) and (found := self.entry(key)):
+                    if key.startswith(prefix) and not name.endswith(PARTIAL) and (found := self.stat(key)):
                         yield found
 
-    def entry(self, key: str) -> Entry | None:
+    def stat(self, key: str) -> Entry | None:
         with self._failures("cannot read"):
             try:
                 facts = (self.root / key).stat()
@@ -63,7 +63,7 @@ class LocalStore:
     def write(self, key: str, data: bytes) -> None:
         with self._failures("cannot write"):
             target = self.root / key
-            _with_folders([target.parent], lambda: write_whole(target, data))
+            _with_folders([target.parent], lambda: atomic_write(target, data))
 
     def create(self, key: str, source: Path | bytes) -> Entry | None:
         with self._failures("cannot write"):
@@ -80,9 +80,9 @@ class LocalStore:
                     temporary.unlink(missing_ok=True)
                     temporary.parent.rmdir()
             flush(target.parent)
-            return self.entry(key) if created else None
+            return self.stat(key) if created else None
 
-    def holds(self, entry: Entry, path: Path, wait: Wait = lambda _: None) -> bool | None:
+    def matches_checksum(self, entry: Entry, path: Path, wait: Wait = lambda _: None) -> bool | None:
         wait(entry.size)
         with self._failures("cannot read"):
             return filecmp.cmp(self.root / entry.key, path, shallow=False)
@@ -96,7 +96,7 @@ class LocalStore:
                     path = path.parent
                     path.rmdir()
 
-    def sweep(self) -> None:
+    def remove_incomplete(self) -> None:
         shutil.rmtree(self.root / PARTIAL, ignore_errors=True)
         for left in self.root.rglob(f".*{PARTIAL}"):
             with suppress(OSError):

@@ -5,13 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mnrl_job.system.files import sha256_of, write_whole
+from mnrl_job.system.files import atomic_write, sha256_of
 from mnrl_job.system.json_text import dumps
 
-SEAL = "manifest.json"
+MANIFEST = "manifest.json"
 
 
-def seal(folder: Path, facts: dict[str, Any]) -> None:
+def write_manifest(folder: Path, facts: dict[str, Any]) -> None:
     """Write the manifest over the files that stand in a folder; it appears whole or not at all."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     files = {
@@ -19,13 +19,13 @@ def seal(folder: Path, facts: dict[str, Any]) -> None:
         for path in paths
     }
     content = facts | {"files": files}
-    write_whole(folder / SEAL, dumps(content | {"sha256": _digest(content)}, indent=2).encode())
+    atomic_write(folder / MANIFEST, dumps(content | {"sha256": _digest(content)}, indent=2).encode())
 
 
-def read_seal(folder: Path) -> dict[str, Any] | None:
+def read_valid_manifest(folder: Path) -> dict[str, Any] | None:
     """The facts of a folder that is just as it was sealed; None for one that is not."""
     try:
-        facts: dict[str, Any] = json.loads((folder / SEAL).read_text(encoding="utf-8"))
+        facts: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if facts.pop("sha256") != _digest(facts):
             return None
         for name, file in facts["files"].items():
@@ -37,13 +37,13 @@ def read_seal(folder: Path) -> dict[str, Any] | None:
     return facts
 
 
-def sealed_files(folder: Path) -> list[str]:
+def manifest_files(folder: Path) -> list[str]:
     """The names of all files of a sealed folder, the manifest last.
 
     Raises:
         FileNotFoundError: it is not sealed.
     """
-    return [*json.loads((folder / SEAL).read_text(encoding="utf-8"))["files"], SEAL]
+    return [*json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"], MANIFEST]
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 Wait = Callable[[int], None]
 
 
-class Arrival:
+class PartTracker:
     """Which pieces of a file are there."""
 
     def __init__(self, size: int, piece: int) -> None:

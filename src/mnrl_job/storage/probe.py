@@ -4,7 +4,7 @@ import time
 import uuid
 
 from mnrl_job.errors import StorageError
-from mnrl_job.storage.base import Store, content
+from mnrl_job.storage.base import Store, read_bytes
 
 PREFIX = ".probe-"
 TRIES = 3
@@ -24,11 +24,11 @@ def probe(store: Store) -> bool:
         key, data = _key(), uuid.uuid4().hex.encode()
         store.write(key, data)
         try:
-            found = content(store, key)
+            found = read_bytes(store, key)
             enforces = store.create(key, b"somebody else's") is None
         finally:
             store.delete(key)
-        if found == data and store.entry(key) is None:
+        if found == data and store.stat(key) is None:
             return enforces
         # Another attempt at the same run may just have cleared the place.
     raise StorageError(

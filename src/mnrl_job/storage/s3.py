@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mnrl_job.errors import SettingsError, StorageError
-from mnrl_job.storage.base import CHUNK, PIECE, Entry
+from mnrl_job.storage.base import CHUNK, PART_SIZE, Entry
 from mnrl_job.storage.part_tracker import Wait
 from mnrl_job.storage.s3_checksums import content_md5, etag_of, parts_of
 from mnrl_job.storage.s3_client import make_client
@@ -77,10 +77,10 @@ class S3Store:
     label: str
     attempts: int = ATTEMPTS
 
-    def child(self, name: str) -> "S3Store":
+    def join(self, name: str) -> "S3Store":
         return replace(self, prefix=self._key(name), label=f"{self.label.rstrip('/')}/{name}")
 
-    def entries(self, prefix: str = "") -> Iterator[Entry]:
+    def list_objects(self, prefix: str = "") -> Iterator[Entry]:
         root, last = f"{self.prefix}/" if self.prefix else "", None
         with self._failures():
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=root + prefix)
@@ -91,7 +91,7 @@ class S3Store:
                         last = found["Key"]
                         yield Entry(found["Key"].removeprefix(root), found["Size"], found["ETag"])
 
-    def entry(self, key: str) -> Entry | None:
+    def stat(self, key: str) -> Entry | None:
         with self._failures(key):
             try:
                 found = self.client.head_object(Bucket=self.bucket, Key=self._key(key))
@@ -124,7 +124,7 @@ class S3Store:
             self._put(key, data, {})
 
     def create(self, key: str, source: Path | bytes) -> Entry | None:
-        if not isinstance(source, bytes) and source.stat().st_size > PIECE:
+        if not isinstance(source, bytes) and source.stat().st_size > PART_SIZE:
             with self._failures(key):
                 return self._unspoiled(lambda: self._create_in_parts(key, source))
         body = source if isinstance(source, bytes) else source.read_bytes()
@@ -134,7 +134,7 @@ class S3Store:
 
         return self._conditionally(key, len(body), send)
 
-    def holds(self, entry: Entry, path: Path, wait: Wait = lambda _: None) -> bool | None:
+    def matches_checksum(self, entry: Entry, path: Path, wait: Wait = lambda _: None) -> bool | None:
         told, parts = entry.version.strip('"'), parts_of(entry.version)
         if parts is None:
             return None
@@ -156,7 +156,7 @@ class S3Store:
         with self._failures(key):
             self.client.delete_object(Bucket=self.bucket, Key=self._key(key))
 
-    def sweep(self) -> None:
+    def remove_incomplete(self) -> None:
         listing = self.client.get_paginator("list_multipart_uploads")
         with self._failures():
             try:
@@ -209,7 +209,7 @@ class S3Store:
 
     def _create_in_parts(self, key: str, path: Path) -> Entry | None:
         size = path.stat().st_size
-        step = max(PIECE // 2, -(-size // MOST_PARTS))
+        step = max(PART_SIZE // 2, -(-size // MOST_PARTS))
         target: Any = {"Bucket": self.bucket, "Key": self._key(key)}
         target["UploadId"] = self.client.create_multipart_upload(**target)["UploadId"]
 

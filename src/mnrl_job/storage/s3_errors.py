@@ -7,7 +7,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
-from mnrl_job.errors import DeniedError, DeviceError, JobError, MissingError, SettingsError, StorageError
+from mnrl_job.errors import DeniedError, EnvironmentFailure, JobError, NotFound, SettingsError, StorageError
 from mnrl_job.storage.s3_credentials import is_away
 
 # Answers of the network or the server that another try may change.
@@ -99,16 +99,16 @@ def explain(error: Exception, label: str) -> JobError:
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
     if code in FULL or status == 507:
-        return DeviceError(f"{label}: the storage is full ({reason}); make room there or have its quota raised")
+        return EnvironmentFailure(f"{label}: the storage is full ({reason}); make room there or have its quota raised")
     if code == "InvalidObjectState":
-        return MissingError(
+        return NotFound(
             f"{label}: is archived, so it cannot be read now ({reason}); restore it (aws s3api restore-object), or "
             "copy it to a storage class that can be read at once"
         )
     if _is_denied(error, code, status):
         return DeniedError(f"{label}: {_denied(error, code, reason)}")
     if code in MISSING or (status == 404 and code not in PASSING):
-        return MissingError(f"{label}: does not exist ({reason})")
+        return NotFound(f"{label}: does not exist ({reason})")
     if _is_for_good(error, code, status):
         return SettingsError(f"{label}: refused, and so would be another try ({reason}); {_mended_by(error, code)}")
     return StorageError(f"{label}: {reason}; the storage did not answer as it should, start again when it does")

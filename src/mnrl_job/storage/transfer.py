@@ -9,9 +9,9 @@ from operator import call
 from pathlib import Path, PurePosixPath
 
 from mnrl_job.errors import DataError, StorageError
-from mnrl_job.storage.base import PARTIAL, PIECE, Entry, Store
-from mnrl_job.storage.part_tracker import Arrival
-from mnrl_job.system.files import exclusive, scratch_error, sha256_of
+from mnrl_job.storage.base import PART_SIZE, PARTIAL, Entry, Store
+from mnrl_job.storage.part_tracker import PartTracker
+from mnrl_job.system.files import file_lock, scratch_error, sha256_of
 from mnrl_job.system.heartbeat import beat
 from mnrl_job.system.logs import progress, warn
 from mnrl_job.system.threads import parallel
@@ -38,7 +38,7 @@ def download(store: Store, entries: Sequence[Entry], folder: Path) -> list[Path]
     try:
         unfinished.mkdir(parents=True, exist_ok=True)
         with (
-            exclusive(unfinished / "lock"),
+            file_lock(unfinished / "lock"),
             progress(f"fetching {len(entries)} file(s)", sum(entry.size for entry in entries)) as advance,
         ):
             _remove_others(folder, set(targets.values()))
@@ -47,10 +47,10 @@ def download(store: Store, entries: Sequence[Entry], folder: Path) -> list[Path]
                 advance(count)
                 beat()
 
-            small = [entry for entry in entries if entry.size <= PIECE]
+            small = [entry for entry in entries if entry.size <= PART_SIZE]
             parallel(lambda entry: _fetch(store, entry, targets[entry], unfinished, arrived), small)
             for entry in entries:
-                if entry.size > PIECE:
+                if entry.size > PART_SIZE:
                     _fetch(store, entry, targets[entry], unfinished, arrived)
     except OSError as error:
         raise scratch_error(error, f"{store.label}: cannot write to {folder}") from error
@@ -65,7 +65,7 @@ def _remove_others(folder: Path, wanted: set[Path]) -> None:
 
 
 def _fetch(store: Store, entry: Entry, target: Path, unfinished: Path, advance: Advance) -> None:
-    if target.is_file() and target.stat().st_size == entry.size and store.holds(entry, target):
+    if target.is_file() and target.stat().st_size == entry.size and store.matches_checksum(entry, target):
         advance(entry.size)
         return
     name = hashlib.sha256(f"{entry.key}\n{entry.version}\n{entry.size}".encode()).hexdigest()
@@ -87,7 +87,7 @@ def _arrives(store: Store, entry: Entry, path: Path, journal: Path, advance: Adv
     """Fetch an object and compare its checksum, a large one's while it arrives."""
     with path.open("ab") as handle:
         handle.truncate(entry.size)
-    arrival = Arrival(entry.size, PIECE)
+    arrival = PartTracker(entry.size, PART_SIZE)
 
     def fetch() -> None:
         try:
@@ -97,10 +97,10 @@ def _arrives(store: Store, entry: Entry, path: Path, journal: Path, advance: Adv
 
     def compare() -> bool | None:
         with suppress(EOFError):  # why it did not arrive, `fetch` tells
-            return store.holds(entry, path, arrival.wait)
+            return store.matches_checksum(entry, path, arrival.wait)
         return None
 
-    if entry.size > PIECE:
+    if entry.size > PART_SIZE:
         _, same = parallel(call, [fetch, compare])
     else:
         fetch()
@@ -109,12 +109,14 @@ def _arrives(store: Store, entry: Entry, path: Path, journal: Path, advance: Adv
     return same is not False
 
 
-def _fetch_pieces(store: Store, entry: Entry, path: Path, journal: Path, arrival: Arrival, advance: Advance) -> None:
+def _fetch_pieces(
+    store: Store, entry: Entry, path: Path, journal: Path, arrival: PartTracker, advance: Advance
+) -> None:
     """Fetch what the journal does not have. It says which pieces are there; the checksum has the last word."""
     have = set(journal.read_text().split()) if journal.exists() else set()
 
     def fetch(start: int) -> None:
-        stop = min(start + PIECE, entry.size)
+        stop = min(start + PART_SIZE, entry.size)
         if str(start) in have:
             advance(stop - start)
         else:
@@ -124,13 +126,13 @@ def _fetch_pieces(store: Store, entry: Entry, path: Path, journal: Path, arrival
                 for chunk in store.read(entry, start, stop):
                     handle.write(chunk)
                     advance(len(chunk))
-            if entry.size > PIECE:
+            if entry.size > PART_SIZE:
                 with journal.open("a") as log:
                     log.write(f"{start} ")
         arrival.mark(start)
 
-    if entry.size > PIECE:
-        parallel(fetch, range(0, entry.size, PIECE))
+    if entry.size > PART_SIZE:
+        parallel(fetch, range(0, entry.size, PART_SIZE))
     else:
         fetch(0)
 
@@ -150,7 +152,7 @@ def upload(store: Store, files: Mapping[str, Path], writing: Writing = nullconte
         StorageError: an object does not read back as it was sent.
     """
     sizes = {key: path.stat().st_size for key, path in files.items()}
-    large = [key for key, size in sizes.items() if size > PIECE]
+    large = [key for key, size in sizes.items() if size > PART_SIZE]
     digests: dict[str, str] = {}
 
     def digest(key: str) -> None:
@@ -176,9 +178,9 @@ def _send(store: Store, key: str, path: Path, writing: Writing, advance: Advance
     for _ in range(TRIES):
         with writing():
             created = store.create(key, path)
-        entry = created or store.entry(key)
+        entry = created or store.stat(key)
         advance(size)
-        if entry and entry.size == size and reads_back(store, entry, path):
+        if entry and entry.size == size and verify_upload(store, entry, path):
             advance(size)
             return
         warn(f"{key} does not read back as it was sent; sending it again")
@@ -189,16 +191,16 @@ def _send(store: Store, key: str, path: Path, writing: Writing, advance: Advance
     )
 
 
-def reads_back(store: Store, entry: Entry, path: Path) -> bool:
+def verify_upload(store: Store, entry: Entry, path: Path) -> bool:
     """Whether an object is, byte by byte, what stands in a file."""
 
     def same(start: int) -> bool:
-        stop = min(start + PIECE, entry.size)
+        stop = min(start + PART_SIZE, entry.size)
         with path.open("rb", buffering=0) as handle:
             handle.seek(start)
             return all(chunk == handle.read(len(chunk)) for chunk in store.read(entry, start, stop))
 
-    starts = range(0, entry.size, PIECE)
+    starts = range(0, entry.size, PART_SIZE)
     return all(parallel(same, starts) if len(starts) > 1 else map(same, starts))
 
 

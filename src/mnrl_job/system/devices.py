@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pynvml
 
-from mnrl_job.errors import DeviceError
+from mnrl_job.errors import EnvironmentFailure
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 # CUDA shows nothing from the first entry on that names no device; by these, users and schedulers say so on purpose.
@@ -51,7 +51,7 @@ def find_devices(wanted: Literal["auto"] | int, least: int = 0) -> Devices:
     """
     gpus = visible_gpus()
     if len(gpus) < least:
-        raise DeviceError(
+        raise EnvironmentFailure(
             f"MNRL_MIN_GPUS={least}, but {len(gpus)} GPU(s) are visible; in a container that has been granted some, "
             "NVIDIA's runtime is missing or not the one in use (--gpus all, runtimeClassName), else see nvidia-smi"
         )
@@ -90,12 +90,12 @@ def chosen_gpus(chosen: str, present: tuple[Gpu, ...]) -> tuple[str, ...]:
         if known is None:
             there = [str(number) for number in range(len(present))]
             there += [uuid for gpu in present for uuid in (gpu.uuid, *gpu.instances)]
-            raise DeviceError(
+            raise EnvironmentFailure(
                 f"{VISIBLE}={chosen}: {name} names no GPU here, or several; there are {', '.join(there[:SHOWN])}"
                 + (", …" if len(there) > SHOWN else "")
             )
         if known in names:
-            raise DeviceError(f"{VISIBLE}={chosen}: {name} stands there twice; name each GPU once")
+            raise EnvironmentFailure(f"{VISIBLE}={chosen}: {name} stands there twice; name each GPU once")
         names[known] = name
     return tuple(names.values())
 
@@ -151,7 +151,7 @@ def _driver() -> Iterator[bool]:
     try:
         yield True
     except pynvml.NVMLError as error:
-        raise DeviceError(f"the NVIDIA driver does not answer ({error}); mend or reload it") from error
+        raise EnvironmentFailure(f"the NVIDIA driver does not answer ({error}); mend or reload it") from error
     finally:
         pynvml.nvmlShutdown()
 
@@ -175,7 +175,7 @@ def worker_count(wanted: Literal["auto"] | int, gpus: int) -> int:
     if wanted == "auto":
         return max(1, gpus)
     if gpus and wanted > gpus:
-        raise DeviceError(
+        raise EnvironmentFailure(
             f"MNRL_NUM_PROCESSES={wanted}, but only {gpus} GPU(s) are visible; a GPU holds one worker: "
             "lower MNRL_NUM_PROCESSES or show more GPUs through CUDA_VISIBLE_DEVICES"
         )

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from mnrl_job.errors import DeniedError, DeviceError, JobError, SettingsError, StorageError
+from mnrl_job.errors import DeniedError, EnvironmentFailure, JobError, SettingsError, StorageError
 
 CHUNK = 1 << 20
 SCRATCH = "mnrl-job-"
@@ -29,7 +29,7 @@ def sha256_of(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def write_whole(target: Path, data: bytes) -> None:
+def atomic_write(target: Path, data: bytes) -> None:
     """Write a small file beside its place, flush it to disk, then rename; what cannot be finished is removed."""
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
@@ -75,7 +75,7 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
-def exclusive(path: Path) -> Iterator[None]:
+def file_lock(path: Path) -> Iterator[None]:
     """Wait until no other process of this machine holds this lock. A mount without locks does without."""
     with path.open("w") as handle:
         with suppress(OSError):
@@ -96,23 +96,23 @@ def scratch_folder(parent: Path | None) -> Iterator[Path]:
         beside = parent or Path(tempfile.gettempdir())
     except FileNotFoundError as error:
         told = "no folder for temporary files can be written (TMPDIR, /tmp, the current one)"
-        raise DeviceError(f"{told}; mount one there, or name one by MNRL_WORK_DIR") from error
+        raise EnvironmentFailure(f"{told}; mount one there, or name one by MNRL_WORK_DIR") from error
     with ExitStack() as stack:
-        with locked(beside):  # nobody finds a folder before it is held
+        with try_lock(beside):  # nobody finds a folder before it is held
             for left in beside.glob(f"{SCRATCH}*"):
-                with suppress(OSError), locked(left, fcntl.LOCK_NB) as nobodys:
+                with suppress(OSError), try_lock(left, fcntl.LOCK_NB) as nobodys:
                     if nobodys:
                         shutil.rmtree(left)
             try:
                 own = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=SCRATCH, dir=parent)))
             except OSError as error:
                 raise scratch_error(error, f"cannot make a folder in {beside}") from error
-            stack.enter_context(locked(own))
+            stack.enter_context(try_lock(own))
         yield own
 
 
 @contextmanager
-def locked(folder: Path, how: int = 0) -> Iterator[bool]:
+def try_lock(folder: Path, how: int = 0) -> Iterator[bool]:
     """Whether this process got the lock on a folder, for as long as it is inside."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -148,7 +148,7 @@ def writable_folder(folder: Path, variable: str) -> Path:
 def scratch_error(error: OSError, what: str) -> JobError:
     """The same where a machine's own disk is meant: that one is full is a matter of the environment."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DeviceError(f"{what}: {error.strerror}; free space, or name a larger MNRL_WORK_DIR")
+        return EnvironmentFailure(f"{what}: {error.strerror}; free space, or name a larger MNRL_WORK_DIR")
     return storage_error(error, what)
 
 

@@ -36,7 +36,7 @@ class _Heart:
 _heart = _Heart()
 
 
-def begin(doing: str, **facts: Any) -> None:
+def enter_phase(doing: str, **facts: Any) -> None:
     """Say what this worker does from now on; written at once."""
     _heart.doing, _heart.written = doing, -math.inf
     beat(**facts)
@@ -57,7 +57,7 @@ def beat(**facts: Any) -> None:
 
 
 @contextmanager
-def told_to(listener: Callable[[Facts], None]) -> Iterator[None]:
+def heartbeats_to(listener: Callable[[Facts], None]) -> Iterator[None]:
     """Inside, `listener` is given the facts whenever this process gets on, a few times a second at most."""
     _heart.listener, _heart.facts, _heart.written = listener, {}, -math.inf
     try:
@@ -66,7 +66,7 @@ def told_to(listener: Callable[[Facts], None]) -> Iterator[None]:
         _heart.listener = None
 
 
-def last_beat(path: Path) -> dict[str, Any]:
+def last_heartbeat(path: Path) -> dict[str, Any]:
     """What a worker wrote down last: `doing`, `beats` and the facts; empty before its first sign of life."""
     with suppress(OSError, ValueError):
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import psutil
 
-from mnrl_job.errors import DeviceError, JobError
+from mnrl_job.errors import EnvironmentFailure, JobError
 from mnrl_job.system.devices import Devices
 from mnrl_job.system.finding import Finding
 from mnrl_job.system.home import can_be_written, hub_cache
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - asked for its size, nothing is written
 ENOUGH_SHARED_MEMORY = 1 << 30
-NO_ROOM = 1 << 20
+MIN_FREE_BYTES = 1 << 20
 CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -26,21 +26,21 @@ def disk(folder: Path, needed: int) -> Finding:
     free = shutil.disk_usage(folder).free
     told = f"{free / 1e9:.1f} GB free in {folder}, about {needed / 1e9:.1f} GB needed"
     if free < needed:
-        return Finding("disk", "failed", told, "free space, or name a larger MNRL_WORK_DIR", DeviceError.kind)
+        return Finding("disk", "failed", told, "free space, or name a larger MNRL_WORK_DIR", EnvironmentFailure.kind)
     return Finding("disk", "passed", told)
 
 
-def out_of_room(error: BaseException, scratch: Path) -> DeviceError | None:
+def disk_full_error(error: BaseException, scratch: Path) -> EnvironmentFailure | None:
     """What an error means if the scratch is full: not every library says so plainly."""
     told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if told or shutil.disk_usage(scratch).free < NO_ROOM:
+    if told or shutil.disk_usage(scratch).free < MIN_FREE_BYTES:
         where = f"{scratch.parent} is full ({type(error).__name__}: {error})"
-        return DeviceError(f"disk: {where}; free space, or name a larger MNRL_WORK_DIR")
+        return EnvironmentFailure(f"disk: {where}; free space, or name a larger MNRL_WORK_DIR")
     return None
 
 
 @contextmanager
-def told_if_full(scratch: Path) -> Iterator[None]:
+def translate_disk_full(scratch: Path) -> Iterator[None]:
     """Where the scratch is full, any exception inside means that.
 
     Raises:
@@ -51,7 +51,7 @@ def told_if_full(scratch: Path) -> Iterator[None]:
     except JobError:
         raise
     except Exception as error:
-        if full := out_of_room(error, scratch):
+        if full := disk_full_error(error, scratch):
             raise full from error
         raise
 

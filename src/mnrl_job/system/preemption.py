@@ -27,7 +27,7 @@ _request = _Request()
 
 
 @contextmanager
-def stop_on_request() -> Iterator[None]:
+def raise_on_signal() -> Iterator[None]:
     """Turn SIGTERM and SIGINT into `Preempted`, once; a second signal cannot disturb the cleaning up."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -35,12 +35,12 @@ def stop_on_request() -> Iterator[None]:
             signal.signal(each, signal.SIG_IGN)
         _request.note(number)
         if not _request.held:
-            give_way()
+            raise_if_stop_requested()
 
     handled = (signal.SIGTERM, signal.SIGINT)
     previous = [signal.signal(each, stop) for each in handled]
     try:
-        with understood():
+        with preempted_takes_precedence():
             yield
     finally:
         for each, handler in zip(handled, previous, strict=True):
@@ -49,48 +49,48 @@ def stop_on_request() -> Iterator[None]:
 
 
 @contextmanager
-def understood() -> Iterator[None]:
+def preempted_takes_precedence() -> Iterator[None]:
     """Once a stop was asked for, any exception inside means it: NumPy answers one that a signal raised with its own."""
     try:
         yield
     except JobError:
         raise
     except Exception:
-        give_way()
+        raise_if_stop_requested()
         raise
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
+def defer_preemption() -> Iterator[None]:
     """A request to stop that comes inside takes effect at the end."""
     _request.held = True
     try:
         yield
     finally:
         _request.held = False
-    give_way()
+    raise_if_stop_requested()
 
 
-def note_requests() -> None:
+def record_sigterm() -> None:
     """From now on SIGTERM does not end this process, but is remembered. A second one changes nothing."""
     signal.signal(signal.SIGTERM, _request.note)
 
 
-def asked() -> bool:
+def stop_requested() -> bool:
     """Whether this process was asked to stop."""
     return _request.at is not None
 
 
-def seconds_since_asked() -> float:
+def seconds_since_stop_requested() -> float:
     """How long ago that was; 0 where nobody asked."""
     return 0.0 if _request.at is None else time.monotonic() - _request.at
 
 
-def give_way() -> None:
+def raise_if_stop_requested() -> None:
     """Stop here, if that was asked for.
 
     Raises:
         Preempted: it was.
     """
-    if asked():
+    if stop_requested():
         raise Preempted(f"stopped on request ({_request.name}); nothing was published, start the job again")

@@ -17,10 +17,10 @@ from torch.utils.data import get_worker_info
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import Ragged, no_values
 from mnrl_job.data.tables import read_table, take, texts_of
-from mnrl_job.embedding.chunks import Limit, cut
+from mnrl_job.embedding.chunks import ChunkBudget, chunk_by_length
 from mnrl_job.embedding.packing import Packed, pack
 from mnrl_job.embedding.prompts import find_prompt, kinds_of, token_file
-from mnrl_job.embedding.tokens import PADDED, Form, Preprocess, Tokens, read_or_tokenise
+from mnrl_job.embedding.tokens import PADDED, InputFormat, Preprocess, Tokens, read_or_tokenize
 from mnrl_job.training.guide import Guide
 from mnrl_job.training.row_texts import Asked, RowTexts
 
@@ -39,14 +39,14 @@ class TokenCollator(SentenceTransformerDataCollator):
     and it may have to leave them out of the mean.
     """
 
-    def __init__(self, preprocess: Preprocess, columns: Sequence[Tokens], limit: Limit, chosen: RowTexts) -> None:
+    def __init__(self, preprocess: Preprocess, columns: Sequence[Tokens], limit: ChunkBudget, chosen: RowTexts) -> None:
         super().__init__(preprocess)
         self.columns = columns
         self.limit = limit
         self.chosen = chosen
         self.guide: Guide | None = None
         self.longest = max(int(column.lengths.max()) for column in columns)
-        self.forms: list[tuple[Form, list[int]]] = []
+        self.forms: list[tuple[InputFormat, list[int]]] = []
         for number, column in enumerate(columns):
             alike = next((numbers for form, numbers in self.forms if form == column.form), None)
             if alike is None:
@@ -63,7 +63,7 @@ class TokenCollator(SentenceTransformerDataCollator):
         padded, order = [], []
         for form, columns in self.forms:
             places = np.flatnonzero(np.isin(column_of, columns))
-            for chunk in cut(lengths[places], self.limit, self.longest):
+            for chunk in chunk_by_length(lengths[places], self.limit, self.longest):
                 at = places[chunk.rows]
                 padded.append(form.features([texts[place] for place in at.tolist()], chunk.width))
                 order.append(at)
@@ -135,7 +135,7 @@ def guided(guide: Guide | None, asked: Asked) -> dict[str, torch.Tensor]:
 
 
 def collator(
-    model: SentenceTransformer, pairs: Pairs, limit: Limit, folder: Path, given: Ragged | None = None
+    model: SentenceTransformer, pairs: Pairs, limit: ChunkBudget, folder: Path, given: Ragged | None = None
 ) -> TokenCollator | TextCollator:
     """Tokenise all texts with their prompts, once for all workers of this machine, where the model reads token ids.
 
@@ -147,7 +147,7 @@ def collator(
     paths = [token_file(folder / f"{name}.arrow", prompt) for name, prompt in zip(pairs.columns, prompts, strict=True)]
     texts = [texts_of(table, name) for name in pairs.columns]
     chosen = RowTexts(given or no_values(pairs.rows))
-    columns = read_or_tokenise(preprocess, model.tokenizer, texts, paths)
+    columns = read_or_tokenize(preprocess, model.tokenizer, texts, paths)
     if columns is None:
         return TextCollator(preprocess, texts, chosen)
     return TokenCollator(model.preprocess, columns, limit, chosen)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def digest(steps: Iterable[NDArray[np.int64]], before: str = "") -> str:
+def data_order_digest(steps: Iterable[NDArray[np.int64]], before: str = "") -> str:
     """Continue a digest by some global batches; 16 hexadecimal digits.
 
     It chains: the digest of ten steps is that of the last four, begun from that of the first six. So a run that goes on

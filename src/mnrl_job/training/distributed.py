@@ -19,11 +19,11 @@ def open_host_group(timeout: timedelta) -> None:
         timeout: of what they ask one another. In a step a rank may wait long for one that reads or compiles.
     """
     global _hosts
-    if not _alone() and dist.get_backend() != "gloo":
+    if not is_single_process() and dist.get_backend() != "gloo":
         _hosts = dist.new_group(backend="gloo", timeout=timeout)
 
 
-def gather_rows(own: torch.Tensor) -> torch.Tensor:
+def all_gather_with_grad(own: torch.Tensor) -> torch.Tensor:
     """The rows of all ranks, in the order of the ranks, with one message in either direction.
 
     A rank's gradient is the sum of what all ranks ask for, as in the library's `all_gather_with_grad`. A process alone
@@ -35,7 +35,7 @@ def gather_rows(own: torch.Tensor) -> torch.Tensor:
     Returns:
         Shape (ranks * rows, ...).
     """
-    if _alone():
+    if is_single_process():
         return own
     everywhere: torch.Tensor = _Gathering.apply(own)  # type: ignore[no-untyped-call]
     return everywhere
@@ -50,18 +50,18 @@ def gather_uneven(own: torch.Tensor, counts: Sequence[int]) -> list[torch.Tensor
     """
     most = max(counts)
     missing = own.new_zeros(most - len(own), *own.shape[1:])
-    everywhere = gather_rows(torch.cat([own, missing]) if len(missing) else own)
+    everywhere = all_gather_with_grad(torch.cat([own, missing]) if len(missing) else own)
     return [everywhere[rank * most : rank * most + count] for rank, count in enumerate(counts)]
 
 
-def on_any_rank(flag: bool) -> bool:
+def any_rank(flag: bool) -> bool:
     """Whether a flag is up on some rank."""
-    return bool(most_of_ranks(int(flag)))
+    return bool(max_over_ranks(int(flag)))
 
 
-def most_of_ranks(number: int) -> int:
+def max_over_ranks(number: int) -> int:
     """The largest number of any rank. Asked from host to host, so that no GPU has to finish its work for it."""
-    if _alone():
+    if is_single_process():
         return number
     largest = torch.tensor(number)
     dist.all_reduce(largest, dist.ReduceOp.MAX, group=_hosts)
@@ -70,7 +70,7 @@ def most_of_ranks(number: int) -> int:
 
 def numbers_of_ranks(own: Sequence[int]) -> list[list[int]]:
     """Some numbers of each rank, as many of each; asked from host to host, too."""
-    if _alone():
+    if is_single_process():
         return [list(own)]
     everywhere = torch.empty(dist.get_world_size(), len(own), dtype=torch.int64)
     dist.all_gather_single(everywhere, torch.tensor([own]), group=_hosts)
@@ -78,7 +78,7 @@ def numbers_of_ranks(own: Sequence[int]) -> list[list[int]]:
     return numbers
 
 
-class Wishes:
+class StepVotes:
     """What ranks want to happen at the end of a step: it does where any of them does.
 
     Ranks tell one another in the one message of the step's forward pass. What a rank wants later than that is told in
@@ -103,10 +103,10 @@ class Wishes:
 
     def granted(self, name: str) -> bool:
         """Whether this is to happen at the end of the step."""
-        return self._asked[name]() if _alone() else self._wanted[name]
+        return self._asked[name]() if is_single_process() else self._wanted[name]
 
 
-def _alone() -> bool:
+def is_single_process() -> bool:
     return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
 
 

@@ -16,7 +16,7 @@ PASSED = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_")
 ASKED = "ACCELERATE_USE_FSDP"
 
 
-def pass_through(path: str) -> None:
+def apply_accelerate_config(path: str) -> None:
     """Set what `accelerate launch --config_file` would set in this process; before accelerate's state is made.
 
     Raises:
@@ -96,12 +96,12 @@ def _weights_behind(result: torch.Tensor) -> set[int]:
     return {id(node.variable) for node in seen if hasattr(node, "variable")}
 
 
-def whole(weight: torch.Tensor) -> torch.Tensor:
+def full_tensor(weight: torch.Tensor) -> torch.Tensor:
     """A weight from the shares of all ranks; every rank must ask."""
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def unsharded(model: SentenceTransformer, fresh: SentenceTransformer) -> SentenceTransformer:
     """Give `fresh`, the base model read anew, the weights that the ranks hold in shares; every rank must ask."""
-    fresh.load_state_dict({name: whole(weight).cpu() for name, weight in model.state_dict().items()})
+    fresh.load_state_dict({name: full_tensor(weight).cpu() for name, weight in model.state_dict().items()})
     return fresh

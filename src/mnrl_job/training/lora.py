@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from mnrl_job.embedding.precision import DTYPES, Precision
 from mnrl_job.errors import SettingsError
 from mnrl_job.storage import split_revision
-from mnrl_job.training.fsdp import whole
+from mnrl_job.training.fsdp import full_tensor
 
 # alpha / r, as most recipes have it: the learning rate that suits one rank then suits others.
 SCALE = 2
@@ -121,7 +121,7 @@ def _weights(model: SentenceTransformer) -> dict[str, nn.Parameter]:
 
 def _gathered(model: SentenceTransformer) -> dict[str, torch.Tensor]:
     """The weights whole, in the processor's memory, also where ranks hold them in shares."""
-    return {name: whole(weight.detach()).cpu().contiguous() for name, weight in _weights(model).items()}
+    return {name: full_tensor(weight.detach()).cpu().contiguous() for name, weight in _weights(model).items()}
 
 
 @torch.no_grad()

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 
-from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.integer_sets import used
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.errors import InternalError, Preempted
 from mnrl_job.tracking.tracked import tracked_run
-from mnrl_job.training.callbacks.checkpoints import Keeping
+from mnrl_job.training.callbacks.checkpoints import CheckpointSpec
 from mnrl_job.training.callbacks.tracking import tracked
-from mnrl_job.training.data_order_digest import digest
+from mnrl_job.training.data_order_digest import data_order_digest
 from mnrl_job.training.lora import ADAPTER, write_adapter
 from mnrl_job.training.results import Training
 from mnrl_job.training.trainer import PlannedTrainer
@@ -24,10 +24,10 @@ def train(
     model: SentenceTransformer,
     settings: Settings,
     pairs: Pairs,
-    batching: Batching,
+    batching: BatchPlan,
     scratch: Path,
     staging: Path,
-    keeping: Keeping | None = None,
+    keeping: CheckpointSpec | None = None,
     score: Callable[[], float] | None = None,
 ) -> Training:
     """Fine-tune `model` in place with MultipleNegativesRankingLoss over the global batch.
@@ -58,13 +58,15 @@ def train(
     with tracked(trainer, settings.report_to, tracked_run(settings, scratch, staging)):
         trainer.train(resume_from_checkpoint=str(keeping.resume) if keeping and keeping.resume else None)
     reached, plan = trainer.state.global_step, trainer.plan
-    if reached < len(plan) and not (best and best.exhausted):
+    if reached < len(plan) and not (best and best.patience_exhausted):
         raise Preempted(f"stopped on request after step {reached} of {len(plan)}")
     plan = plan[:reached]
     # For fp16 it wraps the model's forward pass, which evaluation and saving must see as it was.
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    if progress.digest != digest(plan):
-        raise InternalError(f"the rows trained on (digest {progress.digest}) are not the planned ones ({digest(plan)})")
+    if progress.digest != data_order_digest(plan):
+        raise InternalError(
+            f"the rows trained on (digest {progress.digest}) are not the planned ones ({data_order_digest(plan)})"
+        )
     if best:
         best.restore()
     if settings.lora_rank:
@@ -82,10 +84,10 @@ def train(
         seconds_waited=totals.seconds_waited,
         tokens=totals.tokens,
         padded_tokens=totals.padded_tokens,
-        activation_recompute=math.isfinite(loss.kept_tokens),
+        activation_recompute=math.isfinite(loss.activation_token_budget),
         trainable_parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
         scores=best.scores if best else (),
         best_step=best.best.step if best else None,
-        hard_negative_mining=trainer.negatives.minings if trainer.negatives else (),
+        hard_negative_mining=trainer.negatives.mining_rounds if trainer.negatives else (),
         collapse=progress.collapse(best.best.step if best else reached),
     )

@@ -19,7 +19,7 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
-from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.batching.planning import Plan
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.pairs import Pairs
@@ -28,19 +28,19 @@ from mnrl_job.data.tables import read_negatives
 from mnrl_job.embedding.chunk_limits import limit_for
 from mnrl_job.embedding.out_of_memory import is_out_of_memory
 from mnrl_job.embedding.packing import unpack
-from mnrl_job.embedding.precision import DTYPES, Precision, arithmetic, choose_precision
-from mnrl_job.errors import MemoryLimit, first_line
-from mnrl_job.system.heartbeat import begin
+from mnrl_job.embedding.precision import DTYPES, Precision, autocast, choose_precision
+from mnrl_job.errors import OutOfMemory, first_line
+from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.logs import warn
-from mnrl_job.training.callbacks.best_model import Best
-from mnrl_job.training.callbacks.checkpoints import Checkpoints, Keeping
-from mnrl_job.training.callbacks.divergence import Divergence
+from mnrl_job.training.callbacks.best_model import BestModelCallback
+from mnrl_job.training.callbacks.checkpoints import Checkpoints, CheckpointSpec
+from mnrl_job.training.callbacks.divergence import DivergenceMonitor
 from mnrl_job.training.callbacks.progress import Progress
 from mnrl_job.training.collator import Batch, PackingCollator, TextCollator, TokenCollator, collator
-from mnrl_job.training.distributed import gather_rows, on_any_rank
+from mnrl_job.training.distributed import all_gather_with_grad, any_rank
 from mnrl_job.training.dropout import cheap_dropout
 from mnrl_job.training.embedding_lookup import shared_lookup, word_embedding
-from mnrl_job.training.fsdp import check_checkpoint, fit_for_sharding, is_sharded, whole
+from mnrl_job.training.fsdp import check_checkpoint, fit_for_sharding, full_tensor, is_sharded
 from mnrl_job.training.gradient_accumulation import (
     CastWeight,
     cast_weights,
@@ -50,7 +50,7 @@ from mnrl_job.training.gradient_accumulation import (
 from mnrl_job.training.guide import FOLDER, read_guide
 from mnrl_job.training.hard_negatives.mining_rounds import HardNegatives
 from mnrl_job.training.lora import ADAPTER, adapt, read_adapter, write_adapter
-from mnrl_job.training.losses.mnrl import GlobalBatchLoss, Shortage, Totals
+from mnrl_job.training.losses.mnrl import GlobalBatchLoss, OutOfMemoryOnSomeRank, Totals
 from mnrl_job.training.memory import RandomState, checkpoint_layers, describe_reduction, tokens_that_fit
 from mnrl_job.training.sampler import PlannedBatches
 from mnrl_job.training.training_args import trainer_arguments
@@ -91,15 +91,15 @@ class PlannedTrainer(SentenceTransformerTrainer):
         model: SentenceTransformer,
         settings: Settings,
         pairs: Pairs,
-        batching: Batching,
+        batching: BatchPlan,
         scratch: Path,
         staging: Path,
-        keeping: Keeping | None = None,
+        keeping: CheckpointSpec | None = None,
         score: Callable[[], float] | None = None,
     ) -> None:
         state = PartialState()
         self.settings = settings
-        self.before = keeping.before() if keeping else Totals()
+        self.before = keeping.resumed_totals() if keeping else Totals()
         self.began = time.perf_counter()
         self.plan: Plan = np.load(batching.plan, mmap_mode="r")[: settings.max_steps]
         self.precision = choose_precision(settings.precision, state.device)
@@ -115,13 +115,15 @@ class PlannedTrainer(SentenceTransformerTrainer):
             self.negatives = HardNegatives(model, settings, pairs, batching, self.plan, scratch)
             collate.chosen = replace(collate.chosen, mined=self.negatives)
             if self.negatives.due(0):
-                self.negatives.renew(0)
+                self.negatives.mine(0)
         if settings.loss == "guided":
             collate.guide = read_guide(scratch / FOLDER, pairs.columns)
         rank, hardness, dimensions = state.process_index, settings.hardness, settings.matryoshka_dims
         self.global_loss = GlobalBatchLoss(model, settings.scale, settings.loss, rank, hardness, dimensions)
         candidates = documents_of_a_batch(self.plan, given, settings.num_hard_negatives)
-        divergence = Divergence(pairs.path, candidates, settings.learning_rate, len(settings.matryoshka_dims) or 1)
+        divergence = DivergenceMonitor(
+            pairs.path, candidates, settings.learning_rate, len(settings.matryoshka_dims) or 1
+        )
         log_path = staging / "training_log.jsonl"
         self.progress = Progress(log_path, self.plan, self.global_loss, divergence, shows=state.is_main_process)
         labels = Dataset.from_file(str(batching.labels)).select_columns("label")
@@ -144,33 +146,35 @@ class PlannedTrainer(SentenceTransformerTrainer):
         self._fit_memory(collate)
         self._cast_weights = self._find_cast_weights(collate([labels[int(self.plan[0, 0])]]))
 
-    def _best(self, score: Callable[[], float] | None, keeping: Keeping | None, scratch: Path) -> Best | None:
+    def _best(
+        self, score: Callable[[], float] | None, keeping: CheckpointSpec | None, scratch: Path
+    ) -> BestModelCallback | None:
         """What scores the model while it trains, where that is asked for."""
         every, patience = self.settings.eval_interval, self.settings.early_stopping_patience
         if every is None or score is None:
             return None
         resume = keeping.resume if keeping else None
-        tell = partial(self._tell_score, f"eval_{self.settings.judged[1]}")
-        return Best(self.model, every, patience, score, scratch, resume, tell)
+        tell = partial(self._tell_score, f"eval_{self.settings.primary_eval[1]}")
+        return BestModelCallback(self.model, every, patience, score, scratch, resume, tell)
 
     def _fit_memory(self, collate: TokenCollator | TextCollator) -> None:
         """Decide of how many tokens activations are kept; shares of a model want the same of all ranks."""
         state = PartialState()
         if isinstance(collate, TokenCollator):
-            with arithmetic(self.precision, state.device):
+            with autocast(self.precision, state.device):
                 fitting = tokens_that_fit(self.model.train(), collate, self.plan, state.num_processes)
-            self.global_loss.kept_tokens = fitting
+            self.global_loss.activation_token_budget = fitting
         if self.is_fsdp_enabled:
             fit_for_sharding(self.model)
-            self.global_loss.in_step = True
-            if on_any_rank(math.isfinite(self.global_loss.kept_tokens)):
-                self.global_loss.kept_tokens = 0
+            self.global_loss.sync_chunk_count = True
+            if any_rank(math.isfinite(self.global_loss.activation_token_budget)):
+                self.global_loss.activation_token_budget = 0
 
     def _find_cast_weights(self, some: Batch) -> list[CastWeight]:
         """The weights whose gradients want to be added up in fp32, where FSDP does not cast them as it gathers."""
         if self.precision == "fp32" or self.is_fsdp_enabled:
             return []
-        with arithmetic(self.precision, self.model.device):
+        with autocast(self.precision, self.model.device):
             return cast_weights(self.model.eval(), some["chunks"])
 
     def totals(self) -> Totals:
@@ -186,7 +190,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
             seconds_waited=self.before.seconds_waited + self.seconds_waited,
         )
 
-    def _score_is_due(self, best: Best) -> bool:
+    def _score_is_due(self, best: BestModelCallback) -> bool:
         return best.due(self._step, len(self.plan))
 
     def _tell_score(self, name: str, value: float) -> None:
@@ -198,8 +202,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
     def _begin_epoch(self, epoch: int) -> None:
         """Mine hard negatives where that is due: by the weights of the last step but one, since batches are ahead."""
         if self.negatives and self.negatives.due(epoch):
-            self.negatives.renew(self.state.global_step)
-            begin("train", step=self.state.global_step, total_steps=len(self.plan))
+            self.negatives.mine(self.state.global_step)
+            enter_phase("train", step=self.state.global_step, total_steps=len(self.plan))
 
     def get_batch_samples(self, *arguments: Any) -> Any:
         if self.control.should_training_stop:  # before a step only where patience had ended at the checkpoint
@@ -224,13 +228,13 @@ class PlannedTrainer(SentenceTransformerTrainer):
         if self.best and (step == last or not self.control.should_training_stop):
             if self.global_loss.wishes.granted("score"):
                 self.best.score(step, last)
-            self.control.should_training_stop |= self.best.exhausted
+            self.control.should_training_stop |= self.best.patience_exhausted
 
     def _keep_numbers(self, tr_loss: torch.Tensor, grad_norm: Any, learning_rate: float) -> None:
         """Have a step logged later, with the sum of the losses since the last one: the mean over all rows."""
         losses = self.state.global_step - self._globalstep_last_logged
-        norm = None if grad_norm is None else whole(torch.as_tensor(grad_norm))
-        self.progress.keep(self.state, losses, gather_rows(tr_loss.reshape(1)).mean(), norm, learning_rate)
+        norm = None if grad_norm is None else full_tensor(torch.as_tensor(grad_norm))
+        self.progress.keep(self.state, losses, all_gather_with_grad(tr_loss.reshape(1)).mean(), norm, learning_rate)
         self._globalstep_last_logged = self.state.global_step
         tr_loss.zero_()
 
@@ -270,7 +274,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
                 if not is_out_of_memory(error):
                     raise
                 told = first_line(error)
-                together = PartialState().num_processes == 1 or isinstance(error, Shortage)
+                together = PartialState().num_processes == 1 or isinstance(error, OutOfMemoryOnSomeRank)
             self._take_less(inputs, told, together)
             self.global_loss.counts = counts
             self.model.zero_grad()
@@ -285,12 +289,12 @@ class PlannedTrainer(SentenceTransformerTrainer):
         """
         loss = self.global_loss
         if not together:
-            raise MemoryLimit(f"out of device memory where ranks wait for one another: {told}; {REMEDY}")
+            raise OutOfMemory(f"out of device memory where ranks wait for one another: {told}; {REMEDY}")
         if not inputs["tokens"]:  # what has no tokens cannot be cut
-            raise MemoryLimit(f"out of device memory: {told}; lower MNRL_BATCH_SIZE, or {REMEDY}")
-        if not loss.take_less(inputs["chunks"]):
-            raise MemoryLimit(f"not even one text at a time fits into the device's memory: {told}; {REMEDY}")
-        done = describe_reduction(loss.kept_tokens, loss.pieces)
+            raise OutOfMemory(f"out of device memory: {told}; lower MNRL_BATCH_SIZE, or {REMEDY}")
+        if not loss.reduce_memory(inputs["chunks"]):
+            raise OutOfMemory(f"not even one text at a time fits into the device's memory: {told}; {REMEDY}")
+        done = describe_reduction(loss.activation_token_budget, loss.sub_chunks)
         warn(f"out of device memory at step {self._step}: {done}; retrying the step")
 
     @contextmanager
@@ -298,7 +302,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         """What makes a step cheaper and changes nothing: one context for all chunks, forward and backward."""
         device = self.model.device
         with ExitStack() as stack:
-            stack.enter_context(arithmetic(self.precision, device))
+            stack.enter_context(autocast(self.precision, device))
             if self._cast_weights:
                 dtype = DTYPES[self.precision]
                 stack.enter_context(fp32_accumulation(self.model, self._cast_weights, dtype))

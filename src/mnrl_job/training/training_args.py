@@ -38,7 +38,7 @@ def trainer_arguments(
         dataloader_drop_last=True,
         dataloader_pin_memory=on_gpu,
         # Other processes would make batches ready with the negatives of the epoch before.
-        dataloader_num_workers=LOADERS if on_gpu and not settings.mines_each_epoch else 0,
+        dataloader_num_workers=LOADERS if on_gpu and not settings.mines_every_epoch else 0,
         logging_steps=log_interval(len(plan)),
         logging_first_step=True,
         logging_nan_inf_filter=False,

@@ -7,13 +7,13 @@ import numpy as np
 import pyarrow as pa
 from accelerate import PartialState
 
-from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.tables import read_groups, read_negatives, read_table, write_labels, write_table
 from mnrl_job.system.local_rank import is_first_of_machine
 
 
-def first_steps(pairs: Pairs, batching: Batching, steps: int, folder: Path) -> tuple[Pairs, Batching]:
+def first_steps(pairs: Pairs, batching: BatchPlan, steps: int, folder: Path) -> tuple[Pairs, BatchPlan]:
     """The rows of the first steps, numbered anew, and their plan; the same batches as in the whole run.
 
     Args:

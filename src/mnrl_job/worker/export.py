@@ -24,7 +24,7 @@ from mnrl_job.errors import InternalError, SettingsError
 from mnrl_job.evaluation.results import Evaluation
 from mnrl_job.launch.exporters import LOADING
 from mnrl_job.launch.worker_task import WorkerTask
-from mnrl_job.system.heartbeat import begin
+from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.logs import log, warn
 from mnrl_job.system.phases import EXPORT
 from mnrl_job.worker.results import Export
@@ -89,7 +89,7 @@ def export(name: ExportFormat, task: WorkerTask) -> Export:
     """
     began = time.perf_counter()
     folder, wanted = task.staging / "model", FORMATS[name]
-    begin(EXPORT)
+    enter_phase(EXPORT)
     with TemporaryDirectory(dir=task.scratch) as scratch:
         files = write(name, folder, Path(scratch))
     try:
@@ -182,10 +182,10 @@ def compare(found: torch.Tensor, expected: torch.Tensor, wanted: Format) -> floa
 def score(name: ExportFormat, model: SentenceTransformer, task: WorkerTask) -> tuple[Evaluation, ...]:
     """On every eval set, as the trained model was scored, but with the tokens of this environment's tokenizer."""
     settings = Settings.model_validate(task.settings)
-    _, metric = settings.judged
+    _, metric = settings.primary_eval
     evaluations = []
     for eval_set in task.eval_sets:
-        begin("evaluate_export")
+        enter_phase("evaluate_export")
         results = task.scratch / f"{name}-{eval_set.name}.jsonl"
         tokens = task.scratch / "export-tokens" / eval_set.name
         done = evaluate(model, eval_set, "fp32", settings.metric_cutoffs, results, tokens=tokens)

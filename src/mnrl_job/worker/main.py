@@ -19,24 +19,24 @@ from transformers.utils.logging import disable_progress_bar
 
 from mnrl_job.config.settings import Settings
 from mnrl_job.embedding.out_of_memory import is_out_of_memory
-from mnrl_job.errors import DeviceError, JobError, MemoryLimit, first_line
+from mnrl_job.errors import EnvironmentFailure, JobError, OutOfMemory, first_line
 from mnrl_job.launch.error_files import worker_main
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.system import logs
-from mnrl_job.system.machine import out_of_room
+from mnrl_job.system.machine import disk_full_error
 from mnrl_job.system.phases import PATIENCE_AT_FIRST
 from mnrl_job.system.record_files import read_record
 from mnrl_job.training.distributed import open_host_group
-from mnrl_job.training.fsdp import pass_through, shard_on_processors
+from mnrl_job.training.fsdp import apply_accelerate_config, shard_on_processors
 from mnrl_job.training.process_group import process_group
-from mnrl_job.worker.roles import evaluate_role, export_role, recheck_role, rehearse_role, train_role, verify_role
+from mnrl_job.worker.roles import evaluate_role, export_role, recheck_role, train_role, trial_run_role, verify_role
 
 
 def explain(error: Exception, scratch: Path) -> JobError | None:
     """Which of our errors a library's exception is, if any."""
     if is_out_of_memory(error):
-        return MemoryLimit(f"out of device memory: {first_line(error)}; lower MNRL_BATCH_SIZE or MNRL_MAX_SEQ_LENGTH")
-    return out_of_room(error, scratch)
+        return OutOfMemory(f"out of device memory: {first_line(error)}; lower MNRL_BATCH_SIZE or MNRL_MAX_SEQ_LENGTH")
+    return disk_full_error(error, scratch)
 
 
 def run(role: Callable[[WorkerTask], None], path: Path) -> None:
@@ -45,13 +45,13 @@ def run(role: Callable[[WorkerTask], None], path: Path) -> None:
     faulthandler.register(signal.SIGUSR1)  # the supervisor asks where a hanging worker stands
     on_cpu = bool(os.environ.get("ACCELERATE_USE_CPU"))
     if not on_cpu and not torch.cuda.is_available():
-        raise DeviceError(
+        raise EnvironmentFailure(
             f"the driver shows a GPU, but torch {torch.__version__} cannot use it; install a torch build for this "
             "driver, or set CUDA_VISIBLE_DEVICES= to train on the CPU"
         )
     settings = Settings.model_validate(task.settings)
     if settings.accelerate_config:
-        pass_through(settings.accelerate_config)
+        apply_accelerate_config(settings.accelerate_config)
     # The supervisor's watchdog is to notice first, since it can tell what hangs.
     patience = timedelta(seconds=2 * PATIENCE_AT_FIRST * settings.hang_timeout.seconds)
     state = PartialState(cpu=on_cpu, timeout=patience, **process_group(patience))
@@ -69,7 +69,7 @@ def run(role: Callable[[WorkerTask], None], path: Path) -> None:
 ROLES = {
     "train": train_role,
     "evaluate": evaluate_role,
-    "rehearse": rehearse_role,
+    "rehearse": trial_run_role,
     "verify": verify_role,
     "recheck": recheck_role,
     "export": export_role,

@@ -61,7 +61,7 @@ class WorkerResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Rehearsal:
+class TrialRun:
     """A few training steps for the clock. `seconds` is all of it, `evaluation_seconds` one pass over all eval sets."""
 
     parameters: int

@@ -14,9 +14,9 @@ from accelerate.utils import gather_object
 from sentence_transformers import SentenceTransformer
 
 from mnrl_job.config.settings import Settings
-from mnrl_job.embedding.assumed import tell_assumptions
+from mnrl_job.embedding.assumed import log_assumptions
 from mnrl_job.embedding.load_errors import is_fault_of_device
-from mnrl_job.embedding.loading import Loaded, load, load_model, tell_untrained
+from mnrl_job.embedding.loading import Loaded, load, load_model, warn_untrained_full_dim
 from mnrl_job.embedding.model_facts import ModelFacts
 from mnrl_job.embedding.positions import max_tokens
 from mnrl_job.embedding.precision import choose_precision
@@ -24,14 +24,14 @@ from mnrl_job.embedding.prompts import find_prompt
 from mnrl_job.errors import DataError, JobError, first_line
 from mnrl_job.evaluation.results import Evaluation
 from mnrl_job.launch.worker_task import WorkerTask
-from mnrl_job.runs.attempt import common
+from mnrl_job.runs.attempt import resume_identity
 from mnrl_job.storage import split_revision
 from mnrl_job.system import logs
-from mnrl_job.system.heartbeat import begin
+from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.local_rank import is_first_of_machine
-from mnrl_job.system.preemption import note_requests
+from mnrl_job.system.preemption import record_sigterm
 from mnrl_job.system.record_files import write_record
-from mnrl_job.training.callbacks.checkpoints import Keeping
+from mnrl_job.training.callbacks.checkpoints import CheckpointSpec
 from mnrl_job.training.fsdp import is_sharded, unsharded
 from mnrl_job.training.guide import FOLDER, embed_by_guide
 from mnrl_job.training.lora import merged
@@ -40,9 +40,9 @@ from mnrl_job.training.token_lengths import measure_lengths
 from mnrl_job.training.train import train
 from mnrl_job.training.trial_run import first_steps
 from mnrl_job.worker.export import check_exportable, export
-from mnrl_job.worker.results import Exports, Rehearsal, WorkerResult
+from mnrl_job.worker.results import Exports, TrialRun, WorkerResult
 from mnrl_job.worker.retrieval import estimate_seconds
-from mnrl_job.worker.scoring import carried_files, evaluate_all, score_now, scores_before
+from mnrl_job.worker.scoring import evaluate_all, extra_checkpoint_files, score_now, scores_before
 from mnrl_job.worker.verify import record_probes, verify
 
 REHEARSED_STEPS = 4
@@ -50,7 +50,7 @@ REHEARSED_STEPS = 4
 
 def train_role(task: WorkerTask) -> None:
     """The whole way of a training worker. It stops on request only where a checkpoint is saved, or none is needed."""
-    note_requests()
+    record_sigterm()
     settings = Settings.model_validate(task.settings)
     state = PartialState()
     check_same_inputs(task)
@@ -58,13 +58,13 @@ def train_role(task: WorkerTask) -> None:
     model = loaded.model
     if task.pairs is None or task.batching is None:
         raise ValueError("a training task needs pairs")
-    tell_untrained(model, settings.matryoshka_dims)
+    warn_untrained_full_dim(model, settings.matryoshka_dims)
     check_exportable(model, settings.export)
     before = scores_before(model, task)
     lengths = measure_lengths(model, task.pairs) if state.is_main_process else None
     ask_guide(task, settings)
     logs.log(f"training on {task.pairs.rows} pairs with {describe_devices(state)}")
-    keeping = Keeping(common(settings, task.inputs), carried_files(task), task.resume)
+    keeping = CheckpointSpec(resume_identity(settings, task.inputs), extra_checkpoint_files(task), task.resume)
     score = partial(score_now, model, task) if settings.eval_interval else None
     training = train(model, settings, task.pairs, task.batching, task.scratch, task.staging, keeping, score)
     if settings.lora_rank or is_sharded():
@@ -81,7 +81,7 @@ def load_base(task: WorkerTask, settings: Settings) -> Loaded:
     """The base model; the first worker tells what had to be assumed of it."""
     loaded = load_model(task.model, settings)
     if PartialState().is_main_process:
-        tell_assumptions(loaded.assumed)
+        log_assumptions(loaded.assumed)
         if loaded.adapter_of:
             logs.log(f"{settings.base_model} is an adapter of {loaded.adapter_of}, and merged into it")
     return loaded
@@ -92,7 +92,7 @@ def ask_guide(task: WorkerTask, settings: Settings) -> None:
     if not task.guide or task.pairs is None or task.batching is None:
         return
     guide = load(task.guide, "MNRL_GUIDE_MODEL", settings.guide_model or "").model
-    begin("embed_by_guide")
+    enter_phase("embed_by_guide")
     began = time.perf_counter()
     plan = np.load(task.batching.plan, mmap_mode="r")[: settings.max_steps]
     precision = choose_precision(settings.precision, PartialState().device)
@@ -109,7 +109,7 @@ def evaluate_role(task: WorkerTask) -> None:
         write_result(task, loaded, before)
 
 
-def rehearse_role(task: WorkerTask) -> None:
+def trial_run_role(task: WorkerTask) -> None:
     """Train a few steps of the real run and embed a sample of the eval sets, for the clock and the memory."""
     settings = Settings.model_validate(task.settings)
     model = load_base(task, settings).model
@@ -133,7 +133,7 @@ def rehearse_role(task: WorkerTask) -> None:
         log = [json.loads(line)["seconds"] for line in (task.staging / "training_log.jsonl").open()]
         # The first step also warms up.
         step = (log[-1] - log[0]) / (len(log) - 1) if len(log) > 1 else log[0]
-        rehearsal = Rehearsal(
+        rehearsal = TrialRun(
             parameters=parameters,
             trainable_parameters=training.trainable_parameters,
             device=describe_devices(PartialState()),
@@ -193,7 +193,7 @@ def check_same_inputs(task: WorkerTask) -> None:
 
 def save(model: SentenceTransformer, folder: Path) -> None:
     """Write the model folder and the embeddings it must give again."""
-    begin("save")
+    enter_phase("save")
     record_probes(model, folder / "verification.json")
     # The card is written from the run's record later; the library's own asks the Hub and quotes training texts.
     model.save_pretrained(str(folder / "model"), create_model_card=False, safe_serialization=True)

@@ -18,7 +18,7 @@ from mnrl_job.errors import DataError, Diverged
 from mnrl_job.evaluation.primary_eval import PERFECT_SCORE, judged_by
 from mnrl_job.evaluation.results import Evaluation
 from mnrl_job.launch.worker_task import WorkerTask
-from mnrl_job.system.heartbeat import begin
+from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.local_rank import is_first_of_machine
 from mnrl_job.system.logs import log, warn
 from mnrl_job.system.record_files import read_record, write_record
@@ -44,14 +44,14 @@ def scores_before(model: SentenceTransformer, task: WorkerTask) -> tuple[Evaluat
             write_record(task.scratch / BEFORE, Scores(scored))
         return scored
     if is_first_of_machine():
-        for path in carried_files(task):
+        for path in extra_checkpoint_files(task):
             if (task.resume / path.name).exists():
                 copyfile(task.resume / path.name, path)
     kept = read_record(task.resume / BEFORE, Scores).evaluations
     return tuple(replace(one, results=task.scratch / one.results.name) for one in kept)
 
 
-def carried_files(task: WorkerTask) -> tuple[Path, ...]:
+def extra_checkpoint_files(task: WorkerTask) -> tuple[Path, ...]:
     """What a checkpoint holds beside the training's state."""
     results = (task.scratch / f"before-{one.name}.jsonl" for one in task.eval_sets)
     best = task.scratch / WEIGHTS, task.scratch / SCORES
@@ -62,7 +62,7 @@ def carried_files(task: WorkerTask) -> tuple[Path, ...]:
 def score_now(model: SentenceTransformer, task: WorkerTask) -> float:
     """The primary metric of the model in training."""
     settings = Settings.model_validate(task.settings)
-    name, metric = settings.judged
+    name, metric = settings.primary_eval
     eval_set = judged_by(name, task.eval_sets)
     if eval_set is None:
         raise ValueError("a score needs an eval set")
@@ -75,12 +75,12 @@ def score_now(model: SentenceTransformer, task: WorkerTask) -> float:
 def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tuple[Evaluation, ...]:
     """Score the model on every eval set."""
     settings = Settings.model_validate(task.settings)
-    _, metric = settings.judged
+    _, metric = settings.primary_eval
     precision = choose_precision(settings.precision, PartialState().device)
     evaluations = []
     for eval_set in task.eval_sets:
         results = task.scratch / f"{when}-{eval_set.name}.jsonl"
-        begin(f"evaluate_{when}")
+        enter_phase(f"evaluate_{when}")
         with named(eval_set, when):
             done = evaluate(model, eval_set, precision, settings.metric_cutoffs, results, settings.matryoshka_dims)
         moment = f"{when} training, " if task.pairs else ""
@@ -93,7 +93,7 @@ def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tup
 
 def tell_if_perfect(settings: Settings, evaluations: tuple[Evaluation, ...]) -> None:
     """Warn where the model cannot become better by what it is judged by."""
-    name, metric = settings.judged
+    name, metric = settings.primary_eval
     judged = judged_by(name, evaluations)
     if judged and judged.metrics[metric] >= PERFECT_SCORE:
         warn(

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mnrl_job.config.setting_types import Every
+from mnrl_job.config.setting_types import Interval
 from mnrl_job.errors import InternalError
-from mnrl_job.training.callbacks.best_model import SCORES, WEIGHTS, Best
+from mnrl_job.training.callbacks.best_model import SCORES, WEIGHTS, BestModelCallback
 
 LAST = 100
 
@@ -22,7 +22,7 @@ def model():
 def made(model, folder, values, patience=None, resume=None, every=10):
     """A `Best` that gets these scores, one after another."""
     left = iter(values)
-    return Best(model, Every(steps=every), patience, lambda: next(left), folder, resume)
+    return BestModelCallback(model, Interval(steps=every), patience, lambda: next(left), folder, resume)
 
 
 def train(model, best, first=1, last=LAST):
@@ -30,8 +30,8 @@ def train(model, best, first=1, last=LAST):
     for step in range(first, last + 1):
         with torch.no_grad():
             model.weight.fill_(step)
-        best.look(step, LAST)
-        if best.exhausted:
+        best.evaluate_if_due(step, LAST)
+        if best.patience_exhausted:
             break
     return step
 

@@ -9,18 +9,18 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from mnrl_job.batching.batch_plan import Batching
-from mnrl_job.config.setting_types import Every
+from mnrl_job.batching.batch_plan import BatchPlan
+from mnrl_job.config.setting_types import Interval
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.tables import write_columns, write_labels
 from mnrl_job.errors import Preempted
-from mnrl_job.storage.manifest import read_seal
+from mnrl_job.storage.manifest import read_valid_manifest
 from mnrl_job.system import preemption
 from mnrl_job.training.callbacks import checkpoints
 from mnrl_job.training.callbacks.best_model import SCORES, WEIGHTS
-from mnrl_job.training.callbacks.checkpoints import Keeping
-from mnrl_job.training.distributed import Wishes
+from mnrl_job.training.callbacks.checkpoints import CheckpointSpec
+from mnrl_job.training.distributed import StepVotes
 from mnrl_job.training.hard_negatives.mining_rounds import MININGS, ROWS
 from mnrl_job.training.train import train
 from tests.examples import PAIRS
@@ -28,7 +28,7 @@ from tests.scenes import copy_with_dropout
 
 # Two epochs of four steps.
 PLAN = np.concatenate([np.arange(32), np.random.default_rng(1).permutation(32)]).reshape(8, 8)
-SETTINGS = Settings(batch_size=8, precision="fp32", learning_rate=1e-3, checkpoint_interval=Every(seconds=600.0))
+SETTINGS = Settings(batch_size=8, precision="fp32", learning_rate=1e-3, checkpoint_interval=Interval(seconds=600.0))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def data(tmp_path_factory):
     write_labels(folder / "labels.arrow", np.stack([np.arange(32), 100 + np.arange(32) % 8], axis=1))
     np.save(folder / "plan.npy", PLAN)
     pairs = Pairs(folder / "pairs.arrow", ("anchor", "positive"), 32, 32, {}, (), ())
-    return pairs, Batching(folder / "labels.arrow", folder / "plan.npy", "planned", len(PLAN), (0, 4))
+    return pairs, BatchPlan(folder / "labels.arrow", folder / "plan.npy", "planned", len(PLAN), (0, 4))
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def trained(data, dropping, tmp_path, resume=None, settings=SETTINGS, score=None
         path.unlink(missing_ok=True)
         if resume and (resume / path.name).exists():
             copyfile(resume / path.name, path)
-    keeping = Keeping({"settings": {}, "inputs": {}}, carried, resume)
+    keeping = CheckpointSpec({"settings": {}, "inputs": {}}, carried, resume)
     done = train(model, settings, *data, tmp_path, tmp_path, keeping, score)
     digest = hashlib.sha256(b"".join(weight.detach().numpy().tobytes() for weight in model.parameters())).hexdigest()
     mined = [(one["step"], one["found"], one["similarity"]) for one in done.hard_negative_mining]
@@ -87,24 +87,26 @@ def undisturbed(request, data, dropping, tmp_path_factory):
 def test_stopped_after_any_step_it_ends_the_same(go, tmp_path, monkeypatch, undisturbed, step):
     settings, expected = undisturbed
     with monkeypatch.context() as patch:
-        patch.setattr(Wishes, "granted", stop_at(step))
+        patch.setattr(StepVotes, "granted", stop_at(step))
         if step < len(PLAN):
             with pytest.raises(Preempted, match=rf"\bstep {step} of 8\b"):
                 go(settings=settings)
         else:
             go(settings=settings)
     checkpoint = tmp_path / "trainer" / f"checkpoint-{step}"
-    assert read_seal(checkpoint)["step"] == step
+    assert read_valid_manifest(checkpoint)["step"] == step
     assert go(resume=checkpoint, settings=settings) == expected
 
 
 @pytest.mark.parametrize(("step", "settings"), [(4, SETTINGS), (4, MINING), (6, SETTINGS)])
 def test_stopped_where_patience_ends_it_trains_no_further(go, tmp_path, monkeypatch, step, settings):
-    settings = settings.model_copy(update={"eval_interval": Every(steps=2), "early_stopping_patience": step // 2 - 1})
+    settings = settings.model_copy(
+        update={"eval_interval": Interval(steps=2), "early_stopping_patience": step // 2 - 1}
+    )
     undisturbed = go(settings=settings, score=lambda: 0.5)
     assert undisturbed[0][0] == step
     with monkeypatch.context() as patch:
-        patch.setattr(Wishes, "granted", stop_at(step))
+        patch.setattr(StepVotes, "granted", stop_at(step))
         with pytest.raises(Preempted, match=rf"\bstep {step} of 8\b"):
             go(settings=settings, score=lambda: 0.5)
     checkpoint = tmp_path / "trainer" / f"checkpoint-{step}"
@@ -123,7 +125,7 @@ def test_negatives_are_mined_anew_for_each_epoch_with_the_weights_of_then(go):
 
 def stop_at(step):
     """As if a stop were asked for in this step."""
-    steps, granted = iter(range(1, 1000)), Wishes.granted
+    steps, granted = iter(range(1, 1000)), StepVotes.granted
     return lambda self, name: next(steps) == step if name == "stop" else granted(self, name)
 
 
@@ -131,11 +133,11 @@ def test_a_last_checkpoint_is_made_where_much_work_hangs_on_it(go, tmp_path, mon
     go()
     assert not (tmp_path / "trainer" / "checkpoint-8").exists()
     monkeypatch.setattr(checkpoints, "WORTH_SAVING_SECONDS", 0.0)
-    go(settings=SETTINGS.model_copy(update={"checkpoint_interval": Every(steps=1000)}))
-    assert read_seal(tmp_path / "trainer" / "checkpoint-8") is not None
+    go(settings=SETTINGS.model_copy(update={"checkpoint_interval": Interval(steps=1000)}))
+    assert read_valid_manifest(tmp_path / "trainer" / "checkpoint-8") is not None
 
 
-@pytest.mark.parametrize("every", [Every(steps=1000), Every(seconds=600.0)], ids=["steps", "time"])
+@pytest.mark.parametrize("every", [Interval(steps=1000), Interval(seconds=600.0)], ids=["steps", "time"])
 def test_the_first_checkpoint_is_made_early_however_seldom_they_are_wanted(go, tmp_path, monkeypatch, every):
     monkeypatch.setattr(checkpoints, "WORTH_SAVING_SECONDS", 0.0)
     go(settings=SETTINGS.model_copy(update={"checkpoint_interval": every}))
@@ -145,9 +147,9 @@ def test_the_first_checkpoint_is_made_early_however_seldom_they_are_wanted(go, t
 
 def test_a_request_to_stop_that_was_noted_is_what_ranks_tell_one_another(monkeypatch):
     monkeypatch.setattr(preemption, "_request", preemption._Request())
-    assert not preemption.asked()
+    assert not preemption.stop_requested()
     preemption._request.note(15)
     preemption._request.note(15)
-    assert preemption.asked()
+    assert preemption.stop_requested()
     with pytest.raises(Preempted, match="SIGTERM"):
-        preemption.give_way()
+        preemption.raise_if_stop_requested()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mnrl_job.data.tables import write_table
 from mnrl_job.errors import Diverged
-from mnrl_job.training.callbacks.divergence import WINDOW, Divergence
+from mnrl_job.training.callbacks.divergence import WINDOW, DivergenceMonitor
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def batches(losses):
 
 
 def judge(pairs, losses, candidates=64, terms=1):
-    Divergence(pairs, candidates, 2e-5, terms).look(len(losses), batches(losses), losses)
+    DivergenceMonitor(pairs, candidates, 2e-5, terms).update(len(losses), batches(losses), losses)
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf])
@@ -38,12 +38,12 @@ def test_the_first_step_whose_loss_is_no_number_is_named_with_its_rows(pairs, lo
 def test_rows_are_named_in_more_text_than_arrow_can_join(huge, pairs, monkeypatch):
     monkeypatch.setattr("mnrl_job.training.callbacks.divergence.read_table", lambda _: huge)
     with pytest.raises(Diverged, match=r"'0399x+', '0000x+'"):
-        Divergence(pairs, 64, 2e-5).look(1, [np.array([huge.num_rows - 1, 0])], [math.nan])
+        DivergenceMonitor(pairs, 64, 2e-5).update(1, [np.array([huge.num_rows - 1, 0])], [math.nan])
 
 
 def test_steps_are_counted_on_from_a_checkpoint(pairs):
     with pytest.raises(Diverged, match=r"\bstep 102\b"):
-        Divergence(pairs, 64, 2e-5).look(102, batches([1, 2]), [0.5, math.nan])
+        DivergenceMonitor(pairs, 64, 2e-5).update(102, batches([1, 2]), [0.5, math.nan])
 
 
 def test_a_model_that_gives_the_same_embedding_for_all_has_exploded(pairs):

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mnrl_job.config.setting_types import Every
+from mnrl_job.config.setting_types import Interval
 from mnrl_job.errors import Diverged
 from mnrl_job.training.callbacks import progress
-from mnrl_job.training.callbacks.checkpoints import Keeping
-from mnrl_job.training.data_order_digest import digest
+from mnrl_job.training.callbacks.checkpoints import CheckpointSpec
+from mnrl_job.training.data_order_digest import data_order_digest
 from mnrl_job.training.losses.mnrl import GlobalBatchLoss
 from mnrl_job.training.train import train
 from tests.training.four_steps import PLAN, SETTINGS
@@ -49,7 +49,7 @@ def test_steps_that_follow_one_another_fast_are_read_at_once_and_logged_as_if_ea
     assert readings == [4]
     together = lines_of(tmp_path)
     assert [line["step"] for line in together] == [1, 2, 3, 4]
-    assert [line["rows_digest"] for line in together] == [digest(PLAN[:step]) for step in range(1, 5)]
+    assert [line["rows_digest"] for line in together] == [data_order_digest(PLAN[:step]) for step in range(1, 5)]
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_READINGS", 0.0)
     run(SentenceTransformer(str(tiny_model), device="cpu"))
     assert readings == [4, 1, 1, 1, 1]
@@ -63,9 +63,9 @@ def test_what_is_logged_every_few_steps_is_the_mean_of_their_losses(run, model, 
     monkeypatch.setattr("mnrl_job.training.training_args.log_interval", lambda _: 3)
     trained, means = run(model)
     logged = [(line["step"], line["rows_digest"]) for line in lines_of(tmp_path)]
-    assert logged == [(1, digest(PLAN[:1])), (3, digest(PLAN[:3]))]
+    assert logged == [(1, data_order_digest(PLAN[:1])), (3, data_order_digest(PLAN[:3]))]
     assert means == pytest.approx([each[0], (each[1] + each[2]) / 2], abs=1e-6)
-    assert trained.rows_digest == digest(PLAN)
+    assert trained.rows_digest == data_order_digest(PLAN)
 
 
 @pytest.fixture
@@ -94,8 +94,8 @@ def test_a_loss_that_is_no_number_is_told_with_its_step_though_others_were_made_
 
 @pytest.mark.usefixtures("breaking")
 def test_before_a_checkpoint_all_steps_are_looked_at(run, model, tmp_path, readings):
-    settings = SETTINGS.model_copy(update={"checkpoint_interval": Every(steps=3)})
+    settings = SETTINGS.model_copy(update={"checkpoint_interval": Interval(steps=3)})
     with pytest.raises(Diverged, match="at step 3,"):
-        train(model, settings, run.pairs, run.batching, tmp_path, tmp_path, Keeping({}, (), None))
+        train(model, settings, run.pairs, run.batching, tmp_path, tmp_path, CheckpointSpec({}, (), None))
     assert readings == [3]
     assert not list((tmp_path / "trainer").glob("checkpoint-*"))

@@ -11,13 +11,13 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.tables import write_columns, write_labels
 from mnrl_job.tracking.tracked import tracked_run
 from mnrl_job.training.callbacks import tracking
-from mnrl_job.training.callbacks.tracking import Tracked
+from mnrl_job.training.callbacks.tracking import TrackerCallback
 from mnrl_job.training.train import train
 from tests.examples import PAIRS
 from tests.servers.mlflow import mlflow_server
@@ -45,7 +45,7 @@ def go(tmp_path, tiny_model, caplog):
     write_labels(tmp_path / "labels.arrow", np.stack([np.arange(32), 100 + np.arange(32) % 8], axis=1))
     np.save(tmp_path / "plan.npy", np.arange(32).reshape(STEPS, 8))
     pairs = Pairs(tmp_path / "pairs.arrow", ("anchor", "positive"), 32, 32, {}, (), ())
-    batching = Batching(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", STEPS)
+    batching = BatchPlan(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", STEPS)
 
     def start(*trackers):
         caplog.clear()
@@ -112,7 +112,7 @@ def test_a_server_that_goes_away_in_the_middle_is_left_out_from_then_on(tmp_path
 
     args, state, control = TrainingArguments(str(tmp_path), report_to=[]), TrainerState(), TrainerControl()
     run = tracked_run(SETTINGS, tmp_path, tmp_path)
-    callback = Tracked("mlflow", run)
+    callback = TrackerCallback("mlflow", run)
     with mlflow_server(tmp_path) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         callback.begin()

@@ -11,18 +11,18 @@ from hypothesis import given, settings
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import mine_hard_negatives
 
-from mnrl_job.batching.batch_plan import Batching
-from mnrl_job.config.setting_types import Places
+from mnrl_job.batching.batch_plan import BatchPlan
+from mnrl_job.config.setting_types import RankRange
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import Ragged, no_values, offsets_of
-from mnrl_job.data.tables import NOBODY, read_table, write_columns, write_labels
+from mnrl_job.data.tables import NO_GROUP, read_table, write_columns, write_labels
 from mnrl_job.embedding.chunks import chunk_limit
 from mnrl_job.embedding.masks import embed
 from mnrl_job.system.record_files import write_record
 from mnrl_job.training.collator import TextCollator, TokenCollator, collator
 from mnrl_job.training.hard_negatives import mining
-from mnrl_job.training.hard_negatives.mining import NOTHING, distinct, mine, search
+from mnrl_job.training.hard_negatives.mining import NO_ROW, distinct, mine, search
 from mnrl_job.training.hard_negatives.mining_rounds import HardNegatives
 from tests.waits import counted_waits
 
@@ -54,7 +54,7 @@ def data(tmp_path):
     write_labels(tmp_path / "labels.arrow", np.arange(2 * ROWS).reshape(2, ROWS).T)
     np.save(tmp_path / "plan.npy", np.arange(ROWS).reshape(3, -1))
     pairs = Pairs(tmp_path / "pairs.arrow", ("anchor", "positive"), ROWS, ROWS, {}, (), ())
-    return pairs, Batching(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", 3)
+    return pairs, BatchPlan(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", 3)
 
 
 def texts_of(pairs):
@@ -66,7 +66,7 @@ def asked_for(count, margin=0.0, places="1-100"):
     wanted = {
         "num_hard_negatives": count,
         "hard_negative_relative_margin": margin,
-        "hard_negative_range": Places(first, last),
+        "hard_negative_range": RankRange(first, last),
     }
     return Settings(batch_size=16, precision="fp32", learning_rate=1e-3).model_copy(update=wanted)
 
@@ -93,7 +93,7 @@ def test_they_are_those_of_the_library(minilm, data, tmp_path):
         numbers = found.rows[anchors.index(row["anchor"])]
         assert [positives[number] for number in numbers] == [row[f"negative_{n}"] for n in (1, 2, 3)]
     short = set(range(ROWS)) - {anchors.index(row["anchor"]) for row in theirs}
-    assert all(NOTHING in found.rows[row] for row in short), "the library leaves such rows out"
+    assert all(NO_ROW in found.rows[row] for row in short), "the library leaves such rows out"
     assert found.similarity < found.positive_similarity
 
 
@@ -121,7 +121,7 @@ def test_own_groups_and_eval_documents_are_never_taken_and_the_window_is_kept(gr
     planned = data.draw(st.sets(st.integers(0, len(groups) - 1), min_size=1).map(sorted))
     wanted = asked_for(count, margin, f"{skipped + 1}-{skipped + max(count, 5)}")
     numbers = np.array(groups)
-    given = Ragged(numbers[:, 2][numbers[:, 2] != NOBODY], offsets_of(numbers[:, 2] != NOBODY))
+    given = Ragged(numbers[:, 2][numbers[:, 2] != NO_GROUP], offsets_of(numbers[:, 2] != NO_GROUP))
     texts = distinct(numbers[:, :2], given, barred, np.array(planned))
     rng = np.random.default_rng(len(groups))
     vectors = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(2, 10, 4))).float(), dim=-1)
@@ -145,7 +145,7 @@ def test_right_answers_told_by_rows_that_are_left_out_are_not_taken(model, data,
     groups[1] = groups[0, 0], groups[2, 1]
     texts = distinct(groups, no_values(len(groups)), np.zeros(ROWS, dtype=bool), np.array([0, 2, 3]))
     found = mine(model, pairs, texts, asked_for(2, margin=-10.0), tmp_path / "mining").rows
-    assert found[0].tolist() == [3, NOTHING]
+    assert found[0].tolist() == [3, NO_ROW]
     assert sorted(found[2]) == [0, 3]
 
 
@@ -185,7 +185,7 @@ def test_texts_are_found_in_more_text_than_arrow_can_join(model, data, huge, tmp
         asked_for(2),
         tmp_path,
     )
-    assert set(found.rows[rows].ravel().tolist()) <= {NOTHING, *rows.tolist()}
+    assert set(found.rows[rows].ravel().tolist()) <= {NO_ROW, *rows.tolist()}
 
 
 def test_only_rows_that_are_trained_on_are_embedded_and_taken(model, data, tmp_path):
@@ -197,18 +197,18 @@ def test_only_rows_that_are_trained_on_are_embedded_and_taken(model, data, tmp_p
     model.register_forward_hook(lambda _, __, found: seen.append(len(found["sentence_embedding"])))
     found = mine(model, pairs, texts, asked_for(3), tmp_path / "mining").rows
     assert sum(seen) == 8
-    assert set(found.ravel()) <= {NOTHING, 3, 7, 20, 21}
-    assert (np.delete(found, [3, 7, 20, 21], axis=0) == NOTHING).all()
+    assert set(found.ravel()) <= {NO_ROW, 3, 7, 20, 21}
+    assert (np.delete(found, [3, 7, 20, 21], axis=0) == NO_ROW).all()
 
 
 def test_batches_bring_their_texts_and_their_groups(model, static_model, data, tmp_path):
     pairs, batching = data
     _, positives = texts_of(pairs)
     negatives = HardNegatives(model, asked_for(2), pairs, batching, np.load(batching.plan)[:2], tmp_path)
-    negatives.renew(0)
+    negatives.mine(0)
     mined = negatives._rows
     rows = [ROWS - 1, 0]
-    assert (mined[rows] == NOTHING).tolist() == [[True, True], [False, False]]
+    assert (mined[rows] == NO_ROW).tolist() == [[True, True], [False, False]]
     expected = [positives[number] for number in mined[0]]
     for one, kind in ((model, TokenCollator), (static_model, TextCollator)):
         collate = collator(one, pairs, chunk_limit(torch.device("cpu")), tmp_path / f"{kind.__name__}-tokens")

@@ -18,10 +18,10 @@ from torch.nn.functional import normalize
 from transformers import AutoTokenizer
 
 from mnrl_job.config.setting_types import Hardness
-from mnrl_job.data.tables import NOBODY
-from mnrl_job.training.distributed import gather_rows
+from mnrl_job.data.tables import NO_GROUP
+from mnrl_job.training.distributed import all_gather_with_grad
 from mnrl_job.training.losses import contrastive_loss as module
-from mnrl_job.training.losses.contrastive_loss import contrast
+from mnrl_job.training.losses.contrastive_loss import contrastive_loss
 from tests.program import run_python
 
 ROWS, DIMENSION, SCALE = 8, 5, 20.0
@@ -66,7 +66,7 @@ def guides_of(columns, rows=ROWS):
 
 def ours(made, labels, objective, own=slice(None), scale=SCALE, hardness=None):
     guides = sides_of(guides_of(len(made) - 1, made.shape[1]).to(made.dtype)) if objective == "guided" else None
-    return contrast(*sides_of(made), labels, own, scale, objective, hardness, guides)
+    return contrastive_loss(*sides_of(made), labels, own, scale, objective, hardness, guides)
 
 
 def gradient(loss, made):
@@ -155,7 +155,7 @@ def counts(direction, rows, one, row, column):
         return False
     if column == 1:
         return one == row or not (text in (anchor, positive) or same_anchor)
-    return text != NOBODY and (text not in (anchor, positive) or same_anchor)
+    return text != NO_GROUP and (text not in (anchor, positive) or same_anchor)
 
 
 @pytest.mark.parametrize("columns", [1, 2])
@@ -215,7 +215,7 @@ def dense(made, rows, objective, own, hardness):
 
 
 GROUPS = st.integers(0, 6)
-BATCHES = st.lists(st.tuples(GROUPS, GROUPS, st.one_of(GROUPS, st.just(NOBODY))), min_size=1, max_size=8)
+BATCHES = st.lists(st.tuples(GROUPS, GROUPS, st.one_of(GROUPS, st.just(NO_GROUP))), min_size=1, max_size=8)
 HARDNESS = st.none() | st.builds(Hardness, st.sampled_from(MODES), st.just(9.0))
 
 
@@ -243,16 +243,16 @@ def test_false_negatives_are_left_out_in_every_direction(objective, rows, ends, 
 def test_negatives_that_are_not_there_are_as_good_as_masked_ones(objective, rows, rows_at_once, hardness, seed):
     """Rows may differ in how many they have, and negatives may stand in any order."""
     made, labels, count = embeddings(2, len(rows)), labels_of(rows), len(rows)
-    there = torch.nonzero(labels[count:, 2] != NOBODY)[:, 0]
+    there = torch.nonzero(labels[count:, 2] != NO_GROUP)[:, 0]
     there = count + there[torch.randperm(len(there), generator=torch.Generator().manual_seed(seed))]
     places = torch.cat([torch.arange(count), there])
     queries, documents = sides_of(made)
     guides = [*sides_of(guides_of(2, count))] if objective == "guided" else None
-    expected, _ = contrast(queries, documents, labels, slice(None), SCALE, objective, hardness, guides)
+    expected, _ = contrastive_loss(queries, documents, labels, slice(None), SCALE, objective, hardness, guides)
     guides = (guides[0], guides[1][places]) if guides else None
     with pytest.MonkeyPatch.context() as patch:
         set_tiles(patch, rows_at_once, made)
-        value, masked = contrast(
+        value, masked = contrastive_loss(
             queries, documents[places], labels[places], slice(None), SCALE, objective, hardness, guides
         )
     assert masked.item() <= len(rows) * len(places)
@@ -265,7 +265,9 @@ def test_one_row_with_many_negatives_costs_those_and_not_as_many_for_every_row()
     queries, documents = normalize(torch.randn(4096, 8)), normalize(torch.randn(4096 + 400, 8))
     labels = torch.stack([torch.arange(4496) % 4096, torch.arange(4496) % 4096, 4096 + torch.arange(4496)], dim=1)
     labels[4096:, :2] = 7
-    value, masked = contrast(queries, documents, labels, slice(0, 8), SCALE, "mnrl", Hardness("hard_negatives", 5))
+    value, masked = contrastive_loss(
+        queries, documents, labels, slice(0, 8), SCALE, "mnrl", Hardness("hard_negatives", 5)
+    )
     assert masked.item() == 0
     scores = SCALE * queries[:8] @ documents.T
     scores[7, 4096:] += 5 * queries[7] @ documents[4096:].T
@@ -274,7 +276,7 @@ def test_one_row_with_many_negatives_costs_those_and_not_as_many_for_every_row()
 
 @pytest.mark.parametrize("objective", DIRECTIONS)
 def test_the_gradient_is_the_slope(objective):
-    labels = labels_of([(0, 1, 2), (3, 4, 5), (0, 6, NOBODY), (7, 4, 8)])
+    labels = labels_of([(0, 1, 2), (3, 4, 5), (0, 6, NO_GROUP), (7, 4, 8)])
     made = embeddings(2, rows=4)
     assert torch.autograd.gradcheck(lambda made: ours(made, labels, objective, slice(1, 4), scale=3.0)[0], (made,))
 
@@ -336,7 +338,7 @@ def test_the_host_never_waits_for_a_value(objective):
 # Prints by how many bytes a loss of a large batch and its gradients raise the peak of this process's memory.
 MEASURE = """
 import resource, sys, torch
-from mnrl_job.training.losses.contrastive_loss import contrast
+from mnrl_job.training.losses.contrastive_loss import contrastive_loss
 objective, own = sys.argv[1], int(sys.argv[2])
 torch.set_num_threads(1)
 sides = [torch.randn(65_536, 384) for _ in range(2)]
@@ -344,7 +346,7 @@ for side in sides:
     side.div_(side.norm(dim=1, keepdim=True)).requires_grad_()
 labels = torch.arange(3 * 65_536).reshape(-1, 3)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-contrast(*sides, labels, slice(1024, 1024 + own), 20.0, objective)[0].backward()
+contrastive_loss(*sides, labels, slice(1024, 1024 + own), 20.0, objective)[0].backward()
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
@@ -369,4 +371,4 @@ def test_gathered_rows_and_their_gradients_equal_the_librarys(two_ranks):
 
 def test_a_process_alone_gathers_its_own_rows():
     own = torch.zeros(2, 3)
-    assert gather_rows(own) is own
+    assert all_gather_with_grad(own) is own

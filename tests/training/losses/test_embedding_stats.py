@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from mnrl_job.data.tables import NOBODY
+from mnrl_job.data.tables import NO_GROUP
 from mnrl_job.training.callbacks.progress import LoggedStep, Progress
 from mnrl_job.training.losses import embedding_stats as checks
-from mnrl_job.training.losses.embedding_stats import Checks, CollapseAlarm, measure, on_host
+from mnrl_job.training.losses.embedding_stats import CollapseDetector, EmbeddingStats, compute_stats, on_host
 
-GOOD = Checks(0.9, 0.125, 0.8, 0.2, 0.1)
+GOOD = EmbeddingStats(0.9, 0.125, 0.8, 0.2, 0.1)
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def batch():
 
 def test_they_are_what_counting_by_hand_gives(batch):
     queries, documents, _labels = batch
-    found = on_host(measure(*batch))
+    found = on_host(compute_stats(*batch))
     scores = queries @ documents.T
     positives = scores.diagonal()
     others = scores.masked_fill(torch.eye(8, 16, dtype=torch.bool), -2)
@@ -45,50 +45,50 @@ def test_a_false_negative_does_not_count(batch):
     queries, documents, labels = batch
     documents = documents.clone()
     documents[1] = queries[0]
-    assert on_host(measure(queries, documents, labels)).in_batch_accuracy < 1
+    assert on_host(compute_stats(queries, documents, labels)).in_batch_accuracy < 1
     labels[1, 2] = labels[0, 2]
     documents[8:] = documents[0]
-    labels[8:, 2] = NOBODY
-    found = on_host(measure(queries, documents, labels))
+    labels[8:, 2] = NO_GROUP
+    found = on_host(compute_stats(queries, documents, labels))
     assert found.hardest_negative_score < 1
     assert found.chance == pytest.approx((6 / 8 + 2 / 7) / 8, abs=1e-5)
 
 
 def test_only_a_sample_of_a_large_batch_is_looked_at_and_all_of_it_scored(batch, monkeypatch):
-    whole = measure(*batch)
+    whole = compute_stats(*batch)
     monkeypatch.setattr(checks, "SAMPLED_ROWS", 4)
     queries, documents, _labels = batch
-    even = on_host(measure(*batch))
+    even = on_host(compute_stats(*batch))
     assert even.positive_score == pytest.approx((queries @ documents.T).diagonal()[::2].mean().item(), abs=1e-5)
     assert even.chance == on_host(whole).chance
     monkeypatch.setattr(checks, "TILE_BYTES", 1)
-    assert on_host(measure(*batch)).positive_score == pytest.approx((queries[0] @ documents[0]).item(), abs=1e-5)
+    assert on_host(compute_stats(*batch)).positive_score == pytest.approx((queries[0] @ documents[0]).item(), abs=1e-5)
 
 
 def test_where_no_query_has_a_negative_there_is_nothing_to_say(batch):
     queries, documents, labels = batch
     labels[:, 1] = 7
-    found = on_host(measure(queries, documents[:8], labels[:8]))
+    found = on_host(compute_stats(queries, documents[:8], labels[:8]))
     assert (found.in_batch_accuracy, found.chance, found.hardest_negative_score) == (None, None, None)
-    assert CollapseAlarm().look(found) is None
+    assert CollapseDetector().update(found) is None
 
 
 def test_texts_that_all_look_alike_are_an_alarm():
     same = normalize(torch.ones(8, 16))
     labels = torch.arange(24).reshape(8, 3)
-    found = on_host(measure(same, same, labels))
+    found = on_host(compute_stats(same, same, labels))
     assert (found.in_batch_accuracy, found.anisotropy) == (0.0, 1.0)
-    alarm = CollapseAlarm()
-    assert [alarm.look(GOOD) for _ in range(5)] == [None] * 4 + [""]
+    alarm = CollapseDetector()
+    assert [alarm.update(GOOD) for _ in range(5)] == [None] * 4 + [""]
     alike = replace(found, in_batch_accuracy=0.9)
-    told = [alarm.look(alike) for _ in range(5)]
+    told = [alarm.update(alike) for _ in range(5)]
     assert told[:4] == [""] * 4
     assert told[4] == "unrelated documents look alike: their mean cosine similarity rose from 0.10 to 1.00"
 
 
 def test_five_steps_are_enough_where_the_first_was_good():
-    alarm = CollapseAlarm()
-    told = [alarm.look(replace(GOOD, anisotropy=value)) for value in (0.79, 1.0, 1.0, 1.0, 1.0)]
+    alarm = CollapseDetector()
+    told = [alarm.update(replace(GOOD, anisotropy=value)) for value in (0.79, 1.0, 1.0, 1.0, 1.0)]
     assert told == [None] * 4 + ["unrelated documents look alike: their mean cosine similarity rose from 0.79 to 0.96"]
 
 
@@ -106,23 +106,23 @@ def test_five_steps_are_enough_where_the_first_was_good():
     ],
 )
 def test_texts_that_looked_alike_before_are_no_collapse(before, after, collapsed):
-    alarm = CollapseAlarm()
-    alarm.look(replace(GOOD, anisotropy=before))
-    told = [alarm.look(replace(GOOD, anisotropy=after)) for _ in range(10)]
+    alarm = CollapseDetector()
+    alarm.update(replace(GOOD, anisotropy=before))
+    told = [alarm.update(replace(GOOD, anisotropy=after)) for _ in range(10)]
     assert ("look alike" in told[-1]) == collapsed
     lost = replace(GOOD, anisotropy=after, in_batch_accuracy=0.1)
-    assert "the in-batch accuracy fell" in [alarm.look(lost) for _ in range(5)][-1]
+    assert "the in-batch accuracy fell" in [alarm.update(lost) for _ in range(5)][-1]
 
 
 def test_positives_that_are_no_longer_found_are_an_alarm_and_ones_that_never_were_are_not():
-    guessing = Checks(0.1, 0.125, 0.5, 0.5, 0.1)
-    alarm = CollapseAlarm()
-    assert [alarm.look(GOOD) for _ in range(10)] == [None] * 4 + [""] * 6
-    told = [alarm.look(guessing) for _ in range(5)]
+    guessing = EmbeddingStats(0.1, 0.125, 0.5, 0.5, 0.1)
+    alarm = CollapseDetector()
+    assert [alarm.update(GOOD) for _ in range(10)] == [None] * 4 + [""] * 6
+    told = [alarm.update(guessing) for _ in range(5)]
     assert told[:4] == [""] * 4
     assert told[4] == "the in-batch accuracy fell from 0.90 to 0.10, where guessing gives 0.12"
-    never = CollapseAlarm()
-    assert [never.look(guessing) for _ in range(10)] == [None] * 4 + [""] * 6
+    never = CollapseDetector()
+    assert [never.update(guessing) for _ in range(10)] == [None] * 4 + [""] * 6
 
 
 @pytest.fixture
@@ -172,7 +172,7 @@ def test_a_training_logs_them_and_trains_no_differently(run, model, tiny_model, 
         assert line["hardest_negative_score"] <= 1 >= line["positive_score"]
         assert line["memory_bytes"] > 10_000_000
         assert line["collapse"] is None
-    monkeypatch.setattr("mnrl_job.training.losses.mnrl.measure", lambda *_: None)
+    monkeypatch.setattr("mnrl_job.training.losses.mnrl.compute_stats", lambda *_: None)
     unwatched = SentenceTransformer(str(tiny_model), device="cpu")
     assert run(unwatched)[1] == losses
     for one, other in zip(model.parameters(), unwatched.parameters(), strict=True):

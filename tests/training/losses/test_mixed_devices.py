@@ -68,7 +68,7 @@ def batch(guided):
 def test_all_tensors_of_a_step_are_on_its_device(objective, hardness, dimensions, kept_tokens):
     model = Backbone()
     loss = GlobalBatchLoss(model, 20, objective, hardness=hardness, dimensions=dimensions)
-    loss.kept_tokens = kept_tokens
+    loss.activation_token_budget = kept_tokens
     loss.watched = True
     value = loss(*batch(objective == "guided"))
     value.backward()

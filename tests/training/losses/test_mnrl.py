@@ -59,7 +59,7 @@ def test_value_and_gradients_equal_the_librarys(model, rows_at_once, pieces, kep
     columns = COLUMNS if with_negatives else COLUMNS[:2]
     theirs, their_gradients = value_and_gradients(model, MultipleNegativesRankingLoss(model, scale=20), columns, None)
     loss = GlobalBatchLoss(model, 20)
-    loss.kept_tokens, loss.pieces = kept_tokens, pieces
+    loss.activation_token_budget, loss.sub_chunks = kept_tokens, pieces
     ours, our_gradients = value_and_gradients(model, loss, columns, apart(columns), rows_at_once)
     assert ours == pytest.approx(theirs, abs=1e-12)
     assert int(loss.counts.masked) == 0
@@ -75,7 +75,7 @@ def test_the_sum_over_cut_embeddings_is_the_librarys(model, kept_tokens, dimensi
     library = MatryoshkaLoss(model, MultipleNegativesRankingLoss(model, scale=20), list(dimensions))
     theirs, their_gradients = value_and_gradients(model, library, COLUMNS, None)
     loss = GlobalBatchLoss(model, 20, dimensions=dimensions)
-    loss.kept_tokens = kept_tokens
+    loss.activation_token_budget = kept_tokens
     ours, our_gradients = value_and_gradients(model, loss, COLUMNS, apart(COLUMNS), 3)
     assert ours == pytest.approx(theirs, abs=1e-12)
     for name, gradient in their_gradients.items():
@@ -215,7 +215,7 @@ def test_dropout_is_the_same_when_activations_are_computed_again(model):
     for kept_tokens in (math.inf, 40, 0):
         torch.manual_seed(0)
         loss = GlobalBatchLoss(model.train(), 20)
-        loss.kept_tokens = kept_tokens
+        loss.activation_token_budget = kept_tokens
         found.append(value_and_gradients(model, loss, COLUMNS, apart(COLUMNS), 5))
     assert calls.count(0) == 2 * calls.count(math.inf) > 2, "once for the loss, once more for the gradient"
     assert calls.count(math.inf) < calls.count(40) < calls.count(0), "some are kept, the others computed again"
@@ -229,16 +229,16 @@ def test_kept_activations_halve_before_they_fall_to_none_and_texts_stand_alone(m
     loss = GlobalBatchLoss(model, 20)
     chunks = [{"input_ids": torch.zeros(4, 2, dtype=torch.long)}] * 7 + [{"input_ids": torch.zeros(1, 8)}]
     tried = []
-    while loss.take_less(chunks):
-        tried.append((loss.kept_tokens, loss.pieces))
+    while loss.reduce_memory(chunks):
+        tried.append((loss.activation_token_budget, loss.sub_chunks))
     assert tried == [(32, 1), (16, 1), (8, 1), (0, 1), (0, 2), (0, 4)]
 
 
 def test_an_estimate_above_what_the_batch_has_is_halved_from_what_it_has(model):
     loss = GlobalBatchLoss(model, 20)
-    loss.kept_tokens = 1e9
-    assert loss.take_less([{"input_ids": torch.zeros(4, 2)}] * 4)
-    assert loss.kept_tokens == 16
+    loss.activation_token_budget = 1e9
+    assert loss.reduce_memory([{"input_ids": torch.zeros(4, 2)}] * 4)
+    assert loss.activation_token_budget == 16
 
 
 def test_chunks_are_cut_in_parts_of_nearly_as_many_texts(model):

@@ -16,7 +16,7 @@ from mnrl_job.errors import DataError
 from mnrl_job.system.git_lfs import POINTER_START
 
 # What reading a damaged file raises. The last two: a Parquet file's text or date that Python cannot hold.
-DAMAGE = (EOFError, OSError, zlib.error, pa.ArrowException, UnicodeDecodeError, OverflowError)
+READ_ERRORS = (EOFError, OSError, zlib.error, pa.ArrowException, UnicodeDecodeError, OverflowError)
 
 COMPRESSED = (".gz", ".zst")
 GZIP, ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
@@ -44,7 +44,7 @@ FOREIGN = (
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
-    """Open a text file, decompressing what is gzip or zstd. Opening and reading raise `DAMAGE`.
+    """Open a text file, decompressing what is gzip or zstd. Opening and reading raise `READ_ERRORS`.
 
     Raises:
         DataError: it is a file of another kind.

@@ -7,9 +7,9 @@ from pathlib import Path
 from mnrl_job.data.file_formats.common import Row
 from mnrl_job.data.file_formats.delimited import separated_rows
 from mnrl_job.data.file_formats.json_lines import json_rows
-from mnrl_job.data.file_formats.opening import COMPRESSED, DAMAGE
+from mnrl_job.data.file_formats.opening import COMPRESSED, READ_ERRORS
 from mnrl_job.data.file_formats.parquet import parquet_columns, parquet_rows
-from mnrl_job.errors import DataError, MissingError, first_line
+from mnrl_job.errors import DataError, NotFound, first_line
 from mnrl_job.system.heartbeat import beat
 
 JSON_LINES = (".jsonl", ".ndjson", ".json")
@@ -97,7 +97,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, PermissionError) as error:
-        raise MissingError(f"{path}: cannot be opened: {error.strerror}") from error
-    except DAMAGE as error:
+        raise NotFound(f"{path}: cannot be opened: {error.strerror}") from error
+    except READ_ERRORS as error:
         reason = first_line(error).removesuffix(".")
         raise DataError(f"{path}: the file is damaged or does not match its suffix: {reason}") from error

@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mnrl_job.config.setting_types import Every
+from mnrl_job.config.setting_types import Interval
 from mnrl_job.errors import InternalError
-from mnrl_job.system.heartbeat import begin
+from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.local_rank import is_first_of_machine
 from mnrl_job.system.logs import log
 from mnrl_job.system.record_files import read_record, write_record
-from mnrl_job.training.distributed import on_any_rank
+from mnrl_job.training.distributed import any_rank
 from mnrl_job.training.results import StepScore
 
 SCORES = "scores.json"
@@ -32,7 +32,7 @@ class StepScores:
     scores: tuple[StepScore, ...]
 
 
-class Best(TrainerCallback):
+class BestModelCallback(TrainerCallback):
     """Scores the model in training, and says when it has not become better for long enough.
 
     A checkpoint of the same step is saved before, so that the score can be taken again by whoever goes on from there.
@@ -54,7 +54,7 @@ class Best(TrainerCallback):
     def __init__(
         self,
         model: SentenceTransformer,
-        every: Every,
+        every: Interval,
         patience: int | None,
         score: Callable[[], float],
         folder: Path,
@@ -78,7 +78,7 @@ class Best(TrainerCallback):
         return max(self.scores, key=lambda one: one.value)
 
     @property
-    def exhausted(self) -> bool:
+    def patience_exhausted(self) -> bool:
         """Whether patience is at its end."""
         if self._patience is None or not self.scores:
             return False
@@ -94,12 +94,12 @@ class Best(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if state.global_step:  # it may have been stopped between the checkpoint and the score
-            self.look(state.global_step, state.max_steps)
-            control.should_training_stop |= self.exhausted
+            self.evaluate_if_due(state.global_step, state.max_steps)
+            control.should_training_stop |= self.patience_exhausted
 
-    def look(self, step: int, last: int) -> None:
+    def evaluate_if_due(self, step: int, last: int) -> None:
         """Score the model if that is due on any rank; every rank must ask."""
-        if on_any_rank(self.due(step, last)):
+        if any_rank(self.due(step, last)):
             self.score(step, last)
 
     def score(self, step: int, last: int) -> None:
@@ -107,7 +107,7 @@ class Best(TrainerCallback):
         if self.scores and self.scores[-1].step == step:
             return
         began = time.monotonic()
-        begin("evaluate_during")
+        enter_phase("evaluate_during")
         self.scores = (*self.scores, StepScore(step, self._score()))
         news = self.best.step == step
         if is_first_of_machine():
@@ -118,7 +118,7 @@ class Best(TrainerCallback):
         self.seconds += self._looked - began
         standing = "the best so far" if news else f"the best so far is {self.best.value:.4f} of step {self.best.step}"
         log(f"step {step} of {last}: scored {self.scores[-1].value:.4f}, {standing}")
-        begin("train", step=step, total_steps=last)
+        enter_phase("train", step=step, total_steps=last)
         self._tell(self.scores[-1].value)
 
     @torch.no_grad()

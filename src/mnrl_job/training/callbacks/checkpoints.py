@@ -11,13 +11,13 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mnrl_job.config.setting_types import Every
-from mnrl_job.storage.manifest import seal
+from mnrl_job.config.setting_types import Interval
+from mnrl_job.storage.manifest import write_manifest
 from mnrl_job.system import preemption
 from mnrl_job.system.heartbeat import beat
 from mnrl_job.system.record_files import read_record, write_record
-from mnrl_job.training.callbacks.best_model import Best
-from mnrl_job.training.distributed import Wishes
+from mnrl_job.training.callbacks.best_model import BestModelCallback
+from mnrl_job.training.distributed import StepVotes
 from mnrl_job.training.losses.mnrl import Totals
 
 TOTALS = "totals.json"
@@ -27,7 +27,7 @@ WORTH_SAVING_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Keeping:
+class CheckpointSpec:
     """What checkpoints hold beside the trainer's state.
 
     Attributes:
@@ -37,10 +37,10 @@ class Keeping:
     """
 
     facts: dict[str, Any]
-    carried: tuple[Path, ...]
+    extra_files: tuple[Path, ...]
     resume: Path | None
 
-    def before(self) -> Totals:
+    def resumed_totals(self) -> Totals:
         """What was spent up to the checkpoint."""
         return read_record(self.resume / TOTALS, Totals) if self.resume else Totals()
 
@@ -58,11 +58,11 @@ class Checkpoints(TrainerCallback):
 
     def __init__(
         self,
-        every: Every,
-        keeping: Keeping,
-        wishes: Wishes,
+        every: Interval,
+        keeping: CheckpointSpec,
+        wishes: StepVotes,
         totals: Callable[[], Totals],
-        best: Best | None = None,
+        best: BestModelCallback | None = None,
     ) -> None:
         self._every = every
         self._keeping = keeping
@@ -72,7 +72,7 @@ class Checkpoints(TrainerCallback):
         self._saved = self._began = time.monotonic()
         self._first = True
         self._step = self._last = 0
-        wishes.add("stop", preemption.asked)
+        wishes.add("stop", preemption.stop_requested)
         wishes.add("save", self._due)
 
     def on_step_begin(
@@ -108,8 +108,8 @@ class Checkpoints(TrainerCallback):
             for name, content in random_states:
                 (folder / name).write_bytes(content)
             write_record(folder / TOTALS, totals)
-            for path in filter(Path.exists, self._keeping.carried):
+            for path in filter(Path.exists, self._keeping.extra_files):
                 copyfile(path, folder / path.name)
-            seal(folder, self._keeping.facts | {"step": state.global_step, "total_steps": state.max_steps})
+            write_manifest(folder, self._keeping.facts | {"step": state.global_step, "total_steps": state.max_steps})
         self._first, self._saved = False, time.monotonic()
         beat(save_seconds=round(self._saved - self._began, 3))

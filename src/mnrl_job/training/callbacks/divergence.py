@@ -19,7 +19,7 @@ LISTED_ROWS = 100
 SHOWN_CHARACTERS = 60
 
 
-class Divergence:
+class DivergenceMonitor:
     """Judges the losses of a run, step by step.
 
     A loss that is not finite ends the run at once. It has exploded where the mean over the last 50 steps is that of
@@ -40,7 +40,7 @@ class Divergence:
         self._first: list[float] = []
         self._recent: deque[float] = deque(maxlen=WINDOW)
 
-    def look(self, step: int, batches: Sequence[NDArray[np.int64]], losses: Sequence[float]) -> None:
+    def update(self, step: int, batches: Sequence[NDArray[np.int64]], losses: Sequence[float]) -> None:
         """Judge the steps up to `step`.
 
         Args:

@@ -17,12 +17,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from mnrl_job.batching.planning import Plan
 from mnrl_job.embedding.packing import to_host
-from mnrl_job.system.heartbeat import beat, begin
+from mnrl_job.system.heartbeat import beat, enter_phase
 from mnrl_job.system.json_text import dumps
 from mnrl_job.system.logs import log, shows_progress, warn
-from mnrl_job.training.callbacks.divergence import Divergence
-from mnrl_job.training.data_order_digest import digest
-from mnrl_job.training.losses.embedding_stats import Checks, CollapseAlarm, on_host
+from mnrl_job.training.callbacks.divergence import DivergenceMonitor
+from mnrl_job.training.data_order_digest import data_order_digest
+from mnrl_job.training.losses.embedding_stats import CollapseDetector, EmbeddingStats, on_host
 from mnrl_job.training.losses.mnrl import GlobalBatchLoss
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -66,7 +66,9 @@ class Progress(TrainerCallback):
         shows: whether this is the rank that tells.
     """
 
-    def __init__(self, path: Path, plan: Plan, loss: GlobalBatchLoss, divergence: Divergence, shows: bool) -> None:
+    def __init__(
+        self, path: Path, plan: Plan, loss: GlobalBatchLoss, divergence: DivergenceMonitor, shows: bool
+    ) -> None:
         self.loss = math.nan
         self.digest = ""
         self._loss = loss
@@ -74,7 +76,7 @@ class Progress(TrainerCallback):
         self._plan = plan
         self._divergence = divergence
         self._shows = shows
-        self._alarm = CollapseAlarm()
+        self._alarm = CollapseDetector()
         self._verdicts: list[tuple[int, str]] = []
         self._began = self._said = self._stepped = self._read = time.monotonic()
         self._resumed_at = self._judged = 0
@@ -87,10 +89,10 @@ class Progress(TrainerCallback):
     ) -> None:
         self._began = self._said = self._stepped = self._read = time.monotonic()
         self._resumed_at = self._judged = state.global_step
-        self.digest = digest(self._plan[: state.global_step])
+        self.digest = data_order_digest(self._plan[: state.global_step])
         # Of a run that goes on from its last step nothing more is logged.
         self.loss = next((float(one["loss"]) for one in reversed(state.log_history) if "loss" in one), self.loss)
-        begin("train", step=state.global_step, total_steps=len(self._plan))
+        enter_phase("train", step=state.global_step, total_steps=len(self._plan))
         if self._shows:
             self._keep_lines(state.global_step)
             hidden = not shows_progress()
@@ -120,7 +122,7 @@ class Progress(TrainerCallback):
             self._bar.close()
 
     def collapse(self, step: int) -> str | None:
-        """What was wrong with the embeddings at a step, see `CollapseAlarm`; known on the rank that tells."""
+        """What was wrong with the embeddings at a step, see `CollapseDetector`; known on the rank that tells."""
         return next((verdict for at, verdict in reversed(self._verdicts) if at <= step), None)
 
     def keep(
@@ -169,8 +171,8 @@ class Progress(TrainerCallback):
     def _judge_steps(self, batches: list[NDArray[np.int64]], losses: list[float]) -> None:
         """Look at the steps that follow the last one looked at."""
         self._judged += len(losses)
-        self.digest = digest(batches, self.digest)
-        self._divergence.look(self._judged, batches, losses)
+        self.digest = data_order_digest(batches, self.digest)
+        self._divergence.update(self._judged, batches, losses)
 
     def _keep_lines(self, step: int) -> None:
         """Of the log of the attempt this one goes on from, the lines up to its checkpoint."""
@@ -180,21 +182,23 @@ class Progress(TrainerCallback):
         for line in map(json.loads, kept):
             self._before = line["seconds"]
             if "anisotropy" in line:
-                self._judge(line["step"], Checks(**{one.name: line[one.name] for one in fields(Checks)}))
+                self._judge(
+                    line["step"], EmbeddingStats(**{one.name: line[one.name] for one in fields(EmbeddingStats)})
+                )
 
     def _eta(self, step: int) -> int:
         """Seconds of training still to come, as fast as since this attempt began."""
         spent = time.monotonic() - self._began
         return round(spent / (step - self._resumed_at) * (len(self._plan) - step))
 
-    def _log(self, logged: LoggedStep, logs: dict[str, float], checks: Checks | None) -> None:
+    def _log(self, logged: LoggedStep, logs: dict[str, float], checks: EmbeddingStats | None) -> None:
         self.loss = logs["loss"]
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{self.loss:.4f}")
         if self._shows:
             self._write(logged, logs.get("grad_norm"), checks)
 
-    def _write(self, logged: LoggedStep, grad_norm: float | None, checks: Checks | None) -> None:
+    def _write(self, logged: LoggedStep, grad_norm: float | None, checks: EmbeddingStats | None) -> None:
         step, pairs = logged.step, (logged.step - self._resumed_at) * self._plan.shape[1]
         line = {
             "step": step,
@@ -218,7 +222,7 @@ class Progress(TrainerCallback):
             told = f"step {step} of {len(self._plan)}, loss {self.loss:.4f}, {eta} s to go"
             log(told, **line, eta_seconds=eta, gpu_memory_bytes=memory)
 
-    def _look_at_embeddings(self, step: int, checks: Checks) -> dict[str, Any]:
+    def _look_at_embeddings(self, step: int, checks: EmbeddingStats) -> dict[str, Any]:
         """What the batch of a step looked like; says so once where the embeddings have become useless."""
         alarmed = any(verdict for _, verdict in self._verdicts)
         collapse = self._judge(step, checks)
@@ -226,8 +230,8 @@ class Progress(TrainerCallback):
             warn(f"the embeddings collapse: {collapse}; lower MNRL_LEARNING_RATE, or look at the training pairs")
         return asdict(checks) | {"collapse": collapse}
 
-    def _judge(self, step: int, checks: Checks) -> str | None:
-        collapse = self._alarm.look(checks)
+    def _judge(self, step: int, checks: EmbeddingStats) -> str | None:
+        collapse = self._alarm.update(checks)
         if collapse is not None:
             self._verdicts.append((step, collapse))
         return collapse

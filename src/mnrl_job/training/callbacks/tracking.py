@@ -34,7 +34,7 @@ class _WaitingMLflowCallback(MLflowCallback):
 CALLBACKS = {"tensorboard": TensorBoardCallback, "wandb": WandbCallback, "mlflow": _WaitingMLflowCallback}
 
 
-class Tracked(TrainerCallback):
+class TrackerCallback(TrainerCallback):
     """Passes on what the trainer says. Whatever goes wrong with a tracker is said once, then it is left out.
 
     Args:
@@ -78,7 +78,7 @@ class Tracked(TrainerCallback):
         """Reach the tracker, while the training begins."""
         self._thread.start()
 
-    def leave(self, failed: bool) -> None:
+    def finish(self, failed: bool) -> None:
         """The training is over."""
         self._calls.put(lambda: self._tracker.leave(False if failed else None))
 
@@ -118,7 +118,7 @@ class Tracked(TrainerCallback):
 @contextmanager
 def tracked(trainer: Trainer, names: tuple[str, ...], run: TrackedRun) -> Iterator[None]:
     """While it trains, the trackers of these names are told what the first rank's trainer says."""
-    callbacks = [Tracked(name, run) for name in names if PartialState().is_main_process]
+    callbacks = [TrackerCallback(name, run) for name in names if PartialState().is_main_process]
     # The first: others say something as the training begins, too.
     trainer.callback_handler.callbacks[:0] = callbacks
     for each in callbacks:
@@ -129,8 +129,8 @@ def tracked(trainer: Trainer, names: tuple[str, ...], run: TrackedRun) -> Iterat
         failed = False
     finally:
         for each in callbacks:
-            each.leave(failed)
-        hurried = failed or preemption.asked()
+            each.finish(failed)
+        hurried = failed or preemption.stop_requested()
         deadline = time.monotonic() + (SECONDS_IN_A_HURRY if hurried else SECONDS_AT_THE_END)
         for each in callbacks:
             if not each.wait(max(0.0, deadline - time.monotonic())):

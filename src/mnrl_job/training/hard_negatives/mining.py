@@ -25,9 +25,9 @@ from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.embedding.rank_slice import rank_slice
 from mnrl_job.system.heartbeat import beat
-from mnrl_job.system.preemption import give_way
+from mnrl_job.system.preemption import raise_if_stop_requested
 
-NOTHING = -1
+NO_ROW = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,11 @@ class Texts:
 
 
 @dataclass(frozen=True, slots=True)
-class Mined:
+class MiningResult:
     """What was found.
 
     Attributes:
-        rows: for each row of the pairs the rows whose positives are its negatives, then `NOTHING`;
+        rows: for each row of the pairs the rows whose positives are its negatives, then `NO_ROW`;
             shape (rows of the pairs, negatives).
         similarity: of queries and their negatives, on average.
         positive_similarity: of queries and their positives, on average.
@@ -90,7 +90,7 @@ def distinct(groups: NDArray[np.int64], given: Ragged, barred: NDArray[np.bool_]
     return Texts(rows, query_of, document_of, rows[queries], rows[documents], own, used(document_of[barred[rows]]))
 
 
-def mine(model: SentenceTransformer, pairs: Pairs, texts: Texts, settings: Settings, folder: Path) -> Mined:
+def mine(model: SentenceTransformer, pairs: Pairs, texts: Texts, settings: Settings, folder: Path) -> MiningResult:
     """Find negatives by the weights that the model has now; ranks share the work, and every rank must ask.
 
     Args:
@@ -121,7 +121,9 @@ def mine(model: SentenceTransformer, pairs: Pairs, texts: Texts, settings: Setti
         sums += torch.stack([torch.where(kept, scores, 0).sum(), of_positives.sum(), kept.sum()])
     found, sums = reduce(found, "sum"), reduce(sums, "sum")
     similarity, positive_similarity, count = sums.tolist()
-    return Mined((found.cpu() - 1).numpy(), similarity / max(1, count), positive_similarity / max(1, len(texts.rows)))
+    return MiningResult(
+        (found.cpu() - 1).numpy(), similarity / max(1, count), positive_similarity / max(1, len(texts.rows))
+    )
 
 
 def search(
@@ -145,7 +147,7 @@ def search(
     share = rank_slice(len(queries), state.process_index, state.num_processes)
     at_once = max(1, scores_at_once(queries.device) // len(documents))
     for start in range(share.start, share.stop, at_once):
-        give_way()
+        raise_if_stop_requested()
         beat()
         stop = min(start + at_once, share.stop)
         scores = queries[start:stop] @ documents.T

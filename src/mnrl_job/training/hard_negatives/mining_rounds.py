@@ -10,17 +10,17 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from mnrl_job.batching.batch_plan import Batching
+from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.batching.planning import Plan
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.integer_sets import used
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.tables import read_groups, read_negatives
-from mnrl_job.system.heartbeat import begin
+from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.local_rank import is_first_of_machine
 from mnrl_job.system.logs import log, warn
 from mnrl_job.system.record_files import read_record, write_record
-from mnrl_job.training.hard_negatives.mining import NOTHING, Texts, distinct, mine
+from mnrl_job.training.hard_negatives.mining import NO_ROW, Texts, distinct, mine
 from mnrl_job.training.results import Mining
 
 ROWS, MININGS = "hard_negatives.npy", "minings.json"
@@ -52,7 +52,13 @@ class HardNegatives:
     """
 
     def __init__(
-        self, model: SentenceTransformer, settings: Settings, pairs: Pairs, batching: Batching, plan: Plan, folder: Path
+        self,
+        model: SentenceTransformer,
+        settings: Settings,
+        pairs: Pairs,
+        batching: BatchPlan,
+        plan: Plan,
+        folder: Path,
     ) -> None:
         self.seconds = 0.0
         self._model = model
@@ -62,11 +68,11 @@ class HardNegatives:
         self._groups, self._given = read_groups(batching.labels), read_negatives(batching.labels)
         self._barred = batching.barred
         self._plan = plan
-        self.minings: tuple[Mining, ...] = ()
-        self._rows = np.full((pairs.rows, settings.num_hard_negatives), NOTHING, dtype=np.int32)
+        self.mining_rounds: tuple[Mining, ...] = ()
+        self._rows = np.full((pairs.rows, settings.num_hard_negatives), NO_ROW, dtype=np.int32)
         PartialState().wait_for_everyone()  # the first of this machine puts them there
         if (folder / MININGS).exists():
-            self.minings = read_record(folder / MININGS, Minings).minings
+            self.mining_rounds = read_record(folder / MININGS, Minings).minings
             self._rows = np.load(folder / ROWS)
 
     @cached_property
@@ -77,34 +83,34 @@ class HardNegatives:
 
     def due(self, epoch: int) -> bool:
         """Whether this epoch, counted from 0, wants negatives that are not there yet."""
-        return len(self.minings) <= (epoch if self._settings.mines_each_epoch else 0)
+        return len(self.mining_rounds) <= (epoch if self._settings.mines_every_epoch else 0)
 
-    def renew(self, step: int) -> None:
+    def mine(self, step: int) -> None:
         """Mine with the weights of this step; every rank must ask."""
         began = time.monotonic()
-        begin("mine")
+        enter_phase("mine")
         found = mine(self._model, self._pairs, self._texts, self._settings, self._folder / "mining")
         wanted = len(self._texts.rows) * self._settings.num_hard_negatives
         seconds = time.monotonic() - began
         mining = Mining(
             step=step,
-            found=float((found.rows != NOTHING).sum() / max(1, wanted)),
+            found=float((found.rows != NO_ROW).sum() / max(1, wanted)),
             similarity=found.similarity,
             positive_similarity=found.positive_similarity,
             seconds=round(seconds, 3),
         )
         self._rows = found.rows
-        self.minings = (*self.minings, mining)
+        self.mining_rounds = (*self.mining_rounds, mining)
         self.seconds += seconds
         self._tell(mining)
         if is_first_of_machine():
             np.save(self._folder / ROWS, self._rows)
-            write_record(self._folder / MININGS, Minings(self.minings))
+            write_record(self._folder / MININGS, Minings(self.mining_rounds))
 
     def of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """How many were mined for each of some rows, the rows whose positives these are, and their groups."""
         found = self._rows[rows]
-        mined = found != NOTHING
+        mined = found != NO_ROW
         taken = found[mined].astype(np.int64)
         return mined.sum(axis=1), taken, self._groups[taken, 1]
 

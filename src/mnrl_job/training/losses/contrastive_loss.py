@@ -27,7 +27,7 @@ Objective = Literal["mnrl", "symmetric", "gte", "guided"]
 TILE_BYTES = 2**25
 
 
-def contrast(
+def contrastive_loss(
     queries: torch.Tensor,
     documents: torch.Tensor,
     labels: torch.Tensor,

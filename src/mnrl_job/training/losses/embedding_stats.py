@@ -21,7 +21,7 @@ TIMES_CHANCE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Checks:
+class EmbeddingStats:
     """What one batch looks like; scores are cosine similarities. None where no query has a negative.
 
     Attributes:
@@ -39,13 +39,13 @@ class Checks:
     anisotropy: float | None
 
 
-def measure(queries: torch.Tensor, documents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def compute_stats(queries: torch.Tensor, documents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """The numbers of `Checks` in order, on the device, so that nobody waits for it; NaN where there is none.
 
     Args:
         queries: anchors of the global batch, of unit length, shape (rows, dimension).
         documents: all positives, then all negatives; shape (documents, dimension).
-        labels: of the documents, as `contrast` takes them.
+        labels: of the documents, as `contrastive_loss` takes them.
     """
     with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
         rows = len(queries)
@@ -65,12 +65,12 @@ def measure(queries: torch.Tensor, documents: torch.Tensor, labels: torch.Tensor
         return torch.stack([*means, (total @ total - rows) / (rows * (rows - 1))])
 
 
-def on_host(measured: torch.Tensor) -> Checks:
+def on_host(measured: torch.Tensor) -> EmbeddingStats:
     """The numbers on the host, which waits for the device here."""
-    return Checks(*(round(number, 5) if math.isfinite(number) else None for number in measured.tolist()))
+    return EmbeddingStats(*(round(number, 5) if math.isfinite(number) else None for number in measured.tolist()))
 
 
-class CollapseAlarm:
+class CollapseDetector:
     """Notices when embeddings become useless, over the last 5 logged steps.
 
     The positive is no longer found: the in-batch accuracy is at most twice that of guessing, after it had been more
@@ -80,10 +80,10 @@ class CollapseAlarm:
     """
 
     def __init__(self) -> None:
-        self._first: list[Checks] = []
-        self._last: deque[Checks] = deque(maxlen=WINDOW)
+        self._first: list[EmbeddingStats] = []
+        self._last: deque[EmbeddingStats] = deque(maxlen=WINDOW)
 
-    def look(self, checks: Checks) -> str | None:
+    def update(self, checks: EmbeddingStats) -> str | None:
         """What is wrong after this step, in words; empty if nothing is, None where it is too early to say."""
         if None in (checks.in_batch_accuracy, checks.chance, checks.anisotropy):
             return None

@@ -2,7 +2,7 @@
 
 import torch
 
-from mnrl_job.data.tables import NOBODY
+from mnrl_job.data.tables import NO_GROUP
 
 
 def false_negatives(own: torch.Tensor, rows: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
@@ -31,7 +31,9 @@ def _false_positives(own: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 def _unfit_negatives(own: torch.Tensor, negatives: torch.Tensor) -> torch.Tensor:
     """Of the negatives, those given for other anchors that must not count, shape (rows, negatives)."""
-    marked: torch.Tensor = _same_group(own, negatives) & (negatives[:, 1] != own[:, 1:2]) | (negatives[:, 2] == NOBODY)
+    marked: torch.Tensor = _same_group(own, negatives) & (negatives[:, 1] != own[:, 1:2]) | (
+        negatives[:, 2] == NO_GROUP
+    )
     return marked
 
 

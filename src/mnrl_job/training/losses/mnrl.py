@@ -21,9 +21,9 @@ from mnrl_job.embedding.tokens import Features
 from mnrl_job.errors import first_line
 from mnrl_job.system.heartbeat import beat
 from mnrl_job.training.collator import Batch
-from mnrl_job.training.distributed import Wishes, gather_uneven, numbers_of_ranks
-from mnrl_job.training.losses.contrastive_loss import Objective, contrast
-from mnrl_job.training.losses.embedding_stats import measure
+from mnrl_job.training.distributed import StepVotes, gather_uneven, numbers_of_ranks
+from mnrl_job.training.losses.contrastive_loss import Objective, contrastive_loss
+from mnrl_job.training.losses.embedding_stats import compute_stats
 
 # What a rank without memory enough says instead of how many negatives its rows have.
 SHORT = -1
@@ -65,7 +65,7 @@ class Counts:
     losses: tuple[torch.Tensor, ...] = ()
 
 
-class Shortage(torch.OutOfMemoryError):
+class OutOfMemoryOnSomeRank(torch.OutOfMemoryError):
     """Some rank has not enough device memory for its share of the batch, and every rank has heard so."""
 
 
@@ -108,13 +108,13 @@ class GlobalBatchLoss(nn.Module):
         self.rank = rank
         self.hardness = hardness
         self.dimensions = dimensions
-        self.kept_tokens = math.inf
-        self.pieces = 1
-        self.in_step = False
+        self.activation_token_budget = math.inf
+        self.sub_chunks = 1
+        self.sync_chunk_count = False
         self.counts = Counts(0, 0, 0, torch.zeros((), dtype=torch.int64, device=model.device))
         self.watched = False
         self.measured: torch.Tensor | None = None
-        self.wishes = Wishes()
+        self.wishes = StepVotes()
 
     def forward(self, batch: Batch, labels: torch.Tensor) -> torch.Tensor:
         """The loss of this rank's share of the batch, a scalar: its mean over the ranks is that over all rows.
@@ -129,16 +129,16 @@ class GlobalBatchLoss(nn.Module):
         Raises:
             Shortage: on every rank alike, so that all can try again.
         """
-        pieces = [piece for chunk in batch["chunks"] for piece in split(chunk, self.pieces)]
+        pieces = [piece for chunk in batch["chunks"] for piece in split(chunk, self.sub_chunks)]
         negatives = len(batch["negatives"])
-        if self.in_step:
+        if self.sync_chunk_count:
             rows, counts, most = self._tell_ranks(len(labels), negatives, len(pieces))
             texts, short = self._embed_all(cut_to(pieces, most))
         else:
             texts, short = self._embed_all(pieces)
             rows, counts, _ = self._tell_ranks(len(labels), SHORT if texts is None else negatives, len(pieces))
         if texts is None or SHORT in counts:
-            raise Shortage(short or "another rank is out of device memory")
+            raise OutOfMemoryOnSomeRank(short or "another rank is out of device memory")
         texts = nn.functional.normalize(texts[batch["order"]].to(torch.promote_types(texts.dtype, torch.float32)))
         queries, documents = gather_sides(texts, rows, counts)
         everywhere = gather_labels(torch.cat([labels, batch["negatives"]]), rows, counts)
@@ -147,7 +147,7 @@ class GlobalBatchLoss(nn.Module):
         guides = gather_sides(batch["guide"], rows, counts) if "guide" in batch else None
         loss, masked = self._compare((queries, documents), everywhere, own, guides)
         if self.watched:
-            self.measured = measure(queries, documents, everywhere)
+            self.measured = compute_stats(queries, documents, everywhere)
         self.counts = Counts(
             self.counts.tokens + batch["tokens"],
             self.counts.padded_tokens + batch["padded_tokens"],
@@ -171,7 +171,7 @@ class GlobalBatchLoss(nn.Module):
         self.counts = replace(self.counts, consumed=(), losses=())
         return consumed, losses
 
-    def take_less(self, chunks: list[Features]) -> bool:
+    def reduce_memory(self, chunks: list[Features]) -> bool:
         """From now on need less memory: keep half the activations, then none, then cut chunks in ever smaller pieces.
 
         Args:
@@ -181,14 +181,14 @@ class GlobalBatchLoss(nn.Module):
             Whether there was anything left to spare.
         """
         tokens = [int(chunk["input_ids"].numel()) for chunk in chunks]
-        if min(self.kept_tokens, sum(tokens)) >= tokens[0]:
-            half = min(self.kept_tokens, sum(tokens)) // 2
-            self.kept_tokens = half if half >= tokens[0] else 0
+        if min(self.activation_token_budget, sum(tokens)) >= tokens[0]:
+            half = min(self.activation_token_budget, sum(tokens)) // 2
+            self.activation_token_budget = half if half >= tokens[0] else 0
             return True
-        self.kept_tokens = 0
-        if self.pieces >= max(len(chunk["input_ids"]) for chunk in chunks):
+        self.activation_token_budget = 0
+        if self.sub_chunks >= max(len(chunk["input_ids"]) for chunk in chunks):
             return False
-        self.pieces *= 2
+        self.sub_chunks *= 2
         return True
 
     def _tell_ranks(self, rows: int, negatives: int, pieces: int) -> tuple[list[int], list[int], int]:
@@ -204,7 +204,7 @@ class GlobalBatchLoss(nn.Module):
         own: slice,
         guides: tuple[torch.Tensor, torch.Tensor] | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of the own rows and the number of masked documents, as `contrast` gives them.
+        """The loss of the own rows and the number of masked documents, as `contrastive_loss` gives them.
 
         Where embeddings are to be of use when cut, it is the sum of the losses of those that are cut (Kusupati et al.
         2022, arXiv 2205.13147, equation 1, all weights 1). A guide sees whole texts whatever is cut.
@@ -214,13 +214,15 @@ class GlobalBatchLoss(nn.Module):
             queries, documents = sides
             if self.dimensions:
                 queries, documents = (nn.functional.normalize(side[:, :dimension]) for side in sides)
-            loss, masked = contrast(queries, documents, labels, own, self.scale, self.objective, self.hardness, guides)
+            loss, masked = contrastive_loss(
+                queries, documents, labels, own, self.scale, self.objective, self.hardness, guides
+            )
             losses.append(loss)
         return torch.stack(losses).sum(), masked
 
     def _embed_all(self, pieces: list[Features]) -> tuple[torch.Tensor | None, str]:
         """The embeddings of all pieces, one after another; or what the device says where its memory is too small."""
-        room = self.kept_tokens
+        room = self.activation_token_budget
         embeddings: list[torch.Tensor] = []
         try:
             for piece in pieces:
@@ -231,7 +233,7 @@ class GlobalBatchLoss(nn.Module):
             return torch.cat(embeddings), ""
         except RuntimeError as error:
             # Where models are shared out, the others wait for this rank's share of a layer, and cannot be told.
-            if self.in_step or not is_out_of_memory(error):
+            if self.sync_chunk_count or not is_out_of_memory(error):
                 raise
             return None, first_line(error)
 
