@@ -1,6 +1,7 @@
 """What is installed is what was locked: every file by its hash, and every package with its licence listed."""
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -57,6 +58,20 @@ def test_the_notes_of_a_release_are_this_versions_part_of_the_changelog():
     assert notes
     assert notes in (ROOT / "CHANGELOG.md").read_text()
     assert "\n## " not in notes
+
+
+def test_links_in_the_notes_of_a_release_lead_to_its_tag(tmp_path):
+    (tmp_path / "scripts").mkdir()
+    script = shutil.copy(ROOT / "scripts/release-notes", tmp_path / "scripts")
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    dated = re.sub(rf"^## {re.escape(__version__)}.*$", f"## {__version__} (2026-12-01)", changelog, flags=re.MULTILINE)
+    (tmp_path / "CHANGELOG.md").write_text(dated)
+
+    tag, url = f"v{__version__}", "https://example.org/mnrl-job"
+    notes = subprocess.run([script, __version__, tag, url], capture_output=True, text=True, check=True).stdout
+    targets = re.findall(r"\]\(([^)]+)\)", notes)
+    assert f"{url}/blob/{tag}/k8s/README.md" in targets
+    assert [target for target in targets if not target.startswith("https://")] == []
 
 
 @pytest.mark.parametrize(("version", "tag"), [("999.0.0", "v999.0.0"), (__version__, "v999.0.0")])
