@@ -1,21 +1,22 @@
 """Every way a run can end badly, with the exit code the scheduler sees.
 
 JobError
-├── SettingsError   64   bad settings
-├── DataError       65   unusable data
-├── MissingError    66   an input does not exist
-├── StorageError    69   storage unavailable            (a retry can help)
-├── InternalError   70   a fault of the program         (a retry can help)
-├── Hang            71   no progress, or a node is lost (a retry can help)
-├── PeerFailed      72   another node failed            (a retry can help)
-├── Preempted       75   stopped on request             (a retry can help)
-├── DeniedError     77   not allowed to read or write
-├── DeviceError     78   no usable device, or no disk
-├── MemoryLimit     79   out of device memory
-├── GateError       80   trained, but below the gate, or significantly worse
-└── Diverged        81   the loss became NaN or exploded
+├── SettingsError      64   bad settings
+├── DataError          65   unusable data
+├── NotFound           66   an input does not exist
+├── StorageError       69   storage unavailable            (a retry can help)
+├── InternalError      70   a fault of the program         (a retry can help)
+├── HangTimeout        71   no progress, or a node is lost (a retry can help)
+├── PeerFailed         72   another node failed            (a retry can help)
+├── Preempted          75   stopped on request             (a retry can help)
+├── DeniedError        77   not allowed to read or write
+├── EnvironmentFailure 78   no usable device, or no disk
+├── OutOfMemory        79   out of device memory
+├── GateError          80   trained, but below the gate, or significantly worse
+└── Diverged           81   the loss became NaN or exploded
 """
 
+import traceback
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -124,3 +125,10 @@ def by_kind(kind: str, message: str, trace: str = "", details: dict[str, Any] | 
 def first_line(error: BaseException) -> str:
     """What a library's exception says, on one line; its name where it says nothing."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def as_job_error(error: Exception) -> JobError:
+    """Which failure an exception means: what is none of ours is a fault of the program, with its traceback."""
+    if isinstance(error, JobError):
+        return error
+    return InternalError(f"{type(error).__name__}: {error}", traceback.format_exc())

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -25,11 +24,12 @@ from mnrl_job.agent.signed_store import SignedStore
 from mnrl_job.agent.store import connect, serve
 from mnrl_job.agent.supervisor import Supervisor
 from mnrl_job.agent.workers import WorkerAgent
-from mnrl_job.errors import HangTimeout, InternalError, JobError, Preempted
+from mnrl_job.errors import HangTimeout, JobError, as_job_error
 from mnrl_job.launch.error_files import worker_main
 from mnrl_job.launch.node_agent import SECRET, AgentTask
 from mnrl_job.system import logs
 from mnrl_job.system.heartbeat import last_heartbeat
+from mnrl_job.system.preemption import stopped_by
 from mnrl_job.system.record_files import read_record
 
 POLL_SECONDS = 0.05
@@ -113,12 +113,8 @@ def _wait_until_published(group: NodeGroup, supervisor: Supervisor) -> None:
 
 def _stop(number: int, _frame: FrameType | None) -> None:
     """Before there are workers; torch's agent passes the signal on to them."""
-    raise Preempted(f"stopped on request ({signal.Signals(number).name}); nothing was published, start the job again")
+    raise stopped_by(signal.Signals(number).name)
 
 
 def _as_failure(error: Exception) -> JobError:
-    if isinstance(error, SignalException):
-        return Preempted(f"stopped on request ({error.sigval.name}); nothing was published, start the job again")
-    if isinstance(error, JobError):
-        return error
-    return InternalError(f"{type(error).__name__}: {error}", traceback.format_exc())
+    return stopped_by(error.sigval.name) if isinstance(error, SignalException) else as_job_error(error)

@@ -115,7 +115,7 @@ class NodeGroup(ABC):
         Raises:
             JobError: with what this node ends.
         """
-        self.report(is_waiting=True, heartbeats=())
+        self.report(is_waiting=True)
         while True:
             self.check()
             poll()

@@ -26,7 +26,7 @@ def serve(port: int, timeout: float, check: Callable[[], None]) -> dist.TCPStore
         check: called while the port is still taken, as by the attempt before, which is ending.
 
     Raises:
-        Hang: the port stays taken.
+        HangTimeout: the port stays taken.
         SettingsError: this user may not listen there.
     """
     deadline = time.monotonic() + PORT_SECONDS
@@ -64,7 +64,7 @@ def connect(address: tuple[str, int], timeout: float, join_timeout: float, check
         check: called while waiting.
 
     Raises:
-        Hang: node 0 cannot be reached.
+        HangTimeout: node 0 cannot be reached.
     """
     host, port = address
     deadline = time.monotonic() + join_timeout

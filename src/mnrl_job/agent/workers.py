@@ -21,6 +21,7 @@ from mnrl_job.system.local_rank import IDENTITIES, ROUND
 from mnrl_job.system.logs import warn
 from mnrl_job.system.machine import oom_kills
 from mnrl_job.system.parent_death import SUPERVISOR
+from mnrl_job.system.preemption import stopped_by
 
 POLL_SECONDS = 0.1
 # For the siblings of a worker that failed to end by themselves.
@@ -90,7 +91,7 @@ class WorkerAgent(LocalElasticAgent):
             if describe(self._group.nodes.rank, failure).is_explained:
                 return failure
             warn(f"asked to stop, the workers ended with {first_line(failure)}")
-        return Preempted(f"stopped on request ({error.sigval.name}); nothing was published, start the job again")
+        return stopped_by(error.sigval.name)
 
     def _end_for(self, error: JobError) -> None:
         """The run ends: what waits for other nodes does not hear a request, what saves for all is let finish."""

@@ -20,7 +20,7 @@ Known = dict[str, str | BadRow]
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class BeirPairs:
     """A folder in BEIR layout, found and not yet read."""
 
     corpus: Path
@@ -77,7 +77,7 @@ class Judged:
         return positive if isinstance(positive, BadRow) else ((anchor, positive),)
 
 
-def find_judged(root: Path) -> Judged | None:
+def find_judged(root: Path) -> BeirPairs | None:
     """The parts of a folder in BEIR layout; None where it is no such folder.
 
     Raises:
@@ -90,7 +90,7 @@ def find_judged(root: Path) -> Judged | None:
         raise DataError(
             f"{root}: qrels/train.tsv is missing, and qrels/{splits[-1]}.tsv is for evaluation only; {EXPECTED}"
         )
-    return Judged(*find_parts(root, "train", EXPECTED))
+    return BeirPairs(*find_parts(root, "train", EXPECTED))
 
 
 def _score(one: Judgement) -> float | None:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from mnrl_job.config.settings import Settings
-from mnrl_job.data.beir_pairs import Judged, find_judged
+from mnrl_job.data.beir_pairs import BeirPairs, find_judged
 from mnrl_job.data.clean_text import Texts
 from mnrl_job.data.file_formats.common import BadRow
 from mnrl_job.data.pairs import Pairs, SourceRecord
@@ -24,7 +24,7 @@ from mnrl_job.system.logs import warn
 
 TEXTS_PER_BATCH = 20_000
 
-Content = Tabular | Judged
+Content = Tabular | BeirPairs
 
 
 def read_pairs(sources: tuple[LocalSource, ...], settings: Settings, path: Path) -> Pairs:

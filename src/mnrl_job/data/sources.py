@@ -75,7 +75,7 @@ def locate(source: Source, variable: str, addressing_style: str = "auto") -> Res
     """Find the files of a source: a file, a folder or prefix (all files below it), or a glob. Nothing is fetched yet.
 
     Raises:
-        MissingError: nothing is there.
+        NotFound: nothing is there.
         JobError: it may not be read, the storage does not answer, or the scheme is not one we read.
     """
     found = _locate_remote(source, variable, addressing_style) if is_remote(source.uri) else _locate(source, variable)
@@ -138,7 +138,7 @@ def locate_model(name: str, addressing_style: str = "auto", variable: str = "MNR
         variable: the setting that names it.
 
     Raises:
-        MissingError: it is not there, or has no weights.
+        NotFound: it is not there, or has no weights.
         DeniedError: this user may not read it.
     """
     source = Source(variable.removeprefix("MNRL_").lower(), name)

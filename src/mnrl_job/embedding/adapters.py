@@ -32,7 +32,7 @@ def find_adapter(path: str, revision: str | None, told: str) -> Adapter | None:
 
     Raises:
         DataError: it does not say of what.
-        MissingError: its base is not there.
+        NotFound: its base is not there.
     """
     file = find_adapter_config_file(path, revision=revision)
     if file is None:

@@ -87,7 +87,7 @@ def load(name: str, variable: str, given: str = "") -> Loaded:
         given: its name as the user gave it, where `name` may be our copy of what is on S3.
 
     Raises:
-        JobError: it cannot be loaded, see `unloadable`.
+        JobError: it cannot be loaded, see `load_errors`.
         DataError: weights, vocabulary or numbers are not those of a whole model.
     """
     enter_phase(LOAD)

@@ -14,7 +14,7 @@ def choose_precision(wanted: Literal["auto", "fp32", "bf16", "fp16"], device: to
     """`auto` is bf16 where the hardware multiplies it (GPUs since Ampere; CPUs with AMX or AVX512-BF16), else fp32.
 
     Raises:
-        DeviceError: where the device cannot do what is wanted.
+        EnvironmentFailure: where the device cannot do what is wanted.
     """
     on_gpu = device.type == "cuda"
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else cpu_has_bf16()

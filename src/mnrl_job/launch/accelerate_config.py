@@ -21,7 +21,7 @@ def check_accelerate_file(name: str, workers: int, nodes: Nodes = SINGLE_NODE) -
         nodes: the machines.
 
     Raises:
-        MissingError: there is no such file.
+        NotFound: there is no such file.
         SettingsError: it cannot be read, or wants what this program does not do.
     """
     path, workers = Path(name), workers * nodes.max_nodes

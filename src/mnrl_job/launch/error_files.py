@@ -75,7 +75,7 @@ def _by_exit_codes(codes: list[int | None]) -> JobError:
 
 
 def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobError | None]) -> NoReturn:
-    """Run the body of a worker or an agent, and end the process with its exit code; on failure leave an outcome file.
+    """Run the body of a worker or an agent, and end the process with its exit code; on failure leave an error file.
 
     Args:
         body: the work.

@@ -1,7 +1,7 @@
 """The supervisor's side of this node's agent: it starts it, gives it orders, and ends as the agent finds all nodes do.
 
 The agent is a torch process (`mnrl_job.agent`). Orders go to its standard input as JSON lines; it answers in the file
-`status.json`, and where it fails it leaves an outcome file, as a worker does.
+`status.json`, and where it fails it leaves an error file, as a worker does.
 """
 
 import os

@@ -63,7 +63,7 @@ class Watchdog:
         """Look, if it is time to.
 
         Raises:
-            Hang: none has got on for too long.
+            HangTimeout: none has got on for too long.
         """
         passed = time.monotonic() - self._looked
         if passed < SECONDS_BETWEEN_LOOKS:

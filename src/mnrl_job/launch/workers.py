@@ -2,7 +2,7 @@
 
 A launcher's exit code cannot be trusted with a cause (`accelerate launch` and torchrun turn every code into 1), and a
 launcher imports torch a second time (1.5 s here). So the supervisor starts the workers itself with the environment
-that `accelerate` and torch.distributed read, and each worker that fails writes an outcome file that tells why.
+that `accelerate` and torch.distributed read, and each worker that fails writes an error file that tells why.
 """
 
 import os
@@ -80,7 +80,7 @@ class WorkerGroup:
         return self.tell(task, answer, kind)
 
     def tell(self, task: WorkerTask, answer: str, kind: type[Record]) -> Record:
-        """As `ask`, of these very processes."""
+        """As `run`, of these very processes."""
         write_record(task.scratch / TASK, task)
         for process in self.processes:
             if process.stdin is not None:
@@ -103,7 +103,7 @@ def start_workers(role: str, scratch: Path, devices: Devices, care: WorkerTimeou
 
     Args:
         role: what the workers do (`train`, `evaluate`, `verify`, `export`); it decides in which Python.
-        scratch: where their task will stand, and where failing workers leave their outcome files.
+        scratch: where their task will stand, and where failing workers leave their error files.
         devices: how many workers, and whether they have GPUs; they find one another through torch.distributed's
             environment variables.
         care: how they are looked after.
@@ -187,7 +187,7 @@ def _wait(workers: list[subprocess.Popen[bytes]], watch: Watchdog) -> None:
     """Wait until all have ended, or one has failed and its siblings had a moment to end too.
 
     Raises:
-        Hang: none of them gets on. Each that can has printed where it stands.
+        HangTimeout: none of them gets on. Each that can has printed where it stands.
     """
     deadline = None
     # All are asked, also behind one that lives: a rank that failed may have left the ones before it stuck.

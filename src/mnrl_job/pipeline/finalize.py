@@ -99,7 +99,7 @@ def report(settings: Settings, place: Attempt, clock: Clock, work: RunResults) -
 def record(
     settings: Settings, place: Attempt, clock: Clock, work: RunResults, comparisons: tuple[Comparison, ...]
 ) -> Run:
-    """All that is known of the run, with its verdict, which also ends this attempt's entry in the diary."""
+    """All that is known of the run, with its verdict, which also ends this attempt's entry in the history."""
     training = work.result.training
     verdict = evaluate_gate(settings, comparisons, training.collapse) if training else Verdict(passed=True, rule="none")
     outcome = "succeeded" if verdict.passed else GateError.kind

@@ -1,11 +1,10 @@
 """An attempt at a run, which ends in order whatever happens in it."""
 
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mnrl_job.config.settings import Settings
-from mnrl_job.errors import HangTimeout, InternalError, JobError, Preempted
+from mnrl_job.errors import HangTimeout, JobError, Preempted, as_job_error
 from mnrl_job.runs.attempt import Attempt, attempt
 from mnrl_job.runs.publish import record_failure
 from mnrl_job.system.machine import translate_disk_full
@@ -43,10 +42,3 @@ def note_failure(place: Attempt, failure: JobError) -> None:
     if place.diary.begun:
         place.diary.write(store, outcome=failure.kind, message=redact(str(failure)), last_step=step)
     record_failure(store, failure, {"phase": place.status.phase, "step": step})
-
-
-def as_job_error(error: Exception) -> JobError:
-    """Which failure an exception means."""
-    if isinstance(error, JobError):
-        return error
-    return InternalError(f"{type(error).__name__}: {error}", traceback.format_exc())

@@ -109,7 +109,7 @@ def from_checkpoint(
     Raises:
         SettingsError: it was made with other settings.
         DataError: it was made from other data.
-        Hang: the one named is not there.
+        HangTimeout: the one named is not there.
     """
     folder = place.scratch / "checkpoints"
     shutil.rmtree(folder, ignore_errors=True)  # of the round before

@@ -206,7 +206,7 @@ def fetch_named(store: Store, name: str, folder: Path) -> Path:
     """A checkpoint that another node of the run goes on from, on this machine.
 
     Raises:
-        Hang: it is not there, or not whole.
+        HangTimeout: it is not there, or not whole.
     """
     with suppress(_RemovedMeanwhile, NotFound):
         if sealed := _fetched(store, name, folder):

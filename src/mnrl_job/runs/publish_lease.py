@@ -35,7 +35,7 @@ RELEASE_SECONDS = 10.0
 
 
 class PublishLease:
-    """A claim that stands; write only inside `writing`."""
+    """A lease that is held; write only inside `guard_write`."""
 
     def __init__(self, store: Store, key: str, lease: float) -> None:
         self.released = threading.Event()
@@ -54,7 +54,7 @@ class PublishLease:
 
     @contextmanager
     def guard_write(self) -> Iterator[None]:
-        """Hold the claim for one write.
+        """Hold the lease for one write.
 
         Raises:
             StorageError: it is released, or was not renewed for so long that another may have taken over.

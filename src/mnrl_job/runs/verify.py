@@ -26,7 +26,7 @@ def recheck(run: Store, scratch: Path) -> Path:
         The folder that holds the run's files.
 
     Raises:
-        MissingError: there is no run, or it was never finished.
+        NotFound: there is no run, or it was never finished.
         DataError: a file is missing or differs; each is named.
     """
     manifest = _manifest(run)

@@ -29,7 +29,7 @@ def download(store: Store, entries: Sequence[Entry], folder: Path) -> list[Path]
 
     Raises:
         DataError: a key cannot be a file name below `folder`.
-        DeviceError: the local disk is full.
+        EnvironmentFailure: the local disk is full.
         JobError: an object does not arrive as the store's checksum says, or `folder` cannot be written.
     """
     targets = {entry: folder / _file_name(store, entry.key) for entry in entries}

@@ -46,7 +46,7 @@ def find_devices(wanted: Literal["auto"] | int, least: int = 0) -> Devices:
     """Look what there is.
 
     Raises:
-        DeviceError: where there are fewer GPUs than `least`, or than workers wanted, or `CUDA_VISIBLE_DEVICES` names
+        EnvironmentFailure: there are fewer GPUs than `least`, or than workers wanted, or `CUDA_VISIBLE_DEVICES` names
             one that is not there, or one twice.
     """
     gpus = visible_gpus()
@@ -62,7 +62,7 @@ def visible_gpus() -> tuple[str, ...]:
     """Names of the GPUs this process may use: what `CUDA_VISIBLE_DEVICES` says, else all that the driver shows.
 
     Raises:
-        DeviceError: it names a GPU that is not there, or one twice.
+        EnvironmentFailure: it names a GPU that is not there, or one twice.
     """
     present = present_gpus()
     chosen = os.environ.get(VISIBLE)
@@ -80,7 +80,7 @@ def chosen_gpus(chosen: str, present: tuple[Gpu, ...]) -> tuple[str, ...]:
     """What `CUDA_VISIBLE_DEVICES` names, up to an entry that says that there are no more.
 
     Raises:
-        DeviceError: a name is that of no GPU here, or stands there twice.
+        EnvironmentFailure: a name is that of no GPU here, or stands there twice.
     """
     names: dict[str, str] = {}
     for name in (entry.strip() for entry in chosen.split(",")):
@@ -170,7 +170,7 @@ def worker_count(wanted: Literal["auto"] | int, gpus: int) -> int:
     """One worker per GPU; on a CPU 1 unless the settings say more.
 
     Raises:
-        DeviceError: where more workers are wanted than there are GPUs.
+        EnvironmentFailure: where more workers are wanted than there are GPUs.
     """
     if wanted == "auto":
         return max(1, gpus)

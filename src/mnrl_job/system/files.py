@@ -132,7 +132,7 @@ def writable_folder(folder: Path, variable: str) -> Path:
     Raises:
         SettingsError: part of the path is a file.
         DeniedError: it may not be written.
-        DeviceError: the disk is full.
+        EnvironmentFailure: the disk is full.
         StorageError: the disk or mount fails.
     """
     try:

@@ -44,7 +44,7 @@ def translate_disk_full(scratch: Path) -> Iterator[None]:
     """Where the scratch is full, any exception inside means that.
 
     Raises:
-        DeviceError: the scratch is full.
+        EnvironmentFailure: the scratch is full.
     """
     try:
         yield

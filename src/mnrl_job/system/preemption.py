@@ -93,4 +93,9 @@ def raise_if_stop_requested() -> None:
         Preempted: it was.
     """
     if stop_requested():
-        raise Preempted(f"stopped on request ({_request.name}); nothing was published, start the job again")
+        raise stopped_by(_request.name)
+
+
+def stopped_by(name: str) -> Preempted:
+    """What a request to stop means, by the name of its signal."""
+    return Preempted(f"stopped on request ({name}); nothing was published, start the job again")

@@ -49,7 +49,7 @@ def train(
     Raises:
         Preempted: a stop was asked for; a checkpoint is saved.
         Diverged: the loss became NaN or infinite, or exploded.
-        DeviceError: the precision wanted is not to be had here.
+        EnvironmentFailure: the precision wanted is not to be had here.
         SettingsError: layers are to be checkpointed or adapted, and the model has none of the kind.
         InternalError: the rows trained on are not those of the plan.
     """

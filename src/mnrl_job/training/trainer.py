@@ -260,7 +260,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         Several ranks can do so while they embed; from then on they wait for one another.
 
         Raises:
-            MemoryLimit: not even one text fits, or memory ran out where ranks wait for one another.
+            OutOfMemory: not even one text fits, or memory ran out where ranks wait for one another.
         """
         inputs = unpack(inputs)
         self._step = self.state.global_step + 1
@@ -285,7 +285,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         """Have the next try need less memory.
 
         Raises:
-            MemoryLimit: there is nothing left to spare, or other ranks could not follow.
+            OutOfMemory: there is nothing left to spare, or other ranks could not follow.
         """
         loss = self.global_loss
         if not together:

@@ -47,7 +47,7 @@ def read_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Ro
 
     Raises:
         DataError: the file is of an unknown format or damaged as a whole.
-        MissingError: the file cannot be opened.
+        NotFound: the file cannot be opened.
     """
     with _reading(path):
         for count, row in enumerate(_rows(path, columns), 1):
@@ -72,7 +72,7 @@ def declared_columns(path: Path) -> dict[str, bool] | None:
 
     Raises:
         DataError: the file is damaged as a whole.
-        MissingError: the file cannot be opened.
+        NotFound: the file cannot be opened.
     """
     if _kind(path) != PARQUET:
         return None

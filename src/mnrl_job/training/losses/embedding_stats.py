@@ -40,7 +40,7 @@ class EmbeddingStats:
 
 
 def compute_stats(queries: torch.Tensor, documents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The numbers of `Checks` in order, on the device, so that nobody waits for it; NaN where there is none.
+    """The numbers of `EmbeddingStats` in order, on the device, so that nobody waits for it; NaN where there is none.
 
     Args:
         queries: anchors of the global batch, of unit length, shape (rows, dimension).

@@ -88,7 +88,7 @@ class GlobalBatchLoss(nn.Module):
         in_step: whether ranks must embed as many pieces each, because they hold the model together (FSDP).
         counts: what it has seen.
         watched: whether the embeddings of the next batch are to be looked at, too.
-        measured: what they looked like, as `checks.measure` gives it; None before any was looked at.
+        measured: what they looked like, as `compute_stats` gives it; None before any was looked at.
         wishes: of the ranks, for the end of the step.
     """
 
@@ -127,7 +127,7 @@ class GlobalBatchLoss(nn.Module):
             labels: of each row its number and the groups of its anchor and positive, shape (rows, 3).
 
         Raises:
-            Shortage: on every rank alike, so that all can try again.
+            OutOfMemoryOnSomeRank: on every rank alike, so that all can try again.
         """
         pieces = [piece for chunk in batch["chunks"] for piece in split(chunk, self.sub_chunks)]
         negatives = len(batch["negatives"])
