@@ -11,6 +11,7 @@ import pytest
 from mnrl_job.health import FILE
 from mnrl_job.runs import status
 from mnrl_job.system import timestamps
+from mnrl_job.system.phases import Phase
 from tests.program import clean_environment
 
 
@@ -24,13 +25,13 @@ def probe(cwd, **environment):
     ("phase", "seconds", "code"), [("train", 5, 0), ("train", 60, 1), ("fetch", 60, 0), ("fetch", 300, 1)]
 )
 def test_a_run_that_has_not_got_on_for_longer_than_allowed_is_unhealthy(tmp_path, phase, seconds, code):
-    told = status.Status(tmp_path / FILE, "r", grace_seconds=30, hang_seconds=20)
-    told.enter(phase)
-    content = told.content() | {"updated_at": timestamps.told(datetime.fromtimestamp(time.time() - seconds, UTC))}
+    current = status.Status(tmp_path / FILE, "r", grace_seconds=30, hang_seconds=20)
+    current.enter_phase(Phase(phase))
+    content = current.snapshot() | {"updated_at": timestamps.told(datetime.fromtimestamp(time.time() - seconds, UTC))}
     (tmp_path / FILE).write_text(json.dumps(content), encoding="utf-8")
     ended, said = probe(tmp_path, MNRL_WORK_DIR=str(tmp_path))
     assert ended == code
-    assert said.startswith(f"{phase}: has not got on for " if code else "")
+    assert said.startswith(f"{phase}: no progress for " if code else "")
 
 
 def test_what_an_earlier_container_left_is_replaced_as_a_run_begins(tmp_path):
@@ -41,7 +42,7 @@ def test_what_an_earlier_container_left_is_replaced_as_a_run_begins(tmp_path):
 
 def test_before_a_run_begins_all_is_well_and_without_a_work_folder_there_is_nothing_to_look_at(tmp_path):
     assert probe(tmp_path, MNRL_WORK_DIR=str(tmp_path)) == (0, "")
-    assert probe(tmp_path) == (1, "MNRL_WORK_DIR is not set; nothing to look at\n")
+    assert probe(tmp_path) == (1, "MNRL_WORK_DIR is not set; nothing to check\n")
 
 
 def test_the_probe_imports_next_to_nothing():

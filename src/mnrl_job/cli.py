@@ -1,4 +1,4 @@
-"""Commands, and the one place where errors become exit codes and words."""
+"""Commands, and the place where errors become exit codes and messages."""
 
 import contextlib
 import functools
@@ -27,35 +27,35 @@ if TYPE_CHECKING:
     from mnrl_job.pipeline.finalize import RunOutcome
 
 TERMINATION_LOG = Path("/dev/termination-log")
-# Kubernetes cuts the log at 4096 bytes; a character takes 4 at most.
+# Kubernetes truncates the log at 4096 bytes; a character takes 4 at most.
 TERMINATION_LOG_CHARACTERS = 900
 SHOWN_METRICS = ("ndcg@10", "mrr@10", "recall@10", "accuracy@1")
 
 
 def with_settings(command: Callable[..., Any], fields: Iterable[str] = Settings.model_fields) -> Callable[..., Any]:
-    """Give a command a flag for each of these settings; it receives all settings, checked, and where each came from."""
+    """Add a flag for each of these settings to a command, which receives all settings and the origin of each."""
 
     @functools.wraps(command)
-    def run(**flags: Any) -> Any:
-        own = {name: flags.pop(name) for name in list(flags) if name not in Settings.model_fields}
+    def call(**flags: Any) -> Any:
+        own_flags = {name: flags.pop(name) for name in list(flags) if name not in Settings.model_fields}
         name = click.get_current_context().command.name or ""
         dotenv = read_dotenv(Path(".env"))
         settings, origins = read_settings(name, flags, os.environ, dotenv)
-        export_others(dotenv, os.environ)
+        export_other_variables(dotenv, os.environ)
         logs.set_up(settings.log_format)
-        return command(settings, origins, **own)
+        return command(settings, origins, **own_flags)
 
-    wrapped: Callable[..., Any] = run
+    wrapped: Callable[..., Any] = call
     for field in reversed(list(fields)):
         default = documentation.default_text(field)
-        meaning = Settings.model_fields[field].description
-        text = f"{meaning}. Takes {accepts(field)}." + (f" Default: {default}." if default else "")
+        description = Settings.model_fields[field].description
+        text = f"{description}. Takes {accepts(field)}." + (f" Default: {default}." if default else "")
         wrapped = click.option(flag_name(field), field, metavar="VALUE", help=text)(wrapped)
     return wrapped
 
 
-def export_others(dotenv: Mapping[str, str | None], environ: MutableMapping[str, str]) -> None:
-    """Names in `.env` that are not ours (HF_TOKEN, …) reach the libraries, unless the environment has them."""
+def export_other_variables(dotenv: Mapping[str, str | None], environ: MutableMapping[str, str]) -> None:
+    """Export variables of `.env` that are not settings (HF_TOKEN, …), unless the environment has them."""
     for name, value in dotenv.items():
         if value is not None and not name.startswith(PREFIX):
             environ.setdefault(name, value)
@@ -75,28 +75,28 @@ def commands() -> None:
 @with_settings
 def train(settings: Settings, _origins: dict[str, str]) -> None:
     """Fine-tune on pairs, evaluate before and after, verify and publish."""
-    from mnrl_job.pipeline.train import train as run
+    from mnrl_job.pipeline.train import train
 
-    conclude(run(settings))
+    conclude(train(settings))
 
 
 @commands.command()
 @with_settings
 def evaluate(settings: Settings, _origins: dict[str, str]) -> None:
     """Score the base model on the eval sets, without training."""
-    from mnrl_job.pipeline.evaluate import evaluate as run
+    from mnrl_job.pipeline.evaluate import evaluate
 
-    conclude(run(settings))
+    conclude(evaluate(settings))
 
 
 @commands.command()
 @with_settings
 def check(settings: Settings, _origins: dict[str, str]) -> None:
     """Check everything that a training run needs, and estimate how long it takes."""
-    from mnrl_job.pipeline.check import check as run
+    from mnrl_job.pipeline.check import check
     from mnrl_job.report.audit_page import page
 
-    findings, audit = run(settings, lambda finding: click.echo(_row(finding)))
+    findings, audit = check(settings, lambda finding: click.echo(_row(finding)))
     if audit:
         click.echo(redact(f"\n{page(audit)}\n"))
     failed = [finding for finding in findings if finding.status == "failed"]
@@ -111,93 +111,98 @@ def check(settings: Settings, _origins: dict[str, str]) -> None:
 @functools.partial(with_settings, fields=("work_dir", "s3_addressing_style", "num_processes", "log_format"))
 def verify(settings: Settings, _origins: dict[str, str], uri: str) -> None:
     """Re-check a published run: marker, manifest, every hash, and that the model gives the same embeddings."""
-    from mnrl_job.pipeline.verify import verify_run
+    from mnrl_job.pipeline.verify import verify
 
-    found = verify_run(uri, settings)
-    model = f"the model gives the same embeddings (max difference {found.max_difference:.2g})" if found else ""
+    result = verify(uri, settings)
+    model = f"the model gives the same embeddings (max difference {result.max_difference:.2g})" if result else ""
     logs.log(f"{uri} verified: all hashes match; {model or 'the run has no model'}")
 
 
 @commands.command()
-@click.option("--format", "shape", type=click.Choice(["table", "env", "json-schema", "markdown"]), default="table")
+@click.option(
+    "--format", "output_format", type=click.Choice(["table", "env", "json-schema", "markdown"]), default="table"
+)
 @with_settings
-def settings(settings: Settings, origins: dict[str, str], shape: str) -> None:
+def settings(settings: Settings, origins: dict[str, str], output_format: str) -> None:
     """Print all settings: a table with current values, env.example, a JSON schema or Markdown."""
-    pages = {
+    formats = {
         "env": documentation.as_env,
         "json-schema": documentation.as_json_schema,
         "markdown": documentation.as_markdown,
     }
-    click.echo(pages[shape]() if shape in pages else documentation.as_table(settings, origins))
+    is_table = output_format not in formats
+    click.echo(documentation.as_table(settings, origins) if is_table else formats[output_format]())
 
 
 def _row(finding: Finding) -> str:
-    """A finding as one line of the table, and its remedy as a second."""
+    """A finding as a line of the table, and its remedy as a second one."""
     color = {"passed": "green", "warning": "yellow", "failed": "red"}[finding.status]
     line = f"{click.style(f'{finding.status:<8}', fg=color)} {finding.check:<22} {finding.detail}"
     return redact(line + (f"\n{'':<32}-> {finding.remedy}" if finding.remedy else ""))
 
 
-def conclude(finished: "RunOutcome") -> None:
-    """Say how it ended: the metrics as a table on stdout, then one plain sentence on stderr."""
-    if finished.by_peer:
-        logs.log(f"node 0 has published {finished.run}")
+def conclude(outcome: "RunOutcome") -> None:
+    """Print the metrics as a table to stdout, then log the result."""
+    if outcome.by_peer:
+        logs.log(f"node 0 has published {outcome.uri}")
         return
-    if finished.content is None:
-        logs.log(f"{finished.run} is already published with these settings; nothing to do")
+    if outcome.metrics is None:
+        logs.log(f"{outcome.uri} is already published with these settings; nothing to do")
         return
-    show(finished.content)
-    primary = finished.content["primary_metric"]
+    show(outcome.metrics)
+    primary = outcome.metrics["primary_metric"]
     word = "finished" if primary and (primary["delta"] or 0) < 0 else "succeeded"
-    logs.log(f"{word}: {_verdict(primary)}the run is in {finished.run}")
+    logs.log(f"{word}: {_verdict(primary)}the run is in {outcome.uri}")
 
 
-def show(content: Mapping[str, Any]) -> None:
-    """The metrics of each eval set as a table on stdout."""
-    evaluation, primary = content["evaluation"], content["primary_metric"]
-    for name, one in evaluation.items():
+def show(metrics: Mapping[str, Any]) -> None:
+    """Print the metrics of each eval set as a table to stdout."""
+    primary = metrics["primary_metric"]
+    for name, evaluation in metrics["evaluation"].items():
         metric = primary["name"].rpartition(".")[2]
-        click.echo("\n".join([f"\n{name}\n{_table(one, metric)}", *_shorter(one["dimensions"], metric)]))
-        if content["exports"]:
-            click.echo("\n".join(_exported(content["exports"], name, metric, one["after"][metric])))
-    if evaluation:
+        click.echo(
+            "\n".join([f"\n{name}\n{_table(evaluation, metric)}", *_dimensions(evaluation["dimensions"], metric)])
+        )
+        if metrics["exports"]:
+            click.echo("\n".join(_exports(metrics["exports"], name, metric, evaluation["after"][metric])))
+    if metrics["evaluation"]:
         click.echo()
 
 
-def _table(one: dict[str, Any], primary: str) -> str:
-    header = f"  {'metric':<14}" + f"{'bm25':>8}" * bool(one["bm25"]) + f"{'before':>8}"
-    lines = [header + (f"{'after':>8}{'gain':>9}   {'95 % interval':<21}won/lost/tied" if one["after"] else "")]
-    for metric in dict.fromkeys((primary, *(shown for shown in SHOWN_METRICS if shown in one["before"]))):
-        line = f"  {metric:<14}" + (f"{one['bm25'][metric]:>8.4f}" if one["bm25"] else "")
-        line += f"{one['before'][metric]:>8.4f}"
-        if one["after"]:
-            low, high = one["confidence_interval"][metric]
-            changes = "/".join(str(count) for count in one["wins_losses"][metric].values())
-            line += f"{one['after'][metric]:>8.4f}{one['delta'][metric]:>+9.4f}   {low:+.4f} to {high:+.4f}   {changes}"
+def _table(evaluation: dict[str, Any], primary: str) -> str:
+    bm25, before, after = evaluation["bm25"], evaluation["before"], evaluation["after"]
+    header = f"  {'metric':<14}" + f"{'bm25':>8}" * bool(bm25) + f"{'before':>8}"
+    lines = [header + (f"{'after':>8}{'gain':>9}   {'95 % interval':<21}won/lost/tied" if after else "")]
+    for metric in dict.fromkeys((primary, *(shown for shown in SHOWN_METRICS if shown in before))):
+        line = f"  {metric:<14}" + (f"{bm25[metric]:>8.4f}" if bm25 else "") + f"{before[metric]:>8.4f}"
+        if after:
+            low, high = evaluation["confidence_interval"][metric]
+            counts = "/".join(str(count) for count in evaluation["wins_losses"][metric].values())
+            gain = evaluation["delta"][metric]
+            line += f"{after[metric]:>8.4f}{gain:>+9.4f}   {low:+.4f} to {high:+.4f}   {counts}"
         lines.append(line)
     return "\n".join(lines)
 
 
-def _shorter(dimensions: dict[str, Any], primary: str) -> list[str]:
-    """The primary metric with shorter embeddings, a line for each number of dimensions."""
-    lines = [f"  {primary} with embeddings cut to"] if dimensions else []
-    for dimension, one in dimensions.items():
-        line = f"  {dimension:<14}{one['before'][primary]:>8.4f}"
-        if one["after"]:
-            line += f"{one['after'][primary]:>8.4f}{one['after'][primary] - one['before'][primary]:>+9.4f}"
-        lines.append(line)
+def _dimensions(dimensions: dict[str, Any], metric: str) -> list[str]:
+    """The primary metric with truncated embeddings, a line per dimension."""
+    lines = [f"  {metric} with embeddings cut to"] if dimensions else []
+    for dimension, scores in dimensions.items():
+        before, after = scores["before"][metric], scores["after"] and scores["after"][metric]
+        line = f"  {dimension:<14}{before:>8.4f}"
+        lines.append(line + (f"{after:>8.4f}{after - before:>+9.4f}" if scores["after"] else ""))
     return lines
 
 
-def _exported(exports: dict[str, Any], name: str, metric: str, after: float) -> list[str]:
-    """The primary metric of each exported format, against the model itself, with its size and speed."""
+def _exports(exports: dict[str, Any], name: str, metric: str, after: float) -> list[str]:
+    """The primary metric of each exported format, compared with the model itself, and its size and speed."""
     lines = [f"  {'exported as':<14}{metric:>16}{'change':>9}{'size':>12}   a text"]
-    for kind, one in exports.items():
-        value, pytorch = one["metrics"][name][metric], one["pytorch_seconds_per_text"]
-        beside = f" (PyTorch {1000 * pytorch:.1f} ms)" if pytorch else ""
+    for export_format, export in exports.items():
+        value, pytorch_seconds = export["metrics"][name][metric], export["pytorch_seconds_per_text"]
+        pytorch = f" (PyTorch {1000 * pytorch_seconds:.1f} ms)" if pytorch_seconds else ""
         lines.append(
-            f"  {kind:<14}{value:>16.4f}{value - after:>+9.4f}{one['bytes'] / 1e6:>9.1f} MB   "
-            f"{1000 * one['seconds_per_text']:.1f} ms{beside}"
+            f"  {export_format:<14}{value:>16.4f}{value - after:>+9.4f}{export['bytes'] / 1e6:>9.1f} MB   "
+            f"{1000 * export['seconds_per_text']:.1f} ms{pytorch}"
         )
     return lines
 
@@ -210,20 +215,20 @@ def _verdict(primary: Mapping[str, Any] | None) -> str:
     if primary["delta"]:
         change = "rose" if primary["delta"] > 0 else "fell"
         return f"{primary['name']} {change} from {primary['before']:.4f} to {primary['after']:.4f}; "
-    nothing = ", and this eval set cannot show a gain" if primary["saturated"] else ""
-    return f"{primary['name']} stayed at {primary['before']:.4f}{nothing}; "
+    saturated = ", and this eval set cannot show a gain" if primary["saturated"] else ""
+    return f"{primary['name']} stayed at {primary['before']:.4f}{saturated}; "
 
 
 def main() -> int:
-    """Run a command and turn however it ends into an exit code, a last line and the termination log."""
+    """Run a command. Its result or error becomes the exit code, the last log line and the termination log."""
     out, err = logs.Unbroken(sys.stdout), logs.Unbroken(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         return _run()
 
 
 def _run() -> int:
-    wanted = os.environ.get("MNRL_LOG_FORMAT", "").strip()
-    logs.set_up("text" if wanted == "text" else "json" if wanted == "json" else "auto")
+    log_format = os.environ.get("MNRL_LOG_FORMAT", "").strip()
+    logs.set_up("text" if log_format == "text" else "json" if log_format == "json" else "auto")
     try:
         commands.main(standalone_mode=False)
     except click.NoSuchOption as error:
@@ -242,11 +247,11 @@ def _run() -> int:
 
 
 def fail(failure: JobError) -> int:
-    """Tell of a failure: a traceback for our faults, one clear message for the user's."""
+    """Log a failure: a traceback for a bug, one message for all else. Returns the exit code."""
     if isinstance(failure, InternalError) and failure.trace:
         click.echo(redact(failure.trace), err=True)
-    if isinstance(failure, GateError) and failure.content:
-        show(failure.content)
+    if isinstance(failure, GateError) and failure.metrics:
+        show(failure.metrics)
     retry = "; a retry may help" if failure.retry_helps else ""
     fields = failure.as_dict()
     logs.LOG.log(
@@ -258,7 +263,7 @@ def fail(failure: JobError) -> int:
         if TERMINATION_LOG.exists():
             short = fields | {"message": redact(str(failure))[:TERMINATION_LOG_CHARACTERS]}
             line = dumps(redacted(short), ensure_ascii=False) + "\n"
-            # What is no Unicode, as in a file's name, becomes an escape that JSON knows.
+            # Unpaired surrogates, as in a file's name, become JSON escapes.
             TERMINATION_LOG.write_text(line, encoding="utf-8", errors="backslashreplace")
     return failure.code
 

@@ -1,14 +1,14 @@
-"""Every way a run can end badly, with the exit code the scheduler sees.
+"""All errors a run can end with, and their exit codes.
 
 JobError
 ├── SettingsError      64   bad settings
 ├── DataError          65   unusable data
 ├── NotFound           66   an input does not exist
-├── StorageError       69   storage unavailable            (a retry can help)
-├── InternalError      70   a fault of the program         (a retry can help)
-├── HangTimeout        71   no progress, or a node is lost (a retry can help)
-├── PeerFailed         72   another node failed            (a retry can help)
-├── Preempted          75   stopped on request             (a retry can help)
+├── StorageError       69   storage unavailable            (retryable)
+├── InternalError      70   a fault of the program         (retryable)
+├── HangTimeout        71   no progress, or a node is lost (retryable)
+├── PeerFailed         72   another node failed            (retryable)
+├── Preempted          75   stopped on request             (retryable)
 ├── DeniedError        77   not allowed to read or write
 ├── EnvironmentFailure 78   no usable device, or no disk
 ├── OutOfMemory        79   out of device memory
@@ -22,9 +22,9 @@ from typing import Any, ClassVar
 
 
 class JobError(Exception):
-    """A failure a user can act on. `str(error)` is one clear line: what, where, what would be right.
+    """A failure a user can act on. `str(error)` is one line: what failed, where, and the remedy.
 
-    `details` are facts for `failure.json` that do not fit into a line.
+    `details` are further entries of `failure.json`.
     """
 
     code: ClassVar[int] = 70
@@ -36,7 +36,7 @@ class JobError(Exception):
         self.details = details or {}
 
     def as_dict(self) -> dict[str, Any]:
-        """What the termination log holds, and `failure.json` beside the details."""
+        """The content of the termination log; `failure.json` also has the details."""
         return {
             "exit_code": self.code,
             "class": self.kind,
@@ -62,7 +62,7 @@ class StorageError(JobError):
 
 
 class InternalError(JobError):
-    """A fault of ours. Where it happened in a worker, `trace` holds that worker's traceback."""
+    """A bug in this program. `trace` is the traceback of the worker in which it happened."""
 
     code, kind, retry_helps = 70, "internal", True
 
@@ -76,7 +76,7 @@ class HangTimeout(JobError):
 
 
 class PeerFailed(JobError):
-    """Told that another node failed; the cause, with its own code, is there."""
+    """Another node failed; that node has the root cause and its code."""
 
     code, kind, retry_helps = 72, "peer_failed", True
 
@@ -98,16 +98,16 @@ class OutOfMemory(JobError):
 
 
 class GateError(JobError):
-    """The run is kept for whoever wants to look, without `_SUCCESS`; `content` is that of its `metrics.json`.
+    """The model failed the gate; the run is published without `_SUCCESS`.
 
-    It is empty on nodes that were only told.
+    `metrics` is the content of `metrics.json`, empty on all nodes but node 0.
     """
 
     code, kind = 80, "gate"
 
-    def __init__(self, message: str, content: Mapping[str, Any]) -> None:
+    def __init__(self, message: str, metrics: Mapping[str, Any]) -> None:
         super().__init__(message)
-        self.content = content
+        self.metrics = metrics
 
 
 class Diverged(JobError):
@@ -115,7 +115,7 @@ class Diverged(JobError):
 
 
 def by_kind(kind: str, message: str, trace: str = "", details: dict[str, Any] | None = None) -> JobError:
-    """Rebuild the error that another process wrote down as `kind` and `message`."""
+    """Rebuild the error that another process reported as `kind` and `message`."""
     for cls in JobError.__subclasses__():
         if cls.kind == kind and cls is not InternalError:
             return cls(message, details or {})
@@ -123,12 +123,12 @@ def by_kind(kind: str, message: str, trace: str = "", details: dict[str, Any] | 
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's exception says, on one line; its name where it says nothing."""
+    """The first line of an exception's message; its class name if the message is empty."""
     return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
 
 
 def as_job_error(error: Exception) -> JobError:
-    """Which failure an exception means: what is none of ours is a fault of the program, with its traceback."""
+    """The exception as a `JobError`; any other exception is an `InternalError` with its traceback."""
     if isinstance(error, JobError):
         return error
     return InternalError(f"{type(error).__name__}: {error}", traceback.format_exc())

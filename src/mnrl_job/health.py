@@ -1,6 +1,6 @@
-"""Whether the run in this container gets on, for HEALTHCHECK and probes: `python -m mnrl_job.health` ends with 0 or 1.
+"""Liveness check of the run in this container, for HEALTHCHECK and probes: `python -m mnrl_job.health` exits 0 or 1.
 
-It runs again and again beside the work, so it imports next to nothing, and takes from `progress.json` what is allowed.
+It runs every few seconds beside the run, so it imports almost nothing, and reads the timeout from `progress.json`.
 """
 
 import json
@@ -13,29 +13,28 @@ from pathlib import Path
 FILE = "progress.json"
 
 
-def complaint(progress: Path, now: float) -> str:
-    """What is wrong with the run that tells of itself in this file; empty for nothing.
+def find_problem(path: Path, now: float) -> str:
+    """What is wrong with the run; empty if it is healthy.
 
     Args:
-        progress: it is missing before a run begins, and for commands that are no runs.
-        now: the present moment, in seconds since 1970.
+        path: of `progress.json`; missing before a run starts, and for commands other than `train` and `evaluate`.
+        now: the current time, in seconds since 1970.
     """
-    if not progress.exists():
+    if not path.exists():
         return ""
-    told = json.loads(progress.read_text(encoding="utf-8"))
-    seconds = now - datetime.fromisoformat(told["updated_at"]).timestamp()
-    if seconds <= told["stale_after_seconds"]:
-        return ""
-    return f"{told['phase']}: has not got on for {seconds:.0f} s; {told['stale_after_seconds']:g} s are allowed"
+    progress = json.loads(path.read_text(encoding="utf-8"))
+    seconds = now - datetime.fromisoformat(progress["updated_at"]).timestamp()
+    limit = progress["stale_after_seconds"]
+    return f"{progress['phase']}: no progress for {seconds:.0f} s; the limit is {limit:g} s" if seconds > limit else ""
 
 
 def main() -> int:
-    """Look at the run in `MNRL_WORK_DIR`."""
+    """Check the run in `MNRL_WORK_DIR`."""
     folder = os.environ.get("MNRL_WORK_DIR")
-    nothing = "MNRL_WORK_DIR is not set; nothing to look at"
-    found = complaint(Path(folder).expanduser() / FILE, time.time()) if folder else nothing
-    sys.stdout.write(found + "\n" if found else "")
-    return int(bool(found))
+    unset = "MNRL_WORK_DIR is not set; nothing to check"
+    problem = find_problem(Path(folder).expanduser() / FILE, time.time()) if folder else unset
+    sys.stdout.write(problem + "\n" if problem else "")
+    return int(bool(problem))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where the program begins and ends: it can be stopped in order before anything large is imported, and at the last."""
+"""Entry point: handles SIGTERM before anything large is imported, and until the process exits."""
 
 import os
 import signal
@@ -11,12 +11,12 @@ PREEMPTED = 75
 
 
 def main() -> NoReturn:
-    """Run the command line, see `cli`, and leave with its exit code."""
-    signal.signal(signal.SIGTERM, _leave)
+    """Run the command line, see `cli`, and exit with its code."""
+    signal.signal(signal.SIGTERM, _exit_preempted)
     from mnrl_job.cli import main as run
 
     code = run()
-    # Python's own way out puts signals back to what they were, and a late one would change the exit code.
+    # Python restores the signal handlers when it exits, so that a late SIGTERM would change the exit code.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     with suppress(BrokenPipeError):
         sys.stdout.flush()
@@ -24,6 +24,6 @@ def main() -> NoReturn:
     os._exit(code)
 
 
-def _leave(_number: int, _frame: FrameType | None) -> None:
+def _exit_preempted(_number: int, _frame: FrameType | None) -> None:
     os.write(sys.stderr.fileno(), f"stopped on request (exit {PREEMPTED}, preempted)\n".encode())
     os._exit(PREEMPTED)

@@ -19,8 +19,10 @@ from mnrl_job.errors import (
 )
 from mnrl_job.launch.fingerprint import Fingerprint
 from mnrl_job.launch.nodes import Nodes
+from mnrl_job.launch.run_identity import RunIdentity
 
-FINGERPRINT = Fingerprint({"seed": 1}, {"train/pairs": "abc", "batches": "plan"}, {"torch": "2.13.0"}, 1)
+IDENTITY = RunIdentity({"seed": 1}, {"train/pairs": "abc", "batches": "plan"})
+FINGERPRINT = Fingerprint(IDENTITY, {"torch": "2.13.0"}, 1)
 TIMEOUTS = GroupTimeouts(node=30, join=1800, hang=600, last_call=5)
 
 
@@ -118,9 +120,21 @@ def test_a_node_that_does_not_join_in_time_is_named():
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        ({"settings": {"seed": 2}}, SettingsError, "node 1 has MNRL_SEED=2, node 0 has 1; give all nodes"),
-        ({"inputs": {"train/pairs": "xyz"}}, DataError, "node 1 reads other data for train/pairs than node 0 (SHA-256"),
-        ({"inputs": FINGERPRINT.inputs | {"batches": "x"}}, DataError, "node 1 has made another batch plan than node"),
+        (
+            {"identity": replace(IDENTITY, settings={"seed": 2})},
+            SettingsError,
+            "node 1 has MNRL_SEED=2, node 0 has 1; give all nodes",
+        ),
+        (
+            {"identity": replace(IDENTITY, inputs={"train/pairs": "xyz"})},
+            DataError,
+            "node 1 reads other data for train/pairs than node 0 (SHA-256",
+        ),
+        (
+            {"identity": replace(IDENTITY, inputs=IDENTITY.inputs | {"batches": "x"})},
+            DataError,
+            "node 1 computed another batch plan than node 0",
+        ),
         (
             {"versions": {"torch": "2.12.0"}},
             EnvironmentFailure,
@@ -272,7 +286,7 @@ def test_below_its_minimum_an_elastic_run_waits_for_the_join_timeout():
 def test_a_newcomer_that_differs_or_fails_does_not_disturb_a_run():
     group = elastic(0, 1)
     group.after(10)
-    group.join(2, fingerprint=replace(FINGERPRINT, settings={"seed": 2}))
+    group.join(2, fingerprint=replace(FINGERPRINT, identity=replace(IDENTITY, settings={"seed": 2})))
     group.join(3, failure=describe(3, NotFound("no such file")), is_waiting=False)
     state = group.after(20)
     assert (state.round, state.failure, set(state.refused)) == (1, None, {2})

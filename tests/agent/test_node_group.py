@@ -25,9 +25,10 @@ from mnrl_job.errors import (
 )
 from mnrl_job.launch.fingerprint import Fingerprint
 from mnrl_job.launch.nodes import Nodes
+from mnrl_job.launch.run_identity import RunIdentity
 from tests.servers.s3 import free_port
 
-FINGERPRINT = Fingerprint({"seed": 1}, {"train/pairs": "abc"}, {"torch": "2.13.0"}, 1)
+FINGERPRINT = Fingerprint(RunIdentity({"seed": 1}, {"train/pairs": "abc"}), {"torch": "2.13.0"}, 1)
 TIMEOUTS = GroupTimeouts(node=2, join=20, hang=60, last_call=0.3)
 IMPATIENT = GroupTimeouts(node=2, join=20, hang=1)
 SECRET = "a secret"  # noqa: S105
@@ -96,7 +97,7 @@ class Together:
 
 
 def stands_still():
-    return ({"doing": "train", "beats": 1, "step": 4, "total_steps": 9},)
+    return ({"phase": "train", "heartbeats": 1, "step": 4, "total_steps": 9},)
 
 
 def works(group):
@@ -186,10 +187,10 @@ def test_workers_of_all_nodes_that_stand_still_are_a_hang_told_to_all():
 
 def test_one_node_whose_workers_get_on_is_enough_since_the_others_wait_for_them():
     together = Together(2)
-    beats = iter(range(10_000))
+    heartbeats = iter(range(10_000))
 
     def gets_on(group):
-        group._heartbeats = lambda: ({"doing": "train", "beats": next(beats), "step": 4, "total_steps": 9},)
+        group._heartbeats = lambda: ({"phase": "train", "heartbeats": next(heartbeats), "step": 4, "total_steps": 9},)
         until = time.monotonic() + 3
         while time.monotonic() < until:
             group.check()

@@ -7,10 +7,10 @@ It says `ready`, waits for a line on stdin, then says each step it begins. The s
 reads or writes there. From the environment:
 
     CHAOS_PIECE    bytes above which an object travels in pieces
-    CHAOS_LEASE    seconds until a claim that is not renewed counts as abandoned
+    CHAOS_LEASE    seconds until a lease that is not renewed counts as abandoned
     CHAOS_THREADS  how many requests may be under way at once
     CHAOS_AT       `SIGNAL WHAT N`: send itself a signal before its Nth `io` step (a call of the system, a request) or
-                   its Nth `write` that its claim must permit
+                   its Nth `write` that its lease must permit
 """
 
 import itertools
@@ -58,10 +58,10 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
 def watched(writing: Callable[[publish_lease.PublishLease], AbstractContextManager[None]]) -> Any:
     """`PublishLease.guard_write`, counted; renewals have a thread of their own and are not."""
 
-    def count_and_write(claim: publish_lease.PublishLease) -> AbstractContextManager[None]:
+    def count_and_write(lease: publish_lease.PublishLease) -> AbstractContextManager[None]:
         if "renew" not in threading.current_thread().name:
             step("write")
-        return writing(claim)
+        return writing(lease)
 
     return count_and_write
 
@@ -97,20 +97,22 @@ def publish_run(staging: str, uri: str, settings_hash: str) -> None:
 def publish(staging: Path, store: Store, settings_hash: str) -> None:
     """What `job.report` does with a finished staging folder."""
     say("claim")
-    with publish_lease.acquire_lease(store, float(os.environ.get("CHAOS_LEASE") or publish_lease.LEASE)) as claim:
+    with publish_lease.acquire_lease(
+        store, float(os.environ.get("CHAOS_LEASE") or publish_lease.LEASE_SECONDS)
+    ) as lease:
         if already_published(store, settings_hash):
             say("already")
             return
         say("clear")
-        clear_unfinished(store, claim)
+        clear_unfinished(store, lease)
         say("upload")
-        files = upload(staging, store, claim, {})
+        files = upload(staging, store, lease, {})
         (staging / "metrics.json").write_text(json.dumps({"attempt": staging.name}), encoding="utf-8")
         say("metrics")
-        files = upload(staging, store, claim, files)
+        files = upload(staging, store, lease, files)
         facts = {"run_id": "r1", "attempt": 1, "settings_sha256": settings_hash, "inputs": {"attempt": staging.name}}
         say("seal")
-        commit_run(store, claim, staging, facts | {"files": files})
+        commit_run(store, lease, staging, facts, files)
         say("release")
     say("published")
 

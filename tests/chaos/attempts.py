@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mnrl_job.runs.publish import MANIFEST, MARKER
-from mnrl_job.runs.publish_lease import FOLDER as CLAIMS
+from mnrl_job.runs.publish import MARKER
+from mnrl_job.runs.publish_lease import FOLDER as LEASES
 from mnrl_job.storage.base import PARTIAL
+from mnrl_job.storage.manifest import MANIFEST
 from tests.chaos.places import Place
 from tests.program import ROOT, Ended, clean_environment
 
@@ -53,7 +54,7 @@ class EndedActor(Ended):
 
     @property
     def steps(self) -> tuple[int, int]:
-        """How many steps it took, and how many writes its claim permitted."""
+        """How many steps it took, and how many writes its lease permitted."""
         _, steps, writes = self.said[-1].split()
         return int(steps), int(writes)
 
@@ -143,9 +144,9 @@ def sha256(data: bytes) -> str:
 def published_attempt(place: Place, run: str, attempts: Mapping[str, Sums]) -> str | None:
     """Which attempt stands there complete; None where there is no `_SUCCESS`. Fails where that stands on less.
 
-    One that was killed right after it may leave its claim and temporary file, for the next to remove.
+    One that was killed right after it may leave its lease and temporary file, for the next to remove.
     """
-    names = {name for name in place.names(run) if not name.startswith((CLAIMS, PARTIAL))}
+    names = {name for name in place.names(run) if not name.startswith((LEASES, PARTIAL))}
     if MARKER not in names:
         return None
     assert MANIFEST in names, f"{MARKER} without {MANIFEST} among {sorted(names)}"
@@ -166,7 +167,7 @@ def published_attempt(place: Place, run: str, attempts: Mapping[str, Sums]) -> s
 
 
 def assert_nothing_is_left(place: Place, run: str, attempts: Mapping[str, Sums], attempt: str) -> None:
-    """Just the files of the attempt that published: no claims, nothing half-written."""
+    """Just the files of the attempt that published: no leases, nothing half-written."""
     names, told = place.names(run), {*attempts[attempt], METRICS, MANIFEST, MARKER}
     assert names == told, f"{sorted(names - told)} left"
     assert place.uploads() == []

@@ -301,7 +301,7 @@ def wait_for_none_left(scene: Scene) -> None:
 
 def assert_nothing_is_left(place: Place, run: str, work: Sequence[Path]) -> None:
     """Beside a published run, and in the work folders of its attempts."""
-    assert [name for name in place.names(run) if name.startswith(("checkpoints", ".claims", "failure"))] == []
+    assert [name for name in place.names(run) if name.startswith(("checkpoints", ".leases", "failure"))] == []
     assert place.uploads() == []
     for folder in work:
         assert [path.name for path in folder.iterdir() if path.name != "progress.json"] == []

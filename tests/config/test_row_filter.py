@@ -11,7 +11,7 @@ from mnrl_job.config.reader import read_settings
 from mnrl_job.config.row_filter import OPERATORS, Condition, RowFilter, parse_row_filter
 from mnrl_job.config.settings import Settings
 from mnrl_job.errors import SettingsError
-from mnrl_job.runs.attempt import hash_settings
+from mnrl_job.launch.run_identity import run_identity
 
 NEEDED = {"MNRL_TRAIN_DATA": "pairs.jsonl", "MNRL_OUTPUT": "out"}
 
@@ -102,9 +102,12 @@ def test_a_filter_is_read_back_from_its_text_and_reaches_the_workers(conditions)
 
 
 def test_a_run_with_another_filter_is_another_run():
-    hashes = {hash_settings(Settings(row_filter=one)) for one in (None, "all", "label>=1", "label>=2", "label>1")}
+    def settings_hash(row_filter):
+        return run_identity(Settings(row_filter=row_filter), {}).settings_hash
+
+    hashes = {settings_hash(row_filter) for row_filter in (None, "all", "label>=1", "label>=2", "label>1")}
     assert len(hashes) == 5
-    assert hash_settings(Settings(row_filter="label==1")) == hash_settings(Settings(row_filter=" label = 1.0"))
+    assert settings_hash("label==1") == settings_hash(" label = 1.0")
 
 
 @pytest.mark.parametrize(

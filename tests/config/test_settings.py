@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnrl_job.cli import export_others
+from mnrl_job.cli import export_other_variables
 from mnrl_job.config import documentation
 from mnrl_job.config.reader import read_settings
 from mnrl_job.config.setting_types import Hardness, Source
@@ -75,7 +75,7 @@ def test_what_an_image_says_of_itself_is_no_setting_and_no_error():
 
 def test_other_names_in_dotenv_reach_the_libraries_unless_the_environment_has_them():
     environ = {"HF_HOME": "/mine"}
-    export_others({"HF_TOKEN": "t", "HF_HOME": "/other", "MNRL_SEED": "1", "EMPTY": None}, environ)
+    export_other_variables({"HF_TOKEN": "t", "HF_HOME": "/other", "MNRL_SEED": "1", "EMPTY": None}, environ)
     assert environ == {"HF_HOME": "/mine", "HF_TOKEN": "t"}
 
 

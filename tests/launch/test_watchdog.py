@@ -11,7 +11,8 @@ from mnrl_job.errors import HangTimeout
 from mnrl_job.launch import watchdog
 from mnrl_job.launch.watchdog import Watchdog
 from mnrl_job.system import heartbeat
-from mnrl_job.system.heartbeat import beat, enter_phase, last_heartbeat
+from mnrl_job.system.heartbeat import enter_phase, last_heartbeat
+from mnrl_job.system.phases import Phase
 
 
 class Clock:
@@ -45,8 +46,8 @@ def told(tmp_path, monkeypatch):
     return look, paths, seen
 
 
-def alive(path, beats, doing="train", **facts):
-    facts = {"doing": doing, "beats": beats} | facts
+def alive(path, heartbeats, phase="train", **facts):
+    facts = {"phase": phase, "heartbeats": heartbeats} | facts
     path.write_text(str(facts).replace("'", '"'))
 
 
@@ -65,13 +66,13 @@ def test_when_all_stand_still_each_is_named_with_where_it_stands(told):
         look(*range(14))
 
 
-@pytest.mark.parametrize("doing", ["load", "export"])
-def test_what_makes_no_sign_of_life_may_take_ten_times_as_long_but_not_for_ever(told, doing):
+@pytest.mark.parametrize("phase", ["load", "export"])
+def test_what_makes_no_sign_of_life_may_take_ten_times_as_long_but_not_for_ever(told, phase):
     look, paths, _ = told
     look(*range(100))
-    alive(paths[0], 1, doing)
+    alive(paths[0], 1, phase)
     look(*range(100, 200))
-    with pytest.raises(HangTimeout, match=rf"worker 0 .*\b{doing}, worker 1 .*\bstart\b"):
+    with pytest.raises(HangTimeout, match=rf"worker 0 .*\b{phase}, worker 1 .*\bstart\b"):
         look(*range(200, 220))
 
 
@@ -93,21 +94,21 @@ def test_who_hangs_prints_where_it_stands(monkeypatch):
     assert "line 1 in <module>" in worker.communicate()[1]
 
 
-def test_a_beat_is_written_at_once_when_something_new_begins_and_seldom_after(tmp_path, monkeypatch):
-    path = tmp_path / "beat.json"
+def test_a_heartbeat_is_written_at_once_when_something_new_begins_and_seldom_after(tmp_path, monkeypatch):
+    path = tmp_path / "heartbeat.json"
     monkeypatch.setenv(heartbeat.FILE, str(path))
-    enter_phase("load")
-    enter_phase("train", step=0, total_steps=3)
-    beat(step=1)
+    enter_phase(Phase.LOAD)
+    enter_phase(Phase.TRAIN, step=0, total_steps=3)
+    heartbeat.heartbeat(step=1)
     assert last_heartbeat(path)["step"] == 0
     time.sleep(heartbeat.SECONDS_BETWEEN_WRITES)
-    beat(loss=0.5)
+    heartbeat.heartbeat(loss=0.5)
     found = last_heartbeat(path)
-    assert {name: found[name] for name in ("doing", "step", "total_steps", "loss")} == {
-        "doing": "train",
+    assert {name: found[name] for name in ("phase", "step", "total_steps", "loss")} == {
+        "phase": "train",
         "step": 1,
         "total_steps": 3,
         "loss": 0.5,
     }
-    enter_phase("save")
-    assert last_heartbeat(path)["doing"] == "save"
+    enter_phase(Phase.SAVE)
+    assert last_heartbeat(path)["phase"] == "save"

@@ -237,7 +237,7 @@ EVAL_SETS: Catalogue = {
     "a gate without an eval set": (
         without_eval_sets(min_gain=0.1),
         64,
-        "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE and MNRL_EVAL_INTERVAL need an eval set to judge by; name one in "
+        "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE and MNRL_EVAL_INTERVAL need an eval set; name one in "
         "MNRL_EVAL_DATA, or hold training pairs out (MNRL_HOLDOUT_RATIO)",
     ),
 }

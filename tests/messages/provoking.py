@@ -20,7 +20,7 @@ from mnrl_job.launch.nodes import find_nodes
 from mnrl_job.pipeline.inputs import check_eval_names
 from mnrl_job.pipeline.plan_batches import choose_rule, refuse_without_contrast
 from mnrl_job.runs.publish import already_published
-from mnrl_job.runs.verify import recheck
+from mnrl_job.runs.verify import verify_run
 from mnrl_job.storage import open_store
 from mnrl_job.storage.s3_errors import explain
 from tests.data.reading import read
@@ -178,7 +178,7 @@ def published(files: Mapping[str, str]) -> Provoke:
 def verified(files: Mapping[str, str]) -> Provoke:
     def provoke() -> None:
         write({f"out/r/{name}": content for name, content in files.items()})
-        recheck(open_store("out/r", "URI"), Path("scratch"))
+        verify_run(open_store("out/r", "URI"), Path("scratch"))
 
     return provoke
 

@@ -5,7 +5,8 @@ from importlib.metadata import version
 
 from botocore.exceptions import EndpointConnectionError, NoCredentialsError
 
-from mnrl_job.runs.checkpoints import refuse_other
+from mnrl_job.launch.run_identity import RunIdentity
+from mnrl_job.runs.checkpoints import refuse_other_run
 from mnrl_job.system.devices import worker_count
 from tests.embedding.folders import with_json
 from tests.messages.provoking import (
@@ -128,26 +129,26 @@ STORAGE: Catalogue = {
 }
 PUBLISHING: Catalogue = {
     "a run with other settings": (
-        published({"_SUCCESS": "{}", "manifest.json": '{"settings_sha256": "def"}'}),
+        published({"_SUCCESS": "{}", "manifest.json": '{"settings_sha256": "def", "files": {}}'}),
         64,
         "MNRL_OUTPUT: out/r was published with other settings; it is never overwritten: choose another MNRL_RUN_ID",
     ),
     "a run without a manifest": (
         published({"_SUCCESS": "{}"}),
         65,
-        "MNRL_OUTPUT: out/r: there is _SUCCESS, but no readable manifest.json; somebody changed this run: restore "
-        "it or choose another MNRL_RUN_ID",
+        "MNRL_OUTPUT: out/r: there is _SUCCESS, but no readable manifest.json; this run was changed after publishing: "
+        "restore it or choose another MNRL_RUN_ID",
     ),
     "a checkpoint with another setting": (
-        partial(refuse_other, CHECKPOINT, MADE, MADE | {"settings": {"batch_size": 16}}),
+        partial(refuse_other_run, CHECKPOINT, MADE, RunIdentity({"batch_size": 16}, MADE["inputs"])),
         64,
         "MNRL_BATCH_SIZE: out/r/checkpoints/step-10 was made with 8, now it is 16; go back to that, or choose "
         "another MNRL_RUN_ID",
     ),
     "a checkpoint from other data": (
-        partial(refuse_other, CHECKPOINT, MADE, MADE | {"inputs": {"train/faq": "abd"}}),
+        partial(refuse_other_run, CHECKPOINT, MADE, RunIdentity(MADE["settings"], {"train/faq": "abd"})),
         65,
-        "train/faq: out/r/checkpoints/step-10 was made from others; go back to that, or choose another MNRL_RUN_ID",
+        "train/faq: out/r/checkpoints/step-10 was made from other data; go back to that, or choose another MNRL_RUN_ID",
     ),
     "nothing to verify": (
         verified({}),

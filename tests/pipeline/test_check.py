@@ -12,7 +12,7 @@ import pytest
 from mnrl_job.config.reader import read_settings
 from mnrl_job.pipeline.check import check_output
 from mnrl_job.pipeline.findings import Findings
-from mnrl_job.runs.attempt import attempt
+from mnrl_job.runs.attempt import start_attempt
 from tests.examples import PAIRS, write_jsonl
 from tests.program import clean_environment, command
 from tests.servers.s3 import BUCKET, objects
@@ -148,17 +148,21 @@ def test_a_run_that_was_published_from_other_data_fails_the_check(published, tmp
     monkeypatch.chdir(tmp_path)
     settings, _ = read_settings("check", {}, published.settings, {})
     findings = Findings(lambda _: None)
-    with attempt(settings) as place:
-        check_output(settings, place, findings)
+    with start_attempt(settings) as attempt:
+        check_output(settings, attempt, findings)
         with (tmp_path / "faq.json").open("a") as file:
             file.write("\n")
-        check_output(settings, place, findings)
+        check_output(settings, attempt, findings)
         manifest = json.loads((tmp_path / "out" / "r" / "manifest.json").read_text())
         del manifest["inputs_listing"]  # as an earlier version published it
         (tmp_path / "out" / "r" / "manifest.json").write_text(json.dumps(manifest))
-        check_output(settings, place, findings)
-    assert [(one.status, one.kind) for one in findings.found] == [("warning", ""), ("failed", "data"), ("warning", "")]
-    assert "eval/faq: " in findings.found[1].detail
+        check_output(settings, attempt, findings)
+    assert [(finding.status, finding.kind) for finding in findings.items] == [
+        ("warning", ""),
+        ("failed", "data"),
+        ("warning", ""),
+    ]
+    assert "eval/faq: " in findings.items[1].detail
 
 
 @pytest.mark.parametrize(("number", "seen"), [(signal.SIGINT, "batches"), (signal.SIGTERM, "output")])

@@ -135,9 +135,9 @@ def test_storage_that_is_gone_for_a_while_does_not_stop_the_training(scene, rclo
     with proxied(rclone) as proxy:
         output = {"MNRL_OUTPUT": f"s3://{BUCKET}/gone", **proxy.environment, "AWS_MAX_ATTEMPTS": "2"}
         process = scene.start("gone", **output)
-        scene.until(process, "gone", lambda: any(".claims" not in one and "PUT" in one for one in proxy.seen))
+        scene.until(process, "gone", lambda: any(".leases" not in one and "PUT" in one for one in proxy.seen))
         proxy.faults = [Fault("status", r"PUT .*checkpoints/step", times=1_000_000, status=503)]
-        scene.until(process, "gone", scene.says("gone", "is not uploaded yet"))
+        scene.until(process, "gone", scene.says("gone", "cannot upload the checkpoint"))
         proxy.faults = []
         assert process.wait(PATIENCE_SECONDS) == 0, scene.log("gone")[-3000:]
     names = {name.removeprefix("gone/gone/") for name in rclone.objects("gone/")}

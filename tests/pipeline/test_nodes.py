@@ -122,7 +122,7 @@ def test_nodes_that_are_cut_off_and_then_stopped_end_as_one_node_with_two_worker
     until_a_checkpoint(scene, "cut", nodes)
     nodes[1].send_signal(signal.SIGTERM)
     assert codes(scene, "cut", nodes, seconds=120) == [75, 75], said(scene, "cut")
-    assert "it goes on from step" in last_line(scene, "cut", 0)
+    assert "to resume from step" in last_line(scene, "cut", 0)
     assert not (scene.place("cut") / "_SUCCESS").exists()
 
     nodes = start_both(scene, pair, "cut")

@@ -103,7 +103,7 @@ def test_an_upload_that_fails_ends_with_its_cause_and_no_marker(
     run = objects(moto, f"{place_on_moto}/runs/r")
     assert "_SUCCESS" not in run
     assert json.loads(run["failure.json"])["exit_code"] == code
-    assert not [key for key in run if key.startswith(".claims")]
+    assert not [key for key in run if key.startswith(".leases")]
 
 
 def test_denied_inputs_are_known_before_anything_is_fetched(mnrl_job, moto, place_on_moto):

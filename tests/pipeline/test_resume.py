@@ -141,7 +141,7 @@ def interrupt(scene, name, how, settings):
     assert process.wait(PATIENCE_SECONDS) == (75 if how == signal.SIGTERM else -signal.SIGKILL)
     assert not (scene.place(name) / "_SUCCESS").exists()
     if how == signal.SIGTERM:
-        assert "it goes on from step" in scene.log(name)
+        assert "to resume from step" in scene.log(name)
 
 
 def gone_on_with(scene, name, settings):

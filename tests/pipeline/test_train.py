@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from mnrl_job.config.settings import Settings
 from mnrl_job.errors import HangTimeout, Preempted
-from mnrl_job.pipeline.open_attempt import opened
+from mnrl_job.pipeline.open_attempt import open_attempt
 from tests.examples import PAIRS, fill, read_metrics, write_evalset, write_pairs
 from tests.program import run_command
 from tests.report.page_reader import Reader, data_of
@@ -264,17 +264,19 @@ def test_a_gpu_is_found_and_used(mnrl_job, tmp_path, tiny_model, pairs_file, eva
 
 
 @pytest.mark.parametrize(
-    ("seconds", "keeps", "code"),
+    ("seconds", "has_checkpoint", "code"),
     [(1.5, False, HangTimeout.code), (1.5, True, Preempted.code), (0.0, False, Preempted.code)],
 )
-def test_a_stop_counts_where_an_attempt_took_long_and_kept_nothing(tmp_path, seconds, keeps, code):
-    def be_stopped():
-        with opened(Settings(output=str(tmp_path / "out"), run_id="r", hang_timeout="1s")) as place:
-            if keeps:
-                place.status.kept(5, seconds=0.1)
+def test_preemption_after_a_long_attempt_without_a_checkpoint_counts_as_a_failure(
+    tmp_path, seconds, has_checkpoint, code
+):
+    def be_preempted():
+        with open_attempt(Settings(output=str(tmp_path / "out"), run_id="r", hang_timeout="1s")) as attempt:
+            if has_checkpoint:
+                attempt.status.on_checkpoint(5, upload_seconds=0.1)
             time.sleep(seconds)
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises((HangTimeout, Preempted)):
-        be_stopped()
+        be_preempted()
     assert read_json(tmp_path / "out" / "r" / "failure.json")["exit_code"] == code

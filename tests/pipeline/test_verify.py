@@ -12,7 +12,7 @@ import pytest
 
 from mnrl_job.config.settings import Settings
 from mnrl_job.errors import EnvironmentFailure
-from mnrl_job.pipeline.verify import verify_run
+from mnrl_job.pipeline.verify import verify
 from tests.program import clean_environment, command
 from tests.scenes import workers_of
 
@@ -117,4 +117,4 @@ def test_a_work_folder_that_is_full_while_verifying_has_the_code_of_the_environm
 
     monkeypatch.setattr("mnrl_job.pipeline.verify.ask_workers", find_no_room)
     with pytest.raises(EnvironmentFailure, match="MNRL_WORK_DIR"):
-        verify_run(str(run), Settings())
+        verify(str(run), Settings())

@@ -1,4 +1,4 @@
-"""The attempts at a run: how each went, and what it lost."""
+"""The attempt history of a run: outcome, steps done and steps lost of each attempt."""
 
 import pytest
 
@@ -9,70 +9,76 @@ from mnrl_job.system import timestamps
 
 
 @pytest.fixture
-def at(monkeypatch):
-    """Set the time of day, and let seconds pass."""
-    passed = [1000.0]
-    monkeypatch.setattr(attempt_history, "monotonic", lambda: passed[0])
+def set_time(monkeypatch):
+    """Set the time of day, and advance the monotonic clock."""
+    seconds = [1000.0]
+    monkeypatch.setattr(attempt_history, "monotonic", lambda: seconds[0])
 
-    def set_to(clock, after=0.0):
-        passed[0] += after
-        monkeypatch.setattr(timestamps, "now", lambda: f"2026-01-01T{clock}Z")
+    def set_to(time_of_day, after=0.0):
+        seconds[0] += after
+        monkeypatch.setattr(timestamps, "now", lambda: f"2026-01-01T{time_of_day}Z")
 
     return set_to
 
 
-def test_each_attempt_tells_what_it_did_and_what_was_lost_of_it(store, at):
-    at("10:00:00")
+def test_each_attempt_is_listed_with_its_outcome_and_the_steps_done_and_lost(store, set_time):
+    set_time("10:00:00")
     killed = AttemptHistory("a")
-    killed.write(store)
-    at("10:05:00", after=300)
-    killed.write(store, last_step=50)
-    at("11:00:00")
+    killed.update(store)
+    set_time("10:05:00", after=300)
+    killed.update(store, last_step=50)
+    set_time("11:00:00")
     stopped = AttemptHistory("b")
-    stopped.write(store, first_step=40, last_step=40)
-    stopped.write(store, outcome="preempted", message="stopped on request", last_step=70)
-    at("12:00:00")
+    stopped.update(store, first_step=40, last_step=40)
+    stopped.update(store, outcome="preempted", message="stopped on request", last_step=70)
+    set_time("12:00:00")
     last = AttemptHistory("c")
-    last.write(store, first_step=70, last_step=100, outcome="succeeded")
-    attempts = last.all(store)
-    told = [(one["outcome"], one["steps_done"], one["steps_lost"], one["seconds"]) for one in attempts]
-    assert told == [("killed", 50, 10, 300.0), ("preempted", 30, 0, 0.0), ("succeeded", 30, 0, 0.0)]
-    assert [one["message"] for one in attempts] == [None, "stopped on request", None]
+    last.update(store, first_step=70, last_step=100, outcome="succeeded")
+    attempts = last.records(store)
+    assert [(each["outcome"], each["steps_done"], each["steps_lost"], each["seconds"]) for each in attempts] == [
+        ("killed", 50, 10, 300.0),
+        ("preempted", 30, 0, 0.0),
+        ("succeeded", 30, 0, 0.0),
+    ]
+    assert [attempt["message"] for attempt in attempts] == [None, "stopped on request", None]
 
 
-def test_how_long_an_attempt_took_does_not_depend_on_who_sets_the_clock(store, at):
-    at("10:00:00")
-    AttemptHistory("a").write(store)
+def test_the_duration_of_an_attempt_does_not_depend_on_the_wall_clock(store, set_time):
+    set_time("10:00:00")
+    AttemptHistory("a").update(store)
     last = AttemptHistory("b")
-    at("09:00:30", after=30)
-    last.write(store, outcome="succeeded")
-    assert {one["outcome"]: one["seconds"] for one in last.all(store)} == {"killed": 0.0, "succeeded": 30.0}
+    set_time("09:00:30", after=30)
+    last.update(store, outcome="succeeded")
+    assert {attempt["outcome"]: attempt["seconds"] for attempt in last.records(store)} == {
+        "killed": 0.0,
+        "succeeded": 30.0,
+    }
 
 
-def test_a_checkpoint_that_was_made_counts_though_nobody_told_of_it(store, at):
-    at("10:00:00")
-    AttemptHistory("a").write(store)
-    at("11:00:00")
+def test_steps_up_to_a_checkpoint_count_even_if_the_attempt_did_not_record_them(store, set_time):
+    set_time("10:00:00")
+    AttemptHistory("a").update(store)
+    set_time("11:00:00")
     last = AttemptHistory("b")
-    last.write(store, first_step=40, last_step=100)
-    assert [(one["steps_done"], one["steps_lost"]) for one in last.all(store)] == [(40, 0), (60, 0)]
+    last.update(store, first_step=40, last_step=100)
+    assert [(attempt["steps_done"], attempt["steps_lost"]) for attempt in last.records(store)] == [(40, 0), (60, 0)]
 
 
-def test_storage_that_fails_stops_no_run(at):
-    at("10:00:00")
+def test_a_storage_outage_does_not_fail_the_run(set_time):
+    set_time("10:00:00")
 
-    class Gone:
+    class Unavailable:
         def write(self, *_):
             raise StorageError("it does not answer")
 
         list_objects = write
 
-    alone = AttemptHistory("a")
-    alone.write(Gone(), last_step=3, outcome="succeeded")
-    assert [one["steps_done"] for one in alone.all(Gone())] == [3]
+    history = AttemptHistory("a")
+    history.update(Unavailable(), last_step=3, outcome="succeeded")
+    assert [attempt["steps_done"] for attempt in history.records(Unavailable())] == [3]
 
 
-def test_what_is_no_entry_is_passed_over(store, at):
-    at("10:00:00")
+def test_a_damaged_file_is_skipped(store, set_time):
+    set_time("10:00:00")
     store.write("checkpoints/attempts/broken.json", b"{")
-    assert len(AttemptHistory("a").all(store)) == 1
+    assert len(AttemptHistory("a").records(store)) == 1

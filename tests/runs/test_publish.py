@@ -1,4 +1,4 @@
-"""Publishing to a folder and to S3: whole files, hashes that hold, the marker last, nothing overwritten."""
+"""Publishing to a folder and to S3: complete files, correct hashes, the marker last, nothing overwritten."""
 
 import errno
 import hashlib
@@ -32,75 +32,75 @@ from tests.servers.s3 import SMALL_PIECE, objects, open_at, open_uploads, put
 pytestmark = pytest.mark.usefixtures("small_pieces", "no_pauses")
 FIRST = {"model/weights": os.urandom(SMALL_PIECE + 1), "metrics.json": b"{}", "only/in/first": b"1"}
 SECOND = {"model/weights": os.urandom(SMALL_PIECE + 2), "metrics.json": b"{ }", "in/second": b""}
-# Those of the run itself: claims are another matter.
-WRITES = r"^(PUT|POST|DELETE) (?!.*\.claims)"
-# How many those are for FIRST: three parts, begun and completed, two small files, manifest, failure.json, marker.
+# Writes of the run itself, without those of leases.
+WRITES = r"^(PUT|POST|DELETE) (?!.*\.leases)"
+# Their number for FIRST: a multipart upload of three parts (5), two small files, manifest, failure.json, marker.
 WRITTEN = 10
 
 
 @pytest.fixture
 def publish(tmp_path):
-    """Publish files as `job.report` does; gives whether they were, or had been before."""
+    """Publish files as `pipeline.finalize` does. Returns False where the run was published before."""
 
     def run(store, files, settings="abc"):
         staging = tmp_path / uuid.uuid4().hex
         for name, data in files.items():
             (staging / name).parent.mkdir(parents=True, exist_ok=True)
             (staging / name).write_bytes(data)
-        with acquire_lease(store) as claim:
+        with acquire_lease(store) as lease:
             if already_published(store, settings):
                 return False
-            clear_unfinished(store, claim)
-            manifest = {"settings_sha256": settings, "inputs": {"faq": "123"}}
-            commit_run(store, claim, staging, manifest | {"files": upload(staging, store, claim, {})})
+            clear_unfinished(store, lease)
+            facts = {"settings_sha256": settings, "inputs": {"faq": "123"}}
+            commit_run(store, lease, staging, facts, upload(staging, store, lease, {}))
         return True
 
     return run
 
 
-def standing(store):
+def stored(store):
     return {entry.key: read_bytes(store, entry.key) for entry in store.list_objects()}
 
 
-def is_whole(store, files):
-    """Whether just these files stand there, with a manifest and a marker that tell the truth."""
-    found = standing(store)
-    manifest = json.loads(found["manifest.json"])
-    told = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
-    marker = json.loads(found["_SUCCESS"])
+def is_complete(store, files):
+    """Whether exactly these files are stored, with a correct manifest and marker."""
+    objects = stored(store)
+    manifest = json.loads(objects["manifest.json"])
+    records = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+    marker = json.loads(objects["_SUCCESS"])
     return (
-        set(found) == {*files, "manifest.json", "_SUCCESS"}
-        and all(found[name] == data for name, data in files.items())
-        and manifest["files"] == told
-        and marker == {"manifest_sha256": hashlib.sha256(found["manifest.json"]).hexdigest()}
+        set(objects) == {*files, "manifest.json", "_SUCCESS"}
+        and all(objects[name] == data for name, data in files.items())
+        and manifest["files"] == records
+        and marker == {"manifest_sha256": hashlib.sha256(objects["manifest.json"]).hexdigest()}
     )
 
 
-def test_a_run_stands_there_whole_and_its_manifest_holds_size_and_hash_of_every_file(store, publish):
+def test_a_published_run_is_complete_and_its_manifest_has_size_and_hash_of_every_file(store, publish):
     assert publish(store, FIRST)
-    assert is_whole(store, FIRST)
+    assert is_complete(store, FIRST)
     manifest = json.loads(read_bytes(store, "manifest.json"))
     assert (manifest["settings_sha256"], manifest["inputs"]) == ("abc", {"faq": "123"})
 
 
-def test_many_small_files_are_published_side_by_side(store, publish):
+def test_many_small_files_are_published(store, publish):
     files = {f"rankings/{number}": str(number).encode() for number in range(40)}
     assert publish(store, files)
-    assert is_whole(store, files)
+    assert is_complete(store, files)
 
 
-def test_files_that_come_later_are_added_to_those_that_stand_there(store, tmp_path):
+def test_files_staged_later_are_added_to_those_already_uploaded(store, tmp_path):
     staging = tmp_path / "staging"
     staging.mkdir()
     (staging / "first").write_bytes(b"1")
-    with acquire_lease(store) as claim:
-        done = upload(staging, store, claim, {})
+    with acquire_lease(store) as lease:
+        done = upload(staging, store, lease, {})
         (staging / "second").write_bytes(b"2")
-        assert upload(staging, store, claim, done) == {
+        assert upload(staging, store, lease, done) == {
             "first": {"bytes": 1, "sha256": hashlib.sha256(b"1").hexdigest()},
             "second": {"bytes": 1, "sha256": hashlib.sha256(b"2").hexdigest()},
         }
-    assert standing(store) == {"first": b"1", "second": b"2"}
+    assert stored(store) == {"first": b"1", "second": b"2"}
 
 
 @pytest.mark.usefixtures("server")
@@ -112,35 +112,35 @@ def test_the_manifest_is_written_after_all_files_and_the_marker_last(proxy, reac
     assert writes[-3:] == ["manifest.json", "failure.json", "_SUCCESS"]
 
 
-def test_a_run_that_fails_at_any_write_leaves_no_marker_and_the_next_finishes_as_if_it_were_the_first(
+def test_an_attempt_that_fails_at_any_write_leaves_no_marker_and_the_next_publishes_a_complete_run(
     server, proxy, reach, publish, monkeypatch
 ):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    place = open_at(reach(proxy))
+    output = open_at(reach(proxy))
     for number in range(WRITTEN):
-        store = place.join(str(number))
+        store = output.join(str(number))
         proxy.faults = [Fault("delay", WRITES, times=number), Fault("status", WRITES, times=1_000_000, status=500)]
         with pytest.raises(StorageError):
             publish(store, FIRST)
         proxy.faults.clear()
-        assert "_SUCCESS" not in standing(store)
+        assert "_SUCCESS" not in stored(store)
         assert publish(store, SECOND)
-        assert is_whole(store, SECOND)
+        assert is_complete(store, SECOND)
     assert not open_uploads(server, reach(proxy))
 
 
 @pytest.mark.usefixtures("server")
-def test_a_lost_answer_to_any_write_does_not_keep_a_run_from_standing_there_whole(proxy, reach, publish):
-    place = open_at(reach(proxy))
+def test_a_lost_response_to_any_write_does_not_prevent_a_complete_run(proxy, reach, publish):
+    output = open_at(reach(proxy))
     for number in range(WRITTEN):
         proxy.faults = [Fault("delay", WRITES, times=number), Fault("lose", WRITES)]
-        assert publish(place.join(str(number)), FIRST)
+        assert publish(output.join(str(number)), FIRST)
         assert proxy.faults[1].times == 0
-        assert is_whole(place.join(str(number)), FIRST)
+        assert is_complete(output.join(str(number)), FIRST)
 
 
-def test_a_disk_that_fails_at_any_write_leaves_no_marker_and_the_next_finishes(tmp_path, publish, monkeypatch):
-    really = local._copy
+def test_a_disk_that_fails_at_any_write_leaves_no_marker_and_the_next_attempt_publishes(tmp_path, publish, monkeypatch):
+    copy_file = local._copy
     for number in range(5):
         store = local.LocalStore(tmp_path / f"out-{number}", "MNRL_OUTPUT")
         left = [None] * number
@@ -149,15 +149,15 @@ def test_a_disk_that_fails_at_any_write_leaves_no_marker_and_the_next_finishes(t
             if not left:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             left.pop()
-            really(*arguments)
+            copy_file(*arguments)
 
         monkeypatch.setattr(local, "_copy", copy)
         with pytest.raises(StorageError, match="No space left on device"):
             publish(store, FIRST)
-        assert "_SUCCESS" not in standing(store)
-        monkeypatch.setattr(local, "_copy", really)
+        assert "_SUCCESS" not in stored(store)
+        monkeypatch.setattr(local, "_copy", copy_file)
         assert publish(store, SECOND)
-        assert is_whole(store, SECOND)
+        assert is_complete(store, SECOND)
 
 
 @pytest.mark.parametrize("names", [("link",), ("link", "rename", "replace")])
@@ -169,21 +169,21 @@ def test_a_mount_that_cannot_link_or_rename_can_be_published_to(tmp_path, publis
         monkeypatch.setattr(*((os, name) if name == "link" else (Path, name)), refused)
     store = local.LocalStore(tmp_path / "out", "MNRL_OUTPUT")
     assert publish(store, FIRST)
-    assert is_whole(store, FIRST)
+    assert is_complete(store, FIRST)
     assert not publish(store, SECOND)
 
 
-def test_what_an_earlier_attempt_left_is_cleared_and_checkpoints_are_kept(store, publish):
+def test_files_of_an_earlier_attempt_are_removed_and_checkpoints_preserved(store, publish):
     left = {"model/old": b"x", "manifest.json": b"old", "checkpoints/step-10/state": b"kept", "failure.json": b"{}"}
     for key, data in left.items():
         store.write(key, data)
     assert publish(store, FIRST)
     assert read_bytes(store, "checkpoints/step-10/state") == b"kept"
     store.delete("checkpoints/step-10/state")
-    assert is_whole(store, FIRST)
+    assert is_complete(store, FIRST)
 
 
-def test_half_uploads_of_an_attempt_that_was_killed_are_gone_after_the_next(server, uri, publish):
+def test_incomplete_uploads_of_a_killed_attempt_are_removed_by_the_next(server, uri, publish):
     key = f"{uri.removeprefix('s3://bucket/')}/model/weights"
     server.client().create_multipart_upload(Bucket="bucket", Key=key)
     assert open_uploads(server, uri)
@@ -191,21 +191,21 @@ def test_half_uploads_of_an_attempt_that_was_killed_are_gone_after_the_next(serv
     assert not open_uploads(server, uri)
 
 
-def test_a_published_run_is_known_again_and_never_overwritten(store, publish):
+def test_a_published_run_is_recognized_and_never_overwritten(store, publish):
     assert not already_published(store, "abc")
     publish(store, FIRST)
-    before = standing(store)
+    before = stored(store)
     assert already_published(store, "abc")
     assert not publish(store, SECOND)
     for act in (lambda: already_published(store, "def"), lambda: publish(store, SECOND, "def")):
         with pytest.raises(SettingsError, match=r"other settings.*MNRL_RUN_ID") as caught:
             act()
         assert caught.value.code == 64
-    assert standing(store) == before
+    assert stored(store) == before
 
 
 @pytest.mark.parametrize("manifest", [None, b"", b"{", b"[]", b'{"files": {}}'])
-def test_a_marker_without_a_manifest_that_can_be_read_is_refused(store, manifest):
+def test_a_marker_without_a_readable_manifest_is_refused(store, manifest):
     store.write("_SUCCESS", b"")
     if manifest is not None:
         store.write("manifest.json", manifest)
@@ -214,7 +214,7 @@ def test_a_marker_without_a_manifest_that_can_be_read_is_refused(store, manifest
     assert caught.value.code == 65
 
 
-def test_a_marker_that_may_not_be_seen_is_not_taken_for_an_unfinished_run(server, proxy, reach, publish):
+def test_a_marker_without_read_permission_is_not_taken_for_an_unfinished_run(server, proxy, reach, publish):
     uri = reach(proxy)
     put(server, uri, {"_SUCCESS": b"", "model/weights": b"published"})
     proxy.faults = [Fault("status", "HEAD .*_SUCCESS", times=1_000_000, status=403)]
@@ -224,25 +224,25 @@ def test_a_marker_that_may_not_be_seen_is_not_taken_for_an_unfinished_run(server
     assert objects(server, uri) == {"_SUCCESS": b"", "model/weights": b"published"}
 
 
-def test_two_attempts_with_the_same_settings_leave_one_run_of_one_of_them(store, publish):
+def test_of_two_concurrent_attempts_with_the_same_settings_exactly_one_publishes(store, publish):
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(publish, [store, store], [FIRST, SECOND]))
     assert sorted(results) == [False, True]
-    assert is_whole(store, FIRST if results[0] else SECOND)
+    assert is_complete(store, FIRST if results[0] else SECOND)
 
 
-def test_a_failure_is_told_in_full_but_never_beside_a_marker(store, publish):
+def test_a_failure_is_recorded_with_its_details_but_never_beside_a_marker(store, publish):
     record_failure(store, DataError("bad row", {"rows": [3]}), {"phase": "prepare", "step": 0})
-    told = {"exit_code": 65, "class": "data", "message": "bad row", "retry_helps": False}
-    told |= {"phase": "prepare", "step": 0, "rows": [3]}
-    assert json.loads(read_bytes(store, "failure.json")) == told
+    failure = {"exit_code": 65, "class": "data", "message": "bad row", "retry_helps": False}
+    failure |= {"phase": "prepare", "step": 0, "rows": [3]}
+    assert json.loads(read_bytes(store, "failure.json")) == failure
     publish(store, FIRST)
     assert store.stat("failure.json") is None
     record_failure(store, DataError("too late"), {})
-    assert is_whole(store, FIRST)
+    assert is_complete(store, FIRST)
 
 
-def test_a_failure_that_was_written_while_another_attempt_finished_is_taken_back(server, proxy, reach):
+def test_a_failure_recorded_while_another_attempt_published_is_removed(server, proxy, reach):
     uri = reach(proxy)
     store = open_at(uri)
     proxy.faults = [Fault("delay", "PUT .*failure", seconds=0.5)]
@@ -251,7 +251,7 @@ def test_a_failure_that_was_written_while_another_attempt_finished_is_taken_back
     assert set(objects(server, uri)) == {"_SUCCESS"}
 
 
-def test_a_failure_that_cannot_be_written_does_not_hide_what_failed(proxy, reach, tmp_path):
+def test_an_error_while_recording_a_failure_does_not_hide_the_failure(proxy, reach, tmp_path):
     proxy.faults = [Fault("status", times=1_000_000, status=403)]
     record_failure(open_at(reach(proxy)), DataError("bad row"), {})
     (tmp_path / "file").write_text("in the way")
@@ -259,29 +259,29 @@ def test_a_failure_that_cannot_be_written_does_not_hide_what_failed(proxy, reach
     assert (tmp_path / "file").read_text() == "in the way"
 
 
-def test_the_permissions_that_are_asked_for_suffice_to_publish(moto, reach, publish):
+def test_the_documented_permissions_suffice_to_publish(moto, reach, publish):
     with proxied(moto, Fault("status", r"GET .*\?(.*&)?uploads", times=100, status=403)) as proxy:
         assert publish(open_at(reach(proxy)), FIRST)
 
 
-def test_a_marker_that_arrives_corrupt_is_noticed_and_sent_again(moto, reach, publish):
+def test_a_corrupted_marker_is_detected_and_uploaded_again(moto, reach, publish):
     with proxied(moto, Fault("corrupt", "PUT .*_SUCCESS")) as proxy:
         publish(open_at(reach(proxy)), FIRST)
-        assert is_whole(open_at(reach(proxy)), FIRST)
+        assert is_complete(open_at(reach(proxy)), FIRST)
 
 
-def test_a_lost_answer_leaves_no_open_upload(moto, reach, publish):
+def test_a_lost_response_leaves_no_open_upload(moto, reach, publish):
     with proxied(moto, Fault("lose", r"POST .*\?uploads")) as proxy:
         publish(open_at(reach(proxy)), FIRST)
         assert not open_uploads(moto, reach(proxy))
 
 
-def test_what_a_killed_attempt_left_beside_a_finished_run_is_removed_without_waiting(store, publish):
+def test_leftovers_of_a_killed_attempt_beside_a_published_run_are_removed_without_waiting(store, publish):
     publish(store, FIRST)
     store.write(f"{publish_lease.FOLDER}/of-another-machine", b"{}")
     store.write(".probe-1", b"x")
-    began = time.monotonic()
+    started = time.monotonic()
     remove_leftovers(store)
-    assert time.monotonic() - began < publish_lease.LEASE / 2
-    assert is_whole(store, FIRST)
-    assert not [entry.key for entry in store.list_objects() if entry.key.startswith((".claims", ".probe"))]
+    assert time.monotonic() - started < publish_lease.LEASE_SECONDS / 2
+    assert is_complete(store, FIRST)
+    assert not [entry.key for entry in store.list_objects() if entry.key.startswith((".leases", ".probe"))]

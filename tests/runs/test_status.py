@@ -1,4 +1,4 @@
-"""An attempt that got nowhere is told from one that only waited for other nodes."""
+"""An attempt that made no progress differs from one that only waited for other nodes."""
 
 import time
 
@@ -6,7 +6,7 @@ import pytest
 
 from mnrl_job.health import FILE
 from mnrl_job.runs.status import Status
-from mnrl_job.system.phases import JOIN
+from mnrl_job.system.phases import Phase
 
 HANG_SECONDS = 0.2
 
@@ -17,22 +17,22 @@ def status(tmp_path):
 
 
 def spend(status, phase, seconds=1.5 * HANG_SECONDS):
-    status.follow({"doing": phase})
+    status.on_heartbeat({"phase": phase})
     time.sleep(seconds)
 
 
-def test_an_attempt_that_took_long_and_kept_nothing_got_nowhere(status):
-    assert not status.got_nowhere
+def test_a_long_attempt_without_an_uploaded_checkpoint_made_no_progress(status):
+    assert not status.made_no_progress
     spend(status, "prepare")
-    assert status.got_nowhere
-    status.kept(20, seconds=1.0)
-    assert not status.got_nowhere
+    assert status.made_no_progress
+    status.on_checkpoint(20, upload_seconds=1.0)
+    assert not status.made_no_progress
 
 
-def test_waiting_for_others_to_join_does_not_count(status):
-    spend(status, JOIN)
-    assert not status.got_nowhere
+def test_waiting_for_other_nodes_to_join_does_not_count(status):
+    spend(status, Phase.JOIN)
+    assert not status.made_no_progress
     spend(status, "load", 0.1 * HANG_SECONDS)
-    assert not status.got_nowhere
+    assert not status.made_no_progress
     spend(status, "train")
-    assert status.got_nowhere
+    assert status.made_no_progress

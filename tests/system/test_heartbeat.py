@@ -1,4 +1,4 @@
-"""What the supervisor does itself gives signs of life: whoever looks at `progress.json` sees it get on."""
+"""The supervisor's own work sends heartbeats, so that `progress.json` shows its progress."""
 
 import json
 import logging
@@ -14,23 +14,23 @@ from mnrl_job.runs import status
 from mnrl_job.storage import LocalStore
 from mnrl_job.storage.transfer import download
 from mnrl_job.system import heartbeat
+from mnrl_job.system.phases import Phase
 from tests.data.reading import read
 from tests.examples import write_jsonl
 
 
 @pytest.fixture(autouse=True)
-def _every_beat_is_told(monkeypatch):
+def _report_every_heartbeat(monkeypatch):
     monkeypatch.setattr(heartbeat, "SECONDS_BETWEEN_WRITES", 0.0)
     monkeypatch.setattr(status, "SECONDS_BETWEEN_WRITES", 0.0)
     monkeypatch.setattr(status, "SECONDS_BETWEEN_LINES", 0.0)
 
 
-def beats(work):
-    """How often a piece of work gave a sign of life."""
-    told = []
-    with heartbeat.heartbeats_to(lambda _: told.append(1)):
+def count_heartbeats(work):
+    heartbeats = []
+    with heartbeat.heartbeats_to(heartbeats.append):
         work()
-    return len(told)
+    return len(heartbeats)
 
 
 def write_rows(path, count):
@@ -38,24 +38,29 @@ def write_rows(path, count):
     return path
 
 
-def test_reading_fetching_comparing_and_planning_give_signs_of_life(tmp_path):
+def test_reading_downloading_deduplicating_and_planning_send_heartbeats(tmp_path):
     path = write_rows(tmp_path / "in" / "pairs.jsonl", 25_000)
     store = LocalStore(tmp_path / "in", "the input")
     texts = [f"answer number {i % 12_000} to a question" for i in range(24_000)]
     write_columns(tmp_path / "texts.arrow", text=texts)
     rule = PlanConfig(4, (SourceShare(40),))
     groups = np.arange(80).reshape(40, 2)
-    assert beats(lambda: list(read_rows(path))) == 2
-    assert beats(lambda: download(store, list(store.list_objects()), tmp_path / "copy")) >= 1
-    assert beats(lambda: compute_signatures([Column(tmp_path / "texts.arrow", "text")], None, tmp_path / "signed")) == 3
-    assert beats(lambda: plan_epochs(groups, rule, (10,), seed=1, epochs=3, max_steps=None)) == 3
+    assert count_heartbeats(lambda: list(read_rows(path))) == 2
+    assert count_heartbeats(lambda: download(store, list(store.list_objects()), tmp_path / "copy")) >= 1
+    assert (
+        count_heartbeats(
+            lambda: compute_signatures([Column(tmp_path / "texts.arrow", "text")], None, tmp_path / "signed")
+        )
+        == 3
+    )
+    assert count_heartbeats(lambda: plan_epochs(groups, rule, (10,), seed=1, epochs=3, max_steps=None)) == 3
 
 
-def test_progress_tells_how_much_is_read(tmp_path, caplog):
+def test_progress_has_the_number_of_rows_read(tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    told = status.Status(tmp_path / "progress.json", "r", grace_seconds=30, hang_seconds=600)
-    told.enter("prepare")
-    with heartbeat.heartbeats_to(told.progress):
+    current = status.Status(tmp_path / "progress.json", "r", grace_seconds=30, hang_seconds=600)
+    current.enter_phase(Phase.PREPARE)
+    with heartbeat.heartbeats_to(current.on_progress):
         read(tmp_path, write_rows(tmp_path / "pairs.jsonl", 12_000))
     content = json.loads((tmp_path / "progress.json").read_text(encoding="utf-8"))
     assert (content["phase"], content["rows_read"]) == ("prepare", 12_000)

@@ -10,7 +10,7 @@ import pytest
 
 from mnrl_job.config.settings import Settings
 from mnrl_job.errors import EnvironmentFailure, SettingsError
-from mnrl_job.runs.attempt import attempt
+from mnrl_job.runs.attempt import start_attempt
 from mnrl_job.storage import local_path
 from mnrl_job.system import home, machine
 from mnrl_job.system.files import scratch_folder
@@ -119,7 +119,7 @@ def test_caches_that_somebody_chose_stay(tmp_path, unwritable, told, chosen):
 @pytest.mark.parametrize("path", ["~/there", "~", "~nobody-of-that-name/there"])
 def test_a_path_in_a_home_that_nobody_has_is_a_settings_error(field, variable, path, tmp_path):
     settings = Settings.model_validate({"output": str(tmp_path)} | {field: path})
-    with pytest.raises(SettingsError, match=f"^{variable}: {path}: .*HOME"), attempt(settings):
+    with pytest.raises(SettingsError, match=f"^{variable}: {path}: .*HOME"), start_attempt(settings):
         pass
 
 

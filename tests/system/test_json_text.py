@@ -15,6 +15,7 @@ from mnrl_job.report.rankings import write_rankings
 from mnrl_job.system import heartbeat
 from mnrl_job.system.json_text import dumps
 from mnrl_job.system.logs import _JsonLines
+from mnrl_job.system.phases import Phase
 from mnrl_job.system.record_files import write_record
 
 BAD = (math.nan, math.inf, -math.inf, np.float64("nan"))
@@ -53,7 +54,7 @@ def test_every_writer_keeps_to_it(number, tmp_path, monkeypatch):
     result = QueryResult("q", 1, number, {"ndcg@10": number}, (("d", number),))
     write_rankings(tmp_path / "rankings.jsonl", [result], [result])
     monkeypatch.setenv(heartbeat.FILE, str(tmp_path / "heart.json"))
-    heartbeat.enter_phase("train", loss=number)
+    heartbeat.enter_phase(Phase.TRAIN, loss=number)
     written = [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()]
     record = logging.LogRecord("mnrl_job", logging.INFO, "", 0, "step 1", None, None)
     record.fields = {"loss": number}

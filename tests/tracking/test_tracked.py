@@ -1,7 +1,7 @@
 """What trackers are told."""
 
 from mnrl_job.config.settings import Settings
-from mnrl_job.runs.attempt import hash_settings
+from mnrl_job.launch.run_identity import run_identity
 from mnrl_job.tracking.tracked import tracked_run
 
 
@@ -15,4 +15,4 @@ def test_settings_are_told_by_the_names_people_set_and_without_secrets(tmp_path)
 
 
 def test_trackers_change_nothing_that_a_resumed_run_must_have_in_common():
-    assert hash_settings(Settings(report_to="wandb,mlflow")) == hash_settings(Settings())
+    assert run_identity(Settings(report_to="wandb,mlflow"), {}) == run_identity(Settings(), {})

@@ -88,7 +88,7 @@ class HostGroup(NodeGroup):
     def _workers(self) -> dict[str, dict[str, Any]]:
         """The last heartbeats of all nodes' workers, by what to call them."""
         return {
-            f"node {report.node} worker {rank}": beat
+            f"node {report.node} worker {rank}": heartbeat
             for report in self._coordinator.member_reports()
-            for rank, beat in enumerate(report.heartbeats)
+            for rank, heartbeat in enumerate(report.heartbeats)
         }

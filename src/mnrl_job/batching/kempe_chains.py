@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mnrl_job.batching.max_batches import Keys
-from mnrl_job.system.heartbeat import beat
+from mnrl_job.system.heartbeat import heartbeat
 
 NOWHERE = -1
 TRIES = 8
@@ -34,7 +34,7 @@ class Chains:
     def place(self, rows: Iterable[int]) -> None:
         """Place each row for which a path is found, then even out batches that have become too full."""
         for row in rows:
-            beat()
+            heartbeat()
             for skip in range(TRIES):
                 if self._place(row, skip):
                     break

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mnrl_job.batching.batch_assignment import assign_batches
 from mnrl_job.batching.max_batches import Keys, max_batches, usable_rows
-from mnrl_job.system.heartbeat import beat
+from mnrl_job.system.heartbeat import heartbeat
 
 Plan = NDArray[np.int64]
 
@@ -93,7 +93,7 @@ def plan_epochs(
     left = max_steps
     for epoch in range(epochs):
         plans.append(plan_epoch(groups, rule, counts, seed, epoch)[:left])
-        beat()
+        heartbeat()
         if left is not None:
             left -= len(plans[-1])
             if not left:

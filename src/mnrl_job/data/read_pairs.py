@@ -19,7 +19,7 @@ from mnrl_job.data.sources import LocalSource
 from mnrl_job.data.tables import read_table, write_table
 from mnrl_job.data.tabular import Tabular, find_tabular
 from mnrl_job.system.files import sha256_of
-from mnrl_job.system.heartbeat import beat
+from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.logs import warn
 
 TEXTS_PER_BATCH = 20_000
@@ -45,7 +45,7 @@ def read_pairs(sources: tuple[LocalSource, ...], settings: Settings, path: Path)
             with source.named():
                 for batch in _in_batches(_usable_rows(source, content, tally)):
                     writer.write_batch(_record_batch(batch, schema))
-                    beat(rows_read=tally.read)
+                    heartbeat(rows_read=tally.read)
             records.append(_source_record(source, content, tally, before))
     _check(sources, contents, records, settings)
     enforce(tally, settings.max_bad_row_ratio)

@@ -19,7 +19,7 @@ from mnrl_job.data.tables import read_table, texts_of
 from mnrl_job.deduplication.text_similarity import normalize, text_id, word_pairs
 from mnrl_job.errors import InternalError
 from mnrl_job.system.cpus import usable_cpus
-from mnrl_job.system.heartbeat import beat
+from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.parent_death import die_with_parent
 
 PERMUTATIONS = 64
@@ -97,7 +97,7 @@ def compute_signatures(columns: Sequence[Column], threshold: float | None, folde
             bands.write(signed[1].tobytes())
             pairs.write(signed[2].tobytes())
             lengths.append(signed[3])
-            beat(texts_compared=sum(map(len, ids)))
+            heartbeat(texts_compared=sum(map(len, ids)))
     count = sum(map(len, ids))
     width = PERMUTATIONS // rows_per_band if rows_per_band else 0
     return Signatures(

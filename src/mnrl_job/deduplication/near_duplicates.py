@@ -10,7 +10,7 @@ from scipy.sparse.csgraph import connected_components
 
 from mnrl_job.data.integer_sets import distinct_pairs
 from mnrl_job.deduplication.minhash import PAIR_BITS, Signatures
-from mnrl_job.system.heartbeat import beat
+from mnrl_job.system.heartbeat import heartbeat
 
 WORD_PAIRS_AT_ONCE = 5_000_000
 # With so many others of its band a text is compared, in each band with others.
@@ -35,7 +35,7 @@ def merge(signatures: Signatures, threshold: float | None) -> NDArray[np.int64]:
         alike = pairs[_similarity(signatures, first[pairs]) >= threshold]
         joined = np.concatenate([joined, alike])
         groups = _components(joined, len(ids))
-        beat()
+        heartbeat()
     standing = ids[np.unique(groups, return_index=True)[1]]
     return np.asarray(standing[groups[inverse]])
 

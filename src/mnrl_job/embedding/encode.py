@@ -19,7 +19,7 @@ from mnrl_job.embedding.precision import Precision, autocast
 from mnrl_job.embedding.prompts import Kind, find_prompt, token_file
 from mnrl_job.embedding.rank_slice import rank_slice
 from mnrl_job.embedding.tokens import TEXTS_AT_ONCE, read_or_tokenize
-from mnrl_job.system.heartbeat import beat
+from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.logs import shows_progress
 from mnrl_job.system.preemption import raise_if_stop_requested
 
@@ -69,7 +69,7 @@ def _encode(
     with torch.inference_mode(), autocast(precision, state.device):
         for chunk in tqdm(own, desc=f"embedding each {kind}", unit="chunk", disable=not shown):
             raise_if_stop_requested()
-            beat()
+            heartbeat()
             features = known.features(chunk.rows, chunk.width)
             features, rows = to_device([features, torch.from_numpy(chunk.rows)], state.device)
             found = embed(model, features, task=kind).float()[:, : model.truncate_dim]
@@ -87,7 +87,7 @@ def _encode_texts(model: SentenceTransformer, texts: list[str], kind: Kind, prec
     with autocast(precision, state.device):
         for first in range(own.start, own.stop, TEXTS_AT_ONCE):
             raise_if_stop_requested()
-            beat()
+            heartbeat()
             some = slice(first, min(first + TEXTS_AT_ONCE, own.stop))
             embeddings[some] = encode_them(texts[some], convert_to_tensor=True, normalize_embeddings=True).float()
     everywhere: torch.Tensor = reduce(embeddings, "sum")

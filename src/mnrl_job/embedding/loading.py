@@ -23,7 +23,7 @@ from mnrl_job.errors import JobError, SettingsError
 from mnrl_job.storage import is_remote, split_revision
 from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.logs import warn
-from mnrl_job.system.phases import LOAD
+from mnrl_job.system.phases import Phase
 
 # Many large models are published in bf16, in which small steps of the optimizer would be rounded away.
 FP32 = {"dtype": torch.float32}
@@ -90,7 +90,7 @@ def load(name: str, variable: str, given: str = "") -> Loaded:
         JobError: it cannot be loaded, see `load_errors`.
         DataError: weights, vocabulary or numbers are not those of a whole model.
     """
-    enter_phase(LOAD)
+    enter_phase(Phase.LOAD)
     shown = given if given and is_remote(given) else name
     told = f"{variable}: {shown}"
     path, revision = split_revision(name)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from mnrl_job.data.tables import read_table
-from mnrl_job.system.heartbeat import beat
+from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.local_rank import is_first_of_machine
 
 TEXTS_AT_ONCE = 10_000
@@ -95,7 +95,7 @@ def tokenize(preprocess: Preprocess, texts: pa.ChunkedArray, path: Path) -> None
     schema = pa.schema([("ids", pa.list_(pa.int32()))])
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for start in range(0, len(texts), TEXTS_AT_ONCE):
-            beat()
+            heartbeat()
             ids = _tokenized(preprocess, texts.slice(start, TEXTS_AT_ONCE).to_pylist())
             writer.write_batch(pa.record_batch([pa.array(ids, schema.field("ids").type)], schema=schema))
 

@@ -1,59 +1,60 @@
-"""The fingerprint of a node: what all nodes of a run must have in common, and what is wrong where they do not."""
+"""The fingerprint of a node: what all nodes of a run must have in common."""
 
 import importlib.metadata
 import platform
 from dataclasses import dataclass
-from typing import Any
 
 from mnrl_job.errors import DataError, EnvironmentFailure, JobError, SettingsError
+from mnrl_job.launch.run_identity import BATCH_PLAN, RunIdentity
 
-PLAN = "batches"
 PACKAGES = ("mnrl-job", "sentence-transformers", "transformers", "accelerate", "datasets", "torch")
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What a node is about to do.
+    """What a node is about to train.
 
     Attributes:
-        settings: those that can change the result, as JSON values.
-        inputs: SHA-256 by input, the plan of `batches` among them.
+        identity: of the run, as this node sees it.
         versions: of Python and the packages that train.
         workers: how many this node starts.
     """
 
-    settings: dict[str, Any]
-    inputs: dict[str, str]
+    identity: RunIdentity
     versions: dict[str, str]
     workers: int
 
 
-def fingerprint(settings: dict[str, Any], inputs: dict[str, str], workers: int) -> Fingerprint:
-    """That of this node."""
+def fingerprint(identity: RunIdentity, workers: int) -> Fingerprint:
+    """The fingerprint of this node."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
-    return Fingerprint(settings, inputs, versions, workers)
+    return Fingerprint(identity, versions, workers)
 
 
 def find_mismatch(first: Fingerprint, other: Fingerprint, node: int) -> JobError | None:
-    """The first thing that a node has otherwise than node 0, as the error it means.
+    """The error for the first difference between a node and node 0; None where there is none.
 
     Args:
-        first: that of node 0.
-        other: that of the other node.
-        node: its number.
+        first: of node 0.
+        other: of the other node.
+        node: rank of the other node.
     """
-    if name := _differing(first.settings, other.settings):
-        values = f"MNRL_{name.upper()}={other.settings.get(name)!r}, node 0 has {first.settings.get(name)!r}"
+    difference = first.identity.find_difference(other.identity)
+    if difference and difference.kind == "settings":
+        values = f"MNRL_{difference.name.upper()}={difference.actual!r}, node 0 has {difference.expected!r}"
         return SettingsError(f"node {node} has {values}; give all nodes the same settings")
-    if name := _differing(first.versions, other.versions):
-        values = f"{name} {other.versions.get(name)}, node 0 has {first.versions.get(name)}"
-        return EnvironmentFailure(f"node {node} has {values}; run the same image on all nodes")
-    if name := _differing(first.inputs, other.inputs | {PLAN: first.inputs.get(PLAN)}):
-        values = f"SHA-256 {other.inputs.get(name)} and {first.inputs.get(name)}"
-        return DataError(f"node {node} reads other data for {name} than node 0 ({values}); give all nodes the same")
-    if first.inputs.get(PLAN) != other.inputs.get(PLAN):
+    for name in sorted(first.versions.keys() | other.versions.keys()):
+        if first.versions.get(name) != other.versions.get(name):
+            values = f"{name} {other.versions.get(name)}, node 0 has {first.versions.get(name)}"
+            return EnvironmentFailure(f"node {node} has {values}; run the same image on all nodes")
+    if difference and difference.name == BATCH_PLAN:
         return DataError(
-            f"node {node} has made another batch plan than node 0 from the same data; take machines of one kind"
+            f"node {node} computed another batch plan than node 0 from the same data; use machines of one kind"
+        )
+    if difference:
+        values = f"SHA-256 {difference.actual} and {difference.expected}"
+        return DataError(
+            f"node {node} reads other data for {difference.name} than node 0 ({values}); give all nodes the same"
         )
     if first.workers != other.workers:
         return SettingsError(
@@ -61,7 +62,3 @@ def find_mismatch(first: Fingerprint, other: Fingerprint, node: int) -> JobError
             "or set MNRL_NUM_PROCESSES"
         )
     return None
-
-
-def _differing(first: dict[str, Any], other: dict[str, Any]) -> str | None:
-    return next((name for name in sorted(first.keys() | other.keys()) if first.get(name) != other.get(name)), None)

@@ -27,7 +27,7 @@ from mnrl_job.system.devices import Devices
 from mnrl_job.system.json_text import dumps
 from mnrl_job.system.logs import log, warn
 from mnrl_job.system.parent_death import SUPERVISOR
-from mnrl_job.system.phases import JOIN
+from mnrl_job.system.phases import Phase
 from mnrl_job.system.preemption import defer_preemption, raise_if_stop_requested
 from mnrl_job.system.record_files import Record, read_record, write_record
 
@@ -196,7 +196,7 @@ class NodeAgent:
             # It may wait long for others, and must not look as if it stood still.
             has_joined = status.question > 0
             self._care.on_heartbeat(
-                heartbeat.last_heartbeat(self._task.heartbeats[0]) if has_joined else {"doing": JOIN}
+                heartbeat.last_heartbeat(self._task.heartbeats[0]) if has_joined else {"phase": Phase.JOIN}
             )
             if status.question > self._answered:
                 this_round = resume(task, status.checkpoint)

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from mnrl_job.errors import HangTimeout
-from mnrl_job.system.phases import EXPORT, LOAD, PATIENCE_AT_FIRST, START
+from mnrl_job.system.phases import Phase
 
 SECONDS_BETWEEN_LOOKS = 0.5
 LONGEST_PAUSE_SECONDS = 2.0
 # Time for workers to print where they stand.
 PRINTING_SECONDS = 1.0
 
-Beat = dict[str, Any]
+Heartbeat = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class WorkerTimeouts:
 
     hang_seconds: float
     grace_seconds: float
-    on_heartbeat: Callable[[Beat], None] = lambda _beat: None
+    on_heartbeat: Callable[[Heartbeat], None] = lambda _heartbeat: None
 
 
 class Watchdog:
@@ -48,14 +48,14 @@ class Watchdog:
 
     def __init__(
         self,
-        read: Callable[[], dict[str, Beat]],
+        read: Callable[[], dict[str, Heartbeat]],
         hang_seconds: float,
-        follow: Callable[[Beat], None] = lambda _beat: None,
+        follow: Callable[[Heartbeat], None] = lambda _heartbeat: None,
     ) -> None:
         self._read = read
         self._hang_seconds = hang_seconds
         self._follow = follow
-        self._beats: dict[str, Beat] = {}
+        self._heartbeats: dict[str, Heartbeat] = {}
         self._silent = 0.0
         self._looked = time.monotonic()
 
@@ -69,19 +69,19 @@ class Watchdog:
         if passed < SECONDS_BETWEEN_LOOKS:
             return
         self._looked += passed
-        beats = self._read()
-        if beats != self._beats or not beats:
+        heartbeats = self._read()
+        if heartbeats != self._heartbeats or not heartbeats:
             self._silent = 0.0
-            self._follow(next(iter(beats.values()), {}))
+            self._follow(next(iter(heartbeats.values()), {}))
         else:
             self._silent += min(passed, LONGEST_PAUSE_SECONDS)
-        self._beats = beats
-        early = any(_doing(beat) in (START, LOAD, EXPORT) for beat in beats.values())
-        if self._silent > self._hang_seconds * (PATIENCE_AT_FIRST if early else 1):
+        self._heartbeats = heartbeats
+        factor = max((_phase(heartbeat).timeout_factor for heartbeat in heartbeats.values()), default=1)
+        if self._silent > self._hang_seconds * factor:
             raise HangTimeout(self._description())
 
     def _description(self) -> str:
-        each = (f"{name} stood at {_described(beat)}" for name, beat in self._beats.items())
+        each = (f"{name} stood at {_described(heartbeat)}" for name, heartbeat in self._heartbeats.items())
         return (
             f"no worker got on for {self._silent:.0f} s (MNRL_HANG_TIMEOUT={self._hang_seconds:g}s): "
             f"{', '.join(each)}; start again, and if it happens again look at the tracebacks above"
@@ -96,10 +96,10 @@ def dump_stacks(pids: Iterable[int]) -> None:
     time.sleep(PRINTING_SECONDS)
 
 
-def _doing(beat: Beat) -> str:
-    return str(beat.get("doing", START))
+def _phase(heartbeat: Heartbeat) -> Phase:
+    return Phase(heartbeat.get("phase", Phase.START))
 
 
-def _described(beat: Beat) -> str:
-    doing = _doing(beat)
-    return f"{doing}, step {beat['step'] + 1} of {beat['total_steps']}" if doing == "train" else doing
+def _described(heartbeat: Heartbeat) -> str:
+    phase = _phase(heartbeat)
+    return f"{phase}, step {heartbeat['step'] + 1} of {heartbeat['total_steps']}" if phase == Phase.TRAIN else phase

@@ -85,16 +85,16 @@ class WorkerGroup:
         for process in self.processes:
             if process.stdin is not None:
                 process.stdin.close()
-        _wait(self.processes, Watchdog(self._beats, self.care.hang_seconds, self.care.on_heartbeat))
-        self.care.on_heartbeat(self._beats()["worker 0"])
+        _wait(self.processes, Watchdog(self._heartbeats, self.care.hang_seconds, self.care.on_heartbeat))
+        self.care.on_heartbeat(self._heartbeats()["worker 0"])
         if any(process.returncode for process in self.processes):
             codes = [process.returncode for process in self.processes]
             raise root_cause(self.outcomes, codes, oom_kills() - self.oom_kills)
         return read_record(task.scratch / answer, kind)
 
-    def _beats(self) -> dict[str, dict[str, Any]]:
+    def _heartbeats(self) -> dict[str, dict[str, Any]]:
         ranks = range(len(self.processes))
-        return {f"worker {rank}": heartbeat.last_heartbeat(self.outcomes / f"beat-{rank}.json") for rank in ranks}
+        return {f"worker {rank}": heartbeat.last_heartbeat(self.outcomes / f"heartbeat-{rank}.json") for rank in ranks}
 
 
 @contextmanager
@@ -147,7 +147,7 @@ def worker_command(role: str, scratch: Path) -> list[str]:
 
 def worker_identity(devices: Devices, outcomes: Path, rank: int) -> dict[str, str]:
     """What one worker of a machine has for itself: its files, its device."""
-    own = {OUTCOME: str(outcomes / f"rank-{rank}.json"), heartbeat.FILE: str(outcomes / f"beat-{rank}.json")}
+    own = {OUTCOME: str(outcomes / f"rank-{rank}.json"), heartbeat.FILE: str(outcomes / f"heartbeat-{rank}.json")}
     # One GPU, since CUDA shows one MIG instance only, and the trainer spreads over all it sees (DataParallel).
     return own | ({VISIBLE: devices.gpus[rank]} if devices.gpus else {})
 

@@ -1,4 +1,4 @@
-"""The `check` command: everything that can be known before GPU time is spent, each finding with its remedy."""
+"""The `check` command: finds what would fail a run before GPU time is spent, each finding with its remedy."""
 
 import time
 from collections.abc import Callable
@@ -23,10 +23,10 @@ from mnrl_job.pipeline.export import ask_exports
 from mnrl_job.pipeline.findings import Findings
 from mnrl_job.pipeline.inputs import check_eval_names, read_eval_sets
 from mnrl_job.pipeline.prepare import prepare
-from mnrl_job.pipeline.published import published_before
+from mnrl_job.pipeline.published import is_published
 from mnrl_job.pipeline.tasks import worker_task
 from mnrl_job.report.audit_page import audit_findings, with_lengths
-from mnrl_job.runs.attempt import Attempt, attempt
+from mnrl_job.runs.attempt import Attempt, start_attempt
 from mnrl_job.storage.probe import probe, write_speed
 from mnrl_job.system import machine
 from mnrl_job.system.devices import Devices, describe_gpus, find_devices
@@ -35,193 +35,196 @@ from mnrl_job.system.preemption import raise_on_signal
 from mnrl_job.tracking.trackers import look_at
 
 
-def check(settings: Settings, tell: Callable[[Finding], None]) -> tuple[tuple[Finding, ...], dict[str, Any] | None]:
-    """Go through all checks, as far as the failed ones let us.
+def check(settings: Settings, report: Callable[[Finding], None]) -> tuple[tuple[Finding, ...], dict[str, Any] | None]:
+    """Run all checks, except those that depend on a failed one.
 
     Args:
         settings: already valid.
-        tell: called with each finding as soon as it is there.
+        report: called with each finding at once.
 
     Returns:
         The findings, and the content of `audit.json`, None where the data is unusable.
     """
-    findings = Findings(tell)
+    findings = Findings(report)
     findings.passed("settings", "all valid")
     for finding in look_at(settings.report_to):
         findings.add(finding)
-    with raise_on_signal(), attempt(settings) as place, machine.translate_disk_full(place.scratch):
-        if place.nodes.is_first:
-            audit = check_run(settings, place, findings)
+    with raise_on_signal(), start_attempt(settings) as attempt, machine.translate_disk_full(attempt.scratch):
+        if attempt.nodes.is_first:
+            audit = check_run(settings, attempt, findings)
         else:
             audit = None
-            check_machine(settings, place, expect_inputs(settings, place, findings), findings)
-    return tuple(findings.found), audit
+            check_machine(settings, attempt, expect_inputs(settings, attempt, findings), findings)
+    return tuple(findings.items), audit
 
 
-def check_run(settings: Settings, place: Attempt, findings: Findings) -> dict[str, Any] | None:
-    """Check everything. Returns the content of `audit.json`, None where the data is unusable."""
-    speed = check_output(settings, place, findings)
+def check_run(settings: Settings, attempt: Attempt, findings: Findings) -> dict[str, Any] | None:
+    """Run all checks of node 0. Returns the content of `audit.json`, None where the data is unusable."""
+    speed = check_output(settings, attempt, findings)
     located = find_inputs(settings, findings)
-    devices = check_machine(settings, place, located, findings)
+    devices = check_machine(settings, attempt, located, findings)
     if not located or not devices:
         return None
-    task_and_audit = check_data(settings, place, located, devices, findings)
-    if task_and_audit is None:
+    checked = check_data(settings, attempt, located, devices, findings)
+    if checked is None:
         return None
-    task, audit = task_and_audit
-    audit = with_lengths(audit, check_model(task, devices, place.care, speed, findings))
-    check_export(task, place.care, findings)
+    task, audit = checked
+    audit = with_lengths(audit, check_model(task, devices, attempt.timeouts, speed, findings))
+    check_export(task, attempt.timeouts, findings)
     return audit
 
 
-def expect_inputs(settings: Settings, place: Attempt, findings: Findings) -> LocatedInputs | None:
-    """Find the inputs that this node must have room for. What they hold is the same for all, so node 0 checks it."""
+def expect_inputs(settings: Settings, attempt: Attempt, findings: Findings) -> LocatedInputs | None:
+    """Locate the inputs, whose size the disk check needs. Their content is the same for all nodes: node 0 checks it."""
     with findings.checking("inputs"):
         located = locate_inputs(settings)
-        findings.passed("inputs", f"found; this is node {place.nodes.rank}, node 0 checks data, model and output")
+        findings.passed("inputs", f"found; this is node {attempt.nodes.rank}, node 0 checks data, model and output")
         return located
     return None
 
 
-def check_output(settings: Settings, place: Attempt, findings: Findings) -> float | None:
-    """Write, read, create and delete where the run will be. Returns bytes per second written, None where it failed."""
+def check_output(settings: Settings, attempt: Attempt, findings: Findings) -> float | None:
+    """Write, read, create and delete in the run's folder. Returns the bytes written per second, None on failure."""
     with findings.checking("output"):
-        store = place.store()
-        if published_before(settings, place, store):
+        store = attempt.store()
+        if is_published(settings, attempt, store):
             remedy = "train would do nothing; choose another MNRL_RUN_ID to train again"
-            findings.add(Finding("output", "warning", f"{place.run} is already published with these settings", remedy))
+            findings.add(
+                Finding("output", "warning", f"{attempt.run_uri} is already published with these settings", remedy)
+            )
             return None
-        enforces = probe(store)
+        writes = "conditional writes" if probe(store) else "no conditional writes, so attempts lock"
         speed = write_speed(store)
-        how = "conditional writes" if enforces else "no conditional writes, so attempts lock"
-        findings.passed("output", f"{place.run}: can write, read and delete; {how}; {speed / 1e6:.0f} MB/s")
+        findings.passed("output", f"{attempt.run_uri}: can write, read and delete; {writes}; {speed / 1e6:.0f} MB/s")
         return speed
     return None
 
 
 def find_inputs(settings: Settings, findings: Findings) -> LocatedInputs | None:
-    """Look for each input; None where one is missing."""
+    """Locate each input; None where one is missing."""
     style = settings.s3_addressing_style
-    train = [
-        _find(findings, settings, one, "MNRL_TRAIN_DATA")
-        for one in meant(settings.train_data, "MNRL_TRAIN_DATA", style)
-    ]
-    evals = [
-        _find(findings, settings, one, "MNRL_EVAL_DATA") for one in meant(settings.eval_data, "MNRL_EVAL_DATA", style)
-    ]
-    models = {"base model": settings.base_model} | (
+
+    def locate_all(sources: tuple[Source, ...], variable: str) -> list[ResolvedSource | None]:
+        return [_locate(findings, source, variable, style) for source in meant(sources, variable, style)]
+
+    train = locate_all(settings.train_data, "MNRL_TRAIN_DATA")
+    evals = locate_all(settings.eval_data, "MNRL_EVAL_DATA")
+    names = {"base model": settings.base_model} | (
         {"guide model": settings.guide_model} if settings.guide_model else {}
     )
-    found: dict[str, ResolvedSource | None] = {}
-    for check, name in models.items():
+    models: dict[str, ResolvedSource | None] = {}
+    for check, name in names.items():
         with findings.checking(check):
-            variable = f"MNRL_{check.replace(' ', '_').upper()}"
-            model = found[check] = locate_model(name, settings.s3_addressing_style, variable)
+            model = models[check] = locate_model(name, style, f"MNRL_{check.replace(' ', '_').upper()}")
             size = f"{model.bytes / 1e6:.0f} MB" if model else "a Hub id, loaded below"
             findings.passed(check, f"{name}: {size}")
-    if not all((*train, *evals)) or found.keys() != models.keys():
+    if not all((*train, *evals)) or models.keys() != names.keys():
         return None
     data = tuple(filter(None, train)), tuple(filter(None, evals))
-    return LocatedInputs(*data, found["base model"], found.get("guide model"))
+    return LocatedInputs(*data, models["base model"], models.get("guide model"))
 
 
-def _find(findings: Findings, settings: Settings, source: Source, variable: str) -> ResolvedSource | None:
+def _locate(findings: Findings, source: Source, variable: str, addressing_style: str) -> ResolvedSource | None:
     check = f"input {source.name}"
     with findings.checking(check):
-        found = locate(source, variable, settings.s3_addressing_style)
-        files = len(found.files) or len(found.entries)
-        findings.passed(check, f"{found.uri}: {files} file(s), {found.bytes / 1e6:.1f} MB")
-        return found
+        located = locate(source, variable, addressing_style)
+        files = len(located.files) or len(located.entries)
+        findings.passed(check, f"{located.uri}: {files} file(s), {located.bytes / 1e6:.1f} MB")
+        return located
     return None
 
 
 def check_machine(
-    settings: Settings, place: Attempt, located: LocatedInputs | None, findings: Findings
+    settings: Settings, attempt: Attempt, located: LocatedInputs | None, findings: Findings
 ) -> Devices | None:
-    """Devices, disk, shared memory, user, caches. Returns the devices, None where the machine cannot do it."""
+    """Check devices, disk, shared memory, user and caches. Returns the devices, None where a check failed."""
     devices = None
     with findings.checking("devices"):
         devices = find_devices(settings.num_processes, settings.min_gpus)
         findings.passed("devices", f"{describe_gpus()}; {devices.workers} worker(s)")
     if devices and settings.accelerate_config:
         with findings.checking("accelerate config"):
-            check_accelerate_file(settings.accelerate_config, devices.workers, place.nodes)
+            check_accelerate_file(settings.accelerate_config, devices.workers, attempt.nodes)
             findings.passed("accelerate config", f"{settings.accelerate_config}: supported")
     if settings.export:
         with findings.checking("exporters"):
             check_exporters(settings.export)
             findings.passed("exporters", f"{', '.join(settings.export)}: installed and compatible")
-    looked_at = [machine.shared_memory(devices)] if devices else []
-    looked_at += [machine.user(), machine.caches()]
-    looked_at += [machine.disk(place.scratch, needed_bytes(located, settings))] if located else []
-    for finding in looked_at:
+    machine_findings = [machine.shared_memory(devices)] if devices else []
+    machine_findings += [machine.user(), machine.caches()]
+    machine_findings += [machine.disk(attempt.scratch, needed_bytes(located, settings))] if located else []
+    for finding in machine_findings:
         findings.add(finding)
-    return None if any(finding.status == "failed" for finding in looked_at) else devices
+    return None if any(finding.status == "failed" for finding in machine_findings) else devices
 
 
 def check_data(
-    settings: Settings, place: Attempt, located: LocatedInputs, devices: Devices, findings: Findings
+    settings: Settings, attempt: Attempt, located: LocatedInputs, devices: Devices, findings: Findings
 ) -> tuple[WorkerTask, dict[str, Any]] | None:
-    """Fetch, read and prepare everything as `train` does.
+    """Download, read and prepare everything as `train` does.
 
     Returns:
-        What the workers would be told, and the audit; None where the data is unusable.
+        The task of the workers, and the audit; None where the data is unusable.
     """
     with findings.checking("data"):
-        began = time.perf_counter()
-        inputs = fetch_inputs(located, place.inputs, settings)
+        started = time.perf_counter()
+        inputs = fetch_inputs(located, attempt.inputs, settings)
         if located.remote_bytes:
-            took = time.perf_counter() - began
-            findings.passed("fetch", f"{located.remote_bytes / 1e6:.1f} MB in {took:.1f} s, size and checksum verified")
-        eval_sets = read_eval_sets(inputs, place.scratch, settings.max_bad_row_ratio)
-        read = read_pairs(inputs.train, settings, place.scratch / "pairs.arrow")
-        rejected = f"{sum(read.rejected.values())} rejected"
-        filtered = f", {read.filtered} excluded by MNRL_ROW_FILTER" if read.filtered else ""
-        findings.passed("rows", f"{read.rows} pairs from {read.rows_read} rows, {rejected}{filtered}")
-        for swapped in find_swapped(read, eval_sets):
+            seconds = time.perf_counter() - started
+            size = f"{located.remote_bytes / 1e6:.1f} MB"
+            findings.passed("fetch", f"{size} in {seconds:.1f} s, size and checksum verified")
+        eval_sets = read_eval_sets(inputs, attempt.scratch, settings.max_bad_row_ratio)
+        pairs = read_pairs(inputs.train, settings, attempt.scratch / "pairs.arrow")
+        rejected = f"{sum(pairs.rejected.values())} rejected"
+        filtered = f", {pairs.filtered} excluded by MNRL_ROW_FILTER" if pairs.filtered else ""
+        findings.passed("rows", f"{pairs.rows} pairs from {pairs.rows_read} rows, {rejected}{filtered}")
+        for swapped in find_swapped(pairs, eval_sets):
             findings.add(swapped_columns(swapped))
         prepared = None
         with findings.checking("batches", SettingsError):
-            prepared = prepare(settings, place, read, eval_sets, place.nodes.max_nodes * devices.workers)
-            for one in prepared.eval_sets:
-                findings.passed(f"eval set {one.name}", told_of(one))
+            prepared = prepare(settings, attempt, pairs, eval_sets, attempt.nodes.max_nodes * devices.workers)
+            for eval_set in prepared.eval_sets:
+                findings.passed(f"eval set {eval_set.name}", describe_eval_set(eval_set))
             for finding in audit_findings(prepared.audit):
                 findings.add(finding)
         if prepared:
             check_eval_names(settings, prepared.eval_sets)
-            task = worker_task(settings, place, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
+            task = worker_task(settings, attempt, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
             return task, prepared.audit
     return None
 
 
-def told_of(eval_set: EvalSet) -> str:
-    """How large an eval set is, and what is left out of it."""
-    told = f"{eval_set.queries} queries over {eval_set.documents} documents"
+def describe_eval_set(eval_set: EvalSet) -> str:
+    """Its size, and the rows it excludes."""
+    size = f"{eval_set.queries} queries over {eval_set.documents} documents"
     if eval_set.own_documents:
-        told += f"; {eval_set.own_documents} queries are also in the corpus, and excluded from their own rankings"
+        size += f"; {eval_set.own_documents} queries are also in the corpus, and excluded from their own rankings"
     rejected = sum(eval_set.rejected.values())
-    return told + (f"; {rejected} rows rejected" if rejected else "")
+    return size + (f"; {rejected} rows rejected" if rejected else "")
 
 
-def swapped_columns(found: Swapped) -> Finding:
-    """Why the anchors and positives of a source may be swapped, and what to set then."""
-    told = (
-        f"{found.source.name}: anchors and positives may be swapped: the median length is {found.anchor_characters} "
-        f"characters for anchors and {found.positive_characters} for positives"
+def swapped_columns(swapped: Swapped) -> Finding:
+    """Why the anchors and positives of a source may be swapped, and the settings that swap them back."""
+    source = swapped.source
+    detail = (
+        f"{source.name}: anchors and positives may be swapped: the median length is {swapped.anchor_characters} "
+        f"characters for anchors and {swapped.positive_characters} for positives"
     )
-    if found.likeness is not None:
-        told += f", and in {found.likeness:.0%} of the rows the positive is more like the eval queries than the anchor"
-    anchor, positive = (found.source.columns.get(role, role) for role in ("anchor", "positive"))
+    if swapped.likeness is not None:
+        share = f"{swapped.likeness:.0%} of the rows"
+        detail += f", and in {share} the positive is more like the eval queries than the anchor"
+    anchor, positive = (source.columns.get(role, role) for role in ("anchor", "positive"))
     remedy = f"if so, set MNRL_ANCHOR_COLUMN={positive} and MNRL_POSITIVE_COLUMN={anchor}"
-    return Finding("columns", "warning", told, remedy)
+    return Finding("columns", "warning", detail, remedy)
 
 
-def check_export(task: WorkerTask, care: WorkerTimeouts, findings: Findings) -> None:
-    """Export the base model as the trained one will be, where that is asked for and nothing failed before."""
-    if not task.settings["export"] or any(one.status == "failed" for one in findings.found):
+def check_export(task: WorkerTask, timeouts: WorkerTimeouts, findings: Findings) -> None:
+    """Export the base model as the trained one will be, if `MNRL_EXPORT` is set and nothing failed before."""
+    if not task.settings["export"] or any(finding.status == "failed" for finding in findings.items):
         return
     with findings.checking("export"):
-        began = time.perf_counter()
-        tried = ask_exports(replace(task, eval_sets=()), care)
-        told = ", ".join(f"{each.format} {sum(each.files.values()) / 1e6:.0f} MB" for each in tried)
-        findings.passed("export", f"the base model can be exported: {told}; took {time.perf_counter() - began:.0f} s")
+        started = time.perf_counter()
+        exports = ask_exports(replace(task, eval_sets=()), timeouts)
+        sizes = ", ".join(f"{export.format} {sum(export.files.values()) / 1e6:.0f} MB" for export in exports)
+        seconds = time.perf_counter() - started
+        findings.passed("export", f"the base model can be exported: {sizes}; took {seconds:.0f} s")

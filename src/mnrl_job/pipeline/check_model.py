@@ -1,4 +1,4 @@
-"""The part of a check that tries the model: a few steps on the real devices, for the clock and the memory."""
+"""The trial run of a check: a few training steps on the real devices, for expected time and memory."""
 
 import time
 
@@ -18,72 +18,70 @@ CHECKPOINT_BYTES_PER_PARAMETER = 12
 
 
 def check_model(
-    task: WorkerTask, devices: Devices, care: WorkerTimeouts, speed: float | None, findings: Findings
+    task: WorkerTask, devices: Devices, timeouts: WorkerTimeouts, speed: float | None, findings: Findings
 ) -> TokenLengths | None:
-    """Load the model and train a few steps for the clock; tell how long all of it will take.
+    """Load the model and train a few steps; estimate the time of a run.
 
     Returns:
-        How long the training texts are, None where the model fails or does not count tokens.
+        The token lengths of the training texts, None where the model fails or does not count tokens.
     """
     steps = task.batching.steps if task.batching else 0
     with findings.checking("model"):
-        began = time.perf_counter()
-        seen = ask_workers("rehearse", task, devices, care, "rehearsal.json", TrialRun)
-        loading = time.perf_counter() - began - seen.seconds
+        started = time.perf_counter()
+        trial_run = ask_workers("rehearse", task, devices, timeouts, "rehearsal.json", TrialRun)
+        loading_seconds = time.perf_counter() - started - trial_run.seconds
         findings.passed(
             "model",
-            f"loads and trains on {seen.device} with torch {seen.torch}: "
-            f"{seen.parameters / 1e6:.1f} million parameters, peak memory {seen.peak_memory_bytes / 1e9:.1f} GB",
+            f"loads and trains on {trial_run.device} with torch {trial_run.torch}: "
+            f"{trial_run.parameters / 1e6:.1f} million parameters, "
+            f"peak memory {trial_run.peak_memory_bytes / 1e9:.1f} GB",
         )
-        findings.passed("expected time", expected_time(task, steps, seen, 2 * loading))
+        findings.passed("expected time", expected_time(task, steps, trial_run, 2 * loading_seconds))
         if speed:
-            findings.add(grace(seen.trainable_parameters * CHECKPOINT_BYTES_PER_PARAMETER, speed, care.grace_seconds))
-        return seen.lengths
+            size = trial_run.trainable_parameters * CHECKPOINT_BYTES_PER_PARAMETER
+            findings.add(check_grace_period(size, speed, timeouts.grace_seconds))
+        return trial_run.lengths
     return None
 
 
-def expected_time(task: WorkerTask, steps: int, seen: TrialRun, starting: float) -> str:
-    """How long the run will take, and what of it, in words."""
+def expected_time(task: WorkerTask, steps: int, trial_run: TrialRun, startup_seconds: float) -> str:
+    """The expected duration of the run, with its largest parts."""
     settings = Settings.model_validate(task.settings)
-    evaluations = 2 + scores_while(steps, seen.step_seconds, settings.eval_interval)
-    mining = minings(settings) * embedding_seconds(task, seen.evaluation_seconds)
-    total = starting + evaluations * seen.evaluation_seconds + steps * seen.step_seconds + mining
-    told = (
-        f"about {_duration(total)}: {steps} steps of {seen.step_seconds:.2f} s, {evaluations} evaluations of "
-        f"{seen.evaluation_seconds:.1f} s, start-up {starting:.0f} s"
+    mining_rounds = settings.epochs if settings.mines_every_epoch else int(settings.num_hard_negatives > 0)
+    evaluations = 2 + evaluations_during(steps, trial_run.step_seconds, settings.eval_interval)
+    mining = mining_rounds * embedding_seconds(task, trial_run.evaluation_seconds)
+    total = startup_seconds + evaluations * trial_run.evaluation_seconds + steps * trial_run.step_seconds + mining
+    parts = (
+        f"{steps} steps of {trial_run.step_seconds:.2f} s, {evaluations} evaluations of "
+        f"{trial_run.evaluation_seconds:.1f} s, start-up {startup_seconds:.0f} s"
     )
-    return told + (f", mining {mining:.0f} s" if mining else "")
+    return f"about {_duration(total)}: {parts}" + (f", mining {mining:.0f} s" if mining else "")
 
 
-def scores_while(steps: int, step_seconds: float, every: Interval | None) -> int:
-    """How often the model is scored while it trains, if patience does not end it."""
-    if every is None:
+def evaluations_during(steps: int, step_seconds: float, interval: Interval | None) -> int:
+    """The number of evaluations during training, without early stopping."""
+    if interval is None:
         return 0
-    between = every.steps or max(1, int((every.seconds or 0) / step_seconds))
-    return -(-steps // between)
-
-
-def minings(settings: Settings) -> int:
-    """How often hard negatives are mined."""
-    return settings.epochs if settings.mines_every_epoch else int(settings.num_hard_negatives > 0)
+    interval_steps = interval.steps or max(1, int((interval.seconds or 0) / step_seconds))
+    return -(-steps // interval_steps)
 
 
 def embedding_seconds(task: WorkerTask, evaluation_seconds: float) -> float:
-    """How long embedding all training pairs would take, as fast as the texts of the eval sets."""
-    texts = sum(one.queries + one.documents for one in task.eval_sets)
+    """The expected time to embed all training pairs, from that of the eval sets."""
+    texts = sum(eval_set.queries + eval_set.documents for eval_set in task.eval_sets)
     return 2 * task.pairs.rows * evaluation_seconds / texts if task.pairs and texts else 0.0
 
 
-def grace(size: int, speed: float, period: float) -> Finding:
+def check_grace_period(size: int, speed: float, grace_seconds: float) -> Finding:
     """How many checkpoints of `size` bytes can be uploaded between SIGTERM and SIGKILL."""
     seconds = size / speed
-    fit = int(period / seconds)
-    told = f"uploading a checkpoint ({size / 1e6:.0f} MB) takes {seconds:.1f} s; {fit} fit into {period:g} s"
+    fit = int(grace_seconds / seconds)
+    detail = f"uploading a checkpoint ({size / 1e6:.0f} MB) takes {seconds:.1f} s; {fit} fit into {grace_seconds:g} s"
     if fit < 1:
-        enough = round(2 * seconds + period)
+        enough = round(2 * seconds + grace_seconds)
         remedy = f"set terminationGracePeriodSeconds (docker stop -t) and MNRL_GRACE_PERIOD to at least {enough} s"
-        return Finding("grace period", "warning", told, remedy)
-    return Finding("grace period", "passed", told)
+        return Finding("grace period", "warning", detail, remedy)
+    return Finding("grace period", "passed", detail)
 
 
 def _duration(seconds: float) -> str:

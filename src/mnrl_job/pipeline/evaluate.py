@@ -1,4 +1,4 @@
-"""The story of an evaluation."""
+"""The `evaluate` command, step by step."""
 
 import os
 
@@ -6,14 +6,15 @@ from mnrl_job.config.settings import Settings
 from mnrl_job.errors import SettingsError
 from mnrl_job.launch.nodes import find_nodes
 from mnrl_job.launch.workers import start_workers
-from mnrl_job.pipeline.finalize import RunOutcome, RunResults, lexical, report
+from mnrl_job.pipeline.finalize import RunOutcome, RunResults, finalize, start_bm25
 from mnrl_job.pipeline.inputs import check_eval_names, get_inputs, read_eval_sets
-from mnrl_job.pipeline.open_attempt import opened
-from mnrl_job.pipeline.published import finished_before
+from mnrl_job.pipeline.open_attempt import open_attempt
+from mnrl_job.pipeline.published import finish_if_published
 from mnrl_job.pipeline.tasks import worker_task
-from mnrl_job.runs.status import Clock
+from mnrl_job.runs.status import PhaseTimer
 from mnrl_job.storage.probe import probe
 from mnrl_job.system.devices import find_devices
+from mnrl_job.system.phases import Phase
 from mnrl_job.worker.results import WorkerResult
 
 
@@ -21,28 +22,28 @@ def evaluate(settings: Settings) -> RunOutcome:
     """Score one model on the eval sets: the same metrics and files as `train`, without training.
 
     Raises:
-        JobError: anything that kept the scores from being published.
+        JobError: the scores could not be published.
     """
     nodes = find_nodes(settings, os.environ)
     if not nodes.is_single:
         raise SettingsError(
             f"MNRL_NUM_NODES: there are {nodes.max_nodes} nodes, but evaluate works on one; start it on one"
         )
-    with opened(settings) as place:
-        store = place.store()
-        if finished_before(settings, place, store):
-            return RunOutcome(place.run, None)
+    with open_attempt(settings) as attempt:
+        store = attempt.store()
+        if finish_if_published(settings, attempt, store):
+            return RunOutcome(attempt.run_uri, None)
         probe(store)
-        place.diary.write(store)
-        clock = Clock(place.status)
+        attempt.history.update(store)
+        timer = PhaseTimer(attempt.status)
         devices = find_devices(settings.num_processes, settings.min_gpus)
-        with start_workers("evaluate", place.scratch, devices, place.care) as workers:
-            with clock("fetch"):
-                inputs = get_inputs(settings, place, devices, trains=False)
-            with clock("prepare"):
-                eval_sets = read_eval_sets(inputs, place.scratch, settings.max_bad_row_ratio)
+        with start_workers("evaluate", attempt.scratch, devices, attempt.timeouts) as workers:
+            with timer(Phase.FETCH):
+                inputs = get_inputs(settings, attempt, devices, trains=False)
+            with timer(Phase.PREPARE):
+                eval_sets = read_eval_sets(inputs, attempt.scratch, settings.max_bad_row_ratio)
                 check_eval_names(settings, eval_sets)
-            task = worker_task(settings, place, inputs, eval_sets)
-            words = lexical(settings, eval_sets)
+            task = worker_task(settings, attempt, inputs, eval_sets)
+            bm25 = start_bm25(eval_sets, settings.metric_cutoffs)
             result = workers.run(task, "result.json", WorkerResult)
-        return report(settings, place, clock, RunResults(task, result, words(), inputs.listing))
+        return finalize(settings, attempt, timer, RunResults(task, result, bm25(), inputs.listing))

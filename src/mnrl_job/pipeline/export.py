@@ -6,24 +6,24 @@ from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.launch.workers import ask_workers
 from mnrl_job.runs.attempt import Attempt
-from mnrl_job.runs.status import Clock
+from mnrl_job.runs.status import PhaseTimer
 from mnrl_job.system.devices import Devices
-from mnrl_job.system.phases import EXPORT
+from mnrl_job.system.phases import Phase
 from mnrl_job.worker.results import Export, Exports
 
 
-def exported(settings: Settings, place: Attempt, clock: Clock, task: WorkerTask) -> tuple[Export, ...]:
+def exported(settings: Settings, attempt: Attempt, timer: PhaseTimer, task: WorkerTask) -> tuple[Export, ...]:
     """The saved model in other formats, where any are asked for."""
     if not settings.export:
         return ()
-    with clock(EXPORT):
-        return ask_exports(task, place.care)
+    with timer(Phase.EXPORT):
+        return ask_exports(task, attempt.timeouts)
 
 
-def ask_exports(task: WorkerTask, care: WorkerTimeouts) -> tuple[Export, ...]:
+def ask_exports(task: WorkerTask, timeouts: WorkerTimeouts) -> tuple[Export, ...]:
     """The saved model in the other formats that are asked for, made on the processor.
 
     Raises:
         JobError: it cannot be exported, or gives other embeddings then.
     """
-    return ask_workers(ROLE, task, Devices(gpus=(), workers=1), care, "exports.json", Exports).exports
+    return ask_workers(ROLE, task, Devices(gpus=(), workers=1), timeouts, "exports.json", Exports).exports

@@ -1,6 +1,6 @@
-"""The end of a run: its record, the card of its model, the verdict, and all of it published."""
+"""The last steps of a run: gate, metrics, report, model card, publication."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +16,7 @@ from mnrl_job.evaluation.gate import Verdict, evaluate_gate
 from mnrl_job.evaluation.results import read_results
 from mnrl_job.evaluation.significance import Comparison, compare
 from mnrl_job.launch.worker_task import WorkerTask
-from mnrl_job.report.html_report import report as report_page
+from mnrl_job.report.html_report import report
 from mnrl_job.report.json_file import write_json
 from mnrl_job.report.metrics import Run, metrics
 from mnrl_job.report.metrics_schema import Metrics
@@ -29,169 +29,180 @@ from mnrl_job.runs.publish import (
     commit_run,
     remove_leftovers,
     upload,
-    write_manifest,
+    upload_manifest,
 )
 from mnrl_job.runs.publish_lease import PublishLease, acquire_lease
-from mnrl_job.runs.status import Clock
+from mnrl_job.runs.status import PhaseTimer
 from mnrl_job.storage import Store
 from mnrl_job.system.logs import warn
+from mnrl_job.system.phases import Phase
 from mnrl_job.system.secrets import redacted
 from mnrl_job.system.threads import background, settle
 from mnrl_job.tracking.results import Results, into_files, to_servers
 from mnrl_job.tracking.tracked import tracked_run
 from mnrl_job.worker.results import Export, Verification, WorkerResult
 
-# A file of a checkpoint whose upload failed may still be on its way, and would come after the others are removed.
-LATE_SECONDS = 30.0
-# By eval set; None where there is nothing to tell.
-Lexical = dict[str, dict[str, float] | None]
+# Time for failed uploads of checkpoint files still under way, which would create files after the removal.
+LATE_UPLOAD_SECONDS = 30.0
+# By eval set; None where BM25 could not be computed.
+Bm25Metrics = dict[str, dict[str, float] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class RunOutcome:
-    """How a run ended well. `content` is that of `metrics.json`; None where it was published before, or `by_peer`."""
+    """A run that ended well. `metrics` is None where it was published before, or `by_peer`."""
 
-    run: str
-    content: Metrics | None
+    uri: str
+    metrics: Metrics | None
     by_peer: bool = False
-
-
-def lexical(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> Callable[[], Lexical]:
-    """Begin to score BM25 on the eval sets while others work. Returns what waits for it."""
-    return background(lambda: {one.name: _lexical(settings, one) for one in eval_sets})
-
-
-def _lexical(settings: Settings, eval_set: EvalSet) -> dict[str, float] | None:
-    try:
-        return lexical_metrics(eval_set, settings.metric_cutoffs)
-    except Exception as error:  # a line for scale is not worth a run
-        warn(f"{eval_set.name}: there is no BM25 to compare with: {type(error).__name__}: {error}")
-        return None
 
 
 @dataclass(frozen=True, slots=True)
 class RunResults:
-    """What the steps before came to. `by_words` is BM25's; what only a training has is empty without one.
+    """The results of the steps before. `evaluate` has no `pairs`, `verification` and `exports`.
 
-    `listing` tells what was there of the inputs, as `data/listing.py` compares it.
+    `listing` describes the inputs as `data/listing.py` compares them.
     """
 
     task: WorkerTask
     result: WorkerResult
-    by_words: Lexical
+    bm25: Bm25Metrics
     listing: dict[str, Listing]
-    read: Pairs | None = None
+    pairs: Pairs | None = None
     verification: Verification | None = None
     exports: tuple[Export, ...] = ()
 
 
-def report(settings: Settings, place: Attempt, clock: Clock, work: RunResults) -> RunOutcome:
-    """Judge the run, make its record, its page and its model's card, then publish.
+def start_bm25(eval_sets: Sequence[EvalSet], cutoffs: Sequence[int]) -> Callable[[], Bm25Metrics]:
+    """Start to score BM25 on the eval sets in the background. Returns a function that waits for the metrics."""
+    return background(lambda: {eval_set.name: _bm25(eval_set, cutoffs) for eval_set in eval_sets})
+
+
+def _bm25(eval_set: EvalSet, cutoffs: Sequence[int]) -> dict[str, float] | None:
+    try:
+        return lexical_metrics(eval_set, cutoffs)
+    except Exception as error:  # a baseline must not fail the run
+        warn(f"{eval_set.name}: cannot compute BM25: {type(error).__name__}: {error}")
+        return None
+
+
+def finalize(settings: Settings, attempt: Attempt, timer: PhaseTimer, results: RunResults) -> RunOutcome:
+    """Evaluate the gate, write metrics, report and model card, then publish.
 
     Raises:
-        GateError: the model is not good enough; all is published, but not as a success.
+        GateError: the model failed the gate; everything is published, without `_SUCCESS`.
     """
-    run = record(settings, place, clock, work, compared(settings, work))
-    results = write_pages(settings, place, run, work.task)
-    return publish(place, clock, run, {"inputs": work.task.inputs, "inputs_listing": work.listing}, results)
+    comparisons = tuple(
+        replace(
+            compare_eval_set(results.task, results.result, eval_set.name, settings.seed),
+            bm25=results.bm25[eval_set.name],
+        )
+        for eval_set in results.task.eval_sets
+    )
+    run = record_run(settings, attempt, timer, results, comparisons)
+    tracker_results = write_report(settings, attempt, run, results.task)
+    inputs = {"inputs": results.task.inputs, "inputs_listing": results.listing}
+    return publish(attempt, timer, run, inputs, tracker_results)
 
 
-def record(
-    settings: Settings, place: Attempt, clock: Clock, work: RunResults, comparisons: tuple[Comparison, ...]
+def compare_eval_set(task: WorkerTask, result: WorkerResult, name: str, seed: int) -> Comparison:
+    """Compare one eval set before and after training, and write its `rankings/` file."""
+    before = next(evaluation for evaluation in result.before if evaluation.name == name)
+    after = next((evaluation for evaluation in result.after if evaluation.name == name), None)
+    query_results = read_results(before.results), read_results(after.results) if after else []
+    write_rankings(task.staging / "rankings" / f"{name}.jsonl", *query_results)
+    comparison = compare(name, *query_results, seed) if after else Comparison(name, before.metrics)
+    return replace(comparison, dimensions=by_dimension(before, after))
+
+
+def record_run(
+    settings: Settings,
+    attempt: Attempt,
+    timer: PhaseTimer,
+    results: RunResults,
+    comparisons: tuple[Comparison, ...],
 ) -> Run:
-    """All that is known of the run, with its verdict, which also ends this attempt's entry in the history."""
-    training = work.result.training
+    """Evaluate the gate and collect everything the report needs. Also ends this attempt in the history."""
+    training = results.result.training
     verdict = evaluate_gate(settings, comparisons, training.collapse) if training else Verdict(passed=True, rule="none")
     outcome = "succeeded" if verdict.passed else GateError.kind
-    place.diary.write(place.store(), outcome=outcome, last_step=training.steps if training else 0)
+    attempt.history.update(attempt.store(), outcome=outcome, last_step=training.steps if training else 0)
     return Run(
-        id=place.run_id,
-        started_at=place.started_at,
+        id=attempt.run_id,
+        started_at=attempt.started_at,
         settings=settings,
         base_model=settings.base_model,
-        result=work.result,
-        eval_sets=work.task.eval_sets,
+        result=results.result,
+        eval_sets=results.task.eval_sets,
         comparisons=comparisons,
         verdict=verdict,
-        seconds=clock.seconds,
-        pairs=work.read,
-        batching=work.task.batching,
-        verification=work.verification,
-        exports=work.exports,
-        attempts=place.diary.all(place.store()),
+        seconds=timer.seconds,
+        pairs=results.pairs,
+        batching=results.task.batching,
+        verification=results.verification,
+        exports=results.exports,
+        attempts=attempt.history.records(attempt.store()),
     )
 
 
-def write_pages(settings: Settings, place: Attempt, run: Run, task: WorkerTask) -> Results:
-    """What people read: the card of the model, the page of the run. Returns what trackers are told."""
+def write_report(settings: Settings, attempt: Attempt, run: Run, task: WorkerTask) -> Results:
+    """Write model card and HTML report. Returns the results for experiment trackers."""
     content = metrics(run)
     if task.pairs is not None:
-        (place.staging / "model" / "README.md").write_text(model_card(redacted(content)), encoding="utf-8")
-    page = report_page(place.staging, content, settings, task.eval_sets, place.settings_hash, task.inputs)
-    (place.staging / "report.html").write_text(page, encoding="utf-8")
+        (attempt.staging / "model" / "README.md").write_text(model_card(redacted(content)), encoding="utf-8")
+    page = report(attempt.staging, content, settings, task.eval_sets, attempt.settings_hash, task.inputs)
+    path = attempt.staging / "report.html"
+    path.write_text(page, encoding="utf-8")
     tracked = tracked_run(Settings.model_validate(task.settings), task.scratch, task.staging)
-    results = Results(tracked, settings.report_to, dict(content), place.staging / "report.html", settings.log_format)
+    results = Results(tracked, settings.report_to, dict(content), path, settings.log_format)
     into_files(results)
     return results
 
 
-def compared(settings: Settings, work: RunResults) -> tuple[Comparison, ...]:
-    """Before, after and BM25 on each eval set."""
-    return tuple(
-        replace(compare_set(settings, work.task, work.result, one.name), bm25=work.by_words[one.name])
-        for one in work.task.eval_sets
-    )
+def publish(
+    attempt: Attempt, timer: PhaseTimer, run: Run, inputs: dict[str, Any], tracker_results: Results
+) -> RunOutcome:
+    """Publish the staged files, unless another attempt was first; then remove checkpoints and leftovers.
 
+    Only the attempt that published reports to experiment trackers.
 
-def compare_set(settings: Settings, task: WorkerTask, result: WorkerResult, name: str) -> Comparison:
-    """Before against after on one eval set, also query by query into `rankings/`."""
-    before = next(one for one in result.before if one.name == name)
-    after = next((one for one in result.after if one.name == name), None)
-    results = read_results(before.results), read_results(after.results) if after else []
-    write_rankings(task.staging / "rankings" / f"{name}.jsonl", *results)
-    compared = compare(name, *results, settings.seed) if after else Comparison(name, before.metrics)
-    return replace(compared, dimensions=by_dimension(before, after))
-
-
-def publish(place: Attempt, clock: Clock, run: Run, inputs: dict[str, Any], results: Results) -> RunOutcome:
-    """Put what is staged at the run's place, unless another attempt was faster; then leave nothing beside it.
-
-    The manifest tells of the `inputs`.
-
-    Only the attempt that did so tells the trackers of the results.
+    Args:
+        attempt: the attempt.
+        timer: of its phases.
+        run: for `metrics.json`.
+        inputs: the entries of the manifest about the inputs.
+        tracker_results: for experiment trackers.
 
     Raises:
-        GateError: it is there, but not as a success.
+        GateError: the model failed the gate; everything is published, without `_SUCCESS`.
     """
-    store = place.store()
-    with acquire_lease(store) as claim:
-        published = already_published(store, place.settings_hash)
-        content = None if published else put(place, clock, run, inputs, store, claim)
+    store = attempt.store()
+    with acquire_lease(store) as lease:
+        is_published = already_published(store, attempt.settings_hash)
+        content = None if is_published else publish_files(attempt, timer, run, inputs, store, lease)
     if content:
-        to_servers(results)
+        to_servers(tracker_results)
     if content and not run.verdict.passed:
-        told = f"the gate: {'; '.join(run.verdict.failed)}"
-        raise GateError(f"{told}; the run is kept in {place.run}, without _SUCCESS", content)
-    place.status.finish()
-    settle(LATE_SECONDS)
-    with suppress(JobError):  # the run stands; what is left beside it goes the next time
+        failures = "; ".join(run.verdict.failed)
+        raise GateError(f"the gate: {failures}; the run is in {attempt.run_uri}, without _SUCCESS", content)
+    attempt.status.finish()
+    settle(LATE_UPLOAD_SECONDS)
+    with suppress(JobError):  # the run is complete; the next attempt removes what is left
         remove_leftovers(store)
-    return RunOutcome(place.run, content)
+    return RunOutcome(attempt.run_uri, content)
 
 
-def put(place: Attempt, clock: Clock, run: Run, inputs: dict[str, Any], store: Store, claim: PublishLease) -> Metrics:
-    """Whole or not at all; `_SUCCESS` only where it passed the gate. Returns the content of `metrics.json`."""
-    clear_unfinished(store, claim)
-    with clock("publish"):
-        files = upload(place.staging, store, claim, {})
+def publish_files(
+    attempt: Attempt, timer: PhaseTimer, run: Run, inputs: dict[str, Any], store: Store, lease: PublishLease
+) -> Metrics:
+    """Upload all files, the manifest, and `_SUCCESS` if the gate passed. Returns the content of `metrics.json`."""
+    clear_unfinished(store, lease)
+    with timer(Phase.PUBLISH):
+        files = upload(attempt.staging, store, lease, {})
     content = metrics(run)
-    write_json(place.staging / "metrics.json", content)
-    files = upload(place.staging, store, claim, files)
-    facts = {
-        "run_id": place.run_id,
-        "attempt": len(run.attempts),
-        "settings_sha256": place.settings_hash,
-    }
-    finish = commit_run if run.verdict.passed else write_manifest
-    finish(store, claim, place.staging, facts | inputs | {"files": files})
+    write_json(attempt.staging / "metrics.json", content)
+    files = upload(attempt.staging, store, lease, files)
+    facts = {"run_id": attempt.run_id, "attempt": len(run.attempts), "settings_sha256": attempt.settings_hash}
+    finish = commit_run if run.verdict.passed else upload_manifest
+    finish(store, lease, attempt.staging, facts | inputs, files)
     return content

@@ -10,24 +10,24 @@ from mnrl_job.system.finding import Finding
 
 @dataclass(slots=True)
 class Findings:
-    """The findings so far, each told as it comes. A check that needs a failed one's answer is left out."""
+    """The findings so far; `report` is called with each. A check that depends on a failed one is skipped."""
 
-    tell: Callable[[Finding], None]
-    found: list[Finding] = field(default_factory=list)
+    report: Callable[[Finding], None]
+    items: list[Finding] = field(default_factory=list)
 
     def add(self, finding: Finding) -> None:
-        self.found.append(finding)
-        self.tell(finding)
+        self.items.append(finding)
+        self.report(finding)
 
     def passed(self, check: str, detail: str) -> None:
         self.add(Finding(check, "passed", detail))
 
     @contextmanager
     def checking(self, check: str, errors: type[JobError] = JobError) -> Iterator[None]:
-        """Such an error inside is the finding that this check failed; its message ends with what helps.
+        """Turn such an error into a failed finding; the last clause of its message is the remedy.
 
         Raises:
-            Preempted: the check was stopped on request, which says nothing about what it looked at.
+            Preempted: the check was stopped on request.
         """
         try:
             yield

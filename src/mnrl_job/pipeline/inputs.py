@@ -1,4 +1,4 @@
-"""The inputs of a run or a check: found, fetched, read."""
+"""Locates, downloads and reads the inputs of a run or a check."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,45 +17,45 @@ from mnrl_job.system.logs import warn
 from mnrl_job.system.machine import caches, disk, shared_memory
 
 
-def get_inputs(settings: Settings, place: Attempt, devices: Devices, trains: bool = True) -> Inputs:
-    """Find every input, check that the machine has room for them, then fetch.
+def get_inputs(settings: Settings, attempt: Attempt, devices: Devices, trains: bool = True) -> Inputs:
+    """Locate every input, check the disk space and shared memory, then download.
 
     Raises:
-        JobError: an input is missing or denied, the disk is too small, or accelerate is to do what is not supported.
+        JobError: an input is missing or denied, the disk is too small, or the accelerate config is not supported.
     """
     if settings.accelerate_config:
-        check_accelerate_file(settings.accelerate_config, devices.workers, place.nodes)
+        check_accelerate_file(settings.accelerate_config, devices.workers, attempt.nodes)
     located = locate_inputs(settings)
-    for finding in (disk(place.scratch, needed_bytes(located, settings, trains)), shared_memory(devices), caches()):
+    for finding in (disk(attempt.scratch, needed_bytes(located, settings, trains)), shared_memory(devices), caches()):
         if finding.status == "failed":
             raise by_kind(finding.kind, finding.message)
         if finding.status == "warning":
             warn(finding.message)
-    listing = listings(located, settings)  # first: what changes meanwhile is other data the next time
-    return replace(fetch_inputs(located, place.inputs, settings), listing=listing)
+    listing = listings(located, settings)  # before the download, so that later changes count as other data
+    return replace(fetch_inputs(located, attempt.inputs, settings), listing=listing)
 
 
 def read_eval_sets(inputs: Inputs, scratch: Path, max_bad_row_ratio: float) -> tuple[EvalSet, ...]:
-    """Check every eval set the user named; of each so large a share may be unusable."""
+    """Read and check every eval set of `MNRL_EVAL_DATA`."""
     return tuple(read_evalset(source, scratch / "eval" / source.name, max_bad_row_ratio) for source in inputs.evals)
 
 
 def check_eval_names(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> None:
-    """The eval sets that settings name must be there; and there must be one to judge by, if there is a gate.
+    """Check that the eval sets named in settings exist, and that there is one for the gate and early stopping.
 
     Raises:
-        SettingsError: one is not.
+        SettingsError: an eval set is missing.
     """
-    names = [one.name for one in eval_sets]
-    wanted, _ = settings.primary_eval
-    asked = {wanted: f"MNRL_PRIMARY_METRIC={settings.primary_metric}"} if wanted else {}
-    asked |= dict.fromkeys(settings.guard_evals, f"MNRL_GUARD_EVALS={','.join(settings.guard_evals)}")
-    for name, origin in asked.items():
+    names = [eval_set.name for eval_set in eval_sets]
+    primary, _ = settings.primary_eval
+    required = {primary: f"MNRL_PRIMARY_METRIC={settings.primary_metric}"} if primary else {}
+    required |= dict.fromkeys(settings.guard_evals, f"MNRL_GUARD_EVALS={','.join(settings.guard_evals)}")
+    for name, setting in required.items():
         if name not in names:
-            raise SettingsError(f"{origin}: no eval set is named {name!r}; there are: {', '.join(names) or 'none'}")
-    judging = (settings.min_gain, settings.max_p_value, settings.eval_interval)
-    if not names and any(one not in (None, NO_GATE) for one in judging):
+            raise SettingsError(f"{setting}: no eval set is named {name!r}; there are: {', '.join(names) or 'none'}")
+    needs_eval_set = (settings.min_gain, settings.max_p_value, settings.eval_interval)
+    if not names and any(value not in (None, NO_GATE) for value in needs_eval_set):
         raise SettingsError(
-            "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE and MNRL_EVAL_INTERVAL need an eval set to judge by; name one in "
-            "MNRL_EVAL_DATA, or hold training pairs out (MNRL_HOLDOUT_RATIO)"
+            "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE and MNRL_EVAL_INTERVAL need an eval set; name one in MNRL_EVAL_DATA, or "
+            "hold training pairs out (MNRL_HOLDOUT_RATIO)"
         )

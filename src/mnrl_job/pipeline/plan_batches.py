@@ -37,7 +37,7 @@ NEARLY_ALL = 0.98
 
 
 def lay_out(
-    settings: Settings, place: Attempt, pairs: Pairs, groups: NDArray[np.int64], negatives: Ragged
+    settings: Settings, attempt: Attempt, pairs: Pairs, groups: NDArray[np.int64], negatives: Ragged
 ) -> tuple[BatchPlan, dict[str, Any]]:
     """Choose how batches are made and plan the whole run.
 
@@ -53,7 +53,7 @@ def lay_out(
     epochs = plan_epochs(groups, rule, counts, settings.seed, settings.epochs, settings.max_steps)
     plan = np.concatenate(epochs)
     starts = np.cumsum([0, *map(len, epochs[:-1])])
-    labels, path = place.scratch / "labels.arrow", place.scratch / "plan.npy"
+    labels, path = attempt.scratch / "labels.arrow", attempt.scratch / "plan.npy"
     write_labels(labels, groups, negatives if "negatives" in pairs.columns else None)
     np.save(path, plan)
     batches = {source.name: count for source, count in zip(pairs.sources, counts, strict=True)}

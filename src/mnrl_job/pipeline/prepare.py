@@ -39,7 +39,9 @@ class Prepared:
     audit: dict[str, Any]
 
 
-def prepare(settings: Settings, place: Attempt, read: Pairs, eval_sets: tuple[EvalSet, ...], workers: int) -> Prepared:
+def prepare(
+    settings: Settings, attempt: Attempt, read: Pairs, eval_sets: tuple[EvalSet, ...], workers: int
+) -> Prepared:
     """Find what is the same, keep eval data out of training, lay out the batches.
 
     Raises:
@@ -48,19 +50,19 @@ def prepare(settings: Settings, place: Attempt, read: Pairs, eval_sets: tuple[Ev
     """
     check_workers(settings, workers)
     check_hardness(settings, read)
-    found, leaks = compare_texts(settings, place, read, eval_sets)
+    found, leaks = compare_texts(settings, attempt, read, eval_sets)
     kept = np.ones(read.rows, dtype=bool)
     if leaks.policy == "remove":
         kept[leaks.all] = False
     negatives, spared = without_contradictions(found), 0
     if not eval_sets:
-        eval_sets = hold_some_out(settings, place, read, found, kept)
+        eval_sets = hold_some_out(settings, attempt, read, found, kept)
         negatives, spared = spare_held_out(found.groups, negatives, ~kept)
-    pairs, negatives = keep(read, negatives, kept, place)
+    pairs, negatives = keep(read, negatives, kept, attempt)
     check_hardness(settings, pairs)  # those that had negatives may be gone
-    batching, facts = lay_out(settings, place, pairs, found.groups[kept], negatives)
+    batching, facts = lay_out(settings, attempt, pairs, found.groups[kept], negatives)
     if settings.num_hard_negatives:
-        barred = place.scratch / "barred.npy"
+        barred = attempt.scratch / "barred.npy"
         np.save(barred, np.isin(found.positives, found.relevant)[kept])
         batching = replace(batching, barred=barred)
     content = audit(read, pairs, found, leaks, eval_sets) | {"negatives_held_out": spared, "batches": facts}
@@ -88,14 +90,14 @@ def check_hardness(settings: Settings, pairs: Pairs) -> None:
 
 
 def compare_texts(
-    settings: Settings, place: Attempt, read: Pairs, eval_sets: Sequence[EvalSet]
+    settings: Settings, attempt: Attempt, read: Pairs, eval_sets: Sequence[EvalSet]
 ) -> tuple[Groups, Leaks]:
     """Number the texts, and find the pairs that stand in an eval set, too.
 
     Raises:
         DataError: there are such pairs and `MNRL_LEAKAGE_POLICY` is `fail`.
     """
-    folder = place.scratch / "texts"
+    folder = attempt.scratch / "texts"
     folder.mkdir()
     judged = judged_pairs(eval_sets, folder / "judged.arrow")
     found = find_groups(read, judged.documents if judged else None, settings.near_duplicate_threshold, folder)
@@ -122,7 +124,7 @@ def tell_leaks(leaks: Leaks, read: Pairs) -> None:
 
 
 def hold_some_out(
-    settings: Settings, place: Attempt, read: Pairs, found: Groups, kept: NDArray[np.bool_]
+    settings: Settings, attempt: Attempt, read: Pairs, found: Groups, kept: NDArray[np.bool_]
 ) -> tuple[EvalSet, ...]:
     """Take an eval set out of the pairs; `kept` loses its rows."""
     if not settings.holdout_ratio:
@@ -130,12 +132,12 @@ def hold_some_out(
         return ()
     held = hold_out(read, found.texts, found.groups, settings.holdout_ratio, settings.seed)
     kept &= ~held.rows
-    folder = place.scratch / "eval" / HELD_OUT
+    folder = attempt.scratch / "eval" / HELD_OUT
     log(f"held out {int(held.rows.sum())} of {read.rows} pairs as eval set '{HELD_OUT}'")
     return (write_evalset(HELD_OUT, HELD_OUT, folder, held.queries, held.corpus, held.grades),)
 
 
-def keep(read: Pairs, negatives: Ragged, kept: NDArray[np.bool_], place: Attempt) -> tuple[Pairs, Ragged]:
+def keep(read: Pairs, negatives: Ragged, kept: NDArray[np.bool_], attempt: Attempt) -> tuple[Pairs, Ragged]:
     """The pairs to train on and the groups of their negatives; written anew only where some are left out.
 
     Raises:
@@ -145,7 +147,7 @@ def keep(read: Pairs, negatives: Ragged, kept: NDArray[np.bool_], place: Attempt
         return read, negatives
     if not kept.any():
         raise DataError("every training pair also stands in an eval set; give other pairs, or MNRL_LEAKAGE_POLICY=keep")
-    path = place.scratch / "train.arrow"
+    path = attempt.scratch / "train.arrow"
     negatives = negatives.of(np.flatnonzero(kept))
     columns = read.columns if len(negatives.values) else read.columns[:2]
     write_table(path, read_table(read.path).select(columns).filter(pa.array(kept)))

@@ -1,4 +1,4 @@
-"""Whether a run is published already."""
+"""Whether a run is already published."""
 
 from contextlib import suppress
 
@@ -10,32 +10,33 @@ from mnrl_job.runs.publish import already_published, remove_leftovers
 from mnrl_job.storage import Store
 
 
-def finished_before(settings: Settings, place: Attempt, store: Store) -> bool:
-    """Whether the run stands there already; if so, nothing that a killed attempt left stays beside it.
+def finish_if_published(settings: Settings, attempt: Attempt, store: Store) -> bool:
+    """Whether the run is already published; if so, leftovers of killed attempts are removed.
 
     Raises:
-        JobError: it was made with other settings, or of other data.
+        JobError: it was published with other settings or from other data.
     """
-    if not published_before(settings, place, store):
+    if not is_published(settings, attempt, store):
         return False
-    with suppress(JobError):  # who may only read still learns that it is finished
+    with suppress(JobError):  # with read-only access the answer is the same
         remove_leftovers(store)
     return True
 
 
-def published_before(settings: Settings, place: Attempt, store: Store) -> bool:
-    """Whether the run stands there already, made of what its inputs are now; one that is gone tells nothing.
+def is_published(settings: Settings, attempt: Attempt, store: Store) -> bool:
+    """Whether the run is already published from these inputs. Inputs that no longer exist are not compared.
 
     Raises:
-        SettingsError: it was made with other settings.
-        DataError: it was made of other data.
+        SettingsError: it was published with other settings.
+        DataError: it was published from other data.
     """
-    manifest = already_published(store, place.settings_hash)
+    manifest = already_published(store, attempt.settings_hash)
     if manifest is None:
         return False
-    was = manifest.get("inputs_listing")
-    if was and place.nodes.is_first and (other := find_other(was, listings_in_reach(settings))):
+    listings = manifest.get("inputs_listing")
+    if listings and attempt.nodes.is_first and (difference := find_other(listings, listings_in_reach(settings))):
         raise DataError(
-            f"{other}: {place.run} was published from other data; go back to that, or choose another MNRL_RUN_ID"
+            f"{difference}: {attempt.run_uri} was published from other data; go back to that, or choose another "
+            "MNRL_RUN_ID"
         )
     return True

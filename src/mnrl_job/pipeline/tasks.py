@@ -1,4 +1,4 @@
-"""What the workers of a run, and the agent of a node, are told."""
+"""The tasks of a run's workers and of a node's agent."""
 
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.inputs import Inputs, input_hashes
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.launch.node_agent import WORKERS, AgentTask
+from mnrl_job.launch.run_identity import BATCH_PLAN
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.launch.workers import WORKERS_SHARE, local_rank_variables, worker_command, worker_identity
 from mnrl_job.runs.attempt import Attempt
@@ -15,14 +16,14 @@ from mnrl_job.system.devices import Devices
 from mnrl_job.system.files import sha256_of
 
 
-def agent_task(settings: Settings, place: Attempt, devices: Devices) -> AgentTask:
-    """What the agent of this attempt is to know."""
-    folder = place.scratch / "agent"
+def agent_task(settings: Settings, attempt: Attempt, devices: Devices) -> AgentTask:
+    """The task of this node's agent."""
+    folder = attempt.scratch / "agent"
     return AgentTask(
-        nodes=place.nodes,
-        run_id=place.run_id,
+        nodes=attempt.nodes,
+        run_id=attempt.run_id,
         folder=folder,
-        command=tuple(worker_command("train", place.scratch)),
+        command=tuple(worker_command("train", attempt.scratch)),
         identities=tuple(
             worker_identity(devices, folder / WORKERS, rank) | local_rank_variables(devices, rank)
             for rank in range(devices.workers)
@@ -37,24 +38,24 @@ def agent_task(settings: Settings, place: Attempt, devices: Devices) -> AgentTas
 
 def worker_task(
     settings: Settings,
-    place: Attempt,
+    attempt: Attempt,
     inputs: Inputs,
     eval_sets: tuple[EvalSet, ...],
     pairs: Pairs | None = None,
     batching: BatchPlan | None = None,
 ) -> WorkerTask:
-    """What the workers need to know. The plan of batches counts as an input: all must train by the same one."""
+    """The task of the workers. The batch plan counts as an input: all ranks must use the same."""
     hashes = input_hashes(inputs, eval_sets, pairs)
     if settings.accelerate_config:
         hashes["accelerate_config"] = sha256_of([Path(settings.accelerate_config)])
     if batching:
-        hashes["batches"] = sha256_of([batching.plan])
+        hashes[BATCH_PLAN] = sha256_of([batching.plan])
     return WorkerTask(
-        settings=settings.model_dump(mode="json") | {"run_id": place.run_id},
+        settings=settings.model_dump(mode="json") | {"run_id": attempt.run_id},
         model=inputs.model,
         guide=inputs.guide,
-        scratch=place.scratch,
-        staging=place.staging,
+        scratch=attempt.scratch,
+        staging=attempt.staging,
         eval_sets=eval_sets,
         inputs=hashes,
         pairs=pairs,

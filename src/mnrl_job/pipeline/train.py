@@ -1,4 +1,4 @@
-"""The story of a training run: one call a step, in order."""
+"""The `train` command, step by step."""
 
 import shutil
 from collections.abc import Callable
@@ -10,23 +10,25 @@ from mnrl_job.data.read_pairs import read_pairs
 from mnrl_job.launch.exporters import check_exporters
 from mnrl_job.launch.fingerprint import fingerprint
 from mnrl_job.launch.node_agent import NEWEST, NodeAgent, joined
+from mnrl_job.launch.run_identity import RunIdentity, run_identity
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.launch.workers import start_workers
 from mnrl_job.pipeline.export import exported
-from mnrl_job.pipeline.finalize import RunOutcome, RunResults, lexical, report
+from mnrl_job.pipeline.finalize import RunOutcome, RunResults, finalize, start_bm25
 from mnrl_job.pipeline.inputs import check_eval_names, get_inputs, read_eval_sets
-from mnrl_job.pipeline.open_attempt import opened
+from mnrl_job.pipeline.open_attempt import open_attempt
 from mnrl_job.pipeline.prepare import prepare
-from mnrl_job.pipeline.published import finished_before
+from mnrl_job.pipeline.published import finish_if_published
 from mnrl_job.pipeline.tasks import agent_task, worker_task
 from mnrl_job.report.audit_page import with_lengths
 from mnrl_job.report.json_file import write_json
-from mnrl_job.runs.attempt import Attempt, result_settings, resume_identity
+from mnrl_job.runs.attempt import Attempt
 from mnrl_job.runs.checkpoints import fetch_named, fetch_newest, upload_checkpoints
-from mnrl_job.runs.status import Clock
+from mnrl_job.runs.status import PhaseTimer
 from mnrl_job.storage.probe import probe
 from mnrl_job.system.devices import Devices, find_devices
 from mnrl_job.system.logs import log
+from mnrl_job.system.phases import Phase
 from mnrl_job.worker.results import Verification, WorkerResult
 
 
@@ -34,93 +36,98 @@ def train(settings: Settings) -> RunOutcome:
     """Fetch, check, prepare, evaluate before, train, evaluate after, verify by reloading, export, report, publish.
 
     Raises:
-        JobError: anything that kept the run from being published; `failure.json` tells the same.
+        JobError: the run could not be published; `failure.json` has the same error.
     """
-    with opened(settings) as place:
-        if finished_before(settings, place, place.store()):
-            return RunOutcome(place.run, None)
+    with open_attempt(settings) as attempt:
+        if finish_if_published(settings, attempt, attempt.store()):
+            return RunOutcome(attempt.run_uri, None)
         devices = find_devices(settings.num_processes, settings.min_gpus)
-        if place.nodes.is_single:
-            return train_on_node(settings, place, devices)
+        if attempt.nodes.is_single:
+            return train_on_node(settings, attempt, devices)
         secret = settings.group_secret.get_secret_value()
-        with joined(agent_task(settings, place, devices), devices, place.care, secret) as agent:
-            return train_on_node(settings, place, devices, agent)
+        with joined(agent_task(settings, attempt, devices), devices, attempt.timeouts, secret) as agent:
+            return train_on_node(settings, attempt, devices, agent)
 
 
-def train_on_node(settings: Settings, place: Attempt, devices: Devices, agent: NodeAgent | None = None) -> RunOutcome:
-    """The part of this node: all prepare and train alike, then the first goes on alone."""
-    nodes = place.nodes
+def train_on_node(settings: Settings, attempt: Attempt, devices: Devices, agent: NodeAgent | None = None) -> RunOutcome:
+    """Prepare and train, as all nodes do; on node 0 also verify, report and publish."""
+    nodes = attempt.nodes
     if nodes.is_first:
-        probe(place.store())
+        probe(attempt.store())
         check_exporters(settings.export)
-    place.diary.write(place.store())
-    clock = Clock(place.status)
-    one = replace(devices, workers=int(nodes.is_first))
+    attempt.history.update(attempt.store())
+    timer = PhaseTimer(attempt.status)
+    one_device = replace(devices, workers=int(nodes.is_first))
     with (
-        upload_checkpoints(place) as upload,
-        agent.stopped_first() if agent else start_workers("train", place.scratch, devices, place.care) as workers,
-        start_workers("verify", place.scratch, one, place.care) as verifier,
+        upload_checkpoints(attempt) as upload,
+        (
+            agent.stopped_first() if agent else start_workers("train", attempt.scratch, devices, attempt.timeouts)
+        ) as workers,
+        start_workers("verify", attempt.scratch, one_device, attempt.timeouts) as verifier,
     ):
-        with clock("fetch"):
-            inputs = get_inputs(settings, place, devices)
-        with clock("prepare"):
-            eval_sets = read_eval_sets(inputs, place.scratch, settings.max_bad_row_ratio)
-            read = read_pairs(inputs.train, settings, place.scratch / "pairs.arrow")
+        with timer(Phase.FETCH):
+            inputs = get_inputs(settings, attempt, devices)
+        with timer(Phase.PREPARE):
+            eval_sets = read_eval_sets(inputs, attempt.scratch, settings.max_bad_row_ratio)
+            pairs = read_pairs(inputs.train, settings, attempt.scratch / "pairs.arrow")
             log(
-                f"read {read.rows} pairs from {len(inputs.train)} source(s)",
-                rejected=read.rejected,
-                filtered=read.filtered,
+                f"read {pairs.rows} pairs from {len(inputs.train)} source(s)",
+                rejected=pairs.rejected,
+                filtered=pairs.filtered,
             )
-            prepared = prepare(settings, place, read, eval_sets, nodes.max_nodes * devices.workers)
+            prepared = prepare(settings, attempt, pairs, eval_sets, nodes.max_nodes * devices.workers)
             check_eval_names(settings, prepared.eval_sets)
-        task = worker_task(settings, place, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
-        resume = partial(from_checkpoint, settings, place, upload)
-        words = lexical(settings, task.eval_sets if nodes.is_first else ())
+        task = worker_task(settings, attempt, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
+        identity = run_identity(settings, task.inputs)
+        resume = partial(resume_task, attempt, upload, identity)
+        bm25 = start_bm25(task.eval_sets if nodes.is_first else (), settings.metric_cutoffs)
         if isinstance(workers, NodeAgent):
-            own = fingerprint(result_settings(settings), task.inputs, devices.workers)
-            result = workers.train(task, own, resume, WorkerResult)
+            result = workers.train(task, fingerprint(identity, devices.workers), resume, WorkerResult)
         else:
             result = workers.run(resume(task), "result.json", WorkerResult)
         if agent and not nodes.is_first:
-            with clock("publish"):
+            with timer(Phase.PUBLISH):
                 agent.wait_until_published()
-            return RunOutcome(place.run, None, by_peer=True)
-        with clock("verify"):
+            return RunOutcome(attempt.run_uri, None, by_peer=True)
+        with timer(Phase.VERIFY):
             verification = verifier.run(task, "verified.json", Verification)
-        exports = exported(settings, place, clock, task)
-    write_json(place.staging / "audit.json", with_lengths(prepared.audit, result.lengths))
-    return report(
-        settings, place, clock, RunResults(task, result, words(), inputs.listing, read, verification, exports)
-    )
+        exports = exported(settings, attempt, timer, task)
+    write_json(attempt.staging / "audit.json", with_lengths(prepared.audit, result.lengths))
+    results = RunResults(task, result, bm25(), inputs.listing, pairs, verification, exports)
+    return finalize(settings, attempt, timer, results)
 
 
-def from_checkpoint(
-    settings: Settings, place: Attempt, upload: Callable[[], None], task: WorkerTask, name: str | None = NEWEST
+def resume_task(
+    attempt: Attempt,
+    upload: Callable[[], None],
+    identity: RunIdentity,
+    task: WorkerTask,
+    checkpoint: str | None = NEWEST,
 ) -> WorkerTask:
-    """The task, to be resumed from a checkpoint at the run's place.
+    """The task of the workers, with the checkpoint to resume from.
 
     Args:
-        settings: of the run.
-        place: this attempt.
-        upload: has what was made in this attempt uploaded.
+        attempt: this attempt.
+        upload: uploads the newest checkpoint of this attempt, see `upload_checkpoints`.
+        identity: of the run.
         task: of the workers.
-        name: of the checkpoint; by default the newest, if there is one. None begins at the beginning.
+        checkpoint: its name; by default the newest, if there is one. None starts at step 0.
 
     Raises:
-        SettingsError: it was made with other settings.
-        DataError: it was made from other data.
-        HangTimeout: the one named is not there.
+        SettingsError: the checkpoint was made with other settings.
+        DataError: the checkpoint was made from other data.
+        HangTimeout: the named checkpoint cannot be downloaded.
     """
-    folder = place.scratch / "checkpoints"
-    shutil.rmtree(folder, ignore_errors=True)  # of the round before
-    if name is None:
+    folder = attempt.scratch / "checkpoints"
+    shutil.rmtree(folder, ignore_errors=True)  # of the previous round
+    if checkpoint is None:
         return task
-    if name != NEWEST:
-        return replace(task, resume=fetch_named(place.store(), name, folder))
+    if checkpoint != NEWEST:
+        return replace(task, resume=fetch_named(attempt.store(), checkpoint, folder))
     upload()
-    found = fetch_newest(place.store(), folder, resume_identity(settings, task.inputs))
-    if found is None:
+    newest = fetch_newest(attempt.store(), folder, identity)
+    if newest is None:
         return task
-    if not place.status.step:  # else this attempt itself made it
-        place.diary.write(place.store(), first_step=found.step, last_step=found.step)
-    return replace(task, resume=found.folder)
+    if not attempt.status.step:  # else it is of this attempt
+        attempt.history.update(attempt.store(), first_step=newest.step, last_step=newest.step)
+    return replace(task, resume=newest.folder)

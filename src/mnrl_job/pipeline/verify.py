@@ -1,4 +1,4 @@
-"""The story of a verification: a published run is checked again."""
+"""The `verify` command, step by step."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.launch.workers import ask_workers
 from mnrl_job.runs.attempt import work_dir
-from mnrl_job.runs.verify import recheck
+from mnrl_job.runs.verify import verify_run
 from mnrl_job.storage import open_store
 from mnrl_job.system.devices import find_devices
 from mnrl_job.system.files import scratch_folder
@@ -18,26 +18,26 @@ from mnrl_job.system.preemption import raise_on_signal
 from mnrl_job.worker.results import Verification
 
 
-def verify_run(uri: str, settings: Settings) -> Verification | None:
-    """Check a published run again: marker, manifest, every hash, and that the model reloads to the same embeddings.
+def verify(uri: str, settings: Settings) -> Verification | None:
+    """Verify a published run: marker, manifest, every hash, and that the model reloads to the same embeddings.
 
     Returns:
-        How the reloaded model compares; None for a run of `evaluate`, which has no model.
+        How the embeddings of the reloaded model compare; None for a run of `evaluate`, which has no model.
 
     Raises:
-        JobError: the run is missing, unfinished or damaged, and what differs; or the storage does not answer.
+        JobError: the run is missing, unfinished or damaged; or the storage does not answer.
     """
-    with raise_on_signal(), scratch_folder(work_dir(settings)) as scratch, translate_disk_full(scratch):
+    with raise_on_signal(), scratch_folder(work_dir(settings.work_dir)) as scratch, translate_disk_full(scratch):
         store = open_store(uri, "URI", settings.s3_addressing_style)
         provide_home(scratch)
-        folder = recheck(store, scratch / "run")
+        folder = verify_run(store, scratch / "run")
         if not (folder / "model").is_dir():
             return None
         task = WorkerTask(settings.model_dump(mode="json"), "", scratch, folder, eval_sets=(), inputs={})
         try:
-            one = replace(find_devices(settings.num_processes), workers=1)
-            care = WorkerTimeouts(settings.hang_timeout.seconds, settings.grace_period.seconds)
-            return ask_workers("recheck", task, one, care, "verified.json", Verification)
+            device = replace(find_devices(settings.num_processes), workers=1)
+            timeouts = WorkerTimeouts(settings.hang_timeout.seconds, settings.grace_period.seconds)
+            return ask_workers("recheck", task, device, timeouts, "verified.json", Verification)
         except DataError as error:
             raise DataError(
                 f"{uri}: every file is as published, but {error}; compare `environment` in its metrics.json with here"

@@ -1,4 +1,4 @@
-"""The attempts at a run, each in a file at the run's place: begun, ended, why, how far, what was lost."""
+"""The attempts at a run, a file each in the run's folder: when, how it ended, steps done and lost."""
 
 import json
 from contextlib import suppress
@@ -15,15 +15,15 @@ from mnrl_job.system import timestamps
 from mnrl_job.system.json_text import dumps
 
 FOLDER = "checkpoints/attempts"
-# What an attempt says of itself until it can say more; if it never does, it was killed.
+# The outcome until another one is recorded; an attempt that never does was killed.
 KILLED = "killed"
 
 
 @dataclass(frozen=True, slots=True)
-class AttemptEntry:
-    """One attempt. `ended_at` of one that was killed is the last moment it was heard of, to the minute.
+class AttemptState:
+    """One attempt as its file holds it. `ended_at` of a killed one is its last update, to the minute.
 
-    It trained from `first_step` to `last_step`. `seconds`, of a clock nobody can set, are those until `ended_at`.
+    It trained from `first_step` to `last_step`. `seconds` until `ended_at` are of a monotonic clock.
     """
 
     name: str
@@ -49,54 +49,54 @@ class AttemptRecord(TypedDict):
 
 
 class AttemptHistory:
-    """Writes down how this attempt goes. It never stops a run: what cannot be written is let go.
+    """Records this attempt and lists all. It never fails a run: errors of the store are ignored.
 
     Attributes:
-        begun: whether there is anything to tell of this attempt.
+        has_started: whether this attempt was recorded at all.
 
     Args:
         name: of this attempt.
-        keeps: whether this node is the one that writes.
+        writes: whether this node is the one that writes.
     """
 
-    def __init__(self, name: str, keeps: bool = True) -> None:
-        self.begun = False
-        self._keeps = keeps
-        self._began = monotonic()
-        self._facts = AttemptEntry(name, timestamps.now(), timestamps.now())
+    def __init__(self, name: str, writes: bool = True) -> None:
+        self.has_started = False
+        self._writes = writes
+        self._started = monotonic()
+        self._state = AttemptState(name, timestamps.now(), timestamps.now())
 
-    def write(self, store: Store, last_step: int = 0, **news: Any) -> None:
-        """Add what is new, and keep all of it at the run's place. Who knows less of the steps takes none back."""
-        reached = max(last_step, self._facts.last_step)
-        seconds = round(monotonic() - self._began, 3)
-        self._facts = replace(self._facts, ended_at=timestamps.now(), last_step=reached, seconds=seconds, **news)
-        self.begun = True
-        if not self._keeps:
-            return
-        with suppress(JobError):
-            store.write(f"{FOLDER}/{self._facts.name}.json", dumps(asdict(self._facts)).encode())
+    def update(self, store: Store, last_step: int = 0, **changes: Any) -> None:
+        """Record changes of this attempt. `last_step` never decreases."""
+        last_step = max(last_step, self._state.last_step)
+        seconds = round(monotonic() - self._started, 3)
+        self._state = replace(self._state, ended_at=timestamps.now(), last_step=last_step, seconds=seconds, **changes)
+        self.has_started = True
+        if self._writes:
+            with suppress(JobError):
+                store.write(f"{FOLDER}/{self._state.name}.json", dumps(asdict(self._state)).encode())
 
-    def all(self, store: Store) -> list[AttemptRecord]:
+    def records(self, store: Store) -> list[AttemptRecord]:
         """All attempts at this run in order, this one last, as `metrics.json` lists them."""
-        others = []
+        states = []
         with suppress(JobError):
             for entry in store.list_objects(f"{FOLDER}/"):
                 with suppress(ValueError, TypeError):
-                    others.append(AttemptEntry(**json.loads(read_bytes(store, entry.key) or b"")))
-        earlier = sorted((one for one in others if one.name != self._facts.name), key=lambda one: one.started_at)
-        attempts = [*earlier, self._facts]
-        nexts = [one.first_step for one in attempts[1:]] + [self._facts.last_step]
-        return [_described(one, following) for one, following in zip(attempts, nexts, strict=True)]
+                    states.append(AttemptState(**json.loads(read_bytes(store, entry.key) or b"")))
+        others = [state for state in states if state.name != self._state.name]
+        attempts = [*sorted(others, key=lambda state: state.started_at), self._state]
+        next_steps = [state.first_step for state in attempts[1:]] + [self._state.last_step]
+        return [_as_record(state, next_step) for state, next_step in zip(attempts, next_steps, strict=True)]
 
 
-def _described(one: AttemptEntry, next_began: int) -> AttemptRecord:
-    reached = max(one.last_step, next_began)  # it may have been killed before it could tell of its last checkpoint
+def _as_record(state: AttemptState, next_first_step: int) -> AttemptRecord:
+    # A killed attempt may not have recorded its last checkpoint, from which the next one resumed.
+    last_step = max(state.last_step, next_first_step)
     return {
-        "started_at": one.started_at,
-        "ended_at": one.ended_at,
-        "outcome": one.outcome,
-        "message": one.message or None,
-        "seconds": one.seconds,
-        "steps_done": reached - one.first_step,
-        "steps_lost": reached - max(one.first_step, next_began),
+        "started_at": state.started_at,
+        "ended_at": state.ended_at,
+        "outcome": state.outcome,
+        "message": state.message or None,
+        "seconds": state.seconds,
+        "steps_done": last_step - state.first_step,
+        "steps_lost": last_step - max(state.first_step, next_first_step),
     }

@@ -1,14 +1,14 @@
-"""One publisher at a time, also on stores that can neither lock nor refuse a second writer.
+"""A lease for publishing: one publisher at a time, also on stores without locks and conditional writes.
 
-Each publisher writes a claim under a name of its own, then lists all claims; it may go on only when its own is the only
-live one. Of two publishers the one whose claim was written later sees the other's, so never both go on; this needs no
-more of a store than that what was written is listed (S3 since 2020). A claim is renewed all the time. One that has not
-changed for `LEASE` seconds of the watcher's own clock was abandoned, and one whose process was on this machine and is
-gone is known to be abandoned at once. A holder that could not renew its claim for half that time writes no more.
+Each publisher writes a lease under a key of its own, then lists all leases; it continues only if no other is live. Of
+two publishers, the one that wrote its lease later sees the other's, so never both continue. All that this needs of a
+store is that a list shows what was written before (S3 since 2020). A holder renews its lease all the time. A lease
+expires when it has not changed for `LEASE_SECONDS` of the observer's own clock, and at once when its process was on
+this machine and has ended. A holder that could not renew for half that time writes no more.
 
-What is left: a publisher that is frozen amid one request for longer than the lease, then thawed, finishes it. Where a
-store enforces conditional writes (S3 does, and so does a folder) it can then at most add a file of a name that the
-other attempt does not have, or delete one that was being cleared; `mnrl-job verify` names either.
+Limitation: a publisher that is frozen in the middle of a request for longer than the lease finishes that request when
+it is resumed. On stores that enforce conditional writes (S3 and folders do) it can then at most add a file whose name
+the other attempt does not have, or delete one that was being removed; `mnrl-job verify` reports both.
 """
 
 import json
@@ -27,28 +27,28 @@ from mnrl_job.storage.base import read_bytes
 from mnrl_job.system.json_text import dumps
 from mnrl_job.system.logs import log
 
-FOLDER = ".claims"
-DEAD = ("Z", "X")  # process states: ended, and not yet collected
-LEASE = 60.0
+FOLDER = ".leases"
+DEAD = ("Z", "X")  # process states in /proc: zombie, dead
+LEASE_SECONDS = 60.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.3, 5.0
 RELEASE_SECONDS = 10.0
 
 
 class PublishLease:
-    """A lease that is held; write only inside `guard_write`."""
+    """A lease; while it is held, write only inside `guard_write`."""
 
-    def __init__(self, store: Store, key: str, lease: float) -> None:
+    def __init__(self, store: Store, key: str, seconds: float) -> None:
         self.released = threading.Event()
         self._store = store
         self._key = key
-        self._lease = lease
+        self._seconds = seconds
         self._renewed_at = _now()
         self._writers = 0
         self._idle = threading.Condition()
 
     def create(self) -> "PublishLease":
-        """Let it stand, and renew it from now on."""
-        self._store.write(self._key, _self_description())
+        """Write the lease, and renew it from now on."""
+        self._store.write(self._key, _holder())
         threading.Thread(target=self._renew, daemon=True).start()
         return self
 
@@ -57,7 +57,7 @@ class PublishLease:
         """Hold the lease for one write.
 
         Raises:
-            StorageError: it is released, or was not renewed for so long that another may have taken over.
+            StorageError: it is released, or was not renewed for so long that another attempt may hold it.
         """
         with self._idle:
             self._check()
@@ -70,7 +70,7 @@ class PublishLease:
                 self._idle.notify_all()
 
     def release(self) -> None:
-        """Take the claim back. While a thread still writes, or the store refuses, it stays and runs out by itself."""
+        """Delete the lease. If a thread still writes, or the store does not answer, it is left to expire."""
         self.released.set()
         with self._idle:
             idle = self._idle.wait_for(lambda: self._writers == 0, timeout=RELEASE_SECONDS)
@@ -80,58 +80,58 @@ class PublishLease:
 
     def _check(self) -> None:
         if self.released.is_set():
-            raise StorageError(f"{self._store.label}: this attempt does not publish any more; start again")
-        if _now() - self._renewed_at > self._lease / 2:
+            raise StorageError(f"{self._store.label}: this attempt has released the lease to publish; start again")
+        if _now() - self._renewed_at > self._seconds / 2:
             raise StorageError(
-                f"{self._store.label}: could not renew the claim to publish for {self._lease / 2:.0f} s, so another "
+                f"{self._store.label}: could not renew the lease to publish for {self._seconds / 2:.0f} s, so another "
                 "attempt may publish; start again"
             )
 
     def _renew(self) -> None:
-        while not self.released.wait(self._lease / 8):
-            with suppress(JobError), self.guard_write():  # the store may be back in a moment
-                began = _now()
-                self._store.write(self._key, _self_description())
-                self._renewed_at = began
+        while not self.released.wait(self._seconds / 8):
+            with suppress(JobError), self.guard_write():  # the next renewal may succeed
+                started = _now()
+                self._store.write(self._key, _holder())
+                self._renewed_at = started
 
 
 @contextmanager
-def acquire_lease(store: Store, lease: float = LEASE) -> Iterator[PublishLease]:
-    """Wait until no other publisher holds the store, then hold it.
+def acquire_lease(store: Store, seconds: float = LEASE_SECONDS) -> Iterator[PublishLease]:
+    """Wait until no other publisher holds a lease on the store, then hold one.
 
     Raises:
         StorageError: the store does not answer.
     """
-    key, watched, pause = f"{FOLDER}/{uuid.uuid4().hex}", dict[str, tuple[str, float]](), FIRST_PAUSE_SECONDS
-    claim = PublishLease(store, key, lease).create()
+    key, observed, pause = f"{FOLDER}/{uuid.uuid4().hex}", dict[str, tuple[str, float]](), FIRST_PAUSE_SECONDS
+    lease = PublishLease(store, key, seconds).create()
     try:
-        while others := _live(store, key, lease, watched):
-            if min(others) < key:  # the smallest name keeps its claim standing, the others step back
-                claim.release()
+        while others := _live_leases(store, key, seconds, observed):
+            if min(others) < key:  # the smallest key stays, the others back off
+                lease.release()
             time.sleep(random.uniform(0.5, 1) * pause)
             pause = min(LONGEST_PAUSE_SECONDS, 1.5 * pause)
-            if claim.released.is_set():
-                claim = PublishLease(store, key, lease).create()
-        yield claim
+            if lease.released.is_set():
+                lease = PublishLease(store, key, seconds).create()
+        yield lease
     finally:
-        claim.release()
+        lease.release()
 
 
-def _live(store: Store, own: str, lease: float, watched: dict[str, tuple[str, float]]) -> list[str]:
-    """The claims of other publishers that are alive, as far as can be told; abandoned ones are removed."""
+def _live_leases(store: Store, own: str, seconds: float, observed: dict[str, tuple[str, float]]) -> list[str]:
+    """The leases of other publishers that have not expired; expired ones are removed."""
     live = []
     for entry in store.list_objects(f"{FOLDER}/"):
         if entry.key == own:
             continue
-        version, since = watched.get(entry.key, ("", 0.0))
+        version, since = observed.get(entry.key, ("", 0.0))
         if version != entry.version:
-            if not watched:
+            if not observed:
                 log("another attempt is publishing this run; waiting for it")
-            watched[entry.key] = entry.version, _now()
-        elif _now() - since > lease:
+            observed[entry.key] = entry.version, _now()
+        elif _now() - since > seconds:
             store.delete(entry.key)
             continue
-        if _process_is_gone(store, entry):
+        if _process_has_ended(store, entry):
             store.delete(entry.key)
         else:
             live.append(entry.key)
@@ -139,29 +139,29 @@ def _live(store: Store, own: str, lease: float, watched: dict[str, tuple[str, fl
 
 
 def _now() -> float:
-    """Seconds that also pass while the machine sleeps."""
+    """Seconds, including those in which the machine is suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
-def _self_description() -> bytes:
-    """Who holds a claim. The counter makes every renewal another version."""
+def _holder() -> bytes:
+    """The content of a lease. The timestamp makes every renewal another version."""
     return dumps({"process": _process(os.getpid()), "at": time.time_ns()}).encode()
 
 
 def _process(pid: int) -> list[str] | None:
-    """A name no other process ever has: this boot, this process namespace, number and start time. None where gone."""
+    """An identity that no other process ever has: boot, PID namespace, PID and start time. None for an ended one."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = str(Path("/proc/self/ns/pid").readlink())
-        facts = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    state, started = facts[0], facts[19]
+    state, started = stat[0], stat[19]
     return None if state in DEAD else [boot, namespace, str(pid), started]
 
 
-def _process_is_gone(store: Store, entry: Entry) -> bool:
-    with suppress(ValueError, KeyError, TypeError, JobError):  # also renewed or released this moment
+def _process_has_ended(store: Store, entry: Entry) -> bool:
+    with suppress(ValueError, KeyError, TypeError, JobError):  # it may be renewed or released at this moment
         process = json.loads(read_bytes(store, entry.key) or b"{}")["process"]
         here = _process(os.getpid())
         if process and here and process[:2] == here[:2]:

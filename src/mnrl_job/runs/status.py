@@ -1,4 +1,4 @@
-"""Where the run is, for whoever asks: `progress.json` in the work folder, and Kubeflow where it listens."""
+"""The status of a run: `progress.json` in the work folder, and Kubeflow where it listens."""
 
 import time
 from collections.abc import Iterator
@@ -10,150 +10,152 @@ from mnrl_job.launch.kubeflow import Reporter
 from mnrl_job.system import timestamps
 from mnrl_job.system.json_text import dumps
 from mnrl_job.system.logs import SECONDS_BETWEEN_LINES, log, warn
-from mnrl_job.system.phases import EXPORT, JOIN, LOAD, PATIENCE_AT_FIRST, START
+from mnrl_job.system.phases import Phase
 from mnrl_job.system.preemption import raise_if_stop_requested
 from mnrl_job.system.record_files import write_text
 
 SECONDS_BETWEEN_WRITES = 1.0
-# Only a run that is published is done.
-MOST_PERCENT_BEFORE_THE_END = 99
-# For all that is neither a step, nor saving, nor uploading: noticing the request, ending the processes.
-LEAVING_SECONDS = 3.0
-# Of these it is told only when they begin.
-SILENT = ("starting", "fetch", "prepare", JOIN, START, LOAD, "verify", EXPORT, "publish", "done")
+# Only a published run is at 100 %.
+MAX_PERCENT_BEFORE_DONE = 99
+# On preemption, beside the step, saving and uploading: noticing the signal and ending the processes.
+SHUTDOWN_SECONDS = 3.0
 
 
 class Status:
-    """What the supervisor knows of its run, and the times that a stop on request will take.
+    """Phase and progress of a run, and how long a preemption will take.
 
     Attributes:
-        phase: of the story, such as `fetch` or `train`.
+        phase: the current one.
 
     Args:
         path: of `progress.json`.
-        run_id: names the run.
-        grace_seconds: so long it has to end, once it is asked to.
-        hang_seconds: so long it may stand still.
-        reports: whether this node speaks for the run.
+        run_id: of the run.
+        grace_seconds: time between SIGTERM and SIGKILL.
+        hang_seconds: time without progress after which workers are aborted.
+        reports: whether this node reports to Kubeflow.
     """
 
     def __init__(
         self, path: Path, run_id: str, grace_seconds: float, hang_seconds: float, reports: bool = True
     ) -> None:
-        self.phase = "starting"
+        self.phase = Phase.STARTING
         self._path = path
         self._run = {"run_id": run_id, "started_at": timestamps.now()}
         self._facts: dict[str, Any] = {}
-        self._grace = grace_seconds
-        self._hang = hang_seconds
+        self._grace_seconds = grace_seconds
+        self._hang_seconds = hang_seconds
         self._warned = False
-        self._written = 0.0
-        self._began = self._logged = self._entered = time.monotonic()
-        self._waited = 0.0
+        self._written_at = 0.0
+        self._started = self._logged_at = self._entered_at = time.monotonic()
+        self._seconds_joining_before = 0.0
         self._kubeflow = Reporter.from_environment() if reports else None
-        self._tell()
+        self._write()
 
     @property
     def step(self) -> int:
-        """That training has reached."""
+        """The last training step."""
         return int(self._facts.get("step", 0))
 
-    def enter(self, phase: str) -> None:
-        """The story goes on with another step."""
-        self._waited = self._seconds_waited()
-        self.phase, self._entered, self._written = phase, time.monotonic(), 0.0
-        self._tell()
+    @property
+    def made_no_progress(self) -> bool:
+        """Whether this attempt took longer than the hang timeout without uploading a checkpoint to resume from.
 
-    def follow(self, beat: dict[str, Any]) -> None:
-        """The first worker got on, see `system/heartbeat.py`."""
-        if not beat:
+        Waiting for other nodes to join does not count.
+        """
+        seconds = time.monotonic() - self._started - self._seconds_joining()
+        return "checkpoint_step" not in self._facts and seconds > self._hang_seconds
+
+    def enter_phase(self, phase: Phase) -> None:
+        self._seconds_joining_before = self._seconds_joining()
+        self.phase, self._entered_at = phase, time.monotonic()
+        self._write()
+
+    def on_heartbeat(self, heartbeat: dict[str, Any]) -> None:
+        """Take over phase and facts of the first worker, see `system/heartbeat.py`."""
+        if not heartbeat:
             return
-        self._facts |= {name: value for name, value in beat.items() if name not in ("doing", "beats")}
-        if beat["doing"] != self.phase:
-            self.enter(beat["doing"])
-        elif time.monotonic() - self._written >= SECONDS_BETWEEN_WRITES:
-            self._tell()
+        self._facts |= {name: value for name, value in heartbeat.items() if name not in ("phase", "heartbeats")}
+        phase = Phase(heartbeat["phase"])
+        if phase != self.phase:
+            self.enter_phase(phase)
+        else:
+            self._write_if_due()
 
-    def progress(self, facts: dict[str, Any]) -> None:
-        """The supervisor itself got on, with what it reads or prepares: so much of each of the facts is done."""
+    def on_progress(self, facts: dict[str, Any]) -> None:
+        """Take over, and log now and then, facts of the supervisor's own phases, such as `rows_read`."""
         self._facts |= facts
+        self._write_if_due()
         now = time.monotonic()
-        if now - self._written >= SECONDS_BETWEEN_WRITES:
-            self._tell()
-        if facts and now - self._logged >= SECONDS_BETWEEN_LINES:
-            self._logged = now
+        if facts and now - self._logged_at >= SECONDS_BETWEEN_LINES:
+            self._logged_at = now
             done = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in facts.items())
             log(f"{self.phase}: {done} so far", **facts)
 
-    @property
-    def got_nowhere(self) -> bool:
-        """Whether this attempt took longer than a run may stand still, and kept nothing for the next to go on from.
-
-        Waiting for other nodes to join does not count: that is no work, which the next attempt would do again.
-        """
-        seconds = time.monotonic() - self._began - self._seconds_waited()
-        return "checkpoint_step" not in self._facts and seconds > self._hang
-
-    def kept(self, step: int, seconds: float) -> None:
-        """A checkpoint is at the run's place; sending it took so long. Warns where a stop would take too long."""
+    def on_checkpoint(self, step: int, upload_seconds: float) -> None:
+        """Note an uploaded checkpoint. Warns where a preemption would take longer than the grace period."""
         self._facts |= {"checkpoint_step": step}
-        times = {
+        seconds = {
             "a step": self._facts.get("step_seconds", 0.0),
             "saving": self._facts.get("save_seconds", 0.0),
-            "uploading": seconds,
+            "uploading": upload_seconds,
         }
-        needed = sum(times.values()) + LEAVING_SECONDS
-        if needed > self._grace and not self._warned:
+        needed = sum(seconds.values()) + SHUTDOWN_SECONDS
+        if needed > self._grace_seconds and not self._warned:
             self._warned = True
-            told = ", ".join(f"{name} {value:.1f} s" for name, value in times.items())
+            parts = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
             warn(
-                f"a stop on request takes about {needed:.0f} s ({told}), longer than MNRL_GRACE_PERIOD "
-                f"({self._grace:g} s): a pre-empted run would go on from the checkpoint before; raise "
+                f"stopping on SIGTERM takes about {needed:.0f} s ({parts}), longer than MNRL_GRACE_PERIOD "
+                f"({self._grace_seconds:g} s): a preempted run would resume from the checkpoint before; raise "
                 "terminationGracePeriodSeconds (docker stop -t) and MNRL_GRACE_PERIOD"
             )
 
     def finish(self) -> None:
         """The run is published."""
-        self.phase, self._facts = "done", self._facts | {"eta_seconds": 0}
-        self._tell()
+        self.phase, self._facts = Phase.DONE, self._facts | {"eta_seconds": 0}
+        self._write()
 
     def close(self) -> None:
-        """Say the last word, also of a run that failed."""
+        """Send the last report, also of a run that failed."""
         if self._kubeflow:
             self._kubeflow.close()
 
-    def content(self) -> dict[str, Any]:
-        """What `progress.json` holds."""
+    def snapshot(self) -> dict[str, Any]:
+        """The content of `progress.json`."""
         facts = self._facts
-        share = int(100 * facts["step"] / facts["total_steps"]) if "total_steps" in facts else 0
-        percent = 100 if self.phase == "done" else min(share, MOST_PERCENT_BEFORE_THE_END)
-        patience = self._hang * (PATIENCE_AT_FIRST if self.phase in SILENT else 1)
-        told = {"phase": self.phase, "percent": percent, "stale_after_seconds": patience}
-        return self._run | told | facts | {"updated_at": timestamps.now()}
+        trained = int(100 * facts["step"] / facts["total_steps"]) if "total_steps" in facts else 0
+        percent = 100 if self.phase == Phase.DONE else min(trained, MAX_PERCENT_BEFORE_DONE)
+        stale_after = self._hang_seconds * self.phase.timeout_factor
+        state = {"phase": self.phase, "percent": percent, "stale_after_seconds": stale_after}
+        return self._run | state | facts | {"updated_at": timestamps.now()}
 
-    def _seconds_waited(self) -> float:
-        return self._waited + (time.monotonic() - self._entered if self.phase == JOIN else 0.0)
+    def _seconds_joining(self) -> float:
+        since = time.monotonic() - self._entered_at if self.phase == Phase.JOIN else 0.0
+        return self._seconds_joining_before + since
 
-    def _tell(self) -> None:
-        self._written = time.monotonic()
-        content = self.content()
-        with suppress(OSError):  # the run is more than its progress
-            write_text(self._path, dumps(content, indent=2))
+    def _write_if_due(self) -> None:
+        if time.monotonic() - self._written_at >= SECONDS_BETWEEN_WRITES:
+            self._write()
+
+    def _write(self) -> None:
+        self._written_at = time.monotonic()
+        snapshot = self.snapshot()
+        with suppress(OSError):  # a full disk must not end the run here
+            write_text(self._path, dumps(snapshot, indent=2))
         if self._kubeflow:
-            self._kubeflow.report(content)
+            self._kubeflow.report(snapshot)
 
 
-class Clock:
-    """How long each step took, in seconds; the status says which one it is."""
+class PhaseTimer:
+    """Enters the phases of the supervisor and measures them, in `seconds`."""
 
     def __init__(self, status: Status) -> None:
         self.seconds: dict[str, float] = {}
         self._status = status
 
     @contextmanager
-    def __call__(self, step: str) -> Iterator[None]:
-        self._status.enter(step)
-        began = time.perf_counter()
+    def __call__(self, phase: Phase) -> Iterator[None]:
+        self._status.enter_phase(phase)
+        started = time.perf_counter()
         yield
         raise_if_stop_requested()
-        self.seconds[step] = time.perf_counter() - began
+        self.seconds[phase] = time.perf_counter() - started

@@ -12,7 +12,7 @@ from mnrl_job.errors import DataError, StorageError
 from mnrl_job.storage.base import PART_SIZE, PARTIAL, Entry, Store
 from mnrl_job.storage.part_tracker import PartTracker
 from mnrl_job.system.files import file_lock, scratch_error, sha256_of
-from mnrl_job.system.heartbeat import beat
+from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.logs import progress, warn
 from mnrl_job.system.threads import parallel
 
@@ -45,7 +45,7 @@ def download(store: Store, entries: Sequence[Entry], folder: Path) -> list[Path]
 
             def arrived(count: int) -> None:
                 advance(count)
-                beat()
+                heartbeat()
 
             small = [entry for entry in entries if entry.size <= PART_SIZE]
             parallel(lambda entry: _fetch(store, entry, targets[entry], unfinished, arrived), small)

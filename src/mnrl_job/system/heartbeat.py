@@ -1,6 +1,6 @@
-"""Signs of life: a worker writes down that it gets on, and with what; the supervisor reads that unasked.
+"""Heartbeats: a worker writes its phase and progress to a file, which the supervisor reads.
 
-What the supervisor does itself, such as reading and preparing, gives them the same way, to a listener.
+In the supervisor itself, which reads and prepares the data, heartbeats go to a listener instead.
 """
 
 import json
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mnrl_job.system.json_text import dumps
+from mnrl_job.system.phases import Phase
 from mnrl_job.system.record_files import write_text
 
 Facts = dict[str, Any]
@@ -23,52 +24,52 @@ SECONDS_BETWEEN_WRITES = 0.5
 
 
 @dataclass(slots=True)
-class _Heart:
-    """`facts` are numbers worth knowing about what was done so far, such as `step`, `total_steps` and `loss`."""
+class _State:
+    """`facts` are numbers about the progress so far, such as `step`, `total_steps` and `loss`."""
 
-    doing: str = ""
-    beats: int = 0
+    phase: Phase = Phase.START
+    heartbeats: int = 0
     facts: Facts = field(default_factory=dict)
     written: float = -math.inf
     listener: Callable[[Facts], None] | None = None
 
 
-_heart = _Heart()
+_state = _State()
 
 
-def enter_phase(doing: str, **facts: Any) -> None:
-    """Say what this worker does from now on; written at once."""
-    _heart.doing, _heart.written = doing, -math.inf
-    beat(**facts)
+def enter_phase(phase: Phase, **facts: Any) -> None:
+    """Start another phase; written at once."""
+    _state.phase, _state.written = phase, -math.inf
+    heartbeat(**facts)
 
 
-def beat(**facts: Any) -> None:
-    """Say that it gets on; cheap enough for every chunk of a batch. Facts stay until they are told anew."""
-    _heart.beats += 1
-    _heart.facts |= facts
+def heartbeat(**facts: Any) -> None:
+    """Report progress; cheap enough for every chunk of a batch. Facts stay until they are overwritten."""
+    _state.heartbeats += 1
+    _state.facts |= facts
     now = time.monotonic()
-    if now - _heart.written < SECONDS_BETWEEN_WRITES:
+    if now - _state.written < SECONDS_BETWEEN_WRITES:
         return
-    _heart.written = now
+    _state.written = now
     if path := os.environ.get(FILE):
-        write_text(Path(path), dumps({"doing": _heart.doing, "beats": _heart.beats} | _heart.facts))
-    if _heart.listener:
-        _heart.listener(_heart.facts)
+        write_text(Path(path), dumps({"phase": _state.phase, "heartbeats": _state.heartbeats} | _state.facts))
+    if _state.listener:
+        _state.listener(_state.facts)
 
 
 @contextmanager
 def heartbeats_to(listener: Callable[[Facts], None]) -> Iterator[None]:
-    """Inside, `listener` is given the facts whenever this process gets on, a few times a second at most."""
-    _heart.listener, _heart.facts, _heart.written = listener, {}, -math.inf
+    """Call `listener` with the facts on heartbeats of this process, a few times a second at most."""
+    _state.listener, _state.facts, _state.written = listener, {}, -math.inf
     try:
         yield
     finally:
-        _heart.listener = None
+        _state.listener = None
 
 
 def last_heartbeat(path: Path) -> dict[str, Any]:
-    """What a worker wrote down last: `doing`, `beats` and the facts; empty before its first sign of life."""
+    """The last heartbeat of a worker: `phase`, `heartbeats` and the facts; empty before the first."""
     with suppress(OSError, ValueError):
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return found
+        message: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return message
     return {}

@@ -32,6 +32,7 @@ from mnrl_job.embedding.precision import DTYPES, Precision, autocast, choose_pre
 from mnrl_job.errors import OutOfMemory, first_line
 from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.logs import warn
+from mnrl_job.system.phases import Phase
 from mnrl_job.training.callbacks.best_model import BestModelCallback
 from mnrl_job.training.callbacks.checkpoints import Checkpoints, CheckpointSpec
 from mnrl_job.training.callbacks.divergence import DivergenceMonitor
@@ -203,7 +204,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         """Mine hard negatives where that is due: by the weights of the last step but one, since batches are ahead."""
         if self.negatives and self.negatives.due(epoch):
             self.negatives.mine(self.state.global_step)
-            enter_phase("train", step=self.state.global_step, total_steps=len(self.plan))
+            enter_phase(Phase.TRAIN, step=self.state.global_step, total_steps=len(self.plan))
 
     def get_batch_samples(self, *arguments: Any) -> Any:
         if self.control.should_training_stop:  # before a step only where patience had ended at the checkpoint

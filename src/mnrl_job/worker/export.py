@@ -26,7 +26,7 @@ from mnrl_job.launch.exporters import LOADING
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.logs import log, warn
-from mnrl_job.system.phases import EXPORT
+from mnrl_job.system.phases import Phase
 from mnrl_job.worker.results import Export
 from mnrl_job.worker.retrieval import evaluate
 from mnrl_job.worker.verify import PROBES, embed_probes, recorded_probes
@@ -89,7 +89,7 @@ def export(name: ExportFormat, task: WorkerTask) -> Export:
     """
     began = time.perf_counter()
     folder, wanted = task.staging / "model", FORMATS[name]
-    enter_phase(EXPORT)
+    enter_phase(Phase.EXPORT)
     with TemporaryDirectory(dir=task.scratch) as scratch:
         files = write(name, folder, Path(scratch))
     try:
@@ -185,7 +185,7 @@ def score(name: ExportFormat, model: SentenceTransformer, task: WorkerTask) -> t
     _, metric = settings.primary_eval
     evaluations = []
     for eval_set in task.eval_sets:
-        enter_phase("evaluate_export")
+        enter_phase(Phase.EVALUATE_EXPORT)
         results = task.scratch / f"{name}-{eval_set.name}.jsonl"
         tokens = task.scratch / "export-tokens" / eval_set.name
         done = evaluate(model, eval_set, "fp32", settings.metric_cutoffs, results, tokens=tokens)

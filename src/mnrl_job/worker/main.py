@@ -24,7 +24,7 @@ from mnrl_job.launch.error_files import worker_main
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.system import logs
 from mnrl_job.system.machine import disk_full_error
-from mnrl_job.system.phases import PATIENCE_AT_FIRST
+from mnrl_job.system.phases import SILENT_PHASE_FACTOR
 from mnrl_job.system.record_files import read_record
 from mnrl_job.training.distributed import open_host_group
 from mnrl_job.training.fsdp import apply_accelerate_config, shard_on_processors
@@ -53,9 +53,9 @@ def run(role: Callable[[WorkerTask], None], path: Path) -> None:
     if settings.accelerate_config:
         apply_accelerate_config(settings.accelerate_config)
     # The supervisor's watchdog is to notice first, since it can tell what hangs.
-    patience = timedelta(seconds=2 * PATIENCE_AT_FIRST * settings.hang_timeout.seconds)
-    state = PartialState(cpu=on_cpu, timeout=patience, **process_group(patience))
-    open_host_group(patience)
+    timeout = timedelta(seconds=2 * SILENT_PHASE_FACTOR * settings.hang_timeout.seconds)
+    state = PartialState(cpu=on_cpu, timeout=timeout, **process_group(timeout))
+    open_host_group(timeout)
     shard_on_processors(state)
     logs.set_up(task.settings["log_format"], quiet=not state.is_main_process)
     disable_progress_bar()

@@ -21,7 +21,7 @@ from mnrl_job.embedding.precision import Precision
 from mnrl_job.evaluation.metrics import mean_metrics, ranking_metrics
 from mnrl_job.evaluation.qrels import Judged, read_judged
 from mnrl_job.evaluation.results import Evaluation, QueryResult
-from mnrl_job.system.heartbeat import beat
+from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.json_text import dumps
 
 TOP_KEPT = 10
@@ -96,7 +96,7 @@ def rank(queries: torch.Tensor, corpus: torch.Tensor, judged: Judged, cutoffs: S
     itself = [[row_of[query]] if query in judged.own else [] for query in judged.queries]
     known, left_out = (DocumentRows.of(rows, corpus.device) for rows in (relevant, itself))
     for start in range(0, len(judged.queries), at_once):
-        beat()
+        heartbeat()
         asked = judged.queries[start : start + at_once]
         scores = queries[start : start + at_once] @ corpus.T
         scores[left_out.within(start, len(asked))] = -torch.inf

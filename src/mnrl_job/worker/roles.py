@@ -3,7 +3,7 @@
 import json
 import resource
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,12 +23,13 @@ from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.embedding.prompts import find_prompt
 from mnrl_job.errors import DataError, JobError, first_line
 from mnrl_job.evaluation.results import Evaluation
+from mnrl_job.launch.run_identity import RunIdentity, run_identity
 from mnrl_job.launch.worker_task import WorkerTask
-from mnrl_job.runs.attempt import resume_identity
 from mnrl_job.storage import split_revision
 from mnrl_job.system import logs
 from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.local_rank import is_first_of_machine
+from mnrl_job.system.phases import Phase
 from mnrl_job.system.preemption import record_sigterm
 from mnrl_job.system.record_files import write_record
 from mnrl_job.training.callbacks.checkpoints import CheckpointSpec
@@ -64,7 +65,8 @@ def train_role(task: WorkerTask) -> None:
     lengths = measure_lengths(model, task.pairs) if state.is_main_process else None
     ask_guide(task, settings)
     logs.log(f"training on {task.pairs.rows} pairs with {describe_devices(state)}")
-    keeping = CheckpointSpec(resume_identity(settings, task.inputs), extra_checkpoint_files(task), task.resume)
+    identity = asdict(run_identity(settings, task.inputs).for_resume())
+    keeping = CheckpointSpec(identity, extra_checkpoint_files(task), task.resume)
     score = partial(score_now, model, task) if settings.eval_interval else None
     training = train(model, settings, task.pairs, task.batching, task.scratch, task.staging, keeping, score)
     if settings.lora_rank or is_sharded():
@@ -92,7 +94,7 @@ def ask_guide(task: WorkerTask, settings: Settings) -> None:
     if not task.guide or task.pairs is None or task.batching is None:
         return
     guide = load(task.guide, "MNRL_GUIDE_MODEL", settings.guide_model or "").model
-    enter_phase("embed_by_guide")
+    enter_phase(Phase.EMBED_BY_GUIDE)
     began = time.perf_counter()
     plan = np.load(task.batching.plan, mmap_mode="r")[: settings.max_steps]
     precision = choose_precision(settings.precision, PartialState().device)
@@ -176,24 +178,23 @@ def export_role(task: WorkerTask) -> None:
 
 
 def check_same_inputs(task: WorkerTask) -> None:
-    """Every rank tells the hashes of its inputs; on several nodes each fetched them for itself.
+    """Compare the hashes of the inputs on all ranks; each node downloaded its own.
 
     Raises:
-        DataError: a rank has others than the first.
+        DataError: a rank has other inputs than rank 0.
     """
-    everywhere = gather_object([task.inputs])
-    for rank, inputs in enumerate(everywhere):
-        for name in inputs.keys() | everywhere[0].keys():
-            if inputs.get(name) != everywhere[0].get(name):
-                raise DataError(
-                    f"{name}: rank {rank} reads something else than rank 0 (SHA-256 {inputs.get(name)} and "
-                    f"{everywhere[0].get(name)}); somebody changed it while the nodes started: start again"
-                )
+    identities = gather_object([RunIdentity({}, task.inputs)])
+    for rank, identity in enumerate(identities):
+        if difference := identities[0].find_difference(identity):
+            raise DataError(
+                f"{difference.name}: rank {rank} reads something else than rank 0 (SHA-256 {difference.actual} and "
+                f"{difference.expected}); it was changed while the nodes started: start again"
+            )
 
 
 def save(model: SentenceTransformer, folder: Path) -> None:
     """Write the model folder and the embeddings it must give again."""
-    enter_phase("save")
+    enter_phase(Phase.SAVE)
     record_probes(model, folder / "verification.json")
     # The card is written from the run's record later; the library's own asks the Hub and quotes training texts.
     model.save_pretrained(str(folder / "model"), create_model_card=False, safe_serialization=True)

@@ -21,6 +21,7 @@ from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.local_rank import is_first_of_machine
 from mnrl_job.system.logs import log, warn
+from mnrl_job.system.phases import Phase
 from mnrl_job.system.record_files import read_record, write_record
 from mnrl_job.training.callbacks.best_model import SCORES, WEIGHTS
 from mnrl_job.training.hard_negatives.mining_rounds import MININGS, ROWS
@@ -80,7 +81,7 @@ def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tup
     evaluations = []
     for eval_set in task.eval_sets:
         results = task.scratch / f"{when}-{eval_set.name}.jsonl"
-        enter_phase(f"evaluate_{when}")
+        enter_phase(Phase(f"evaluate_{when}"))
         with named(eval_set, when):
             done = evaluate(model, eval_set, precision, settings.metric_cutoffs, results, settings.matryoshka_dims)
         moment = f"{when} training, " if task.pairs else ""

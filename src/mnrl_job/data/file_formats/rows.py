@@ -10,7 +10,7 @@ from mnrl_job.data.file_formats.json_lines import json_rows
 from mnrl_job.data.file_formats.opening import COMPRESSED, READ_ERRORS
 from mnrl_job.data.file_formats.parquet import parquet_columns, parquet_rows
 from mnrl_job.errors import DataError, NotFound, first_line
-from mnrl_job.system.heartbeat import beat
+from mnrl_job.system.heartbeat import heartbeat
 
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 SEPARATED = {".csv": ",", ".tsv": "\t"}
@@ -52,7 +52,7 @@ def read_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Ro
     with _reading(path):
         for count, row in enumerate(_rows(path, columns), 1):
             if count % ROWS_PER_BEAT == 0:
-                beat()
+                heartbeat()
             yield row
 
 

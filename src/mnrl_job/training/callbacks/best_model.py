@@ -17,6 +17,7 @@ from mnrl_job.errors import InternalError
 from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.local_rank import is_first_of_machine
 from mnrl_job.system.logs import log
+from mnrl_job.system.phases import Phase
 from mnrl_job.system.record_files import read_record, write_record
 from mnrl_job.training.distributed import any_rank
 from mnrl_job.training.results import StepScore
@@ -107,7 +108,7 @@ class BestModelCallback(TrainerCallback):
         if self.scores and self.scores[-1].step == step:
             return
         began = time.monotonic()
-        enter_phase("evaluate_during")
+        enter_phase(Phase.EVALUATE_DURING)
         self.scores = (*self.scores, StepScore(step, self._score()))
         news = self.best.step == step
         if is_first_of_machine():
@@ -118,7 +119,7 @@ class BestModelCallback(TrainerCallback):
         self.seconds += self._looked - began
         standing = "the best so far" if news else f"the best so far is {self.best.value:.4f} of step {self.best.step}"
         log(f"step {step} of {last}: scored {self.scores[-1].value:.4f}, {standing}")
-        enter_phase("train", step=step, total_steps=last)
+        enter_phase(Phase.TRAIN, step=step, total_steps=last)
         self._tell(self.scores[-1].value)
 
     @torch.no_grad()

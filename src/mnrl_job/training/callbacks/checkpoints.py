@@ -14,7 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from mnrl_job.config.setting_types import Interval
 from mnrl_job.storage.manifest import write_manifest
 from mnrl_job.system import preemption
-from mnrl_job.system.heartbeat import beat
+from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.record_files import read_record, write_record
 from mnrl_job.training.callbacks.best_model import BestModelCallback
 from mnrl_job.training.distributed import StepVotes
@@ -112,4 +112,4 @@ class Checkpoints(TrainerCallback):
                 copyfile(path, folder / path.name)
             write_manifest(folder, self._keeping.facts | {"step": state.global_step, "total_steps": state.max_steps})
         self._first, self._saved = False, time.monotonic()
-        beat(save_seconds=round(self._saved - self._began, 3))
+        heartbeat(save_seconds=round(self._saved - self._began, 3))

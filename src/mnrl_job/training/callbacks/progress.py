@@ -17,9 +17,10 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from mnrl_job.batching.planning import Plan
 from mnrl_job.embedding.packing import to_host
-from mnrl_job.system.heartbeat import beat, enter_phase
+from mnrl_job.system.heartbeat import enter_phase, heartbeat
 from mnrl_job.system.json_text import dumps
 from mnrl_job.system.logs import log, shows_progress, warn
+from mnrl_job.system.phases import Phase
 from mnrl_job.training.callbacks.divergence import DivergenceMonitor
 from mnrl_job.training.data_order_digest import data_order_digest
 from mnrl_job.training.losses.embedding_stats import CollapseDetector, EmbeddingStats, on_host
@@ -92,7 +93,7 @@ class Progress(TrainerCallback):
         self.digest = data_order_digest(self._plan[: state.global_step])
         # Of a run that goes on from its last step nothing more is logged.
         self.loss = next((float(one["loss"]) for one in reversed(state.log_history) if "loss" in one), self.loss)
-        enter_phase("train", step=state.global_step, total_steps=len(self._plan))
+        enter_phase(Phase.TRAIN, step=state.global_step, total_steps=len(self._plan))
         if self._shows:
             self._keep_lines(state.global_step)
             hidden = not shows_progress()
@@ -109,7 +110,7 @@ class Progress(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         now = time.monotonic()
-        beat(
+        heartbeat(
             step=state.global_step, step_seconds=round(now - self._stepped, 3), eta_seconds=self._eta(state.global_step)
         )
         if self._bar is not None:
@@ -215,7 +216,7 @@ class Progress(TrainerCallback):
         with self._path.open("a", encoding="utf-8") as handle:
             handle.write(dumps(line) + "\n")
         memory = logged.memory_bytes if torch.cuda.is_available() else None
-        beat(loss=self.loss, pairs_per_second=line["pairs_per_second"], gpu_memory_bytes=memory)
+        heartbeat(loss=self.loss, pairs_per_second=line["pairs_per_second"], gpu_memory_bytes=memory)
         if not shows_progress() and time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
             eta = self._eta(step)

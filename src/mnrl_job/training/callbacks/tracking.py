@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.integrations.integration_utils import MLflowCallback, TensorBoardCallback, WandbCallback
 
 from mnrl_job.system import preemption
-from mnrl_job.system.heartbeat import beat
+from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.logs import log, warn
 from mnrl_job.tracking.tracked import TrackedRun
 from mnrl_job.tracking.trackers import left_out, open_tracker
@@ -71,7 +71,7 @@ class TrackerCallback(TrainerCallback):
         done, deadline = Event(), time.monotonic() + seconds
         self._calls.put(done.set)
         while self._thread.is_alive() and not done.wait(LOOK_SECONDS) and time.monotonic() < deadline:
-            beat()
+            heartbeat()
         return done.is_set()
 
     def begin(self) -> None:

@@ -24,7 +24,7 @@ from mnrl_job.embedding.device_memory import scores_at_once
 from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.embedding.rank_slice import rank_slice
-from mnrl_job.system.heartbeat import beat
+from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.preemption import raise_if_stop_requested
 
 NO_ROW = -1
@@ -148,7 +148,7 @@ def search(
     at_once = max(1, scores_at_once(queries.device) // len(documents))
     for start in range(share.start, share.stop, at_once):
         raise_if_stop_requested()
-        beat()
+        heartbeat()
         stop = min(start + at_once, share.stop)
         scores = queries[start:stop] @ documents.T
         scores[:, barred] = -torch.inf

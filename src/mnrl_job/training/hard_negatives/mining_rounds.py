@@ -19,6 +19,7 @@ from mnrl_job.data.tables import read_groups, read_negatives
 from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.local_rank import is_first_of_machine
 from mnrl_job.system.logs import log, warn
+from mnrl_job.system.phases import Phase
 from mnrl_job.system.record_files import read_record, write_record
 from mnrl_job.training.hard_negatives.mining import NO_ROW, Texts, distinct, mine
 from mnrl_job.training.results import Mining
@@ -88,7 +89,7 @@ class HardNegatives:
     def mine(self, step: int) -> None:
         """Mine with the weights of this step; every rank must ask."""
         began = time.monotonic()
-        enter_phase("mine")
+        enter_phase(Phase.MINE)
         found = mine(self._model, self._pairs, self._texts, self._settings, self._folder / "mining")
         wanted = len(self._texts.rows) * self._settings.num_hard_negatives
         seconds = time.monotonic() - began

@@ -19,7 +19,7 @@ from mnrl_job.embedding.masks import embed
 from mnrl_job.embedding.out_of_memory import is_out_of_memory
 from mnrl_job.embedding.tokens import Features
 from mnrl_job.errors import first_line
-from mnrl_job.system.heartbeat import beat
+from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.training.collator import Batch
 from mnrl_job.training.distributed import StepVotes, gather_uneven, numbers_of_ranks
 from mnrl_job.training.losses.contrastive_loss import Objective, contrastive_loss
@@ -239,7 +239,7 @@ class GlobalBatchLoss(nn.Module):
 
     def _embed(self, features: Features) -> torch.Tensor:
         """Embeddings of one piece, shape (texts, dimension)."""
-        beat()
+        heartbeat()
         return embed(self.model, features)
 
 
