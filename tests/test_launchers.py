@@ -52,7 +52,7 @@ def ends(scene, run_id, machines, launcher, variables):
 
 
 def assert_published_by(scene, run_id, workers, said):
-    assert (scene.place(run_id) / "_SUCCESS").exists(), said
+    assert (scene.run_folder(run_id) / "_SUCCESS").exists(), said
     assert f"with {workers} x CPU" in said
     assert scene.metrics(run_id)["run"]["id"] == run_id
 

@@ -223,10 +223,10 @@ def main() -> int:
     """Run a command. Its result or error becomes the exit code, the last log line and the termination log."""
     out, err = logs.Unbroken(sys.stdout), logs.Unbroken(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        return _run()
+        return _run_command()
 
 
-def _run() -> int:
+def _run_command() -> int:
     log_format = os.environ.get("MNRL_LOG_FORMAT", "").strip()
     logs.set_up("text" if log_format == "text" else "json" if log_format == "json" else "auto")
     try:

@@ -1,4 +1,4 @@
-"""`check`: everything that can be known beforehand, as a table of passed, warning and failed with remedies."""
+"""`check`: a table of passed, warning and failed checks with remedies."""
 
 import gzip
 import json
@@ -24,7 +24,7 @@ def table(ended):
     return {check.strip(): status for status, check in rows}
 
 
-def test_all_that_train_needs_is_checked_and_nothing_is_left_behind(mnrl_job, moto, good, tmp_path):
+def test_everything_train_needs_is_checked_and_no_file_is_left(mnrl_job, moto, good, tmp_path):
     """One of the negatives is a positive of its anchor elsewhere."""
     rows = [{"anchor": a, "positive": p, "negative": f"not {p}"} for a, p in PAIRS]
     rows.append({"anchor": PAIRS[0][0], "positive": f"not {PAIRS[0][1]}", "negative": "something else"})
@@ -40,7 +40,7 @@ def test_all_that_train_needs_is_checked_and_nothing_is_left_behind(mnrl_job, mo
     }
     ended = mnrl_job("check", **environment)
     assert ended.code == 0, ended.stderr
-    found = table(ended)
+    statuses = table(ended)
     assert {
         "settings",
         "tracker tensorboard",
@@ -51,7 +51,7 @@ def test_all_that_train_needs_is_checked_and_nothing_is_left_behind(mnrl_job, mo
         "devices",
         "user",
         "caches",
-    } <= found.keys()
+    } <= statuses.keys()
     assert {
         "disk",
         "training pairs",
@@ -61,8 +61,8 @@ def test_all_that_train_needs_is_checked_and_nothing_is_left_behind(mnrl_job, mo
         "expected time",
         "grace period",
         "exporters",
-    } <= found.keys()
-    assert "failed" not in found.values()
+    } <= statuses.keys()
+    assert "failed" not in statuses.values()
     assert "; conditional writes; " in ended.stdout
     assert "the base model can be exported: onnx 0 MB, int8 0 MB" in ended.stdout
     assert re.search(r"expected time +about .+: 50 steps of \d.*, 5 evaluations of \d.*, mining \d+ s", ended.stdout)
@@ -75,8 +75,8 @@ def test_all_that_train_needs_is_checked_and_nothing_is_left_behind(mnrl_job, mo
     assert {path.name for path in tmp_path.iterdir()} == {"pairs.jsonl", "faq.json"}
 
 
-def test_of_several_nodes_the_first_checks_what_all_share_and_each_checks_itself(mnrl_job, good):
-    """None waits for another: pods may start far apart."""
+def test_node_0_checks_what_all_nodes_share_and_each_node_its_machine(mnrl_job, good):
+    """No node waits for another: pods may start at different times."""
     nodes = {"MNRL_NUM_NODES": "1:2", "MNRL_MASTER_ADDR": "no-such-host.invalid", "MNRL_RUN_ID": "r"}
     first, second = (mnrl_job("check", **good | nodes | {"MNRL_NODE_RANK": rank}) for rank in ("0", "1"))
     assert (first.code, second.code) == (0, 0), first.stderr + second.stderr
@@ -102,22 +102,22 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("case", FAILURES)
-def test_what_would_stop_a_run_is_found_with_its_exit_code_and_a_remedy(mnrl_job, good, tmp_path, case):
+def test_each_fault_is_found_with_its_exit_code_and_a_remedy(mnrl_job, good, tmp_path, case):
     changes, failing, code = FAILURES[case]
     write_jsonl(tmp_path / "bad.jsonl", [{"anchor": PAIRS[0][0], "positive": PAIRS[0][1]}, {"anchor": "only"}])
     ended = mnrl_job("check", **good | changes)
     assert ended.code == code, ended.stderr + ended.stdout
-    found = table(ended)
-    assert found[failing] == "failed"
-    assert list(found.values()).count("failed") == 1, "one fault, one failed check"
+    statuses = table(ended)
+    assert statuses[failing] == "failed"
+    assert list(statuses.values()).count("failed") == 1, "one fault, one failed check"
     assert re.search(r"failed .+\n +-> .+", ended.stdout), "each failure has a remedy"
     assert "Traceback" not in ended.stderr
 
 
-def test_a_work_folder_that_is_full_amid_the_check_has_the_code_of_the_environment(
+def test_a_work_folder_that_fills_up_during_the_check_ends_with_the_code_of_the_environment(
     mnrl_job, good, tmp_path, small_disk
 ):
-    """Text that was packed is larger than any estimate."""
+    """Compressed text can be larger than any estimate."""
     rows = (json.dumps({"anchor": f"{i} how", "positive": f"{i} " + "so " * 100}) + "\n" for i in range(24_000))
     (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress("".join(rows).encode()))
     changes = {"MNRL_TRAIN_DATA": "packed.jsonl.gz", "MNRL_WORK_DIR": str(small_disk)}
@@ -126,13 +126,13 @@ def test_a_work_folder_that_is_full_amid_the_check_has_the_code_of_the_environme
     assert "MNRL_WORK_DIR" in ended.last_line
 
 
-def test_several_faults_are_found_in_one_go(mnrl_job, good):
+def test_several_faults_are_found_at_once(mnrl_job, good):
     ended = mnrl_job("check", **good | {"MNRL_EVAL_DATA": "a.json,b.json", "MNRL_BASE_MODEL": "./c"})
     assert ended.code == 66
     assert [name for name, status in table(ended).items() if status == "failed"] == ["input a", "input b", "base model"]
 
 
-def test_a_run_that_is_published_already_is_pointed_out(mnrl_job, published, tmp_path):
+def test_a_published_run_is_warned_of(mnrl_job, published, tmp_path):
     shutil.copytree(published.folder, tmp_path, dirs_exist_ok=True)
     ended = mnrl_job("check", **published.settings)
     assert ended.code == 0, ended.stderr
@@ -143,7 +143,7 @@ def test_a_run_that_is_published_already_is_pointed_out(mnrl_job, published, tmp
     assert table(other)["output"] == "failed"
 
 
-def test_a_run_that_was_published_from_other_data_fails_the_check(published, tmp_path, monkeypatch):
+def test_a_run_published_from_other_data_fails_the_check(published, tmp_path, monkeypatch):
     shutil.copytree(published.folder, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     settings, _ = read_settings("check", {}, published.settings, {})
@@ -166,7 +166,7 @@ def test_a_run_that_was_published_from_other_data_fails_the_check(published, tmp
 
 
 @pytest.mark.parametrize(("number", "seen"), [(signal.SIGINT, "batches"), (signal.SIGTERM, "output")])
-def test_one_that_is_stopped_ends_at_once_and_blames_no_check(good, tmp_path, number, seen):
+def test_a_preempted_check_ends_at_once_without_a_failed_check(good, tmp_path, number, seen):
     with subprocess.Popen(
         command("check"),
         env=clean_environment(**good),
@@ -178,7 +178,7 @@ def test_one_that_is_stopped_ends_at_once_and_blames_no_check(good, tmp_path, nu
         while not re.match(rf"passed +{seen} ", line := running.stdout.readline()):
             assert line, running.stderr.read()
         running.send_signal(number)
-        told, said = running.communicate()
-    assert running.returncode == 75, said
-    assert "failed" not in told
-    assert f"stopped on request ({number.name})" in said.splitlines()[-1]
+        table_rows, log = running.communicate()
+    assert running.returncode == 75, log
+    assert "failed" not in table_rows
+    assert f"stopped on request ({number.name})" in log.splitlines()[-1]

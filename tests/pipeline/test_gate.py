@@ -1,4 +1,4 @@
-"""The gate of whole runs: what is below it is kept, and is no success."""
+"""The gate of whole runs: a run that fails it is published without a success marker."""
 
 import json
 import re
@@ -10,7 +10,9 @@ from mnrl_job.pipeline.inputs import check_eval_names
 from tests.examples import read_metrics, write_evalset
 
 
-def test_a_run_below_the_gate_is_kept_and_passes_once_the_gate_is_lowered(mnrl_job, good, tmp_path):
+def test_a_run_below_the_gate_is_published_without_a_marker_and_passes_once_the_gate_is_lowered(
+    mnrl_job, good, tmp_path
+):
     checkpoints = {"MNRL_CHECKPOINT_INTERVAL": "1", "MNRL_EPOCHS": "3"}
     ended = mnrl_job("train", **good, **checkpoints, MNRL_MIN_GAIN="0.9")
     run = tmp_path / "out" / "r"
@@ -40,29 +42,29 @@ def test_a_run_below_the_gate_is_kept_and_passes_once_the_gate_is_lowered(mnrl_j
     assert not (run / "checkpoints").exists()
 
 
-def test_a_run_whose_embeddings_collapsed_is_no_success_also_when_it_is_gone_on_with(mnrl_job, good, tmp_path):
-    more = {
+def test_a_run_with_collapsed_embeddings_fails_the_gate_also_when_it_is_resumed(mnrl_job, good, tmp_path):
+    changes = {
         "MNRL_LEARNING_RATE": "1",
         "MNRL_EPOCHS": "16",
         "MNRL_CHECKPOINT_INTERVAL": "3",
         "MNRL_LEAKAGE_POLICY": "keep",
     }
     run = tmp_path / "out" / "r"
-    for _ in range(2):  # the second goes on from a checkpoint, with the log up to then
-        ended = mnrl_job("train", **good, **more)
+    for _ in range(2):  # the second resumes from a checkpoint, with the log up to it
+        ended = mnrl_job("train", **good, **changes)
         assert ended.code == 80, ended.stderr
         assert "collapsed" in ended.last_line
         assert "succeeded" not in ended.last_line
         assert not (run / "_SUCCESS").exists()
         assert read_metrics(run)["training"]["collapse"]
     assert "resuming from step" in ended.stderr
-    ended = mnrl_job("train", **good, **more, MNRL_MIN_GAIN="-1")
+    ended = mnrl_job("train", **good, **changes, MNRL_MIN_GAIN="-1")
     assert ended.code == 0, ended.stderr
     assert (run / "_SUCCESS").exists()
 
 
 @pytest.mark.parametrize(
-    ("settings", "facts"),
+    ("settings", "message"),
     [
         ({"MNRL_GUARD_EVALS": "general"}, "MNRL_GUARD_EVALS=general: .* faq"),
         ({"MNRL_METRIC_CUTOFFS": "1,5"}, "MNRL_PRIMARY_METRIC='ndcg@10' .*MNRL_METRIC_CUTOFFS=1,5"),
@@ -79,26 +81,30 @@ def test_a_run_whose_embeddings_collapsed_is_no_success_also_when_it_is_gone_on_
         ({"MNRL_ACCELERATE_CONFIG": "fsdp.yaml", "MNRL_EVAL_INTERVAL": "5"}, "MNRL_ACCELERATE_CONFIG='fsdp.yaml' "),
     ],
 )
-def test_judging_by_what_there_is_not_is_refused(mnrl_job, good, settings, facts):
+def test_settings_that_need_a_missing_eval_set_or_metric_are_refused(mnrl_job, good, settings, message):
     ended = mnrl_job("train", **good | settings)
     assert ended.code == 64, ended.stderr
-    assert re.search(facts, ended.stderr)
+    assert re.search(message, ended.stderr)
 
 
 @pytest.mark.parametrize("gate", [{}, {"min_gain": -1}])
-def test_without_an_eval_set_one_may_ask_for_nothing(gate):
+def test_without_an_eval_set_there_must_be_no_gate(gate):
     check_eval_names(Settings.model_validate(gate), ())
 
 
-def test_metrics_are_taken_where_one_asks(mnrl_job, good, tmp_path):
+def test_metrics_are_computed_at_the_configured_cutoffs(mnrl_job, good, tmp_path):
     write_evalset(tmp_path / "general.json")
-    more = {"MNRL_METRIC_CUTOFFS": "2,20", "MNRL_PRIMARY_METRIC": "map@20", "MNRL_EVAL_DATA": "faq.json,general.json"}
-    ended = mnrl_job("evaluate", **good | more)
+    changes = {
+        "MNRL_METRIC_CUTOFFS": "2,20",
+        "MNRL_PRIMARY_METRIC": "map@20",
+        "MNRL_EVAL_DATA": "faq.json,general.json",
+    }
+    ended = mnrl_job("evaluate", **good | changes)
     assert ended.code == 0, ended.stderr
     metrics = read_metrics(tmp_path / "out" / "r")
     for name in ("faq", "general"):
-        one = metrics["evaluation"][name]
-        assert {metric.partition("@")[2] for metric in one["before"]} == {"2", "20"}
-        assert one["before"].keys() == one["bm25"].keys()
+        evaluation = metrics["evaluation"][name]
+        assert {metric.partition("@")[2] for metric in evaluation["before"]} == {"2", "20"}
+        assert evaluation["before"].keys() == evaluation["bm25"].keys()
     assert metrics["gate"]["rule"] == "none"
     assert "map@20" in ended.stdout

@@ -1,4 +1,4 @@
-"""Nodes as real hosts with addresses of their own: they train as one, and each ends as what happened asks for."""
+"""Nodes as hosts with addresses of their own: they train together, and each ends with the right exit code."""
 
 import json
 import re
@@ -27,14 +27,14 @@ def scene(tmp_path_factory, tiny_model):
 
 @pytest.fixture
 def pair():
-    with hosts.several_hosts(2) as found:
-        yield found
+    with hosts.several_hosts(2) as pair:
+        yield pair
 
 
 @pytest.fixture
 def four():
-    with hosts.several_hosts(4) as found:
-        yield found
+    with hosts.several_hosts(4) as four:
+        yield four
 
 
 def start_node(scene, host, run_id, rank, **settings):
@@ -46,17 +46,17 @@ def start_both(scene, pair, run_id, own=({}, {})):
 
 
 def codes(scene, run_id, nodes, seconds=SECONDS):
-    """How all ended; what they said, where they did not end in time."""
+    """The exit codes of all nodes; fails with their logs where one does not end in time."""
     deadline = time.monotonic() + seconds
     try:
         return [node.wait(max(0.0, deadline - time.monotonic())) for node in nodes]
     except subprocess.TimeoutExpired:
         for node in nodes:
             node.kill()
-        raise AssertionError(said(scene, run_id)) from None
+        raise AssertionError(logs(scene, run_id)) from None
 
 
-def said(scene, run_id):
+def logs(scene, run_id):
     return "\n".join(path.read_text()[-3000:] for path in sorted(scene.folder.glob(f"{run_id}-?.log")))
 
 
@@ -65,14 +65,14 @@ def last_line(scene, run_id, rank):
 
 
 def checkpoints(scene, run_id):
-    return {path.parent.name for path in scene.place(run_id).glob("checkpoints/*/manifest.json")}
+    return {path.parent.name for path in scene.run_folder(run_id).glob("checkpoints/*/manifest.json")}
 
 
-def until(scene, run_id, nodes, there):
+def until(scene, run_id, nodes, condition):
     deadline = time.monotonic() + SECONDS
-    while not there():
-        assert all(node.poll() is None for node in nodes), said(scene, run_id)
-        assert time.monotonic() < deadline, said(scene, run_id)
+    while not condition():
+        assert all(node.poll() is None for node in nodes), logs(scene, run_id)
+        assert time.monotonic() < deadline, logs(scene, run_id)
         time.sleep(0.05)
 
 
@@ -82,96 +82,98 @@ def until_a_checkpoint(scene, run_id, nodes):
 
 
 def until_workers(scene, run_id, nodes, count):
-    """Wait for so many workers to train together, from now on."""
-    told = f"with {count} x CPU"
-    before = scene.log(f"{run_id}-0").count(told)
-    until(scene, run_id, nodes, lambda: scene.log(f"{run_id}-0").count(told) > before)
+    """Wait until so many workers start to train together."""
+    line = f"with {count} x CPU"
+    before = scene.log(f"{run_id}-0").count(line)
+    until(scene, run_id, nodes, lambda: scene.log(f"{run_id}-0").count(line) > before)
 
 
 def listening(host):
     """The addresses at which processes of a host listen."""
-    told = subprocess.run(host.command("ss", "-ltnH"), capture_output=True, text=True, check=True)
-    return {line.split()[3].rpartition(":")[0] for line in told.stdout.splitlines()}
+    sockets = subprocess.run(host.command("ss", "-ltnH"), capture_output=True, text=True, check=True)
+    return {line.split()[3].rpartition(":")[0] for line in sockets.stdout.splitlines()}
 
 
 @pytest.fixture(scope="module")
 def on_one_node(scene):
-    """What two workers on one machine come to; all the while nobody else can reach them."""
+    """The outcome of two workers on one machine, which listen on loopback only."""
     with hosts.several_hosts(1) as (host,):
         alone = scene.start("alone", "alone-0", host, **SETTINGS, MNRL_NUM_PROCESSES="2")
         addresses = set()
         while alone.poll() is None:
             addresses |= listening(host)
             time.sleep(0.2)
-    assert codes(scene, "alone", [alone]) == [0], said(scene, "alone")
+    assert codes(scene, "alone", [alone]) == [0], logs(scene, "alone")
     assert addresses == {"127.0.0.1"}
     return scene.outcome("alone")
 
 
-def test_nodes_that_are_cut_off_and_then_stopped_end_as_one_node_with_two_workers(scene, pair, on_one_node):
+def test_after_a_network_failure_and_a_preemption_two_nodes_end_like_one_node_with_two_workers(
+    scene, pair, on_one_node
+):
     nodes = start_both(scene, pair, "cut")
     until_a_checkpoint(scene, "cut", nodes)
     pair[1].cable("down")
-    assert codes(scene, "cut", nodes, seconds=60) == [71, 71], said(scene, "cut")
+    assert codes(scene, "cut", nodes, seconds=60) == [71, 71], logs(scene, "cut")
     for rank in (0, 1):
         assert re.search(rf"\bnode {1 - rank} .*\b3 s\b", last_line(scene, "cut", rank))
-    assert json.loads((scene.place("cut") / "failure.json").read_text())["class"] == "hang"
+    assert json.loads((scene.run_folder("cut") / "failure.json").read_text())["class"] == "hang"
 
     pair[1].cable("up")
     nodes = start_both(scene, pair, "cut")
     until_a_checkpoint(scene, "cut", nodes)
     nodes[1].send_signal(signal.SIGTERM)
-    assert codes(scene, "cut", nodes, seconds=120) == [75, 75], said(scene, "cut")
+    assert codes(scene, "cut", nodes, seconds=120) == [75, 75], logs(scene, "cut")
     assert "to resume from step" in last_line(scene, "cut", 0)
-    assert not (scene.place("cut") / "_SUCCESS").exists()
+    assert not (scene.run_folder("cut") / "_SUCCESS").exists()
 
     nodes = start_both(scene, pair, "cut")
-    assert codes(scene, "cut", nodes) == [0, 0], said(scene, "cut")
+    assert codes(scene, "cut", nodes) == [0, 0], logs(scene, "cut")
     for rank in (0, 1):
         assert scene.log(f"cut-{rank}").count("resuming from step") == 2
     assert "node 0 reports and publishes" in scene.log("cut-1")
     assert scene.outcome("cut") == on_one_node
 
 
-def test_nodes_with_other_settings_end_before_they_train(scene, pair):
+def test_nodes_with_different_settings_end_before_training(scene, pair):
     seeds = ({"MNRL_SEED": "1"}, {"MNRL_SEED": "2"})
     nodes = start_both(scene, pair, "unlike", seeds)
-    assert codes(scene, "unlike", nodes) == [64, 64], said(scene, "unlike")
+    assert codes(scene, "unlike", nodes) == [64, 64], logs(scene, "unlike")
     for rank in (0, 1):
         assert re.search(r"\bnode 1 .*MNRL_SEED=2\b.*\bnode 0 .*\b1\b", last_line(scene, "unlike", rank))
 
 
-def test_what_one_node_lacks_is_its_own_code_and_72_elsewhere(scene, pair):
+def test_a_failing_node_ends_with_its_own_code_and_the_others_with_72(scene, pair):
     nodes = start_both(scene, pair, "lacking", ({}, {"MNRL_TRAIN_DATA": "nowhere.jsonl"}))
-    assert codes(scene, "lacking", nodes) == [72, 66], said(scene, "lacking")
+    assert codes(scene, "lacking", nodes) == [72, 66], logs(scene, "lacking")
     assert "nowhere.jsonl" in last_line(scene, "lacking", 0)
-    failure = json.loads((scene.place("lacking") / "failure.json").read_text())
+    failure = json.loads((scene.run_folder("lacking") / "failure.json").read_text())
     assert (failure["exit_code"], failure["class"], failure["retry_helps"]) == (72, "peer_failed", True)
 
 
-def test_a_node_that_is_stopped_while_it_starts_says_so(scene, pair):
+def test_a_node_preempted_while_it_starts_ends_with_the_code_of_preemption(scene, pair):
     node = start_node(scene, pair[1], "early", 1)
     until(scene, "early", [node], lambda: workers_of(node, "mnrl_job.agent"))
     node.send_signal(signal.SIGTERM)
-    assert codes(scene, "early", [node]) == [75], said(scene, "early")
+    assert codes(scene, "early", [node]) == [75], logs(scene, "early")
 
 
 @pytest.mark.slow
-def test_a_node_that_waits_for_others_shows_that_it_does_and_can_be_stopped_free_of_charge(scene, pair):
+def test_a_node_that_waits_for_others_stays_healthy_and_its_preemption_is_retryable(scene, pair):
     work = scene.folder / "waiting-work"
-    told = work / "progress.json"
+    progress = work / "progress.json"
     own = {"MNRL_HANG_TIMEOUT": "20s", "MNRL_WORK_DIR": str(work)}
     node = start_node(scene, pair[0], "waiting", 0, **own)
-    until(scene, "waiting", [node], lambda: told.exists() and json.loads(told.read_text())["phase"] == "join")
-    joined_at = told.read_text()
+    until(scene, "waiting", [node], lambda: progress.exists() and json.loads(progress.read_text())["phase"] == "join")
+    first = progress.read_text()
     time.sleep(21)
-    assert json.loads(told.read_text())["updated_at"] > json.loads(joined_at)["updated_at"]
+    assert json.loads(progress.read_text())["updated_at"] > json.loads(first)["updated_at"]
     node.send_signal(signal.SIGTERM)
-    assert codes(scene, "waiting", [node]) == [75], said(scene, "waiting")
+    assert codes(scene, "waiting", [node]) == [75], logs(scene, "waiting")
 
 
 @pytest.mark.slow
-def test_an_elastic_run_goes_on_while_nodes_are_lost_cut_off_stopped_and_join(scene, four):
+def test_an_elastic_run_continues_while_nodes_are_killed_disconnected_preempted_and_join(scene, four):
     nodes = {rank: start_node(scene, four[rank], "elastic", rank, **ELASTIC) for rank in (0, 1, 2)}
     until_a_checkpoint(scene, "elastic", nodes.values())
     nodes.pop(2).kill()
@@ -182,28 +184,28 @@ def test_an_elastic_run_goes_on_while_nodes_are_lost_cut_off_stopped_and_join(sc
     nodes[3].send_signal(signal.SIGTERM)
     stopped = nodes.pop(3)
     until_workers(scene, "elastic", nodes.values(), 2)
-    assert codes(scene, "elastic", [stopped]) == [75], said(scene, "elastic")
+    assert codes(scene, "elastic", [stopped]) == [75], logs(scene, "elastic")
 
     nodes[2] = start_node(scene, four[2], "elastic", 2, **ELASTIC)
     until_workers(scene, "elastic", nodes.values(), 3)
     four[1].cable("down")
     cut = nodes.pop(1)
     until_workers(scene, "elastic", nodes.values(), 2)
-    assert codes(scene, "elastic", [cut]) == [71], said(scene, "elastic")
+    assert codes(scene, "elastic", [cut]) == [71], logs(scene, "elastic")
 
-    assert codes(scene, "elastic", nodes.values()) == [0, 0], said(scene, "elastic")
+    assert codes(scene, "elastic", nodes.values()) == [0, 0], logs(scene, "elastic")
     alone = scene.start("as-one", "as-one-0", **SETTINGS | {"MNRL_EPOCHS": "500"})
-    assert codes(scene, "as-one", [alone]) == [0], said(scene, "as-one")
+    assert codes(scene, "as-one", [alone]) == [0], logs(scene, "as-one")
     assert scene.outcome("elastic")[1] == scene.outcome("as-one")[1], "the same rows in the same order"
 
 
 @pytest.mark.slow
-def test_where_node_0_is_lost_the_others_end_with_71_and_the_restarted_set_goes_on(scene, four):
+def test_when_node_0_is_lost_the_others_end_with_71_and_the_restarted_nodes_resume(scene, four):
     nodes = {rank: start_node(scene, four[rank], "headless", rank, **ELASTIC) for rank in (0, 1, 2)}
     until_a_checkpoint(scene, "headless", nodes.values())
     nodes.pop(0).kill()
-    assert codes(scene, "headless", nodes.values(), seconds=90) == [71, 71], said(scene, "headless")
+    assert codes(scene, "headless", nodes.values(), seconds=90) == [71, 71], logs(scene, "headless")
     nodes = {rank: start_node(scene, four[rank], "headless", rank, **ELASTIC) for rank in (0, 2)}
-    assert codes(scene, "headless", nodes.values()) == [0, 0], said(scene, "headless")
+    assert codes(scene, "headless", nodes.values()) == [0, 0], logs(scene, "headless")
     assert "resuming from step" in scene.log("headless-0")
-    assert (scene.place("headless") / "_SUCCESS").exists()
+    assert (scene.run_folder("headless") / "_SUCCESS").exists()

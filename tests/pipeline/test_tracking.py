@@ -63,7 +63,7 @@ def test_a_refused_run_is_told_of_and_the_next_attempt_goes_on_in_the_same_place
     assert {one.step for one in client.get_metric_history(run.info.run_id, "eval_ndcg_10")} == {3, 6, 9}
     for moment in ("before", "after", "delta", "bm25"):
         assert run.data.metrics[f"{moment}/faq/ndcg_10"] == pytest.approx(scores[moment]["ndcg@10"])
-    place = scene.place("r")
+    place = scene.run_folder("r")
     page = client.download_artifacts(run.info.run_id, "report.html", str(scene.folder))
     assert (place / "report.html").read_bytes() == Path(page).read_bytes()
 

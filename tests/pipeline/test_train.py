@@ -45,12 +45,12 @@ def read_lines(path: Path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_the_eight_rows_of_the_how_to_keep_ndcg_at_3_at_one_and_reload(mnrl_job, tmp_path, minilm):
+def test_eight_rows_keep_an_ndcg_at_3_of_one_and_the_model_reloads(mnrl_job, tmp_path, minilm):
     write_pairs(tmp_path / "train.jsonl", EIGHT_ROWS)
     (tmp_path / "faq.json").write_text(json.dumps(EIGHT_ROW_EVAL), encoding="utf-8")
     arguments = ("train", "--train-data", "train.jsonl", "--eval-data", "faq.json", "--base-model", str(minilm))
-    wanted = ("--output", "out", "--run-id", "eight", "--batch-size", "8", "--primary-metric", "ndcg@3")
-    ended = mnrl_job(*arguments, *wanted, fresh=True)
+    options = ("--output", "out", "--run-id", "eight", "--batch-size", "8", "--primary-metric", "ndcg@3")
+    ended = mnrl_job(*arguments, *options, fresh=True)
     assert ended.code == 0, ended.stderr
     assert "succeeded: faq.ndcg@3 stayed at 1.0000, and this eval set cannot show a gain; the run is in out/eight" in (
         ended.last_line
@@ -60,8 +60,8 @@ def test_the_eight_rows_of_the_how_to_keep_ndcg_at_3_at_one_and_reload(mnrl_job,
     run = tmp_path / "out" / "eight"
     metrics = read_metrics(run)
     assert metrics["status"] == "succeeded"
-    one = {"name": "faq.ndcg@3", "before": 1.0, "after": 1.0, "delta": 0.0}
-    assert metrics["primary_metric"] == one | {"saturated": True}
+    expected = {"name": "faq.ndcg@3", "before": 1.0, "after": 1.0, "delta": 0.0}
+    assert metrics["primary_metric"] == expected | {"saturated": True}
     assert metrics["training"]["collapse"] is None, "one step is too few to tell"
     assert metrics["verification"]["shape"] == [1, 384]
     assert metrics["verification"]["max_difference"] < 1e-6
@@ -85,16 +85,16 @@ def test_the_eight_rows_of_the_how_to_keep_ndcg_at_3_at_one_and_reload(mnrl_job,
     before, after = (load_file(folder / "model.safetensors") for folder in (minilm, run / "model"))
     assert any((before[name] != after[name]).any() for name in before if name in after)
 
-    again = mnrl_job(*arguments, *wanted)
+    again = mnrl_job(*arguments, *options)
     assert again.code == 0
     assert "already published" in again.last_line
-    other = mnrl_job(*arguments, *wanted, "--seed", "7")
+    other = mnrl_job(*arguments, *options, "--seed", "7")
     assert other.code == 64
     assert re.search("out/eight .*MNRL_RUN_ID", other.last_line)
     assert read_json(run / "metrics.json") == metrics
 
 
-def test_a_finished_run_is_not_taken_for_one_of_other_data(mnrl_job, published, tmp_path):
+def test_a_published_run_is_refused_with_other_data_and_accepted_without_data(mnrl_job, published, tmp_path):
     shutil.copytree(published.folder, tmp_path, dirs_exist_ok=True)
     same = mnrl_job("train", **published.settings)
     assert same.code == 0, same.stderr
@@ -112,17 +112,17 @@ def test_a_finished_run_is_not_taken_for_one_of_other_data(mnrl_job, published, 
 
 @pytest.fixture(scope="module")
 def on_one_and_two(tmp_path_factory, tiny_model):
-    """The same run on one process and on two, `ranks-1` and `ranks-2`; returns the folder.
+    """The same run on one process and on two, `ranks-1` and `ranks-2`. Returns the folder.
 
-    64 rows over 16 positives: what made the library's ranks collide.
+    With 64 rows over 16 positives, the batches of the library's ranks have duplicates.
     """
     folder = tmp_path_factory.mktemp("ranks")
     settings = fill(folder, tiny_model) | {"MNRL_EPOCHS": "2", "MNRL_LEARNING_RATE": "1e-3", "MNRL_PRECISION": "fp32"}
     rows = [(f"{PAIRS[i % 8][0]} {'abcdefgh'[i // 8]}", f"{PAIRS[i % 8][1]} {i % 16 // 8}") for i in range(64)]
     write_pairs(folder / "pairs.jsonl", rows)
     for count in ("1", "2"):
-        chosen = {"MNRL_RUN_ID": f"ranks-{count}", "MNRL_NUM_PROCESSES": count}
-        ended = run_command(folder, "train", fresh=count == "2", **settings | chosen)
+        changes = {"MNRL_RUN_ID": f"ranks-{count}", "MNRL_NUM_PROCESSES": count}
+        ended = run_command(folder, "train", fresh=count == "2", **settings | changes)
         assert ended.code == 0, ended.stderr
     return folder
 
@@ -132,9 +132,9 @@ def test_one_process_and_two_train_on_the_same_batches_to_the_same_model(on_one_
     losses = [[line["loss"] for line in read_lines(run / "training_log.jsonl")] for run in (one, two)]
     assert len(losses[0]) == read_json(one / "metrics.json")["training"]["steps"] == 16
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
-    for number in ("in_batch_accuracy", "chance", "positive_score", "hardest_negative_score", "anisotropy"):
-        seen = [[line[number] for line in read_lines(run / "training_log.jsonl")] for run in (one, two)]
-        np.testing.assert_allclose(seen[0], seen[1], atol=1e-3, err_msg=number)
+    for name in ("in_batch_accuracy", "chance", "positive_score", "hardest_negative_score", "anisotropy"):
+        values = [[line[name] for line in read_lines(run / "training_log.jsonl")] for run in (one, two)]
+        np.testing.assert_allclose(values[0], values[1], atol=1e-3, err_msg=name)
     weights = [load_file(run / "model" / "model.safetensors") for run in (one, two)]
     for name in weights[0]:
         np.testing.assert_allclose(weights[0][name], weights[1][name], atol=2e-4)
@@ -142,40 +142,40 @@ def test_one_process_and_two_train_on_the_same_batches_to_the_same_model(on_one_
     assert evaluations[0]["before"] == evaluations[1]["before"]
     trainings = [read_json(run / "metrics.json")["training"] for run in (one, two)]
     assert [training["negatives_per_anchor"] for training in trainings] == [7, 7]
-    assert [training["masked_per_anchor"] for training in trainings] == [0, 0], "no duplicate ever met, on any rank"
+    assert [training["masked_per_anchor"] for training in trainings] == [0, 0], "no batch has a duplicate, on any rank"
     assert trainings[0]["rows_digest"] == trainings[1]["rows_digest"]
 
 
 @pytest.fixture(scope="module")
 def evaluated(on_one_and_two, tiny_model):
-    """What `evaluate` leaves of the model that those trained, on two processes."""
-    needed = ("--eval-data", "faq.json", "--base-model", str(tiny_model), "--output", "out", "--run-id", "e")
-    ended = run_command(on_one_and_two, "evaluate", *needed, "--precision", "fp32", "--num-processes", "2", fresh=True)
+    """The published evaluation of their base model, on two processes."""
+    options = ("--eval-data", "faq.json", "--base-model", str(tiny_model), "--output", "out", "--run-id", "e")
+    ended = run_command(on_one_and_two, "evaluate", *options, "--precision", "fp32", "--num-processes", "2", fresh=True)
     assert ended.code == 0, ended.stderr
     return on_one_and_two / "out" / "e"
 
 
-def test_evaluate_gives_the_figures_train_gives_before(evaluated):
-    scored, trained = (read_json(one / "metrics.json") for one in (evaluated, evaluated.with_name("ranks-1")))
+def test_evaluate_has_the_metrics_of_train_before_training(evaluated):
+    scored, trained = (read_json(run / "metrics.json") for run in (evaluated, evaluated.with_name("ranks-1")))
     assert scored["evaluation"]["faq"]["before"] == trained["evaluation"]["faq"]["before"]
     assert scored["training"] is None
     assert (evaluated / "_SUCCESS").exists()
     assert not (evaluated / "model").exists()
 
 
-def test_an_evaluation_leaves_a_page_of_its_scores(evaluated):
+def test_an_evaluation_has_a_report_of_its_scores(evaluated):
     page = (evaluated / "report.html").read_text()
     assert "Scored: ndcg@10 is" in Reader(page).text
     assert data_of(page)["query"] == ["forgot my password", "get an invoice", "remove my profile"]
 
 
 @pytest.fixture(scope="module")
-def odd(tmp_path_factory, tiny_model):
-    """A run on a table with columns out of order, a constant one and a bad row; settings are flags, `.env` and others.
+def csv_run(tmp_path_factory, tiny_model):
+    """A run on a CSV file with columns out of order, a constant one and a bad row; settings come from three origins.
 
-    Returns where it is, and how it ended.
+    Returns its folder and how it ended.
     """
-    folder = tmp_path_factory.mktemp("odd")
+    folder = tmp_path_factory.mktemp("csv")
     lines = ["answer,lang,question,negative", *(f"{positive},en,{anchor},not {positive}" for anchor, positive in PAIRS)]
     (folder / "faq.csv").write_text("\n".join([*lines, ",en,no answer,"]), encoding="utf-8")
     write_evalset(folder / "set.json")
@@ -191,8 +191,8 @@ def odd(tmp_path_factory, tiny_model):
     return folder / "out" / "r", ended
 
 
-def test_question_and_answer_in_the_wrong_order_with_a_constant_column_and_bad_rows(odd):
-    run, ended = odd
+def test_columns_in_another_order_a_constant_column_and_bad_rows_are_handled(csv_run):
+    run, ended = csv_run
     assert "ignored columns: lang" in ended.stderr
     audit = read_json(run / "audit.json")
     assert audit["sources"][0]["columns"] == {"anchor": "question", "positive": "answer", "negative_1": "negative"}
@@ -204,8 +204,8 @@ def test_question_and_answer_in_the_wrong_order_with_a_constant_column_and_bad_r
     assert set(metrics["evaluation"]) == {"one", "two"}
 
 
-def test_negatives_are_trained_on_and_settings_are_honoured(odd):
-    metrics = read_json(odd[0] / "metrics.json")
+def test_negatives_and_settings_of_all_origins_are_used(csv_run):
+    metrics = read_json(csv_run[0] / "metrics.json")
     assert metrics["training"]["steps"] == 3
     assert metrics["training"]["global_batch_size"] == 4
     assert metrics["training"]["negatives_per_anchor"] == 7
@@ -215,7 +215,7 @@ def test_negatives_are_trained_on_and_settings_are_honoured(odd):
 
 @pytest.fixture(scope="module")
 def static(tmp_path_factory, tiny_model):
-    """A run of a model without attention mask, and without eval data; returns where it is."""
+    """A run of a model without attention mask, and without eval data. Returns its folder."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
     from tokenizers import Tokenizer
@@ -233,7 +233,7 @@ def static(tmp_path_factory, tiny_model):
     return folder / "out" / "r"
 
 
-def test_without_eval_data_some_pairs_are_held_out(static):
+def test_without_eval_data_pairs_are_held_out(static):
     audit = read_json(static / "audit.json")
     assert (audit["rows_held_out"], audit["rows_to_train_on"]) == (4, 36)
     assert read_json(static / "metrics.json")["data"]["eval"]["holdout"]["queries"] == 4

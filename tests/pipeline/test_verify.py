@@ -1,4 +1,4 @@
-"""`verify` on a folder: which file differs, and whether the model still says what it said."""
+"""`verify` of a run in a folder: which file differs, and whether the model gives the same embeddings."""
 
 import errno
 import hashlib
@@ -22,7 +22,7 @@ def run(published, tmp_path):
     return shutil.copytree(published.run, tmp_path / "r")
 
 
-def test_a_run_as_it_was_published_passes_also_in_another_place_and_what_is_added_is_told(mnrl_job, run):
+def test_a_copied_run_passes_and_additional_files_are_warned_of(mnrl_job, run):
     (run / "notes.txt").write_text("mine")
     ended = mnrl_job("verify", str(run), MNRL_WORK_DIR="work/new")
     assert ended.code == 0, ended.stderr
@@ -41,7 +41,7 @@ def add_a_byte(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "words"),
+    ("name", "damage", "message"),
     [
         ("model/model.safetensors", flip, "model/model.safetensors: has SHA-256"),
         ("metrics.json", add_a_byte, "metrics.json: has "),
@@ -50,15 +50,15 @@ def add_a_byte(path):
         ("_SUCCESS", lambda path: path.write_text(""), "manifest.json or _SUCCESS "),
     ],
 )
-def test_just_the_file_that_differs_is_named(mnrl_job, run, name, damage, words):
+def test_only_the_damaged_file_is_named(mnrl_job, run, name, damage, message):
     damage(run / name)
     ended = mnrl_job("verify", str(run))
     assert ended.code == 65, ended.stderr
-    assert words in ended.stderr
+    assert message in ended.stderr
     assert "tokenizer" not in ended.stderr
 
 
-def test_a_run_without_marker_or_not_there_is_missing(mnrl_job, run):
+def test_a_run_without_a_marker_and_a_missing_run_are_not_found(mnrl_job, run):
     (run / "_SUCCESS").unlink()
     unfinished = mnrl_job("verify", str(run))
     assert (unfinished.code, "never finished" in unfinished.last_line) == (66, True)
@@ -66,38 +66,38 @@ def test_a_run_without_marker_or_not_there_is_missing(mnrl_job, run):
     assert (nowhere.code, "nothing is there" in nowhere.last_line) == (66, True)
 
 
-def seal_anew(run, name):
-    """As if the file had been published as it is now."""
+def update_manifest(run, name):
+    """Make manifest and marker match the file as it is now."""
     content = (run / name).read_bytes()
     manifest = json.loads((run / "manifest.json").read_text(encoding="utf-8"))
     manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     (run / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    sealed = hashlib.sha256((run / "manifest.json").read_bytes()).hexdigest()
-    (run / "_SUCCESS").write_text(json.dumps({"manifest_sha256": sealed}), encoding="utf-8")
+    digest = hashlib.sha256((run / "manifest.json").read_bytes()).hexdigest()
+    (run / "_SUCCESS").write_text(json.dumps({"manifest_sha256": digest}), encoding="utf-8")
 
 
-def say_something_else(path):
+def change_an_embedding(path):
     recorded = json.loads(path.read_text(encoding="utf-8"))
     recorded["embeddings"][0][0] += 0.5
     path.write_text(json.dumps(recorded), encoding="utf-8")
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "words"),
+    ("name", "damage", "message"),
     [
-        ("verification.json", say_something_else, "differ by "),
+        ("verification.json", change_an_embedding, "differ by "),
         ("model/config.json", lambda path: path.write_text("{"), "cannot be loaded: "),
     ],
 )
-def test_a_model_that_says_something_else_is_told_apart_from_a_damaged_file(mnrl_job, run, name, damage, words):
+def test_a_model_with_other_embeddings_is_distinguished_from_a_damaged_file(mnrl_job, run, name, damage, message):
     damage(run / name)
-    seal_anew(run, name)
+    update_manifest(run, name)
     ended = mnrl_job("verify", str(run))
     assert ended.code == 65, ended.stderr
-    assert re.search(rf"{run}: every file is as published.*\b{words}", ended.last_line)
+    assert re.search(rf"{run}: every file is as published.*\b{message}", ended.last_line)
 
 
-def test_a_worker_that_was_killed_says_nothing_against_the_run(run, tmp_path):
+def test_a_killed_worker_is_not_reported_as_a_damaged_run(run, tmp_path):
     with subprocess.Popen(
         command("verify", str(run)), env=clean_environment(), cwd=tmp_path, stderr=subprocess.PIPE, text=True
     ) as running:
@@ -105,16 +105,16 @@ def test_a_worker_that_was_killed_says_nothing_against_the_run(run, tmp_path):
             assert running.poll() is None
             time.sleep(0.01)
         workers[0].kill()
-        _, said = running.communicate()
-    assert running.returncode == 70, said
-    assert "worker 0 was killed by SIGKILL" in said.splitlines()[-1]
-    assert "as published" not in said
+        _, output = running.communicate()
+    assert running.returncode == 70, output
+    assert "worker 0 was killed by SIGKILL" in output.splitlines()[-1]
+    assert "as published" not in output
 
 
-def test_a_work_folder_that_is_full_while_verifying_has_the_code_of_the_environment(run, monkeypatch):
-    def find_no_room(*_):
+def test_a_work_folder_that_fills_up_during_verification_ends_with_the_code_of_the_environment(run, monkeypatch):
+    def raise_disk_full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("mnrl_job.pipeline.verify.ask_workers", find_no_room)
+    monkeypatch.setattr("mnrl_job.pipeline.verify.ask_workers", raise_disk_full)
     with pytest.raises(EnvironmentFailure, match="MNRL_WORK_DIR"):
         verify(str(run), Settings())

@@ -54,14 +54,14 @@ def check(settings: Settings, report: Callable[[Finding], None]) -> tuple[tuple[
             audit = check_run(settings, attempt, findings)
         else:
             audit = None
-            check_machine(settings, attempt, expect_inputs(settings, attempt, findings), findings)
+            check_machine(settings, attempt, check_inputs_exist(settings, attempt, findings), findings)
     return tuple(findings.items), audit
 
 
 def check_run(settings: Settings, attempt: Attempt, findings: Findings) -> dict[str, Any] | None:
     """Run all checks of node 0. Returns the content of `audit.json`, None where the data is unusable."""
     speed = check_output(settings, attempt, findings)
-    located = find_inputs(settings, findings)
+    located = check_inputs(settings, findings)
     devices = check_machine(settings, attempt, located, findings)
     if not located or not devices:
         return None
@@ -74,7 +74,7 @@ def check_run(settings: Settings, attempt: Attempt, findings: Findings) -> dict[
     return audit
 
 
-def expect_inputs(settings: Settings, attempt: Attempt, findings: Findings) -> LocatedInputs | None:
+def check_inputs_exist(settings: Settings, attempt: Attempt, findings: Findings) -> LocatedInputs | None:
     """Locate the inputs, whose size the disk check needs. Their content is the same for all nodes: node 0 checks it."""
     with findings.checking("inputs"):
         located = locate_inputs(settings)
@@ -100,7 +100,7 @@ def check_output(settings: Settings, attempt: Attempt, findings: Findings) -> fl
     return None
 
 
-def find_inputs(settings: Settings, findings: Findings) -> LocatedInputs | None:
+def check_inputs(settings: Settings, findings: Findings) -> LocatedInputs | None:
     """Locate each input; None where one is missing."""
     style = settings.s3_addressing_style
 

@@ -44,7 +44,7 @@ def upload_checkpoints(attempt: Attempt) -> Iterator[Callable[[], None]]:
     """
     uploader = _CheckpointUploader(attempt)
     ended = threading.Event()
-    thread = threading.Thread(target=uploader.run, args=(ended,), daemon=True)
+    thread = threading.Thread(target=uploader.poll_until, args=(ended,), daemon=True)
     thread.start()
 
     def finish() -> None:
@@ -76,7 +76,7 @@ class _CheckpointUploader:
         self._lock = threading.Lock()
         self._history_updated_at = time.monotonic()
 
-    def run(self, ended: threading.Event) -> None:
+    def poll_until(self, ended: threading.Event) -> None:
         while not ended.wait(POLL_SECONDS):
             self.upload_newest()
             if time.monotonic() - self._history_updated_at > SECONDS_BETWEEN_HISTORY_UPDATES:
