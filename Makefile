@@ -95,7 +95,7 @@ audit: $(VENV)/.supply/.installed ## Ask for advisories about all that an image 
 	@for lock in requirements.lock requirements-cuda.lock requirements-track.lock requirements-export.lock; do \
 	  echo "$$lock"; $(VENV)/.supply/bin/pip-audit --strict --disable-pip -r $$lock || exit 1; done
 
-licences: install-dev install-export $(VENV)/.supply/.installed ## Write docs/licences.md, the licence of every package.
+licences: install-dev install-export $(VENV)/.supply/.installed ## Write docs/licences.md, the license of every package.
 	@scripts/licences $(VENV) >docs/licences.md
 
 release-notes: ## Print this version's part of CHANGELOG.md; with TAG and URL (of the repository) as the notes of a release.

@@ -28,10 +28,10 @@ from sentence_transformers.base.sampler import NoDuplicatesBatchSampler
 from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.batching.planning import PlanConfig, SourceShare, batches_by_source, plan_epochs
 from mnrl_job.config.settings import Settings
-from mnrl_job.data.evalset import EvalSet
+from mnrl_job.data.evalset import EvalData, EvalSet, write_evalset
 from mnrl_job.data.file_formats.rows import read_rows
 from mnrl_job.data.pairs import Pairs
-from mnrl_job.data.read_evalset import read_evalset, write_evalset
+from mnrl_job.data.read_evalset import read_evalset
 from mnrl_job.data.sources import LocalSource
 from mnrl_job.data.tables import write_columns, write_labels
 from mnrl_job.deduplication.groups import find_groups
@@ -92,7 +92,7 @@ def asked(
     queries = {f"q{i}-{n}": words_of(chosen[i], rng) for i in positives for n in range(times)}
     documents = {f"p{i}": " ".join(chosen[i]) for i in positives} | {f"c{n}": " ".join(w) for n, w in enumerate(corpus)}
     grades = {(query, f"p{query[1:].split('-')[0]}"): 1 for query in queries}
-    return write_evalset("asked", "asked", folder / "asked", queries, documents, grades)
+    return write_evalset("asked", "asked", folder / "asked", EvalData(queries, documents, grades))
 
 
 def write_pairs(texts: Texts, folder: Path) -> Pairs:
@@ -103,7 +103,7 @@ def write_pairs(texts: Texts, folder: Path) -> Pairs:
 
 def ours(pairs: Pairs, seed: int, folder: Path, masked: bool = False) -> BatchPlan:
     """Our groups, our plan, our masks."""
-    groups = find_groups(pairs, None, 0.9, folder / "signatures").groups
+    groups = find_groups(pairs, None, 0.9, folder / "signatures").group_ids
     rule = PlanConfig(BATCH, (SourceShare(pairs.rows),), masked)
     (plan,) = plan_epochs(groups, rule, batches_by_source(groups, rule), seed, 1, None)
     return write_batching(groups, plan, folder)

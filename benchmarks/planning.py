@@ -42,7 +42,7 @@ Planner = Callable[[Dataset, np.ndarray, int, int], np.ndarray]
 def plans(data: Path, _: int, folder: Path) -> Iterator[dict[str, Any]]:
     for name, batch_size, texts in data_sets(data):
         pairs = write_pairs(texts, Path(tempfile.mkdtemp(dir=folder)))
-        groups = find_groups(pairs, None, 0.9, pairs.path.parent / "signatures").groups
+        groups = find_groups(pairs, None, 0.9, pairs.path.parent / "signatures").group_ids
         dataset = Dataset.from_file(str(pairs.path))
         bound = max_batches(groups, batch_size) * batch_size
         for ranks in RANKS:
@@ -134,7 +134,7 @@ def groups(data: Path, count: int, folder: Path) -> Iterator[dict[str, Any]]:
     began = time.perf_counter()
     found = find_groups(pairs, None, 0.9, folder / "signatures")
     seconds = time.perf_counter() - began
-    sizes = np.unique(found.groups[:, 1], return_counts=True)[1]
+    sizes = np.unique(found.group_ids[:, 1], return_counts=True)[1]
     yield {
         "rows": count,
         "megabytes": round(pairs.path.stat().st_size / 1e6),

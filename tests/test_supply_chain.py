@@ -1,4 +1,4 @@
-"""What is installed is what was locked: every file by its hash, and every package with its licence listed."""
+"""What is installed is what was locked: every file by its hash, and every package with its license listed."""
 
 import re
 import shutil
@@ -40,7 +40,7 @@ def test_the_cuda_build_of_torch_is_the_release_that_is_locked():
     assert not pinned("requirements-cuda.lock").keys() & pinned("requirements.lock").keys()
 
 
-def test_the_licence_of_every_package_is_listed():
+def test_the_license_of_every_package_is_listed():
     rows = re.findall(
         r"^\| ([^ |]+) \| ([^ |]+) \| [^|]*\w[^|]* \|$", (ROOT / "docs/licences.md").read_text(), re.MULTILINE
     )

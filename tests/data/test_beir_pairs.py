@@ -1,4 +1,4 @@
-"""Training data in BEIR layout: what is judged relevant is trained on, what is not is counted."""
+"""Training data in BEIR layout: relevant documents become pairs, the others are counted."""
 
 import gzip
 import hashlib
@@ -15,7 +15,7 @@ from tests.data.reading import read
 from tests.examples import write_jsonl
 
 
-def test_every_judgement_with_a_score_above_0_is_a_pair_and_the_others_are_counted(tmp_path):
+def test_every_judgment_with_a_score_above_0_is_a_pair_and_the_others_are_counted(tmp_path):
     folder = beir(tmp_path / "set", "q2\td1\t2\nq1\td2\t0\nq2\td2\t0.5\nq1\td1\t-1\n")
     pairs, rows = read(tmp_path, folder)
     assert rows == [{"anchor": "two", "positive": "T first"}, {"anchor": "two", "positive": "second"}]
@@ -35,7 +35,7 @@ def test_only_the_three_parts_are_read_and_hashed(tmp_path):
     assert pairs.sources[0].sha256 == hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-def test_gzipped_parts_say_the_same(tmp_path):
+def test_gzipped_files_give_the_same_pairs(tmp_path):
     folder = beir(tmp_path / "set")
     for name in ("corpus.jsonl", "queries.jsonl", "qrels/train.tsv"):
         (folder / f"{name}.gz").write_bytes(gzip.compress((folder / name).read_bytes()))
@@ -55,7 +55,7 @@ def test_gzipped_parts_say_the_same(tmp_path):
         ("q1\td1", "wrong number of fields", "2 fields, the header has 3"),
     ],
 )
-def test_a_judgement_that_cannot_be_used_is_a_bad_row(tmp_path, judgement, reason, detail):
+def test_an_unusable_judgment_is_a_bad_row(tmp_path, judgement, reason, detail):
     folder = beir(tmp_path / "set", f"q1\td1\t1\n{judgement}\n")
     pairs, rows = read(tmp_path, folder, max_bad_row_ratio=0.5)
     assert len(rows) == 1
@@ -75,7 +75,7 @@ def test_a_judgement_that_cannot_be_used_is_a_bad_row(tmp_path, judgement, reaso
         ({"title": ["T"], "text": "x"}, "not text"),
     ],
 )
-def test_a_named_document_without_a_text_spoils_its_judgements_only(tmp_path, document, reason):
+def test_an_unusable_document_makes_only_its_own_judgments_unusable(tmp_path, document, reason):
     corpus = [{"_id": "d1"} | document, {"_id": "d2", "text": "second"}]
     folder = beir(tmp_path / "set", "q1\td1\t1\nq1\td2\t1\nq2\td1\t1\n", corpus=corpus)
     pairs, rows = read(tmp_path, folder, max_bad_row_ratio=0.7)
@@ -86,7 +86,7 @@ def test_a_named_document_without_a_text_spoils_its_judgements_only(tmp_path, do
     ]
 
 
-def test_ids_may_be_whole_numbers_and_titles_nan_as_pandas_writes_them(tmp_path):
+def test_ids_may_be_integers_and_titles_nan(tmp_path):
     corpus = [{"_id": 7, "title": float("nan"), "text": "first"}, {"_id": 8, "title": None, "text": "second"}]
     queries = [{"_id": 1, "text": "one"}, {"_id": 2, "text": "two"}]
     folder = beir(tmp_path / "set", "1\t7\t1\n2\t8\t1\n", corpus=corpus, queries=queries)
@@ -96,13 +96,13 @@ def test_ids_may_be_whole_numbers_and_titles_nan_as_pandas_writes_them(tmp_path)
     ]
 
 
-def test_an_id_that_stands_twice_names_no_text(tmp_path):
+def test_judgments_of_a_duplicate_id_are_unusable(tmp_path):
     folder = beir(tmp_path / "set", corpus=[*CORPUS, {"_id": "d1", "text": "again"}])
     with pytest.raises(DataError, match=r"train\.tsv:2: duplicate id \('d1' .*corpus\.jsonl:4\)"):
         read(tmp_path, folder)
 
 
-def test_what_no_judgement_names_may_be_anything_but_unreadable(tmp_path):
+def test_unreferenced_documents_may_be_unusable_if_their_id_is_readable(tmp_path):
     folder = beir(tmp_path / "set", corpus=[*CORPUS, {"_id": "d4", "text": None}, {"_id": "d3", "text": "again"}])
     assert read(tmp_path, folder)[0].rows == 1
     with (folder / "corpus.jsonl").open("a", encoding="utf-8") as handle:
@@ -115,7 +115,7 @@ def test_what_no_judgement_names_may_be_anything_but_unreadable(tmp_path):
         read(tmp_path, folder)
 
 
-def test_only_texts_that_relevant_judgements_name_are_held(tmp_path, monkeypatch):
+def test_only_texts_of_relevant_judgments_are_held_in_memory(tmp_path, monkeypatch):
     held = []
     monkeypatch.setattr(beir_layout, "clean_text", lambda *given: held.append(given[0].strip()) or held[-1])
     many = [{"_id": f"x{i}", "text": "never named"} for i in range(1000)]
@@ -124,7 +124,7 @@ def test_only_texts_that_relevant_judgements_name_are_held(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("split", ["test", "dev"])
-def test_judgements_for_evaluation_are_not_trained_on(tmp_path, split):
+def test_qrels_for_evaluation_are_not_trained_on(tmp_path, split):
     folder = beir(tmp_path / "set", split=split)
     with pytest.raises(DataError, match=rf"set: qrels/train\.tsv .*qrels/{split}\.tsv"):
         read(tmp_path, folder)
@@ -138,26 +138,26 @@ def test_a_missing_part_is_named(tmp_path, part):
         read(tmp_path, folder)
 
 
-def test_judgements_without_a_header_are_refused_with_what_is_needed(tmp_path):
+def test_qrels_without_a_header_are_refused_with_the_expected_columns(tmp_path):
     folder = beir(tmp_path / "set")
     (folder / "qrels" / "train.tsv").write_text("q1\td1\t1\nq2\td2\t1\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"train\.tsv:2: column 'query-id' .*\bq1, d1, 1; "):
         read(tmp_path, folder)
 
 
-def test_judgements_of_which_none_is_relevant_give_no_pair(tmp_path):
-    with pytest.raises(DataError, match=r"^MNRL_TRAIN_DATA .*\babove 0"):
+def test_qrels_without_a_relevant_document_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"set/qrels/train\.tsv: .*\babove 0"):
         read(tmp_path, beir(tmp_path / "set", "q1\td1\t0\n"))
 
 
-def test_a_folder_of_pairs_is_not_mistaken_for_one_of_judgements(tmp_path):
+def test_a_folder_of_pairs_is_not_mistaken_for_beir_data(tmp_path):
     rows = [{"query": "q", "document": "d"}]
     write_jsonl(tmp_path / "set" / "corpus.jsonl", rows)
     write_jsonl(tmp_path / "set" / "qrels" / "more.jsonl", rows)
     assert read(tmp_path, tmp_path / "set")[0].rows == 2
 
 
-def test_judgements_stand_beside_lists_and_pairs(tmp_path):
+def test_beir_data_can_be_combined_with_other_sources(tmp_path):
     lists = write_jsonl(tmp_path / "l.jsonl", [{"query": "q", "pos": ["p1", "p2"], "neg": ["n"]}])
     pairs, rows = read(tmp_path, beir(tmp_path / "set"), lists)
     assert [tuple(row.values()) for row in rows] == [("one", "T first", []), ("q", "p1", ["n"]), ("q", "p2", ["n"])]

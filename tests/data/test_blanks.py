@@ -1,4 +1,4 @@
-"""Texts of nothing that can be seen, and texts that hold such characters among others."""
+"""Texts of invisible characters only, and texts with some of these."""
 
 import sys
 import unicodedata
@@ -14,7 +14,7 @@ IGNORABLE = (
 )
 
 
-def test_blanks_and_control_and_format_characters_say_nothing():
+def test_whitespace_control_and_format_characters_are_blank():
     unseen = {"Cc", "Cf", "Zs", "Zl", "Zp"}
     characters = [char for char in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(char) in unseen]
     assert not [hex(ord(char)) for char in characters if not is_blank(char)]
@@ -22,12 +22,12 @@ def test_blanks_and_control_and_format_characters_say_nothing():
 
 
 @pytest.mark.parametrize("code", [*IGNORABLE.split(), "2800", "1D159"])
-def test_what_is_never_drawn_says_nothing(code):
+def test_default_ignorable_characters_are_blank(code):
     assert is_blank(chr(int(code, 16)))
     assert is_blank(f" \ufeff{chr(int(code, 16))}\n")
 
 
-def test_no_text_at_all_says_nothing():
+def test_an_empty_text_is_blank():
     assert is_blank("")
 
 
@@ -47,11 +47,11 @@ def test_no_text_at_all_says_nothing():
         "\ufffd",
     ],
 )
-def test_what_can_be_seen_is_a_text_whatever_stands_around_it(text):
+def test_a_visible_character_makes_a_text_whatever_surrounds_it(text):
     assert not is_blank(text)
 
 
-def test_no_letter_digit_or_sign_is_taken_for_nothing():
+def test_letters_digits_and_symbols_are_not_blank():
     fillers = {0x115F, 0x1160, 0x3164, 0xFFA0, 0x2800, 0x1D159}
     seen = [
         code

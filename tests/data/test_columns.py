@@ -1,11 +1,10 @@
-"""Which column is which: names that differ in case or blanks only, columns that come late."""
+"""Columns by name: names that differ only in case or whitespace, and columns that first appear late in a file."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mnrl_job.config.settings import Settings
-from mnrl_job.data.columns import find_columns
+from mnrl_job.data.columns import ColumnNames, find_columns
 from mnrl_job.errors import DataError
 from tests.data.reading import read
 from tests.examples import write_jsonl
@@ -13,7 +12,7 @@ from tests.examples import write_jsonl
 
 @pytest.mark.parametrize("other", ["Answer", " answer", "answer ", "ANSWER", "\ufeffanswer"])
 @pytest.mark.parametrize("name", ["p.jsonl", "p.csv", "p.parquet"])
-def test_the_column_that_is_called_just_so_is_taken_and_the_other_told(tmp_path, name, other):
+def test_the_column_with_the_exact_name_is_used_and_the_other_reported(tmp_path, name, other):
     columns = {"question": ["q"], other: ["wrong"], "answer": ["right"]}
     path = tmp_path / name
     if name == "p.csv":
@@ -28,24 +27,24 @@ def test_the_column_that_is_called_just_so_is_taken_and_the_other_told(tmp_path,
 
 
 @pytest.mark.parametrize("names", [("question", "Answer", "ANSWER"), ("Anchor", "ANCHOR", "positive")])
-def test_names_of_which_none_is_exact_are_refused(names):
+def test_column_names_that_differ_only_in_case_are_refused_if_none_matches_exactly(names):
     alike = "', '".join(name for name in names if name.lower() in ("answer", "anchor"))
     with pytest.raises(DataError, match=f"p.csv: .*'{alike}'"):
-        find_columns(names, Settings(), "p.csv")
+        find_columns(names, ColumnNames(), "p.csv")
 
 
-def test_negatives_alike_but_for_case_are_refused_or_the_exact_one_taken():
-    assert find_columns(("anchor", "positive", "Negative", "negative"), Settings(), "p").negatives == ("negative",)
+def test_of_negative_columns_that_differ_only_in_case_the_exact_match_is_used():
+    assert find_columns(("anchor", "positive", "Negative", "negative"), ColumnNames(), "p").negatives == ("negative",)
     with pytest.raises(DataError, match=r"^p: .*'Negative', 'NEGATIVE'"):
-        find_columns(("anchor", "positive", "Negative", "NEGATIVE"), Settings(), "p")
+        find_columns(("anchor", "positive", "Negative", "NEGATIVE"), ColumnNames(), "p")
 
 
-def test_a_setting_names_the_column_that_is_called_just_so():
+def test_a_setting_prefers_the_column_with_the_exact_name():
     names = ("Title", "title", "Body", "BODY")
-    settings = Settings(anchor_column="title", positive_column="BODY")
-    assert find_columns(names, settings, "p").names() == ("title", "BODY")
+    configured = ColumnNames(anchor="title", positive="BODY")
+    assert find_columns(names, configured, "p").names() == ("title", "BODY")
     with pytest.raises(DataError, match=r"^p: .*'Title', 'title'"):
-        find_columns(names, Settings(anchor_column="TITLE", positive_column="BODY"), "p")
+        find_columns(names, ColumnNames(anchor="TITLE", positive="BODY"), "p")
 
 
 @pytest.mark.parametrize(
@@ -63,19 +62,19 @@ def test_a_setting_names_the_column_that_is_called_just_so():
     ],
 )
 def test_the_usual_names_of_negatives_are_known(name):
-    assert find_columns(("anchor", "positive", name), Settings(), "p").negatives == (name,)
+    assert find_columns(("anchor", "positive", name), ColumnNames(), "p").negatives == (name,)
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "is_reported"),
     [("negative_passages", True), ("bm25_neg", True), ("neg_scores", False), ("neg_id", False), ("negotiable", False)],
 )
-def test_unused_columns_that_seem_to_hold_negatives_are_told_of(tmp_path, caplog, name, told):
+def test_unused_columns_that_look_like_negatives_cause_a_warning(tmp_path, caplog, name, is_reported):
     read(tmp_path, write_jsonl(tmp_path / "p.jsonl", [{"anchor": "a", "positive": "b", name: "c"}]))
-    assert ("MNRL_NEGATIVE_COLUMNS" in caplog.text) == told
+    assert ("MNRL_NEGATIVE_COLUMNS" in caplog.text) == is_reported
 
 
-def test_a_column_that_one_file_does_not_use_is_told_though_another_file_uses_it(tmp_path):
+def test_a_column_unused_in_one_file_is_reported_even_if_another_file_uses_it(tmp_path):
     (tmp_path / "in").mkdir()
     write_jsonl(tmp_path / "in" / "a.jsonl", [{"question": "a", "answer": "b"}])
     write_jsonl(tmp_path / "in" / "b.jsonl", [{"anchor": "a", "positive": "b", "answer": "c"}])
@@ -91,4 +90,4 @@ def test_columns_are_those_of_all_rows_not_of_the_first(tmp_path):
 
 def test_a_message_names_thirty_columns_and_how_many_more():
     with pytest.raises(DataError, match=r"\bc0, .*\bc29 \w+ 170\b"):
-        find_columns([f"c{i}" for i in range(200)], Settings(), "p")
+        find_columns([f"c{i}" for i in range(200)], ColumnNames(), "p")

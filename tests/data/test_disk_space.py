@@ -1,4 +1,4 @@
-"""The disk a run is said to need, against what runs take."""
+"""The estimated disk space, compared with what runs use."""
 
 import os
 import time
@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mnrl_job.config.settings import Settings
-from mnrl_job.data.disk_space import needed_bytes, trained_bytes
+from mnrl_job.data.disk_space import trained_bytes
 from mnrl_job.data.inputs import locate_inputs
+from mnrl_job.pipeline.inputs import input_uris, needed_scratch_bytes
 from tests.scenes import make_scene
 from tests.servers.s3 import put
 
@@ -24,11 +25,11 @@ def scene(tmp_path, tiny_model):
 def located(scene, **changes):
     named = {"train_data": "pairs.jsonl", "eval_data": "faq.json", "base_model": "model"}
     settings = Settings.model_validate({name: str(scene.folder / place) for name, place in named.items()} | changes)
-    return locate_inputs(settings), settings
+    return locate_inputs(input_uris(settings)), settings
 
 
 def size_of(folder):
-    """Bytes on disk below a folder: what has two names counts once."""
+    """Bytes on disk below a folder; hard links count once."""
     sizes = {}
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -39,7 +40,7 @@ def size_of(folder):
 
 
 @pytest.mark.parametrize("changes", [{}, {"MNRL_EVAL_INTERVAL": "5"}])
-def test_it_is_enough_and_not_far_too_much(scene, changes):
+def test_the_estimated_disk_space_is_sufficient_and_at_most_twice_what_is_used(scene, changes):
     work = scene.folder / "work"
     process = scene.start("r", MNRL_WORK_DIR=str(work), MNRL_CHECKPOINT_INTERVAL="2", MNRL_EPOCHS="30", **changes)
     seen = [0]
@@ -47,11 +48,12 @@ def test_it_is_enough_and_not_far_too_much(scene, changes):
         seen.append(size_of(work))
         time.sleep(0.01)
     assert process.returncode == 0, scene.log("r")[-3000:]
-    needed = needed_bytes(*located(scene, eval_interval="5" if changes else None))
+    inputs, settings = located(scene, eval_interval="5" if changes else None)
+    needed = needed_scratch_bytes(settings, inputs)
     assert needed / 2 < max(seen) <= needed
 
 
-def test_a_model_counts_as_it_is_trained_wherever_it_is(scene, moto, reach):
+def test_a_model_is_estimated_in_fp32_in_a_folder_and_on_s3(scene, moto, reach):
     weights = scene.folder / "model" / "model.safetensors"
     tensors = load_file(weights)
     numbers = sum(tensor.numel() for tensor in tensors.values())
@@ -67,15 +69,14 @@ def test_a_model_counts_as_it_is_trained_wherever_it_is(scene, moto, reach):
 
 
 @pytest.mark.parametrize("content", [b"", b"weights", (8).to_bytes(8, "little") + b'{"a": 1}'])
-def test_files_without_a_header_count_as_they_are(scene, content):
+def test_files_without_a_valid_header_count_with_their_size(scene, content):
     (scene.folder / "model" / "model.safetensors").write_bytes(content)
     here, _ = located(scene)
     assert trained_bytes(here.model) == here.model.bytes
 
 
-def test_without_checkpoints_of_all_weights_it_is_less(scene):
-    found, settings = located(scene)
+def test_evaluation_and_lora_need_less_disk_space(scene):
+    inputs, settings = located(scene)
     _, adapter = located(scene, lora_rank=8)
-    assert (
-        needed_bytes(found, settings, trains=False) < needed_bytes(found, adapter) < needed_bytes(found, settings) / 5
-    )
+    needed = needed_scratch_bytes(settings, inputs)
+    assert needed_scratch_bytes(settings, inputs, trains=False) < needed_scratch_bytes(adapter, inputs) < needed / 5

@@ -15,7 +15,7 @@ def partitioned(folder, column="split"):
     return folder / "data"
 
 
-def test_folders_below_the_one_that_was_named_count(tmp_path):
+def test_hive_partitions_are_read_below_the_named_folder_only(tmp_path):
     data = partitioned(tmp_path / "day=1")
     files = tuple(sorted(data.rglob("*.jsonl")))
     assert list(partitions_of(files, data).values()) == [{"split": "test"}, {"split": "train"}]
@@ -25,14 +25,14 @@ def test_folders_below_the_one_that_was_named_count(tmp_path):
     assert partitions_of(files[:1], files[0]) == {files[0]: {}}
 
 
-def test_a_source_that_has_only_the_test_part_is_not_trained_on_in_silence(tmp_path):
+def test_a_source_with_only_the_test_split_is_refused(tmp_path):
     write_pairs(tmp_path / "data/split=test/a.jsonl", [("a", "b"), ("c", "d")])
     with pytest.raises(DataError, match=r"split.*MNRL_ROW_FILTER"):
         read(tmp_path, tmp_path / "data")
     assert len(read(tmp_path, tmp_path / "data/split=test")[1]) == 2
 
 
-def test_a_folder_of_another_part_of_the_data_is_never_trained_on_in_silence(tmp_path):
+def test_a_hive_partition_of_another_split_is_refused(tmp_path):
     data = partitioned(tmp_path)
     with pytest.raises(DataError, match=r"split.*MNRL_ROW_FILTER"):
         read(tmp_path, data)
@@ -40,7 +40,7 @@ def test_a_folder_of_another_part_of_the_data_is_never_trained_on_in_silence(tmp
     assert [row["anchor"] for row in rows] == ["a", "c"]
 
 
-def test_a_column_that_judges_nothing_is_left_out(tmp_path):
+def test_a_column_that_is_no_label_is_ignored(tmp_path):
     pairs, rows = read(tmp_path, partitioned(tmp_path, "date"))
     assert len(rows) == 3
     assert [source.ignored_columns for source in pairs.sources] == [("date",)]

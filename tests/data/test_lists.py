@@ -1,4 +1,4 @@
-"""Lists of positives and negatives: each positive is a row, with all negatives of its line."""
+"""Lists of positives and negatives: each positive gives a pair, with all negatives of its row."""
 
 import gzip
 import json
@@ -51,7 +51,7 @@ def test_lists_are_read_back_as_a_row_for_each_positive_with_all_negatives(lines
 
 
 @given(lines=LINES)
-def test_lists_in_parquet_and_in_packed_files_say_the_same(lines):
+def test_lists_in_parquet_and_in_compressed_files_give_the_same_pairs(lines):
     with TemporaryDirectory() as folder:
         schema = pa.schema([("query", pa.string()), ("pos", pa.list_(pa.string())), ("neg", pa.list_(pa.string()))])
         pq.write_table(pa.Table.from_pylist(lines, schema), Path(folder) / "lists.parquet")
@@ -80,7 +80,7 @@ def test_any_positive_or_negative_column_may_hold_lists_or_single_texts(tmp_path
     assert pairs.sources[0].columns == {"anchor": "anchor", "positive": "positive", "negative_1": "negative"}
 
 
-def test_a_list_of_negatives_stands_beside_single_ones_and_named_columns_may_be_lists(tmp_path):
+def test_lists_of_negatives_and_single_negatives_can_be_combined(tmp_path):
     row = {"question": "a", "answer": "p", "negative_1": "n1", "negatives": ["n2", "n3"], "other": ["o1", "o2"]}
     path = write_jsonl(tmp_path / "p.jsonl", [row])
     assert [*read(tmp_path, path)[1][0].values()] == ["a", "p", ["n2", "n3", "n1"]]
@@ -129,7 +129,7 @@ def test_sources_may_differ_in_their_number_of_negatives_and_the_log_says_so(tmp
         ('{"query": "q", "pos": ["p"], "neg": {"n": 1}}', "not text", "neg is of type dict"),
     ],
 )
-def test_one_flaw_in_a_list_makes_its_line_one_bad_row(tmp_path, bad, reason, detail):
+def test_an_unusable_text_in_a_list_makes_its_row_unusable(tmp_path, bad, reason, detail):
     path = tmp_path / "p.jsonl"
     good = '{"query": "q", "pos": ["p1", "p2"], "neg": ["n"]}\n'
     path.write_text(good + bad + "\n" + good, encoding="utf-8")
@@ -139,7 +139,7 @@ def test_one_flaw_in_a_list_makes_its_line_one_bad_row(tmp_path, bad, reason, de
     assert [(row.where, row.detail) for row in pairs.bad_rows] == [(f"{path}:2", detail)]
 
 
-def test_bad_lines_are_weighed_against_lines_and_not_against_the_rows_they_give(tmp_path):
+def test_the_bad_row_ratio_is_relative_to_lines_not_to_pairs(tmp_path):
     lines = [{"query": "q", "pos": ["p"] * 50}, {"query": "q", "pos": []}]
     path = write_jsonl(tmp_path / "p.jsonl", lines)
     with pytest.raises(DataError, match=r"p\.jsonl:2: empty \(pos .*\).*\b1 of 2 rows "):
@@ -147,13 +147,13 @@ def test_bad_lines_are_weighed_against_lines_and_not_against_the_rows_they_give(
     assert read(tmp_path, path, max_bad_row_ratio=0.5)[0].rows == 50
 
 
-def test_negatives_of_bad_lines_are_none(tmp_path):
+def test_negatives_of_bad_rows_do_not_count(tmp_path):
     lines = [{"query": "q", "pos": ["p"]}, {"query": "q", "pos": [], "neg": ["1", "2", "3"]}]
     pairs, _ = read(tmp_path, write_jsonl(tmp_path / "p.jsonl", lines), max_bad_row_ratio=0.5)
     assert pairs.columns == ("anchor", "positive") == tuple(read_table(pairs.path).column_names)
 
 
-def test_what_columns_are_known_is_told_without_repeating_a_name(tmp_path):
+def test_the_message_lists_each_known_column_once(tmp_path):
     path = write_jsonl(tmp_path / "p.jsonl", [{"title": "t", "pos": ["p"]}])
     with pytest.raises(DataError, match=r"\banchor, query, question\b.*MNRL_ANCHOR_COLUMN"):
         read(tmp_path, path)

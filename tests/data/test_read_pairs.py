@@ -1,4 +1,4 @@
-"""From files to the pairs of record: columns by name, every rejected row counted."""
+"""Read training pairs from files: columns by name, every rejected row counted."""
 
 import logging
 
@@ -34,7 +34,7 @@ def test_columns_are_found_by_name_whatever_their_order(tmp_path, header, anchor
     assert pairs.sources[0].columns == {"anchor": anchor, "positive": positive}
 
 
-def test_named_columns_win(tmp_path):
+def test_columns_named_by_settings_take_precedence(tmp_path):
     path = write_jsonl(tmp_path / "p.jsonl", [{"title": "t", "body": "b", "anchor": "x", "other": "o"}])
     _, rows = read(tmp_path, path, anchor_column="title", positive_column="body", negative_columns=("other",))
     assert rows == [{"anchor": "t", "positive": "b", "negatives": ["o"]}]
@@ -54,7 +54,7 @@ def test_a_first_row_without_columns_is_a_bad_row_not_a_bad_file(tmp_path):
     assert pairs.sources[0].ignored_columns == ("note",)
 
 
-def test_other_columns_are_left_out_and_told(tmp_path):
+def test_other_columns_are_ignored_with_a_warning(tmp_path):
     path = write_jsonl(tmp_path / "p.jsonl", [{"anchor": "a", "positive": "b", "lang": "en", "id": 7}])
     pairs, rows = read(tmp_path, path)
     assert rows == [{"anchor": "a", "positive": "b"}]
@@ -76,7 +76,7 @@ def test_bad_rows_are_counted_by_reason_and_named(tmp_path):
     assert [row.where for row in pairs.bad_rows] == [f"{path}:{line}" for line in (2, 3, 4, 5, 6)]
 
 
-def test_half_a_character_is_a_bad_row(tmp_path):
+def test_an_unpaired_surrogate_is_a_bad_row(tmp_path):
     path = tmp_path / "p.jsonl"
     path.write_text('{"anchor": "\\ud83d", "positive": "b"}\n{"anchor": "\\ud83d\\ude00", "positive": "b"}\n')
     pairs, rows = read(tmp_path, path, max_bad_row_ratio=0.5)
@@ -84,7 +84,7 @@ def test_half_a_character_is_a_bad_row(tmp_path):
     assert rows == [{"anchor": "😀", "positive": "b"}]
 
 
-def test_more_bad_rows_than_tolerated_stop_the_run(tmp_path):
+def test_more_bad_rows_than_allowed_fail_the_run(tmp_path):
     rows = [{"anchor": "a", "positive": "b"}] * 9 + [{"anchor": "", "positive": "b"}]
     path = write_jsonl(tmp_path / "p.jsonl", rows)
     with pytest.raises(DataError, match=r"p\.jsonl:10: empty .*\b1 of 10 rows .*MNRL_MAX_BAD_ROW_RATIO=0\.05 "):
@@ -113,11 +113,11 @@ def test_files_may_differ_in_their_number_of_negatives_and_the_log_says_so(tmp_p
         {"anchor": "a", "positive": "b", "negatives": []},
         {"anchor": "c", "positive": "d", "negatives": ["e", "f"]},
     ]
-    said = f"rows have 0 ({none}:1) to 2 ({two}:1) negatives; 1 of 2 have none; "
-    assert said in caplog.text
+    message = f"rows have 0 ({none}:1) to 2 ({two}:1) negatives; 1 of 2 have none; "
+    assert message in caplog.text
 
 
-def test_files_with_as_many_negatives_as_one_another_need_no_word(tmp_path, caplog):
+def test_files_with_equal_numbers_of_negatives_log_nothing(tmp_path, caplog):
     caplog.set_level(logging.INFO, "mnrl_job")
     one = write_jsonl(tmp_path / "one.jsonl", [{"anchor": "a", "positive": "b", "negative": "c"}])
     two = write_jsonl(tmp_path / "two.jsonl", [{"query": "a", "document": "b", "negative_7": "c"}])
@@ -154,7 +154,7 @@ def test_a_second_negative_of_one_late_row_is_used(tmp_path):
     assert [*read(tmp_path, write_jsonl(tmp_path / "p.jsonl", rows))[1][-1].values()] == ["x", "y", ["m", "n"]]
 
 
-def test_the_rows_of_a_source_stand_together_in_the_order_of_the_sources(tmp_path, monkeypatch):
+def test_rows_are_in_the_order_of_their_sources(tmp_path, monkeypatch):
     monkeypatch.setattr("mnrl_job.data.read_pairs.TEXTS_PER_BATCH", 5)
     names = ["z", "a", "m"]
     files = [
@@ -174,13 +174,13 @@ def test_a_weight_is_recorded_with_its_source(tmp_path):
 
 def test_an_empty_training_set_is_refused(tmp_path):
     (tmp_path / "p.jsonl").write_text("\n", encoding="utf-8")
-    with pytest.raises(DataError, match=r"^MNRL_TRAIN_DATA contains no "):
+    with pytest.raises(DataError, match=r"/\S+: the file has no rows"):
         read(tmp_path, tmp_path / "p.jsonl")
 
 
 @pytest.mark.parametrize("unseen", ["\u200b", "\ufeff", "\u2060\u200d", "\xad", "\u3164", " \u2800\n", "\x00"])
 @pytest.mark.parametrize("column", ["anchor", "positive", "negative"])
-def test_texts_that_nobody_sees_are_empty(tmp_path, column, unseen):
+def test_invisible_texts_are_empty(tmp_path, column, unseen):
     row = {"anchor": "a", "positive": "b", "negative": "c"}
     path = write_jsonl(tmp_path / "p.jsonl", [row, row | {column: unseen}])
     if column == "negative":
@@ -189,7 +189,7 @@ def test_texts_that_nobody_sees_are_empty(tmp_path, column, unseen):
         assert read(tmp_path, path, max_bad_row_ratio=0.5)[0].rejected == {"empty": 1}
 
 
-def test_signs_and_joiners_stay_in_a_text(tmp_path):
+def test_marks_and_joiners_stay_in_a_text(tmp_path):
     texts = ["🚲", "👨\u200d👩\u200d👧 fits", "❤\ufe0f", "می\u200cخواهم", "क\u200dष"]
     path = write_jsonl(tmp_path / "p.jsonl", [{"anchor": text, "positive": f" {text} "} for text in texts])
     assert [(row["anchor"], row["positive"]) for row in read(tmp_path, path)[1]] == [(text, text) for text in texts]
@@ -208,7 +208,7 @@ def test_the_first_ten_bad_rows_are_named_with_the_ratio_to_set(tmp_path, caplog
     assert read(tmp_path, path, max_bad_row_ratio=0.25)[0].rows == 48
 
 
-def test_where_all_rows_are_bad_no_ratio_is_told_to_help(tmp_path):
+def test_if_all_rows_are_bad_no_ratio_is_suggested(tmp_path):
     path = write_jsonl(tmp_path / "p.jsonl", [{"anchor": "", "positive": "b"}] * 3)
     with pytest.raises(DataError) as caught:
         read(tmp_path, path)
@@ -216,7 +216,7 @@ def test_where_all_rows_are_bad_no_ratio_is_told_to_help(tmp_path):
 
 
 @given(rows=st.integers(2, 10**7), share=st.floats(0, 1))
-def test_the_ratio_that_is_told_is_enough_and_hardly_more(rows, share):
+def test_the_suggested_ratio_is_sufficient_and_hardly_more(rows, share):
     bad = min(rows - 1, max(1, int(share * rows)))
     ratio = sufficient_ratio(bad, rows)
     told = float(f"{ratio:g}")
@@ -227,7 +227,7 @@ def test_the_ratio_that_is_told_is_enough_and_hardly_more(rows, share):
     "word", ["nan", "NaN", "None", "null", "NULL", "N/A", "#N/A", "<NA>", "NaT", "undefined", "\\N"]
 )
 @pytest.mark.parametrize("column", ["anchor", "positive", "negative"])
-def test_words_for_missing_values_are_told_with_their_count_and_first_line(tmp_path, caplog, column, word):
+def test_missing_values_cause_a_warning_with_count_and_first_line(tmp_path, caplog, column, word):
     rows = [{"anchor": f"a{i}", "positive": f"p{i}", "negative": f"n{i}"} for i in range(5)]
     rows[2][column] = rows[4][column] = f" {word} "
     pairs, _ = read(tmp_path, write_jsonl(tmp_path / "p.jsonl", rows))
@@ -236,6 +236,6 @@ def test_words_for_missing_values_are_told_with_their_count_and_first_line(tmp_p
 
 
 @pytest.mark.parametrize("text", ["none of them", "Nan's bread", "null and void", "no", "-", "banana"])
-def test_texts_that_begin_or_look_like_such_words_are_texts(tmp_path, caplog, text):
+def test_texts_that_resemble_missing_values_are_no_missing_values(tmp_path, caplog, text):
     read(tmp_path, write_jsonl(tmp_path / "p.jsonl", [{"anchor": "a", "positive": text}]))
     assert "missing value" not in caplog.text

@@ -1,4 +1,4 @@
-"""Lists that stand as text in a table."""
+"""Lists written as text in a table."""
 
 import csv
 import json
@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mnrl_job.data.stringified_lists import form_of, read_list
+from mnrl_job.data.stringified_lists import parse_list, stringified_type
 from mnrl_job.errors import DataError
 from tests.data.reading import read
 from tests.examples import write_jsonl
@@ -24,13 +24,13 @@ WRITERS += [
 
 @pytest.mark.parametrize("write", WRITERS)
 @pytest.mark.parametrize("texts", [TEXTS, TEXTS[:1], ["a", "b"]])
-def test_lists_are_read_as_programs_write_them(write, texts):
-    assert read_list(write(texts)) == texts
-    assert form_of(f" {write(texts)}\n") == "list"
+def test_stringified_lists_of_common_programs_are_parsed(write, texts):
+    assert parse_list(write(texts)) == texts
+    assert stringified_type(f" {write(texts)}\n") == "list"
 
 
 def test_a_list_in_json_is_read_by_the_rules_of_json():
-    assert read_list(r'["a\/b", "\ud83d\ude00"]') == ["a/b", "😀"]
+    assert parse_list(r'["a\/b", "\ud83d\ude00"]') == ["a/b", "😀"]
 
 
 @pytest.mark.parametrize(
@@ -50,8 +50,8 @@ def test_a_list_in_json_is_read_by_the_rules_of_json():
         "b",
     ],
 )
-def test_texts_that_begin_alike_stay_texts(text):
-    assert form_of(text) is None
+def test_texts_that_only_begin_like_a_list_stay_texts(text):
+    assert stringified_type(text) is None
 
 
 @pytest.mark.parametrize(
@@ -67,8 +67,8 @@ def test_texts_that_begin_alike_stay_texts(text):
         ("[]", "list"),
     ],
 )
-def test_other_values_that_programs_write_are_known(text, form):
-    assert form_of(text) == form
+def test_other_stringified_values_are_recognized(text, form):
+    assert stringified_type(text) == form
 
 
 def table(path, rows):
@@ -85,7 +85,7 @@ def table(path, rows):
 
 @pytest.mark.parametrize("name", ["l.csv", "l.tsv", "l.jsonl", "l.parquet"])
 @pytest.mark.parametrize("write", [str, json.dumps])
-def test_a_column_of_written_lists_is_read_as_lists_and_told(tmp_path, caplog, name, write):
+def test_a_column_of_stringified_lists_is_read_as_lists_with_a_warning(tmp_path, caplog, name, write):
     path = table(tmp_path / name, [(f"q{i}", write([f"p{i}", f"r{i}"]), write(["n", "m"])) for i in range(3)])
     pairs, rows = read(tmp_path, path)
     assert rows[:2] == [{"anchor": "q0", "positive": one, "negatives": ["n", "m"]} for one in ("p0", "r0")]
@@ -94,14 +94,14 @@ def test_a_column_of_written_lists_is_read_as_lists_and_told(tmp_path, caplog, n
     assert caplog.text.count("read as lists") == 2
 
 
-def test_what_is_no_list_in_a_column_of_lists_is_a_bad_row(tmp_path):
+def test_a_text_in_a_column_of_stringified_lists_is_a_bad_row(tmp_path):
     rows = [("q", "['p']", "['n']"), ("q", "['p', nan]", "['n']"), ("q", "a text", "['n']"), ("q", "['p']", "")] * 2
     pairs, taken = read(tmp_path, table(tmp_path / "l.csv", rows), max_bad_row_ratio=0.5)
     assert (pairs.rejected, len(taken)) == ({"not a list": 4}, 4)
     assert pairs.bad_rows[0].where == f"{tmp_path}/l.csv:3"
 
 
-def test_a_few_lists_among_texts_stay_texts_and_are_told(tmp_path, caplog):
+def test_a_few_stringified_lists_among_texts_stay_texts_with_a_warning(tmp_path, caplog):
     rows = [(f"q{i}", "['a', 'b']" if i == 150 else f"text {i}", "n") for i in range(200)]
     _, taken = read(tmp_path, table(tmp_path / "l.csv", rows))
     assert len(taken) == 200
@@ -112,6 +112,6 @@ def test_a_few_lists_among_texts_stay_texts_and_are_told(tmp_path, caplog):
     ("row", "column"),
     [(("['q']", "p", "n"), "query"), (("q", "b'p'", "n"), "pos"), (("q", "p", "{'text': 'n'}"), "neg")],
 )
-def test_values_of_which_nobody_knows_what_is_meant_are_refused_with_the_first(tmp_path, row, column):
+def test_stringified_values_that_cannot_be_read_as_text_are_refused(tmp_path, row, column):
     with pytest.raises(DataError, match=rf"l\.csv:2: .*\bcolumn {column}\b.*\b2 rows"):
         read(tmp_path, table(tmp_path / "l.csv", [row, row]))

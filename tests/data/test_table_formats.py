@@ -25,8 +25,8 @@ def parquet() -> bytes:
 
 
 @pytest.fixture(params=["moto", "folder"])
-def place(request, reach, tmp_path):
-    """Writes files at a place, and gives its URI."""
+def storage(request, reach, tmp_path):
+    """The URI of a folder or bucket, and a function that writes files to it."""
     if request.param == "folder":
 
         def write(key, content):
@@ -47,8 +47,8 @@ def find(uri):
 @pytest.mark.parametrize(
     "named", ["desk", "desk/", "desk/*.parquet", "desk/day=1", "desk/day=1/b.parquet", "de*/*.parquet"]
 )
-def test_a_table_is_refused_by_its_name_however_it_is_given(place, table, named):
-    uri, write = place
+def test_a_delta_hudi_or_iceberg_table_is_refused_however_its_files_are_named(storage, table, named):
+    uri, write = storage
     write("desk/a.parquet", parquet())
     write("desk/day=1/b.parquet", parquet())
     write(f"desk/{LOGS[table]}", json.dumps({}).encode())
@@ -56,8 +56,8 @@ def test_a_table_is_refused_by_its_name_however_it_is_given(place, table, named)
         find(f"{uri}/{named}")
 
 
-def test_plain_files_beside_a_table_are_found(place):
-    uri, write = place
+def test_plain_files_beside_a_table_are_found(storage):
+    uri, write = storage
     write("desk/a.parquet", parquet())
     write("desk/_delta_log/0.json", b"{}")
     write("plain/a.parquet", parquet())

@@ -1,4 +1,4 @@
-"""Arrow columns, of any size."""
+"""Rows of Arrow columns of any size."""
 
 from itertools import pairwise
 
@@ -16,15 +16,15 @@ from mnrl_job.data.tables import take
     sizes=st.lists(st.integers(0, 4), max_size=5),
     picked=st.lists(st.integers(0, 1_000), max_size=12),
 )
-def test_rows_are_taken_in_the_order_asked_for_wherever_they_lie(sizes, picked):
+def test_rows_are_taken_in_the_given_order_from_all_chunks(sizes, picked):
     starts = np.cumsum([0, *sizes]).tolist()
     pieces = [pa.array(map(str, range(start, stop)), pa.string()) for start, stop in pairwise(starts)]
     rows = [row % starts[-1] for row in picked] if starts[-1] else []
-    found = take(pa.chunked_array(pieces, pa.string()), np.array(rows, dtype=np.int64))
-    assert found.to_pylist() == [str(row) for row in rows]
+    taken = take(pa.chunked_array(pieces, pa.string()), np.array(rows, dtype=np.int64))
+    assert taken.to_pylist() == [str(row) for row in rows]
 
 
-def test_rows_are_taken_from_more_text_than_arrow_can_join(huge):
+def test_rows_are_taken_from_more_text_than_arrow_can_concatenate(huge):
     column, last = huge["anchor"], huge.num_rows - 1
     rows = np.array([last, 0, 401, last])
     with pytest.raises(pa.ArrowInvalid, match="offset overflow"):

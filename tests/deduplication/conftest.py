@@ -1,13 +1,12 @@
-"""Training pairs and eval sets as the preparation gets them."""
+"""Training pairs and eval sets as inputs of preparation."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
-from mnrl_job.data.evalset import EvalSet
+from mnrl_job.data.evalset import EvalData, EvalSet, write_evalset
 from mnrl_job.data.pairs import Pairs
-from mnrl_job.data.read_evalset import write_evalset
 from tests.deduplication.rows import Rows, pairs_of
 
 
@@ -26,6 +25,6 @@ def evalset(tmp_path: Path) -> Callable[..., EvalSet]:
         corpus |= {f"o{i}": document for i, document in enumerate(others)}
         grades = {(f"q{i}", f"d{i}"): 1 for i in range(len(relevant))}
         grades |= {("q0", f"o{i}"): 0 for i in range(len(others))}
-        return write_evalset(name, name, tmp_path / "eval" / name, queries, corpus, grades)
+        return write_evalset(name, name, tmp_path / "eval" / name, EvalData(queries, corpus, grades))
 
     return write

@@ -1,4 +1,4 @@
-"""The audit's numbers, checked by hand on a small set; odd texts in any language."""
+"""The audit's numbers, checked by hand on a small set; broken texts in any language."""
 
 import json
 from dataclasses import replace
@@ -10,9 +10,9 @@ import pytest
 from mnrl_job.data.file_formats.common import BadRow
 from mnrl_job.deduplication.audit import Leaks, audit
 from mnrl_job.deduplication.groups import find_groups
-from mnrl_job.deduplication.text_quality import SHOWN_CHARACTERS, examples, find_oddities, shown
+from mnrl_job.deduplication.text_quality import MAX_CHARACTERS, describe_text_quality, example_pairs, shortened_texts
+from tests.deduplication.rows import LONG
 
-LONG = "every invoice is listed under billing with a link and can be had as a file by mail or by post at any time"
 ROWS = [
     ("q1", f"{LONG} now", "n1"),
     ("Q1", f"{LONG} NOW", "n2"),  # repeats the first pair
@@ -33,7 +33,7 @@ def content(pairs, tmp_path):
     return audit(read, read, found, Leaks("keep", leaks), ())
 
 
-def test_what_repeats_is_counted(content):
+def test_repeated_rows_and_texts_are_counted(content):
     assert content["duplicates"] == {
         "repeated_rows": 1,
         "distinct_anchors": 4,
@@ -82,7 +82,7 @@ def test_rows_are_accounted_for_from_reading_to_training(pairs, tmp_path, evalse
     json.dumps(told)
 
 
-def test_duplicates_under_another_spelling_are_repetitions_and_another_negative_makes_no_other_pair(pairs, tmp_path):
+def test_pairs_are_repeated_regardless_of_spelling_and_negatives(pairs, tmp_path):
     read = pairs([("q", "answer one", "n"), (" Q", "ANSWER  one", "m"), ("q", "answer two", "n")])
     told = audit(read, read, find_groups(read, None, None, tmp_path / "texts"), Leaks("keep", {}), ())
     assert told["duplicates"]["repeated_rows"] == 1
@@ -103,7 +103,7 @@ def test_near_duplicates_count_as_one_positive_and_the_largest_group_is_shown_fi
 
 def odd(*positives, anchor="question"):
     table = pa.table({"anchor": [anchor] * len(positives), "positive": list(positives)})
-    return {name: one["rows"] for name, one in find_oddities(table).items()}
+    return {name: one["rows"] for name, one in describe_text_quality(table).items()}
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_utf8_read_in_another_encoding_is_mojibake_and_the_text_itself_is_not(te
 )
 @pytest.mark.parametrize("wrong", ["latin-1", "cp1252"])
 def test_mojibake_is_found_in_any_script(text, wrong):
-    """As editors do, what has no character in Windows-1252 is read as the control character of that number."""
+    """Like editors, decode bytes without a character in Windows-1252 as control characters."""
     broken = "".join(
         bytes([byte]).decode(wrong, "ignore") or chr(byte) if wrong == "cp1252" else chr(byte) for byte in text.encode()
     )
@@ -143,7 +143,7 @@ def test_mojibake_is_found_in_any_script(text, wrong):
     assert odd(f"this is {text}")["mojibake"] == 0
 
 
-def test_innocent_texts_are_not_odd():
+def test_ordinary_texts_have_no_quality_issue():
     innocent = [
         "S\u00c3O PAULO e \u00c2NGULO",
         "copy <file> to <dir>",
@@ -165,7 +165,7 @@ def test_innocent_texts_are_not_odd():
     }
 
 
-def test_markup_one_word_and_a_pair_of_one_text_are_odd():
+def test_markup_single_words_and_equal_sides_are_quality_issues():
     found = odd("see <a href='x'>here</a>", "a &nbsp; b", "<BR/>line one", "it&#x27;s fine", "password", "question")
     assert found == {
         "mojibake": 0,
@@ -176,7 +176,7 @@ def test_markup_one_word_and_a_pair_of_one_text_are_odd():
     }
 
 
-def test_words_for_missing_values_are_counted_as_whole_texts():
+def test_missing_values_are_counted_only_as_whole_texts():
     words = ["nan", "None", "NULL", "<NA>", "#N/A", "n/a", "NaT", "\\N", "#REF!", "undefined"]
     others = ["none of them", "nan bread", "(none", "a\nnull", "N", "#N/A?"]
     assert odd(*words, *others)["words_for_missing_values"] == len(words)
@@ -184,12 +184,12 @@ def test_words_for_missing_values_are_counted_as_whole_texts():
 
 def test_examples_are_few_and_short():
     table = pa.table({"anchor": ["q"] * 9, "positive": ["<p> " + "x" * 500] * 9})
-    examples = find_oddities(table)["html"]["examples"]
+    examples = describe_text_quality(table)["html"]["examples"]
     assert len(examples) == 3
-    assert all(len(one["positive"]) == SHOWN_CHARACTERS for one in examples)
+    assert all(len(one["positive"]) == MAX_CHARACTERS for one in examples)
 
 
-def test_examples_are_taken_from_more_text_than_arrow_can_join(huge):
+def test_examples_are_taken_from_more_text_than_arrow_can_concatenate(huge):
     last = huge.num_rows - 1
-    assert [row["anchor"][:4] for row in examples(huge, np.array([7, last]))] == ["0007", "0399"]
-    assert [text[:4] for text in shown(huge["positive"], np.array([last, 400]))] == ["0399", "0000"]
+    assert [row["anchor"][:4] for row in example_pairs(huge, np.array([7, last]))] == ["0007", "0399"]
+    assert [text[:4] for text in shortened_texts(huge["positive"], np.array([last, 400]))] == ["0399", "0000"]

@@ -1,4 +1,4 @@
-"""Columns that are swapped are noticed by words and lengths; ordinary data of any shape is not taken for swapped."""
+"""Swapped columns are detected by words and lengths; ordinary data of any shape is not reported."""
 
 import json
 import random
@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from mnrl_job.data.read_evalset import write_evalset
-from mnrl_job.deduplication.orientation import find_swapped
+from mnrl_job.data.evalset import EvalData, write_evalset
+from mnrl_job.deduplication.orientation import find_swapped_columns
 from mnrl_job.pipeline.check import swapped_columns
 from tests.program import ROOT
 
@@ -24,56 +24,64 @@ QUERIES, CORPUS = ([row["text"] for row in lines(FOLDER / "eval" / f"{name}.json
 QUESTIONS, ANSWERS = map(list, zip(*PAIRS, strict=True))
 
 
-def turned(rows):
+def swap_sides(rows):
     return [(positive, anchor) for anchor, positive in rows]
 
 
 @pytest.fixture
-def asked(tmp_path):
+def eval_sets(tmp_path):
     def write(queries, corpus):
-        texts = ({f"{kind}{i}": text for i, text in enumerate(some)} for kind, some in (("q", queries), ("d", corpus)))
-        return [write_evalset("e", "e", tmp_path / "e", *texts, {("q0", "d0"): 1})]
+        texts = (
+            {f"{kind}{i}": text for i, text in enumerate(texts_of_kind)}
+            for kind, texts_of_kind in (("q", queries), ("d", corpus))
+        )
+        return [write_evalset("e", "e", tmp_path / "e", EvalData(*texts, {("q0", "d0"): 1}))]
 
     return write
 
 
-def test_pairs_as_they_should_be_are_not_swapped(pairs, asked):
-    assert find_swapped(pairs(PAIRS), asked(QUERIES, CORPUS)) == []
-    assert find_swapped(pairs(PAIRS), []) == []
+def test_correctly_oriented_pairs_are_not_reported_as_swapped(pairs, eval_sets):
+    assert find_swapped_columns(pairs(PAIRS), eval_sets(QUERIES, CORPUS)) == []
+    assert find_swapped_columns(pairs(PAIRS), []) == []
 
 
-def test_swapped_ones_are_told_with_what_speaks_for_it_and_what_to_set(pairs, asked):
-    read = pairs(turned(PAIRS))
+def test_swapped_columns_are_reported_with_evidence_and_remedy(pairs, eval_sets):
+    read = pairs(swap_sides(PAIRS))
     source = replace(read.sources[0], columns={"anchor": "question", "positive": "answer"})
-    (found,) = find_swapped(replace(read, sources=(source,)), asked(QUERIES, CORPUS))
-    assert found.anchor_characters > 2 * found.positive_characters
-    assert found.likeness > 0.9
-    finding = swapped_columns(found)
+    (swapped,) = find_swapped_columns(replace(read, sources=(source,)), eval_sets(QUERIES, CORPUS))
+    assert swapped.anchor_characters > 2 * swapped.positive_characters
+    assert swapped.query_like_positives > 0.9
+    finding = swapped_columns(swapped)
     assert finding.status == "warning"
     assert "MNRL_ANCHOR_COLUMN=answer and MNRL_POSITIVE_COLUMN=question" in finding.remedy
     assert (
-        f"{found.anchor_characters} characters for anchors and {found.positive_characters} for positives"
+        f"{swapped.anchor_characters} characters for anchors and {swapped.positive_characters} for positives"
         in finding.detail
     )
-    assert f"in {found.likeness:.0%} of the rows the positive is more like the eval queries" in finding.detail
+    assert (
+        f"in {swapped.query_like_positives:.0%} of the rows the positive is more like the eval queries"
+        in finding.detail
+    )
 
 
-def test_of_several_sources_the_one_that_is_swapped_is_named(pairs, asked):
-    read = pairs([*PAIRS[:200], *turned(PAIRS[200:400])])
+def test_of_several_sources_the_one_that_is_swapped_is_named(pairs, eval_sets):
+    read = pairs([*PAIRS[:200], *swap_sides(PAIRS[200:400])])
     sources = tuple(replace(read.sources[0], name=name, rows=rows) for name, rows in (("a", 200), ("b", 0), ("c", 200)))
-    assert [one.source.name for one in find_swapped(replace(read, sources=sources), asked(QUERIES, CORPUS))] == ["c"]
+    assert [
+        one.source.name for one in find_swapped_columns(replace(read, sources=sources), eval_sets(QUERIES, CORPUS))
+    ] == ["c"]
 
 
-def test_without_eval_data_only_a_great_difference_in_length_tells(pairs):
-    assert find_swapped(pairs(turned(PAIRS)), []) == [], "three times as long: so may long questions be"
+def test_without_eval_data_only_a_large_difference_in_length_counts(pairs):
+    assert find_swapped_columns(pairs(swap_sides(PAIRS)), []) == [], "three times as long: so may long questions be"
     passages = [(question, f"{answer} {answer}") for question, answer in PAIRS]
-    (found,) = find_swapped(pairs(turned(passages)), [])
-    assert found.likeness is None
-    assert find_swapped(pairs(passages), []) == []
+    (swapped,) = find_swapped_columns(pairs(swap_sides(passages)), [])
+    assert swapped.query_like_positives is None
+    assert find_swapped_columns(pairs(passages), []) == []
 
 
-def test_short_answers_to_questions_are_not_swapped(pairs):
-    assert find_swapped(pairs([(question, answer.split()[0]) for question, answer in PAIRS]), []) == []
+def test_short_answers_are_not_reported_as_swapped(pairs):
+    assert find_swapped_columns(pairs([(question, answer.split()[0]) for question, answer in PAIRS]), []) == []
 
 
 def shuffled(text):
@@ -82,20 +90,23 @@ def shuffled(text):
     return " ".join(words)
 
 
-@pytest.mark.parametrize("turn", [list, turned])
+@pytest.mark.parametrize("turn", [list, swap_sides])
 @pytest.mark.parametrize("texts", [QUESTIONS, ANSWERS])
-def test_pairs_whose_sides_are_of_one_kind_are_not_swapped(pairs, asked, turn, texts):
-    """Duplicate questions, or arguments and their counters, next to eval sets of the same or of another kind."""
-    alike = turn([(text, shuffled(text)) for text in texts])
-    assert find_swapped(pairs(alike), asked(texts[:100], [shuffled(text) for text in texts[100:300]])) == []
-    assert find_swapped(pairs(alike), asked(QUERIES, CORPUS)) == []
-    assert find_swapped(pairs(alike), []) == []
+def test_pairs_with_interchangeable_sides_are_not_reported_as_swapped(pairs, eval_sets, turn, texts):
+    """Duplicate questions, or arguments and counterarguments, with eval sets of the same or another kind."""
+    similar_pairs = turn([(text, shuffled(text)) for text in texts])
+    assert (
+        find_swapped_columns(pairs(similar_pairs), eval_sets(texts[:100], [shuffled(text) for text in texts[100:300]]))
+        == []
+    )
+    assert find_swapped_columns(pairs(similar_pairs), eval_sets(QUERIES, CORPUS)) == []
+    assert find_swapped_columns(pairs(similar_pairs), []) == []
 
 
-def test_where_eval_queries_are_as_long_as_documents_length_tells_nothing(pairs, asked):
-    """As long queries are trained with short answers, and the few eval texts do not tell by their words."""
+def test_length_is_ignored_if_eval_queries_are_as_long_as_documents(pairs, eval_sets):
+    """Long queries with short answers, and too few eval texts to learn from their words."""
     passages = [(f"{answer} {answer}", question) for question, answer in PAIRS]
     read = pairs(passages)
-    assert find_swapped(read, asked(ANSWERS[:10], ANSWERS[10:20])) == []
-    assert find_swapped(read, asked(QUESTIONS[:10], ANSWERS[10:20])) != []
-    assert find_swapped(read, []) != []
+    assert find_swapped_columns(read, eval_sets(ANSWERS[:10], ANSWERS[10:20])) == []
+    assert find_swapped_columns(read, eval_sets(QUESTIONS[:10], ANSWERS[10:20])) != []
+    assert find_swapped_columns(read, []) != []

@@ -1,4 +1,4 @@
-"""What makes two texts the same."""
+"""Normalization and word pairs decide which texts are the same."""
 
 import pytest
 from hypothesis import given
@@ -19,16 +19,16 @@ from mnrl_job.deduplication.text_similarity import normalize, text_id, word_pair
         ("ＡＢＣ　１", "abc 1"),
     ],
 )
-def test_unicode_forms_case_and_white_space_do_not_make_another_text(one, other):
+def test_unicode_forms_case_and_whitespace_do_not_make_another_text(one, other):
     assert text_id(normalize(one)) == text_id(normalize(other))
 
 
-def test_a_digit_an_accent_and_a_stop_do():
+def test_a_digit_an_accent_or_a_full_stop_makes_another_text():
     assert len({text_id(normalize(text)) for text in ("resume 1", "resume 2", "résumé 1", "resume 1.")}) == 4
 
 
 @given(st.text())
-def test_normalising_twice_changes_nothing(text):
+def test_normalizing_twice_changes_nothing(text):
     assert normalize(normalize(text)) == normalize(text)
 
 
@@ -53,20 +53,20 @@ def test_symbols_are_words_of_their_own(one, other):
 
 
 @pytest.mark.parametrize("words", ["लड़का आया था", "كِتَابٌ جَدِيدٌ هُنَا", "தமிழ் மொழி பேசு", "ọ̀rọ̀ àti ẹ́", "שָׁלוֹם לְכֻלָּם"])
-def test_signs_above_and_below_letters_do_not_cut_words(words):
-    """Vowel signs and accents without a composed letter; without them other words would seem the same."""
+def test_combining_marks_do_not_split_words(words):
+    """Vowel signs and accents without a composed letter; without them different words would be equal."""
     one, *others = words.split()
     assert word_pairs(normalize(words))[0] == normalize(f"{one} {others[0]}")
     assert len(word_pairs(normalize(words))) == len(others)
 
 
-def test_a_sign_of_an_emoji_alone_is_no_word():
+def test_a_variation_selector_alone_is_no_word():
     assert word_pairs(normalize("❤\ufe0f ‼\ufe0f")) == ["❤"]
 
 
 @given(st.text(st.characters(codec="ascii")))
-def test_plain_texts_have_the_words_that_any_text_has(text):
-    """They are cut in a faster way."""
+def test_ascii_texts_have_the_same_words_with_both_patterns(text):
+    """ASCII texts are split by a faster pattern."""
     assert word_pairs(f"a b {text}") == word_pairs(f"a b {text} é")[:-1]
 
 

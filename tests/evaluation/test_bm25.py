@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from mnrl_job.data.read_evalset import write_evalset
+from mnrl_job.data.evalset import EvalData, write_evalset
 from mnrl_job.evaluation import bm25
 from mnrl_job.evaluation.bm25 import lexical_metrics
 from mnrl_job.evaluation.metrics import ranking_metrics
@@ -36,7 +36,7 @@ def by_hand(query, k1=1.5, b=0.75):
 
 
 def test_it_ranks_as_the_formula_says_and_finds_nothing_without_a_common_word(tmp_path):
-    found = lexical_metrics(write_evalset("de", "", tmp_path, QUERIES, CORPUS, GRADES), [1, 3])
+    found = lexical_metrics(write_evalset("de", "", tmp_path, EvalData(QUERIES, CORPUS, GRADES)), [1, 3])
     expected = []
     for query, text in QUERIES.items():
         grades = {document: grade for (asked, document), grade in GRADES.items() if asked == query}
@@ -50,14 +50,14 @@ def test_it_ranks_as_the_formula_says_and_finds_nothing_without_a_common_word(tm
 def test_a_query_is_not_ranked_among_its_own_answers(tmp_path):
     corpus = {"q1": "Zähler im Keller"} | CORPUS
     with_itself, without = (
-        lexical_metrics(write_evalset("de", "", tmp_path / name, QUERIES, corpus, GRADES, own), [1])
+        lexical_metrics(write_evalset("de", "", tmp_path / name, EvalData(QUERIES, corpus, GRADES, own)), [1])
         for name, own in (("with", ()), ("without", ["q1"]))
     )
     assert (with_itself["accuracy@1"], without["accuracy@1"]) == pytest.approx((1 / 3, 2 / 3))
 
 
 def test_a_corpus_without_words_or_too_large_has_none(tmp_path, monkeypatch):
-    wordless = write_evalset("a", "", tmp_path / "a", {"q": "!"}, {"d": "?", "e": "."}, {("q", "d"): 1})
+    wordless = write_evalset("a", "", tmp_path / "a", EvalData({"q": "!"}, {"d": "?", "e": "."}, {("q", "d"): 1}))
     assert lexical_metrics(wordless, [1]) is None
     monkeypatch.setattr(bm25, "MOST_BYTES", sum(len(text.encode()) for text in CORPUS.values()) - 1)
-    assert lexical_metrics(write_evalset("b", "", tmp_path / "b", QUERIES, CORPUS, GRADES), [1]) is None
+    assert lexical_metrics(write_evalset("b", "", tmp_path / "b", EvalData(QUERIES, CORPUS, GRADES)), [1]) is None

@@ -124,7 +124,7 @@ COLUMNS: Catalogue = {
     "a filter that takes no row": (
         training(lines(PAIR | {"split": "dev"}), row_filter=parse_row_filter("split=train")),
         65,
-        "MNRL_ROW_FILTER=\"split=train\" matches no row of s0, where split is 'dev' in 1 rows",
+        "p.jsonl: MNRL_ROW_FILTER=\"split=train\" matches no row of s0, where split is 'dev' in 1 rows",
     ),
     "a filter that cannot compare": (
         training(lines(PAIR | {"label": "good"}), row_filter=parse_row_filter("label>=1")),
@@ -166,8 +166,7 @@ ROWS: Catalogue = {
     "no rows": (
         training(""),
         65,
-        "MNRL_TRAIN_DATA contains no usable pair; expected rows with an anchor and a positive text, or judgements "
-        "with a score above 0",
+        "p.jsonl: the file has no rows; expected rows with an anchor and a positive text",
     ),
     "a folder with judgements to evaluate on": (
         training_folder(BEIR),
@@ -192,19 +191,19 @@ EVAL_SETS: Catalogue = {
     "a document that is not there": (
         beir(qrels=HEADER + "q1\td9\t1\n"),
         65,
-        "set/qrels/test.tsv:2: unknown id (no document 'd9'); 1 of 1 judgements are unusable (1 unknown id), more "
+        "set/qrels/test.tsv:2: unknown id (no document 'd9'); 1 of 1 judgments are unusable (1 unknown id), more "
         "than MNRL_MAX_BAD_ROW_RATIO=0 allows; fix them",
     ),
     "a score that is no whole number": (
         beir(qrels=HEADER + "q1\td1\tgood\n"),
         65,
         "set/qrels/test.tsv:2: invalid score (score 'good' of 'd1' is not an integer up to 1000000000); 1 of 1 "
-        "judgements are unusable (1 invalid score), more than MNRL_MAX_BAD_ROW_RATIO=0 allows; fix them",
+        "judgments are unusable (1 invalid score), more than MNRL_MAX_BAD_ROW_RATIO=0 allows; fix them",
     ),
     "nothing that is relevant": (
         beir(qrels=HEADER + "q1\td1\t0\n"),
         65,
-        "set: no judgement has a score above 0, so no document is relevant",
+        "set/qrels/test.tsv: no judgment has a score above 0, so no document is relevant",
     ),
     "an empty document": (
         beir(corpus='{"_id": "d1", "text": ""}\n'),
@@ -227,7 +226,7 @@ EVAL_SETS: Catalogue = {
         judged(relevant_docs={"q1": [None]}),
         65,
         "set.json: relevant_docs['q1']: not text (an id is of type null; expected text or an integer); 1 of 1 "
-        "judgements are unusable (1 not text), more than MNRL_MAX_BAD_ROW_RATIO=0 allows; fix them",
+        "judgments are unusable (1 not text), more than MNRL_MAX_BAD_ROW_RATIO=0 allows; fix them",
     ),
     "a metric of another eval set": (
         without_eval_sets(primary_metric="faq.ndcg@10"),

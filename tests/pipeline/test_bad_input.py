@@ -61,7 +61,7 @@ CASES = {
         lambda path: (path / "empty.jsonl").write_text("", encoding="utf-8"),
         {"MNRL_TRAIN_DATA": "empty.jsonl"},
         65,
-        "MNRL_TRAIN_DATA contains no ",
+        "empty.jsonl: the file has no rows",
     ),
     "one malformed line in the middle": (
         one_bad_line,

@@ -9,9 +9,8 @@ from typing import Any
 
 from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.config.settings import Settings
-from mnrl_job.data.evalset import EvalSet
+from mnrl_job.data.evalset import EvalData, EvalSet, write_evalset
 from mnrl_job.data.pairs import Pairs, SourceRecord
-from mnrl_job.data.read_evalset import write_evalset
 from mnrl_job.embedding.model_facts import ModelFacts
 from mnrl_job.evaluation.gate import Verdict
 from mnrl_job.evaluation.results import Evaluation, QueryResult
@@ -97,9 +96,8 @@ def eval_set(folder: Path, name: str, queries: int) -> EvalSet:
     for number in (3, 4, 5):  # one wins, one ties, one loses
         texts[f"q{number}"] = f"{EVIL} {number}"
         corpus[f"d{number}"] = f"{EVIL} document {number}"
-    return write_evalset(
-        name, f"s3://bucket/{name}", folder, texts, corpus, {(f"q{n}", f"d{n}"): 1 for n in range(queries)}
-    )
+    qrels = {(f"q{number}", f"d{number}"): 1 for number in range(queries)}
+    return write_evalset(name, f"s3://bucket/{name}", folder, EvalData(texts, corpus, qrels))
 
 
 def result(number: int, rank: int) -> QueryResult:

@@ -52,7 +52,7 @@ def test_the_batches_are_those_of_the_run(data, tmp_path):
     assert np.array_equal(np.load(batching.barred), chosen % 7 == 0)
     found, whole = read_negatives(batching.labels), read_negatives(data[1].labels)
     assert [len(row["negatives"]) for row in read_table(pairs.path).to_pylist()] == found.counts.tolist()
-    assert found.values.tolist() == whole.of(chosen).values.tolist()
+    assert found.values.tolist() == whole.select(chosen).values.tolist()
 
 
 def test_where_none_of_them_has_a_negative_there_is_no_column(data, tmp_path):

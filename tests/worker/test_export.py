@@ -10,7 +10,7 @@ import pytest
 
 from mnrl_job.config.setting_types import METRIC_CUTOFFS
 from mnrl_job.config.settings import Settings
-from mnrl_job.data.read_evalset import write_evalset
+from mnrl_job.data.evalset import EvalData, write_evalset
 from mnrl_job.errors import InternalError, SettingsError
 from mnrl_job.evaluation.results import read_results
 from mnrl_job.launch.exporters import LOADING, python_of
@@ -110,7 +110,7 @@ def exported(tmp_path_factory, tiny_model):
     queries = {f"q{i}": anchor for i, (anchor, _) in enumerate(PAIRS)}
     corpus = {f"d{i}": positive for i, (_, positive) in enumerate(PAIRS)}
     grades = {(f"q{i}", f"d{i}"): 1 for i in range(len(PAIRS))}
-    eval_set = write_evalset("faq", "", folder / "faq", queries, corpus, grades)
+    eval_set = write_evalset("faq", "", folder / "faq", EvalData(queries, corpus, grades))
     own = evaluate(model, eval_set, "fp32", METRIC_CUTOFFS, folder / "own.jsonl")
     exports = export(folder, ("onnx", "openvino", "int8"), (eval_set,))
     return folder, model, before, own, {one.format: one for one in exports}

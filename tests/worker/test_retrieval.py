@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mnrl_job.config.setting_types import METRIC_CUTOFFS
-from mnrl_job.data.read_evalset import write_evalset
-from mnrl_job.evaluation.qrels import Judged
+from mnrl_job.data.evalset import EvalData, write_evalset
+from mnrl_job.evaluation.qrels import Qrels
 from mnrl_job.worker.retrieval import estimate_seconds, evaluate, rank
 from tests.examples import PAIRS
 from tests.waits import counted_waits
@@ -19,7 +19,7 @@ def test_metrics_equal_the_librarys_evaluator(model, tmp_path):
     queries = {f"q{i}": anchor for i, (anchor, _) in enumerate(PAIRS)}
     corpus = {f"d{i}": positive for i, (_, positive) in enumerate(PAIRS)}
     grades = {(f"q{i}", f"d{i}"): 1 for i in range(len(PAIRS))} | {("q0", "d3"): 1}
-    eval_set = write_evalset("s", "", tmp_path, queries, corpus, grades)
+    eval_set = write_evalset("s", "", tmp_path, EvalData(queries, corpus, grades))
     ours = evaluate(model, eval_set, "fp32", METRIC_CUTOFFS, tmp_path / "results.jsonl")
     relevant = {q: {d for (query, d) in grades if query == q} for q in queries}
     library = InformationRetrievalEvaluator(queries, corpus, relevant, write_csv=False, ndcg_at_k=[10], mrr_at_k=[10])
@@ -39,7 +39,7 @@ def test_with_embeddings_cut_they_do_too(model, tmp_path):
     corpus = {f"d{i}": positive for i, (_, positive) in enumerate(PAIRS)}
     relevant = {f"q{i}": {f"d{i}"} for i in range(len(PAIRS))}
     grades = {(f"q{i}", f"d{i}"): 1 for i in range(len(PAIRS))}
-    eval_set = write_evalset("s", "", tmp_path, queries, corpus, grades)
+    eval_set = write_evalset("s", "", tmp_path, EvalData(queries, corpus, grades))
     ours = evaluate(model, eval_set, "fp32", METRIC_CUTOFFS, tmp_path / "results.jsonl", (32, 6))
     assert list(ours.dimensions) == ["32", "6"]
     assert ours.dimensions["32"] == pytest.approx(ours.metrics)
@@ -54,7 +54,7 @@ def test_the_rank_is_that_of_the_best_relevant_document_in_the_whole_corpus():
     corpus = torch.eye(200)
     query = torch.arange(200, 0, -1).float().unsqueeze(0)
     ids = [f"d{i}" for i in range(200)]
-    (result,) = rank(query, corpus, Judged(["q"], ids, {"q": {"d150": 1, "d199": 2}}), [1, 100])
+    (result,) = rank(query, corpus, Qrels(["q"], ids, {"q": {"d150": 1, "d199": 2}}), [1, 100])
     assert (result.rank, result.score) == (151, 50.0)
     assert result.metrics["recall@100"] == 0.0
     assert result.top[0] == ("d0", 200.0)
@@ -66,7 +66,7 @@ def test_a_query_is_not_ranked_among_its_own_answers_and_others_keep_it(at_once,
     queries = torch.tensor([[1.0, 0.0], [0.8, 0.6]])
     corpus = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]])
     grades = {"a": {"b": 1}, "b": {"a": 1}}
-    own, other = rank(queries, corpus, Judged(["a", "b"], ["a", "b", "c"], grades, frozenset("a")), [1, 3])
+    own, other = rank(queries, corpus, Qrels(["a", "b"], ["a", "b", "c"], grades, frozenset("a")), [1, 3])
     assert (own.rank, [document for document, _ in own.top]) == (1, ["b", "c"])
     assert own.metrics["accuracy@1"] == own.metrics["recall@1"] == 1.0
     assert (other.rank, [document for document, _ in other.top]) == (3, ["b", "c", "a"])
@@ -79,7 +79,7 @@ def test_the_device_is_waited_for_once_a_tile(tiles, monkeypatch):
     grades = {
         name: {f"t{(row * 7 + step) % 60}": 1 + step for step in range(row % 4 + 1)} for row, name in enumerate(ids)
     }
-    judged = Judged(ids, ids, grades, frozenset(ids[::2]))
+    judged = Qrels(ids, ids, grades, frozenset(ids[::2]))
     expected = list(rank(queries, corpus, judged, [1, 5, 20]))
     monkeypatch.setattr("mnrl_job.worker.retrieval.scores_at_once", lambda _: 60 * 60 // tiles)
     with counted_waits() as waits:
@@ -95,7 +95,7 @@ def test_ranks_and_scores_are_those_of_each_query_alone():
     queries, corpus = torch.randn(2, 60, 8, generator=torch.Generator().manual_seed(2))
     ids = [f"t{row}" for row in range(60)]
     grades = {name: {f"t{(row * 11 + step) % 60}": 1 for step in range(3)} for row, name in enumerate(ids)}
-    for row, result in enumerate(rank(queries, corpus, Judged(ids, ids, grades), [1])):
+    for row, result in enumerate(rank(queries, corpus, Qrels(ids, ids, grades), [1])):
         scores = (queries[row] @ corpus.T).tolist()
         order = sorted(range(60), key=lambda at: -scores[at])
         best = min(order.index(int(name[1:])) for name in grades[ids[row]])
@@ -106,7 +106,7 @@ def test_ranks_and_scores_are_those_of_each_query_alone():
 def test_metrics_reach_as_deep_with_the_query_left_out(monkeypatch):
     monkeypatch.setattr("mnrl_job.worker.retrieval.TOP_KEPT", 1)
     corpus = torch.arange(5, 0, -1).float()[:, None]
-    judged = Judged(["d0"], [f"d{i}" for i in range(5)], {"d0": {"d2": 1}}, frozenset(["d0"]))
+    judged = Qrels(["d0"], [f"d{i}" for i in range(5)], {"d0": {"d2": 1}}, frozenset(["d0"]))
     (result,) = rank(torch.ones(1, 1), corpus, judged, [1, 2])
     assert (result.rank, result.metrics["recall@2"]) == (2, 1.0)
 
@@ -117,7 +117,12 @@ def test_with_embeddings_cut_a_query_is_not_ranked_among_its_own_answers_either(
     grades = {(key, f"{key}b"): 1 for key in texts}
     scored = [
         evaluate(
-            model, write_evalset("s", "", tmp_path, texts, texts | others, grades, own), "fp32", [1], results, (6,)
+            model,
+            write_evalset("s", "", tmp_path, EvalData(texts, texts | others, grades, own)),
+            "fp32",
+            [1],
+            results,
+            (6,),
         )
         for own in ((), texts)
         for results in [tmp_path / "results.jsonl"]
@@ -128,7 +133,7 @@ def test_with_embeddings_cut_a_query_is_not_ranked_among_its_own_answers_either(
 
 
 def test_the_time_is_estimated_for_more_text_than_arrow_can_join(model, huge, tmp_path, monkeypatch):
-    eval_set = write_evalset("s", "", tmp_path, {"q": "a"}, {"d": "b"}, {("q", "d"): 1})
+    eval_set = write_evalset("s", "", tmp_path, EvalData({"q": "a"}, {"d": "b"}, {("q", "d"): 1}))
     table = huge.rename_columns(["id", "text"])
     monkeypatch.setattr("mnrl_job.worker.retrieval.read_table", lambda _: table)
     monkeypatch.setattr("mnrl_job.worker.retrieval.SAMPLED_TEXTS", 4)

@@ -1,4 +1,4 @@
-"""The BEIR layout, as eval sets and training data share it: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv."""
+"""The BEIR layout of eval sets and training data: corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv."""
 
 import math
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from mnrl_job.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A query or document. `text` is what is embedded, the title before it; `untitled` is the text by itself."""
+    """A query or document. `text` is what is embedded: the title, if any, followed by `untitled`."""
 
     where: str
     identifier: str
@@ -23,40 +23,62 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
-    """One line of the judgements, as it stands there: what a score may be differs between uses."""
+class Qrel:
+    """A relevance judgment. The score is not parsed yet: training data and eval sets accept different values."""
 
     where: str
     query: str
     document: str
-    score: str
+    score: str | float
 
 
-def find_part(root: Path, name: str) -> Path | None:
+@dataclass(frozen=True, slots=True)
+class BeirFolder:
+    """The files of a folder in BEIR layout."""
+
+    corpus_file: Path
+    queries_file: Path
+    qrels_file: Path
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (self.corpus_file, self.queries_file, self.qrels_file)
+
+    def queries(self) -> Iterator[Passage | BadRow]:
+        return _read_passages(self.queries_file)
+
+    def corpus(self) -> Iterator[Passage | BadRow]:
+        return _read_passages(self.corpus_file)
+
+    def qrels(self) -> Iterator[Qrel | BadRow]:
+        """Yield each judgment, or why its line is unusable.
+
+        Raises:
+            DataError: a column is missing, or the file is damaged.
+        """
+        for line, row in read_rows(self.qrels_file):
+            yield row if isinstance(row, BadRow) else _parse_qrel(f"{self.qrels_file}:{line}", row)
+
+
+def find_file(root: Path, name: str) -> Path | None:
     """A file of the layout, plain or gzipped."""
     return next((path for path in (root / name, root / f"{name}.gz") if path.is_file()), None)
 
 
-def find_parts(root: Path, split: str, expected: str) -> tuple[Path, Path, Path]:
-    """Corpus, queries and judgements.
+def find_beir_folder(root: Path, split: str, expected: str) -> BeirFolder:
+    """The files of one split below `root`.
 
     Raises:
-        DataError: one is missing; it tells what was `expected`.
+        DataError: a file is missing; the message ends with `expected`.
     """
     corpus, queries, qrels = (
-        _needed(root, name, expected) for name in ("corpus.jsonl", "queries.jsonl", f"qrels/{split}.tsv")
+        _require_file(root, name, expected) for name in ("corpus.jsonl", "queries.jsonl", f"qrels/{split}.tsv")
     )
-    return corpus, queries, qrels
+    return BeirFolder(corpus, queries, qrels)
 
 
-def _needed(root: Path, name: str, expected: str) -> Path:
-    if path := find_part(root, name):
-        return path
-    raise DataError(f"{root}: {name} is missing; {expected}")
-
-
-def id_of(row: dict[str, Any], where: str) -> str | BadRow:
-    """The id of a query or document, a whole number as text, or why it is none."""
+def parse_id(row: dict[str, Any], where: str) -> str | BadRow:
+    """The id of a query or document, an integer as text, or why it is unusable."""
     if "_id" not in row:
         return BadRow(where, "missing column", f"_id; found {', '.join(row) or 'nothing'}")
     value = row["_id"]
@@ -67,8 +89,8 @@ def id_of(row: dict[str, Any], where: str) -> str | BadRow:
     return value if is_unicode(value) else BadRow(where, "not UTF-8", "_id contains an unpaired surrogate")
 
 
-def passage_of(row: dict[str, Any], identifier: str, where: str) -> Passage | BadRow:
-    """The text of a query or document, its title before it, or why it is unusable."""
+def parse_passage(row: dict[str, Any], identifier: str, where: str) -> Passage | BadRow:
+    """A query or document with its title before its text, or why it is unusable."""
     title, text = row.get("title"), row.get("text")
     if title is None or _is_nan(title):  # pandas writes NaN for an empty cell
         title = ""
@@ -78,28 +100,36 @@ def passage_of(row: dict[str, Any], identifier: str, where: str) -> Passage | Ba
         return BadRow(where, "missing column", f"text of {identifier!r}; found {', '.join(row)}")
     if not isinstance(text, str):
         text = None if _is_nan(text) else text
-    whole = clean_text(f"{title} {text}" if isinstance(text, str) else text, f"text of {identifier!r}", where)
-    return whole if isinstance(whole, BadRow) else Passage(where, identifier, whole, str(text).strip())
+    titled = clean_text(f"{title} {text}" if isinstance(text, str) else text, f"text of {identifier!r}", where)
+    return titled if isinstance(titled, BadRow) else Passage(where, identifier, titled, str(text).strip())
 
 
-def _is_nan(value: object) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+def _require_file(root: Path, name: str, expected: str) -> Path:
+    if path := find_file(root, name):
+        return path
+    raise DataError(f"{root}: {name} is missing; {expected}")
 
 
-def read_judgements(path: Path) -> Iterator[Judgement | BadRow]:
-    """Yield each judgement, or why its line is none.
-
-    Raises:
-        DataError: a column is missing, or the file is damaged.
-    """
+def _read_passages(path: Path) -> Iterator[Passage | BadRow]:
     for line, row in read_rows(path):
-        yield row if isinstance(row, BadRow) else _judgement(f"{path}:{line}", row)
+        where = f"{path}:{line}"
+        identifier = row if isinstance(row, BadRow) else parse_id(row, where)
+        if isinstance(row, BadRow):
+            yield row
+        elif isinstance(identifier, BadRow):
+            yield identifier
+        else:
+            yield parse_passage(row, identifier, where)
 
 
-def _judgement(where: str, row: dict[str, Any]) -> Judgement:
+def _parse_qrel(where: str, row: dict[str, Any]) -> Qrel:
     try:
-        return Judgement(where, row["query-id"], row["corpus-id"], row["score"])
+        return Qrel(where, row["query-id"], row["corpus-id"], row["score"])
     except KeyError as error:
         raise DataError(
             f"{where}: column {error} is missing; found {', '.join(row)}; expected query-id, corpus-id, score"
         ) from None
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)

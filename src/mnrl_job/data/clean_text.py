@@ -1,4 +1,4 @@
-"""From a row to the texts that are trained on."""
+"""Extract the texts of a row."""
 
 from itertools import chain
 from typing import Any
@@ -6,34 +6,35 @@ from typing import Any
 from mnrl_job.data.blanks import is_blank
 from mnrl_job.data.columns import Columns
 from mnrl_job.data.file_formats.common import BadRow, is_unicode
-from mnrl_job.data.stringified_lists import read_list
+from mnrl_job.data.stringified_lists import parse_list
 
+# An anchor, a positive and any negatives.
 Texts = tuple[str, ...]
-# What one line of a file gives: rows of anchor, positive and negatives, or why there are none; None if not asked for.
-Line = tuple[Texts, ...] | BadRow | None
+# The pairs of a row of a file, or why it is unusable; None if `MNRL_ROW_FILTER` excludes it.
+ParsedRow = tuple[Texts, ...] | BadRow | None
 
 
-def row_texts(row: dict[str, Any], columns: Columns, where: str) -> tuple[Texts, ...] | BadRow:
-    """Each positive of a row with its anchor and all its negatives. One flaw makes the whole row unusable."""
-    anchor = _anchor(row, columns.anchor, where)
+def extract_pairs(row: dict[str, Any], columns: Columns, where: str) -> tuple[Texts, ...] | BadRow:
+    """Each positive of a row with its anchor and all its negatives. One unusable text makes the row unusable."""
+    anchor = _extract_anchor(row, columns.anchor, where)
     if isinstance(anchor, BadRow):
         return anchor
-    positives = _several(row, columns.positive, columns, where)
+    positives = _extract_texts(row, columns.positive, columns, where)
     if isinstance(positives, BadRow):
         return positives
     if not positives:
         return BadRow(where, "empty", f"{columns.positive} is an empty list")
     negatives: list[Texts] = []
     for name in columns.negatives:
-        some = () if is_absent(row.get(name)) else _several(row, name, columns, where)
-        if isinstance(some, BadRow):
-            return some
-        negatives.append(some)
+        texts = () if is_empty(row.get(name)) else _extract_texts(row, name, columns, where)
+        if isinstance(texts, BadRow):
+            return texts
+        negatives.append(texts)
     return tuple((anchor, positive, *chain.from_iterable(negatives)) for positive in positives)
 
 
 def clean_text(value: object, name: str, where: str) -> str | BadRow:
-    """A text without the blanks around it, or why it is none."""
+    """A text without surrounding whitespace, or why it is unusable."""
     if value is None:
         return BadRow(where, "null", name)
     if not isinstance(value, str):
@@ -46,26 +47,26 @@ def clean_text(value: object, name: str, where: str) -> str | BadRow:
 
 
 def type_name(value: object) -> str:
-    """The type of a value in a JSON file, as people who write JSON name it where Python's name would tell nothing."""
+    """The type of a value in a JSON file: Python's name, except for null."""
     return "null" if value is None else type(value).__name__
 
 
-def is_absent(value: object) -> bool:
-    """Whether a row has no negative in a column: nothing stands there, a blank text, or an empty list."""
+def is_empty(value: object) -> bool:
+    """Whether a cell has no value: null, a blank text or an empty list."""
     return value is None or value == [] or (isinstance(value, str) and is_blank(value))
 
 
-def _anchor(row: dict[str, Any], name: str, where: str) -> str | BadRow:
-    return clean_text(row[name], name, where) if name in row else _missing(row, name, where)
+def _extract_anchor(row: dict[str, Any], name: str, where: str) -> str | BadRow:
+    return clean_text(row[name], name, where) if name in row else _missing_column(row, name, where)
 
 
-def _several(row: dict[str, Any], name: str, columns: Columns, where: str) -> Texts | BadRow:
-    """The texts of a column: those of a list, else the one."""
+def _extract_texts(row: dict[str, Any], name: str, columns: Columns, where: str) -> Texts | BadRow:
+    """The texts of a cell, which holds one text or a list of texts."""
     if name not in row:
-        return _missing(row, name, where)
+        return _missing_column(row, name, where)
     value = row[name]
-    if name in columns.written and isinstance(value, str) and not is_blank(value):
-        value = read_list(value)
+    if name in columns.stringified and isinstance(value, str) and not is_blank(value):
+        value = parse_list(value)
         if value is None:
             return BadRow(where, "not a list", f"{name} is not a list of texts, unlike in other rows")
     if not isinstance(value, list):
@@ -80,5 +81,5 @@ def _several(row: dict[str, Any], name: str, columns: Columns, where: str) -> Te
     return tuple(texts)
 
 
-def _missing(row: dict[str, Any], name: str, where: str) -> BadRow:
+def _missing_column(row: dict[str, Any], name: str, where: str) -> BadRow:
     return BadRow(where, "missing column", f"{name}; the row has {', '.join(row) or 'none'}")

@@ -1,39 +1,43 @@
-"""What the rows of a file have between them. The first rows do not tell: a column may come late, a list be a text."""
+"""Survey all rows of a file before it is read: the first rows do not show every column, or how lists are written."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mnrl_job.data.clean_text import is_absent
+from mnrl_job.data.clean_text import is_empty
 from mnrl_job.data.columns import Columns
 from mnrl_job.data.file_formats.common import BadRow
 from mnrl_job.data.file_formats.rows import read_rows
-from mnrl_job.data.stringified_lists import OPENERS, Form, form_of
+from mnrl_job.data.stringified_lists import OPENERS, StringifiedType, stringified_type
 from mnrl_job.errors import DataError
 
 
 @dataclass(slots=True)
 class Survey:
-    """The columns of all rows, in the order they first appear, and how their texts are written.
+    """The columns of a file, and how many of their texts are stringified values.
 
-    `filled` are those that hold anything in some row. `texts` counts those of each column, `forms` those of them that
-    are a value as a program writes it; `first` names the first row with such a one.
+    Attributes:
+        names: of all columns, in the order they first appear.
+        filled: the columns with a value in some row.
+        texts: number of texts by column.
+        stringified: number of stringified values by column and type.
+        first: where the first of these is.
     """
 
     names: dict[str, None] = field(default_factory=dict)
     filled: set[str] = field(default_factory=set)
     texts: Counter[str] = field(default_factory=Counter)
-    forms: Counter[tuple[str, Form]] = field(default_factory=Counter)
-    first: dict[tuple[str, Form], str] = field(default_factory=dict)
+    stringified: Counter[tuple[str, StringifiedType]] = field(default_factory=Counter)
+    first: dict[tuple[str, StringifiedType], str] = field(default_factory=dict)
 
-    def mostly(self, name: str, form: Form) -> bool:
-        """Whether at least half of a column's texts are written so."""
-        return 0 < self.texts[name] <= 2 * self.forms[name, form]
+    def is_mostly(self, name: str, kind: StringifiedType) -> bool:
+        """Whether at least half of a column's texts are of this type."""
+        return 0 < self.texts[name] <= 2 * self.stringified[name, kind]
 
 
-def take_survey(path: Path, columns: Collection[str] | None = None) -> Survey:
-    """Read a file once, of Parquet only some `columns`."""
+def survey_file(path: Path, columns: Collection[str] | None = None) -> Survey:
+    """Read a file once. Of Parquet only the given columns are read."""
     survey = Survey()
     for line, row in read_rows(path, columns):
         if isinstance(row, BadRow):
@@ -41,38 +45,42 @@ def take_survey(path: Path, columns: Collection[str] | None = None) -> Survey:
         if not row.keys() <= survey.names.keys():
             survey.names.update(dict.fromkeys(row))
         for name, value in row.items():
-            if name not in survey.filled and not is_absent(value):
+            if name not in survey.filled and not is_empty(value):
                 survey.filled.add(name)
             if type(value) is str and value:
                 survey.texts[name] += 1
-                if value[0] in OPENERS and (form := form_of(value)):
-                    survey.forms[name, form] += 1
-                    survey.first.setdefault((name, form), f"{path}:{line}")
+                if value[0] in OPENERS and (kind := stringified_type(value)):
+                    survey.stringified[name, kind] += 1
+                    survey.first.setdefault((name, kind), f"{path}:{line}")
     return survey
 
 
-def refuse_forms(columns: Columns, survey: Survey) -> None:
-    """Refuse columns whose texts are values as a program writes them, where it is not clear what text is meant.
+def refuse_stringified(columns: Columns, survey: Survey) -> None:
+    """Refuse columns of stringified values that cannot be read as texts.
 
     Raises:
         DataError: naming the first such row.
     """
-    forms: dict[str, tuple[Form, ...]] = dict.fromkeys(columns.names(), ("bytes", "object"))
-    forms[columns.anchor] = ("bytes", "object", "list")
-    for name in forms:
-        for form in forms[name]:
-            if survey.mostly(name, form):
-                raise DataError(f"{_told(name, form, survey)}; store the text itself, not its representation in code")
+    refused: dict[str, tuple[StringifiedType, ...]] = dict.fromkeys(columns.names(), ("bytes", "object"))
+    refused[columns.anchor] = ("bytes", "object", "list")
+    for name in refused:
+        for kind in refused[name]:
+            if survey.is_mostly(name, kind):
+                raise DataError(
+                    f"{_describe(name, kind, survey)}; store the text itself, not its representation in code"
+                )
 
 
-def tell_forms(columns: Columns, survey: Survey) -> Iterator[str]:
-    """What should be told of such texts in the other columns: they are read as lists where most are, else as texts."""
-    for (name, form), count in survey.forms.items():
+def stringified_notes(columns: Columns, survey: Survey) -> Iterator[str]:
+    """How stringified values are read: as lists in columns where most are lists, else as texts."""
+    for (name, kind), count in survey.stringified.items():
         if name in columns.names():
-            read = "lists" if survey.mostly(name, "list") and form == "list" else "texts"
-            yield f"{_told(name, form, survey)}; {'they are' if count > 1 else 'it is'} read as {read}"
+            read_as = "lists" if survey.is_mostly(name, "list") and kind == "list" else "texts"
+            yield f"{_describe(name, kind, survey)}; {'they are' if count > 1 else 'it is'} read as {read_as}"
 
 
-def _told(name: str, form: Form, survey: Survey) -> str:
-    kind = {"list": "a list", "bytes": "bytes", "object": "an object"}[form]
-    return f"{survey.first[name, form]}: {kind} stored as text in column {name}, in {survey.forms[name, form]} rows"
+def _describe(name: str, kind: StringifiedType, survey: Survey) -> str:
+    what = {"list": "a list", "bytes": "bytes", "object": "an object"}[kind]
+    return (
+        f"{survey.first[name, kind]}: {what} stored as text in column {name}, in {survey.stringified[name, kind]} rows"
+    )

@@ -1,4 +1,4 @@
-"""Globs as users write them, over paths and over the keys of a store."""
+"""Globs over paths and over the keys of a store."""
 
 import glob
 import re
@@ -6,42 +6,42 @@ from collections.abc import Iterator
 
 from mnrl_job.storage import Entry
 
-WILD = re.compile(r"[*?\[]")
+WILDCARD = re.compile(r"[*?\[]")
 
 
-def matched(entries: list[Entry], pattern: str) -> list[Entry]:
-    for reading in readings(pattern):
-        wanted = _glob_pattern(reading)
-        if found := [entry for entry in entries if wanted.fullmatch(entry.key)]:
-            return found
+def filter_by_glob(entries: list[Entry], pattern: str) -> list[Entry]:
+    for variant in glob_variants(pattern):
+        regex = _compile_glob(variant)
+        if matches := [entry for entry in entries if regex.fullmatch(entry.key)]:
+            return matches
     return []
 
 
-def readings(pattern: str) -> Iterator[str]:
-    """A glob with its first folders as they stand, as many as may be: `set [v1]/*.jsonl` looks there first."""
+def glob_variants(pattern: str) -> Iterator[str]:
+    """The glob with as many leading folders as possible taken literally, then fewer: `set [v1]` may be a folder."""
     levels = pattern.split("/")
     for count in range(len(levels) - 1, -1, -1):
-        if count == 0 or WILD.search(levels[count - 1]):
+        if count == 0 or WILDCARD.search(levels[count - 1]):
             yield "/".join([*map(glob.escape, levels[:count]), *levels[count:]])
 
 
-def visible(entries: list[Entry]) -> list[Entry]:
+def without_hidden(entries: list[Entry]) -> list[Entry]:
     return [entry for entry in entries if not is_hidden(entry.key)]
 
 
-def _glob_pattern(pattern: str) -> re.Pattern[str]:
-    """A glob over keys, as Python's over paths: `*` stays within a level, `**` crosses them."""
+def _compile_glob(pattern: str) -> re.Pattern[str]:
+    """Like Python's glob over paths: `*` matches within one level, `**` across levels."""
     *folders, last = pattern.split("/")
-    levels = ["(?:[^/]+/)*" if part == "**" else _within_level(part) + "/" for part in folders]
-    return re.compile("".join(levels) + (".*" if last == "**" else _within_level(last)), re.DOTALL)
+    levels = ["(?:[^/]+/)*" if part == "**" else _compile_level(part) + "/" for part in folders]
+    return re.compile("".join(levels) + (".*" if last == "**" else _compile_level(last)), re.DOTALL)
 
 
-def _within_level(part: str) -> str:
-    return "".join(_token(token) for token in re.findall(r"\[!?[^\]]+\]|.", part, re.DOTALL))
+def _compile_level(part: str) -> str:
+    return "".join(_compile_token(token) for token in re.findall(r"\[!?[^\]]+\]|.", part, re.DOTALL))
 
 
-def _token(token: str) -> str:
-    """`*`, `?` and `[…]` as `fnmatch` has them, but none matches a slash."""
+def _compile_token(token: str) -> str:
+    """`*`, `?` and `[…]` as in `fnmatch`, but none matches a slash."""
     if token in ("*", "?"):
         return "[^/]" + token.strip("?")
     if len(token) == 1:

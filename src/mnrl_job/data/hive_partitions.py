@@ -1,4 +1,4 @@
-"""Columns that stand in the names of folders, as Hive and Spark write them: `split=train/part-0.parquet`."""
+"""Columns in the names of folders, as Hive and Spark write them: `split=train/part-0.parquet`."""
 
 import os
 from pathlib import Path
@@ -8,11 +8,11 @@ Partition = dict[str, str]
 
 
 def partitions_of(files: tuple[Path, ...], root: Path) -> dict[Path, Partition]:
-    """The columns of each file by the folders in which it stands.
+    """The columns of each file by the names of its folders below `root`.
 
     Args:
         files: of a source.
-        root: its folder, whose own name the user chose; of a glob only folders that tell files apart count.
+        root: its folder; if it is a glob or a file, the common parent folder of the files is used.
     """
     if not files:
         return {}

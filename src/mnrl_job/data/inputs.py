@@ -1,19 +1,19 @@
-"""All inputs of a run: every one found before the first is fetched, so that a missing one is known in seconds."""
+"""All inputs of a run. They are located before the first is fetched, so a missing one is reported within seconds."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from typing_extensions import TypedDict
 
-from mnrl_job.config.settings import Settings
+from mnrl_job.config.setting_types import Source
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.pairs import Pairs
-from mnrl_job.data.sources import LocalSource, ResolvedSource, fetch, locate, locate_model, meant
+from mnrl_job.data.sources import LocalSource, ResolvedSource, fetch, locate, locate_model, rejoin_commas
 from mnrl_job.system.files import sha256_of
 
 
 class Listing(TypedDict):
-    """What is there of an input. `sha256` covers the name, size and version of each file: its ETag, else its time."""
+    """The files of an input. `sha256` covers the name, size and version (ETag or modification time) of each file."""
 
     files: int
     bytes: int
@@ -21,8 +21,19 @@ class Listing(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
+class InputUris:
+    """The inputs as the user names them, and the addressing style of S3. A model may be a Hub id."""
+
+    train: tuple[Source, ...]
+    evals: tuple[Source, ...]
+    model: str
+    guide: str = ""
+    addressing_style: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
 class LocatedInputs:
-    """What is there. `model` and `guide` are None for a Hub id, `guide` also where none is wanted."""
+    """The files of the inputs. `model` and `guide` are None for a Hub id, `guide` also if there is none."""
 
     train: tuple[ResolvedSource, ...]
     evals: tuple[ResolvedSource, ...]
@@ -31,16 +42,23 @@ class LocatedInputs:
 
     @property
     def remote_bytes(self) -> int:
-        """How much will be fetched from object storage."""
-        every = (*self.train, *self.evals, self.model, self.guide)
-        return sum(one.bytes for one in every if one is not None and one.store is not None)
+        """Bytes to download."""
+        inputs = (*self.train, *self.evals, self.model, self.guide)
+        return sum(located.bytes for located in inputs if located is not None and located.store is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What is on this machine. `model` is a folder or a Hub id, `model_sha256` covers the folder's files in order.
+    """The inputs on this machine.
 
-    So do `guide`, empty where there is none, and `guide_sha256`. `listing` is what was there when they were located.
+    Attributes:
+        train: training data.
+        evals: eval sets.
+        model: a folder or a Hub id.
+        model_sha256: of the folder's files in order; None for a Hub id.
+        guide: as `model`; empty if there is none.
+        guide_sha256: as `model_sha256`.
+        listing: of the inputs when they were located.
     """
 
     train: tuple[LocalSource, ...]
@@ -52,37 +70,40 @@ class Inputs:
     listing: dict[str, Listing] = field(default_factory=dict)
 
 
-def locate_inputs(settings: Settings) -> LocatedInputs:
+def locate_inputs(uris: InputUris) -> LocatedInputs:
     """Find training data, eval sets, base model and guide.
 
     Raises:
         JobError: the first that is missing, denied or malformed.
     """
-    style = settings.s3_addressing_style
+    style = uris.addressing_style
+    train, evals = (
+        tuple(locate(source, variable, style) for source in rejoin_commas(sources, variable, style))
+        for sources, variable in ((uris.train, "MNRL_TRAIN_DATA"), (uris.evals, "MNRL_EVAL_DATA"))
+    )
     return LocatedInputs(
-        tuple(
-            locate(source, "MNRL_TRAIN_DATA", style) for source in meant(settings.train_data, "MNRL_TRAIN_DATA", style)
-        ),
-        tuple(locate(source, "MNRL_EVAL_DATA", style) for source in meant(settings.eval_data, "MNRL_EVAL_DATA", style)),
-        locate_model(settings.base_model, style),
-        locate_model(settings.guide_model, style, "MNRL_GUIDE_MODEL") if settings.guide_model else None,
+        train,
+        evals,
+        locate_model(uris.model, style),
+        locate_model(uris.guide, style, "MNRL_GUIDE_MODEL") if uris.guide else None,
     )
 
 
-def fetch_inputs(located: LocatedInputs, folder: Path, settings: Settings) -> Inputs:
-    """Have all of them on this machine.
+def fetch_inputs(located: LocatedInputs, uris: InputUris, folder: Path) -> Inputs:
+    """Download the remote inputs below `folder`.
 
     Raises:
-        JobError: one cannot be fetched.
+        JobError: a download failed.
     """
-    train = tuple(fetch(one, folder) for one in located.train)
-    evals = tuple(fetch(one, folder) for one in located.evals)
-    model = _fetch_model(located.model, folder, settings.base_model)
-    return Inputs(train, evals, *model, *_fetch_model(located.guide, folder, settings.guide_model))
+    train = tuple(fetch(source, folder) for source in located.train)
+    evals = tuple(fetch(source, folder) for source in located.evals)
+    model, model_sha256 = _fetch_model(located.model, uris.model, folder)
+    guide, guide_sha256 = _fetch_model(located.guide, uris.guide, folder)
+    return Inputs(train, evals, model, model_sha256, guide, guide_sha256)
 
 
-def _fetch_model(located: ResolvedSource | None, folder: Path, name: str) -> tuple[str, str | None]:
-    """A model's folder and the hash of its files; the name alone of one that the Hub has."""
+def _fetch_model(located: ResolvedSource | None, name: str, folder: Path) -> tuple[str, str | None]:
+    """A model's folder and the hash of its files; for a Hub id the name alone."""
     if located is None:
         return name, None
     model = fetch(located, folder)
@@ -90,8 +111,8 @@ def _fetch_model(located: ResolvedSource | None, folder: Path, name: str) -> tup
 
 
 def input_hashes(inputs: Inputs, eval_sets: tuple[EvalSet, ...], pairs: Pairs | None) -> dict[str, str]:
-    """SHA-256 of each input, as the manifest records them. A Hub model is known by its id and revision instead."""
+    """SHA-256 of each input, as the manifest records them. A Hub model is identified by id and revision instead."""
     hashes = {f"train/{source.name}": source.sha256 for source in (pairs.sources if pairs else ())}
-    hashes |= {f"eval/{one.name}": one.sha256 for one in eval_sets}
+    hashes |= {f"eval/{eval_set.name}": eval_set.sha256 for eval_set in eval_sets}
     models = {"base_model": inputs.model_sha256, "guide_model": inputs.guide_sha256}
     return hashes | {name: sha256 for name, sha256 in models.items() if sha256}

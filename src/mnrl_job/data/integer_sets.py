@@ -1,40 +1,40 @@
-"""Counting and finding among many millions of whole numbers, while other threads of this process get on.
+"""Set operations on arrays of many millions of integers that release the GIL.
 
-`np.unique(axis=0)` keeps Python's lock for as long as it runs (2 million rows: 1.3 s), and without a further result
-`np.unique` fills a hash table: 2.0 s for 2 million numbers, where sorting takes 0.1 s. Sorting and counting give way.
+`np.unique(axis=0)` holds the GIL (2 million rows: 1.3 s), and `np.unique` without a further result fills a hash table
+(2 million numbers: 2.0 s, where sorting takes 0.1 s).
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-Numbers = NDArray[np.int64]
+Integers = NDArray[np.int64]
 
 
-def distinct(numbers: Numbers) -> Numbers:
-    """The different numbers of an array, in ascending order."""
+def distinct(numbers: Integers) -> Integers:
+    """The distinct numbers of an array, in ascending order."""
     ordered = np.sort(numbers, axis=None)
     new = np.ones(len(ordered), dtype=bool)
     new[1:] = ordered[1:] != ordered[:-1]
     return ordered[new]
 
 
-def used(numbers: Numbers) -> Numbers:
-    """As `distinct`, of numbers from 0 to not far above their count, such as rows and groups: counted, not sorted."""
+def distinct_dense(numbers: Integers) -> Integers:
+    """As `distinct`, by counting: for numbers between 0 and about the array's size, such as rows and groups."""
     return np.flatnonzero(np.bincount(numbers.ravel()))
 
 
-def distinct_pairs(pairs: Numbers) -> Numbers:
-    """The different pairs of small numbers, in ascending order, shape (pairs, 2): each sorted as one number.
+def distinct_pairs(pairs: Integers) -> Integers:
+    """The distinct pairs, in ascending order, shape (distinct pairs, 2).
 
     Args:
-        pairs: none negative; the product of the largest of each column is below 2 ** 63. Shape (pairs, 2).
+        pairs: not negative; the product of the columns' maxima is below 2 ** 63. Shape (pairs, 2).
     """
     span = int(pairs[:, 1].max(initial=0)) + 1
     return np.stack(np.divmod(distinct(pairs[:, 0] * span + pairs[:, 1]), span), axis=1)
 
 
-def are_among(numbers: Numbers, others: Numbers) -> NDArray[np.bool_]:
-    """Mark the numbers that are among the others, however large they are. Shape of `numbers`."""
+def is_in(numbers: Integers, others: Integers) -> NDArray[np.bool_]:
+    """As `np.isin`, for numbers of any size. Shape of `numbers`."""
     if not others.size:
         return np.zeros(numbers.shape, dtype=bool)
     ordered = np.sort(others, axis=None)

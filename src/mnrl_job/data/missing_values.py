@@ -1,6 +1,6 @@
-"""Words that tools write for a value they do not have. They may be texts, so they are told of, not refused."""
+"""Words that tools write for a missing value. They may be real text, so they cause a warning and no error."""
 
-# What pandas, databases, spreadsheets and scripts write for a missing value: pandas' own list, and others.
+# pandas' own list, and what databases, spreadsheets and scripts write.
 MISSING_VALUES = frozenset(
     {
         *("nan", "-nan", "+nan", "none", "null", "(null)", "[null]", "nil", "n/a", "na", "<na>", "#n/a", "#na", "nat"),
@@ -12,5 +12,5 @@ LONGEST_WORD = max(map(len, MISSING_VALUES))
 
 
 def is_missing_value(text: str) -> bool:
-    """Whether a text is no more than such a word."""
+    """Whether a text consists of such a word."""
     return len(text) <= LONGEST_WORD and text.casefold() in MISSING_VALUES

@@ -1,4 +1,4 @@
-"""The training pairs of a run, and what each source gave to them."""
+"""The training pairs of a run, and what each source contributed."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +8,21 @@ from mnrl_job.data.file_formats.common import BadRow
 
 @dataclass(frozen=True, slots=True)
 class SourceRecord:
-    """What one source gave: `rows` from the `rows_read` in its files, of which `not_relevant` were judged to give none.
+    """How one source was read.
 
-    `filtered` are those that `MNRL_ROW_FILTER` does not take. `sha256` covers the bytes of its files in order.
-    `notes` are what its user should know of how it was read.
+    Attributes:
+        name: of the source.
+        uri: as given.
+        files: number of files.
+        rows_read: rows in the files.
+        rows: training pairs made of them.
+        sha256: of the bytes of its files, in order.
+        columns: role -> column in the first file; for BEIR data the file.
+        ignored_columns: unused columns.
+        not_relevant: rows judged not relevant, which give no pair.
+        filtered: rows that `MNRL_ROW_FILTER` excludes.
+        weight: of the source in each epoch; None for its number of pairs.
+        notes: what the user should know about how it was read.
     """
 
     name: str
@@ -30,9 +41,16 @@ class SourceRecord:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """The training pairs as one Arrow file; `columns` are anchor, positive and, where any row has some, negatives.
+    """The training pairs as one Arrow file.
 
-    The negatives of a row are a list, which may be empty.
+    Attributes:
+        path: of the file.
+        columns: anchor, positive and, if any row has some, negatives: a list of texts, which may be empty.
+        rows: number of pairs.
+        rows_read: rows in the files of all sources.
+        rejected: number of unusable rows, by reason.
+        bad_rows: the first unusable rows.
+        sources: in the order of their rows.
     """
 
     path: Path
@@ -45,5 +63,5 @@ class Pairs:
 
     @property
     def filtered(self) -> int:
-        """How many rows `MNRL_ROW_FILTER` does not take."""
+        """Number of rows that `MNRL_ROW_FILTER` excludes."""
         return sum(source.filtered for source in self.sources)

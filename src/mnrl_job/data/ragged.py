@@ -1,4 +1,4 @@
-"""Rows that differ in how many numbers they have, kept as Arrow keeps lists: all values, and where each row begins."""
+"""Rows of different lengths in one array, with offsets as in an Arrow list array."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
-    """The numbers of row i are values[offsets[i] : offsets[i + 1]]; shapes (values,) and (rows + 1,)."""
+    """The values of row i are values[offsets[i] : offsets[i + 1]]; shapes (values,) and (rows + 1,)."""
 
     values: NDArray[np.int64]
     offsets: NDArray[np.int64]
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """How many values each row has, shape (rows,)."""
+        """Number of values of each row, shape (rows,)."""
         return np.diff(self.offsets)
 
     @property
@@ -24,27 +24,26 @@ class Ragged:
         return np.repeat(np.arange(len(self.offsets) - 1), self.counts)
 
     def positions(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where the values of some rows stand, row by row."""
+        """The indices into `values` of the given rows, row by row."""
         return positions(self.offsets, rows)
 
-    def of(self, rows: NDArray[np.int64]) -> "Ragged":
-        """Some rows alone."""
+    def select(self, rows: NDArray[np.int64]) -> "Ragged":
         return Ragged(self.values[self.positions(rows)], offsets_of(self.offsets[rows + 1] - self.offsets[rows]))
 
 
 def positions(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where the values of some rows stand, row by row."""
+    """The indices of the values of the given rows, row by row."""
     starts = offsets[rows]
     counts = offsets[rows + 1] - starts
-    places: NDArray[np.int64] = np.arange(counts.sum()) + np.repeat(starts - np.cumsum(counts) + counts, counts)
-    return places
+    indices: NDArray[np.int64] = np.arange(counts.sum()) + np.repeat(starts - np.cumsum(counts) + counts, counts)
+    return indices
 
 
 def offsets_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where the values of each row begin, and where the last ones end, shape (rows + 1,)."""
+    """Offsets of rows with these numbers of values, shape (rows + 1,)."""
     return np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
 
 
 def no_values(rows: int) -> Ragged:
-    """Rows without any value."""
+    """Empty rows."""
     return Ragged(np.empty(0, dtype=np.int64), np.zeros(rows + 1, dtype=np.int64))

@@ -1,93 +1,79 @@
-"""From a BEIR folder or a JSON file to queries, corpus and judgements, checked and written as Arrow."""
+"""Read an eval set from a BEIR folder or a JSON file, check it and write it as Arrow."""
 
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from mnrl_job.data.beir import Passage
-from mnrl_job.data.eval_layouts import Graded, Layout, find_layout
-from mnrl_job.data.evalset import EvalSet
+from mnrl_job.data.beir import Passage, Qrel
+from mnrl_job.data.eval_layouts import Layout, find_layout
+from mnrl_job.data.evalset import EvalData, EvalSet, write_evalset
 from mnrl_job.data.file_formats.common import BadRow
 from mnrl_job.data.missing_values import is_missing_value
-from mnrl_job.data.row_counts import remedy
+from mnrl_job.data.row_counts import LOGGED_BAD_ROWS, RECORDED_BAD_ROWS, bad_row_remedy, count_reasons
 from mnrl_job.data.sources import LocalSource
-from mnrl_job.data.tables import write_columns
 from mnrl_job.errors import DataError
 from mnrl_job.system.files import sha256_of
 from mnrl_job.system.logs import log, warn
 
-Row = TypeVar("Row", Passage, Graded)
+Row = TypeVar("Row", Passage, Qrel)
 
-NAMED_BAD_ROWS = 100
-TOLD_BAD_ROWS = 10
-
-Texts = dict[str, str]
-Grades = dict[tuple[str, str], int]
+# Scores above this are certainly mistakes.
+MAX_RELEVANCE = 1_000_000_000
 
 
 @dataclass(slots=True)
-class _Part:
-    """How many rows of a part were read so far, and those of them that cannot be used."""
+class _RowChecker:
+    """Counts the rows of one part of an eval set, and records the unusable ones."""
 
-    name: str
+    part: str
     source: LocalSource
-    read: int = 0
+    rows_read: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     bad_rows: list[BadRow] = field(default_factory=list)
 
     def usable(self, rows: Iterable[Row | BadRow]) -> Iterator[Row]:
-        """Count the rows, and yield those that can be used."""
         for row in rows:
-            self.read += 1
+            self.rows_read += 1
             if isinstance(row, BadRow):
                 self.reject(row)
             else:
                 yield row
 
-    def reject(self, bad: BadRow) -> None:
-        self.rejected[bad.reason] += 1
-        if len(self.bad_rows) < NAMED_BAD_ROWS:
-            given = self.source.as_given
-            self.bad_rows.append(BadRow(given(bad.where), bad.reason, given(bad.detail)))
+    def reject(self, bad_row: BadRow) -> None:
+        self.rejected[bad_row.reason] += 1
+        if len(self.bad_rows) < RECORDED_BAD_ROWS:
+            self.bad_rows.append(self.source.restore_uris_of(bad_row))
 
-    def enforce(self, tolerated: float) -> None:
-        """Name what is left out; refuse more of it than is tolerated, and a part that has nothing else."""
-        bad = sum(self.rejected.values())
-        if self.read == 0:
-            raise DataError(f"{self.source.uri}: the eval set has no {self.name}")
-        refused = bad / self.read > tolerated or bad == self.read
-        for one in self.bad_rows[refused:TOLD_BAD_ROWS]:  # the first of those refused stands in the error
-            warn(f"{one.where}: {one.reason} ({one.detail})")
-        if refused:
+    def check(self, file: Path, max_bad_row_ratio: float) -> None:
+        """Log the unusable rows.
+
+        Raises:
+            DataError: the part has no rows, no usable ones, or too many unusable ones.
+        """
+        bad = self.rejected.total()
+        if self.rows_read == 0:
+            raise DataError(f"{file}: the eval set has no {self.part}")
+        too_many = bad / self.rows_read > max_bad_row_ratio
+        is_refused = too_many or bad == self.rows_read
+        for row in self.bad_rows[is_refused:LOGGED_BAD_ROWS]:  # the error names the first
+            warn(f"{row.where}: {row.reason} ({row.detail})")
+        reasons = count_reasons(self.rejected)
+        if is_refused:
             first = self.bad_rows[0]
-            limit = f", more than MNRL_MAX_BAD_ROW_RATIO={tolerated:g} allows" if bad / self.read > tolerated else ""
+            limit = f", more than MNRL_MAX_BAD_ROW_RATIO={max_bad_row_ratio:g} allows" if too_many else ""
             raise DataError(
-                f"{first.where}: {first.reason} ({first.detail}); {bad} of {self.read} {self.name} are unusable "
-                f"({self.counts}){limit}; {remedy(bad, self.read)}"
+                f"{first.where}: {first.reason} ({first.detail}); {bad} of {self.rows_read} {self.part} are unusable "
+                f"({reasons}){limit}; {bad_row_remedy(bad, self.rows_read)}"
             )
         if bad:
-            warn(f"skipped {bad} of {self.read} {self.name} of {self.source.name} as unusable: {self.counts}")
-
-    @property
-    def counts(self) -> str:
-        return ", ".join(f"{count} {reason}" for reason, count in self.rejected.most_common())
-
-
-@dataclass(frozen=True, slots=True)
-class _Content:
-    """Texts and grades by their ids. The queries `own` stand in the corpus themselves, under their own ids."""
-
-    queries: Texts
-    corpus: Texts
-    grades: Grades
-    own: frozenset[str]
+            warn(f"skipped {bad} of {self.rows_read} {self.part} of {self.source.name} as unusable: {reasons}")
 
 
 def read_evalset(source: LocalSource, folder: Path, max_bad_row_ratio: float = 0.0) -> EvalSet:
-    """Read an eval set and write `queries.arrow`, `corpus.arrow` and `judgements.arrow` into `folder`.
+    """Read an eval set and write `queries.arrow`, `corpus.arrow` and `qrels.arrow` into `folder`.
 
     Up to `max_bad_row_ratio` of the rows of each part may be unusable; they are left out and counted. So are queries
     without a relevant document, for which no metric is defined.
@@ -95,134 +81,126 @@ def read_evalset(source: LocalSource, folder: Path, max_bad_row_ratio: float = 0
     Raises:
         DataError: a part is missing or empty, or has too many unusable rows, or nothing is relevant.
     """
-    parts = (_Part("queries", source), _Part("documents", source), _Part("judgements", source))
-    with source.named():
+    checkers = tuple(_RowChecker(part, source) for part in ("queries", "documents", "judgments"))
+    with source.uris_in_errors():
         layout = find_layout(source.root, source.files)
-        read = _read(layout, parts, max_bad_row_ratio)
-        content = _judged(read)
-        if not content.queries:
-            raise DataError(f"{source.uri}: no judgement has a score above 0, so no document is relevant")
-    if unjudged := len(read.queries) - len(content.queries):
-        warn(f"{source.name}: {unjudged} of {len(read.queries)} queries have no relevant document and are skipped")
-    if content.own:
+        every = _read(layout, checkers, max_bad_row_ratio)
+        judged = _with_relevant_documents(every)
+        if not judged.queries:
+            raise DataError(f"{layout.qrels_file}: no judgment has a score above 0, so no document is relevant")
+    if unjudged := len(every.queries) - len(judged.queries):
+        warn(f"{source.name}: {unjudged} of {len(every.queries)} queries have no relevant document and are skipped")
+    if judged.in_corpus:
         log(
-            f"{source.name}: {len(content.own)} of {len(content.queries)} queries are also in the corpus, "
+            f"{source.name}: {len(judged.in_corpus)} of {len(judged.queries)} queries are also in the corpus, "
             "under the same id; they are excluded from their own rankings"
         )
-    _tell_missing_values(f"queries of {source.name}", content.queries)
-    _tell_missing_values(f"documents of {source.name}", content.corpus)
-    written = write_evalset(
-        source.name, source.uri, folder, content.queries, content.corpus, content.grades, content.own
-    )
-    bad_rows = [row for part in parts for row in part.bad_rows]
+    _warn_of_missing_values(f"queries of {source.name}", judged.queries)
+    _warn_of_missing_values(f"documents of {source.name}", judged.corpus)
+    bad_rows = [row for checker in checkers for row in checker.bad_rows]
     return replace(
-        written,
+        write_evalset(source.name, source.uri, folder, judged),
         sha256=sha256_of(layout.files),
         unjudged_queries=unjudged,
-        rejected=dict(sum((part.rejected for part in parts), Counter())),
-        bad_rows=tuple(bad_rows[:NAMED_BAD_ROWS]),
+        rejected=dict(sum((checker.rejected for checker in checkers), Counter())),
+        bad_rows=tuple(bad_rows[:RECORDED_BAD_ROWS]),
     )
 
 
-def _tell_missing_values(name: str, texts: Texts) -> None:
-    words = [identifier for identifier, text in texts.items() if is_missing_value(text)]
-    if words:
-        warn(f"{name}: {len(words)} texts look like missing values (first: {texts[words[0]]!r}, id {words[0]!r})")
+def _read(layout: Layout, checkers: tuple[_RowChecker, ...], max_bad_row_ratio: float) -> EvalData:
+    """Check each part before the next is read: an unusable query makes its judgments unusable."""
+    query_checker, document_checker, qrel_checker = checkers
+    queries: dict[str, str] = {}
+    corpus: dict[str, str] = {}
+    qrels: dict[tuple[str, str], int] = {}
+    in_corpus = set()
+    for query in _unique(layout.queries(), query_checker, queries):
+        queries[query.identifier] = query.text
+    query_checker.check(layout.queries_file, max_bad_row_ratio)
+    for document in _unique(layout.corpus(), document_checker, corpus):
+        corpus[document.identifier] = document.text
+        if _is_same_text(queries.get(document.identifier), document):
+            in_corpus.add(document.identifier)
+    document_checker.check(layout.corpus_file, max_bad_row_ratio)
+    for qrel in qrel_checker.usable(layout.qrels()):
+        relevance = _parse_relevance(qrel)
+        bad_row = relevance if isinstance(relevance, BadRow) else _find_flaw(qrel, relevance, queries, corpus, qrels)
+        if bad_row:
+            qrel_checker.reject(bad_row)
+        elif isinstance(relevance, int):
+            qrels[qrel.query, qrel.document] = relevance
+    qrel_checker.check(layout.qrels_file, max_bad_row_ratio)
+    return EvalData(queries, corpus, qrels, frozenset(in_corpus))
 
 
-def write_evalset(
-    name: str,
-    uri: str,
-    folder: Path,
-    queries: Texts,
-    corpus: Texts,
-    grades: Grades,
-    own: Collection[str] = frozenset(),
-) -> EvalSet:
-    """Write a checked eval set as Arrow files, by whose hash it is known.
-
-    The document that has the id of a query in `own` is that query, and is left out of its ranking.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_columns(folder / "queries.arrow", id=queries, text=queries.values(), own=(query in own for query in queries))
-    write_columns(folder / "corpus.arrow", id=corpus, text=corpus.values())
-    write_columns(
-        folder / "judgements.arrow",
-        query=(query for query, _ in grades),
-        document=(document for _, document in grades),
-        grade=grades.values(),
-    )
-    sha256 = sha256_of(sorted(folder.glob("*.arrow")))
-    return EvalSet(name, uri, folder, len(queries), len(corpus), len(grades), 0, sha256, len(own))
-
-
-def _read(layout: Layout, parts: tuple[_Part, _Part, _Part], tolerated: float) -> _Content:
-    """Read part after part, so that what is wrong is told before what comes of it."""
-    queries: Texts = {}
-    corpus: Texts = {}
-    grades: Grades = {}
-    own = set()
-    for _ in _unique(layout.queries(), parts[0], queries):
-        pass
-    parts[0].enforce(tolerated)
-    for document in _unique(layout.corpus(), parts[1], corpus):
-        if _same(queries.get(document.identifier), document):
-            own.add(document.identifier)
-    parts[1].enforce(tolerated)
-    for one in parts[2].usable(layout.judgements()):
-        if bad := _flaw(one, queries, corpus, grades):
-            parts[2].reject(bad)
-        else:
-            grades[one.query, one.document] = one.grade
-    parts[2].enforce(tolerated)
-    return _Content(queries, corpus, grades, frozenset(own))
-
-
-def _unique(rows: Iterable[Passage | BadRow], part: _Part, texts: Texts) -> Iterator[Passage]:
-    """Fill `texts`, and yield what each new one was made of. Of a repeated id the first text is kept."""
-    for passage in part.usable(rows):
+def _unique(rows: Iterable[Passage | BadRow], checker: _RowChecker, texts: Mapping[str, str]) -> Iterator[Passage]:
+    """Yield the usable rows whose ids are not yet in `texts`, and reject the others."""
+    for passage in checker.usable(rows):
         if passage.identifier in texts:
-            part.reject(BadRow(passage.where, "duplicate id", f"{passage.identifier!r}; ids must be unique"))
+            checker.reject(BadRow(passage.where, "duplicate id", f"{passage.identifier!r}; ids must be unique"))
         else:
-            texts[passage.identifier] = passage.text
             yield passage
 
 
-def _same(query: str | None, document: Passage) -> bool:
-    """Whether a document is the query that has its id; a title may stand above it."""
+def _is_same_text(query: str | None, document: Passage) -> bool:
+    """Whether a document is the query with its id, with or without a title."""
     if query is None:
         return False
-    return _normalised(query) in (_normalised(document.text), _normalised(document.untitled))
+    return _normalize(query) in (_normalize(document.text), _normalize(document.untitled))
 
 
-def _normalised(text: str) -> str:
+def _normalize(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def _flaw(one: Graded, queries: Texts, corpus: Texts, grades: Grades) -> BadRow | None:
-    """Why a judgement cannot be used, if it cannot. Of several grades the first is kept."""
-    if one.query not in queries:
-        return BadRow(one.where, "unknown id", f"no query {one.query!r}")
-    if one.document not in corpus:
-        return BadRow(one.where, "unknown id", f"no document {one.document!r}")
-    before = grades.get((one.query, one.document), one.grade)
-    if before == one.grade:
+def _parse_relevance(qrel: Qrel) -> int | BadRow:
+    """The score as an integer; 1.0 is accepted."""
+    try:
+        number = float("nan" if isinstance(qrel.score, bool) else qrel.score)
+    except (ValueError, TypeError, OverflowError):
+        number = float("nan")
+    if number.is_integer() and abs(number) <= MAX_RELEVANCE:
+        return int(number)
+    detail = f"score {qrel.score!r} of {qrel.document!r} is not an integer up to {MAX_RELEVANCE}"
+    return BadRow(qrel.where, "invalid score", detail)
+
+
+def _find_flaw(
+    qrel: Qrel,
+    relevance: int,
+    queries: Mapping[str, str],
+    corpus: Mapping[str, str],
+    qrels: Mapping[tuple[str, str], int],
+) -> BadRow | None:
+    """Why a judgment is unusable, if it is. Of contradicting ones the first is kept."""
+    if qrel.query not in queries:
+        return BadRow(qrel.where, "unknown id", f"no query {qrel.query!r}")
+    if qrel.document not in corpus:
+        return BadRow(qrel.where, "unknown id", f"no document {qrel.document!r}")
+    previous = qrels.get((qrel.query, qrel.document), relevance)
+    if previous == relevance:
         return None
-    detail = f"{one.document!r} has score {one.grade} for {one.query!r}, but {before} further up; keep one"
-    return BadRow(one.where, "contradiction", detail)
+    detail = f"{qrel.document!r} has score {relevance} for {qrel.query!r}, but {previous} further up; keep one"
+    return BadRow(qrel.where, "contradiction", detail)
 
 
-def _judged(read: _Content) -> _Content:
-    """What there is to be ranked: the queries with a relevant document, which they are not themselves."""
-    grades = {
-        (query, document): grade
-        for (query, document), grade in read.grades.items()
-        if query != document or query not in read.own
+def _with_relevant_documents(data: EvalData) -> EvalData:
+    """Only the queries with a relevant document other than themselves."""
+    qrels = {
+        (query, document): relevance
+        for (query, document), relevance in data.qrels.items()
+        if query != document or query not in data.in_corpus
     }
-    judged = {query for (query, _), grade in grades.items() if grade > 0}
-    return _Content(
-        {query: text for query, text in read.queries.items() if query in judged},
-        read.corpus,
-        {pair: grade for pair, grade in grades.items() if pair[0] in judged},
-        read.own & judged,
+    judged = {query for (query, _), relevance in qrels.items() if relevance > 0}
+    return EvalData(
+        {query: text for query, text in data.queries.items() if query in judged},
+        data.corpus,
+        {pair: relevance for pair, relevance in qrels.items() if pair[0] in judged},
+        data.in_corpus & judged,
     )
+
+
+def _warn_of_missing_values(name: str, texts: Mapping[str, str]) -> None:
+    ids = [identifier for identifier, text in texts.items() if is_missing_value(text)]
+    if ids:
+        warn(f"{name}: {len(ids)} texts look like missing values (first: {texts[ids[0]]!r}, id {ids[0]!r})")

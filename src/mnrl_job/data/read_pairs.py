@@ -1,91 +1,115 @@
-"""From data files to the training pairs of record: one Arrow file, every rejected row counted and named."""
+"""Read the training pairs of all sources into one Arrow file, and count and record every rejected row."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from mnrl_job.config.settings import Settings
-from mnrl_job.data.beir_pairs import BeirPairs, find_judged
-from mnrl_job.data.clean_text import Texts
+from mnrl_job.config.row_filter import RowFilter
+from mnrl_job.data.beir import BeirFolder
+from mnrl_job.data.beir_pairs import find_beir_training_folder, read_beir_pairs
+from mnrl_job.data.clean_text import ParsedRow, Texts
+from mnrl_job.data.columns import ColumnNames
 from mnrl_job.data.file_formats.common import BadRow
 from mnrl_job.data.pairs import Pairs, SourceRecord
-from mnrl_job.data.row_counts import Tally, enforce
-from mnrl_job.data.row_selection import check_filter, check_taken
+from mnrl_job.data.row_counts import RowCounts, check_row_counts
+from mnrl_job.data.row_selection import check_filter, check_labels
 from mnrl_job.data.sources import LocalSource
 from mnrl_job.data.tables import read_table, write_table
-from mnrl_job.data.tabular import Tabular, find_tabular
+from mnrl_job.data.tabular import TabularSource, inspect_files
+from mnrl_job.errors import DataError
 from mnrl_job.system.files import sha256_of
 from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.logs import warn
 
 TEXTS_PER_BATCH = 20_000
 
-Content = Tabular | BeirPairs
+Reader = TabularSource | BeirFolder
 
 
-def read_pairs(sources: tuple[LocalSource, ...], settings: Settings, path: Path) -> Pairs:
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """Which columns and rows to read, and how many of the rows may be unusable."""
+
+    columns: ColumnNames = field(default_factory=ColumnNames)
+    row_filter: RowFilter | None = None
+    max_bad_row_ratio: float = 0.0
+
+
+def read_pairs(sources: tuple[LocalSource, ...], options: ReadOptions, path: Path) -> Pairs:
     """Read all sources into the Arrow file `path`, one after another.
 
     Raises:
         DataError: no usable row, too many unusable ones, missing columns, or a damaged file.
     """
-    contents = []
-    for source in sources:
-        with source.named():
-            contents.append(find_judged(source.root) or find_tabular(source.files, source.root, settings))
-    schema = _schema(any(content.has_negatives for content in contents))
-    tally, records = Tally(), []
+    readers = [_open(source, options) for source in sources]
+    schema = _schema(any(isinstance(reader, TabularSource) and reader.has_negatives for reader in readers))
+    counts, records = RowCounts(), []
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        for source, content in zip(sources, contents, strict=True):
-            before = replace(tally)
-            with source.named():
-                for batch in _in_batches(_usable_rows(source, content, tally)):
+        for source, reader in zip(sources, readers, strict=True):
+            before = replace(counts)
+            with source.uris_in_errors():
+                for batch in _in_batches(_usable_pairs(source, reader, counts)):
                     writer.write_batch(_record_batch(batch, schema))
-                    heartbeat(rows_read=tally.read)
-            records.append(_source_record(source, content, tally, before))
-    _check(sources, contents, records, settings)
-    enforce(tally, settings.max_bad_row_ratio)
-    tally.tell_negatives()
-    negatives = any(tally.negatives)
-    if not negatives:
+                    heartbeat(rows_read=counts.read)
+            records.append(_source_record(source, reader, counts, before))
+    with ExitStack() as stack:
+        for source in sources:
+            stack.enter_context(source.uris_in_errors())
+        _check_selection(readers, records, options.row_filter)
+        check_row_counts(counts, options.max_bad_row_ratio)
+        if not counts.pairs:
+            raise DataError(_describe_empty(readers, counts.read))
+    counts.log_negatives()
+    has_negatives = any(counts.negatives)
+    if not has_negatives:
         _drop_negatives(path)
     return Pairs(
         path=path,
-        columns=tuple(_schema(negatives).names),
-        rows=tally.kept,
-        rows_read=tally.read,
-        rejected=dict(tally.rejected),
-        bad_rows=tuple(tally.named),
+        columns=tuple(_schema(has_negatives).names),
+        rows=counts.pairs,
+        rows_read=counts.read,
+        rejected=dict(counts.rejected),
+        bad_rows=tuple(counts.bad_rows),
         sources=tuple(records),
     )
 
 
-def _usable_rows(source: LocalSource, content: Content, tally: Tally) -> Iterator[Texts]:
-    """Yield the texts of each usable row; count the others in `tally`."""
-    for where, line in content.lines():
-        tally.read += 1
-        if line is None:
-            tally.filtered += 1
-        elif isinstance(line, BadRow):
-            tally.reject(BadRow(source.as_given(line.where), line.reason, source.as_given(line.detail)))
+def _open(source: LocalSource, options: ReadOptions) -> Reader:
+    with source.uris_in_errors():
+        return find_beir_training_folder(source.root) or inspect_files(
+            source.files, source.root, options.columns, options.row_filter
+        )
+
+
+def _usable_pairs(source: LocalSource, reader: Reader, counts: RowCounts) -> Iterator[Texts]:
+    """Yield the texts of each pair, and count all rows."""
+    rows: Iterator[tuple[str, ParsedRow]] = (
+        reader.read() if isinstance(reader, TabularSource) else read_beir_pairs(reader)
+    )
+    for where, row in rows:
+        counts.read += 1
+        if row is None:
+            counts.filtered += 1
+        elif isinstance(row, BadRow):
+            counts.reject(source.restore_uris_of(row))
         else:
-            tally.not_relevant += not line
-            for texts in line:
-                tally.keep(texts, source, where)
+            counts.not_relevant += not row
+            for texts in row:
+                counts.add_pair(texts, source.restore_uris(where))
                 yield texts
 
 
-def _in_batches(rows: Iterator[Texts]) -> Iterator[list[Texts]]:
-    """Rows by the batch: so many that they have `TEXTS_PER_BATCH` texts between them, one long row or many short."""
+def _in_batches(pairs: Iterator[Texts]) -> Iterator[list[Texts]]:
+    """Batches of about `TEXTS_PER_BATCH` texts: the number of negatives, and so of texts, differs between pairs."""
     batch: list[Texts] = []
     texts = 0
-    for row in rows:
-        batch.append(row)
-        texts += len(row)
+    for pair in pairs:
+        batch.append(pair)
+        texts += len(pair)
         if texts >= TEXTS_PER_BATCH:
             yield batch
             batch, texts = [], 0
@@ -93,60 +117,72 @@ def _in_batches(rows: Iterator[Texts]) -> Iterator[list[Texts]]:
         yield batch
 
 
-def _record_batch(rows: list[Texts], schema: pa.Schema) -> pa.RecordBatch:
-    columns: dict[str, list[Any]] = {"anchor": [row[0] for row in rows], "positive": [row[1] for row in rows]}
+def _record_batch(pairs: list[Texts], schema: pa.Schema) -> pa.RecordBatch:
+    columns: dict[str, list[Any]] = {"anchor": [pair[0] for pair in pairs], "positive": [pair[1] for pair in pairs]}
     if "negatives" in schema.names:
-        columns["negatives"] = [row[2:] for row in rows]
+        columns["negatives"] = [pair[2:] for pair in pairs]
     return pa.record_batch(columns, schema=schema)
 
 
-def _check(
-    sources: tuple[LocalSource, ...], contents: list[Content], records: list[SourceRecord], settings: Settings
-) -> None:
-    """Whether the right rows were taken of those sources whose rows have columns; judgements say it themselves."""
-    read = [
-        (content, record) for content, record in zip(contents, records, strict=True) if isinstance(content, Tabular)
+def _check_selection(readers: Sequence[Reader], records: Sequence[SourceRecord], row_filter: RowFilter | None) -> None:
+    tabular = [
+        (reader, record) for reader, record in zip(readers, records, strict=True) if isinstance(reader, TabularSource)
     ]
-    with ExitStack() as stack:
-        for source in sources:
-            stack.enter_context(source.named())
-        check_taken([content for content, _ in read], settings.row_filter)
-        check_filter(read, settings.row_filter)
+    check_labels([reader for reader, _ in tabular], row_filter)
+    check_filter(tabular, row_filter)
+
+
+def _describe_empty(readers: Sequence[Reader], rows: int) -> str:
+    """Why there are no pairs, although no row is unusable."""
+    files = [file for reader in readers for file in (reader.files if isinstance(reader, TabularSource) else ())]
+    qrels = [reader.qrels_file for reader in readers if isinstance(reader, BeirFolder)]
+    others = len(files) + len(qrels) - 1
+    if rows:
+        problem, expected = "no judgment has a score above 0", "expected a document that is relevant to a query"
+    else:
+        problem, expected = "the file has no rows", "expected rows with an anchor and a positive text"
+    more = f"; {others} other file(s) give no pair either" if others else ""
+    return f"{(qrels or files)[0]}: {problem}{more}; {expected}"
 
 
 def _drop_negatives(path: Path) -> None:
-    """Take the column out where only rows that are not used have some."""
+    """Remove the column if only rejected rows have negatives."""
     table = read_table(path)
     if "negatives" in table.column_names:
-        smaller = path.with_name(path.name + ".partial")
-        write_table(smaller, table.drop_columns(["negatives"]))
-        smaller.replace(path)
+        partial = path.with_name(path.name + ".partial")
+        write_table(partial, table.drop_columns(["negatives"]))
+        partial.replace(path)
 
 
-def _source_record(source: LocalSource, content: Content, tally: Tally, before: Tally) -> SourceRecord:
-    if content.ignored:
-        names = ", ".join(content.ignored)
-        warn(f"{source.name}: ignored columns: {names}")
-    notes = tuple(source.as_given(note) for note in content.notes)
+def _source_record(source: LocalSource, reader: Reader, counts: RowCounts, before: RowCounts) -> SourceRecord:
+    ignored: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    if isinstance(reader, BeirFolder):
+        columns = {"anchor": reader.queries_file.name, "positive": reader.corpus_file.name}
+    else:
+        columns, ignored = reader.columns, reader.ignored
+        notes = tuple(source.restore_uris(note) for note in reader.notes)
+    if ignored:
+        warn(f"{source.name}: ignored columns: {', '.join(ignored)}")
     for note in notes:
         warn(f"{source.name}: {note}")
     return SourceRecord(
         name=source.name,
         uri=source.uri,
-        files=len(content.files),
-        rows_read=tally.read - before.read,
-        rows=tally.kept - before.kept,
-        sha256=sha256_of(content.files),
-        columns=content.columns,
-        ignored_columns=content.ignored,
-        not_relevant=tally.not_relevant - before.not_relevant,
-        filtered=tally.filtered - before.filtered,
+        files=len(reader.files),
+        rows_read=counts.read - before.read,
+        rows=counts.pairs - before.pairs,
+        sha256=sha256_of(reader.files),
+        columns=columns,
+        ignored_columns=ignored,
+        not_relevant=counts.not_relevant - before.not_relevant,
+        filtered=counts.filtered - before.filtered,
         weight=source.weight,
         notes=notes,
     )
 
 
-def _schema(negatives: bool) -> pa.Schema:
-    """How many negatives there are is a matter of each row: they are a list, where any row has some."""
+def _schema(has_negatives: bool) -> pa.Schema:
+    """The number of negatives differs between rows, so they are a list."""
     columns = [("anchor", pa.string()), ("positive", pa.string()), ("negatives", pa.list_(pa.string()))]
-    return pa.schema(columns if negatives else columns[:2])
+    return pa.schema(columns if has_negatives else columns[:2])

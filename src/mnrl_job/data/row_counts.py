@@ -1,105 +1,116 @@
-"""What reading has seen so far, and whether it is enough to go on."""
+"""Counts of the rows read so far, and whether too many of them are unusable."""
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from mnrl_job.data.clean_text import Texts
 from mnrl_job.data.file_formats.common import BadRow
 from mnrl_job.data.missing_values import is_missing_value
-from mnrl_job.data.sources import LocalSource
 from mnrl_job.errors import DataError
 from mnrl_job.system.logs import log, warn
 
-NAMED_BAD_ROWS = 100
-TOLD_BAD_ROWS = 10
+RECORDED_BAD_ROWS = 100
+LOGGED_BAD_ROWS = 10
 
 
 @dataclass(slots=True)
-class Tally:
-    """Lines `read`, and the rows they gave; `filtered` were not asked for, `missing` texts say that there is none."""
+class RowCounts:
+    """Counts over all sources.
+
+    Attributes:
+        read: rows in the files.
+        pairs: training pairs made of them; a row with several positives gives several.
+        not_relevant: rows judged not relevant.
+        filtered: rows that `MNRL_ROW_FILTER` excludes.
+        rejected: unusable rows, by reason.
+        bad_rows: the first unusable rows.
+        negatives: pairs by their number of negatives.
+        first_negatives: where the first pair with this number of negatives is.
+        missing: texts that look like missing values.
+        first_missing: the first of these texts, and where it is.
+    """
 
     read: int = 0
-    kept: int = 0
+    pairs: int = 0
     not_relevant: int = 0
     filtered: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
-    named: list[BadRow] = field(default_factory=list)
+    bad_rows: list[BadRow] = field(default_factory=list)
     negatives: Counter[int] = field(default_factory=Counter)
     first_negatives: dict[int, str] = field(default_factory=dict)
     missing: int = 0
     first_missing: str = ""
 
-    def reject(self, bad: BadRow) -> None:
-        self.rejected[bad.reason] += 1
-        if len(self.named) < NAMED_BAD_ROWS:
-            self.named.append(bad)
+    def reject(self, bad_row: BadRow) -> None:
+        self.rejected[bad_row.reason] += 1
+        if len(self.bad_rows) < RECORDED_BAD_ROWS:
+            self.bad_rows.append(bad_row)
 
-    def keep(self, texts: Texts, source: LocalSource, where: str) -> None:
-        self.kept += 1
+    def add_pair(self, texts: Texts, where: str) -> None:
+        self.pairs += 1
         self.negatives[len(texts) - 2] += 1
-        if len(texts) - 2 not in self.first_negatives:
-            self.first_negatives[len(texts) - 2] = source.as_given(where)
+        self.first_negatives.setdefault(len(texts) - 2, where)
         for text in texts:
             if is_missing_value(text):
                 self.missing += 1
-                self.first_missing = self.first_missing or f"{text!r} at {source.as_given(where)}"
+                self.first_missing = self.first_missing or f"{text!r} at {where}"
 
-    def tell_negatives(self) -> None:
-        """Where rows differ in how many they have, the log says so."""
+    def log_negatives(self) -> None:
+        """Log where pairs differ in their number of negatives."""
         least, most = min(self.negatives), max(self.negatives)
         if least < most:
-            told = " to ".join(f"{one} ({self.first_negatives[one]})" for one in (least, most))
-            none = f"; {self.negatives[0]} of {self.kept} have none" if self.negatives[0] else ""
-            log(f"rows have {told} negatives{none}; each row is trained with its own")
-
-    @property
-    def counts(self) -> str:
-        return ", ".join(f"{count} {reason}" for reason, count in self.rejected.most_common())
+            numbers = " to ".join(f"{number} ({self.first_negatives[number]})" for number in (least, most))
+            without = f"; {self.negatives[0]} of {self.pairs} have none" if self.negatives[0] else ""
+            log(f"rows have {numbers} negatives{without}; each row is trained with its own")
 
 
-def enforce(tally: Tally, tolerated: float) -> None:
-    """Stop where more rows are unusable than may be, or none is left; tell what else is wrong with them.
+def check_row_counts(counts: RowCounts, max_bad_row_ratio: float) -> None:
+    """Warn of unusable rows and suspicious texts.
 
     Raises:
-        DataError: naming the first bad row; the first ten are told before.
+        DataError: more rows are unusable than allowed; the first ten are logged.
     """
-    bad, asked = sum(tally.rejected.values()), tally.read - tally.filtered
-    if bad and bad / asked > tolerated:
-        first = tally.named[0]
-        for row in tally.named[:TOLD_BAD_ROWS] if bad > 1 else ():
+    bad, selected = counts.rejected.total(), counts.read - counts.filtered
+    reasons = count_reasons(counts.rejected)
+    if bad and (bad / selected > max_bad_row_ratio or not counts.pairs):
+        first = counts.bad_rows[0]
+        for row in counts.bad_rows[:LOGGED_BAD_ROWS] if bad > 1 else ():
             warn(f"unusable row: {row.where}: {row.reason} ({row.detail})")
+        too_many = bad / selected > max_bad_row_ratio
+        limit = f", more than MNRL_MAX_BAD_ROW_RATIO={max_bad_row_ratio:g} allows" if too_many else ""
         raise DataError(
-            f"{first.where}: {first.reason} ({first.detail}); {bad} of {asked} rows are unusable ({tally.counts}), "
-            f"more than MNRL_MAX_BAD_ROW_RATIO={tolerated:g} allows; {remedy(bad, asked)}",
+            f"{first.where}: {first.reason} ({first.detail}); {bad} of {selected} rows are unusable ({reasons})"
+            f"{limit}; {bad_row_remedy(bad, selected)}",
             {
-                "rejected": dict(tally.rejected),
-                "rejected_rows": [asdict(row) for row in tally.named[:TOLD_BAD_ROWS]],
+                "rejected": dict(counts.rejected),
+                "rejected_rows": [asdict(row) for row in counts.bad_rows[:LOGGED_BAD_ROWS]],
             },
         )
-    if not tally.kept:
-        raise DataError(
-            "MNRL_TRAIN_DATA contains no usable pair; expected rows with an anchor and a positive text, "
-            "or judgements with a score above 0"
-        )
     if bad:
-        warn(f"skipped {bad} of {asked} rows as unusable: {tally.counts}; see audit.json")
-    if tally.missing:
+        warn(f"skipped {bad} of {selected} rows as unusable: {reasons}; see audit.json")
+    if counts.missing:
         warn(
-            f"{tally.missing} texts look like missing values (first: {tally.first_missing}) and are trained on; "
+            f"{counts.missing} texts look like missing values (first: {counts.first_missing}) and are trained on; "
             "remove their rows unless they are real text"
         )
 
 
+def count_reasons(rejected: Mapping[str, int]) -> str:
+    """As in `3 empty, 1 not text`."""
+    return ", ".join(f"{count} {reason}" for reason, count in Counter(rejected).most_common())
+
+
 def sufficient_ratio(bad: int, rows: int) -> float:
-    """The least `MNRL_MAX_BAD_ROW_RATIO` of few digits that tolerates so many bad rows."""
+    """The least `MNRL_MAX_BAD_ROW_RATIO`, to two digits, that allows this many bad rows."""
     digits: int = 1 - math.floor(math.log10(bad / rows))
     scale = 10.0**digits
     return math.ceil(bad / rows * scale) / scale
 
 
-def remedy(bad: int, rows: int) -> str:
-    """What to do about so many bad rows."""
+def bad_row_remedy(bad: int, rows: int) -> str:
+    """What to do about bad rows, for an error message."""
     if bad == rows:
         return "fix them"
     return f"fix them, or set MNRL_MAX_BAD_ROW_RATIO={sufficient_ratio(bad, rows):g} to skip them"

@@ -1,50 +1,51 @@
-"""Whether the right rows are taken: what judges them is never passed over, and a filter leaves some."""
+"""Whether the right rows are selected: label columns need a filter, and a filter must match some rows."""
 
 from collections.abc import Sequence
 
 from mnrl_job.config.row_filter import RowFilter
-from mnrl_job.data.columns import plain_name
-from mnrl_job.data.label_columns import judge, same_columns, suggested
+from mnrl_job.data.columns import normalize_name
+from mnrl_job.data.label_columns import find_label_problem, merge_by_column, suggest_filter
 from mnrl_job.data.pairs import SourceRecord
-from mnrl_job.data.tabular import Tabular
+from mnrl_job.data.tabular import TabularSource
 from mnrl_job.errors import DataError
 from mnrl_job.system.logs import warn
 
 
-def check_taken(contents: Sequence[Tabular], row_filter: RowFilter | None) -> None:
-    """Look at the columns that judge the rows that were taken, over all sources.
+def check_labels(sources: Sequence[TabularSource], row_filter: RowFilter | None) -> None:
+    """Check the label columns of the selected rows.
 
     Raises:
-        DataError: such a column says that not all rows are alike, or that none is right, and there is no filter.
+        DataError: labels vary or exclude all rows, and there is no filter.
     """
-    found = {
-        name: one for name, values in same_columns(one.values for one in contents).items() if (one := judge(values))
-    }
-    asked = {plain_name(one.column) for one in row_filter.conditions} if row_filter else set()
-    if row_filter is None and found:
-        filtering = suggested(found.values())
-        told = "; ".join(f"{one.where}: column {one.name} {one.told}" for one in found.values())
-        one_way = f'set MNRL_ROW_FILTER="{filtering}" to use only those rows, or ' if filtering.conditions else "set "
-        raise DataError(f"{told}; it may mark which rows to train on; {one_way}MNRL_ROW_FILTER=all to use all")
+    columns = merge_by_column(source.label_values for source in sources)
+    problems = {key: problem for key, values in columns.items() if (problem := find_label_problem(values))}
+    filtered = {normalize_name(condition.column) for condition in row_filter.conditions} if row_filter else set()
+    if row_filter is None and problems:
+        suggestion = suggest_filter(problems.values())
+        descriptions = "; ".join(
+            f"{problem.where}: column {problem.column} {problem.description}" for problem in problems.values()
+        )
+        remedy = f'set MNRL_ROW_FILTER="{suggestion}" to use only those rows, or ' if suggestion.conditions else "set "
+        raise DataError(f"{descriptions}; it may mark which rows to train on; {remedy}MNRL_ROW_FILTER=all to use all")
     if row_filter and row_filter.conditions:
-        for name in found.keys() - asked:
-            warn(f"column {found[name].name} {found[name].told} in the selected rows and is not in MNRL_ROW_FILTER")
+        for key in problems.keys() - filtered:
+            problem = problems[key]
+            warn(f"column {problem.column} {problem.description} in the selected rows and is not in MNRL_ROW_FILTER")
 
 
-def check_filter(read: Sequence[tuple[Tabular, SourceRecord]], row_filter: RowFilter | None) -> None:
-    """A filter that takes no row of any source is a mistake; one that takes none of some source is told.
+def check_filter(sources: Sequence[tuple[TabularSource, SourceRecord]], row_filter: RowFilter | None) -> None:
+    """Warn of sources without a row that matches the filter.
 
     Raises:
-        DataError: naming the values there are.
+        DataError: no source has one.
     """
-    empty = [(content, record) for content, record in read if 0 < record.rows_read == record.filtered]
-    if not empty:
+    unmatched = [(source, record) for source, record in sources if 0 < record.rows_read == record.filtered]
+    if not unmatched:
         return
-    values = same_columns(content.asked for content, _ in empty).values()
-    told = (
-        f'MNRL_ROW_FILTER="{row_filter}" matches no row of {", ".join(record.name for _, record in empty)}, where '
-        + "; ".join(f"{one.name} is {one.shown()}" for one in values)
-    )
-    if len(empty) == len(read):
-        raise DataError(told)
-    warn(told)
+    columns = merge_by_column(source.filter_values for source, _ in unmatched).values()
+    names = ", ".join(record.name for _, record in unmatched)
+    values = "; ".join(f"{column.name} is {column.summary()}" for column in columns)
+    message = f'MNRL_ROW_FILTER="{row_filter}" matches no row of {names}, where {values}'
+    if len(unmatched) == sum(record.rows_read > 0 for _, record in sources):
+        raise DataError(f"{unmatched[0][0].files[0]}: {message}")
+    warn(message)

@@ -1,4 +1,4 @@
-"""From a URI to local files: found first, all of them, then fetched."""
+"""Locate the files of a source, and download remote ones."""
 
 import errno
 import glob
@@ -11,9 +11,9 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from mnrl_job.config.setting_types import Source, own_name
-from mnrl_job.data.file_formats.common import is_unicode
-from mnrl_job.data.globs import WILD, is_hidden, matched, readings, visible
-from mnrl_job.data.table_formats import local_logs, refuse_tables, remote_logs
+from mnrl_job.data.file_formats.common import BadRow, is_unicode
+from mnrl_job.data.globs import WILDCARD, filter_by_glob, glob_variants, is_hidden, without_hidden
+from mnrl_job.data.table_formats import local_logs, refuse_table_files, remote_logs
 from mnrl_job.errors import DataError, DeniedError, JobError, NotFound
 from mnrl_job.storage import Entry, Store, is_hub_id, is_remote, local_path, open_store, split_revision
 from mnrl_job.storage.transfer import download
@@ -25,14 +25,25 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
 
 @dataclass(frozen=True, slots=True)
 class ResolvedSource:
-    """A source that is there. A remote one is still to be fetched: `entries` below `store`, whose URI is `base`."""
+    """A source that exists: local `files`, or remote `entries` still to be downloaded.
+
+    Attributes:
+        name: of the source.
+        uri: as given.
+        files: of a local source.
+        root: the local folder or file.
+        store: of a remote source.
+        base_uri: the URI of the store.
+        entries: of the store.
+        weight: of the source in training.
+    """
 
     name: str
     uri: str
     files: tuple[Path, ...] = ()
     root: Path = Path()
     store: Store | None = None
-    base: str = ""
+    base_uri: str = ""
     entries: tuple[Entry, ...] = ()
     weight: float | None = None
 
@@ -43,118 +54,138 @@ class ResolvedSource:
 
 @dataclass(frozen=True, slots=True)
 class LocalSource:
-    """A source whose files are on this machine, in a stable order. `root` is the folder where it is one.
+    """A source whose files are on this machine, in a stable order.
 
-    Of a remote source these are copies in a folder that the user knows as `base`.
+    Attributes:
+        name: of the source.
+        uri: as given.
+        files: in order.
+        root: the folder; for a single file the file.
+        download_folder: of a remote source, else None.
+        base_uri: what was downloaded to it.
+        weight: of the source in training.
     """
 
     name: str
     uri: str
     files: tuple[Path, ...]
     root: Path
-    copies: Path | None = None
-    base: str = ""
+    download_folder: Path | None = None
+    base_uri: str = ""
     weight: float | None = None
 
-    def as_given(self, text: str) -> str:
-        """A message about our copy, told about the user's object."""
-        return text.replace(str(self.copies), self.base) if self.copies else text
+    def restore_uris(self, text: str) -> str:
+        """Replace paths of downloaded files by the URIs that the user knows."""
+        return text.replace(str(self.download_folder), self.base_uri) if self.download_folder else text
+
+    def restore_uris_of(self, row: BadRow) -> BadRow:
+        return BadRow(self.restore_uris(row.where), row.reason, self.restore_uris(row.detail))
 
     @contextmanager
-    def named(self) -> Iterator[None]:
-        """Errors inside tell of the user's objects, not of our copies."""
+    def uris_in_errors(self) -> Iterator[None]:
+        """Restore URIs in the messages of errors raised inside."""
         try:
             yield
         except JobError as error:
-            if self.copies is None:
-                raise
-            raise type(error)(self.as_given(str(error))) from error
+            error.args = (self.restore_uris(str(error)),)
+            raise
 
 
 def locate(source: Source, variable: str, addressing_style: str = "auto") -> ResolvedSource:
-    """Find the files of a source: a file, a folder or prefix (all files below it), or a glob. Nothing is fetched yet.
+    """Find the files of a source: a file, a folder or prefix (all files below it), or a glob. Nothing is downloaded.
 
     Raises:
-        NotFound: nothing is there.
-        JobError: it may not be read, the storage does not answer, or the scheme is not one we read.
+        NotFound: no file matches.
+        JobError: access is denied, the storage does not answer, or the URI's scheme is not supported.
     """
-    found = _locate_remote(source, variable, addressing_style) if is_remote(source.uri) else _locate(source, variable)
-    if not found.files and not found.entries and not (found := _as_path(source, variable)).files:
-        taken = "" if own_name(source.uri) == source.name else f" (read as name=uri, with the name {source.name})"
-        path = f", or ./{source} for a path" if taken and "://" not in source.uri else ""
+    if is_remote(source.uri):
+        located = _locate_remote(source, variable, addressing_style)
+    else:
+        located = _locate_local(source, variable)
+    if not located.files and not located.entries and not (located := _locate_full_text(source, variable)).files:
+        is_named = own_name(source.uri) != source.name
+        parsed = f" (read as name=uri, with the name {source.name})" if is_named else ""
+        path = f", or ./{source} for a path" if is_named and "://" not in source.uri else ""
         raise NotFound(
-            f"{variable}: {source.uri}{taken} does not exist or contains no files; give a file, folder or glob{path}"
+            f"{variable}: {source.uri}{parsed} does not exist or contains no files; give a file, folder or glob{path}"
         )
-    return replace(found, weight=source.weight)
+    return replace(located, weight=source.weight)
 
 
-def _as_path(source: Source, variable: str) -> ResolvedSource:
-    """What is named as `name=uri` and is a path itself, as `date=2026-01-01/part-0.jsonl`."""
+def _locate_full_text(source: Source, variable: str) -> ResolvedSource:
+    """A path that looks like `name=uri`, as in `date=2026-01-01/part-0.jsonl`."""
     if "://" in source.uri:
         return ResolvedSource(source.name, source.uri)
-    return _locate(replace(source, uri=str(source)), variable)
+    return _locate_local(replace(source, uri=str(source)), variable)
 
 
-def meant(sources: tuple[Source, ...], variable: str, addressing_style: str = "auto") -> tuple[Source, ...]:
-    """The sources of a setting: one, where the commas between them belong to the name of what is there.
+def rejoin_commas(sources: tuple[Source, ...], variable: str, addressing_style: str = "auto") -> tuple[Source, ...]:
+    """The sources of a setting; a single one if it exists under a name with commas.
 
     Raises:
         JobError: as `locate`.
     """
-    if len(sources) < 2 or any("://" in one.uri for one in sources[1:]):
+    if len(sources) < 2 or any("://" in source.uri for source in sources[1:]):
         return sources
     first, *others = sources
-    texts = [first.uri, *(one.uri if own_name(one.uri) == one.name else str(one) for one in others)]
+    texts = [first.uri, *(other.uri if own_name(other.uri) == other.name else str(other) for other in others)]
     for comma in (",", ", "):
         with suppress(NotFound, DeniedError):
-            whole = Source(first.name, comma.join(texts), first.weight)
-            locate(whole, variable, addressing_style)
-            return (whole,)
+            joined = Source(first.name, comma.join(texts), first.weight)
+            locate(joined, variable, addressing_style)
+            return (joined,)
     return sources
 
 
 def fetch(located: ResolvedSource, folder: Path) -> LocalSource:
-    """Have the files of a source on this machine; remote ones below `folder`, where they are found again next time.
+    """Download a remote source below `folder`, where a later attempt finds it again; a local one is used in place.
 
     Raises:
         DataError: an object's key cannot be a file name.
-        JobError: it cannot be fetched.
+        JobError: the download failed.
     """
     if located.store is None:
         return LocalSource(located.name, located.uri, located.files, located.root, weight=located.weight)
-    copies = folder / hashlib.sha256(located.uri.encode()).hexdigest()[:12]
-    files = tuple(sorted(download(located.store, located.entries, copies)))
-    is_folder = located.base == located.uri.rstrip("/")
-    root = copies if is_folder else files[0]
-    return LocalSource(located.name, located.uri, files, root, copies, located.base, located.weight)
+    download_folder = folder / hashlib.sha256(located.uri.encode()).hexdigest()[:12]
+    files = tuple(sorted(download(located.store, located.entries, download_folder)))
+    is_folder = located.base_uri == located.uri.rstrip("/")
+    return LocalSource(
+        name=located.name,
+        uri=located.uri,
+        files=files,
+        root=download_folder if is_folder else files[0],
+        download_folder=download_folder,
+        base_uri=located.base_uri,
+        weight=located.weight,
+    )
 
 
 def locate_model(name: str, addressing_style: str = "auto", variable: str = "MNRL_BASE_MODEL") -> ResolvedSource | None:
-    """A folder or prefix that holds a whole model; None for a Hub id, which is not ours to look up.
+    """Find the files of a model in a folder or prefix; None for a Hub id.
 
     Args:
         name: of the model, as given.
         addressing_style: of S3.
-        variable: the setting that names it.
+        variable: the setting, for error messages.
 
     Raises:
-        NotFound: it is not there, or has no weights.
-        DeniedError: this user may not read it.
+        NotFound: the folder does not exist, or has no weights.
+        DeniedError: access is denied.
     """
     source = Source(variable.removeprefix("MNRL_").lower(), name)
     if is_remote(name):
-        found = locate(source, variable, addressing_style)
-        _check_model(variable, name, {entry.key for entry in found.entries})
-        return found
+        located = locate(source, variable, addressing_style)
+        _check_model(variable, name, {entry.key for entry in located.entries})
+        return located
     path = local_path(name, variable)
-    with _reading(variable):
+    with _explain_read_errors(variable):
         is_folder = path.is_dir()
     if is_folder:
-        found = _locate(source, variable)
-        _check_model(variable, name, {file.relative_to(path).as_posix() for file in found.files})
-        return found
-    owner_and_name, _ = split_revision(name)  # a revision may be refs/pr/1
-    if not is_hub_id(name) or owner_and_name.count("/") > 1:
+        located = _locate_local(source, variable)
+        _check_model(variable, name, {file.relative_to(path).as_posix() for file in located.files})
+        return located
+    repository, _ = split_revision(name)  # a revision may be refs/pr/1
+    if not is_hub_id(name) or repository.count("/") > 1:
         raise NotFound(
             f"{variable}: {name} is not a folder; give a model folder, an s3:// prefix or a Hub id (owner/name)"
         )
@@ -172,8 +203,8 @@ def _check_model(variable: str, name: str, files: set[str]) -> None:
 
 
 @contextmanager
-def _reading(variable: str) -> Iterator[None]:
-    """Tell of what cannot be read, often since a container's user is not the files' owner."""
+def _explain_read_errors(variable: str) -> Iterator[None]:
+    """In containers the user is often not the owner of mounted files."""
     try:
         yield
     except PermissionError as error:
@@ -186,84 +217,83 @@ def _reading(variable: str) -> Iterator[None]:
         raise NotFound(f"{variable}: the file name is too long: {error.filename}") from error
 
 
-def _locate(source: Source, variable: str) -> ResolvedSource:
-    with _reading(variable):
-        found = _look_up(source, local_path(source.uri, variable))
-        for file in found.files:
+def _locate_local(source: Source, variable: str) -> ResolvedSource:
+    with _explain_read_errors(variable):
+        located = _find_files(source, local_path(source.uri, variable))
+        for file in located.files:
             file.open("rb").close()
             if not is_unicode(str(file)):
                 raise DataError(f"{variable}: the file name {os.fsencode(file)!r} is not UTF-8; rename it")
-    files = [file.absolute() for file in found.files]
-    refuse_tables([*map(str, files)], local_logs(files), f"{variable}: {source.uri}")
-    return found
+    files = [file.absolute() for file in located.files]
+    refuse_table_files([*map(str, files)], local_logs(files), f"{variable}: {source.uri}")
+    return located
 
 
-def _look_up(source: Source, path: Path) -> ResolvedSource:
+def _find_files(source: Source, path: Path) -> ResolvedSource:
     if path.is_file():
         return ResolvedSource(source.name, source.uri, (path,), path)
     if path.is_dir():
-        root, found = path, list(_below(path))
+        root, paths = path, list(_walk(path))
     else:
-        plain = WILD.split(str(path), maxsplit=1)[0]
-        root = Path(plain[: plain.rfind("/") + 1] or ".")
-        matches = (glob.glob(reading, recursive=True) for reading in readings(str(path)))
-        found = [Path(match) for match in next(filter(None, matches), [])]
-    files = [file for file in found if file.is_file() and not is_hidden(file.relative_to(root).as_posix())]
+        literal = WILDCARD.split(str(path), maxsplit=1)[0]
+        root = Path(literal[: literal.rfind("/") + 1] or ".")
+        matches = (glob.glob(pattern, recursive=True) for pattern in glob_variants(str(path)))
+        paths = [Path(match) for match in next(filter(None, matches), [])]
+    files = [file for file in paths if file.is_file() and not is_hidden(file.relative_to(root).as_posix())]
     return ResolvedSource(source.name, source.uri, tuple(sorted(files)), path)
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    """All files of a folder, also behind links. Unlike `rglob`, it does not pass over a folder that may not be read."""
+def _walk(folder: Path) -> Iterator[Path]:
+    """All files below a folder, following links. Unlike `rglob`, it raises if a folder cannot be read."""
 
     def refuse(error: OSError) -> None:
         raise error
 
-    seen: set[Path] = set()
+    visited: set[Path] = set()
     for path, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        # A link may lead back above itself, or to what another one shows.
-        if (real := Path(path).resolve()) in seen:
+        # Links may form cycles, or lead to the same folder.
+        if (real := Path(path).resolve()) in visited:
             folders.clear()
             continue
-        seen.add(real)
-        # A volume of its own has a lost+found, which is root's. In order, so that every machine takes the same way.
+        visited.add(real)
+        # lost+found, at the root of a volume, is readable by root only. Sorted, so that every machine visits the
+        # same one of several links to a folder.
         folders[:] = sorted(name for name in folders if name != "lost+found" and not is_hidden(name))
         yield from (Path(path) / name for name in names)
 
 
 def _locate_remote(source: Source, variable: str, addressing_style: str) -> ResolvedSource:
-    """The object; else all below the prefix as below a folder: `b/a` is `a/…`, never `ab`; else what a glob matches."""
+    """The object; else all objects below the prefix (`b/a` is `b/a/…`, never `b/ab`); else those that match a glob."""
     bucket, _ = bucket_and_prefix(source.uri, variable)
     key = source.uri[len(S3) + len(bucket) + 1 :]
     folder, _, name = key.rpartition("/")
-    base = S3 + f"{bucket}/{folder}".strip("/")
-    store = open_store(base, variable, addressing_style)
+    base_uri = S3 + f"{bucket}/{folder}".strip("/")
+    store = open_store(base_uri, variable, addressing_style)
     if name and (entry := store.stat(name)):
-        found = ResolvedSource(source.name, source.uri, store=store, base=base, entries=(entry,))
-        return _not_of_a_table(found, [], variable, addressing_style)
+        located = ResolvedSource(source.name, source.uri, store=store, base_uri=base_uri, entries=(entry,))
+        return _refuse_remote_tables(located, [], variable, addressing_style)
     store = store.join(name) if name else store
     listed = list(store.list_objects())
-    wild = WILD.search(key)
-    if listed or not wild:
-        base = source.uri.rstrip("/")
-        found = ResolvedSource(source.name, source.uri, store=store, base=base, entries=tuple(visible(listed)))
-        return _not_of_a_table(found, listed, variable, addressing_style)
-    folder, _, name = key[: wild.start()].rpartition("/")
-    base = S3 + f"{bucket}/{folder}".strip("/")
-    store = open_store(base, variable, addressing_style)
-    listed = list(store.list_objects(name))
-    entries = matched(visible(listed), key.removeprefix(folder).lstrip("/"))
-    found = ResolvedSource(source.name, source.uri, store=store, base=base, entries=tuple(entries))
-    return _not_of_a_table(found, listed, variable, addressing_style)
+    wildcard = WILDCARD.search(key)
+    if listed or not wildcard:
+        entries = tuple(without_hidden(listed))
+        base_uri = source.uri.rstrip("/")
+    else:
+        folder, _, name = key[: wildcard.start()].rpartition("/")
+        base_uri = S3 + f"{bucket}/{folder}".strip("/")
+        store = open_store(base_uri, variable, addressing_style)
+        listed = list(store.list_objects(name))
+        entries = tuple(filter_by_glob(without_hidden(listed), key.removeprefix(folder).lstrip("/")))
+    located = ResolvedSource(source.name, source.uri, store=store, base_uri=base_uri, entries=entries)
+    return _refuse_remote_tables(located, listed, variable, addressing_style)
 
 
-def _not_of_a_table(found: ResolvedSource, listed: list[Entry], variable: str, addressing_style: str) -> ResolvedSource:
-    """What was found, unless a log that was `listed` or stands above rules over it.
-
-    Raises:
-        DataError: it does.
-    """
-    bucket, prefix = bucket_and_prefix(found.base, variable)
+def _refuse_remote_tables(
+    located: ResolvedSource, listed: list[Entry], variable: str, addressing_style: str
+) -> ResolvedSource:
+    """Return `located`, unless a table's log among the `listed` objects or above them applies to its files."""
+    bucket, prefix = bucket_and_prefix(located.base_uri, variable)
     root, base = open_store(S3 + bucket, variable, addressing_style), PurePosixPath(prefix)
     logs = chain((str(base / entry.key) for entry in listed), remote_logs(root, base / "any"))
-    refuse_tables([str(base / entry.key) for entry in found.entries], logs, f"{variable}: {found.uri}")
-    return found
+    refuse_table_files([str(base / entry.key) for entry in located.entries], logs, f"{variable}: {located.uri}")
+    return located

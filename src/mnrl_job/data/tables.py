@@ -1,4 +1,4 @@
-"""Arrow files, the data of record: written as streams, memory-mapped back."""
+"""Arrow files: written as streams, read as memory maps."""
 
 from collections.abc import Iterable
 from itertools import pairwise
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from mnrl_job.data.ragged import Ragged, no_values, offsets_of
 
-# The group of a missing negative, or of one that cannot be trusted: it is nobody's negative.
+# The group of a negative that is not used as one, because it is missing or contradicts a positive.
 NO_GROUP = -1
 
 
@@ -28,13 +28,13 @@ def write_columns(path: Path, **columns: Iterable[Any]) -> None:
 
 
 def read_table(path: Path) -> pa.Table:
-    """Map a table into memory; its rows cost nothing until they are touched."""
+    """Map a table into memory."""
     with pa.memory_map(str(path)) as source:
         return pa.ipc.open_stream(source).read_all()
 
 
 def texts_of(table: pa.Table, name: str) -> pa.ChunkedArray:
-    """All texts of a column, one after another; of a column of lists the texts of all lists. Nothing is copied."""
+    """The texts of a column, flattened if it is a column of lists. Nothing is copied."""
     column = table[name]
     if not pa.types.is_list(column.type):
         return column
@@ -42,34 +42,34 @@ def texts_of(table: pa.Table, name: str) -> pa.ChunkedArray:
 
 
 def list_offsets(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    """Where the list of each row begins among the texts of all lists, and where the last ends; shape (rows + 1,)."""
+    """The offsets of each list in the flattened column, shape (rows + 1,)."""
     return offsets_of(np.asarray(pc.list_value_length(column)))
 
 
 def take(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> pa.ChunkedArray:
-    """The texts of some rows, in the order asked for.
+    """The texts of the given rows, in this order.
 
-    Piece by piece: Arrow's own `take` first joins all pieces of a column into one, which needs as much memory again,
-    and fails where they hold more than 2 GiB of text.
+    Chunk by chunk: Arrow's own `take` first concatenates all chunks of a column, which needs as much memory again, and
+    fails for more than 2 GiB of text.
     """
     order = np.argsort(rows, kind="stable")
     ascending = rows[order]
     starts = np.cumsum([0, *map(len, column.chunks)])
-    found = []
-    for piece, (start, stop) in zip(column.chunks, pairwise(starts), strict=True):
-        some = ascending[slice(*np.searchsorted(ascending, (start, stop)))]
-        if len(some):
-            found.append(piece.cast(pa.large_string()).take(some - start))
-    return pa.chunked_array(found, pa.large_string()).take(np.argsort(order))
+    taken = []
+    for chunk, (start, stop) in zip(column.chunks, pairwise(starts), strict=True):
+        rows_of_chunk = ascending[slice(*np.searchsorted(ascending, (start, stop)))]
+        if len(rows_of_chunk):
+            taken.append(chunk.cast(pa.large_string()).take(rows_of_chunk - start))
+    return pa.chunked_array(taken, pa.large_string()).take(np.argsort(order))
 
 
 def write_labels(path: Path, groups: NDArray[np.int64], negatives: Ragged | None = None) -> None:
-    """Write what goes with each row through training.
+    """Write the labels of each row: its number and the groups of its texts.
 
     Args:
         path: of the file.
-        groups: of each row's anchor and positive, shape (rows, 2); the row's number goes with them.
-        negatives: the groups of the negatives that each row was given; None where no row was given any.
+        groups: of each row's anchor and positive, shape (rows, 2).
+        negatives: the groups of each row's negatives; None if no row has any.
     """
     labels = np.column_stack([np.arange(len(groups)), groups])
     columns = {"label": pa.FixedSizeListArray.from_arrays(pa.array(labels.ravel()), labels.shape[1])}

@@ -1,139 +1,163 @@
-"""Training data whose rows hold their texts, in columns known by name."""
+"""Training data in files whose rows hold their texts, in columns known by name."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mnrl_job.config.row_filter import Condition
-from mnrl_job.config.settings import Settings
-from mnrl_job.data.clean_text import Line, row_texts
-from mnrl_job.data.column_survey import refuse_forms, take_survey, tell_forms
-from mnrl_job.data.columns import Columns, find_column, find_columns, seem_negative
+from mnrl_job.config.row_filter import Condition, RowFilter
+from mnrl_job.data.clean_text import ParsedRow, extract_pairs
+from mnrl_job.data.column_survey import refuse_stringified, stringified_notes, survey_file
+from mnrl_job.data.columns import ColumnNames, Columns, find_column, find_columns, seem_negative
 from mnrl_job.data.file_formats.common import BadRow
 from mnrl_job.data.file_formats.rows import declared_columns, read_rows
 from mnrl_job.data.hive_partitions import Partition, partitions_of
-from mnrl_job.data.label_columns import Values, is_judging
+from mnrl_job.data.label_columns import ValueCounts, may_be_label
 from mnrl_job.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """The columns of a file: all `names`, those with a role, those that judge a row, and the filter's.
+class FileSchema:
+    """The columns of a file.
 
-    `has_negatives` tells whether any row holds one, `notes` what should be told of the file.
+    Attributes:
+        names: of all columns.
+        columns: those with a role.
+        labels: those that may label a row.
+        conditions: of the row filter, with the columns they apply to.
+        has_negatives: whether any row has a negative.
+        notes: what the user should know about the file.
     """
 
     names: tuple[str, ...]
     columns: Columns
-    judging: tuple[str, ...]
-    filter: tuple[tuple[str, Condition], ...]
+    labels: tuple[str, ...]
+    conditions: tuple[tuple[str, Condition], ...]
     has_negatives: bool = False
     notes: tuple[str, ...] = ()
 
     @property
     def used(self) -> tuple[str, ...]:
-        return (*self.columns.names(), *self.judging, *(name for name, _ in self.filter))
+        return (*self.columns.names(), *self.labels, *(name for name, _ in self.conditions))
 
 
 @dataclass(frozen=True, slots=True)
-class Tabular:
-    """The files of a source whose columns are known.
+class TabularSource:
+    """The files of a source, whose columns are known.
 
-    `partitions` are the columns in the names of their folders; a file's own go before. `values` are what judges the
-    rows that were taken, `asked` what the filter asks for in all rows, by column.
+    Attributes:
+        files: in order.
+        schemas: of the files that have rows.
+        partitions: columns in the names of the files' folders. Columns of the same name in a file take precedence.
+        label_values: filled by reading: the labels of the selected rows, by column.
+        filter_values: filled by reading: the values that the row filter is applied to, in all rows, by column.
     """
 
     files: tuple[Path, ...]
-    layouts: dict[Path, Layout]
+    schemas: dict[Path, FileSchema]
     partitions: dict[Path, Partition]
-    values: dict[str, Values] = field(default_factory=dict)
-    asked: dict[str, Values] = field(default_factory=dict)
+    label_values: dict[str, ValueCounts] = field(default_factory=dict)
+    filter_values: dict[str, ValueCounts] = field(default_factory=dict)
 
     @property
     def columns(self) -> dict[str, str]:
-        first = next(iter(self.layouts.values()), None)
+        first = next(iter(self.schemas.values()), None)
         return first.columns.roles() if first else {}
 
     @property
     def ignored(self) -> tuple[str, ...]:
-        """The columns of any file that have no use there."""
+        """The columns of any file that are not used."""
         unused = (
-            set(layout.names).difference(layout.columns.names(), (name for name, _ in layout.filter))
-            for layout in self.layouts.values()
+            set(schema.names).difference(schema.columns.names(), (name for name, _ in schema.conditions))
+            for schema in self.schemas.values()
         )
         return tuple(sorted(set().union(*unused)))
 
     @property
     def has_negatives(self) -> bool:
-        return any(layout.has_negatives for layout in self.layouts.values())
+        return any(schema.has_negatives for schema in self.schemas.values())
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What should be told of the files."""
-        meant = seem_negative(self.ignored)
-        told = f"unused columns look like negatives; add them to MNRL_NEGATIVE_COLUMNS: {', '.join(meant)}"
-        return (*(note for layout in self.layouts.values() for note in layout.notes), *((told,) if meant else ()))
+        """What the user should know about the files."""
+        notes = [note for schema in self.schemas.values() for note in schema.notes]
+        if names := seem_negative(self.ignored):
+            notes.append(f"unused columns look like negatives; add them to MNRL_NEGATIVE_COLUMNS: {', '.join(names)}")
+        return tuple(notes)
 
-    def lines(self) -> Iterator[tuple[str, Line]]:
-        """Yield where each row of the files stands, with the rows that it gives, or why it gives none."""
+    def read(self) -> Iterator[tuple[str, ParsedRow]]:
+        """Yield the location of each row, `file:line`, with its pairs, or why it gives none."""
         for file in self.files:
-            layout, partition = self.layouts.get(file), self.partitions[file]
-            for line, row in read_rows(file, layout.used if layout else None):
+            schema, partition = self.schemas.get(file), self.partitions[file]
+            for line, row in read_rows(file, schema.used if schema else None):
                 where = f"{file}:{line}"
-                if isinstance(row, BadRow) or layout is None:
+                if isinstance(row, BadRow) or schema is None:
                     yield where, row if isinstance(row, BadRow) else ()
-                elif self._takes(row := partition | row if partition else row, layout, where):
-                    for name in layout.judging:
-                        self.values.setdefault(name, Values(name)).add(row.get(name), where)
-                    yield where, row_texts(row, layout.columns, where)
+                elif self._is_selected(row := partition | row if partition else row, schema, where):
+                    for name in schema.labels:
+                        self.label_values.setdefault(name, ValueCounts(name)).add(row.get(name), where)
+                    yield where, extract_pairs(row, schema.columns, where)
                 else:
                     yield where, None
 
-    def _takes(self, row: dict[str, Any], layout: Layout, where: str) -> bool:
-        taken = True
-        for name, condition in layout.filter:
+    def _is_selected(self, row: dict[str, Any], schema: FileSchema, where: str) -> bool:
+        is_selected = True
+        for name, condition in schema.conditions:
             value = row.get(name)
-            self.asked.setdefault(name, Values(name)).add(value, where)
+            self.filter_values.setdefault(name, ValueCounts(name)).add(value, where)
             try:
-                taken &= condition.holds(value)
+                is_selected &= condition.holds(value)
             except TypeError as error:
                 raise DataError(f"{where}: MNRL_ROW_FILTER={condition} cannot compare {name}: {error}") from None
-        return taken
+        return is_selected
 
 
-def find_tabular(files: tuple[Path, ...], root: Path, settings: Settings) -> Tabular:
-    """Find the columns of each file below a root, by all of its rows.
+def inspect_files(
+    files: tuple[Path, ...], root: Path, column_names: ColumnNames, row_filter: RowFilter | None
+) -> TabularSource:
+    """Find the columns of each file below `root`, by all of its rows.
 
     Raises:
-        DataError: a file has no anchor, no positive or no column of the filter, or it is not clear which it is.
+        DataError: in a file the anchor, the positive or a column of the filter is missing or ambiguous.
     """
     partitions = partitions_of(files, root)
-    layouts = {file: _layout(file, partitions[file], settings) for file in files}
-    return Tabular(files, {file: layout for file, layout in layouts.items() if layout}, partitions)
+    schemas = {file: _infer_schema(file, partitions[file], column_names, row_filter) for file in files}
+    return TabularSource(files, {file: schema for file, schema in schemas.items() if schema}, partitions)
 
 
-def _layout(file: Path, partition: Partition, settings: Settings) -> Layout | None:
-    """None for a file without rows, of which nothing needs to be known."""
+def _infer_schema(
+    file: Path, partition: Partition, column_names: ColumnNames, row_filter: RowFilter | None
+) -> FileSchema | None:
+    """None for a file without rows."""
     declared = tuple(declared_columns(file) or ())
-    own = _named(declared, partition, settings, str(file)).used if declared else None
-    survey = take_survey(file, own)
+    used = _assign_columns(declared, partition, column_names, row_filter, str(file)).used if declared else None
+    survey = survey_file(file, used)
     if not survey.names:
         return None
-    layout = _named(declared or tuple(survey.names), partition, settings, str(file))
-    refuse_forms(layout.columns, survey)
-    written = frozenset(name for name in layout.columns.names() if survey.mostly(name, "list"))
-    layout = replace(
-        layout, columns=replace(layout.columns, written=written), notes=tuple(tell_forms(layout.columns, survey))
+    schema = _assign_columns(declared or tuple(survey.names), partition, column_names, row_filter, str(file))
+    refuse_stringified(schema.columns, survey)
+    stringified = frozenset(name for name in schema.columns.names() if survey.is_mostly(name, "list"))
+    return replace(
+        schema,
+        columns=replace(schema.columns, stringified=stringified),
+        notes=tuple(stringified_notes(schema.columns, survey)),
+        has_negatives=not survey.filled.isdisjoint(schema.columns.negatives),
     )
-    return replace(layout, has_negatives=not survey.filled.isdisjoint(layout.columns.negatives))
 
 
-def _named(own: tuple[str, ...], partition: Partition, settings: Settings, where: str) -> Layout:
-    """What the names of the columns tell; texts stand in the file's own, never in the name of a folder."""
-    names = tuple(dict.fromkeys((*own, *partition)))
-    columns = find_columns(own, settings, where)
-    conditions = settings.row_filter.conditions if settings.row_filter else ()
-    asked = tuple((find_column(names, one.column, "MNRL_ROW_FILTER", where), one) for one in conditions)
-    judging = tuple(name for name in names if is_judging(name) and name not in columns.names())
-    return Layout(names, columns, judging, asked)
+def _assign_columns(
+    file_columns: tuple[str, ...],
+    partition: Partition,
+    column_names: ColumnNames,
+    row_filter: RowFilter | None,
+    where: str,
+) -> FileSchema:
+    """Texts are in the columns of the file only; labels and filters may use the partition's as well."""
+    names = tuple(dict.fromkeys((*file_columns, *partition)))
+    columns = find_columns(file_columns, column_names, where)
+    conditions = row_filter.conditions if row_filter else ()
+    filtered = tuple(
+        (find_column(names, condition.column, "MNRL_ROW_FILTER", where), condition) for condition in conditions
+    )
+    labels = tuple(name for name in names if may_be_label(name) and name not in columns.names())
+    return FileSchema(names, columns, labels, filtered)

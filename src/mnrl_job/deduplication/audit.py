@@ -1,4 +1,4 @@
-"""What was read, kept, dropped and why, as `audit.json` tells it."""
+"""The content of `audit.json`: what was read, kept and dropped, and why."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -10,36 +10,38 @@ from numpy.typing import NDArray
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.tables import read_table
-from mnrl_job.deduplication.duplicates import find_repeats
-from mnrl_job.deduplication.groups import Groups
-from mnrl_job.deduplication.text_quality import examples, find_oddities
+from mnrl_job.deduplication.duplicates import describe_duplicates
+from mnrl_job.deduplication.groups import TextGroups
+from mnrl_job.deduplication.text_quality import describe_text_quality, example_pairs
 
 
 @dataclass(frozen=True, slots=True)
 class Leaks:
-    """Rows that also stand in an eval set, by its name; `policy` is `MNRL_LEAKAGE_POLICY`."""
+    """The pairs that also occur in an eval set, as a mask by its name; `policy` is `MNRL_LEAKAGE_POLICY`."""
 
     policy: str
-    rows: dict[str, NDArray[np.bool_]]
+    masks: dict[str, NDArray[np.bool_]]
 
     @property
-    def all(self) -> NDArray[np.int64]:
-        """The numbers of these rows."""
-        return np.flatnonzero(np.any(list(self.rows.values()), axis=0)) if self.rows else np.empty(0, dtype=np.int64)
+    def rows(self) -> NDArray[np.int64]:
+        """The rows of these pairs."""
+        return np.flatnonzero(np.any(list(self.masks.values()), axis=0)) if self.masks else np.empty(0, dtype=np.int64)
 
 
-def audit(read: Pairs, trained: Pairs, found: Groups, leaks: Leaks, eval_sets: Sequence[EvalSet]) -> dict[str, Any]:
+def audit(
+    read: Pairs, trained: Pairs, groups: TextGroups, leaks: Leaks, eval_sets: Sequence[EvalSet]
+) -> dict[str, Any]:
     """Describe the data.
 
     Args:
         read: the pairs as they were read.
-        trained: the pairs left to train on (fewer where some were removed or held out).
-        found: the texts of `read` as numbers.
-        leaks: which of `read` also stand in an eval set.
-        eval_sets: what the model is judged on.
+        trained: the pairs left to train on, without those removed or held out.
+        groups: of the texts of `read`.
+        leaks: the pairs of `read` that also occur in an eval set.
+        eval_sets: given or held out.
     """
     table = read_table(read.path)
-    leaked = leaks.all
+    leaked = leaks.rows
     removed = len(leaked) if leaks.policy == "remove" else 0
     return {
         "rows_read": read.rows_read,
@@ -51,26 +53,27 @@ def audit(read: Pairs, trained: Pairs, found: Groups, leaks: Leaks, eval_sets: S
         "rejected": read.rejected,
         "rejected_rows": [asdict(row) for row in read.bad_rows],
         "sources": [asdict(source) for source in read.sources],
-        **find_repeats(table, found),
+        **describe_duplicates(table, groups),
         "leakage": {
             "policy": leaks.policy,
             "rows": len(leaked),
-            "by_eval_set": {name: int(rows.sum()) for name, rows in leaks.rows.items()},
-            "examples": examples(table, leaked),
+            "by_eval_set": {name: int(mask.sum()) for name, mask in leaks.masks.items()},
+            "examples": example_pairs(table, leaked),
         },
-        "oddities": find_oddities(table),
-        "eval": {
-            one.name: {
-                "uri": one.uri,
-                "queries": one.queries,
-                "documents": one.documents,
-                "judgements": one.judgements,
-                "queries_without_relevant_document": one.unjudged_queries,
-                "own_documents": one.own_documents,
-                "rejected": one.rejected,
-                "rejected_rows": [asdict(row) for row in one.bad_rows],
-                "sha256": one.sha256,
-            }
-            for one in eval_sets
-        },
+        "oddities": describe_text_quality(table),
+        "eval": {eval_set.name: _describe_eval_set(eval_set) for eval_set in eval_sets},
+    }
+
+
+def _describe_eval_set(eval_set: EvalSet) -> dict[str, Any]:
+    return {
+        "uri": eval_set.uri,
+        "queries": eval_set.queries,
+        "documents": eval_set.documents,
+        "judgements": eval_set.judgements,
+        "queries_without_relevant_document": eval_set.unjudged_queries,
+        "own_documents": eval_set.own_documents,
+        "rejected": eval_set.rejected,
+        "rejected_rows": [asdict(row) for row in eval_set.bad_rows],
+        "sha256": eval_set.sha256,
     }

@@ -1,4 +1,4 @@
-"""What repeats in the training pairs: rows, anchors, positives, texts that are nearly the same, and contradictions."""
+"""Duplicates in the training pairs: repeated rows and texts, near-duplicates and contradicting negatives."""
 
 from typing import Any
 
@@ -7,66 +7,67 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mnrl_job.data.integer_sets import distinct, distinct_pairs
-from mnrl_job.deduplication.groups import Groups
-from mnrl_job.deduplication.text_quality import EXAMPLES, examples, shown
+from mnrl_job.deduplication.groups import TextGroups
+from mnrl_job.deduplication.text_quality import EXAMPLES, example_pairs, shortened_texts
 
 TOP_TEXTS = 10
 
 
-def find_repeats(table: pa.Table, found: Groups) -> dict[str, Any]:
-    """Describe what repeats.
+def describe_duplicates(table: pa.Table, groups: TextGroups) -> dict[str, Any]:
+    """The part of `audit.json` about duplicates.
 
     Args:
         table: the training pairs.
-        found: their texts and groups as numbers.
+        groups: of their texts.
     """
-    groups = found.groups
-    anchors, positives = (np.unique(side, return_inverse=True)[1] for side in found.texts.T)
-    contradicting = distinct(found.negatives.rows[found.contradictions])
+    anchor_groups, positive_groups = groups.group_ids.T
+    anchors, positives = (np.unique(ids, return_inverse=True)[1] for ids in groups.text_ids.T)
+    contradicting_rows = distinct(groups.negatives.rows[groups.contradictions])
     return {
         "duplicates": {
-            "repeated_rows": len(groups) - len(distinct_pairs(np.column_stack([anchors, positives]))),
+            "repeated_rows": len(anchors) - len(distinct_pairs(np.column_stack([anchors, positives]))),
             "distinct_anchors": int(anchors.max(initial=-1)) + 1,
             "distinct_positives": int(positives.max(initial=-1)) + 1,
-            "anchors_with_several_positives": _with_several(groups[:, 0], groups[:, 1]),
-            "positives_with_several_anchors": _with_several(groups[:, 1], groups[:, 0]),
+            "anchors_with_several_positives": _count_with_several(anchor_groups, positive_groups),
+            "positives_with_several_anchors": _count_with_several(positive_groups, anchor_groups),
         },
-        "skew": _skew(table, groups[:, 1]),
-        "near_duplicates": _near_duplicates(table, found),
+        "skew": _describe_skew(table, positive_groups),
+        "near_duplicates": _describe_near_duplicates(table, groups),
         "contradictions": {
-            "negatives": int(found.contradictions.sum()),
-            "examples": examples(table, contradicting),
+            "negatives": int(groups.contradictions.sum()),
+            "examples": example_pairs(table, contradicting_rows),
         },
     }
 
 
-def _with_several(of: NDArray[np.int64], others: NDArray[np.int64]) -> int:
-    """How many of the one kind stand with at least two of the other."""
-    return int((np.bincount(distinct_pairs(np.column_stack([of, others]))[:, 0]) > 1).sum())
+def _count_with_several(groups: NDArray[np.int64], others: NDArray[np.int64]) -> int:
+    """How many groups are paired with at least two other groups."""
+    return int((np.bincount(distinct_pairs(np.column_stack([groups, others]))[:, 0]) > 1).sum())
 
 
-def _skew(table: pa.Table, positives: NDArray[np.int64]) -> dict[str, Any]:
-    """How unevenly rows share the groups of positives, and the most frequent ones."""
-    _, first, counts = np.unique(positives, return_index=True, return_counts=True)
+def _describe_skew(table: pa.Table, positive_groups: NDArray[np.int64]) -> dict[str, Any]:
+    """How unevenly rows are distributed over positives, and the most frequent positives."""
+    _, first, counts = np.unique(positive_groups, return_index=True, return_counts=True)
     top = np.argsort(-counts, kind="stable")[:TOP_TEXTS]
-    texts = shown(table["positive"], first[top])
+    texts = shortened_texts(table["positive"], first[top])
     return {
         "most_rows_of_one": int(counts.max(initial=0)),
-        "share_of_the_ten_most_frequent": round(float(counts[top].sum() / max(1, len(positives))), 4),
+        "share_of_the_ten_most_frequent": round(float(counts[top].sum() / max(1, len(positive_groups))), 4),
         "top": [{"rows": count, "text": text} for count, text in zip(counts[top].tolist(), texts, strict=True)],
     }
 
 
-def _near_duplicates(table: pa.Table, found: Groups) -> dict[str, Any]:
+def _describe_near_duplicates(table: pa.Table, groups: TextGroups) -> dict[str, Any]:
     """Groups of several different positives, and the largest of them."""
-    _, first = np.unique(found.texts[:, 1], return_index=True)
-    groups, members = np.unique(found.groups[first, 1], return_counts=True)
-    several = members > 1
-    largest = groups[several][np.argsort(-members[several], kind="stable")[:EXAMPLES]]
-    members_of = [first[found.groups[first, 1] == group][:EXAMPLES] for group in largest]
+    _, first = np.unique(groups.text_ids[:, 1], return_index=True)
+    group_of_text = groups.group_ids[first, 1]
+    ids, sizes = np.unique(group_of_text, return_counts=True)
+    several = sizes > 1
+    largest = ids[several][np.argsort(-sizes[several], kind="stable")[:EXAMPLES]]
+    examples = [first[group_of_text == group][:EXAMPLES] for group in largest]
     return {
         "groups": int(several.sum()),
-        "texts": int(members[several].sum()),
-        "largest": int(members.max(initial=0)),
-        "examples": [shown(table["positive"], rows) for rows in members_of],
+        "texts": int(sizes[several].sum()),
+        "largest": int(sizes.max(initial=0)),
+        "examples": [shortened_texts(table["positive"], rows) for rows in examples],
     }

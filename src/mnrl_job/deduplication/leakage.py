@@ -1,4 +1,4 @@
-"""Training pairs that also stand in an eval set: a model trained on them would be judged on what it was told."""
+"""Training pairs that also occur in an eval set. A model trained on them would be evaluated on its training data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,82 +10,83 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mnrl_job.data.evalset import EvalSet
-from mnrl_job.data.integer_sets import are_among
+from mnrl_job.data.integer_sets import is_in
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.tables import read_table, write_columns
+from mnrl_job.deduplication.groups import TextGroups
 from mnrl_job.deduplication.minhash import Column, compute_signatures
-from mnrl_job.deduplication.near_duplicates import merge
+from mnrl_job.deduplication.near_duplicates import find_representatives
 
 
 @dataclass(frozen=True, slots=True)
 class RelevantPairs:
-    """The relevant pairs of all eval sets as an Arrow file with the columns query and document; `starts` by set."""
+    """The queries of all eval sets with their relevant documents, as an Arrow file with columns query and document.
+
+    The pairs of eval set i are the rows from offsets[i] to offsets[i + 1].
+    """
 
     path: Path
-    starts: tuple[int, ...]
+    offsets: tuple[int, ...]
 
     @property
     def documents(self) -> Column:
         return Column(self.path, "document")
 
 
-def judged_pairs(eval_sets: Sequence[EvalSet], path: Path) -> RelevantPairs | None:
-    """Write the relevant pairs of the eval sets, those of one set after those of another; None without eval sets."""
+def write_relevant_pairs(eval_sets: Sequence[EvalSet], path: Path) -> RelevantPairs | None:
+    """Write the relevant pairs of the eval sets, one set after another; None if there are no pairs."""
     queries: list[str] = []
     documents: list[str] = []
-    starts = [0]
-    for one in eval_sets:
-        texts = [
+    offsets = [0]
+    for eval_set in eval_sets:
+        query_texts, document_texts = (
             dict(zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True))
-            for table in (read_table(one.folder / "queries.arrow"), read_table(one.folder / "corpus.arrow"))
-        ]
-        judgements = read_table(one.folder / "judgements.arrow").to_pylist()
-        relevant = [(row["query"], row["document"]) for row in judgements if row["grade"] > 0]
-        queries += [texts[0][query] for query, _ in relevant]
-        documents += [texts[1][document] for _, document in relevant]
-        starts.append(len(queries))
+            for table in (read_table(eval_set.folder / f"{part}.arrow") for part in ("queries", "corpus"))
+        )
+        qrels = read_table(eval_set.folder / "qrels.arrow").to_pylist()
+        relevant = [(row["query"], row["document"]) for row in qrels if row["relevance"] > 0]
+        queries += [query_texts[query] for query, _ in relevant]
+        documents += [document_texts[document] for _, document in relevant]
+        offsets.append(len(queries))
     write_columns(path, query=queries, document=documents)
-    return RelevantPairs(path, tuple(starts)) if queries else None
+    return RelevantPairs(path, tuple(offsets)) if queries else None
 
 
 def find_leaks(
-    pairs: Pairs,
-    positives: NDArray[np.int64],
-    judged: RelevantPairs,
-    relevant: NDArray[np.int64],
-    threshold: float | None,
-    folder: Path,
+    pairs: Pairs, groups: TextGroups, relevant_pairs: RelevantPairs, threshold: float | None, folder: Path
 ) -> list[NDArray[np.bool_]]:
-    """Mark the rows whose anchor is (nearly) an eval query and whose positive is (nearly) a document relevant to it.
+    """Mark the pairs whose anchor is (nearly) an eval query and whose positive is (nearly) a document relevant to it.
 
     Args:
         pairs: the training pairs.
-        positives: the group of each row's positive, shape (rows,).
-        judged: the relevant pairs of the eval sets.
-        relevant: the group of each relevant document, shape (judged pairs,).
-        threshold: similarity from which texts are the same; None for equal ones only.
-        folder: for files of ours.
+        groups: of their texts and the relevant documents.
+        relevant_pairs: of the eval sets.
+        threshold: Jaccard similarity of near-duplicates; None for equal texts only.
+        folder: for temporary files.
 
     Returns:
-        For each eval set the marked rows, shape (rows,).
+        A mask for each eval set, shape (rows,).
     """
-    judged_positives = np.isin(positives, relevant)
-    candidates = np.flatnonzero(judged_positives)
-    anchors = read_table(pairs.path)[pairs.columns[0]].filter(pa.array(judged_positives))
+    has_relevant_positive = np.isin(groups.joint_positives, groups.joint_relevant)
+    candidates = np.flatnonzero(has_relevant_positive)
+    anchors = read_table(pairs.path)[pairs.columns[0]].filter(pa.array(has_relevant_positive))
     folder.mkdir(parents=True, exist_ok=True)
     write_columns(folder / "anchors.arrow", text=anchors.to_pylist())
-    signed = compute_signatures(
-        [Column(folder / "anchors.arrow", "text"), Column(judged.path, "query")], threshold, folder / "signatures"
+    signatures = compute_signatures(
+        [Column(folder / "anchors.arrow", "text"), Column(relevant_pairs.path, "query")],
+        threshold,
+        folder / "signatures",
     )
-    # Two numbers for each pair, so that equal pairs are found by sorting.
-    _, texts = np.unique(merge(signed, threshold), return_inverse=True)
-    span = int(texts.max(initial=0)) + 1
-    documents = np.unique(np.concatenate([positives[candidates], relevant]), return_inverse=True)[1]
-    both = documents * span + texts
-    taught, asked = both[: len(candidates)], both[len(candidates) :]
-    leaks = []
-    for start, stop in pairwise(judged.starts):
-        marked = np.zeros(pairs.rows, dtype=bool)
-        marked[candidates] = are_among(taught, asked[start:stop])
-        leaks.append(marked)
-    return leaks
+    queries = np.unique(find_representatives(signatures, threshold), return_inverse=True)[1]
+    documents = np.unique(
+        np.concatenate([groups.joint_positives[candidates], groups.joint_relevant]), return_inverse=True
+    )[1]
+    # One number per pair, so that equal pairs are found by sorting.
+    keys = documents * (int(queries.max(initial=0)) + 1) + queries
+    training_keys, eval_keys = keys[: len(candidates)], keys[len(candidates) :]
+    masks = []
+    for start, stop in pairwise(relevant_pairs.offsets):
+        mask = np.zeros(pairs.rows, dtype=bool)
+        mask[candidates] = is_in(training_keys, eval_keys[start:stop])
+        masks.append(mask)
+    return masks

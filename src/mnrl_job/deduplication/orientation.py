@@ -1,8 +1,8 @@
-"""Do anchors and positives stand in each other's column? By their words and lengths, next to an eval set's.
+"""Detect sources whose anchor and positive columns are swapped, by comparing them with the eval sets.
 
-Which side a text is of is told by naive Bayes over words: the log of how much more often a word stands in eval queries
-than in eval documents, averaged over a text's words, so that length does not count (Manning, Raghavan and Schütze,
-Introduction to Information Retrieval, chapter 13). Its word is taken only where it tells eval texts themselves apart.
+Naive Bayes over words (Manning, Raghavan and Schütze, Introduction to Information Retrieval, chapter 13): the log ratio
+of a word's frequencies in eval queries and eval documents, averaged over the words of a text, so that length does not
+matter. It is used only if it separates the eval queries from the eval documents.
 """
 
 from collections import Counter
@@ -19,145 +19,149 @@ from mnrl_job.data.tables import read_table, take
 from mnrl_job.deduplication.text_similarity import WORD, normalize
 
 SAMPLED_TEXTS = 500
-# With fewer eval texts of a kind their words tell nothing.
-TEXTS_TO_LEARN_FROM = 20
-# So often an eval query must look more like a query than a document does, for the words to be believed.
-TELLING = 0.8
-# And at most so often an anchor looks more like one than its positive, where the two are swapped.
-SWAPPED = 0.25
-# Without telling words: anchors of passage length, so many times as long as their positives, in so many of the rows.
-PASSAGE_CHARACTERS = 150
-TIMES_LONGER = 4
-MOST_ROWS = 0.9
-# Where eval documents are not even so many times as long as eval queries, length says nothing about the sides.
-EVAL_TIMES_LONGER = 2
-QUESTION = ("?", "？", "؟")
+# Fewer eval queries or documents are not enough to estimate word frequencies.
+MIN_EVAL_TEXTS = 20
+# The classifier is used if at least this fraction of (eval query, eval document) pairs is ordered correctly.
+MIN_ACCURACY = 0.8
+# A source is swapped if at most this fraction of its rows is ordered correctly.
+MAX_SWAPPED_ACCURACY = 0.25
+# Without a classifier a source is swapped if its anchors have at least this length, and this many times the length of
+# its positives, and are longer in this fraction of the rows.
+MIN_PASSAGE_CHARACTERS = 150
+MIN_LENGTH_RATIO = 4
+MIN_LONGER_ANCHORS = 0.9
+# Lengths are compared only if eval documents are at least this many times as long as eval queries.
+MIN_EVAL_LENGTH_RATIO = 2
+QUESTION_MARKS = ("?", "？", "؟")
 
 
 @dataclass(frozen=True, slots=True)
-class Swapped:
+class SwappedColumns:
     """A source whose columns seem to be swapped.
 
     Attributes:
         source: with the names of its columns.
-        anchor_characters: the median length of its anchors.
-        positive_characters: that of its positives.
-        likeness: the share of rows whose positive looks more like an eval query than its anchor does; None where the
-            eval sets' words do not tell.
+        anchor_characters: median length of its anchors.
+        positive_characters: median length of its positives.
+        query_like_positives: fraction of rows whose positive is more like an eval query than its anchor is; None if the
+            words of the eval sets do not separate queries from documents.
     """
 
     source: SourceRecord
     anchor_characters: int
     positive_characters: int
-    likeness: float | None
+    query_like_positives: float | None
 
 
 @dataclass(frozen=True, slots=True)
-class _Sides:
-    """Texts of either side, sampled."""
+class _Sample:
+    """Sampled queries and documents, or anchors and positives."""
 
     queries: list[str]
     documents: list[str]
 
-    def times_longer(self) -> float:
-        """How many times as long as the queries the documents are, by their medians."""
-        return _characters(self.documents) / max(1, _characters(self.queries))
+    def length_ratio(self) -> float:
+        """Median length of the documents relative to that of the queries."""
+        return _median_length(self.documents) / max(1, _median_length(self.queries))
 
 
-def find_swapped(pairs: Pairs, eval_sets: Sequence[EvalSet]) -> list[Swapped]:
+def find_swapped_columns(pairs: Pairs, eval_sets: Sequence[EvalSet]) -> list[SwappedColumns]:
     """The sources whose anchors look like documents and whose positives look like queries.
 
     Args:
         pairs: as they were read.
         eval_sets: those given, not one held out from these pairs.
     """
-    sides = _eval_sides(eval_sets)
-    weights = _telling_weights(sides)
+    evals = _sample_eval_sets(eval_sets)
+    weights = _train_classifier(evals)
     table = read_table(pairs.path)
-    found, start = [], 0
+    swapped, start = [], 0
     for source in pairs.sources:
         if source.rows:
-            rows = start + _spread(source.rows)
-            own = _Sides(*(take(table[name], rows).to_pylist() for name in ("anchor", "positive")))
-            likeness = 1 - _told_apart(own, weights) if weights else None
-            if _is_swapped(own, sides, likeness):
-                lengths = _characters(own.queries), _characters(own.documents)
-                found.append(Swapped(source, *lengths, likeness))
+            rows = start + _spaced_rows(source.rows)
+            sample = _Sample(*(take(table[name], rows).to_pylist() for name in ("anchor", "positive")))
+            query_like = 1 - _accuracy(sample, weights) if weights else None
+            if _is_swapped(sample, evals, query_like):
+                lengths = _median_length(sample.queries), _median_length(sample.documents)
+                swapped.append(SwappedColumns(source, *lengths, query_like))
         start += source.rows
-    return found
+    return swapped
 
 
-def _is_swapped(own: _Sides, evals: _Sides, likeness: float | None) -> bool:
-    """Words have priority; without them only anchors that are much longer, where eval queries are not long as well."""
-    if likeness is not None:
-        return 1 - likeness <= SWAPPED
-    if evals.queries and evals.times_longer() < EVAL_TIMES_LONGER:
+def _is_swapped(sample: _Sample, evals: _Sample, query_like_positives: float | None) -> bool:
+    """By words if there is a classifier, else by length."""
+    if query_like_positives is not None:
+        return 1 - query_like_positives <= MAX_SWAPPED_ACCURACY
+    if evals.queries and evals.length_ratio() < MIN_EVAL_LENGTH_RATIO:
         return False
-    longer = [len(one) > len(other) for one, other in zip(own.queries, own.documents, strict=True)]
-    is_long = _characters(own.queries) >= max(PASSAGE_CHARACTERS, TIMES_LONGER * _characters(own.documents))
-    return is_long and float(np.mean(longer)) >= MOST_ROWS
+    is_longer = [len(anchor) > len(positive) for anchor, positive in zip(sample.queries, sample.documents, strict=True)]
+    min_length = max(MIN_PASSAGE_CHARACTERS, MIN_LENGTH_RATIO * _median_length(sample.documents))
+    return _median_length(sample.queries) >= min_length and float(np.mean(is_longer)) >= MIN_LONGER_ANCHORS
 
 
-def _eval_sides(eval_sets: Sequence[EvalSet]) -> _Sides:
+def _sample_eval_sets(eval_sets: Sequence[EvalSet]) -> _Sample:
     queries, documents = (
-        [text for one in eval_sets for text in _sampled(read_table(one.folder / f"{name}.arrow")["text"])]
-        for name in ("queries", "corpus")
+        [
+            text
+            for eval_set in eval_sets
+            for text in _sample_column(read_table(eval_set.folder / f"{part}.arrow")["text"])
+        ]
+        for part in ("queries", "corpus")
     )
-    return _Sides(queries, documents)
+    return _Sample(queries, documents)
 
 
-def _telling_weights(sides: _Sides) -> dict[str, float] | None:
-    """How much each word speaks for a query; None where words do not tell the sides apart.
-
-    That is tried on the texts of one half with what was learnt from the other.
-    """
-    if min(len(sides.queries), len(sides.documents)) < TEXTS_TO_LEARN_FROM:
+def _train_classifier(evals: _Sample) -> dict[str, float] | None:
+    """The weight of each word; None if they do not separate one half of the texts when trained on the other."""
+    if min(len(evals.queries), len(evals.documents)) < MIN_EVAL_TEXTS:
         return None
-    learnt = _weights(_Sides(sides.queries[::2], sides.documents[::2]))
-    asked, others = (_scores(texts[1::2], learnt) for texts in (sides.queries, sides.documents))
-    return _weights(sides) if _share_above(asked[:, None], others) >= TELLING else None
+    weights = _word_weights(_Sample(evals.queries[::2], evals.documents[::2]))
+    queries, documents = (_scores(texts[1::2], weights) for texts in (evals.queries, evals.documents))
+    return _word_weights(evals) if _fraction_above(queries[:, None], documents) >= MIN_ACCURACY else None
 
 
-def _weights(sides: _Sides) -> dict[str, float]:
-    """The log of how much more often a word stands in queries, each word counted once more than it was seen."""
+def _word_weights(sample: _Sample) -> dict[str, float]:
+    """The log ratio of each word's frequencies in queries and documents, with add-one smoothing."""
     queries, documents = (
-        Counter(word for text in side for word in _words(text)) for side in (sides.queries, sides.documents)
+        Counter(word for text in texts for word in _words(text)) for texts in (sample.queries, sample.documents)
     )
-    known = queries.keys() | documents.keys()
-    totals = [counts.total() + len(known) for counts in (queries, documents)]
-    return {word: float(np.log((queries[word] + 1) / totals[0] * totals[1] / (documents[word] + 1))) for word in known}
+    vocabulary = queries.keys() | documents.keys()
+    totals = [counts.total() + len(vocabulary) for counts in (queries, documents)]
+    return {
+        word: float(np.log((queries[word] + 1) / totals[0] * totals[1] / (documents[word] + 1))) for word in vocabulary
+    }
 
 
-def _told_apart(own: _Sides, weights: dict[str, float]) -> float:
-    """The share of rows whose anchor looks more like a query than the positive does."""
-    return _share_above(_scores(own.queries, weights), _scores(own.documents, weights))
+def _accuracy(sample: _Sample, weights: dict[str, float]) -> float:
+    """The fraction of rows whose anchor is more like a query than its positive is."""
+    return _fraction_above(_scores(sample.queries, weights), _scores(sample.documents, weights))
 
 
-def _share_above(some: NDArray[np.float64], others: NDArray[np.float64]) -> float:
-    """How often one is above the other; a tie is half."""
-    return float(np.mean((some > others) + 0.5 * (some == others)))
+def _fraction_above(scores: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    """How often a score is above the other; ties count half."""
+    return float(np.mean((scores > others) + 0.5 * (scores == others)))
 
 
 def _scores(texts: list[str], weights: dict[str, float]) -> NDArray[np.float64]:
-    """The mean weight of the known words of each text, 0 without any."""
-    found = ([weights[word] for word in _words(text) if word in weights] for text in texts)
-    return np.array([sum(one) / max(1, len(one)) for one in found])
+    """The mean weight of the known words of each text; 0 if there are none."""
+    known = ([weights[word] for word in _words(text) if word in weights] for text in texts)
+    return np.array([sum(each) / max(1, len(each)) for each in known])
 
 
 def _words(text: str) -> list[str]:
-    asks = ["?"] if text.rstrip().endswith(QUESTION) else []
-    return WORD.findall(normalize(text)) + asks
+    question_mark = ["?"] if text.rstrip().endswith(QUESTION_MARKS) else []
+    return WORD.findall(normalize(text)) + question_mark
 
 
-def _characters(texts: list[str]) -> int:
+def _median_length(texts: list[str]) -> int:
     return int(np.median([len(text) for text in texts])) if texts else 0
 
 
-def _sampled(column: pa.ChunkedArray) -> list[str]:
-    texts: list[str] = take(column, _spread(len(column))).to_pylist()
+def _sample_column(column: pa.ChunkedArray) -> list[str]:
+    texts: list[str] = take(column, _spaced_rows(len(column))).to_pylist()
     return texts
 
 
-def _spread(rows: int) -> NDArray[np.int64]:
-    """Some rows, evenly spread."""
+def _spaced_rows(rows: int) -> NDArray[np.int64]:
+    """At most `SAMPLED_TEXTS` evenly spaced rows."""
     return np.linspace(0, rows - 1, min(rows, SAMPLED_TEXTS)).astype(np.int64)

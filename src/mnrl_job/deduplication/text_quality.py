@@ -1,4 +1,4 @@
-"""Texts that look broken in any language: wrongly decoded, with markup, of one word."""
+"""Signs of broken texts in any language: mojibake, markup, missing values, single words."""
 
 import re
 from typing import Any
@@ -14,64 +14,64 @@ from mnrl_job.deduplication.text_similarity import UNSPACED
 from mnrl_job.system.secrets import redact
 
 EXAMPLES = 3
-SHOWN_CHARACTERS = 200
+MAX_CHARACTERS = 200
 
-# The later bytes of a character in UTF-8, as they look when read as Latin-1 or Windows-1252; some may follow a word.
+# Continuation bytes of UTF-8 decoded as Latin-1 or Windows-1252. The first ones may also follow a word.
 AFTER_WORDS = "\u00a0«»‘’“”•–—…"
-LATER = "\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
+CONTINUATION = "\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
 MOJIBAKE = "|".join(
     [
         r"[ÃÂ][\x{a1}-\x{aa}\x{ac}-\x{ba}\x{bc}-\x{bf}€‚ƒ„†‡ˆ‰Š‹ŒŽ˜™š›œžŸ]",  # "Ã©" for "é"
         rf"(?:^|[^\p{{Lu}}])[ÃÂ][{AFTER_WORDS}]",  # "Ã” and NBSP" for "à", not the end of "AMANHÃ…"
         "â[€‚„…†‡ˆ‰‹‘’“”•–—˜™›œ]",  # "â€™" for "’"
-        f"(?:[Ã-ß][{LATER}]){{2}}",  # Greek, Cyrillic, Hebrew, Arabic: two letters of two bytes
-        f"(?:[à-ï][{LATER}]{{2}}){{2}}",  # the scripts of India and East Asia: two of three bytes
-        "ðŸ|ï»¿|ï¿½|\ufffd",  # emoji, byte order mark, what stands for undecodable bytes
-        r"[\x{80}-\x{84}\x{86}-\x{9f}]",  # control characters that no text has
+        f"(?:[Ã-ß][{CONTINUATION}]){{2}}",  # Greek, Cyrillic, Hebrew, Arabic: two characters of two bytes
+        f"(?:[à-ï][{CONTINUATION}]{{2}}){{2}}",  # the scripts of India and East Asia: two characters of three bytes
+        "ðŸ|ï»¿|ï¿½|\ufffd",  # emoji, byte order mark, replacement character
+        r"[\x{80}-\x{84}\x{86}-\x{9f}]",  # control characters
     ]
 )
 TAGS = "a|b|body|br|code|div|em|h[1-6]|head|html|i|img|li|ol|p|pre|script|span|strong|style|table|td|th|tr|u|ul"
 HTML = rf"(?i)</?(?:{TAGS})(?:\s[^<>]*)?/?>|&(?:amp|lt|gt|quot|nbsp|apos|#\d+|#x[\da-f]+);"
-# pandas, databases, spreadsheets and scripts write these where there is no value.
 NO_VALUE = rf"(?i)^(?:{'|'.join(re.escape(word) for word in sorted(MISSING_VALUES))})$"
-# Not where a script writes no blanks between words.
+# Not in scripts without spaces between words.
 ONE_WORD = rf"^[^\s\pZ{UNSPACED}]+$"
 
 
-def find_oddities(table: pa.Table) -> dict[str, Any]:
-    """Count rows by what is odd about them, with a few examples each."""
+def describe_text_quality(table: pa.Table) -> dict[str, Any]:
+    """The number of rows with each sign of a broken text, with a few examples."""
     anchor, positive = table["anchor"], table["positive"]
-    found = {
-        "mojibake": _either(anchor, positive, MOJIBAKE),
-        "html": _either(anchor, positive, HTML),
+    masks = {
+        "mojibake": _matches_any(anchor, positive, MOJIBAKE),
+        "html": _matches_any(anchor, positive, HTML),
         "one_word_positives": _matches(positive, ONE_WORD),
-        "words_for_missing_values": _either(anchor, positive, NO_VALUE),
+        "words_for_missing_values": _matches_any(anchor, positive, NO_VALUE),
         "anchor_equals_positive": np.asarray(pc.equal(anchor, positive)),
     }
     return {
-        name: {"rows": int(odd.sum()), "examples": examples(table, np.flatnonzero(odd))} for name, odd in found.items()
+        name: {"rows": int(mask.sum()), "examples": example_pairs(table, np.flatnonzero(mask))}
+        for name, mask in masks.items()
     }
 
 
-def examples(table: pa.Table, rows: NDArray[np.int64]) -> list[dict[str, str]]:
-    """The anchors and positives of the first few of some rows, shortened."""
-    texts = {name: shown(table[name], rows[:EXAMPLES]) for name in ("anchor", "positive")}
+def example_pairs(table: pa.Table, rows: NDArray[np.int64]) -> list[dict[str, str]]:
+    """The shortened anchors and positives of the first few of the given rows."""
+    texts = {name: shortened_texts(table[name], rows[:EXAMPLES]) for name in ("anchor", "positive")}
     return [dict(zip(texts, row, strict=True)) for row in zip(*texts.values(), strict=True)]
 
 
-def shown(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> list[str]:
-    """The texts of some rows, shortened."""
-    return [shortened(text) for text in take(column, rows).to_pylist()]
+def shortened_texts(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> list[str]:
+    """The shortened texts of the given rows."""
+    return [shorten(text) for text in take(column, rows).to_pylist()]
 
 
-def shortened(text: str) -> str:
-    """At most `SHOWN_CHARACTERS`, without secrets: of one that is cut, a part would not be known as such later."""
+def shorten(text: str) -> str:
+    """The first `MAX_CHARACTERS`. Secrets are redacted before, as a truncated one would no longer be recognized."""
     text = redact(text)
-    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
 
 
-def _either(one: pa.ChunkedArray, other: pa.ChunkedArray, pattern: str) -> NDArray[np.bool_]:
-    return _matches(one, pattern) | _matches(other, pattern)
+def _matches_any(anchor: pa.ChunkedArray, positive: pa.ChunkedArray, pattern: str) -> NDArray[np.bool_]:
+    return _matches(anchor, pattern) | _matches(positive, pattern)
 
 
 def _matches(column: pa.ChunkedArray, pattern: str) -> NDArray[np.bool_]:

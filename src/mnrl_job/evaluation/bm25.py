@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.tables import read_table
 from mnrl_job.evaluation.metrics import mean_metrics, ranking_metrics
-from mnrl_job.evaluation.qrels import read_judged
+from mnrl_job.evaluation.qrels import read_qrels
 
 # Words and index are held in memory, 8 to 10 bytes for each byte of text (measured; 4.1 kB for 60 words): so 1 GB.
 MOST_BYTES = 100_000_000
@@ -36,7 +36,7 @@ def lexical_metrics(eval_set: EvalSet, cutoffs: Sequence[int]) -> dict[str, floa
     index.index(words, show_progress=False)
     depth = min(max(cutoffs) + 1, eval_set.documents)  # one of them may be the query itself
     rows, scores = index.retrieve(asked, k=depth, show_progress=False)
-    judged = read_judged(eval_set, queries, corpus)
+    judged = read_qrels(eval_set, queries, corpus)
     ranked = []
     for query, found, points in zip(judged.queries, rows, scores, strict=True):
         grades = judged.grades[query]

@@ -1,4 +1,4 @@
-"""What people judged relevant, and which document is the query itself."""
+"""The relevance judgments of an eval set, and which document is the query itself."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from mnrl_job.data.tables import read_table
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """What a ranking is judged by.
+class Qrels:
+    """The relevance judgments that rankings are evaluated with.
 
     Attributes:
         queries: their ids, in order.
@@ -26,17 +26,17 @@ class Judged:
     own: frozenset[str] = frozenset()
 
 
-def read_judged(eval_set: EvalSet, queries: pa.Table, corpus: pa.Table) -> Judged:
-    """The judgements of an eval set, whose tables of texts are open already."""
-    own = queries["id"].filter(queries["own"]).to_pylist()
-    return Judged(queries["id"].to_pylist(), corpus["id"].to_pylist(), relevant_documents(eval_set), frozenset(own))
+def read_qrels(eval_set: EvalSet, queries: pa.Table, corpus: pa.Table) -> Qrels:
+    """The qrels of an eval set, given its tables of queries and documents."""
+    own = queries["id"].filter(queries["in_corpus"]).to_pylist()
+    return Qrels(queries["id"].to_pylist(), corpus["id"].to_pylist(), relevant_documents(eval_set), frozenset(own))
 
 
 def relevant_documents(eval_set: EvalSet) -> dict[str, dict[str, int]]:
     """The relevant documents of each query with their grades."""
     grades: dict[str, dict[str, int]] = defaultdict(dict)
-    judgements = read_table(eval_set.folder / "judgements.arrow")
-    for query, document, grade in zip(*(column.to_pylist() for column in judgements.columns), strict=True):
+    qrels = read_table(eval_set.folder / "qrels.arrow")
+    for query, document, grade in zip(*(column.to_pylist() for column in qrels.columns), strict=True):
         if grade > 0:
             grades[query][document] = grade
     return grades

@@ -7,12 +7,11 @@ from typing import Any
 
 from mnrl_job.config.setting_types import Source
 from mnrl_job.config.settings import Settings
-from mnrl_job.data.disk_space import needed_bytes
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.inputs import LocatedInputs, fetch_inputs, locate_inputs
 from mnrl_job.data.read_pairs import read_pairs
-from mnrl_job.data.sources import ResolvedSource, locate, locate_model, meant
-from mnrl_job.deduplication.orientation import Swapped, find_swapped
+from mnrl_job.data.sources import ResolvedSource, locate, locate_model, rejoin_commas
+from mnrl_job.deduplication.orientation import SwappedColumns, find_swapped_columns
 from mnrl_job.errors import SettingsError
 from mnrl_job.launch.accelerate_config import check_accelerate_file
 from mnrl_job.launch.exporters import check_exporters
@@ -21,7 +20,13 @@ from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.pipeline.check_model import check_model
 from mnrl_job.pipeline.export import ask_exports
 from mnrl_job.pipeline.findings import Findings
-from mnrl_job.pipeline.inputs import check_eval_names, read_eval_sets
+from mnrl_job.pipeline.inputs import (
+    check_eval_names,
+    input_uris,
+    needed_scratch_bytes,
+    read_eval_sets,
+    read_options,
+)
 from mnrl_job.pipeline.prepare import prepare
 from mnrl_job.pipeline.published import is_published
 from mnrl_job.pipeline.tasks import worker_task
@@ -77,7 +82,7 @@ def check_run(settings: Settings, attempt: Attempt, findings: Findings) -> dict[
 def check_inputs_exist(settings: Settings, attempt: Attempt, findings: Findings) -> LocatedInputs | None:
     """Locate the inputs, whose size the disk check needs. Their content is the same for all nodes: node 0 checks it."""
     with findings.checking("inputs"):
-        located = locate_inputs(settings)
+        located = locate_inputs(input_uris(settings))
         findings.passed("inputs", f"found; this is node {attempt.nodes.rank}, node 0 checks data, model and output")
         return located
     return None
@@ -105,7 +110,7 @@ def check_inputs(settings: Settings, findings: Findings) -> LocatedInputs | None
     style = settings.s3_addressing_style
 
     def locate_all(sources: tuple[Source, ...], variable: str) -> list[ResolvedSource | None]:
-        return [_locate(findings, source, variable, style) for source in meant(sources, variable, style)]
+        return [_locate(findings, source, variable, style) for source in rejoin_commas(sources, variable, style)]
 
     train = locate_all(settings.train_data, "MNRL_TRAIN_DATA")
     evals = locate_all(settings.eval_data, "MNRL_EVAL_DATA")
@@ -152,7 +157,7 @@ def check_machine(
             findings.passed("exporters", f"{', '.join(settings.export)}: installed and compatible")
     machine_findings = [machine.shared_memory(devices)] if devices else []
     machine_findings += [machine.user(), machine.caches()]
-    machine_findings += [machine.disk(attempt.scratch, needed_bytes(located, settings))] if located else []
+    machine_findings += [machine.disk(attempt.scratch, needed_scratch_bytes(settings, located))] if located else []
     for finding in machine_findings:
         findings.add(finding)
     return None if any(finding.status == "failed" for finding in machine_findings) else devices
@@ -168,17 +173,17 @@ def check_data(
     """
     with findings.checking("data"):
         started = time.perf_counter()
-        inputs = fetch_inputs(located, attempt.inputs, settings)
+        inputs = fetch_inputs(located, input_uris(settings), attempt.inputs)
         if located.remote_bytes:
             seconds = time.perf_counter() - started
             size = f"{located.remote_bytes / 1e6:.1f} MB"
             findings.passed("fetch", f"{size} in {seconds:.1f} s, size and checksum verified")
         eval_sets = read_eval_sets(inputs, attempt.scratch, settings.max_bad_row_ratio)
-        pairs = read_pairs(inputs.train, settings, attempt.scratch / "pairs.arrow")
+        pairs = read_pairs(inputs.train, read_options(settings), attempt.scratch / "pairs.arrow")
         rejected = f"{sum(pairs.rejected.values())} rejected"
         filtered = f", {pairs.filtered} excluded by MNRL_ROW_FILTER" if pairs.filtered else ""
         findings.passed("rows", f"{pairs.rows} pairs from {pairs.rows_read} rows, {rejected}{filtered}")
-        for swapped in find_swapped(pairs, eval_sets):
+        for swapped in find_swapped_columns(pairs, eval_sets):
             findings.add(swapped_columns(swapped))
         prepared = None
         with findings.checking("batches", SettingsError):
@@ -203,15 +208,15 @@ def describe_eval_set(eval_set: EvalSet) -> str:
     return size + (f"; {rejected} rows rejected" if rejected else "")
 
 
-def swapped_columns(swapped: Swapped) -> Finding:
+def swapped_columns(swapped: SwappedColumns) -> Finding:
     """Why the anchors and positives of a source may be swapped, and the settings that swap them back."""
     source = swapped.source
     detail = (
         f"{source.name}: anchors and positives may be swapped: the median length is {swapped.anchor_characters} "
         f"characters for anchors and {swapped.positive_characters} for positives"
     )
-    if swapped.likeness is not None:
-        share = f"{swapped.likeness:.0%} of the rows"
+    if swapped.query_like_positives is not None:
+        share = f"{swapped.query_like_positives:.0%} of the rows"
         detail += f", and in {share} the positive is more like the eval queries than the anchor"
     anchor, positive = (source.columns.get(role, role) for role in ("anchor", "positive"))
     remedy = f"if so, set MNRL_ANCHOR_COLUMN={positive} and MNRL_POSITIVE_COLUMN={anchor}"

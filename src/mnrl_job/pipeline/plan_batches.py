@@ -19,7 +19,7 @@ from mnrl_job.batching.planning import (
     plan_epochs,
 )
 from mnrl_job.config.settings import Settings
-from mnrl_job.data.integer_sets import used
+from mnrl_job.data.integer_sets import distinct_dense
 from mnrl_job.data.pairs import Pairs, SourceRecord
 from mnrl_job.data.ragged import Ragged
 from mnrl_job.data.tables import NO_GROUP, write_labels
@@ -102,7 +102,7 @@ def choose_rule(
         SettingsError: no batch can be filled.
     """
     size = settings.batch_size
-    anchors, positives = (len(used(groups[:, side])) for side in (0, 1))
+    anchors, positives = (len(distinct_dense(groups[:, side])) for side in (0, 1))
     scarce = f"{anchors} distinct anchors" if anchors < positives else f"{positives} distinct positives"
     repeats = f"{len(groups)} pairs have {scarce}"
     planned = PlanConfig(size, tuple(SourceShare(source.rows, source.weight) for source in sources))

@@ -15,7 +15,7 @@ from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.launch.workers import start_workers
 from mnrl_job.pipeline.export import exported
 from mnrl_job.pipeline.finalize import RunOutcome, RunResults, finalize, start_bm25
-from mnrl_job.pipeline.inputs import check_eval_names, get_inputs, read_eval_sets
+from mnrl_job.pipeline.inputs import check_eval_names, get_inputs, read_eval_sets, read_options
 from mnrl_job.pipeline.open_attempt import open_attempt
 from mnrl_job.pipeline.prepare import prepare
 from mnrl_job.pipeline.published import finish_if_published
@@ -69,7 +69,7 @@ def train_on_node(settings: Settings, attempt: Attempt, devices: Devices, agent:
             inputs = get_inputs(settings, attempt, devices)
         with timer(Phase.PREPARE):
             eval_sets = read_eval_sets(inputs, attempt.scratch, settings.max_bad_row_ratio)
-            pairs = read_pairs(inputs.train, settings, attempt.scratch / "pairs.arrow")
+            pairs = read_pairs(inputs.train, read_options(settings), attempt.scratch / "pairs.arrow")
             log(
                 f"read {pairs.rows} pairs from {len(inputs.train)} source(s)",
                 rejected=pairs.rejected,

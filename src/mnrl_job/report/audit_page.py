@@ -30,7 +30,7 @@ def audit_findings(audit: dict[str, Any]) -> Iterator[Finding]:
         f"{audit['near_duplicates']['texts']} of them near-duplicates in {audit['near_duplicates']['groups']} groups",
     )
     if leakage["rows"]:
-        told = f"{leakage['rows']} training pairs also stand in an eval set; MNRL_LEAKAGE_POLICY={leakage['policy']}"
+        told = f"{leakage['rows']} training pairs also occur in an eval set; MNRL_LEAKAGE_POLICY={leakage['policy']}"
         yield Finding("leakage", "warning", told, "see the examples below; split anew so that none does")
     if contradicting := audit["contradictions"]["negatives"]:
         told = f"{contradicting} negatives are positives of the same anchor elsewhere; they are not used as negatives"

@@ -143,7 +143,7 @@ def _limits(content: Mapping[str, Any]) -> str:
         if measured
         else "- It was not measured on anything; whether it is better than its base model is not known.",
         "- It was trained to rank the texts of its sources; what is wrong or one-sided in them, it has learned, too.",
-        f"- Licence and limits of the base model, `{content['model']['base']}`, go on to hold.",
+        f"- License and limits of the base model, `{content['model']['base']}`, go on to hold.",
     ]
     if primary and primary["saturated"]:
         limits.append(

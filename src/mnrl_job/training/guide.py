@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from mnrl_job.batching.planning import Plan
-from mnrl_job.data.integer_sets import used
+from mnrl_job.data.integer_sets import distinct_dense
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import positions
 from mnrl_job.data.tables import list_offsets, read_table, take, texts_of
@@ -67,7 +67,7 @@ def embed_by_guide(model: SentenceTransformer, pairs: Pairs, plan: Plan, precisi
     state = PartialState()
     if is_first_of_machine():
         folder.mkdir(parents=True, exist_ok=True)
-    rows = used(plan)
+    rows = distinct_dense(plan)
     table = read_table(pairs.path)
     chosen = dict.fromkeys(pairs.columns, rows)
     if "negatives" in chosen:

@@ -8,7 +8,7 @@ from sentence_transformers import SentenceTransformer
 
 from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.config.settings import Settings
-from mnrl_job.data.integer_sets import used
+from mnrl_job.data.integer_sets import distinct_dense
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.errors import InternalError, Preempted
 from mnrl_job.tracking.tracked import tracked_run
@@ -74,7 +74,7 @@ def train(
     totals = trainer.totals()
     return Training(
         steps=len(plan),
-        rows_used=len(used(plan)),
+        rows_used=len(distinct_dense(plan)),
         rows_digest=progress.digest,
         final_loss=progress.loss,
         negatives_per_anchor=round(totals.negatives / plan.size),

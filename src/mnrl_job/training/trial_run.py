@@ -24,7 +24,7 @@ def first_steps(pairs: Pairs, batching: BatchPlan, steps: int, folder: Path) -> 
     """
     plan = np.load(batching.plan, mmap_mode="r")[:steps]
     rows, numbers = np.unique(plan, return_inverse=True)
-    negatives = read_negatives(batching.labels).of(rows)
+    negatives = read_negatives(batching.labels).select(rows)
     columns = pairs.columns if len(negatives.values) else pairs.columns[:2]
     paths = [folder / name for name in ("pairs.arrow", "labels.arrow", "plan.npy", "barred.npy")]
     if is_first_of_machine():

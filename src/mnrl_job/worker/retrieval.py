@@ -19,7 +19,7 @@ from mnrl_job.embedding.device_memory import scores_at_once
 from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import Precision
 from mnrl_job.evaluation.metrics import mean_metrics, ranking_metrics
-from mnrl_job.evaluation.qrels import Judged, read_judged
+from mnrl_job.evaluation.qrels import Qrels, read_qrels
 from mnrl_job.evaluation.results import Evaluation, QueryResult
 from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.json_text import dumps
@@ -50,7 +50,7 @@ def evaluate(
     began = time.perf_counter()
     queries = read_table(eval_set.folder / "queries.arrow")
     corpus = read_table(eval_set.folder / "corpus.arrow")
-    judged = read_judged(eval_set, queries, corpus)
+    judged = read_qrels(eval_set, queries, corpus)
     tokens = tokens or eval_set.folder
     asked = encode(model, queries["text"], "query", precision, tokens / "query-tokens.arrow")
     found = encode(model, corpus["text"], "document", precision, tokens / "document-tokens.arrow")
@@ -78,7 +78,7 @@ def estimate_seconds(model: SentenceTransformer, eval_set: EvalSet, precision: P
     return min(seconds) / len(sample) * (eval_set.documents + eval_set.queries)
 
 
-def rank(queries: torch.Tensor, corpus: torch.Tensor, judged: Judged, cutoffs: Sequence[int]) -> Iterator[QueryResult]:
+def rank(queries: torch.Tensor, corpus: torch.Tensor, judged: Qrels, cutoffs: Sequence[int]) -> Iterator[QueryResult]:
     """Rank the corpus for each query, as many queries at a time as a tile of scores holds.
 
     A document that is the query itself is in no place of its ranking, as in BEIR.

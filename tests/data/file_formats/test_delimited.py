@@ -1,4 +1,4 @@
-"""CSV, TSV and their like: no row is swallowed or invented, however a program wrote them."""
+"""CSV and TSV: no row is lost or invented, whichever program wrote the file."""
 
 import csv
 import gzip
@@ -18,7 +18,7 @@ ROWS = [(f"question {i}", f"answer {i} of many") for i in range(12)]
 
 
 def plain(rows, separator="\t", header=("query", "answer")):
-    """As `cut` and SQL clients write them: nothing is quoted."""
+    """Unquoted, as `cut` and SQL clients write them."""
     return "".join(separator.join(row) + "\n" for row in (header, *rows))
 
 
@@ -61,7 +61,7 @@ MARKS = {
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 @pytest.mark.parametrize("kind", MARKS)
-def test_marks_in_a_tsv_that_is_not_quoted_are_part_of_its_texts(tmp_path, kind, pack):
+def test_quotation_marks_in_an_unquoted_tsv_are_part_of_its_texts(tmp_path, kind, pack):
     rows = changed(MARKS[kind])
     assert read(tmp_path, "p.tsv", pack(plain(rows).encode())) == rows
     assert read(tmp_path, "p.tsv", pack(plain(rows).replace("\n", "\r\n").encode())) == rows
@@ -88,7 +88,7 @@ TRICKY = {
     [(csv.QUOTE_MINIMAL, "\n"), (csv.QUOTE_MINIMAL, "\r\n"), (csv.QUOTE_ALL, "\n"), (csv.QUOTE_ALL, "\r")],
 )
 @pytest.mark.parametrize("separator", ["\t", ",", ";", "|"])
-def test_what_spreadsheets_write_is_read_as_written(tmp_path, quoting, separator, ending):
+def test_files_of_spreadsheets_are_read_back(tmp_path, quoting, separator, ending):
     rows = changed(TRICKY)
     text = quoted(rows, separator, quoting=quoting, lineterminator=ending)
     for name in ("p.csv", "p.tsv"):
@@ -104,18 +104,18 @@ PROSE = st.lists(WORDS, min_size=1, max_size=4).flatmap(
 
 @pytest.mark.parametrize(("name", "separator"), [("p.csv", ","), ("p.tsv", "\t"), ("p.csv", ";"), ("p.tsv", "|")])
 @given(rows=st.lists(st.tuples(PROSE, PROSE), min_size=1, max_size=8))
-def test_prose_that_spreadsheets_quoted_is_read_back(name, separator, rows):
+def test_quoted_prose_of_spreadsheets_is_read_back(name, separator, rows):
     with TemporaryDirectory() as folder:
         assert read(Path(folder), name, quoted(rows, separator)) == rows
 
 
 @pytest.mark.parametrize("changes", [{place: text} for place, text in TRICKY.items() if place != (6, 1)])
 @pytest.mark.parametrize(("name", "separator"), [("p.tsv", "\t"), ("p.csv", ",")])
-def test_one_text_that_needs_its_quotation_marks_is_enough(tmp_path, name, separator, changes):
+def test_one_text_that_needs_its_quotation_marks_makes_a_tsv_quoted(tmp_path, name, separator, changes):
     assert read(tmp_path, name, quoted(changed(changes), separator)) == changed(changes)
 
 
-def test_marks_around_whole_texts_are_taken_off_where_nothing_speaks_against_it(tmp_path):
+def test_quotation_marks_around_texts_are_removed_unless_the_file_is_unquoted(tmp_path):
     rows = changed({(2, 1): '"answer"', (3, 1): '"another"'})
     assert read(tmp_path, "p.tsv", plain(rows))[2:4] == [("question 2", "answer"), ("question 3", "another")]
 
@@ -136,7 +136,7 @@ AMBIGUOUS = {
 
 
 @pytest.mark.parametrize("kind", AMBIGUOUS)
-def test_marks_that_can_be_read_in_two_ways_are_refused_with_the_line(tmp_path, kind):
+def test_ambiguous_quotation_marks_are_refused_with_the_line(tmp_path, kind):
     name, text, line = AMBIGUOUS[kind]
     assert f"{name}:{line}: " in refused(tmp_path, name, text)
 
@@ -149,13 +149,13 @@ BLANKS = {
 
 @pytest.mark.parametrize("kind", BLANKS)
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_blanks_before_a_quoted_text_are_passed_over(tmp_path, kind, separator):
+def test_spaces_before_a_quoted_text_are_ignored(tmp_path, kind, separator):
     text = BLANKS[kind].replace(", or", "\0").replace(",", separator).replace("\0", f"{separator} or")
     rows = [tuple(map(str.strip, row)) for row in read(tmp_path, "p.csv", text)]
     assert rows == [("q1", "a1"), ("q2", f"a2{separator} or b2"), ("q3", 'say "hi"'), ("q4", "a4")]
 
 
-def test_marks_after_a_blank_that_are_not_around_a_text_are_part_of_it(tmp_path):
+def test_quotation_marks_after_a_space_that_do_not_enclose_a_text_are_part_of_it(tmp_path):
     text = 'query,answer\nq1, "four" is a word\nq2,"he said, ""five"", or six"\n'
     assert read(tmp_path, "p.csv", text) == [("q1", ' "four" is a word'), ("q2", 'he said, "five", or six')]
 
@@ -163,7 +163,7 @@ def test_marks_after_a_blank_that_are_not_around_a_text_are_part_of_it(tmp_path)
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 @pytest.mark.parametrize("header", ["query,answer", '"query","answer"', "Query, answer"])
 @pytest.mark.parametrize("pack", [str.encode, lambda text: gzip.compress(text.encode())])
-def test_the_header_of_a_joined_file_is_no_row(tmp_path, mark, header, pack):
+def test_the_repeated_header_of_a_concatenated_file_is_a_bad_row(tmp_path, mark, header, pack):
     parts = [f"{mark}{header}\nq{i},a{i}\n" for i in range(3)]
     rows = read(tmp_path, "p.csv", b"".join(map(pack, parts)))
     assert [row for row in rows if isinstance(row, tuple)] == [("q0", "a0"), ("q1", "a1"), ("q2", "a2")]
@@ -174,7 +174,7 @@ def test_the_header_of_a_joined_file_is_no_row(tmp_path, mark, header, pack):
     ]
 
 
-def test_a_header_of_a_joined_file_in_another_order_is_refused(tmp_path):
+def test_a_later_header_with_another_order_of_columns_is_refused(tmp_path):
     assert "p.csv:3: a second header" in refused(tmp_path, "p.csv", "query,answer\nq,a\nanswer,query\na,q\n")
 
 
@@ -186,7 +186,7 @@ def test_a_row_that_holds_the_name_of_a_column_is_a_row(tmp_path):
 @pytest.mark.parametrize("suffix", ["csv", "tsv"])
 @pytest.mark.parametrize("separator", [";", ",", "|", "\t"])
 @pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
-def test_the_header_tells_the_separator(tmp_path, suffix, separator, quoting):
+def test_the_separator_is_detected_from_the_header(tmp_path, suffix, separator, quoting):
     rows = [("one; two, three | four\tfive", "six, seven; eight"), ("nine", "ten")]
     assert read(tmp_path, f"p.{suffix}", quoted(rows, separator, quoting=quoting)) == rows
 
@@ -197,19 +197,21 @@ def test_a_separator_in_a_text_or_name_is_none(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "separator", "text"), [("p.tsv", "\t", "a\nb\tc"), ("p.csv", ",", "a\nb,c\nd,e")])
-def test_a_text_that_looks_like_rows_is_read_where_the_file_is_surely_quoted(tmp_path, name, separator, text):
+def test_a_multi_line_text_that_looks_like_rows_is_read_if_the_file_is_certainly_quoted(
+    tmp_path, name, separator, text
+):
     rows = changed({(0, 1): text, (9, 1): 'he said "ten"'})
     assert read(tmp_path, name, quoted(rows, separator)) == rows
 
 
-def test_a_mark_is_seen_wherever_the_file_is_cut_for_reading(tmp_path, monkeypatch):
+def test_an_opening_quotation_mark_is_found_across_chunk_boundaries(tmp_path, monkeypatch):
     rows = changed(MARKS["one opens a text and a later one ends a text"])
     for size in range(1, 60):
         monkeypatch.setattr("mnrl_job.data.file_formats.dialect.CHUNK", size)
         assert read(tmp_path, "p.tsv", plain(rows)) == rows
 
 
-def test_blanks_around_texts_without_marks_stay(tmp_path):
+def test_spaces_around_unquoted_texts_are_kept(tmp_path):
     assert read(tmp_path, "p.csv", 'query,answer\n b," ""a"""\n') == [(" b", ' "a"')]
 
 
@@ -217,9 +219,9 @@ def test_blanks_around_texts_without_marks_stay(tmp_path):
 def test_the_line_that_excel_writes_before_the_header_names_the_separator(tmp_path, line):
     path = tmp_path / "p.csv"
     path.write_text(line + "query;answer\nq;a\nq;a;b\n", encoding="utf-8-sig", newline="")
-    found = list(read_rows(path))
-    assert found[0] == (3, {"query": "q", "answer": "a"})
-    assert found[1][1] == BadRow(f"{path}:4", "wrong number of fields", "3 fields, the header has 2")
+    parsed = list(read_rows(path))
+    assert parsed[0] == (3, {"query": "q", "answer": "a"})
+    assert parsed[1][1] == BadRow(f"{path}:4", "wrong number of fields", "3 fields, the header has 2")
     rows = [(*row, "more") for row in changed(MARKS["many"])]
     text = plain(rows, header=("query", "answer", "other"))
     assert read(tmp_path, "p.csv", f"sep=\t\n{text}") == rows

@@ -1,4 +1,4 @@
-"""JSON Lines: an object a line, each key once; what is written otherwise is told as what it is."""
+"""JSON Lines: one object per line without duplicate keys; other JSON is recognized and refused."""
 
 import json
 
@@ -32,21 +32,26 @@ OVER_LINES = {
 
 @pytest.mark.parametrize("name", ["p.json", "p.jsonl"])
 @pytest.mark.parametrize("kind", OVER_LINES)
-def test_objects_over_several_lines_are_told_as_such(tmp_path, kind, name):
+def test_json_objects_over_several_lines_are_refused_with_a_conversion(tmp_path, kind, name):
     with pytest.raises(DataError, match=rf"{name}:[13]: a JSON object.*\bjq\b"):
         read(tmp_path, OVER_LINES[kind], name)
 
 
 @pytest.mark.parametrize("indent", [None, 2])
-def test_an_array_is_told_as_such(tmp_path, indent):
+def test_a_json_array_is_refused_with_a_conversion(tmp_path, indent):
     with pytest.raises(DataError, match=r"p\.json:1: a JSON array.*\bjq\b"):
         read(tmp_path, json.dumps(ROWS, indent=indent), "p.json")
 
 
-@pytest.mark.parametrize("torn", ['{"anchor": "a0", "posi', '{"anchor": "a0",', '{"anchor": "a0"', "{"])
-def test_a_torn_line_is_a_bad_row_wherever_it_stands(tmp_path, torn):
-    whole = json.dumps(ROWS[1])
-    for text, bad in ((f"{torn}\n{whole}\n", 0), (f"{whole}\n{torn}\n{whole}", 1), (f"{whole}\n{torn}", 1), (torn, 0)):
+@pytest.mark.parametrize("truncated", ['{"anchor": "a0", "posi', '{"anchor": "a0",', '{"anchor": "a0"', "{"])
+def test_a_truncated_line_is_a_bad_row_wherever_it_is(tmp_path, truncated):
+    complete = json.dumps(ROWS[1])
+    for text, bad in (
+        (f"{truncated}\n{complete}\n", 0),
+        (f"{complete}\n{truncated}\n{complete}", 1),
+        (f"{complete}\n{truncated}", 1),
+        (truncated, 0),
+    ):
         rows = read(tmp_path, text)
         assert rows[bad].reason == "malformed JSON"
         assert [row for row in rows if isinstance(row, dict)] == [ROWS[1]] * (len(rows) - 1)
@@ -67,5 +72,5 @@ def test_a_repeated_key_is_a_bad_row_that_names_it(tmp_path, line, key):
     assert rows == [ROWS[0], BadRow(f"{tmp_path / 'p.jsonl'}:2", "duplicate key", repr(key))]
 
 
-def test_a_byte_order_mark_may_stand_before_every_part_of_joined_files(tmp_path):
+def test_each_part_of_a_concatenated_file_may_begin_with_a_byte_order_mark(tmp_path):
     assert read(tmp_path, "".join(f"\ufeff{json.dumps(row)}\n" for row in ROWS)) == ROWS

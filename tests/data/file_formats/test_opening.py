@@ -1,4 +1,4 @@
-"""What a file is is told by its content: packed files are unpacked under any name, others are named by their kind."""
+"""Files are opened by content: compressed ones under any name, and other kinds are refused with their kind."""
 
 import bz2
 import gzip
@@ -45,7 +45,7 @@ def parquet():
 @pytest.mark.parametrize("suffix", CONTENT)
 @pytest.mark.parametrize("name", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, zstd, lambda content: gzip.compress(gzip.compress(content))])
-def test_a_packed_file_is_read_under_any_name(tmp_path, suffix, name, pack):
+def test_a_compressed_file_is_read_under_any_name(tmp_path, suffix, name, pack):
     path = tmp_path / f"p.{suffix}{name}"
     path.write_bytes(pack(CONTENT[suffix]))
     assert [row for _, row in read_rows(path)] == [{"query": "a", "answer": "b"}]
@@ -68,7 +68,7 @@ FOREIGN = {
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, zstd])
 @pytest.mark.parametrize("name", ["p.jsonl", "p.json", "p.csv", "p.tsv", "p.csv.gz", "p.jsonl.zst"])
 @pytest.mark.parametrize("kind", FOREIGN)
-def test_a_file_of_another_kind_is_named_by_it(tmp_path, kind, name, pack):
+def test_a_file_of_another_kind_is_refused_with_its_kind(tmp_path, kind, name, pack):
     (tmp_path / name).write_bytes(pack(FOREIGN[kind]))
     with pytest.raises(DataError, match=rf"{name}: .*{kind}") as caught:
         list(read_rows(tmp_path / name))
@@ -76,13 +76,13 @@ def test_a_file_of_another_kind_is_named_by_it(tmp_path, kind, name, pack):
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [(POINTER, "Git LFS pointer"), (gzip.compress(parquet()), "whole file is compressed"), (b"<html>", "HTML")],
 )
-def test_what_stands_for_a_parquet_file_is_named_by_its_kind(tmp_path, content, told):
+def test_a_file_of_another_kind_named_parquet_is_refused_with_its_kind(tmp_path, content, message):
     for name in ("p.parquet", "p.parquet.gz"):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(DataError, match=rf"{name}: .*{told}"):
+        with pytest.raises(DataError, match=rf"{name}: .*{message}"):
             list(read_rows(tmp_path / name))
 
 
@@ -96,7 +96,7 @@ def test_what_stands_for_a_parquet_file_is_named_by_its_kind(tmp_path, content, 
         ("p.jsonl.bz2", "decompress"),
     ],
 )
-def test_of_a_format_that_is_not_read_it_is_told_how_to_save_it(tmp_path, name, remedy):
+def test_an_unsupported_format_is_refused_with_a_remedy(tmp_path, name, remedy):
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(DataError, match=rf"{name}: .*{remedy}"):
         list(read_rows(tmp_path / name))
@@ -120,13 +120,13 @@ def eval_set(tmp_path, files, root="set"):
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstd])
-def test_parts_of_eval_sets_are_unpacked_likewise(tmp_path, pack):
+def test_compressed_files_of_eval_sets_are_read_under_any_name(tmp_path, pack):
     assert eval_set(tmp_path, {name: pack(content) for name, content in BEIR.items()}).documents == 1
     assert eval_set(tmp_path, {"set.json": pack(SINGLE)}, "single").documents == 1
 
 
 @pytest.mark.parametrize("part", [*BEIR, "set.json"])
-def test_a_pointer_in_place_of_an_eval_set_is_told(tmp_path, part):
+def test_a_git_lfs_pointer_in_place_of_an_eval_set_is_recognized(tmp_path, part):
     files = BEIR | {part: POINTER} if part in BEIR else {part: POINTER}
     with pytest.raises(DataError, match=rf"{part}: .*Git LFS pointer"):
         eval_set(tmp_path, files)

@@ -1,4 +1,4 @@
-"""Parquet: columns that nobody asked for are not read, whatever they hold; text is text in every Arrow type."""
+"""Parquet: unused columns are not read; text is read from every Arrow string type."""
 
 import datetime
 
@@ -39,7 +39,7 @@ def parquet(path, columns, **options):
 
 
 @pytest.mark.parametrize("kind", UNUSED)
-def test_what_an_unused_column_holds_does_not_matter(tmp_path, kind):
+def test_values_of_an_unused_column_do_not_matter(tmp_path, kind):
     name = "answer.at" if kind == "a namesake with a dot" else "unused"
     pairs, rows = read(tmp_path, parquet(tmp_path / "p.parquet", PAIRS | {name: UNUSED[kind]}))
     assert [tuple(row.values()) for row in rows] == [("a", "c"), ("b", "d")]
@@ -47,7 +47,7 @@ def test_what_an_unused_column_holds_does_not_matter(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["a far date", "an odd time zone", "a long duration"])
-def test_a_used_column_that_python_cannot_hold_is_refused_by_its_name_and_type(tmp_path, kind):
+def test_a_used_column_with_values_outside_pythons_range_is_refused(tmp_path, kind):
     path = parquet(tmp_path / "p.parquet", {"query": ["a", "b"], "answer": UNUSED[kind]})
     with pytest.raises(DataError, match=r"p\.parquet: .*\banswer\b.*(timestamp|duration)") as caught:
         read(tmp_path, path)
@@ -92,7 +92,7 @@ def test_lists_of_every_arrow_type_are_read(tmp_path, kind):
     assert [tuple(row.values()) for row in rows] == [("a", "c"), ("a", "d"), ("b", "e"), ("b", "f")]
 
 
-def test_columns_are_known_by_the_schema_and_only_those_asked_for_are_read(tmp_path):
+def test_columns_are_taken_from_the_schema_and_only_requested_ones_are_read(tmp_path):
     path = parquet(tmp_path / "p.parquet", PAIRS | {"vector": UNUSED["a vector"], "valid": UNUSED["a far date"]})
     assert declared_columns(path) == {"query": False, "answer": False, "vector": True, "valid": False}
     assert [row for _, row in read_rows(path, ["answer", "gone"])] == [{"answer": "c"}, {"answer": "d"}]

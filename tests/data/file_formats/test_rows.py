@@ -1,4 +1,4 @@
-"""Reading files: every format gives the same rows back, and every fault is named by file and line."""
+"""Every format gives the same rows, and every error names file and line."""
 
 import csv
 import gzip
@@ -51,7 +51,7 @@ SOME = [{"anchor": f"wie geht das {i}", "positive": f"so geht das: {i} 日本"} 
 @pytest.mark.parametrize("compression", COMPRESSORS)
 @pytest.mark.parametrize("suffix", ENCODERS)
 @given(rows=ROWS)
-def test_what_was_written_is_read_back_or_refused_where_it_could_be_other_rows(suffix, compression, rows):
+def test_written_rows_are_read_back_or_refused_as_ambiguous(suffix, compression, rows):
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"pairs{suffix}{compression}"
         path.write_bytes(COMPRESSORS[compression](ENCODERS[suffix](rows)))
@@ -71,7 +71,7 @@ def test_parquet_is_read_back(rows):
 
 
 @pytest.mark.parametrize("compression", [".gz", ".zst"])
-def test_an_archive_of_several_pieces_is_read_to_its_end(tmp_path, compression):
+def test_a_multi_member_archive_is_read_to_its_end(tmp_path, compression):
     path = tmp_path / f"pairs.jsonl{compression}"
     compress, content = COMPRESSORS[compression], as_jsonl(SOME)
     path.write_bytes(compress(content[:300]) + compress(content[300:]))
@@ -80,7 +80,7 @@ def test_an_archive_of_several_pieces_is_read_to_its_end(tmp_path, compression):
 
 @pytest.mark.parametrize("compression", [".gz", ".zst"])
 @pytest.mark.parametrize("suffix", ENCODERS)
-def test_an_archive_that_breaks_off_is_never_read_as_a_shorter_file(tmp_path, suffix, compression):
+def test_a_truncated_archive_is_never_read_as_a_shorter_file(tmp_path, suffix, compression):
     path = tmp_path / f"pairs{suffix}{compression}"
     compress, content = COMPRESSORS[compression], ENCODERS[suffix](SOME)
     first, second = compress(content), compress(content)
@@ -110,7 +110,7 @@ CERTAIN = {".gz": lambda rows: rows == SOME, ".zst": lambda _: True, ".parquet":
 
 
 @pytest.mark.parametrize("name", PACKED)
-def test_whatever_byte_is_wrong_the_file_is_read_or_told_as_damaged(tmp_path, name):
+def test_a_file_with_any_corrupted_byte_is_read_or_refused_as_damaged(tmp_path, name):
     path = tmp_path / name
     for position in range(len(PACKED[name])):
         content = bytearray(PACKED[name])
@@ -124,7 +124,7 @@ def test_whatever_byte_is_wrong_the_file_is_read_or_told_as_damaged(tmp_path, na
             assert CERTAIN[path.suffix](rows), position
 
 
-def test_the_checksums_in_a_parquet_file_are_looked_at(tmp_path):
+def test_the_checksums_of_a_parquet_file_are_verified(tmp_path):
     path = tmp_path / "pairs.parquet"
     path.write_bytes(PACKED["pairs.parquet"].replace(b"wie geht das 7", b"wie geht das 8"))
     with pytest.raises(DataError, match=r"pairs\.parquet: .*damaged"):
@@ -132,7 +132,7 @@ def test_the_checksums_in_a_parquet_file_are_looked_at(tmp_path):
 
 
 def test_a_parquet_file_that_gives_fewer_rows_than_it_says_is_damaged(tmp_path):
-    """The last of the two places where its footer counts them: 9, in Thrift's way of writing numbers."""
+    """Change the last of the two row counts in the footer: 9 in Thrift's compact encoding."""
     before, counted, after = PACKED["pairs.parquet"].rpartition(b"\x16\x12")
     path = tmp_path / "pairs.parquet"
     path.write_bytes(before + counted.replace(b"\x12", b"\x10") + after)
@@ -168,7 +168,7 @@ def with_two_columns_of_one_name():
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("pairs.xlsx", b"PK", r"unknown format \.xlsx"),
         ("pairs", b"text", r"unknown format \(no suffix\)"),
@@ -188,15 +188,15 @@ def with_two_columns_of_one_name():
         ("pairs.json", b'[{"a": 1}]', "a JSON array"),
     ],
 )
-def test_a_file_that_cannot_be_read_at_all_is_refused(tmp_path, name, content, said):
+def test_a_file_that_cannot_be_read_at_all_is_refused(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(DataError, match=said) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         list(read_rows(path))
     assert str(path) in str(caught.value)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
+def test_a_byte_order_mark_is_not_part_of_the_first_column_name(tmp_path):
     path = tmp_path / "excel.csv"
     path.write_text("anchor,positive\na,b\n", encoding="utf-8-sig")
     assert [row for _, row in read_rows(path)] == [{"anchor": "a", "positive": "b"}]

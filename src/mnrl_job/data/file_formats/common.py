@@ -1,4 +1,4 @@
-"""What the formats share: a row, the names of its columns, and texts that cannot be written as UTF-8."""
+"""What all file formats share: rows, column names and the check for valid Unicode."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Row = tuple[int, dict[str, Any] | BadRow]
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text can be written as UTF-8. JSON's escapes and broken bytes can smuggle in halves of characters."""
+    """Whether a text can be encoded as UTF-8: JSON escapes and invalid bytes can give unpaired surrogates."""
     if text.isascii():
         return True
     try:
@@ -31,7 +31,7 @@ def is_unicode(text: str) -> bool:
 
 
 def check_names(names: Sequence[str], where: str) -> None:
-    """Refuse column names that are not told apart, or cannot be written down; NULs are what UTF-16 looks like.
+    """Refuse duplicate column names and those that are not UTF-8; NULs are a sign of UTF-16.
 
     Raises:
         DataError: naming the first such name.

@@ -1,4 +1,4 @@
-"""How a file of separated values is written: what separates its columns, and whether its texts are quoted."""
+"""Detect the dialect of a delimited file: its separator, and whether its texts are quoted."""
 
 import csv
 import io
@@ -15,14 +15,14 @@ from mnrl_job.errors import DataError
 
 CHUNK = 1 << 20
 SEPARATORS = (";", "\t", ",", "|")
-# What Excel writes before the header.
+# Excel writes this line before the header.
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?[\r\n]*')
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """`skipped` lines come before the header. Where texts are not `quoted`, quotation marks are part of them."""
+    """`skipped` lines precede the header. If not `quoted`, quotation marks are part of the texts."""
 
     separator: str
     quoted: bool
@@ -32,7 +32,7 @@ class Dialect:
         """The fields of each record.
 
         Raises:
-            csv.Error: while it is read, where a quotation mark is neither part of a text nor around it.
+            csv.Error: while reading, at a misplaced quotation mark.
         """
         if not self.quoted:
             return csv.reader(lines, delimiter=self.separator, quoting=csv.QUOTE_NONE)
@@ -41,61 +41,61 @@ class Dialect:
 
 @contextmanager
 def open_text(path: Path) -> Iterator[io.TextIOWrapper]:
-    """Open a file as text, line ends as they are; bytes that are no UTF-8 become halves of characters."""
+    """Open a file as text with its line ends; invalid UTF-8 becomes unpaired surrogates."""
     with open_bytes(path) as handle:
         yield io.TextIOWrapper(handle, encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
-def find_dialect(path: Path, usual: str) -> Dialect:
-    """Find how a file is written.
+def find_dialect(path: Path, default: str) -> Dialect:
+    """Detect the dialect of a file.
 
-    The header tells the separator: where the `usual` one of the suffix gives a single column, it is another one.
-    Values separated by tabs come quoted from spreadsheets and not quoted from most others, which the whole file tells.
+    The header determines the separator: the `default` of the suffix, unless that gives a single column. Tab-separated
+    files are quoted by spreadsheets but not by most other programs; the whole file shows which.
 
     Raises:
-        DataError: it may be read both ways, with different rows.
+        DataError: it can be read both ways, with different rows.
     """
     with open_text(path) as text:
         first = text.readline()
-        named = SEPARATOR_LINE.fullmatch(first)
-        header = text.readline() if named else first
-        separator = named[1] if named else _separator(header, usual)
-        skipped = 1 if named else 0
-        may_be_plain = separator == "\t" and '"' not in header and _marks_open_texts(path)
-        if not may_be_plain or not _stands_unquoted(text, header.count("\t") + 1):
+        declared = SEPARATOR_LINE.fullmatch(first)
+        header = text.readline() if declared else first
+        separator = declared[1] if declared else _detect_separator(header, default)
+        skipped = 1 if declared else 0
+        may_be_unquoted = separator == "\t" and '"' not in header and _has_opening_quotes(path)
+        if not may_be_unquoted or not _is_unquoted(text, header.count("\t") + 1):
             return Dialect(separator, quoted=True, skipped=skipped)
     _refuse_ambiguous(path, skipped)
     return Dialect(separator, quoted=False, skipped=skipped)
 
 
-def _separator(header: str, usual: str) -> str:
-    if _columns(header, usual) != 1:
-        return usual
-    return max((usual, *SEPARATORS), key=lambda separator: _columns(header, separator))
+def _detect_separator(header: str, default: str) -> str:
+    if _count_columns(header, default) != 1:
+        return default
+    return max((default, *SEPARATORS), key=lambda separator: _count_columns(header, separator))
 
 
-def _columns(header: str, separator: str) -> int:
-    """How many columns there are, 1 where quotation marks do not fit to the separator."""
+def _count_columns(header: str, separator: str) -> int:
+    """1 if quotation marks do not match the separator."""
     try:
         return len(next(csv.reader([header], delimiter=separator, strict=True), ""))
     except csv.Error:
         return 1
 
 
-def _marks_open_texts(path: Path) -> bool:
-    """Whether a quotation mark stands at the beginning of any text; a look at the bytes is quick."""
+def _has_opening_quotes(path: Path) -> bool:
+    """Whether any text begins with a quotation mark. Searching the bytes is fast."""
     before = b"\n"
     with open_bytes(path) as handle:
         while chunk := handle.read(CHUNK):
-            piece = before + chunk
-            if any(opening in piece for opening in (b'\t"', b'\n"', b'\r"')):
+            searched = before + chunk
+            if any(opening in searched for opening in (b'\t"', b'\n"', b'\r"')):
                 return True
             before = chunk[-1:]
     return False
 
 
-def _stands_unquoted(lines: Iterable[str], fields: int) -> bool:
-    """Whether all lines are rows, some quotation mark opens a text without closing it, and none is doubled."""
+def _is_unquoted(lines: Iterable[str], fields: int) -> bool:
+    """Whether all lines are rows, some text begins with a quotation mark that is not closed, and none is doubled."""
     opened = False
     for raw in lines:
         line = raw.rstrip("\r\n")
@@ -110,7 +110,7 @@ def _stands_unquoted(lines: Iterable[str], fields: int) -> bool:
 
 
 def _refuse_ambiguous(path: Path, skipped: int) -> None:
-    """Two rows with a quotation mark each, one at its beginning and one at its end, look like a text of two lines."""
+    """Refuse two lines that begin and end with a quotation mark: either two rows, or one row with a line break."""
     with open_text(path) as text:
         reader = csv.reader(islice(text, skipped, None), delimiter="\t", strict=True)
         try:

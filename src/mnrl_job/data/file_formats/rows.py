@@ -1,11 +1,11 @@
-"""From a data file to rows with their line numbers: JSON Lines, CSV, TSV, Parquet; plain, gzip or zstd."""
+"""Read rows from data files: JSON Lines, CSV, TSV and Parquet; plain, gzip or zstd."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mnrl_job.data.file_formats.common import Row
-from mnrl_job.data.file_formats.delimited import separated_rows
+from mnrl_job.data.file_formats.delimited import delimited_rows
 from mnrl_job.data.file_formats.json_lines import json_rows
 from mnrl_job.data.file_formats.opening import COMPRESSED, READ_ERRORS
 from mnrl_job.data.file_formats.parquet import parquet_columns, parquet_rows
@@ -13,11 +13,11 @@ from mnrl_job.errors import DataError, NotFound, first_line
 from mnrl_job.system.heartbeat import heartbeat
 
 JSON_LINES = (".jsonl", ".ndjson", ".json")
-SEPARATED = {".csv": ",", ".tsv": "\t"}
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
 PARQUET = ".parquet"
 ROWS_PER_BEAT = 10_000
 FORMATS = ".jsonl, .ndjson, .json, .csv, .tsv (plain, .gz or .zst) or .parquet"
-# What to do about the formats that data is often kept in.
+# Remedies for other common formats.
 REMEDIES = {
     "save the sheet as CSV UTF-8": (".xlsx", ".xlsm", ".xls", ".ods", ".numbers"),
     "rename it to .csv, .tsv or .jsonl, by its content": (".txt", ".tab", ".dat", ".data", ""),
@@ -42,14 +42,14 @@ def read_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Ro
     A row that cannot be parsed is yielded as a `BadRow`. Blank lines are skipped.
 
     Args:
-        path: of the file; its suffixes tell the format.
-        columns: those that are used. Parquet reads no others; a row of the text formats holds all it has.
+        path: of the file; its suffixes determine the format.
+        columns: the columns to read from Parquet; rows of text formats have all columns.
 
     Raises:
-        DataError: the file is of an unknown format or damaged as a whole.
+        DataError: the format is unknown, or the file is damaged.
         NotFound: the file cannot be opened.
     """
-    with _reading(path):
+    with _translate_read_errors(path):
         for count, row in enumerate(_rows(path, columns), 1):
             if count % ROWS_PER_BEAT == 0:
                 heartbeat()
@@ -57,35 +57,35 @@ def read_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Ro
 
 
 def _rows(path: Path, columns: Collection[str] | None) -> Iterator[Row]:
-    kind = _kind(path)
-    if kind in JSON_LINES:
+    suffix = _format_suffix(path)
+    if suffix in JSON_LINES:
         return json_rows(path)
-    if kind in SEPARATED:
-        return separated_rows(path, SEPARATED[kind])
-    if kind == PARQUET:
+    if suffix in SEPARATORS:
+        return delimited_rows(path, SEPARATORS[suffix])
+    if suffix == PARQUET:
         return parquet_rows(path, columns)
-    raise DataError(f"{path}: unknown format {kind or '(no suffix)'}; expected {FORMATS}; {_remedy(kind)}")
+    raise DataError(f"{path}: unknown format {suffix or '(no suffix)'}; expected {FORMATS}; {_remedy(suffix)}")
 
 
 def declared_columns(path: Path) -> dict[str, bool] | None:
-    """The columns that a file's schema names, and whether each holds lists; None where only its rows know.
+    """The columns of a file's schema, and whether each holds lists; None for formats without a schema.
 
     Raises:
-        DataError: the file is damaged as a whole.
+        DataError: the file is damaged.
         NotFound: the file cannot be opened.
     """
-    if _kind(path) != PARQUET:
+    if _format_suffix(path) != PARQUET:
         return None
-    with _reading(path):
+    with _translate_read_errors(path):
         return parquet_columns(path)
 
 
-def _remedy(kind: str) -> str:
-    others = "exclude it with a glob such as folder/*.jsonl"
-    return next((remedy for remedy, kinds in REMEDIES.items() if kind in kinds), others)
+def _remedy(suffix: str) -> str:
+    default = "exclude it with a glob such as folder/*.jsonl"
+    return next((remedy for remedy, suffixes in REMEDIES.items() if suffix in suffixes), default)
 
 
-def _kind(path: Path) -> str:
+def _format_suffix(path: Path) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if len(suffixes) > 1 and suffixes[-1] in COMPRESSED:
         return suffixes[-2]
@@ -93,7 +93,7 @@ def _kind(path: Path) -> str:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _translate_read_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, PermissionError) as error:

@@ -63,7 +63,7 @@ def _named(part: dict[str, Any]) -> tuple[Example, ...]:
 def _leaked(leakage: dict[str, Any]) -> Iterator[Highlight]:
     if leakage["rows"]:
         done = {"remove": "They were removed.", "keep": "They were kept: the scores are too good."}
-        meaning = f"These pairs also stand in an eval set. {done.get(leakage['policy'], '')}"
+        meaning = f"These pairs also occur in an eval set. {done.get(leakage['policy'], '')}"
         yield Highlight(count(leakage["rows"]), "pairs leaked", meaning, _rows(leakage["examples"]))
 
 

@@ -124,7 +124,7 @@ def _gain(line: dict[str, Any]) -> float:
 
 def _with_texts(lines: list[dict[str, Any]], eval_set: EvalSet) -> list[Change]:
     queries = _texts(eval_set.folder / "queries.arrow", (line["query"] for line in lines), QUERY_CHARACTERS)
-    wanted = _wanted(eval_set.folder / "judgements.arrow", set(queries))
+    wanted = _wanted(eval_set.folder / "qrels.arrow", set(queries))
     tops = (line[when]["top"] for line in lines for when in ("before", "after") if line[when])
     documents = _texts(eval_set.folder / "corpus.arrow", {*tops, *wanted.values()}, DOCUMENT_CHARACTERS)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from mnrl_job.config.settings import Settings
-from mnrl_job.data.integer_sets import distinct_pairs, used
+from mnrl_job.data.integer_sets import distinct_dense, distinct_pairs
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import Ragged
 from mnrl_job.data.tables import read_table, take
@@ -87,7 +87,9 @@ def distinct(groups: NDArray[np.int64], given: Ragged, barred: NDArray[np.bool_]
     at = np.minimum(np.searchsorted(positives, told), len(positives) - 1)
     known = (positives[at] == told) & np.isin(asking, anchors)
     own = distinct_pairs(np.column_stack([np.searchsorted(anchors, asking[known]), at[known]])).T
-    return Texts(rows, query_of, document_of, rows[queries], rows[documents], own, used(document_of[barred[rows]]))
+    return Texts(
+        rows, query_of, document_of, rows[queries], rows[documents], own, distinct_dense(document_of[barred[rows]])
+    )
 
 
 def mine(model: SentenceTransformer, pairs: Pairs, texts: Texts, settings: Settings, folder: Path) -> MiningResult:

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.batching.planning import Plan
 from mnrl_job.config.settings import Settings
-from mnrl_job.data.integer_sets import used
+from mnrl_job.data.integer_sets import distinct_dense
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.tables import read_groups, read_negatives
 from mnrl_job.system.heartbeat import enter_phase
@@ -80,7 +80,7 @@ class HardNegatives:
     def _texts(self) -> Texts:
         """Sorted out only where something is mined, which a resumed run may not need."""
         barred = np.load(self._barred) if self._barred else np.zeros(self._pairs.rows, dtype=bool)
-        return distinct(self._groups, self._given, barred, used(self._plan))
+        return distinct(self._groups, self._given, barred, distinct_dense(self._plan))
 
     def due(self, epoch: int) -> bool:
         """Whether this epoch, counted from 0, wants negatives that are not there yet."""

@@ -1,0 +1,35 @@
+"""Select some of the training pairs."""
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mnrl_job.data.pairs import Pairs
+from mnrl_job.data.ragged import Ragged
+from mnrl_job.data.tables import read_table, write_table
+
+
+def select_pairs(pairs: Pairs, negatives: Ragged, selected: NDArray[np.bool_], path: Path) -> tuple[Pairs, Ragged]:
+    """The selected pairs, written to `path` unless all are selected, and their negatives.
+
+    Args:
+        pairs: to select from.
+        negatives: group ids of each row's negatives.
+        selected: a mask, shape (rows,).
+        path: of the new Arrow file. It has no column of negatives if no selected pair has any.
+    """
+    if selected.all():
+        return pairs, negatives
+    negatives = negatives.select(np.flatnonzero(selected))
+    columns = pairs.columns if len(negatives.values) else pairs.columns[:2]
+    write_table(path, read_table(pairs.path).select(columns).filter(pa.array(selected)))
+    bounds = np.cumsum([0, *(source.rows for source in pairs.sources)])
+    sources = tuple(
+        replace(source, rows=int(selected[start:stop].sum()))
+        for source, (start, stop) in zip(pairs.sources, pairwise(bounds), strict=True)
+    )
+    return replace(pairs, path=path, columns=columns, rows=int(selected.sum()), sources=sources), negatives

@@ -1,0 +1,52 @@
+"""Preparing data without a run."""
+
+import shutil
+from datetime import UTC, datetime
+
+import pytest
+
+from mnrl_job.config.setting_types import Source
+from mnrl_job.config.settings import Settings
+from mnrl_job.data.evalset import EvalData, write_evalset
+from mnrl_job.launch.watchdog import WorkerTimeouts
+from mnrl_job.pipeline.prepare import prepare
+from mnrl_job.runs.attempt import Attempt
+from mnrl_job.runs.attempt_history import AttemptHistory
+from mnrl_job.runs.status import Status
+from tests.data.reading import read
+from tests.examples import write_jsonl
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """The result of `prepare` for sources, each a list of pairs or triplets, and eval sets.
+
+    These are (query, relevant document) by name.
+    """
+
+    def run(*sources, evals=None, weights=None, **settings):
+        paths = [
+            write_jsonl(tmp_path / f"s{i}.jsonl", ({"query": a, "pos": p, "neg": n} for a, p, *n in rows))
+            for i, rows in enumerate(sources)
+        ]
+        named = [
+            Source(f"s{i}", str(path), weight)
+            for i, (path, weight) in enumerate(zip(paths, weights or [None] * len(paths), strict=True))
+        ]
+        pairs, _ = read(tmp_path, *named)
+        eval_sets = tuple(
+            write_evalset(
+                name, name, tmp_path / "eval" / name, EvalData({"q": query}, {"d": document}, {("q", "d"): 1})
+            )
+            for name, (query, document) in (evals or {}).items()
+        )
+        scratch = tmp_path / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
+        (scratch / "eval").mkdir(parents=True)
+        status = Status(scratch / "progress.json", "r", grace_seconds=30, hang_seconds=600)
+        care = WorkerTimeouts(hang_seconds=60, grace_seconds=30)
+        folders = (scratch, scratch / "run", scratch)
+        place = Attempt("r", datetime.now(UTC), "", "", *folders, "auto", status, AttemptHistory("r"), care)
+        return prepare(Settings(**settings), place, pairs, eval_sets, workers=2)
+
+    return run
