@@ -18,7 +18,7 @@ from mnrl_job.storage import Store, open_store
 from tests.examples import build_tiny_model, fill, write_evalset, write_pairs
 from tests.program import Ended, run_command
 from tests.servers.proxy import Proxy, proxied
-from tests.servers.s3 import BUCKET, SMALL_PIECE, Server, open_at, serve
+from tests.servers.s3 import BUCKET, SMALL_PART, Server, open_at, serve
 
 if TYPE_CHECKING:
     from tests.published import Published
@@ -186,11 +186,11 @@ def store(request: pytest.FixtureRequest, reach: Reach, tmp_path: Path) -> Store
 
 
 @pytest.fixture
-def small_pieces(monkeypatch: pytest.MonkeyPatch) -> int:
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> int:
     """What is a large object, so that small ones travel as large ones do."""
     for module in ("s3", "transfer"):
-        monkeypatch.setattr(f"mnrl_job.storage.{module}.PART_SIZE", SMALL_PIECE)
-    return SMALL_PIECE
+        monkeypatch.setattr(f"mnrl_job.storage.{module}.PART_SIZE", SMALL_PART)
+    return SMALL_PART
 
 
 @pytest.fixture
@@ -204,9 +204,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retry without the seconds in between."""
-    monkeypatch.setattr("mnrl_job.storage.s3._pause", lambda _: 0.01)
+def no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retry without waiting."""
+    monkeypatch.setattr("mnrl_job.storage.s3._backoff", lambda _: 0.01)
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)
 
 

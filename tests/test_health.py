@@ -27,7 +27,9 @@ def probe(cwd, **environment):
 def test_a_run_without_progress_for_longer_than_its_limit_is_unhealthy(tmp_path, phase, seconds, code):
     current = status.Status(tmp_path / FILE, "r", grace_seconds=30, hang_seconds=20)
     current.enter_phase(Phase(phase))
-    content = current.snapshot() | {"updated_at": timestamps.told(datetime.fromtimestamp(time.time() - seconds, UTC))}
+    content = current.snapshot() | {
+        "updated_at": timestamps.format_utc(datetime.fromtimestamp(time.time() - seconds, UTC))
+    }
     (tmp_path / FILE).write_text(json.dumps(content), encoding="utf-8")
     exit_code, output = probe(tmp_path, MNRL_WORK_DIR=str(tmp_path))
     assert exit_code == code

@@ -94,11 +94,11 @@ def evaluate(settings: Settings, _origins: dict[str, str]) -> None:
 def check(settings: Settings, _origins: dict[str, str]) -> None:
     """Check everything that a training run needs, and estimate how long it takes."""
     from mnrl_job.pipeline.check import check
-    from mnrl_job.report.audit_page import page
+    from mnrl_job.report.audit import audit_text
 
     findings, audit = check(settings, lambda finding: click.echo(_row(finding)))
     if audit:
-        click.echo(redact(f"\n{page(audit)}\n"))
+        click.echo(redact(f"\n{audit_text(audit)}\n"))
     failed = [finding for finding in findings if finding.status == "failed"]
     warnings = sum(finding.status == "warning" for finding in findings)
     if failed:
@@ -221,7 +221,7 @@ def _verdict(primary: Mapping[str, Any] | None) -> str:
 
 def main() -> int:
     """Run a command. Its result or error becomes the exit code, the last log line and the termination log."""
-    out, err = logs.Unbroken(sys.stdout), logs.Unbroken(sys.stderr)
+    out, err = logs.PipeSafeStream(sys.stdout), logs.PipeSafeStream(sys.stderr)
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         return _run_command()
 

@@ -1,4 +1,4 @@
-"""BM25: the formula of Lucene, on words of any language."""
+"""BM25 in Lucene's variant, on words of any language."""
 
 import math
 import re
@@ -8,7 +8,7 @@ import pytest
 
 from mnrl_job.data.evalset import EvalData, write_evalset
 from mnrl_job.evaluation import bm25
-from mnrl_job.evaluation.bm25 import lexical_metrics
+from mnrl_job.evaluation.bm25 import bm25_metrics
 from mnrl_job.evaluation.metrics import ranking_metrics
 
 CORPUS = {
@@ -35,29 +35,29 @@ def by_hand(query, k1=1.5, b=0.75):
     return [name for name, _ in scores.most_common()]
 
 
-def test_it_ranks_as_the_formula_says_and_finds_nothing_without_a_common_word(tmp_path):
-    found = lexical_metrics(write_evalset("de", "", tmp_path, EvalData(QUERIES, CORPUS, GRADES)), [1, 3])
+def test_rankings_follow_the_formula_and_have_no_document_without_a_common_word(tmp_path):
+    metrics = bm25_metrics(write_evalset("de", "", tmp_path, EvalData(QUERIES, CORPUS, GRADES)), [1, 3])
     expected = []
     for query, text in QUERIES.items():
-        grades = {document: grade for (asked, document), grade in GRADES.items() if asked == query}
+        grades = {document: grade for (query_id, document), grade in GRADES.items() if query_id == query}
         ranking = [grades.get(name, 0) for name in by_hand(text)]
         expected.append(ranking_metrics(ranking, list(grades.values()), [1, 3]))
-    for name, value in found.items():
-        assert value == pytest.approx(sum(one[name] for one in expected) / len(QUERIES)), name
-    assert 0 < found["ndcg@3"] < 1
+    for name, value in metrics.items():
+        assert value == pytest.approx(sum(result[name] for result in expected) / len(QUERIES)), name
+    assert 0 < metrics["ndcg@3"] < 1
 
 
-def test_a_query_is_not_ranked_among_its_own_answers(tmp_path):
+def test_a_query_in_the_corpus_is_left_out_of_its_own_ranking(tmp_path):
     corpus = {"q1": "Zähler im Keller"} | CORPUS
     with_itself, without = (
-        lexical_metrics(write_evalset("de", "", tmp_path / name, EvalData(QUERIES, corpus, GRADES, own)), [1])
+        bm25_metrics(write_evalset("de", "", tmp_path / name, EvalData(QUERIES, corpus, GRADES, own)), [1])
         for name, own in (("with", ()), ("without", ["q1"]))
     )
     assert (with_itself["accuracy@1"], without["accuracy@1"]) == pytest.approx((1 / 3, 2 / 3))
 
 
-def test_a_corpus_without_words_or_too_large_has_none(tmp_path, monkeypatch):
+def test_a_corpus_without_words_or_too_large_has_no_metrics(tmp_path, monkeypatch):
     wordless = write_evalset("a", "", tmp_path / "a", EvalData({"q": "!"}, {"d": "?", "e": "."}, {("q", "d"): 1}))
-    assert lexical_metrics(wordless, [1]) is None
-    monkeypatch.setattr(bm25, "MOST_BYTES", sum(len(text.encode()) for text in CORPUS.values()) - 1)
-    assert lexical_metrics(write_evalset("b", "", tmp_path / "b", EvalData(QUERIES, CORPUS, GRADES)), [1]) is None
+    assert bm25_metrics(wordless, [1]) is None
+    monkeypatch.setattr(bm25, "MAX_CORPUS_BYTES", sum(len(text.encode()) for text in CORPUS.values()) - 1)
+    assert bm25_metrics(write_evalset("b", "", tmp_path / "b", EvalData(QUERIES, CORPUS, GRADES)), [1]) is None

@@ -36,5 +36,5 @@ def test_every_metric_equals_trec_eval(documents, seed, relevant, highest):
         assert ours[f"mrr@{k}"] == pytest.approx(first_in_reach, abs=1e-9)
 
 
-def test_nothing_found_is_zero_everywhere():
+def test_all_metrics_are_zero_without_a_relevant_document():
     assert set(ranking_metrics([0, 0, 0], [1], METRIC_CUTOFFS).values()) == {0.0}

@@ -14,7 +14,7 @@ from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.launch.workers import ALLOCATOR, WorkerGroup, start_workers, worker_environment
 from mnrl_job.system.devices import Devices
-from mnrl_job.system.local_rank import WORKER, is_first_of_machine
+from mnrl_job.system.local_rank import WORKER, is_local_main_process
 from mnrl_job.system.record_files import write_record
 from mnrl_job.worker.results import Verification
 
@@ -127,4 +127,4 @@ def first_of_machine(environment):
             patch.delenv(name, raising=False)
             if name in environment:
                 patch.setenv(name, environment[name])
-        return is_first_of_machine()
+        return is_local_main_process()

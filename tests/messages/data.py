@@ -43,7 +43,7 @@ INPUTS: Catalogue = {
     "a URI without a bucket": (
         input_at("s3:///p.jsonl"),
         64,
-        "MNRL_TRAIN_DATA: s3:///p.jsonl names no bucket; expected s3://BUCKET/PREFIX",
+        "MNRL_TRAIN_DATA: s3:///p.jsonl has no bucket; expected s3://BUCKET/PREFIX",
     ),
 }
 FORMATS: Catalogue = {

@@ -76,7 +76,7 @@ STORAGE: Catalogue = {
     "credentials in a URI": (
         output_at("s3://key:secret@bucket/runs"),
         64,
-        "MNRL_OUTPUT: the bucket of an s3:// URI holds no credentials or port; set AWS_ACCESS_KEY_ID, "
+        "MNRL_OUTPUT: an s3:// URI must not contain credentials or a port; set AWS_ACCESS_KEY_ID, "
         "AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL, or use a role",
     ),
     "another scheme of S3": (
@@ -88,13 +88,13 @@ STORAGE: Catalogue = {
         s3("AccessDenied", 403),
         77,
         "MNRL_OUTPUT: s3://bucket/runs/r: access denied (PutObject: AccessDenied, No); grant s3:ListBucket, "
-        "s3:GetObject, and for the output s3:PutObject, s3:DeleteObject and s3:AbortMultipartUpload, or mend the "
-        "credentials; where the requester pays, set AWS_REQUEST_PAYER=requester",
+        "s3:GetObject, and for the output s3:PutObject, s3:DeleteObject and s3:AbortMultipartUpload, or check the "
+        "credentials; for requester-pays buckets set AWS_REQUEST_PAYER=requester",
     ),
     "a token that has expired": (
         s3("ExpiredToken", 400),
         77,
-        "MNRL_OUTPUT: s3://bucket/runs/r: access denied (PutObject: ExpiredToken, No); mend the credentials "
+        "MNRL_OUTPUT: s3://bucket/runs/r: access denied (PutObject: ExpiredToken, No); check the credentials "
         "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, the role)",
     ),
     "a bucket that is not there": (
@@ -105,14 +105,14 @@ STORAGE: Catalogue = {
     "an object that is archived": (
         s3("InvalidObjectState", 403, "GetObject"),
         66,
-        "MNRL_OUTPUT: s3://bucket/runs/r: is archived, so it cannot be read now (GetObject: InvalidObjectState, "
-        "No); restore it (aws s3api restore-object), or copy it to a storage class that can be read at once",
+        "MNRL_OUTPUT: s3://bucket/runs/r: is archived and cannot be read now (GetObject: InvalidObjectState, "
+        "No); restore it (aws s3api restore-object), or copy it to a storage class with immediate access",
     ),
     "a server that is busy": (
         s3("SlowDown", 503),
         69,
-        "MNRL_OUTPUT: s3://bucket/runs/r: PutObject: SlowDown, No; the storage did not answer as it should, start "
-        "again when it does",
+        "MNRL_OUTPUT: s3://bucket/runs/r: PutObject: SlowDown, No; unexpected response of the storage; start again "
+        "when it has recovered",
     ),
     "no credentials": (
         boto(NoCredentialsError()),
@@ -123,8 +123,8 @@ STORAGE: Catalogue = {
     "a server out of reach": (
         boto(EndpointConnectionError(endpoint_url="http://minio:9000")),
         69,
-        'MNRL_OUTPUT: s3://bucket/runs/r: Could not connect to the endpoint URL: "http://minio:9000"; the storage '
-        "did not answer as it should, start again when it does",
+        'MNRL_OUTPUT: s3://bucket/runs/r: Could not connect to the endpoint URL: "http://minio:9000"; '
+        "unexpected response of the storage; start again when it has recovered",
     ),
 }
 PUBLISHING: Catalogue = {
@@ -165,7 +165,7 @@ DEVICES: Catalogue = {
     "fewer GPUs than processes": (
         partial(worker_count, 2, 1),
         78,
-        "MNRL_NUM_PROCESSES=2, but only 1 GPU(s) are visible; a GPU holds one worker: lower MNRL_NUM_PROCESSES or "
-        "show more GPUs through CUDA_VISIBLE_DEVICES",
+        "MNRL_NUM_PROCESSES=2, but only 1 GPU(s) are visible; each worker needs one: lower MNRL_NUM_PROCESSES "
+        "or make more GPUs visible in CUDA_VISIBLE_DEVICES",
     ),
 }

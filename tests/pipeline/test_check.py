@@ -69,7 +69,7 @@ def test_everything_train_needs_is_checked_and_no_file_is_left(mnrl_job, moto, g
     assert "warning  contradictions         1 negatives are positives of the same anchor elsewhere" in ended.stdout
     assert "9 pairs from 9 rows, 0 rejected" in ended.stdout
     assert re.search(r"^ +9  to train on$", ended.stdout, flags=re.MULTILINE), "the audit as a page"
-    assert re.search(r"^  anchor: half have up to \d+, .* 0.0% are cut$", ended.stdout, flags=re.MULTILINE)
+    assert re.search(r"^ +anchor tokens: median \d+, .* the longest \d+$", ended.stdout, flags=re.MULTILINE)
     assert "ready to train" in ended.last_line
     assert not objects(moto, f"s3://{BUCKET}/check-runs")
     assert {path.name for path in tmp_path.iterdir()} == {"pairs.jsonl", "faq.json"}

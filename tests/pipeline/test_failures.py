@@ -98,7 +98,7 @@ def test_insufficient_disk_space_is_reported_before_any_download(scene, small_di
     (small_disk / "filler").write_bytes(bytes(3_000_000))
     assert scene.run("tight", MNRL_WORK_DIR=str(small_disk)) == 78, scene.log("tight")[-3000:]
     assert scene.failure("tight")["phase"] == "fetch"
-    assert " GB needed; free space, or name a larger MNRL_WORK_DIR" in scene.log("tight")
+    assert " GB needed; free space, or set MNRL_WORK_DIR to a larger disk" in scene.log("tight")
 
 
 def test_a_work_folder_that_fills_up_ends_with_the_code_of_the_environment(scene, small_disk):

@@ -17,6 +17,6 @@ def test_the_page_of_a_training_is_hashed_and_shows_harmful_pairs_and_queries_as
     assert f"pairs with markup Examples of pairs with markup anchor {PAIRS[0][0]} <script>window.stolen" in reader.text
     assert data_of(page.decode())["query"][0] == f"{EVIL} forgot my password"
     drawn = [attrs["aria-label"].partition(".")[0] for attrs in reader.attributes("svg") if "aria-label" in attrs]
-    assert {"Loss", "In-batch accuracy", "Anisotropy", "Memory in use, in GB"} <= set(drawn)
+    assert {"Loss", "In-batch accuracy", "Anisotropy", "Memory in GB"} <= set(drawn)
     assert manifest["settings_sha256"] in reader.text
     assert all(digest in reader.text for digest in manifest["inputs"].values())

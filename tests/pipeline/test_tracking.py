@@ -1,4 +1,4 @@
-"""Whole runs that are tracked: refused by the gate, gone on with, and where no tracker can be reached."""
+"""Runs with trackers: failed by the gate, resumed, and without a reachable tracker."""
 
 import json
 import sys
@@ -33,7 +33,7 @@ def wandb_processes() -> list[psutil.Process]:
     return [one for one in psutil.process_iter() if one.name().startswith("wandb-core")]
 
 
-def test_a_refused_run_is_told_of_and_the_next_attempt_goes_on_in_the_same_place(scene, server, monkeypatch):
+def test_a_run_that_failed_the_gate_is_reported_and_resumed_in_the_same_tracker_run(scene, server, monkeypatch):
     from mlflow import MlflowClient
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
@@ -92,7 +92,7 @@ def test_a_refused_run_is_told_of_and_the_next_attempt_goes_on_in_the_same_place
         time.sleep(0.2)
 
 
-def test_a_run_goes_on_without_trackers_that_are_absent_and_stdout_has_the_table_alone(mnrl_job, good, tmp_path):
+def test_a_run_succeeds_without_its_trackers_and_stdout_has_only_the_table(mnrl_job, good, tmp_path):
     absent = tmp_path / "packages" / "wandb"
     absent.mkdir(parents=True)
     (absent / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'wandb'\", name='wandb')")

@@ -1,4 +1,4 @@
-"""The page of a run: what it says, that texts of the data stay texts, and runs that have less to show."""
+"""The HTML report: its content, escaping of texts, and runs with fewer results."""
 
 import json
 import re
@@ -10,84 +10,100 @@ from mnrl_job.data.tables import write_columns
 from mnrl_job.report.page import query_explorer
 from mnrl_job.report.page.charts import Series, line_chart, scale
 from mnrl_job.report.page.formatting import signed
-from mnrl_job.report.page.verdict import verdict
-from tests.report.left_behind import EVIL, left_behind, log
+from mnrl_job.report.page.verdict import reach_verdict
 from tests.report.page_reader import Reader, data_of
+from tests.report.run_outputs import EVIL, log, make_run_outputs
 
 LOSS = (-0.15, -0.05)
 
 
 @pytest.fixture
 def run(tmp_path):
-    return left_behind(tmp_path, queries=30)
+    return make_run_outputs(tmp_path, queries=30)
 
 
-def test_the_verdict_comes_first_with_how_much_and_how_sure(run):
+def set_change(run, delta, interval, p_value):
+    for key, value in (("delta", delta), ("confidence_interval", interval), ("p_value", p_value)):
+        run.metrics["evaluation"]["faq"][key]["ndcg@10"] = value
+
+
+def test_the_verdict_comes_first_with_the_gain_and_its_significance(run):
     page = run.page()
-    one = run.content["evaluation"]["faq"]
-    low, high = one["confidence_interval"]["ndcg@10"]
+    evaluation = run.metrics["evaluation"]["faq"]
+    low, high = evaluation["confidence_interval"]["ndcg@10"]
     text = Reader(page).text
     assert page.index("<h1") < page.index("<h2")
-    assert f"Better: ndcg@10 rose by {one['delta']['ndcg@10']:.3f}" in text
-    assert f"{one['before']['ndcg@10']:.3f} → {one['after']['ndcg@10']:.3f} on faq, 95 % interval {low:+.3f}" in text
-    assert f"to {high:+.3f}, p = {one['p_value']['ndcg@10']:.4f} over 30 queries" in text
-    assert "Sure: the interval lies wholly above zero" in text
+    assert f"Better: ndcg@10 rose by {evaluation['delta']['ndcg@10']:.3f}" in text
+    assert (
+        f"{evaluation['before']['ndcg@10']:.3f} → {evaluation['after']['ndcg@10']:.3f} on faq, 95 % interval {low:+.3f}"
+        in text
+    )
+    assert f"to {high:+.3f}, p = {evaluation['p_value']['ndcg@10']:.4f} over 30 queries" in text
+    assert "Significant: the interval lies entirely above zero" in text
 
 
 @pytest.mark.parametrize(
     ("delta", "interval", "p_value", "word", "sure"),
     [
-        (-0.1, (-0.15, -0.05), 0.001, "Worse", "Sure"),
-        (0.01, (-0.02, 0.04), 0.4, "Not proven", "Not sure"),
-        (0.01, (0.001, 0.02), 0.06, "Not proven", "Not sure"),
-        (0.0, (0.0, 0.0), 1.0, "No change", "Not sure"),
-        (-0.1, (-0.15, -0.05), 0.25, "Worse", "Nearly sure"),
+        (-0.1, (-0.15, -0.05), 0.001, "Worse", "Significant"),
+        (0.01, (-0.02, 0.04), 0.4, "Not proven", "Not significant"),
+        (0.01, (0.001, 0.02), 0.06, "Not proven", "Not significant"),
+        (0.0, (0.0, 0.0), 1.0, "No change", "Not significant"),
+        (-0.1, (-0.15, -0.05), 0.25, "Worse", "Borderline"),
     ],
 )
-def test_a_gain_that_may_be_chance_is_not_called_one(run, delta, interval, p_value, word, sure):
-    one = run.content["evaluation"]["faq"]
-    one["delta"]["ndcg@10"], one["confidence_interval"]["ndcg@10"], one["p_value"]["ndcg@10"] = delta, interval, p_value
-    found = verdict(run.content, [])
-    assert (found.word, found.sure.partition(":")[0]) == (word, sure)
+def test_the_verdict_depends_on_the_interval_and_the_p_value(run, delta, interval, p_value, word, sure):
+    evaluation = run.metrics["evaluation"]["faq"]
+    evaluation["delta"]["ndcg@10"], evaluation["confidence_interval"]["ndcg@10"], evaluation["p_value"]["ndcg@10"] = (
+        delta,
+        interval,
+        p_value,
+    )
+    verdict = reach_verdict(run.metrics, [])
+    assert (verdict.label, verdict.interpretation.partition(":")[0]) == (word, sure)
 
 
 @pytest.mark.parametrize(
     ("delta", "interval", "p_value", "word"),
     [(0.0, (0.0, 0.0), 1.0, "Cannot tell"), (-0.01, (-0.02, 0.0), 0.4, "Cannot tell"), (-0.1, LOSS, 0.001, "Worse")],
 )
-def test_where_nothing_was_left_to_gain_nobody_says_that_a_gain_is_not_proven(run, delta, interval, p_value, word):
-    one, metric = run.content["evaluation"]["faq"], "ndcg@10"
-    one["delta"][metric], one["confidence_interval"][metric], one["p_value"][metric] = delta, interval, p_value
-    run.content["primary_metric"]["saturated"] = True
-    found = verdict(run.content, [])
-    assert found.word == word
-    assert ("this eval set cannot show a gain" in found.claim) == (word == "Cannot tell")
+def test_the_verdict_on_a_saturated_eval_set_is_that_it_cannot_tell(run, delta, interval, p_value, word):
+    evaluation, metric = run.metrics["evaluation"]["faq"], "ndcg@10"
+    evaluation["delta"][metric], evaluation["confidence_interval"][metric], evaluation["p_value"][metric] = (
+        delta,
+        interval,
+        p_value,
+    )
+    run.metrics["primary_metric"]["saturated"] = True
+    verdict = reach_verdict(run.metrics, [])
+    assert verdict.label == word
+    assert ("this eval set cannot show a gain" in verdict.claim) == (word == "Cannot tell")
     assert "Not proven" not in Reader(run.page()).text
 
 
-def test_what_speaks_against_a_gain_stands_beside_it(tmp_path):
-    run = left_behind(tmp_path, queries=30, names=("faq", "other"))
-    other = run.content["evaluation"]["other"]
+def test_the_verdict_warns_of_losses_a_failed_gate_and_a_collapse(tmp_path):
+    run = make_run_outputs(tmp_path, queries=30, names=("faq", "other"))
+    other = run.metrics["evaluation"]["other"]
     other["delta"]["ndcg@10"], other["confidence_interval"]["ndcg@10"] = -0.2, (-0.3, -0.1)
-    run.content["gate"] = {"passed": False, "rule": "a gain of 0.5", "failed": ["it rose by less than 0.5"]}
+    run.metrics["gate"] = {"passed": False, "rule": "a gain of 0.5", "failed": ["it rose by less than 0.5"]}
     lines = log()
     lines[30]["collapse"] = "unrelated documents look alike"
     (run.staging / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     text = Reader(run.page()).text
-    assert "ndcg@10 fell for sure on other (−0.200)." in text
+    assert "ndcg@10 fell significantly on other (−0.200)." in text
     assert "The gate was not passed: it rose by less than 0.5." in text
     assert "The embeddings collapsed at step 31: unrelated documents look alike." in text
     assert "No collapse." not in text
-    run.content["training"]["collapse"] = ""
-    assert "They did not at the step whose weights were kept." in Reader(run.page()).text
+    run.metrics["training"]["collapse"] = ""
+    assert "They had not at the step whose weights were kept." in Reader(run.page()).text
 
 
-def test_every_query_is_there_with_its_texts_and_the_largest_changes_are_readable_without_a_script(run):
+def test_all_queries_are_in_the_data_and_the_largest_changes_in_the_text(run):
     page = run.page()
     data = data_of(page)
     assert (data["metric"], len(data["query"])) == ("ndcg@10", 30)
     assert data["query"][7] == "query 7 about topic 7"
-    assert data["texts"][data["wanted"][7]].startswith("document 7 says: all there is to say")
+    assert data["texts"][data["relevant"][7]].startswith("document 7 says: all there is to say")
     assert data["before"]["rank"][:8] == [1, 2, 3, 4, 5, 6, 7, 1]
     assert data["after"]["rank"][:8] == [1, 2, 3, 1, 5, 9, 1, 1]
     assert all(len(text) <= query_explorer.DOCUMENT_CHARACTERS for text in data["texts"])
@@ -96,19 +112,19 @@ def test_every_query_is_there_with_its_texts_and_the_largest_changes_are_readabl
     assert "+0.667 query 6 about topic 6" in text
     assert "−0.086 query 25 about topic 25" in text
     assert text.index("−0.130 query 10") < text.index("−0.086 query 25"), "the largest first"
-    assert text.count("wanted") == 8 + 4, "all that won and all that lost"
+    assert page.count("<dt>relevant</dt>") == 8 + 4, "all that won and all that lost"
 
 
-def test_of_very_many_queries_the_largest_changes_are_shown_and_the_others_counted(run, monkeypatch):
-    monkeypatch.setattr(query_explorer, "QUERIES_SHOWN", 5)
+def test_only_the_largest_changes_of_very_many_queries_are_shown(run, monkeypatch):
+    monkeypatch.setattr(query_explorer, "MAX_QUERIES", 5)
     page = run.page()
     data = data_of(page)
     assert len(data["query"]) == 5
-    assert all(one != other for one, other in zip(data["before"]["rank"], data["after"]["rank"], strict=True))
-    assert "the 5 largest changes are here; rankings/faq.jsonl has all 30 queries" in Reader(page).text
+    assert all(before != after for before, after in zip(data["before"]["rank"], data["after"]["rank"], strict=True))
+    assert "The 5 largest changes of faq are shown; rankings/faq.jsonl has all 30 queries" in Reader(page).text
 
 
-def test_curves_are_drawn_and_told_in_words_and_tables(run):
+def test_charts_have_descriptions_and_tables(run):
     page = Reader(run.page())
     titles = [
         "Loss",
@@ -119,7 +135,7 @@ def test_curves_are_drawn_and_told_in_words_and_tables(run):
         "Margin of the positive",
         "Anisotropy",
     ]
-    titles += ["Pairs per second", "Time passed, in seconds", "Memory in use, in GB"]
+    titles += ["Pairs per second", "Elapsed time in seconds", "Memory in GB"]
     drawn = [attrs["aria-label"] for attrs in page.attributes("svg") if attrs.get("role") == "img"]
     assert [label.partition(". ")[0] for label in drawn] == titles
     assert "From 0.001 at step" not in drawn[0]
@@ -129,24 +145,24 @@ def test_curves_are_drawn_and_told_in_words_and_tables(run):
     assert "No collapse." in page.text
 
 
-def test_of_a_few_steps_nobody_says_that_nothing_collapsed(run):
+def test_too_few_steps_do_not_rule_out_a_collapse(run):
     (run.staging / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log()[:3]))
     text = Reader(run.page()).text
-    assert "Too few steps were logged" in text
+    assert "Too few steps were logged to check" in text
     assert "No collapse." not in text
 
 
-def test_a_chart_of_one_point_of_equal_points_and_of_none():
+def test_a_chart_can_have_one_point_equal_points_or_none():
     assert "circle" in line_chart("Loss", [1], [Series("loss", [0.5])]).svg
     assert "polyline" in line_chart("Loss", [1, 2], [Series("loss", [0.5, 0.5])]).svg
     assert line_chart("Loss", [1, 2], [Series("loss", [None, None])]) is None
     assert scale(0, 1, 0, 100).ticks == (0, 0.25, 0.5, 0.75, 1)
-    assert scale(1, 7, 0, 100, loose=False, whole=True).ticks == (2, 4, 6)
+    assert scale(1, 7, 0, 100, loose=False, integer=True).ticks == (2, 4, 6)
 
 
-def test_texts_of_the_data_stay_texts(run):
-    run.content["run"]["id"] = EVIL
-    run.content["model"]["base"] = EVIL
+def test_markup_in_texts_is_escaped(run):
+    run.metrics["run"]["id"] = EVIL
+    run.metrics["model"]["base"] = EVIL
     page = run.page()
     reader = Reader(page)
     assert len(reader.attributes("script")) == 2, "the queries and the page's own"
@@ -158,7 +174,7 @@ def test_texts_of_the_data_stay_texts(run):
     assert not re.search("[<>&]", blocks[0])
 
 
-def test_the_page_asks_for_nothing_and_may_do_nothing_but_run_its_own_script(run):
+def test_the_page_loads_nothing_and_allows_only_its_own_script(run):
     page = Reader(run.page())
     for tag, attrs in page.elements:
         assert not {"src", "srcset", "style", "action"} & attrs.keys(), tag
@@ -168,9 +184,9 @@ def test_the_page_asks_for_nothing_and_may_do_nothing_but_run_its_own_script(run
     assert "unsafe" not in policy
 
 
-def test_secrets_are_starred_out(run, monkeypatch):
+def test_secrets_are_redacted(run, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_very_secret")
-    run.content["model"]["base"] = "https://user:hidden-word@host/model?token=abc"
+    run.metrics["model"]["base"] = "https://user:hidden-word@host/model?token=abc"
     write = (run.staging / "audit.json").read_text().replace("single", "with hf_very_secret in it")
     (run.staging / "audit.json").write_text(write.replace('"rows": 1,', '"rows": 2,'))
     texts = {f"q{number}": "x " * 117 + "hf_very_secret" for number in range(30)}  # one would see hf_v
@@ -182,30 +198,30 @@ def test_secrets_are_starred_out(run, monkeypatch):
     assert "with *** in it" in Reader(page).text
 
 
-def test_a_run_of_evaluate_shows_its_scores(tmp_path):
-    run = left_behind(tmp_path, queries=30, trained=False)
+def test_the_page_of_an_evaluation_shows_its_scores(tmp_path):
+    run = make_run_outputs(tmp_path, queries=30, trained=False)
     page = run.page()
     text = Reader(page).text
-    assert f"Scored: ndcg@10 is {run.content['evaluation']['faq']['before']['ndcg@10']:.3f}" in text
+    assert f"Scored: ndcg@10 is {run.metrics['evaluation']['faq']['before']['ndcg@10']:.3f}" in text
     assert "Nothing was trained" in text
     assert "after" not in data_of(page)
     for absent in ("Training", "Embeddings", "Data", "Largest wins", "95 % interval"):
         assert absent not in text, absent
 
 
-def test_a_run_without_eval_sets_says_that_nobody_knows(run):
+def test_without_eval_sets_the_verdict_is_not_evaluated(run):
     run.eval_sets.clear()
-    run.content |= {"evaluation": {}, "primary_metric": None}
-    run.content["training"] |= {"scores": [], "best_step": None}
+    run.metrics |= {"evaluation": {}, "primary_metric": None}
+    run.metrics["training"] |= {"scores": [], "best_step": None}
     text = Reader(run.page()).text
-    assert "Not evaluated: there was no eval set" in text
-    assert "Query by query" not in text
+    assert "Not evaluated: without an eval set" in text
+    assert "All queries" not in text
     assert "Learning rate" in text
 
 
-def test_with_several_eval_sets_the_one_judged_by_leads(tmp_path):
-    run = left_behind(tmp_path, queries=30, names=("faq", "manuals"))
-    run.content["primary_metric"] |= {"name": "manuals.mrr@10", "before": 0.4, "after": 0.5, "delta": 0.1}
+def test_the_primary_eval_set_comes_first(tmp_path):
+    run = make_run_outputs(tmp_path, queries=30, names=("faq", "manuals"))
+    run.metrics["primary_metric"] |= {"name": "manuals.mrr@10", "before": 0.4, "after": 0.5, "delta": 0.1}
     page = run.page()
     reader = Reader(page)
     assert "Better: mrr@10 rose by" in reader.text
@@ -214,30 +230,30 @@ def test_with_several_eval_sets_the_one_judged_by_leads(tmp_path):
     assert len(reader.attributes("option")) == 2
 
 
-def test_settings_and_lineage_are_there(run):
-    run.content["training"]["lora_rank"] = 8
-    run.content["model"]["assumed"]["pooling"] = "mean"
+def test_the_page_has_settings_lineage_and_audit(run):
+    run.metrics["training"]["lora_rank"] = 8
+    run.metrics["model"]["assumed"]["pooling"] = "mean"
     text = Reader(run.page()).text
-    for told in (
+    for expected in (
         "MNRL_LEARNING_RATE 0.001 peak learning rate of AdamW",
         "revision abc123",
-        "assumed of the base model mean pooling",
-        f"prompt of documents {EVIL}",
-        "weights kept those of step 40, which scored best",
+        "assumptions about the base model mean pooling",
+        f"document prompt {EVIL}",
+        "final weights those of step 40, which scored best",
         "adapter of rank 8, merged into the model",
         f"settings (SHA-256) {'d' * 64}",
         f"eval/faq {'b' * 64}",
-        "gives the embeddings it gave in memory (largest difference 1.0e-07, tolerated 1.0e-05)",
+        "embeddings equal those in memory (largest difference 1.0e-07, tolerance 1.0e-05)",
         "21 rows rejected",
         "3 rows of faq rejected",
         "8 queries of faq in its corpus",
-        "0.4 % of the positive texts are cut",
+        "0.4 % of the positive texts are truncated",
     ):
-        assert told in text, told
+        assert expected in text, expected
     assert text.index("MNRL_LEARNING_RATE") < text.index("Left at their defaults") < text.index("MNRL_SEED")
 
 
-def test_a_log_of_an_earlier_version_still_makes_a_page(run):
+def test_a_log_of_an_earlier_version_is_rendered(run):
     kept = ("step", "loss", "learning_rate", "seconds")
     lines = [{name: line[name] for name in kept} for line in log()]
     (run.staging / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -246,11 +262,13 @@ def test_a_log_of_an_earlier_version_still_makes_a_page(run):
     assert "No collapse" not in text
 
 
-def test_numbers_keep_their_sign():
+def test_signed_numbers():
     assert [signed(0.1974), signed(-0.02), signed(-0.0001)] == ["+0.197", "−0.020", "0.000"]
 
 
-def test_an_empty_rankings_file_is_no_reason_to_fail(run):
+def test_an_empty_rankings_file_has_no_queries(run):
     (run.staging / "rankings" / "faq.jsonl").write_text("")
-    explorer = query_explorer.explore(run.staging / "rankings" / "faq.jsonl", replace(run.eval_sets[0]), "ndcg@10")
+    explorer = query_explorer.build_explorer(
+        run.staging / "rankings" / "faq.jsonl", replace(run.eval_sets[0]), "ndcg@10"
+    )
     assert (explorer.queries, explorer.won, explorer.tied) == (0, 0, 0)

@@ -1,4 +1,4 @@
-"""The page in a real browser: by keyboard, for screen readers, in the dark, on paper, and with 10,000 queries."""
+"""The page in a browser: keyboard, screen readers, dark mode, print, and 10,000 queries."""
 
 import json
 import shutil
@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.report.left_behind import left_behind
+from tests.report.run_outputs import make_run_outputs
 
 playwright = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
@@ -37,35 +37,35 @@ def browser():
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """Addresses of pages: of a training, of one with two eval sets, of an evaluation only."""
-    made = {}
+    """URIs of pages: of a training run, one with two eval sets, and an evaluation."""
+    uris = {}
     for name, options in {"one": {}, "two": {"names": ("faq", "manuals")}, "evaluate": {"trained": False}}.items():
         folder = tmp_path_factory.mktemp(name)
         path = folder / "report.html"
-        path.write_text(left_behind(folder, queries=60, **options).page(), encoding="utf-8")
-        made[name] = path.as_uri()
-    return made
+        path.write_text(make_run_outputs(folder, queries=60, **options).page(), encoding="utf-8")
+        uris[name] = path.as_uri()
+    return uris
 
 
 @pytest.fixture
 def opened(browser, pages):
-    """Open a page; whatever it complains of, or asks the network for, fails the test."""
-    contexts, troubles = [], []
+    """Open a page; any console message, error or network request fails the test."""
+    contexts, problems = [], []
 
     def open_page(name="one", **options):
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: troubles.append(message.text))
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("request", lambda request: troubles.append(request.url) if request.url != pages.get(name, name) else 0)
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: problems.append(request.url) if request.url != pages.get(name, name) else 0)
         page.goto(pages.get(name, name))
         return page
 
     yield open_page
     for context in contexts:
         context.close()
-    assert not [one for one in troubles if not one.startswith("data:")]
+    assert not [problem for problem in problems if not problem.startswith("data:")]
 
 
 def rows(page):
@@ -79,7 +79,7 @@ def column(page, number):
 @pytest.mark.parametrize(
     ("name", "scheme"), [("one", "light"), ("one", "dark"), ("two", "light"), ("evaluate", "dark")]
 )
-def test_axe_finds_nothing_to_complain_of_also_with_all_unfolded(opened, name, scheme):
+def test_axe_finds_no_violations_with_all_details_open(opened, name, scheme):
     page = opened(name, color_scheme=scheme)
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     found = axe.Axe().run(page).response
@@ -87,7 +87,7 @@ def test_axe_finds_nothing_to_complain_of_also_with_all_unfolded(opened, name, s
     assert len(found["passes"]) > 20
 
 
-def test_texts_of_the_data_are_shown_and_never_run(opened):
+def test_markup_in_texts_is_shown_and_not_run(opened):
     page = opened()
     page.locator("#find").fill("window.stolen")
     assert rows(page).count() >= 3
@@ -98,7 +98,7 @@ def test_texts_of_the_data_are_shown_and_never_run(opened):
     assert page.locator("img").count() == 0
 
 
-def test_the_policy_refuses_any_other_script(browser, pages):
+def test_the_content_security_policy_blocks_other_scripts(browser, pages):
     page = browser.new_page()
     page.goto(pages["one"])
     page.evaluate("document.body.append(Object.assign(document.createElement('script'), {textContent: 'stolen = 1'}))")
@@ -106,7 +106,7 @@ def test_the_policy_refuses_any_other_script(browser, pages):
     page.close()
 
 
-def test_by_keyboard_alone_one_skips_sorts_filters_pages_and_unfolds(opened):
+def test_the_page_can_be_used_by_keyboard_alone(opened):
     page = opened()
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
@@ -149,14 +149,14 @@ def test_by_keyboard_alone_one_skips_sorts_filters_pages_and_unfolds(opened):
     assert page.locator("#status").inner_text() == "No query is like that."
 
 
-def test_focus_can_be_seen(opened):
+def test_focus_is_visible(opened):
     page = opened()
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
-def test_of_several_eval_sets_one_can_be_chosen(opened):
+def test_one_of_several_eval_sets_can_be_selected(opened):
     page = opened("two")
     page.locator("#set").select_option(label="manuals")
     assert page.locator("#status").inner_text() == "Queries 1–25 of 60, by change, falling"
@@ -170,22 +170,22 @@ def test_without_training_the_worst_queries_come_first(opened):
     assert column(page, 2)[0] == "7"
 
 
-def test_without_scripts_all_but_the_table_of_all_queries_is_there(opened):
+def test_without_javascript_only_the_table_of_all_queries_is_missing(opened):
     page = opened(java_script_enabled=False)
     assert page.locator("#explorer").is_hidden()
     assert page.locator(".changes li").first.is_visible()
     assert page.locator("svg[role=img]").count() == 10
-    assert page.get_by_text("rankings/ beside this page holds them, too").is_visible()
-    assert opened().get_by_text("rankings/ beside this page holds them, too").is_hidden()
+    assert page.get_by_text("rankings/ next to this page has the same data").is_visible()
+    assert opened().get_by_text("rankings/ next to this page has the same data").is_hidden()
 
 
 @pytest.mark.parametrize("width", [320, 1280])
-def test_nothing_sticks_out_of_the_page(opened, width):
+def test_nothing_overflows_the_page(opened, width):
     page = opened(viewport={"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") == width
 
 
-def test_printed_it_is_black_on_white_without_controls(opened):
+def test_the_printed_page_is_black_on_white_without_controls(opened):
     page = opened(color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(22, 23, 21)"
     page.emulate_media(media="print", color_scheme="dark")
@@ -198,7 +198,7 @@ def test_printed_it_is_black_on_white_without_controls(opened):
 
 def test_ten_thousand_queries_open_in_under_two_seconds(opened, tmp_path):
     path = tmp_path / "report.html"
-    path.write_text(left_behind(tmp_path, queries=10_000).page(), encoding="utf-8")
+    path.write_text(make_run_outputs(tmp_path, queries=10_000).page(), encoding="utf-8")
     opening, searching = [], []
     for _ in range(4):  # the best of these: other tests may run beside
         began = time.perf_counter()

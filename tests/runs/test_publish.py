@@ -27,11 +27,11 @@ from mnrl_job.runs.publish_lease import acquire_lease
 from mnrl_job.storage import local
 from mnrl_job.storage.base import read_bytes
 from tests.servers.proxy import Fault, proxied
-from tests.servers.s3 import SMALL_PIECE, objects, open_at, open_uploads, put
+from tests.servers.s3 import SMALL_PART, objects, open_at, open_uploads, put
 
-pytestmark = pytest.mark.usefixtures("small_pieces", "no_pauses")
-FIRST = {"model/weights": os.urandom(SMALL_PIECE + 1), "metrics.json": b"{}", "only/in/first": b"1"}
-SECOND = {"model/weights": os.urandom(SMALL_PIECE + 2), "metrics.json": b"{ }", "in/second": b""}
+pytestmark = pytest.mark.usefixtures("small_parts", "no_backoff")
+FIRST = {"model/weights": os.urandom(SMALL_PART + 1), "metrics.json": b"{}", "only/in/first": b"1"}
+SECOND = {"model/weights": os.urandom(SMALL_PART + 2), "metrics.json": b"{ }", "in/second": b""}
 # Writes of the run itself, without those of leases.
 WRITES = r"^(PUT|POST|DELETE) (?!.*\.leases)"
 # Their number for FIRST: a multipart upload of three parts (5), two small files, manifest, failure.json, marker.

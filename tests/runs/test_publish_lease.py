@@ -49,7 +49,7 @@ with publish_lease.acquire_lease(store, float(sys.argv[2])) as lease:
     except JobError as error:
         print("refused:", error, flush=True)
 """
-pytestmark = pytest.mark.usefixtures("no_pauses")
+pytestmark = pytest.mark.usefixtures("no_backoff")
 ELSEWHERE = ["another-boot", "pid:[1]", "1", "1"]
 
 

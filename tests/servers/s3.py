@@ -19,7 +19,7 @@ from mnrl_job.storage import Store, open_store
 
 KEYS = ("ACCESSKEY1", "SECRETKEY1")
 BUCKET = "bucket"
-SMALL_PIECE = 1 << 18
+SMALL_PART = 1 << 18
 
 
 @dataclass(frozen=True)

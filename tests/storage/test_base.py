@@ -1,4 +1,4 @@
-"""One contract for every store: a folder, an S3 that enforces conditional writes and one that ignores them."""
+"""One contract for every store: a folder, an S3 with conditional writes and one that ignores the condition."""
 
 import os
 import threading
@@ -16,11 +16,11 @@ def keys(store, prefix=""):
     return sorted(entry.key for entry in store.list_objects(prefix))
 
 
-def enforces(request):
+def is_conditional(request):
     return "rclone" not in request.node.name
 
 
-def test_everything_below_a_prefix_is_listed_at_any_depth_and_nothing_beside_it(store):
+def test_a_prefix_lists_the_objects_below_it_at_any_depth_and_no_others(store):
     odd = "f g/ü&+%41#?.txt"
     for key in ("ab", "ac/d", f"d/e/{odd}", "d/x"):
         store.write(key, key.encode())
@@ -33,7 +33,7 @@ def test_everything_below_a_prefix_is_listed_at_any_depth_and_nothing_beside_it(
     assert read_bytes(below, odd) == f"d/e/{odd}".encode()
 
 
-def test_a_place_where_nothing_was_written_is_empty(store):
+def test_a_store_without_objects_is_empty(store):
     assert keys(store) == []
     assert store.stat("a") is None
     assert read_bytes(store, "a/b") is None
@@ -41,29 +41,29 @@ def test_a_place_where_nothing_was_written_is_empty(store):
     store.delete("a")
 
 
-def test_more_objects_than_one_answer_holds_are_all_listed(rclone, reach):
+def test_a_listing_of_several_pages_is_complete(rclone, reach):
     uri = reach(rclone)
     put(rclone, uri, {f"many/{number:04}": b"" for number in range(1001)})
     assert keys(open_at(uri)) == [f"many/{number:04}" for number in range(1001)]
 
 
-def test_an_object_that_is_being_overwritten_is_listed_once(store):
-    over = threading.Event()
+def test_an_object_is_listed_once_while_it_is_overwritten(store):
+    finished = threading.Event()
 
     def overwrite():
-        while not over.is_set():
+        while not finished.is_set():
             store.write("a", os.urandom(100))
 
     store.write("a", b"")
     writer = threading.Thread(target=overwrite)
     writer.start()
-    listed = [keys(store) for _ in range(100)]
-    over.set()
+    listings = [keys(store) for _ in range(100)]
+    finished.set()
     writer.join()
-    assert listed == [["a"]] * 100
+    assert listings == [["a"]] * 100
 
 
-def test_an_entry_tells_size_and_a_version_that_changes_with_the_content(store):
+def test_an_entry_has_the_size_and_a_version_that_changes_with_the_content(store):
     store.write("a", b"one")
     first = store.stat("a")
     assert (first.key, first.size) == ("a", 3)
@@ -73,7 +73,7 @@ def test_an_entry_tells_size_and_a_version_that_changes_with_the_content(store):
     assert [entry.size for entry in store.list_objects()] == [3]
 
 
-def test_spans_are_read_to_the_byte(store):
+def test_byte_ranges_are_read_exactly(store):
     data = os.urandom(3_000_000)
     store.write("a", data)
     entry = store.stat("a")
@@ -82,21 +82,21 @@ def test_spans_are_read_to_the_byte(store):
         assert b"".join(store.read(entry, start, stop)) == data[start:stop]
 
 
-def test_nothing_is_read_from_an_empty_object(store):
+def test_an_empty_object_reads_as_no_bytes(store):
     store.write("empty", b"")
     assert read_bytes(store, "empty") == b""
 
 
-def test_what_is_written_replaces_what_was_there(store):
+def test_write_replaces_an_existing_object(store):
     store.write("deep/a", b"before, and longer")
     store.write("deep/a", b"after")
     assert read_bytes(store, "deep/a") == b"after"
     assert keys(store) == ["deep/a"]
 
 
-@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("size", [0, 5, 1_000_000])
-def test_what_is_created_once_is_not_created_again(store, request, tmp_path, size):
+def test_create_does_not_replace_an_existing_object_where_writes_are_conditional(store, request, tmp_path, size):
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_bytes(os.urandom(size))
     second.write_bytes(os.urandom(size + 1))
@@ -105,23 +105,23 @@ def test_what_is_created_once_is_not_created_again(store, request, tmp_path, siz
     assert store.matches_checksum(created, first) is not False
     assert read_bytes(store, "deep/a") == first.read_bytes()
     again = store.create("deep/a", second)
-    assert (again is None) == enforces(request)
-    assert read_bytes(store, "deep/a") == (first if enforces(request) else second).read_bytes()
+    assert (again is None) == is_conditional(request)
+    assert read_bytes(store, "deep/a") == (first if is_conditional(request) else second).read_bytes()
 
 
-def test_the_probe_tells_whether_a_second_writer_is_refused_and_leaves_nothing(store, request):
-    assert probe(store) == enforces(request)
+def test_the_probe_detects_conditional_writes_and_leaves_no_objects(store, request):
+    assert probe(store) == is_conditional(request)
     assert keys(store) == []
 
 
-def test_bytes_are_created_as_files_are(store):
+def test_create_accepts_bytes(store):
     assert store.create("a", b"bytes").size == 5
     assert read_bytes(store, "a") == b"bytes"
 
 
-@pytest.mark.usefixtures("small_pieces")
+@pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("size", [1000, 1_000_000])
-def test_a_store_knows_its_objects_again_and_no_others(store, tmp_path, size):
+def test_checksums_match_the_uploaded_file_and_no_other(store, tmp_path, size):
     file = tmp_path / "file"
     file.write_bytes(os.urandom(size))
     store.create("a", file)
@@ -130,7 +130,7 @@ def test_a_store_knows_its_objects_again_and_no_others(store, tmp_path, size):
     assert [store.matches_checksum(entry, file) for entry in (store.stat("a"), *store.list_objects())] == [False, False]
 
 
-def test_what_is_deleted_is_gone_and_its_neighbours_stay(store):
+def test_delete_removes_the_object_and_no_others(store):
     for key in ("a", "deep/b", "deep/er/c"):
         store.write(key, b"x")
     store.delete("deep/er/c")
@@ -140,8 +140,8 @@ def test_what_is_deleted_is_gone_and_its_neighbours_stay(store):
     assert keys(store) == []
 
 
-@pytest.mark.usefixtures("no_pauses")
-def test_an_object_that_became_shorter_is_never_read_as_if_it_were_whole(store):
+@pytest.mark.usefixtures("no_backoff")
+def test_reading_an_object_that_was_truncated_is_an_error(store):
     store.write("a", b"0123456789")
     entry = store.stat("a")
     store.write("a", b"01234")
@@ -149,19 +149,19 @@ def test_an_object_that_became_shorter_is_never_read_as_if_it_were_whole(store):
         list(store.read(entry))
 
 
-def test_half_written_uploads_are_swept_and_whole_objects_stay(server, uri):
+def test_incomplete_uploads_are_removed_and_complete_objects_kept(server, uri):
     client, prefix = server.client(), uri.removeprefix("s3://bucket/")
     put(server, uri, {"whole": b"x"})
     for key in (f"{prefix}/a/open", f"{prefix}-beside/open"):
-        begun = client.create_multipart_upload(Bucket="bucket", Key=key)
-        client.upload_part(Bucket="bucket", Key=key, UploadId=begun["UploadId"], PartNumber=1, Body=b"half")
+        upload = client.create_multipart_upload(Bucket="bucket", Key=key)
+        client.upload_part(Bucket="bucket", Key=key, UploadId=upload["UploadId"], PartNumber=1, Body=b"half")
     open_at(uri).remove_incomplete()
     assert [key for key in server.uploads() if key.startswith(prefix)] == [f"{prefix}-beside/open"]
     assert objects(server, uri) == {"whole": b"x"}
     open_at(f"{uri}-beside").remove_incomplete()
 
 
-def test_half_written_files_are_no_objects_and_are_swept(tmp_path):
+def test_incomplete_files_are_not_listed_and_are_removed(tmp_path):
     store = LocalStore(tmp_path, "MNRL_OUTPUT: out")
     store.write("whole", b"x")
     (tmp_path / ".partial").mkdir()

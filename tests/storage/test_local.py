@@ -1,4 +1,4 @@
-"""A folder as a store, also on mounts that have neither links nor renaming."""
+"""A folder as a store, also on mounts without links or renames."""
 
 import errno
 import os
@@ -17,17 +17,17 @@ def folder(tmp_path):
     return LocalStore(tmp_path / "out", "MNRL_OUTPUT: out")
 
 
-def refuse(monkeypatch, number, *names):
-    """Have the mount refuse what it cannot do."""
+def fail_with(monkeypatch, number, *names):
+    """Make the operations fail as on a mount that does not support them."""
 
-    def refused(*_):
+    def fail(*_):
         raise OSError(number, os.strerror(number))
 
     for name in names:
         if name == "link":
-            monkeypatch.setattr(os, "link", refused)
+            monkeypatch.setattr(os, "link", fail)
         else:
-            monkeypatch.setattr(Path, name, refused)
+            monkeypatch.setattr(Path, name, fail)
 
 
 LIMITED = [
@@ -38,10 +38,8 @@ LIMITED = [
 
 
 @pytest.mark.parametrize(("number", "names"), LIMITED)
-def test_a_mount_that_cannot_link_or_rename_holds_what_was_written_all_the_same(
-    folder, monkeypatch, tmp_path, number, names
-):
-    refuse(monkeypatch, number, *names)
+def test_writes_succeed_on_a_mount_without_links_or_renames(folder, monkeypatch, tmp_path, number, names):
+    fail_with(monkeypatch, number, *names)
     source = tmp_path / "source"
     source.write_bytes(os.urandom(3_000_000))
     folder.write("written", b"first, and longer")
@@ -54,7 +52,7 @@ def test_a_mount_that_cannot_link_or_rename_holds_what_was_written_all_the_same(
     assert files == {"written", "created"}
 
 
-def test_a_failure_amid_a_write_leaves_what_was_there_and_nothing_half(folder, monkeypatch):
+def test_a_failed_write_keeps_the_old_content_and_leaves_no_partial_file(folder, monkeypatch):
     folder.write("a", b"before")
 
     def full(*_):
@@ -69,7 +67,7 @@ def test_a_failure_amid_a_write_leaves_what_was_there_and_nothing_half(folder, m
     assert {path.name: path.read_bytes() for path in folder.root.rglob("*")} == {"a": b"before"}
 
 
-def test_a_folder_below_a_file_is_told_as_a_setting(tmp_path):
+def test_a_folder_below_a_file_is_a_settings_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     store = open_store(str(tmp_path / "file" / "run"), "MNRL_OUTPUT")
     with pytest.raises(SettingsError, match=r"^MNRL_OUTPUT: .*Not a directory"):
@@ -78,7 +76,7 @@ def test_a_folder_below_a_file_is_told_as_a_setting(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_may_not_be_written_or_read_is_told_as_denied(tmp_path):
+def test_a_folder_without_permissions_is_denied(tmp_path):
     (tmp_path / "locked").mkdir(mode=0)
     store = open_store(str(tmp_path / "locked"), "MNRL_OUTPUT")
     with pytest.raises(DeniedError, match=r"^MNRL_OUTPUT: .*Permission denied"):
@@ -87,7 +85,7 @@ def test_a_folder_that_may_not_be_written_or_read_is_told_as_denied(tmp_path):
         list(store.list_objects())
 
 
-def test_denied_is_never_taken_for_not_there(folder, monkeypatch):
+def test_denied_access_is_not_taken_for_a_missing_object(folder, monkeypatch):
     folder.write("a", b"x")
 
     def denied(*_, **__):
@@ -103,7 +101,7 @@ def test_denied_is_never_taken_for_not_there(folder, monkeypatch):
         list(folder.list_objects())
 
 
-def test_the_folders_of_deleted_files_go_with_them_as_prefixes_do(folder):
+def test_deleting_the_last_file_of_a_folder_removes_the_folder(folder):
     folder.write("a/b/c", b"x")
     folder.write("d/e", b"x")
     folder.delete("a/b/c")
@@ -111,12 +109,12 @@ def test_the_folders_of_deleted_files_go_with_them_as_prefixes_do(folder):
 
 
 @pytest.mark.parametrize("uri", ["{}/a%20b", "file://{}/a%20b", "file://localhost{}/a%20b"])
-def test_paths_and_file_uris_name_the_same_kind_of_place(tmp_path, uri):
+def test_a_file_uri_is_decoded_and_a_path_is_not(tmp_path, uri):
     open_store(uri.format(tmp_path), "MNRL_OUTPUT").write("x", b"1")
     assert (tmp_path / ("a b" if "://" in uri else "a%20b") / "x").read_bytes() == b"1"
 
 
 @pytest.mark.parametrize("uri", ["gs://bucket/run", "hdfs://host/run", "file://host/run"])
-def test_other_schemes_are_refused(uri):
+def test_other_schemes_are_rejected(uri):
     with pytest.raises(SettingsError, match=f"^MNRL_OUTPUT: {uri}.*file:// or s3://"):
         open_store(uri, "MNRL_OUTPUT")

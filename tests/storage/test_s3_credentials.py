@@ -1,4 +1,4 @@
-"""Credentials by an agent or a metadata service, real ones that fail as often as they are told to."""
+"""Credentials of an agent or a metadata service, over HTTP with injected failures."""
 
 import json
 from collections.abc import Iterator
@@ -13,13 +13,13 @@ import pytest
 from mnrl_job.errors import DeniedError, StorageError
 from tests.servers.s3 import open_at
 
-pytestmark = pytest.mark.usefixtures("no_pauses")
+pytestmark = pytest.mark.usefixtures("no_backoff")
 ALWAYS = 1_000_000
 
 
 @contextmanager
-def handing_out(keys: dict[str, str]) -> Iterator[SimpleNamespace]:
-    """A service that answers as both kinds do; so many answers, from now on, are `status` instead."""
+def credential_service(keys: dict[str, str]) -> Iterator[SimpleNamespace]:
+    """A service that responds like both kinds; the next `failures` responses have `status` instead."""
     service = SimpleNamespace(failures=0, status=500, lifetime=timedelta(hours=6), answers=0)
 
     class Handler(BaseHTTPRequestHandler):
@@ -61,55 +61,55 @@ def kind(request):
 
 @pytest.fixture
 def service(kind, moto, reach, monkeypatch):
-    """The only source of credentials; `uri` of the service, `place` at the storage."""
+    """The only source of credentials; `store_uri` is in the storage."""
     monkeypatch.setattr("botocore.utils.ContainerMetadataFetcher.SLEEP_TIME", 0.0)
-    place = reach(moto)
+    store_uri = reach(moto)
     key, secret = moto.environment["AWS_ACCESS_KEY_ID"], moto.environment["AWS_SECRET_ACCESS_KEY"]
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_EC2_METADATA_DISABLED"):
         monkeypatch.delenv(name)
-    with handing_out({"AccessKeyId": key, "SecretAccessKey": secret, "Token": "t"}) as service:
+    with credential_service({"AccessKeyId": key, "SecretAccessKey": secret, "Token": "t"}) as service:
         if kind == "agent":
             monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{service.uri}/credentials")
         else:
             monkeypatch.setenv("AWS_EC2_METADATA_SERVICE_ENDPOINT", service.uri)
-        service.place = place
+        service.store_uri = store_uri
         yield service
 
 
-def test_one_that_is_away_for_a_moment_is_waited_for(service):
+def test_a_provider_that_is_briefly_unavailable_is_retried(service):
     service.failures = 7
-    store = open_at(service.place)
+    store = open_at(service.store_uri)
     store.write("a", b"x")
     assert [entry.key for entry in store.list_objects()] == ["a"]
 
 
-def test_one_that_stays_away_ends_as_storage_does(service):
+def test_a_provider_that_stays_unavailable_is_a_storage_error(service):
     service.failures = ALWAYS
-    with pytest.raises(StorageError, match="hands out credentials"):
-        open_at(service.place).write("a", b"x")
+    with pytest.raises(StorageError, match="credential provider"):
+        open_at(service.store_uri).write("a", b"x")
 
 
-@pytest.mark.parametrize("kind", ["agent"])  # boto3 itself goes on with a metadata service's old ones
-def test_credentials_that_expire_meanwhile_are_waited_for_too(service):
+@pytest.mark.parametrize("kind", ["agent"])  # boto3 keeps using expired ones of a metadata service
+def test_renewing_expired_credentials_is_retried(service):
     service.lifetime = timedelta(seconds=1)
-    store = open_at(service.place)
+    store = open_at(service.store_uri)
     service.failures = 7
     store.write("a", b"x")
     service.failures = ALWAYS
-    with pytest.raises(StorageError, match="hands out credentials"):
+    with pytest.raises(StorageError, match="credential provider"):
         store.write("b", b"x")
 
 
 @pytest.mark.parametrize("kind", ["agent"])
-def test_an_agent_that_refuses_is_asked_once_and_told(service):
+def test_a_refusal_by_an_agent_is_not_retried(service):
     service.failures, service.status = ALWAYS, 403
     with pytest.raises(DeniedError):
-        open_at(service.place).write("a", b"x")
-    assert service.answers == 6, "boto3 itself asks three times"
+        open_at(service.store_uri).write("a", b"x")
+    assert service.answers == 6, "boto3 itself makes three attempts"
 
 
-def test_without_anybody_to_ask_there_are_no_credentials(moto, reach, monkeypatch):
-    place = reach(moto)
+def test_without_a_provider_missing_credentials_are_denied(moto, reach, monkeypatch):
+    store_uri = reach(moto)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     with pytest.raises(DeniedError, match="AWS_ACCESS_KEY_ID"):
-        open_at(place).write("a", b"x")
+        open_at(store_uri).write("a", b"x")

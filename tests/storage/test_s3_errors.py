@@ -1,4 +1,4 @@
-"""What each refusal of S3 means: what is denied, missing, wrong for good, or may pass."""
+"""S3 errors by kind: denied, missing, permanent or transient."""
 
 import ssl
 
@@ -9,7 +9,7 @@ from botocore.parsers import ResponseParserError
 
 from mnrl_job.storage.s3_errors import explain
 
-# By S3's documented codes, and what S3-likes add.
+# Documented S3 error codes and those of compatible stores, by exit code.
 CODES = {
     64: [
         *(("MethodNotAllowed", 405), ("405", 405), ("NotImplemented", 501), ("InvalidRequest", 400)),
@@ -37,8 +37,10 @@ def refused(code, status):
     return ClientError({"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "PutObject")
 
 
-@pytest.mark.parametrize(("exit_code", "code", "status"), [(n, *one) for n, known in CODES.items() for one in known])
-def test_only_what_may_pass_is_told_to_be_started_again(exit_code, code, status):
+@pytest.mark.parametrize(
+    ("exit_code", "code", "status"), [(number, *code) for number, codes in CODES.items() for code in codes]
+)
+def test_only_transient_errors_suggest_to_start_again(exit_code, code, status):
     failure = explain(refused(code, status), "MNRL_OUTPUT: s3://bucket/run")
     assert failure.code == exit_code
     assert failure.retry_helps == ("start again" in str(failure)) == (exit_code == 69)
@@ -51,7 +53,7 @@ UNTRUSTED = ssl.SSLError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify fa
 
 
 @pytest.mark.parametrize(
-    ("error", "exit_code", "said"),
+    ("error", "exit_code", "expected"),
     [
         (boto.EndpointConnectionError(endpoint_url="http://x"), 69, "start again"),
         (boto.ReadTimeoutError(endpoint_url="http://x"), 69, "start again"),
@@ -61,20 +63,20 @@ UNTRUSTED = ssl.SSLError("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify fa
         (
             boto.MissingDependencyException(msg="Multi-Region Access Points need awscrt"),
             64,
-            "access point of one region",
+            "single-region access point",
         ),
         (boto.NoCredentialsError(), 77, "AWS_ACCESS_KEY_ID"),
         (boto.EndpointProviderError(msg="Path-style addressing cannot be used"), 64, "MNRL_S3_ADDRESSING_STYLE"),
     ],
 )
-def test_what_boto_says_by_itself_is_told_apart_too(error, exit_code, said):
+def test_botocore_errors_map_to_the_right_exit_code(error, exit_code, expected):
     failure = explain(error, "MNRL_OUTPUT: s3://bucket")
     assert (failure.code, failure.retry_helps) == (exit_code, exit_code == 69)
-    assert said in str(failure)
+    assert expected in str(failure)
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "expected"),
     [
         ("AccessDenied", "AWS_REQUEST_PAYER=requester"),
         ("KMS.DisabledException", "kms:Decrypt"),
@@ -83,5 +85,5 @@ def test_what_boto_says_by_itself_is_told_apart_too(error, exit_code, said):
         ("RequestTimeTooSkewed", "clock"),
     ],
 )
-def test_a_refusal_is_told_with_its_own_remedy(code, said):
-    assert said in str(explain(refused(code, 403), "x"))
+def test_each_refusal_has_a_specific_remedy(code, expected):
+    assert expected in str(explain(refused(code, 403), "x"))

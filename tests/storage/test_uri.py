@@ -1,4 +1,4 @@
-"""What a model's name says, before anything is opened."""
+"""Parsing of URIs and model names."""
 
 import pytest
 
@@ -8,12 +8,12 @@ from mnrl_job.storage.uri import bucket_and_prefix, local_path
 
 
 @pytest.mark.parametrize("name", ["s3://bucket/foo@v2", "file:///models/foo@v2", "./foo@v2", "/foo@v2", "~/foo@v2"])
-def test_an_at_sign_in_a_place_is_part_of_its_name(name):
+def test_an_at_sign_in_a_path_or_uri_is_no_revision(name):
     assert not is_hub_id(name)
     assert split_revision(name) == (name, "")
 
 
-def test_so_it_is_in_a_folder_that_is_there(tmp_path, monkeypatch):
+def test_an_at_sign_in_an_existing_folder_is_no_revision(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert split_revision("models/foo@v2") == ("models/foo", "v2")
     (tmp_path / "models" / "foo@v2").mkdir(parents=True)
@@ -21,7 +21,7 @@ def test_so_it_is_in_a_folder_that_is_there(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "split"), [("a/b@v2", ("a/b", "v2")), ("a/b", ("a/b", "")), ("b@v2", ("b", "v2"))])
-def test_a_model_of_the_hub_has_its_revision_behind_it(name, split):
+def test_the_revision_of_a_hub_id_follows_an_at_sign(name, split):
     assert is_hub_id(name)
     assert split_revision(name) == split
 
@@ -44,17 +44,17 @@ POINT = "arn:aws:s3:us-east-1:123456789012:accesspoint"
         ),
     ],
 )
-def test_a_bucket_may_be_an_access_point_and_a_scheme_has_no_case(uri, parts):
+def test_access_points_and_uppercase_schemes_are_parsed(uri, parts):
     assert is_remote(uri)
     assert bucket_and_prefix(uri, "MNRL_OUTPUT") == parts
 
 
-def test_a_file_scheme_has_no_case_either(tmp_path):
+def test_an_uppercase_file_scheme_is_parsed(tmp_path):
     assert local_path(f"FILE://{tmp_path}", "MNRL_OUTPUT") == tmp_path
 
 
 @pytest.mark.parametrize(
-    ("uri", "said"),
+    ("uri", "expected"),
     [
         ("s3://arn:aws:s3:::bucket/a", "s3://BUCKET/PREFIX"),
         ("arn:aws:s3:::bucket/a", "s3://BUCKET/PREFIX"),
@@ -66,13 +66,13 @@ def test_a_file_scheme_has_no_case_either(tmp_path):
         ("https://bucket.s3.amazonaws.com/a", "AWS_ENDPOINT_URL"),
     ],
 )
-def test_other_ways_to_name_a_bucket_are_refused_with_the_right_one(uri, said):
+def test_other_notations_of_a_bucket_are_rejected_with_the_supported_one(uri, expected):
     with pytest.raises(SettingsError, match=r"^MNRL_OUTPUT: ") as caught:
         open_store(uri, "MNRL_OUTPUT")
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
 
 
-def test_requests_reach_an_access_point_by_its_own_host(monkeypatch):
+def test_requests_to_an_access_point_use_its_host(monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s" * 8)
     for name in ("AWS_ENDPOINT_URL", "AWS_PROFILE"):

@@ -1,4 +1,4 @@
-"""Processors by what this process may run on and by its control groups, made up ones and real ones."""
+"""Usable CPUs by affinity and by simulated and real cgroup quotas."""
 
 import os
 
@@ -17,7 +17,7 @@ def machine(tmp_path, monkeypatch):
     """Eight processors; the control group of this process, and what stands in the files of groups."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.setattr(cpus, "CGROUP", tmp_path)
-    monkeypatch.setattr(cpus, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(cpus, "PROC_CGROUP", tmp_path / "own")
 
     def of(own, files):
         (tmp_path / "own").write_text(own)
@@ -44,12 +44,12 @@ def machine(tmp_path, monkeypatch):
         ("5:cpuset:/\n", {"cpu.max": "max"}, 8),
     ],
 )
-def test_a_quota_of_any_group_on_the_way_counts(machine, own, files, expected):
+def test_the_smallest_quota_of_a_cgroup_and_its_ancestors_counts(machine, own, files, expected):
     machine(own, files)
     assert usable_cpus() == expected
 
 
-def test_workers_share_what_there_is_and_soon_sleep_when_they_wait(machine, monkeypatch):
+def test_workers_share_the_cpus_and_do_not_spin_when_idle(machine, monkeypatch):
     for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(name, raising=False)
     machine("0::/\n", {"cpu.max": "400000 100000\n"})
@@ -59,7 +59,7 @@ def test_workers_share_what_there_is_and_soon_sleep_when_they_wait(machine, monk
     assert "GOMP_SPINCOUNT" not in worker_environment(Devices(gpus=(), workers=2)), "it would outdo what the user says"
 
 
-def test_a_real_quota_is_seen():
+def test_a_real_quota_is_respected():
     code = """
 import os, sys
 from pathlib import Path

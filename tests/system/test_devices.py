@@ -1,14 +1,14 @@
-"""Which devices there are, without torch, and what `CUDA_VISIBLE_DEVICES` makes of them."""
+"""Device discovery without torch, and the effect of `CUDA_VISIBLE_DEVICES`."""
 
 import pynvml
 import pytest
 
 from mnrl_job.errors import EnvironmentFailure
-from mnrl_job.system.devices import Gpu, describe_gpus, find_devices, present_gpus, visible_gpus, worker_count
+from mnrl_job.system.devices import Gpu, describe_gpus, find_devices, list_gpus, visible_gpus, worker_count
 
 WHOLE = tuple(Gpu(f"GPU-{letter * 8}-0000-1111-2222-333333333333") for letter in "abcd")
 INSTANCES = ("MIG-11111111-0000-0000-0000-000000000000", "MIG-22222222-0000-0000-0000-000000000000")
-SPLIT = Gpu("GPU-eeeeeeee-0000-1111-2222-333333333333", is_split=True, instances=INSTANCES)
+SPLIT = Gpu("GPU-eeeeeeee-0000-1111-2222-333333333333", mig_enabled=True, instances=INSTANCES)
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def machine(monkeypatch):
     """A machine with these GPUs, on which this is chosen."""
 
     def arrange(present, chosen=None):
-        monkeypatch.setattr("mnrl_job.system.devices.present_gpus", lambda: present)
+        monkeypatch.setattr("mnrl_job.system.devices.list_gpus", lambda: present)
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         if chosen is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
@@ -24,22 +24,22 @@ def machine(monkeypatch):
     return arrange
 
 
-def test_one_worker_a_gpu_and_one_on_a_cpu():
+def test_there_is_one_worker_per_gpu_and_one_on_a_cpu():
     assert worker_count("auto", 4) == 4
     assert worker_count("auto", 0) == 1
     assert worker_count(2, 0) == 2
 
 
-def test_more_workers_than_gpus_are_refused():
+def test_more_workers_than_gpus_are_rejected():
     with pytest.raises(EnvironmentFailure, match=r"^MNRL_NUM_PROCESSES=2\b.*\b1 GPU"):
         worker_count(2, 1)
 
 
-def test_fewer_gpus_than_asked_for_are_refused(machine):
+def test_fewer_gpus_than_required_are_rejected(machine):
     machine(WHOLE)
-    assert find_devices("auto", least=4).workers == 4
+    assert find_devices("auto", min_gpus=4).workers == 4
     with pytest.raises(EnvironmentFailure, match=r"^MNRL_MIN_GPUS=8\b.*\b4 GPU.*runtimeClassName"):
-        find_devices("auto", least=8)
+        find_devices("auto", min_gpus=8)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_fewer_gpus_than_asked_for_are_refused(machine):
         ("GPU-bbbbbbbb-0000-1111-2222-333333333333,GPU-a", ["GPU-bbbbbbbb-0000-1111-2222-333333333333", "GPU-a"]),
     ],
 )
-def test_gpus_are_those_that_are_named_in_their_order(machine, chosen, expected):
+def test_gpus_are_selected_in_the_order_of_cuda_visible_devices(machine, chosen, expected):
     machine(WHOLE, chosen)
     assert list(find_devices("auto").gpus) == expected
 
@@ -70,18 +70,18 @@ def test_gpus_are_those_that_are_named_in_their_order(machine, chosen, expected)
         ("0", ["0"]),
     ],
 )
-def test_instances_of_a_gpu_that_is_split_are_devices_of_their_own(machine, chosen, expected):
+def test_mig_instances_are_separate_devices(machine, chosen, expected):
     machine((WHOLE[0], SPLIT), chosen)
     assert list(visible_gpus()) == expected
 
 
-def test_a_container_that_is_not_told_its_instances_may_name_them(machine):
-    machine((Gpu(SPLIT.uuid, is_split=True),), INSTANCES[0])
+def test_mig_instances_that_the_driver_does_not_list_can_be_selected(machine):
+    machine((Gpu(SPLIT.uuid, mig_enabled=True),), INSTANCES[0])
     assert visible_gpus() == INSTANCES[:1]
 
 
 @pytest.mark.parametrize(
-    ("chosen", "named"),
+    ("chosen", "unknown"),
     [
         ("0,9", "9"),
         ("4", "4"),
@@ -94,30 +94,30 @@ def test_a_container_that_is_not_told_its_instances_may_name_them(machine):
         ("-2", "-2"),
     ],
 )
-def test_a_name_of_no_gpu_is_refused(machine, chosen, named):
+def test_an_unknown_gpu_is_rejected(machine, chosen, unknown):
     machine(WHOLE, chosen)
     with pytest.raises(EnvironmentFailure) as caught:
         find_devices("auto")
     assert caught.value.code == 78
-    assert f"CUDA_VISIBLE_DEVICES={chosen}: {named} names no GPU" in str(caught.value)
-    assert "0, 1, 2, 3, GPU-aaaaaaaa" in str(caught.value), "what would do"
+    assert f"CUDA_VISIBLE_DEVICES={chosen}: {unknown} is not a GPU" in str(caught.value)
+    assert "0, 1, 2, 3, GPU-aaaaaaaa" in str(caught.value), "the available GPUs"
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("chosen", ["1,1", "1,01", f"{WHOLE[0].uuid},{WHOLE[0].uuid}", f"{WHOLE[0].uuid},GPU-aa"])
-def test_a_gpu_that_is_named_twice_is_refused(machine, chosen):
+def test_a_gpu_listed_twice_is_rejected(machine, chosen):
     machine(WHOLE, chosen)
     with pytest.raises(EnvironmentFailure, match=f"CUDA_VISIBLE_DEVICES={chosen}.*twice") as caught:
         find_devices("auto")
     assert caught.value.code == 78
 
 
-def test_without_a_driver_there_are_none_whatever_is_named(machine):
+def test_without_a_driver_no_gpu_can_be_selected(machine):
     machine((), "0,1")
     assert visible_gpus() == ()
 
 
-def test_the_driver_is_asked_for_instances_and_left_in_peace(monkeypatch):
+def test_mig_instances_are_queried_and_the_driver_is_released(monkeypatch):
     """Two GPUs, the second in MIG mode with one of its places empty."""
     calls = []
 
@@ -142,12 +142,12 @@ def test_the_driver_is_asked_for_instances_and_left_in_peace(monkeypatch):
         "nvmlDeviceGetMigDeviceHandleByIndex": instance,
     }.items():
         monkeypatch.setattr(pynvml, name, answer)
-    found = Gpu("uuid of 1", is_split=True, instances=("uuid of instance-0", "uuid of instance-2"))
-    assert present_gpus() == (Gpu("uuid of 0"), found)
+    found = Gpu("uuid of 1", mig_enabled=True, instances=("uuid of instance-0", "uuid of instance-2"))
+    assert list_gpus() == (Gpu("uuid of 0"), found)
     assert calls == ["init", "shutdown"]
 
 
-def test_a_driver_that_does_not_answer_is_told(monkeypatch):
+def test_a_driver_that_does_not_respond_is_an_environment_failure(monkeypatch):
     def fail():
         raise pynvml.NVMLError(pynvml.NVML_ERROR_GPU_IS_LOST)
 
@@ -155,13 +155,13 @@ def test_a_driver_that_does_not_answer_is_told(monkeypatch):
         monkeypatch.setattr(pynvml, name, lambda: None)
     for name in ("nvmlDeviceGetCount", "nvmlSystemGetDriverVersion"):
         monkeypatch.setattr(pynvml, name, fail)
-    for ask in (present_gpus, describe_gpus):
-        with pytest.raises(EnvironmentFailure, match="driver does not answer"):
+    for ask in (list_gpus, describe_gpus):
+        with pytest.raises(EnvironmentFailure, match="driver does not respond"):
             ask()
 
 
 @pytest.mark.gpu
-def test_the_count_equals_torchs():
+def test_the_number_of_gpus_equals_that_of_torch():
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("needs a GPU")

@@ -1,4 +1,4 @@
-"""Files: whole or not at all, and a failing disk told by what can be done about it."""
+"""Atomic writes, locks, scratch folders, and the meaning of OS errors."""
 
 import errno
 import hashlib
@@ -26,14 +26,14 @@ from mnrl_job.system.files import atomic_write, file_lock, scratch_folder, sha25
         (errno.ENOTDIR, SettingsError, 64),
     ],
 )
-def test_a_failing_disk_is_told_apart_by_what_helps(number, kind, code):
+def test_os_errors_map_to_errors_by_remedy(number, kind, code):
     error = storage_error(OSError(number, os.strerror(number)), "MNRL_OUTPUT: cannot write to out")
     assert type(error) is kind
     assert error.code == code
     assert re.match(f"MNRL_OUTPUT: .*out: {os.strerror(number)}; ", str(error))
 
 
-def test_what_is_written_is_whole_and_nothing_else_is_left(tmp_path):
+def test_an_atomic_write_leaves_nothing_but_the_file(tmp_path):
     data = os.urandom(3_000_000)
     for content in (b"before", data):
         atomic_write(tmp_path / "file", content)
@@ -41,7 +41,7 @@ def test_what_is_written_is_whole_and_nothing_else_is_left(tmp_path):
         assert (tmp_path / "file").read_bytes() == content
 
 
-def test_a_reader_sees_the_old_or_the_new_file_and_never_a_part(tmp_path):
+def test_a_reader_sees_the_old_or_the_new_file_and_no_mixture(tmp_path):
     path, contents = tmp_path / "file", (b"a" * 500_000, b"b" * 400_000)
     atomic_write(path, contents[0])
     writer = threading.Thread(target=lambda: [atomic_write(path, contents[turn % 2]) for turn in range(50)])
@@ -50,7 +50,7 @@ def test_a_reader_sees_the_old_or_the_new_file_and_never_a_part(tmp_path):
         assert path.read_bytes() in contents
 
 
-def test_a_write_that_cannot_be_finished_leaves_nothing_and_keeps_what_was_there(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_partial_one(tmp_path, monkeypatch):
     target = tmp_path / "target"
     target.write_text("before")
 
@@ -64,7 +64,7 @@ def test_a_write_that_cannot_be_finished_leaves_nothing_and_keeps_what_was_there
     assert target.read_text() == "before"
 
 
-def test_a_hash_covers_all_files_one_after_another(tmp_path):
+def test_the_hash_is_that_of_the_concatenated_files(tmp_path):
     parts = [os.urandom(1_500_000), b"", b"end"]
     paths = [tmp_path / str(number) for number in range(3)]
     for path, part in zip(paths, parts, strict=True):
@@ -72,7 +72,7 @@ def test_a_hash_covers_all_files_one_after_another(tmp_path):
     assert sha256_of(paths) == hashlib.sha256(b"".join(parts)).hexdigest()
 
 
-def test_only_one_at_a_time_is_exclusive(tmp_path):
+def test_a_file_lock_is_exclusive(tmp_path):
     inside, most = [], []
 
     def enter():
@@ -90,11 +90,11 @@ def test_only_one_at_a_time_is_exclusive(tmp_path):
     assert most == [1] * 5
 
 
-def test_a_probed_folder_is_there_and_empty(tmp_path):
+def test_a_writable_folder_is_created_and_empty(tmp_path):
     assert not list(writable_folder(tmp_path / "a" / "b", "MNRL_OUTPUT").iterdir())
 
 
-def test_a_folder_below_a_file_is_no_folder(tmp_path):
+def test_a_folder_below_a_file_is_a_settings_error(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(SettingsError, match=r"^MNRL_WORK_DIR: .*file/work: Not a directory"):
         writable_folder(tmp_path / "file" / "work", "MNRL_WORK_DIR")
@@ -111,7 +111,7 @@ with scratch_folder(Path(sys.argv[1])) as folder:
 """
 
 
-def test_scratch_is_removed_at_the_end_or_by_the_next_once_its_process_was_killed(tmp_path):
+def test_scratch_is_removed_at_the_end_and_that_of_a_killed_process_by_the_next(tmp_path):
     living, killed = (
         subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         for _ in range(2)

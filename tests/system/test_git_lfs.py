@@ -1,4 +1,4 @@
-"""Git LFS pointers are told from the files they stand for."""
+"""Git LFS pointers are distinguished from regular files."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from mnrl_job.system.git_lfs import is_lfs_pointer
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-def test_a_pointer_is_known_by_its_first_line(tmp_path, newline):
+def test_a_pointer_is_recognized_by_its_first_line(tmp_path, newline):
     path = tmp_path / "model.safetensors"
     lines = ("version https://git-lfs.github.com/spec/v1", f"oid sha256:{'ab' * 32}", "size 12", "")
     path.write_bytes(newline.join(lines).encode())
@@ -16,7 +16,7 @@ def test_a_pointer_is_known_by_its_first_line(tmp_path, newline):
 @pytest.mark.parametrize(
     "content", [b"", b"version", b'{"version": "https://git-lfs.github.com/spec/v1"}', b"\x00\xff"]
 )
-def test_a_file_with_content_of_its_own_is_no_pointer(tmp_path, content):
+def test_a_regular_file_is_no_pointer(tmp_path, content):
     path = tmp_path / "pairs.jsonl"
     path.write_bytes(content)
     assert not is_lfs_pointer(path)

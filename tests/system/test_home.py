@@ -1,4 +1,4 @@
-"""A user without a home, or with one that cannot be written, has libraries write to the work folder."""
+"""For a user without a home or with a read-only one, libraries write to the work folder."""
 
 import getpass
 import os
@@ -45,7 +45,7 @@ def unwritable(monkeypatch):
 
 
 @pytest.mark.usefixtures("stranger")
-def test_a_user_without_name_and_home_gets_both_and_is_told(tmp_path, told, monkeypatch):
+def test_a_user_without_name_and_home_gets_both_and_a_warning(tmp_path, told, monkeypatch):
     monkeypatch.setenv("USER", "")
     home.provide_home(tmp_path)
     assert Path.home() == tmp_path / "home"
@@ -56,8 +56,8 @@ def test_a_user_without_name_and_home_gets_both_and_is_told(tmp_path, told, monk
 
 
 @pytest.mark.parametrize("user", ["known", "stranger"])
-def test_a_home_that_can_be_written_or_made_stays(tmp_path, told, monkeypatch, user):
-    monkeypatch.setattr(home, "_has_name", lambda: user == "known")
+def test_a_home_that_is_writable_or_can_be_created_is_kept(tmp_path, told, monkeypatch, user):
+    monkeypatch.setattr(home, "_has_passwd_entry", lambda: user == "known")
     for own in (tmp_path, tmp_path / "to" / "be" / "made"):
         environ = {"HOME": str(own), "LOGNAME": "me"}
         home.provide_home(tmp_path / "work", environ)
@@ -67,16 +67,16 @@ def test_a_home_that_can_be_written_or_made_stays(tmp_path, told, monkeypatch, u
 
 
 @pytest.mark.parametrize("name", ["", "missing", "missing/deeper"])
-def test_a_home_that_is_not_there_and_cannot_be_made_is_replaced(tmp_path, told, unwritable, monkeypatch, name):
+def test_a_missing_home_that_cannot_be_created_is_replaced(tmp_path, told, unwritable, monkeypatch, name):
     unwritable.append(str(tmp_path))
     environ = {"HOME": str(tmp_path / name)} if name else {"HOME": "", "USER": "me"}
-    monkeypatch.setattr(home, "_has_name", lambda: bool(name))
+    monkeypatch.setattr(home, "_has_passwd_entry", lambda: bool(name))
     home.provide_home(tmp_path / "work", environ)
     assert environ["HOME"] == str(tmp_path / "work" / "home")
     assert len(told) == 1
 
 
-def test_a_home_that_is_there_keeps_its_credentials_and_models_where_it_cannot_be_written(tmp_path, told, unwritable):
+def test_a_read_only_home_is_kept_with_its_credentials_and_models(tmp_path, told, unwritable):
     own, work = tmp_path / "own", tmp_path / "work"
     own.mkdir()
     unwritable += [str(own), str(own / ".cache"), str(own / ".cache" / "huggingface")]
@@ -96,7 +96,7 @@ def test_a_home_that_is_there_keeps_its_credentials_and_models_where_it_cannot_b
 
 
 @pytest.mark.parametrize("chosen", [{"HF_HOME": "/mine"}, {"XDG_CACHE_HOME": "/mine"}])
-def test_caches_that_somebody_chose_stay(tmp_path, unwritable, told, chosen):
+def test_configured_caches_are_kept(tmp_path, unwritable, told, chosen):
     (tmp_path / "own").mkdir()
     unwritable.append(str(tmp_path / "own"))
     environ = {"HOME": str(tmp_path / "own"), "USER": "me"} | chosen
@@ -117,19 +117,19 @@ def test_caches_that_somebody_chose_stay(tmp_path, unwritable, told, chosen):
     ],
 )
 @pytest.mark.parametrize("path", ["~/there", "~", "~nobody-of-that-name/there"])
-def test_a_path_in_a_home_that_nobody_has_is_a_settings_error(field, variable, path, tmp_path):
+def test_a_path_in_an_unknown_home_is_a_settings_error(field, variable, path, tmp_path):
     settings = Settings.model_validate({"output": str(tmp_path)} | {field: path})
     with pytest.raises(SettingsError, match=f"^{variable}: {path}: .*HOME"), start_attempt(settings):
         pass
 
 
 @pytest.mark.usefixtures("stranger")
-def test_a_uri_in_a_home_that_nobody_has_is_a_settings_error():
+def test_a_uri_in_an_unknown_home_is_a_settings_error():
     with pytest.raises(SettingsError, match=r"^URI: ~/run: "):
         local_path("~/run", "URI")
 
 
-def test_no_folder_for_temporary_files_is_a_matter_of_the_environment(tmp_path, monkeypatch, told):
+def test_no_folder_for_temporary_files_is_an_environment_failure(tmp_path, monkeypatch, told):
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/nonexistent"])
     with pytest.raises(EnvironmentFailure, match="MNRL_WORK_DIR"), scratch_folder(None):

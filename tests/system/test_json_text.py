@@ -1,4 +1,4 @@
-"""No file and no line of ours holds a bare NaN, whoever writes it."""
+"""JSON without NaN, in every file and log line."""
 
 import json
 import logging
@@ -31,13 +31,13 @@ def strictly(text):
 
 
 @pytest.mark.parametrize("number", BAD)
-def test_what_is_no_number_becomes_null_however_deep_and_all_else_stays(number):
+def test_nan_and_infinity_become_null_at_any_depth(number):
     content = {"a": [1, (0.5, number)], "b": {"c": number}, "d": "NaN", "e": None, "f": True}
     assert strictly(dumps(content)) == {"a": [1, [0.5, None]], "b": {"c": None}, "d": "NaN", "e": None, "f": True}
     assert dumps({"ü": 0.1}, ensure_ascii=False, indent=1) == json.dumps({"ü": 0.1}, ensure_ascii=False, indent=1)
 
 
-def test_what_is_no_json_at_all_stays_an_error():
+def test_a_value_that_is_not_json_is_an_error():
     with pytest.raises(TypeError):
         dumps({"a": object(), "b": math.nan})
 
@@ -48,7 +48,7 @@ class Figures:
 
 
 @pytest.mark.parametrize("number", BAD)
-def test_every_writer_keeps_to_it(number, tmp_path, monkeypatch):
+def test_every_writer_of_json_uses_null_for_nan(number, tmp_path, monkeypatch):
     write_json(tmp_path / "metrics.json", {"loss": number})
     write_record(tmp_path / "result.json", Figures({"loss": (number,)}))
     result = QueryResult("q", 1, number, {"ndcg@10": number}, (("d", number),))

@@ -1,4 +1,4 @@
-"""What libraries write to stderr by themselves stands in our log instead, so that each line of it is JSON."""
+"""Library messages on stderr go through our log, so that every line is JSON."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ logs.warn("ours")
 
 
 @pytest.mark.parametrize("wanted", ["json", "text"])
-def test_libraries_keep_to_errors_and_to_our_format(wanted):
+def test_libraries_log_errors_only_in_our_format(wanted):
     command = [sys.executable, "-c", SAID, wanted]
     done = subprocess.run(command, env=clean_environment(), capture_output=True, text=True, cwd=ROOT, check=True)
     assert "a table" not in done.stderr

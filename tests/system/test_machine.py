@@ -1,4 +1,4 @@
-"""What the machine offers."""
+"""Checks of the machine."""
 
 import psutil
 import pytest
@@ -10,7 +10,7 @@ from mnrl_job.system.devices import Devices
 @pytest.mark.parametrize(
     ("most", "used", "expected"), [("max", "0", None), ("1000000", "400000", 600_000), (str(2**60), "0", None)]
 )
-def test_a_container_has_what_its_limit_leaves(tmp_path, monkeypatch, most, used, expected):
+def test_free_memory_of_a_container_is_bounded_by_its_limit(tmp_path, monkeypatch, most, used, expected):
     (tmp_path / "memory.max").write_text(most + "\n")
     (tmp_path / "memory.current").write_text(used + "\n")
     monkeypatch.setattr(machine, "CGROUP", tmp_path)
@@ -18,8 +18,8 @@ def test_a_container_has_what_its_limit_leaves(tmp_path, monkeypatch, most, used
     assert machine.free_memory() == expected if expected else abs(machine.free_memory() - free) < 0.2 * free
 
 
-def test_batches_for_a_gpu_need_shared_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "ENOUGH_SHARED_MEMORY", 2**62)
+def test_gpus_need_shared_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "MIN_SHARED_MEMORY", 2**62)
     assert machine.shared_memory(Devices(gpus=(), workers=2)).status == "passed"
     small = machine.shared_memory(Devices(gpus=("0",), workers=1))
     assert small.status == "warning"

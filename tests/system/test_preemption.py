@@ -1,4 +1,4 @@
-"""A request to stop is never lost, wherever the signal finds the program."""
+"""A request to stop is not lost, wherever the signal arrives."""
 
 import os
 import signal
@@ -25,24 +25,24 @@ def answered_by(error, request=signal.SIGTERM):
             raise error from None
 
 
-def test_a_library_that_answers_the_stop_with_an_error_of_its_own_still_means_the_stop():
+def test_a_library_error_that_replaces_preempted_is_reported_as_preempted():
     with pytest.raises(Preempted, match="SIGTERM"):
         answered_by(TypeError("as numpy.load does: expected str, bytes or os.PathLike object, not BufferedReader"))
 
 
-def test_an_error_of_the_user_keeps_its_words_when_a_stop_comes_late():
+def test_a_job_error_is_kept_if_a_stop_request_follows():
     with pytest.raises(DataError, match="a bad row"):
         answered_by(DataError("a bad row"), signal.SIGINT)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_stop_that_falls_into_a_destructor_takes_effect_where_the_program_next_gives_way():
+def test_a_stop_request_in_a_destructor_takes_effect_at_the_next_check():
     with raise_on_signal():
         Dropping()
         with pytest.raises(Preempted):
             raise_if_stop_requested()
 
 
-def test_without_a_request_errors_stay_what_they_are():
+def test_errors_without_a_stop_request_are_unchanged():
     with pytest.raises(TypeError, match="ours"), raise_on_signal():
         raise TypeError("ours")

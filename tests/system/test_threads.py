@@ -1,4 +1,4 @@
-"""A few threads: results in order, and neither a failure nor a signal waits for a thread that hangs."""
+"""Parallel calls: results in order; neither a failure nor a signal waits for a hanging thread."""
 
 import signal
 import threading
@@ -7,7 +7,7 @@ import time
 import pytest
 
 from mnrl_job.errors import StorageError
-from mnrl_job.system.threads import parallel, settle
+from mnrl_job.system.threads import join_threads, parallel
 
 # Threads that hang do so until the test is over; a busy machine may be slow.
 SOON = 30
@@ -25,7 +25,7 @@ def hang():
     over.set()
 
 
-def test_results_stand_in_the_order_of_the_items_however_long_each_takes():
+def test_results_are_in_the_order_of_the_items():
     def slow_first(number):
         time.sleep(0.05 if number < 2 else 0)
         return number * number
@@ -35,7 +35,7 @@ def test_results_stand_in_the_order_of_the_items_however_long_each_takes():
     assert parallel(lambda _: None, [1, 2]) == [None, None]
 
 
-def test_items_are_worked_on_at_the_same_time_but_never_more_than_allowed():
+def test_items_are_processed_in_parallel_up_to_the_number_of_threads():
     meeting, inside, most = threading.Barrier(4, timeout=10), [], []
 
     def meet(number):
@@ -60,7 +60,7 @@ def test_the_first_failure_is_raised_while_other_threads_hang(hang):
     assert time.monotonic() - began < SOON
 
 
-def test_after_a_failure_nothing_more_is_begun():
+def test_no_item_is_started_after_a_failure():
     begun = []
 
     def work(number):
@@ -91,7 +91,7 @@ def test_a_signal_is_not_delayed_by_threads_that_hang(hang):
     assert time.monotonic() - began < SOON
 
 
-def test_what_had_been_begun_beside_a_failure_can_be_waited_for_but_not_for_ever(hang):
+def test_calls_in_progress_at_a_failure_can_be_joined_with_a_timeout(hang):
     done = []
 
     def work(number):
@@ -106,10 +106,10 @@ def test_what_had_been_begun_beside_a_failure_can_be_waited_for_but_not_for_ever
     with pytest.raises(StorageError):
         parallel(work, range(2), threads=2)
     assert done == []
-    settle(10)
+    join_threads(10)
     assert done == [1]
     with pytest.raises(StorageError):
         parallel(work, [0, 2], threads=2)
     began = time.monotonic()
-    settle(0.1)
+    join_threads(0.1)
     assert time.monotonic() - began < SOON

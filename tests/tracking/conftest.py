@@ -1,4 +1,4 @@
-"""A run that trackers are told of, and a server for them."""
+"""A run to report to trackers."""
 
 import os
 from collections.abc import Iterator
@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from mnrl_job.config.settings import Settings
-from mnrl_job.tracking.tracked import TrackedRun, tracked_run
+from mnrl_job.tracking.run import TrackedRun, tracked_run
 
 
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:
-    """Trackers set defaults in the environment of the process that they work in."""
+    """Restore the environment, in which trackers set defaults."""
     before = dict(os.environ)
     yield
     os.environ.clear()

@@ -1,4 +1,4 @@
-"""What stands in TensorBoard's event files, as TensorBoard itself reads them."""
+"""The content of event files, read by TensorBoard."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 
 def texts(folder: Path) -> dict[str, str]:
-    """The last text of each name; torch's writer adds a part to its names."""
+    """The last text of each tag; torch's writer adds a suffix to tags."""
     read = _read(folder)
     last = {tag.removesuffix("/text_summary"): read.Tensors(tag)[-1] for tag in read.Tags()["tensors"]}
     return {tag: b"".join(event.tensor_proto.string_val).decode() for tag, event in last.items()}

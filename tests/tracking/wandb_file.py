@@ -1,4 +1,4 @@
-"""What stands in a `.wandb` file: records of W&B's own format in a log of 32 KiB blocks, as LevelDB writes it."""
+"""The content of a `.wandb` file: protobuf records in a LevelDB log of 32 KiB blocks."""
 
 import struct
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ FULL, LAST = 1, 4
 
 
 def records(path: Path) -> Iterator[Any]:
-    """All whole records of a file."""
+    """All complete records of a file."""
     data, at, parts = path.read_bytes(), IDENT, b""
     while at + HEADER <= len(data):
         if BLOCK - at % BLOCK < HEADER:  # no room for another header in this block
@@ -38,15 +38,15 @@ def history(path: Path) -> list[dict[str, str]]:
 
 
 def summary(path: Path) -> dict[str, str]:
-    """What was added to the run's summary."""
-    found = {}
+    """The summary of the run."""
+    values = {}
     for record in records(path):
         if record.WhichOneof("record_type") == "summary":
-            found |= {item.key or "/".join(item.nested_key): item.value_json for item in record.summary.update}
-    return found
+            values |= {item.key or "/".join(item.nested_key): item.value_json for item in record.summary.update}
+    return values
 
 
 def config(path: Path) -> dict[str, str]:
-    """The run's config when it began."""
-    run = next(one.run for one in records(path) if one.WhichOneof("record_type") == "run")
+    """The config at the start of the run."""
+    run = next(record.run for record in records(path) if record.WhichOneof("record_type") == "run")
     return {item.key: item.value_json for item in run.config.update}

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mnrl_job.data.tables import read_table
 from mnrl_job.system.heartbeat import heartbeat
-from mnrl_job.system.local_rank import is_first_of_machine
+from mnrl_job.system.local_rank import is_local_main_process
 
 TEXTS_AT_ONCE = 10_000
 # The library pads to the longest of a call.
@@ -122,7 +122,7 @@ def read_or_tokenize(
         forms.append(form)
     with _first_of_machine_first():
         for make, texts, path in zip(preprocess, columns, paths, strict=True):
-            if is_first_of_machine() and not path.exists():
+            if is_local_main_process() and not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
                 tokenize(make, texts, path)
     return [read_tokens(path, form) for path, form in zip(paths, forms, strict=True)]
@@ -131,10 +131,10 @@ def read_or_tokenize(
 @contextmanager
 def _first_of_machine_first() -> Iterator[None]:
     """As accelerate's `local_main_process_first`."""
-    if not is_first_of_machine():
+    if not is_local_main_process():
         PartialState().wait_for_everyone()
     yield
-    if is_first_of_machine():
+    if is_local_main_process():
         PartialState().wait_for_everyone()
 
 

@@ -1,4 +1,4 @@
-"""The results of an evaluation: means over the queries, and query by query."""
+"""Results of an evaluation: means over the queries, and per query."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:
-    """How one query fared: `rank` (from 1) and `score` of its best-placed relevant document, the `top` documents."""
+    """Result of one query: `rank` (from 1) and `score` of its highest-ranked relevant document, the `top` documents."""
 
     query_id: str
     rank: int
@@ -19,9 +19,9 @@ class QueryResult:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Means over the queries of one eval set; the queries one by one stand in the file `results`.
+    """Mean metrics over the queries of an eval set; the file `results` has those of each query.
 
-    `dimensions` has the means with embeddings cut to so many leading numbers, by their number.
+    `dimensions` has the mean metrics of truncated embeddings, by number of dimensions.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Evaluation:
 
 
 def read_results(path: Path) -> list[QueryResult]:
-    """The results a worker wrote, one query a line."""
+    """Read the results that a worker wrote, one line per query."""
     adapter = TypeAdapter(QueryResult)
     with path.open("rb") as handle:
         return [adapter.validate_json(line) for line in handle]

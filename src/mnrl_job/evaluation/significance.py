@@ -1,4 +1,4 @@
-"""How sure the gain is: paired bootstrap intervals and randomisation p-values over the queries."""
+"""Statistical significance of gains: paired bootstrap intervals and randomization p-values over the queries."""
 
 from dataclasses import dataclass, field
 
@@ -10,13 +10,13 @@ from mnrl_job.evaluation.metrics import mean_metrics
 from mnrl_job.evaluation.results import QueryResult
 
 RESAMPLES = 2_000
-VALUES_AT_ONCE = 4_000_000
-# Less is rounding.
-SAME = 1e-12
+MAX_VALUES = 4_000_000
+# Smaller differences are rounding errors.
+TOLERANCE = 1e-12
 
 
-class Changes(TypedDict):
-    """How many queries got better, worse, or stayed."""
+class WinsLosses(TypedDict):
+    """Numbers of queries that improved, got worse, or did not change."""
 
     won: int
     lost: int
@@ -25,10 +25,10 @@ class Changes(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One eval set before and after: each metric's values, gain, interval and p-value. No `after`: evaluation only.
+    """Metrics of an eval set before and after training, with gains, intervals and p-values.
 
-    `wins_losses` counts the queries that won, lost or tied; `bm25` what the words alone would find.
-    `dimensions` has, for embeddings cut to so many numbers, each metric's values `before` and `after`.
+    Without training all but `before` and `bm25` is empty. `dimensions` has the metrics of truncated embeddings by
+    their number of dimensions.
     """
 
     name: str
@@ -37,14 +37,14 @@ class Comparison:
     delta: dict[str, float] = field(default_factory=dict)
     confidence_interval: dict[str, tuple[float, float]] = field(default_factory=dict)
     p_value: dict[str, float] = field(default_factory=dict)
-    wins_losses: dict[str, Changes] = field(default_factory=dict)
+    wins_losses: dict[str, WinsLosses] = field(default_factory=dict)
     bm25: dict[str, float] | None = None
     dimensions: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class SignificanceResult:
-    """A 95 % interval of the mean gain, and the chance of a gain this large if before and after were the same."""
+    """95 % interval of the mean gain, and the p-value of the null hypothesis that before and after are the same."""
 
     low: float
     high: float
@@ -52,54 +52,56 @@ class SignificanceResult:
 
 
 def significance_test(gains: NDArray[np.float64], seed: int) -> list[SignificanceResult]:
-    """Judge the gain of each metric, query by query; all metrics from the same resamples.
+    """Test the gain of each metric over the queries, with the same resamples for all metrics.
 
-    The interval is the percentile bootstrap over queries (Efron 1979); the p-value a two-sided sign-flip
-    randomisation test (Smucker et al. 2007), counted with the observed outcome, so that it is never 0.
+    The interval is the percentile bootstrap over queries (Efron 1979); the p-value that of a two-sided
+    sign-flip randomization test (Smucker et al. 2007). It counts the observed outcome, so it is never 0.
 
     Args:
         gains: after minus before, shape (queries, metrics).
-        seed: of the resampling.
+        seed: seed of the resampling.
     """
     rng = np.random.default_rng(seed)
     queries = len(gains)
-    rows = max(1, VALUES_AT_ONCE // queries)
+    rows = max(1, MAX_VALUES // queries)
     means: list[NDArray[np.float64]] = []
     extreme = np.zeros(gains.shape[1])
     for start in range(0, RESAMPLES, rows):
         shape = (min(rows, RESAMPLES - start), queries)
-        means.append(_draws(rng, *shape) @ gains / queries)
+        means.append(_draw_counts(rng, *shape) @ gains / queries)
         flipped = rng.choice((-1.0, 1.0), shape) @ gains / queries
-        extreme += (np.abs(flipped) >= np.abs(gains.mean(axis=0)) - SAME).sum(axis=0)
+        extreme += (np.abs(flipped) >= np.abs(gains.mean(axis=0)) - TOLERANCE).sum(axis=0)
     bounds = np.quantile(np.concatenate(means), (0.025, 0.975), axis=0).T.tolist()
     p_values = ((extreme + 1) / (RESAMPLES + 1)).tolist()
     return [SignificanceResult(low, high, p_value) for (low, high), p_value in zip(bounds, p_values, strict=True)]
 
 
-def _draws(rng: np.random.Generator, resamples: int, queries: int) -> NDArray[np.float64]:
-    """How often each query is drawn in each resample, shape (resamples, queries)."""
+def _draw_counts(rng: np.random.Generator, resamples: int, queries: int) -> NDArray[np.float64]:
+    """Counts of each query in each bootstrap resample, shape (resamples, queries)."""
     drawn = rng.integers(0, queries, (resamples, queries)) + queries * np.arange(resamples)[:, None]
     return np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)
 
 
 def compare(name: str, before: list[QueryResult], after: list[QueryResult], seed: int) -> Comparison:
-    """Set the two results of one eval set side by side, every metric with its certainty. Queries come in one order."""
-    old, new = ([query.metrics for query in results] for results in (before, after))
-    metrics = list(old[0])
-    gains = np.array([[late[one] - early[one] for one in metrics] for early, late in zip(old, new, strict=True)])
-    sure = dict(zip(metrics, significance_test(gains, seed), strict=True))
-    means_before, means_after = mean_metrics(old), mean_metrics(new)
+    """Compare two results of an eval set, which must have the queries in the same order."""
+    per_query_before, per_query_after = ([query.metrics for query in results] for results in (before, after))
+    metrics = list(per_query_before[0])
+    gains = np.array(
+        [[new[key] - old[key] for key in metrics] for old, new in zip(per_query_before, per_query_after, strict=True)]
+    )
+    tests = dict(zip(metrics, significance_test(gains, seed), strict=True))
+    means_before, means_after = mean_metrics(per_query_before), mean_metrics(per_query_after)
     return Comparison(
         name=name,
         before=means_before,
         after=means_after,
         delta={metric: means_after[metric] - value for metric, value in means_before.items()},
-        confidence_interval={metric: (one.low, one.high) for metric, one in sure.items()},
-        p_value={metric: one.p_value for metric, one in sure.items()},
-        wins_losses={metric: _changes(column) for metric, column in zip(metrics, gains.T, strict=True)},
+        confidence_interval={metric: (test.low, test.high) for metric, test in tests.items()},
+        p_value={metric: test.p_value for metric, test in tests.items()},
+        wins_losses={metric: _wins_losses(column) for metric, column in zip(metrics, gains.T, strict=True)},
     )
 
 
-def _changes(gains: NDArray[np.float64]) -> Changes:
-    won, lost = int((gains > SAME).sum()), int((gains < -SAME).sum())
+def _wins_losses(gains: NDArray[np.float64]) -> WinsLosses:
+    won, lost = int((gains > TOLERANCE).sum()), int((gains < -TOLERANCE).sum())
     return {"won": won, "lost": lost, "tied": len(gains) - won - lost}

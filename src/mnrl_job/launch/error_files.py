@@ -69,7 +69,7 @@ def _by_exit_codes(codes: list[int | None]) -> JobError:
         if cls.code in codes and cls is not InternalError:
             return cls(
                 "a worker had no room to write down why it ended (its output above tells): the disk is full; "
-                "free space, or name a larger MNRL_WORK_DIR"
+                "free space, or set MNRL_WORK_DIR to a larger disk"
             )
     return InternalError(f"a worker ended without a word (exit codes {codes}); its output above may say more")
 

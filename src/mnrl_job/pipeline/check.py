@@ -30,14 +30,14 @@ from mnrl_job.pipeline.inputs import (
 from mnrl_job.pipeline.prepare import prepare
 from mnrl_job.pipeline.published import is_published
 from mnrl_job.pipeline.tasks import worker_task
-from mnrl_job.report.audit_page import audit_findings, with_lengths
+from mnrl_job.report.audit import audit_findings, with_lengths
 from mnrl_job.runs.attempt import Attempt, start_attempt
 from mnrl_job.storage.probe import probe, write_speed
 from mnrl_job.system import machine
 from mnrl_job.system.devices import Devices, describe_gpus, find_devices
 from mnrl_job.system.finding import Finding
 from mnrl_job.system.preemption import raise_on_signal
-from mnrl_job.tracking.trackers import look_at
+from mnrl_job.tracking.packages import check_packages
 
 
 def check(settings: Settings, report: Callable[[Finding], None]) -> tuple[tuple[Finding, ...], dict[str, Any] | None]:
@@ -52,7 +52,7 @@ def check(settings: Settings, report: Callable[[Finding], None]) -> tuple[tuple[
     """
     findings = Findings(report)
     findings.passed("settings", "all valid")
-    for finding in look_at(settings.report_to):
+    for finding in check_packages(settings.report_to):
         findings.add(finding)
     with raise_on_signal(), start_attempt(settings) as attempt, machine.translate_disk_full(attempt.scratch):
         if attempt.nodes.is_first:

@@ -10,16 +10,16 @@ from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.inputs import Listing
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.errors import GateError, JobError
-from mnrl_job.evaluation.bm25 import lexical_metrics
+from mnrl_job.evaluation.bm25 import bm25_metrics
 from mnrl_job.evaluation.dimensions import by_dimension
-from mnrl_job.evaluation.gate import Verdict, evaluate_gate
+from mnrl_job.evaluation.gate import GateConfig, GateResult, evaluate_gate
 from mnrl_job.evaluation.results import read_results
 from mnrl_job.evaluation.significance import Comparison, compare
 from mnrl_job.launch.worker_task import WorkerTask
-from mnrl_job.report.html_report import report
+from mnrl_job.report.html_report import render_report
 from mnrl_job.report.json_file import write_json
-from mnrl_job.report.metrics import Run, metrics
-from mnrl_job.report.metrics_schema import Metrics
+from mnrl_job.report.metrics import Run, build_metrics
+from mnrl_job.report.metrics_schema import Metrics, TrainingSettings
 from mnrl_job.report.model_card import model_card
 from mnrl_job.report.rankings import write_rankings
 from mnrl_job.runs.attempt import Attempt
@@ -37,9 +37,9 @@ from mnrl_job.storage import Store
 from mnrl_job.system.logs import warn
 from mnrl_job.system.phases import Phase
 from mnrl_job.system.secrets import redacted
-from mnrl_job.system.threads import background, settle
-from mnrl_job.tracking.results import Results, into_files, to_servers
-from mnrl_job.tracking.tracked import tracked_run
+from mnrl_job.system.threads import background, join_threads
+from mnrl_job.tracking.results import Results, log_to_files, log_to_servers
+from mnrl_job.tracking.run import tracked_run
 from mnrl_job.worker.results import Export, Verification, WorkerResult
 
 # Time for failed uploads of checkpoint files still under way, which would create files after the removal.
@@ -80,7 +80,7 @@ def start_bm25(eval_sets: Sequence[EvalSet], cutoffs: Sequence[int]) -> Callable
 
 def _bm25(eval_set: EvalSet, cutoffs: Sequence[int]) -> dict[str, float] | None:
     try:
-        return lexical_metrics(eval_set, cutoffs)
+        return bm25_metrics(eval_set, cutoffs)
     except Exception as error:  # a baseline must not fail the run
         warn(f"{eval_set.name}: cannot compute BM25: {type(error).__name__}: {error}")
         return None
@@ -124,38 +124,58 @@ def record_run(
 ) -> Run:
     """Evaluate the gate and collect everything the report needs. Also ends this attempt in the history."""
     training = results.result.training
-    verdict = evaluate_gate(settings, comparisons, training.collapse) if training else Verdict(passed=True, rule="none")
-    outcome = "succeeded" if verdict.passed else GateError.kind
+    gate = GateResult(passed=True, rule="none")
+    if training:
+        config = GateConfig(settings.primary_eval, settings.min_gain, settings.max_p_value, settings.guard_evals)
+        gate = evaluate_gate(config, comparisons, training.collapse)
+    outcome = "succeeded" if gate.passed else GateError.kind
     attempt.history.update(attempt.store(), outcome=outcome, last_step=training.steps if training else 0)
     return Run(
         id=attempt.run_id,
         started_at=attempt.started_at,
-        settings=settings,
+        primary=settings.primary_eval,
+        training_settings=training_settings(settings),
         base_model=settings.base_model,
         result=results.result,
         eval_sets=results.task.eval_sets,
         comparisons=comparisons,
-        verdict=verdict,
+        gate=gate,
         seconds=timer.seconds,
         pairs=results.pairs,
-        batching=results.task.batching,
+        batch_plan=results.task.batching,
         verification=results.verification,
         exports=results.exports,
         attempts=attempt.history.records(attempt.store()),
     )
 
 
+def training_settings(settings: Settings) -> TrainingSettings:
+    """The settings of the training that `metrics.json` reports."""
+    return {
+        "loss": settings.loss,
+        "guide_model": settings.guide_model or None,
+        "scale": settings.scale,
+        "matryoshka_dims": list(settings.matryoshka_dims),
+        "hardness": str(settings.hardness) if settings.hardness else None,
+        "epochs": settings.epochs,
+        "global_batch_size": settings.batch_size,
+        "learning_rate": settings.learning_rate,
+        "lora_rank": settings.lora_rank,
+        "hard_negatives": settings.num_hard_negatives,
+    }
+
+
 def write_report(settings: Settings, attempt: Attempt, run: Run, task: WorkerTask) -> Results:
     """Write model card and HTML report. Returns the results for experiment trackers."""
-    content = metrics(run)
+    metrics = build_metrics(run)
     if task.pairs is not None:
-        (attempt.staging / "model" / "README.md").write_text(model_card(redacted(content)), encoding="utf-8")
-    page = report(attempt.staging, content, settings, task.eval_sets, attempt.settings_hash, task.inputs)
+        (attempt.staging / "model" / "README.md").write_text(model_card(redacted(metrics)), encoding="utf-8")
+    page = render_report(attempt.staging, metrics, settings, task.eval_sets, attempt.settings_hash, task.inputs)
     path = attempt.staging / "report.html"
     path.write_text(page, encoding="utf-8")
     tracked = tracked_run(Settings.model_validate(task.settings), task.scratch, task.staging)
-    results = Results(tracked, settings.report_to, dict(content), path, settings.log_format)
-    into_files(results)
+    results = Results(tracked, settings.report_to, dict(metrics), path, settings.log_format)
+    log_to_files(results)
     return results
 
 
@@ -181,12 +201,12 @@ def publish(
         is_published = already_published(store, attempt.settings_hash)
         content = None if is_published else publish_files(attempt, timer, run, inputs, store, lease)
     if content:
-        to_servers(tracker_results)
-    if content and not run.verdict.passed:
-        failures = "; ".join(run.verdict.failed)
+        log_to_servers(tracker_results)
+    if content and not run.gate.passed:
+        failures = "; ".join(run.gate.failed)
         raise GateError(f"the gate: {failures}; the run is in {attempt.run_uri}, without _SUCCESS", content)
     attempt.status.finish()
-    settle(LATE_UPLOAD_SECONDS)
+    join_threads(LATE_UPLOAD_SECONDS)
     with suppress(JobError):  # the run is complete; the next attempt removes what is left
         remove_leftovers(store)
     return RunOutcome(attempt.run_uri, content)
@@ -199,10 +219,10 @@ def publish_files(
     clear_unfinished(store, lease)
     with timer(Phase.PUBLISH):
         files = upload(attempt.staging, store, lease, {})
-    content = metrics(run)
+    content = build_metrics(run)
     write_json(attempt.staging / "metrics.json", content)
     files = upload(attempt.staging, store, lease, files)
     facts = {"run_id": attempt.run_id, "attempt": len(run.attempts), "settings_sha256": attempt.settings_hash}
-    finish = commit_run if run.verdict.passed else upload_manifest
+    finish = commit_run if run.gate.passed else upload_manifest
     finish(store, lease, attempt.staging, facts | inputs, files)
     return content

@@ -20,7 +20,7 @@ from mnrl_job.pipeline.open_attempt import open_attempt
 from mnrl_job.pipeline.prepare import prepare
 from mnrl_job.pipeline.published import finish_if_published
 from mnrl_job.pipeline.tasks import agent_task, worker_task
-from mnrl_job.report.audit_page import with_lengths
+from mnrl_job.report.audit import with_lengths
 from mnrl_job.report.json_file import write_json
 from mnrl_job.runs.attempt import Attempt
 from mnrl_job.runs.checkpoints import fetch_named, fetch_newest, upload_checkpoints

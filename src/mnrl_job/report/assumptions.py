@@ -1,16 +1,16 @@
-"""What was assumed of the base model, in words: for its card and for the page."""
+"""Assumptions about the base model in words, for the model card and the HTML report."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def assumptions(assumed: Mapping[str, Any]) -> list[str]:
-    """One phrase each, from `model.assumed` of `metrics.json`."""
-    told = []
+    """A phrase for each assumption in `model.assumed` of `metrics.json`."""
+    phrases = []
     if assumed["pooling"]:
-        told.append(f"{assumed['pooling']} pooling, since its files name none")
+        phrases.append(f"{assumed['pooling']} pooling, as its files specify none")
     if assumed["padding_token"]:
-        told.append(f"{assumed['padding_token']} for padding, since its tokenizer had no token for that")
+        phrases.append(f"{assumed['padding_token']} for padding, as its tokenizer has no padding token")
     if assumed["unused_prompts"]:
-        told.append(f"no use for its prompts {', '.join(assumed['unused_prompts'])}")
-    return told
+        phrases.append(f"unused prompts {', '.join(assumed['unused_prompts'])}")
+    return phrases

@@ -1,4 +1,4 @@
-"""The run to look at: `report.html`, one page with everything in it, which asks the network for nothing."""
+"""`report.html`: one self-contained page without network access."""
 
 import base64
 import hashlib
@@ -12,60 +12,60 @@ from markupsafe import Markup
 
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalSet
-from mnrl_job.report.page.curves import curves, while_training
-from mnrl_job.report.page.formatting import count, cut, moment, signed
-from mnrl_job.report.page.highlights import highlights
-from mnrl_job.report.page.metric_rows import scores, slope
-from mnrl_job.report.page.query_explorer import Explorer, explore
-from mnrl_job.report.page.tables import hashes, lineage, phases, setting_rows, speed, training_facts
-from mnrl_job.report.page.verdict import judged, verdict
+from mnrl_job.report.highlights import find_highlights
+from mnrl_job.report.page.curves import evaluation_charts, training_curves
+from mnrl_job.report.page.formatting import count, signed, timestamp, truncate
+from mnrl_job.report.page.metric_rows import metric_tables, slope_chart
+from mnrl_job.report.page.query_explorer import Explorer, build_explorer
+from mnrl_job.report.page.tables import input_hashes, lineage_rows, phase_rows, setting_rows, speed_rows, training_rows
+from mnrl_job.report.page.verdict import primary_eval_and_metric, reach_verdict
 from mnrl_job.system.secrets import redact
 
 FOLDER = Path(__file__).parent / "page"
 
 
-def report(
+def render_report(
     staging: Path,
-    content: Mapping[str, Any],
+    metrics: Mapping[str, Any],
     settings: Settings,
     eval_sets: Sequence[EvalSet],
     settings_sha256: str,
     inputs: Mapping[str, str],
 ) -> str:
-    """Make the page from what the run leaves.
+    """Render the page from the outputs of a run.
 
     Args:
-        staging: holds `training_log.jsonl` and `audit.json`, where something was trained, and `rankings/`.
-        content: that of `metrics.json`.
-        settings: the run's.
-        eval_sets: where the texts are that rankings speak of.
-        settings_sha256: the hash of the settings that can change the result.
-        inputs: the SHA-256 of each input, by name.
+        staging: the folder with `rankings/` and, after training, `training_log.jsonl` and `audit.json`.
+        metrics: the content of `metrics.json`.
+        settings: all settings, which the page lists.
+        eval_sets: the eval sets, for the texts of the rankings.
+        settings_sha256: hash of the settings that can change the result.
+        inputs: SHA-256 of each input by name.
     """
-    log = _log(staging / "training_log.jsonl")
-    audit = staging / "audit.json"
+    log = _read_log(staging / "training_log.jsonl")
+    audit_path = staging / "audit.json"
     template = _environment().get_template("template.html")
     return template.render(
-        **_code(),
-        content=content,
-        verdict=verdict(content, log),
-        slope=slope(content),
-        scores=scores(content),
-        explorers=_explorers(staging / "rankings", content, eval_sets),
-        curves=curves(log, settings.batch_size),
-        scored=while_training(content),
-        training=training_facts(content),
-        speed=speed(content),
-        phases=phases(content),
-        highlights=highlights(json.loads(audit.read_text(encoding="utf-8"))) if audit.exists() else (),
+        **_inline_assets(),
+        metrics=metrics,
+        verdict=reach_verdict(metrics, log),
+        slope_chart=slope_chart(metrics),
+        metric_tables=metric_tables(metrics),
+        explorers=_explorers(staging / "rankings", metrics, eval_sets),
+        curves=training_curves(log, settings.batch_size),
+        evaluation_charts=evaluation_charts(metrics),
+        training=training_rows(metrics),
+        speed=speed_rows(metrics),
+        phases=phase_rows(metrics),
+        highlights=find_highlights(json.loads(audit_path.read_text(encoding="utf-8"))) if audit_path.exists() else (),
         settings=setting_rows(settings),
-        lineage=lineage(content, settings_sha256),
-        hashes=hashes(content, inputs),
+        lineage=lineage_rows(metrics, settings_sha256),
+        hashes=input_hashes(metrics, inputs),
     )
 
 
 def _environment() -> Environment:
-    """Every text is escaped, and secrets are starred out of it first."""
+    """Jinja with secrets redacted from all text, then HTML-escaped."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -74,31 +74,31 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: redact(value) if type(value) is str else value,
     )
-    environment.filters.update(count=count, cut=cut, moment=moment, signed=signed)
+    environment.filters.update(count=count, truncate_text=truncate, timestamp=timestamp, signed=signed)
     return environment
 
 
-def _explorers(rankings: Path, content: Mapping[str, Any], eval_sets: Sequence[EvalSet]) -> list[Explorer]:
-    """The queries of each eval set, of the one that the run is judged by first."""
-    judged_by, metric = judged(content)
-    ordered = sorted(eval_sets, key=lambda one: one.name != judged_by)
-    return [explore(rankings / f"{one.name}.jsonl", one, metric) for one in ordered]
+def _explorers(rankings: Path, metrics: Mapping[str, Any], eval_sets: Sequence[EvalSet]) -> list[Explorer]:
+    """The queries of each eval set, starting with the primary one."""
+    primary, metric = primary_eval_and_metric(metrics)
+    ordered = sorted(eval_sets, key=lambda eval_set: eval_set.name != primary)
+    return [build_explorer(rankings / f"{eval_set.name}.jsonl", eval_set, metric) for eval_set in ordered]
 
 
-def _log(path: Path) -> list[dict[str, Any]]:
+def _read_log(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def _code() -> dict[str, str]:
-    """Style and script, and the policy: the browser may apply this one and run that one, and nothing else."""
+def _inline_assets() -> dict[str, str]:
+    """Style, script, and a content security policy that allows only these."""
     style, script = ((FOLDER / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
     style_hash, script_hash = (
-        base64.b64encode(hashlib.sha256(part.encode()).digest()).decode() for part in (style, script)
+        base64.b64encode(hashlib.sha256(asset.encode()).digest()).decode() for asset in (style, script)
     )
     policy = (
         f"default-src 'none'; style-src 'sha256-{style_hash}'; script-src 'sha256-{script_hash}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    return {"style": Markup(style), "script": Markup(script), "policy": policy}  # noqa: S704 - ours
+    return {"style": Markup(style), "script": Markup(script), "policy": policy}  # noqa: S704 - from this package

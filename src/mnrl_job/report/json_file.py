@@ -1,4 +1,4 @@
-"""JSON files for people and programs, without secrets."""
+"""JSON files without secrets."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,6 +8,6 @@ from mnrl_job.system.json_text import dumps
 from mnrl_job.system.secrets import redacted
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON for people and programs."""
-    path.write_text(dumps(redacted(content), indent=2, ensure_ascii=False), encoding="utf-8")
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write indented JSON with secrets redacted."""
+    path.write_text(dumps(redacted(value), indent=2, ensure_ascii=False), encoding="utf-8")

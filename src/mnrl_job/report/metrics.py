@@ -1,4 +1,4 @@
-"""The run in numbers: `metrics.json`."""
+"""Build `metrics.json`."""
 
 import importlib.metadata
 import os
@@ -9,10 +9,10 @@ from datetime import datetime
 from pathlib import Path
 
 from mnrl_job.batching.batch_plan import BatchPlan
-from mnrl_job.config.settings import GIT_SHA, IMAGE, Settings
+from mnrl_job.config.settings import GIT_SHA, IMAGE
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.pairs import Pairs
-from mnrl_job.evaluation.gate import Verdict
+from mnrl_job.evaluation.gate import GateResult
 from mnrl_job.evaluation.primary_eval import PERFECT_SCORE, judged_by
 from mnrl_job.evaluation.significance import Comparison
 from mnrl_job.launch.fingerprint import PACKAGES
@@ -26,6 +26,7 @@ from mnrl_job.report.metrics_schema import (
     PrimaryMetric,
     TrainData,
     TrainingFacts,
+    TrainingSettings,
     VerificationFacts,
 )
 from mnrl_job.runs.attempt_history import AttemptRecord
@@ -37,80 +38,81 @@ from mnrl_job.worker.results import Export, Verification, WorkerResult
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Everything the report is made of."""
+    """Everything that is reported of a run.
+
+    `primary` is the name of the primary eval set (empty for the first) and the metric.
+    """
 
     id: str
     started_at: datetime
-    settings: Settings
+    primary: tuple[str, str]
+    training_settings: TrainingSettings
     base_model: str
     result: WorkerResult
     eval_sets: tuple[EvalSet, ...]
     comparisons: tuple[Comparison, ...]
-    verdict: Verdict
+    gate: GateResult
     seconds: dict[str, float]
     attempts: list[AttemptRecord]
     pairs: Pairs | None = None
-    batching: BatchPlan | None = None
+    batch_plan: BatchPlan | None = None
     verification: Verification | None = None
     exports: tuple[Export, ...] = ()
 
 
-def metrics(run: Run) -> Metrics:
+def build_metrics(run: Run) -> Metrics:
     """The content of `metrics.json`."""
-    facts = run.result.model
+    model = run.result.model
     return {
         "schema_version": 1,
-        "status": "succeeded" if run.verdict.passed else "gate",
+        "status": "succeeded" if run.gate.passed else "gate",
         "run": {
             "id": run.id,
-            "started_at": timestamps.told(run.started_at),
+            "started_at": timestamps.format_utc(run.started_at),
             "finished_at": timestamps.now(),
             "attempts": run.attempts,
         },
         "model": {
             "base": split_revision(run.base_model)[0],
-            "revision": facts.revision,
-            "parameters": facts.parameters,
-            "embedding_dimension": facts.embedding_dimension,
-            "max_seq_length": facts.max_seq_length,
-            "prompts": {"query": facts.query_prompt, "document": facts.document_prompt},
-            "adapter_of": facts.adapter_of,
+            "revision": model.revision,
+            "parameters": model.parameters,
+            "embedding_dimension": model.embedding_dimension,
+            "max_seq_length": model.max_seq_length,
+            "prompts": {"query": model.query_prompt, "document": model.document_prompt},
+            "adapter_of": model.adapter_of,
             "assumed": {
-                "pooling": facts.assumed.pooling,
-                "padding_token": facts.assumed.padding_token,
-                "unused_prompts": list(facts.assumed.unused_prompts),
+                "pooling": model.assumed.pooling,
+                "padding_token": model.assumed.padding_token,
+                "unused_prompts": list(model.assumed.unused_prompts),
             },
         },
         "data": {"train": _train_data(run.pairs, run.result.training), "eval": _eval_data(run.eval_sets)},
-        "training": _training(run.settings, run.result.training, run.batching),
-        "evaluation": {one.name: _evaluation(one) for one in run.comparisons},
-        "primary_metric": primary(run.settings, run.comparisons),
-        "gate": {"passed": run.verdict.passed, "rule": run.verdict.rule, "failed": list(run.verdict.failed)},
+        "training": _training(run.training_settings, run.result.training, run.batch_plan),
+        "evaluation": {comparison.name: _evaluation(comparison) for comparison in run.comparisons},
+        "primary_metric": _primary_metric(run.primary, run.comparisons),
+        "gate": {"passed": run.gate.passed, "rule": run.gate.rule, "failed": list(run.gate.failed)},
         "verification": _verification(run.verification),
-        "exports": {one.format: _export(one) for one in run.exports},
+        "exports": {export.format: _export(export) for export in run.exports},
         "performance": _performance(run),
-        "environment": environment(run.result.devices),
+        "environment": _environment(run.result.devices),
     }
 
 
-def primary(settings: Settings, comparisons: tuple[Comparison, ...]) -> PrimaryMetric | None:
-    """The metric the run is judged by."""
-    name, key = settings.primary_eval
-    one = judged_by(name, comparisons)
-    if one is None:
+def _primary_metric(primary: tuple[str, str], comparisons: tuple[Comparison, ...]) -> PrimaryMetric | None:
+    name, metric = primary
+    comparison = judged_by(name, comparisons)
+    if comparison is None:
         return None
-    full_name = f"{one.name}.{key}"
     return {
-        "name": full_name,
-        "before": one.before[key],
-        "after": one.after.get(key),
-        "delta": one.delta.get(key),
-        "saturated": one.before[key] >= PERFECT_SCORE,
+        "name": f"{comparison.name}.{metric}",
+        "before": comparison.before[metric],
+        "after": comparison.after.get(metric),
+        "delta": comparison.delta.get(metric),
+        "saturated": comparison.before[metric] >= PERFECT_SCORE,
     }
 
 
-def environment(devices: tuple[str, ...]) -> Environment:
-    """Where it ran."""
+def _environment(devices: tuple[str, ...]) -> Environment:
     return {
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "python": platform.python_version(),
@@ -121,108 +123,105 @@ def environment(devices: tuple[str, ...]) -> Environment:
     }
 
 
-def _train_data(read: Pairs | None, training: Training | None) -> TrainData | None:
-    if read is None or training is None:
+def _train_data(pairs: Pairs | None, training: Training | None) -> TrainData | None:
+    if pairs is None or training is None:
         return None
     return {
-        "rows_read": read.rows_read,
+        "rows_read": pairs.rows_read,
         "rows_used": training.rows_used,
-        "filtered": read.filtered,
-        "rejected": read.rejected,
-        "sources": [{"name": one.name, "uri": one.uri, "rows": one.rows, "sha256": one.sha256} for one in read.sources],
+        "filtered": pairs.filtered,
+        "rejected": pairs.rejected,
+        "sources": [
+            {"name": source.name, "uri": source.uri, "rows": source.rows, "sha256": source.sha256}
+            for source in pairs.sources
+        ],
     }
 
 
 def _eval_data(eval_sets: tuple[EvalSet, ...]) -> dict[str, EvalData]:
     return {
-        one.name: {
-            "queries": one.queries,
-            "documents": one.documents,
-            "unjudged_queries": one.unjudged_queries,
-            "own_documents": one.own_documents,
-            "rejected": one.rejected,
-            "sha256": one.sha256,
+        eval_set.name: {
+            "queries": eval_set.queries,
+            "documents": eval_set.documents,
+            "unjudged_queries": eval_set.unjudged_queries,
+            "own_documents": eval_set.own_documents,
+            "rejected": eval_set.rejected,
+            "sha256": eval_set.sha256,
         }
-        for one in eval_sets
+        for eval_set in eval_sets
     }
 
 
-def _training(settings: Settings, training: Training | None, batching: BatchPlan | None) -> TrainingFacts | None:
-    if training is None or batching is None:
+def _training(
+    settings: TrainingSettings, training: Training | None, batch_plan: BatchPlan | None
+) -> TrainingFacts | None:
+    if training is None or batch_plan is None:
         return None
     return {
-        "loss": settings.loss,
-        "guide_model": settings.guide_model or None,
-        "scale": settings.scale,
-        "matryoshka_dims": list(settings.matryoshka_dims),
-        "hardness": str(settings.hardness) if settings.hardness else None,
-        "epochs": settings.epochs,
+        **settings,
         "steps": training.steps,
-        "global_batch_size": settings.batch_size,
-        "batching": batching.mode,
+        "batching": batch_plan.mode,
         "rows_digest": training.rows_digest,
         "negatives_per_anchor": training.negatives_per_anchor,
         "masked_per_anchor": round(training.masked_per_anchor, 4),
-        "learning_rate": settings.learning_rate,
         "precision": training.precision,
         "activation_recompute": training.activation_recompute,
         "final_loss": training.final_loss,
-        "lora_rank": settings.lora_rank,
         "trainable_parameters": training.trainable_parameters,
-        "scores": [{"step": one.step, "value": one.value} for one in training.scores],
+        "scores": [{"step": score.step, "value": score.value} for score in training.scores],
         "best_step": training.best_step,
-        "hard_negatives": settings.num_hard_negatives,
         "hard_negative_mining": list(training.hard_negative_mining),
         "collapse": training.collapse,
     }
 
 
-def _evaluation(one: Comparison) -> EvaluationFacts:
+def _evaluation(comparison: Comparison) -> EvaluationFacts:
     return {
-        "before": one.before,
-        "after": one.after,
-        "delta": one.delta,
-        "confidence_interval": one.confidence_interval,
-        "p_value": one.p_value,
-        "wins_losses": one.wins_losses,
-        "bm25": one.bm25,
+        "before": comparison.before,
+        "after": comparison.after,
+        "delta": comparison.delta,
+        "confidence_interval": comparison.confidence_interval,
+        "p_value": comparison.p_value,
+        "wins_losses": comparison.wins_losses,
+        "bm25": comparison.bm25,
         "dimensions": {
-            name: {"before": shorter["before"], "after": shorter["after"]} for name, shorter in one.dimensions.items()
+            name: {"before": metrics["before"], "after": metrics["after"]}
+            for name, metrics in comparison.dimensions.items()
         },
     }
 
 
-def _verification(found: Verification | None) -> VerificationFacts | None:
-    if found is None:
+def _verification(verification: Verification | None) -> VerificationFacts | None:
+    if verification is None:
         return None
     return {
-        "reloaded": found.reloaded,
-        "embedding_dimension": found.embedding_dimension,
-        "max_difference": found.max_difference,
-        "tolerance": found.tolerance,
-        "shape": found.shape,
+        "reloaded": verification.reloaded,
+        "embedding_dimension": verification.embedding_dimension,
+        "max_difference": verification.max_difference,
+        "tolerance": verification.tolerance,
+        "shape": verification.shape,
     }
 
 
-def _export(one: Export) -> ExportFacts:
+def _export(export: Export) -> ExportFacts:
     return {
-        "backend": one.backend,
-        "files": one.files,
-        "bytes": sum(one.files.values()),
-        "metrics": {scored.name: scored.metrics for scored in one.evaluations},
-        "max_difference": one.max_difference,
-        "tolerance": one.tolerance,
-        "min_cosine": one.min_cosine,
-        "seconds_per_text": one.seconds_per_text,
-        "pytorch_seconds_per_text": one.pytorch_seconds_per_text,
-        "packages": one.packages,
+        "backend": export.backend,
+        "files": export.files,
+        "bytes": sum(export.files.values()),
+        "metrics": {evaluation.name: evaluation.metrics for evaluation in export.evaluations},
+        "max_difference": export.max_difference,
+        "tolerance": export.tolerance,
+        "min_cosine": export.min_cosine,
+        "seconds_per_text": export.seconds_per_text,
+        "pytorch_seconds_per_text": export.pytorch_seconds_per_text,
+        "packages": export.packages,
     }
 
 
 def _performance(run: Run) -> Performance:
     training, seconds = run.result.training, dict(run.seconds)
-    seconds["evaluate_before"] = sum(one.seconds for one in run.result.before)
-    facts: Performance = {
+    seconds["evaluate_before"] = sum(evaluation.seconds for evaluation in run.result.before)
+    performance: Performance = {
         "pairs_per_second": None,
         "tokens_per_second": None,
         "padding_ratio": None,
@@ -231,14 +230,19 @@ def _performance(run: Run) -> Performance:
         "seconds": {},
     }
     if training is not None:
-        facts["pairs_per_second"] = round(training.steps * run.settings.batch_size / training.seconds, 2)
-        facts["data_wait_share"] = round(training.seconds_waited / training.seconds, 4)
+        performance["pairs_per_second"] = round(
+            training.steps * run.training_settings["global_batch_size"] / training.seconds, 2
+        )
+        performance["data_wait_share"] = round(training.seconds_waited / training.seconds, 4)
         if training.tokens:
-            facts["tokens_per_second"] = round(training.tokens / training.seconds, 1)
-            facts["padding_ratio"] = round(training.padded_tokens / training.tokens, 3)
-        seconds |= {"train": training.seconds, "evaluate_after": sum(one.seconds for one in run.result.after)}
-    facts["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
-    return facts
+            performance["tokens_per_second"] = round(training.tokens / training.seconds, 1)
+            performance["padding_ratio"] = round(training.padded_tokens / training.tokens, 3)
+        seconds |= {
+            "train": training.seconds,
+            "evaluate_after": sum(evaluation.seconds for evaluation in run.result.after),
+        }
+    performance["seconds"] = {name: round(value, 3) for name, value in seconds.items()}
+    return performance
 
 
 def _git_sha() -> str | None:
@@ -246,7 +250,9 @@ def _git_sha() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        asked = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+        result = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return asked.stdout.strip() or None
+    return result.stdout.strip() or None

@@ -1,4 +1,4 @@
-"""The shape of `metrics.json`, schema version 1, and the JSON schema made of it: `docs/metrics.schema.json`."""
+"""Schema version 1 of `metrics.json`, and its JSON schema `docs/metrics.schema.json`."""
 
 import sys
 from typing import Any, Literal
@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
-from mnrl_job.evaluation.significance import Changes
+from mnrl_job.evaluation.significance import WinsLosses
 from mnrl_job.runs.attempt_history import AttemptRecord
 from mnrl_job.system.json_text import dumps
 from mnrl_job.training.results import Mining
@@ -22,16 +22,16 @@ class RunFacts(TypedDict):
 
 
 class Prompts(TypedDict):
-    """What the model puts before each text; empty for nothing."""
+    """Prompts before each text; empty for none."""
 
     query: str
     document: str
 
 
 class AssumedFacts(TypedDict):
-    """What the base model's files leave open, and was decided; null or empty where they do not.
+    """What was assumed where the files of the base model are incomplete; otherwise null or empty.
 
-    `unused_prompts` are prompts it has that neither queries nor documents are read with.
+    `unused_prompts` are prompts of the base model used for neither queries nor documents.
     """
 
     pooling: str | None
@@ -40,7 +40,7 @@ class AssumedFacts(TypedDict):
 
 
 class Model(TypedDict):
-    """`adapter_of` is the model that `base` was an adapter of, merged into it; null where it was none."""
+    """`adapter_of` is the model into which `base`, an adapter, was merged; null if it was none."""
 
     base: str
     revision: str | None
@@ -60,10 +60,7 @@ class Source(TypedDict):
 
 
 class TrainData(TypedDict):
-    """`rows_used` are those a batch was made of; `MNRL_ROW_FILTER` does not take the `filtered`.
-
-    Those `rejected` are counted by reason.
-    """
+    """`rows_used` are in batches; `filtered` are excluded by `MNRL_ROW_FILTER`; `rejected` are counted by reason."""
 
     rows_read: int
     rows_used: int
@@ -73,7 +70,7 @@ class TrainData(TypedDict):
 
 
 class EvalData(TypedDict):
-    """`own_documents` queries stand in the corpus themselves; `rejected` rows are counted by reason."""
+    """`own_documents` are queries that are in the corpus; `rejected` rows are counted by reason."""
 
     queries: int
     documents: int
@@ -89,60 +86,65 @@ class Data(TypedDict):
 
 
 class StepScore(TypedDict):
-    """The primary metric at a step of the training."""
+    """The primary metric at a training step."""
 
     step: int
     value: float
 
 
-class TrainingFacts(TypedDict):
+class TrainingSettings(TypedDict):
+    """The settings of the training, as reported."""
+
     loss: str
     guide_model: str | None
     scale: float
     matryoshka_dims: list[int]
     hardness: str | None
     epochs: int
-    steps: int
     global_batch_size: int
+    learning_rate: float
+    lora_rank: int | None
+    hard_negatives: int
+
+
+class TrainingFacts(TrainingSettings):
+    steps: int
     batching: Literal["planned", "masked"]
     rows_digest: str
     negatives_per_anchor: int
     masked_per_anchor: float
-    learning_rate: float
     precision: str
     activation_recompute: bool
     final_loss: float
-    lora_rank: int | None
     trainable_parameters: int
     scores: list[StepScore]
     best_step: int | None
-    hard_negatives: int
     hard_negative_mining: list[Mining]
     collapse: str | None
 
 
-class Shorter(TypedDict):
-    """Scores with embeddings cut to their first numbers."""
+class TruncatedMetrics(TypedDict):
+    """Metrics with truncated embeddings."""
 
     before: ByMetric
     after: ByMetric
 
 
 class EvaluationFacts(TypedDict):
-    """One eval set, by metric. All but `before` and `bm25` are empty where nothing was trained."""
+    """One eval set, by metric. All but `before` and `bm25` are empty without training."""
 
     before: ByMetric
     after: ByMetric
     delta: ByMetric
     confidence_interval: dict[str, tuple[float, float]]
     p_value: ByMetric
-    wins_losses: dict[str, Changes]
+    wins_losses: dict[str, WinsLosses]
     bm25: ByMetric | None
-    dimensions: dict[str, Shorter]
+    dimensions: dict[str, TruncatedMetrics]
 
 
 class PrimaryMetric(TypedDict):
-    """`saturated` says that the base model has the highest score already, so that nothing could show a gain."""
+    """`saturated`: the base model already has the highest score, so that no gain is possible."""
 
     name: str
     before: float
@@ -166,9 +168,9 @@ class VerificationFacts(TypedDict):
 
 
 class ExportFacts(TypedDict):
-    """The model in another format: `files` below `model/` with their bytes; differences are to the trained model.
+    """The model in another format: `files` below `model/` with their sizes; differences to the trained model.
 
-    `tolerance` is null where a format is meant to differ. Seconds are those of a text on the processor of this machine.
+    `tolerance` is null for a lossy format. Times are per text on the CPU of this machine.
     """
 
     backend: Literal["onnx", "openvino"]
@@ -184,7 +186,7 @@ class ExportFacts(TypedDict):
 
 
 class Performance(TypedDict):
-    """`seconds` are those of each step of the run."""
+    """`seconds` has the duration of each phase of the run."""
 
     pairs_per_second: float | None
     tokens_per_second: float | None
@@ -204,7 +206,7 @@ class Environment(TypedDict):
 
 
 class Metrics(TypedDict):
-    """A run in numbers. `training`, `verification` and `data.train` are null where nothing was trained."""
+    """Metrics of a run. `training`, `verification` and `data.train` are null without training."""
 
     schema_version: Literal[1]
     status: Literal["succeeded", "gate"]
@@ -222,7 +224,7 @@ class Metrics(TypedDict):
 
 
 def as_json_schema() -> str:
-    """The text of `docs/metrics.schema.json` (JSON Schema 2020-12). Readers should expect more keys than these."""
+    """The text of `docs/metrics.schema.json` (JSON Schema 2020-12). Readers must accept additional keys."""
     schema: dict[str, Any] = TypeAdapter(Metrics).json_schema()
     dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
     return dumps(dialect | schema, indent=2, ensure_ascii=False)

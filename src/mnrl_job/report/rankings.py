@@ -1,4 +1,4 @@
-"""Query by query, before against after: `rankings/NAME.jsonl`."""
+"""Rankings of each query before and after training: `rankings/NAME.jsonl`."""
 
 from itertools import zip_longest
 from pathlib import Path
@@ -9,18 +9,18 @@ from mnrl_job.system.json_text import dumps
 
 
 def write_rankings(path: Path, before: list[QueryResult], after: list[QueryResult]) -> None:
-    """One line a query: rank and score of its best relevant document, its metrics and its top documents.
+    """Write a line per query: rank and score of the best relevant document, metrics, top documents.
 
-    `after` is empty where nothing was trained.
+    `after` is empty without training.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as handle:
         for old, new in zip_longest(before, after):
-            line = {"query_id": old.query_id, "before": _placing(old)}
+            line = {"query_id": old.query_id, "before": _ranking(old)}
             if new is not None:
-                line["after"] = _placing(new)
+                line["after"] = _ranking(new)
             handle.write(dumps(line, ensure_ascii=False) + "\n")
 
 
-def _placing(query: QueryResult) -> dict[str, Any]:
+def _ranking(query: QueryResult) -> dict[str, Any]:
     return {"rank": query.rank, "score": query.score, "metrics": query.metrics, "top": query.top}

@@ -15,7 +15,7 @@ from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.runs.attempt_history import AttemptHistory
 from mnrl_job.runs.status import Status
 from mnrl_job.storage import Store, open_store
-from mnrl_job.storage.uri import expanded, join
+from mnrl_job.storage.uri import expand_user, join
 from mnrl_job.system.files import scratch_folder, writable_folder
 from mnrl_job.system.heartbeat import heartbeats_to
 from mnrl_job.system.home import provide_home
@@ -91,7 +91,7 @@ def work_dir(path: str) -> Path | None:
     Raises:
         JobError: it cannot be written.
     """
-    return writable_folder(expanded(path, "MNRL_WORK_DIR"), "MNRL_WORK_DIR") if path else None
+    return writable_folder(expand_user(path, "MNRL_WORK_DIR"), "MNRL_WORK_DIR") if path else None
 
 
 def check_homes(settings: Settings) -> None:
@@ -107,4 +107,4 @@ def check_homes(settings: Settings) -> None:
     for variable, candidates in paths.items():
         for path in candidates:
             if path.startswith("~"):
-                expanded(path, variable)
+                expand_user(path, variable)

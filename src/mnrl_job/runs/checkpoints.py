@@ -14,7 +14,7 @@ from mnrl_job.launch.run_identity import RunIdentity
 from mnrl_job.runs.attempt import Attempt
 from mnrl_job.storage import Store, transfer
 from mnrl_job.storage.manifest import MANIFEST, manifest_files, read_valid_manifest
-from mnrl_job.system.files import hold
+from mnrl_job.system.files import link_or_copy
 from mnrl_job.system.logs import log, warn
 
 FOLDER = "checkpoints"
@@ -109,7 +109,7 @@ class _CheckpointUploader:
         try:
             files = {name: held / name for name in manifest_files(folder)}
             for name, path in files.items():
-                hold(folder / name, path)
+                link_or_copy(folder / name, path)
         except FileNotFoundError:  # removed a moment ago; there is a newer one
             return
         store = self._attempt.store()

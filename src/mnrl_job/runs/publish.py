@@ -106,7 +106,7 @@ def commit_run(
         StorageError: another attempt was first, or the output cannot be written.
     """
     marker = dumps({"manifest_sha256": upload_manifest(store, lease, staging, facts, files)}).encode()
-    for _ in range(transfer.TRIES):
+    for _ in range(transfer.ATTEMPTS):
         with lease.guard_write():
             store.remove_incomplete()
             store.delete(FAILURE)

@@ -1,4 +1,4 @@
-"""Folders and S3 prefixes behind one interface. Only `s3.py` and its like import boto3."""
+"""Local folders and S3 prefixes behind one interface. Only the modules `s3*` import boto3."""
 
 from mnrl_job.storage.base import Entry, Store
 from mnrl_job.storage.local import LocalStore
@@ -8,21 +8,21 @@ __all__ = ["Entry", "LocalStore", "Store", "is_hub_id", "is_remote", "local_path
 
 
 def open_store(uri: str, variable: str, addressing_style: str = "auto", attempts: int | None = None) -> Store:
-    """The store behind a path, `file://` or `s3://` URI. Nothing is read or written yet.
+    """The store for a path, `file://` or `s3://` URI. Nothing is read or written yet.
 
-    Open it when it is needed and drop it afterwards: credentials may have rotated since the last time.
+    Open it when it is needed and do not keep it: credentials may rotate.
 
     Args:
-        uri: where.
-        variable: the setting that named it; errors say so.
-        addressing_style: of S3: `auto`, `path` or `virtual`.
-        attempts: how often a request is tried; None for as often as is usual.
+        uri: the location.
+        variable: the setting it comes from, for error messages.
+        addressing_style: S3 addressing style: `auto`, `path` or `virtual`.
+        attempts: attempts per request; None for the default.
 
     Raises:
-        SettingsError: the scheme is not one of these, or the URI is malformed.
+        SettingsError: the scheme is not supported, or the URI is malformed.
     """
     if not is_remote(uri):
         return LocalStore(local_path(uri, variable), f"{variable}: {uri}")
-    from mnrl_job.storage.s3 import connect  # 0.2 s that a run on local folders need not wait for
+    from mnrl_job.storage.s3 import connect  # takes 0.2 s, which a run on local folders does not need
 
     return connect(uri, variable, addressing_style, attempts)

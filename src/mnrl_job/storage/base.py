@@ -1,4 +1,4 @@
-"""What every store can do."""
+"""The interface of a store."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from typing import Protocol
 from mnrl_job.storage.part_tracker import Wait
 
 CHUNK = 1 << 20
-# Above this an object travels in pieces, several at once.
+# Larger objects are transferred in parts, several in parallel.
 PART_SIZE = 32 << 20
-# Where files stand until they are whole.
+# Folder, or suffix, of incomplete files.
 PARTIAL = ".partial"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An object or file. `version` changes whenever the content does (an ETag; inode, size and time of a file)."""
+    """An object or file. `version` changes whenever the content does (an ETag; inode, mtime and size of a file)."""
 
     key: str
     size: int
@@ -24,55 +24,55 @@ class Entry:
 
 
 class Store(Protocol):
-    """Objects below one place, by relative key with `/`. `label` names the place in errors.
+    """Objects below a root, addressed by relative keys with `/`. `label` names the root in errors.
 
-    All methods raise DeniedError, StorageError (after retries where the cause may pass) or SettingsError; what is not
-    there is never an error of its own, and what is denied is never taken for not there.
+    All methods raise DeniedError, StorageError (after retries if the cause is transient) or SettingsError. A missing
+    object alone is not an error, and denied access is never reported as a missing object.
     """
 
     @property
     def label(self) -> str: ...
 
     def join(self, name: str) -> "Store":
-        """The store one level down."""
+        """The store rooted one level down."""
 
     def list_objects(self, prefix: str = "") -> Iterator[Entry]:
-        """Everything whose key starts with `prefix`, at any depth."""
+        """All objects whose key starts with `prefix`, at any depth."""
 
     def stat(self, key: str) -> Entry | None:
-        """One object, or None where there is none."""
+        """The object, or None if it does not exist."""
 
     def read(self, entry: Entry, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        """The bytes from `start` to before `stop` in chunks; what was cut on the way is resumed, not repeated.
+        """Yield the bytes [start, stop) in chunks; an interrupted transfer is resumed, not restarted.
 
         Raises:
-            StorageError: also where the object changed since `entry` was made.
+            StorageError: among others, the object has changed since `entry` was read.
         """
 
     def write(self, key: str, data: bytes) -> None:
-        """Write a small object whole, in place of what was there."""
+        """Write a small object atomically, replacing any existing one."""
 
     def create(self, key: str, source: Path | bytes) -> Entry | None:
-        """Write an object whole, only where there is none yet.
+        """Write an object atomically unless the key exists.
 
         Returns:
-            None where there is one already. A store that does not enforce this writes in any case.
+            None if the key exists. A store without conditional writes overwrites it.
         """
 
     def matches_checksum(self, entry: Entry, path: Path, wait: Wait = lambda _: None) -> bool | None:
-        """Whether a file has an object's content by the checksum the store keeps; None where it keeps none.
+        """Whether a file matches the object's checksum in the store; None if the store has none.
 
-        The file may still be arriving: `wait` is called with a position before the bytes before it are read.
+        The file may still be downloading: `wait(stop)` is called before the bytes up to `stop` are read.
         """
 
     def delete(self, key: str) -> None:
-        """Delete an object; no error where there is none."""
+        """Delete an object if it exists."""
 
     def remove_incomplete(self) -> None:
-        """Remove what writers that were killed have left half-written."""
+        """Remove the incomplete writes of killed processes."""
 
 
 def read_bytes(store: Store, key: str) -> bytes | None:
-    """A small object whole, or None where there is none."""
+    """The content of a small object, or None if it does not exist."""
     entry = store.stat(key)
     return b"".join(store.read(entry)) if entry else None

@@ -1,4 +1,4 @@
-"""A folder as a store: what is written is whole, on disk, and never in place of what was created before."""
+"""A local folder as a store, with atomic and exclusive writes that are flushed to disk."""
 
 import filecmp
 import os
@@ -16,7 +16,7 @@ from mnrl_job.storage.base import CHUNK, PARTIAL, Entry
 from mnrl_job.storage.part_tracker import Wait
 from mnrl_job.system.files import CANNOT_RENAME, atomic_write, flush, storage_error
 
-FOLDER_TRIES = 20
+FOLDER_ATTEMPTS = 20
 
 Result = TypeVar("Result")
 
@@ -32,49 +32,49 @@ class LocalStore:
         return LocalStore(self.root / name, f"{self.label.rstrip('/')}/{name}")
 
     def list_objects(self, prefix: str = "") -> Iterator[Entry]:
-        with self._failures("cannot read"):
+        with self._translate_errors("cannot read"):
             for folder, folders, names in os.walk(self.root, onerror=_raise_unless_missing):
                 folders[:] = sorted(name for name in folders if name != PARTIAL)
                 for name in sorted(names):
                     key = (Path(folder) / name).relative_to(self.root).as_posix()
-                    if key.startswith(prefix) and not name.endswith(PARTIAL) and (found := self.stat(key)):
-                        yield found
+                    if key.startswith(prefix) and not name.endswith(PARTIAL) and (entry := self.stat(key)):
+                        yield entry
 
     def stat(self, key: str) -> Entry | None:
-        with self._failures("cannot read"):
+        with self._translate_errors("cannot read"):
             try:
-                facts = (self.root / key).stat()
+                status = (self.root / key).stat()
             except (FileNotFoundError, NotADirectoryError):
                 return None
-            if not stat.S_ISREG(facts.st_mode):
+            if not stat.S_ISREG(status.st_mode):
                 return None
-            return Entry(key, facts.st_size, f"{facts.st_ino}-{facts.st_mtime_ns}-{facts.st_size}")
+            return Entry(key, status.st_size, f"{status.st_ino}-{status.st_mtime_ns}-{status.st_size}")
 
     def read(self, entry: Entry, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        left = (entry.size if stop is None else stop) - start
-        with self._failures("cannot read"), (self.root / entry.key).open("rb", buffering=0) as handle:
+        remaining = (entry.size if stop is None else stop) - start
+        with self._translate_errors("cannot read"), (self.root / entry.key).open("rb", buffering=0) as handle:
             handle.seek(start)
-            while left > 0:
-                if not (chunk := handle.read(min(CHUNK, left))):
-                    raise StorageError(f"{self.label}/{entry.key}: became shorter while it was read; start again")
-                left -= len(chunk)
+            while remaining > 0:
+                if not (chunk := handle.read(min(CHUNK, remaining))):
+                    raise StorageError(f"{self.label}/{entry.key}: truncated while being read; start again")
+                remaining -= len(chunk)
                 yield chunk
 
     def write(self, key: str, data: bytes) -> None:
-        with self._failures("cannot write"):
+        with self._translate_errors("cannot write"):
             target = self.root / key
-            _with_folders([target.parent], lambda: atomic_write(target, data))
+            _retry_with_folders([target.parent], lambda: atomic_write(target, data))
 
     def create(self, key: str, source: Path | bytes) -> Entry | None:
-        with self._failures("cannot write"):
+        with self._translate_errors("cannot write"):
             target, temporary = self.root / key, self.root / PARTIAL / uuid.uuid4().hex
 
             def copy_and_move() -> bool:
                 _copy(source, temporary, "wb")
-                return _move(temporary, target)
+                return _move_if_absent(temporary, target)
 
             try:
-                created = _with_folders([target.parent, temporary.parent], copy_and_move)
+                created = _retry_with_folders([target.parent, temporary.parent], copy_and_move)
             finally:
                 with suppress(OSError):
                     temporary.unlink(missing_ok=True)
@@ -84,30 +84,30 @@ class LocalStore:
 
     def matches_checksum(self, entry: Entry, path: Path, wait: Wait = lambda _: None) -> bool | None:
         wait(entry.size)
-        with self._failures("cannot read"):
+        with self._translate_errors("cannot read"):
             return filecmp.cmp(self.root / entry.key, path, shallow=False)
 
     def delete(self, key: str) -> None:
-        with self._failures("cannot delete"):
+        with self._translate_errors("cannot delete"):
             path = self.root / key
             path.unlink(missing_ok=True)
-            with suppress(OSError):  # an S3 prefix goes with its last object; so do folders here
+            with suppress(OSError):  # like an S3 prefix, a folder goes with its last object
                 while path != self.root:
                     path = path.parent
                     path.rmdir()
 
     def remove_incomplete(self) -> None:
         shutil.rmtree(self.root / PARTIAL, ignore_errors=True)
-        for left in self.root.rglob(f".*{PARTIAL}"):
+        for path in self.root.rglob(f".*{PARTIAL}"):
             with suppress(OSError):
-                left.unlink()
+                path.unlink()
 
     @contextmanager
-    def _failures(self, what: str) -> Iterator[None]:
+    def _translate_errors(self, message: str) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise storage_error(error, f"{self.label}: {what}") from error
+            raise storage_error(error, f"{self.label}: {message}") from error
 
 
 def _raise_unless_missing(error: OSError) -> None:
@@ -115,10 +115,10 @@ def _raise_unless_missing(error: OSError) -> None:
         raise error
 
 
-def _with_folders(folders: list[Path], action: Callable[[], Result]) -> Result:
-    """Do something in folders that another process may remove as empty at any moment."""
-    for _ in range(FOLDER_TRIES):
-        with suppress(FileNotFoundError, FileExistsError):  # the latter: gone between mkdir's two looks
+def _retry_with_folders(folders: list[Path], action: Callable[[], Result]) -> Result:
+    """Run `action` in folders that another process may remove at any moment because they are empty."""
+    for _ in range(FOLDER_ATTEMPTS):
+        with suppress(FileNotFoundError, FileExistsError):  # the latter: removed while mkdir checks for it
             for folder in folders:
                 folder.mkdir(parents=True, exist_ok=True)
             return action()
@@ -135,8 +135,8 @@ def _copy(source: Path | bytes, target: Path, mode: str) -> None:
     flush(target)
 
 
-def _move(temporary: Path, target: Path) -> bool:
-    """Move to a place that must be free: by a link, which is atomic and exclusive; else as well as the mount can."""
+def _move_if_absent(temporary: Path, target: Path) -> bool:
+    """Move unless the target exists: by a hard link, which is atomic and exclusive, or the best the mount can do."""
     try:
         os.link(temporary, target)
         return True

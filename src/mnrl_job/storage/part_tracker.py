@@ -1,4 +1,4 @@
-"""A file whose pieces arrive in any order, read in order meanwhile: so its checksum is ready when its last piece is."""
+"""Track the parts of a download, so that the file can be hashed in order while parts arrive in any order."""
 
 import threading
 from collections.abc import Callable
@@ -7,35 +7,35 @@ Wait = Callable[[int], None]
 
 
 class PartTracker:
-    """Which pieces of a file are there."""
+    """Tracks which parts of a file have been downloaded."""
 
-    def __init__(self, size: int, piece: int) -> None:
+    def __init__(self, size: int, part_size: int) -> None:
         self._size = size
-        self._piece = piece
-        self._here: set[int] = set()
-        self._broken = False
+        self._part_size = part_size
+        self._complete: set[int] = set()
+        self._aborted = False
         self._changed = threading.Condition()
 
     def mark(self, start: int) -> None:
-        """The piece that begins at byte `start` is there."""
+        """Record that the part that starts at byte `start` is complete."""
         with self._changed:
-            self._here.add(start)
+            self._complete.add(start)
             self._changed.notify_all()
 
-    def give_up(self) -> None:
-        """No more will come: whoever waits need not."""
+    def abort(self) -> None:
+        """Release the waiting threads: no more parts will follow."""
         with self._changed:
-            self._broken = True
+            self._aborted = True
             self._changed.notify_all()
 
     def wait(self, stop: int) -> None:
-        """Return when all bytes before `stop` are there.
+        """Block until all bytes before `stop` are there.
 
         Raises:
-            EOFError: they will not come.
+            EOFError: the download was aborted.
         """
-        needed = range(0, min(stop, self._size), self._piece)
+        needed = range(0, min(stop, self._size), self._part_size)
         with self._changed:
-            self._changed.wait_for(lambda: self._broken or self._here.issuperset(needed))
-            if not self._here.issuperset(needed):
-                raise EOFError("the file will not arrive")
+            self._changed.wait_for(lambda: self._aborted or self._complete.issuperset(needed))
+            if not self._complete.issuperset(needed):
+                raise EOFError("the download was aborted")

@@ -1,4 +1,4 @@
-"""Can the output be written, read, deleted? Asked before hours of work depend on it."""
+"""Check that the output can be written, read and deleted, before hours of work depend on it."""
 
 import time
 import uuid
@@ -7,7 +7,7 @@ from mnrl_job.errors import StorageError
 from mnrl_job.storage.base import Store, read_bytes
 
 PREFIX = ".probe-"
-TRIES = 3
+ATTEMPTS = 3
 SAMPLE_BYTES = 8 << 20
 
 
@@ -15,33 +15,33 @@ def probe(store: Store) -> bool:
     """Write a small object, read it back, create it again conditionally, delete it.
 
     Returns:
-        Whether the store refuses to create what is there already.
+        Whether the store conditional conditional writes.
 
     Raises:
-        JobError: one of these is denied, or does not do what it should.
+        JobError: an operation is denied or has no effect.
     """
-    for _ in range(TRIES):
+    for _ in range(ATTEMPTS):
         key, data = _key(), uuid.uuid4().hex.encode()
         store.write(key, data)
         try:
-            found = read_bytes(store, key)
-            enforces = store.create(key, b"somebody else's") is None
+            content = read_bytes(store, key)
+            conditional = store.create(key, b"of another writer") is None
         finally:
             store.delete(key)
-        if found == data and store.stat(key) is None:
-            return enforces
-        # Another attempt at the same run may just have cleared the place.
+        if content == data and store.stat(key) is None:
+            return conditional
+        # Another attempt at the same run may have cleared the folder meanwhile.
     raise StorageError(
-        f"{store.label}: does not read back as it was written, or what is deleted stays; "
-        "mend the storage, then start again"
+        f"{store.label}: an object read back differs from what was written, or remains after its deletion; "
+        "fix the storage, then start again"
     )
 
 
 def write_speed(store: Store) -> float:
-    """Bytes per second that a middling file takes to the store."""
-    key, began = _key(), time.perf_counter()
+    """Upload throughput of a medium-sized file, in bytes per second."""
+    key, started = _key(), time.perf_counter()
     store.create(key, bytes(SAMPLE_BYTES))
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     store.delete(key)
     return SAMPLE_BYTES / seconds
 

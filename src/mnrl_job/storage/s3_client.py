@@ -1,4 +1,4 @@
-"""A client of S3 with the standard AWS configuration, and what else has to be said to boto3."""
+"""An S3 client with the standard AWS configuration."""
 
 import os
 from typing import TYPE_CHECKING, Any, cast
@@ -7,7 +7,7 @@ import boto3.session
 from botocore.config import Config
 
 from mnrl_job import __version__
-from mnrl_job.storage.s3_credentials import Pause, await_credentials, before_signing
+from mnrl_job.storage.s3_credentials import Backoff, await_credentials, before_signing
 from mnrl_job.system.threads import THREADS
 
 if TYPE_CHECKING:
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 
 
-def make_client(addressing_style: str, tries: int, pause: Pause) -> "S3Client":
-    """Make one that has the credentials of this moment.
+def make_client(addressing_style: str, attempts: int, backoff: Backoff) -> "S3Client":
+    """A client with the current credentials.
 
     Args:
         addressing_style: `auto`, `path` or `virtual`.
-        tries: how often a request is tried, and whoever hands out credentials is asked.
-        pause: seconds to wait after the first, second … time that they were asked.
+        attempts: attempts per request, also to the credential provider.
+        backoff: seconds to wait after the first, second … attempt to get credentials.
 
     Raises:
-        BotoCoreError: the configuration is not usable, or there are no credentials.
-        ValueError: the region or the endpoint is not usable.
+        BotoCoreError: the configuration is invalid, or there are no credentials.
+        ValueError: the region or the endpoint is invalid.
     """
-    # Bytes are verified from end to end here; the default CRC32 trailers break several S3-likes.
+    # Uploads are read back and compared; the default CRC32 trailers break several S3-compatible stores.
     checksums = {
         name: "when_required"
         for name in ("request_checksum_calculation", "response_checksum_validation")
@@ -39,22 +39,22 @@ def make_client(addressing_style: str, tries: int, pause: Pause) -> "S3Client":
         read_timeout=READ_SECONDS,
         max_pool_connections=THREADS + 2,
         user_agent=f"mnrl-job/{__version__}",
-        retries={"mode": "standard", "total_max_attempts": tries},
+        retries={"mode": "standard", "total_max_attempts": attempts},
         s3={"addressing_style": cast("Any", addressing_style)},
         **cast("Any", checksums),
     )
     # Other SDKs read AWS_REGION, and EKS sets it; boto3 alone does not.
     session = boto3.session.Session(region_name=os.environ.get("AWS_REGION") or None)
-    await_credentials(session, tries, pause)
+    await_credentials(session, attempts, backoff)
     client = session.client("s3", config=config)
-    client.meta.events.register("before-sign.s3", before_signing(session, tries, pause))
+    client.meta.events.register("before-sign.s3", before_signing(session, attempts, backoff))
     if os.environ.get("AWS_REQUEST_PAYER") == "requester":
-        client.meta.events.register("before-call.s3", _pay)
+        client.meta.events.register("before-call.s3", _accept_charges)
     if not client.meta.endpoint_url.startswith(("http://", "https://")):
-        raise ValueError(f"the endpoint {client.meta.endpoint_url} does not begin with http:// or https://")
+        raise ValueError(f"the endpoint {client.meta.endpoint_url} does not start with http:// or https://")
     return client
 
 
-def _pay(params: dict[str, Any], **_: Any) -> None:
-    """Accept the costs of a request to a bucket whose owner leaves them to the requester."""
+def _accept_charges(params: dict[str, Any], **_: Any) -> None:
+    """Accept the charges of requester-pays buckets."""
     params["headers"]["x-amz-request-payer"] = "requester"

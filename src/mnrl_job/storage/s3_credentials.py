@@ -1,6 +1,6 @@
-"""Credentials that somebody hands out: an agent beside the pod, or the metadata service of a machine on EC2.
+"""Credentials from a provider: a container agent, or the instance metadata service of EC2.
 
-Either may be away for a moment, which boto3 takes for credentials that are refused or were never there.
+Either may be briefly unavailable, which boto3 reports as refused or missing credentials.
 """
 
 import os
@@ -15,16 +15,16 @@ from boto3.session import Session
 from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError
 
-# How an agent's answer that is not 200 is told.
+# How botocore reports a response other than 200 of an agent.
 REFUSED = re.compile(r"non 200 response \(?(4\d\d)")
-MAY_PASS = {"408", "425", "429"}
+TRANSIENT_STATUS = {"408", "425", "429"}
 BOARD_VENDOR = Path("/sys/class/dmi/id/board_vendor")
 
-Pause = Callable[[int], float]
+Backoff = Callable[[int], float]
 
 
 def has_metadata_service() -> bool:
-    """Whether this machine has a service that could hand out credentials: on EC2, or where one is named."""
+    """Whether an instance metadata service may provide credentials: on EC2, or if an endpoint is configured."""
     if os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
         return False
     with suppress(OSError):
@@ -33,23 +33,23 @@ def has_metadata_service() -> bool:
     return bool(os.environ.get("AWS_EC2_METADATA_SERVICE_ENDPOINT"))
 
 
-def is_away(error: Exception) -> bool:
-    """Whether credentials are lacking since whoever hands them out gives no answer, rather than a refusal."""
+def is_unavailable(error: Exception) -> bool:
+    """Whether credentials are missing because their provider does not respond, rather than refuses."""
     if isinstance(error, boto.CredentialRetrievalError | boto.MetadataRetrievalError):
-        refused = REFUSED.search(str(error))
-        return refused is None or refused[1] in MAY_PASS
+        refusal = REFUSED.search(str(error))
+        return refusal is None or refusal[1] in TRANSIENT_STATUS
     return isinstance(error, boto.NoCredentialsError) and has_metadata_service()
 
 
-def await_credentials(session: Session, tries: int, pause: Pause) -> None:
-    """Return when there are credentials, valid at this moment, or there is no use in waiting for any.
+def await_credentials(session: Session, attempts: int, backoff: Backoff) -> None:
+    """Wait until there are valid credentials, or waiting is pointless.
 
     Args:
-        session: it finds them, and renews what expires.
-        tries: how often it is asked; the last is left to whoever needs them, to fail as it may.
-        pause: seconds to wait after the first, second … try.
+        session: finds credentials and renews expired ones.
+        attempts: attempts in all; the last one is the request that needs the credentials, which reports the failure.
+        backoff: seconds to wait after the first, second … attempt.
     """
-    for attempt in range(1, tries):
+    for attempt in range(1, attempts):
         try:
             if (credentials := session.get_credentials()) is not None:
                 credentials.get_frozen_credentials()
@@ -57,15 +57,15 @@ def await_credentials(session: Session, tries: int, pause: Pause) -> None:
             if not has_metadata_service():
                 return
         except BotoCoreError as error:
-            if not is_away(error):
+            if not is_unavailable(error):
                 return
-        time.sleep(pause(attempt))
+        time.sleep(backoff(attempt))
 
 
-def before_signing(session: Session, tries: int, pause: Pause) -> Callable[..., None]:
-    """What boto3 calls before it signs a request: long transfers outlive the credentials they began with."""
+def before_signing(session: Session, attempts: int, backoff: Backoff) -> Callable[..., None]:
+    """A handler of `before-sign` events: long transfers outlive their first credentials."""
 
     def wait(**_: Any) -> None:
-        await_credentials(session, tries, pause)
+        await_credentials(session, attempts, backoff)
 
     return wait

@@ -1,4 +1,4 @@
-"""Which of our errors a failure of S3 is. What is denied, what is missing and what may pass are three things."""
+"""Translate S3 errors into JobErrors: denied, missing, transient and permanent failures are distinct."""
 
 import re
 
@@ -8,19 +8,19 @@ from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from mnrl_job.errors import DeniedError, EnvironmentFailure, JobError, NotFound, SettingsError, StorageError
-from mnrl_job.storage.s3_credentials import is_away
+from mnrl_job.storage.s3_credentials import is_unavailable
 
-# Answers of the network or the server that another try may change.
+# Network and server errors that are worth a retry.
 TRANSIENT: tuple[type[Exception], ...] = (boto.HTTPClientError, HTTPError, ConnectionError, TimeoutError)
-# All that boto raises, after its retries.
+# Everything boto3 raises, after its retries.
 RAISED: tuple[type[Exception], ...] = (BotoCoreError, ClientError, ResponseParserError, HTTPError)
-# Those of boto's own errors that say that there was no whole answer; its others are about what was asked.
-UNANSWERED = (
+# botocore errors about an incomplete response; the others are about the request.
+NO_RESPONSE = (
     *(boto.HTTPClientError, boto.ConnectionError, boto.ChecksumError, boto.FlexibleChecksumError),
     *(boto.IncompleteReadError, boto.MetadataRetrievalError),
 )
-# Refused now, though their status says for good.
-PASSING = {
+# Transient, although the HTTP status says otherwise.
+TRANSIENT_CODES = {
     *("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "InvalidPart", "NoSuchUpload"),
     *("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequestsException"),
     *(
@@ -31,11 +31,11 @@ PASSING = {
         "ConditionalRequestConflict",
     ),
 }
-PASSING_STATUS = {408, 409, 416, 425, 429, 499}
-# Answers of the 5xx kind that never change.
-REFUSED_STATUS = {501, 505}
+TRANSIENT_STATUS = {408, 409, 416, 425, 429, 499}
+# Permanent errors among the 5xx.
+PERMANENT_STATUS = {501, 505}
 MISSING = {"NoSuchBucket", "NoSuchKey", "NotFound", "404"}
-# S3 answers 400, not 403, to some of these.
+# S3 returns 400, not 403, for some of these.
 WRONG_CREDENTIALS = {
     *("ExpiredToken", "InvalidToken", "TokenRefreshRequired", "ExpiredTokenException", "InvalidIdentityToken"),
     *("InvalidAccessKeyId", "SignatureDoesNotMatch", "AuthFailure", "InvalidClientTokenId"),
@@ -43,13 +43,13 @@ WRONG_CREDENTIALS = {
 }
 DISABLED = {"AccountProblem", "AllAccessDisabled", "NotSignedUp", "InvalidPayer", "UserSuspended"}
 FULL = {"QuotaExceeded", "XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage"}
-FOR_GOOD = {
-    "MethodNotAllowed": "the storage does not offer this here; use another bucket or store, or a mount",
-    "NotImplemented": "the storage does not offer this; use another store, or a mount",
+PERMANENT = {
+    "MethodNotAllowed": "the storage does not support this here; use another bucket or store, or a mount",
+    "NotImplemented": "the storage does not support this; use another store, or a mount",
     "KeyTooLongError": "shorten the prefix or the names",
-    "EntityTooLarge": "the storage takes no file as large as this; use another store, or a mount",
-    "InvalidStorageClass": "name another storage class",
-    "400": "is it encrypted with a customer's own key? then copy it to where S3 can decrypt it",
+    "EntityTooLarge": "the file is too large for this storage; use another store, or a mount",
+    "InvalidStorageClass": "use another storage class",
+    "400": "if it is encrypted with a customer-provided key, copy it to where S3 can decrypt it",
 }
 NO_CREDENTIALS = (
     boto.NoCredentialsError,
@@ -60,118 +60,116 @@ NO_CREDENTIALS = (
     boto.NoAuthTokenError,
     boto.LoginError,
 )
-
-
-# Another conditional write was under way.
-IN_THE_WAY = {"ConditionalRequestConflict", "OperationAborted"}
-
-# The body arrived as something else than was sent; of one in parts, some S3-likes then forget the others.
-SPOILED = {"BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody", "NoSuchUpload"}
+# Another conditional write is in progress.
+WRITE_CONFLICT = {"ConditionalRequestConflict", "OperationAborted"}
+# The body was corrupted in transit; some S3-compatible stores then discard the whole multipart upload.
+CORRUPTED = {"BadDigest", "XAmzContentSHA256Mismatch", "IncompleteBody", "NoSuchUpload"}
 
 
 def code_of(error: Exception) -> str:
-    """The error code S3 gave, `""` where it gave none."""
+    """The S3 error code, `""` if there is none."""
     return str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
 
 
 def status_of(error: Exception) -> int:
-    """The HTTP status, 0 where there was no answer."""
-    answer = error.response.get("ResponseMetadata", {}) if isinstance(error, ClientError) else {}
-    return int(answer.get("HTTPStatusCode") or 0)
+    """The HTTP status, 0 if there was no response."""
+    metadata = error.response.get("ResponseMetadata", {}) if isinstance(error, ClientError) else {}
+    return int(metadata.get("HTTPStatusCode") or 0)
 
 
 def is_missing(error: Exception) -> bool:
-    """Whether S3 says that the object is not there. A missing bucket is another matter."""
+    """Whether the object does not exist; not so for a missing bucket."""
     return code_of(error) in MISSING - {"NoSuchBucket"} and status_of(error) == 404
 
 
-def is_taken(error: Exception) -> bool:
-    """Whether a conditional write found that somebody else was first."""
+def precondition_failed(error: Exception) -> bool:
+    """Whether the condition of a request (If-Match, If-None-Match) did not hold."""
     return status_of(error) == 412 or code_of(error) == "PreconditionFailed"
 
 
 def explain(error: Exception, label: str) -> JobError:
-    """The error to tell the user: what, where, what would help."""
+    """The JobError for the user: what failed, where, and the remedy."""
     code, status, reason = code_of(error), status_of(error), _reason(error)
-    if is_away(error):
+    if is_unavailable(error):
         return StorageError(
-            f"{label}: {reason}; the service that hands out credentials is away, start again when it is back, or set "
+            f"{label}: {reason}; the credential provider is unavailable; start again when it responds, or set "
             "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
     if code in FULL or status == 507:
-        return EnvironmentFailure(f"{label}: the storage is full ({reason}); make room there or have its quota raised")
+        return EnvironmentFailure(f"{label}: the storage is full ({reason}); free space there or raise its quota")
     if code == "InvalidObjectState":
         return NotFound(
-            f"{label}: is archived, so it cannot be read now ({reason}); restore it (aws s3api restore-object), or "
-            "copy it to a storage class that can be read at once"
+            f"{label}: is archived and cannot be read now ({reason}); restore it (aws s3api restore-object), or "
+            "copy it to a storage class with immediate access"
         )
-    if _is_denied(error, code, status):
-        return DeniedError(f"{label}: {_denied(error, code, reason)}")
-    if code in MISSING or (status == 404 and code not in PASSING):
+    if _is_denied_message(error, code, status):
+        return DeniedError(f"{label}: {_denied_message(error, code, reason)}")
+    if code in MISSING or (status == 404 and code not in TRANSIENT_CODES):
         return NotFound(f"{label}: does not exist ({reason})")
-    if _is_for_good(error, code, status):
-        return SettingsError(f"{label}: refused, and so would be another try ({reason}); {_mended_by(error, code)}")
-    return StorageError(f"{label}: {reason}; the storage did not answer as it should, start again when it does")
+    if _is_permanent(error, code, status):
+        return SettingsError(f"{label}: refused, a retry will not help ({reason}); {_remedy(error, code)}")
+    return StorageError(f"{label}: {reason}; unexpected response of the storage; start again when it has recovered")
 
 
-def _is_denied(error: Exception, code: str, status: int) -> bool:
-    by_credentials = isinstance(error, NO_CREDENTIALS) or code in WRONG_CREDENTIALS or _is_of_header(error)
-    return by_credentials or status in (401, 403) or _is_of_kms(code)
+def _is_denied_message(error: Exception, code: str, status: int) -> bool:
+    by_credentials = isinstance(error, NO_CREDENTIALS) or code in WRONG_CREDENTIALS or _is_invalid_header(error)
+    return by_credentials or status in (401, 403) or _is_kms_error(code)
 
 
-def _is_of_header(error: Exception) -> bool:
-    """Whether a value that is sent, such as a credential, can stand in no header."""
+def _is_invalid_header(error: Exception) -> bool:
+    """Whether a value, such as a credential, is not allowed in an HTTP header."""
     return "header value" in str(error)
 
 
-def _is_of_kms(code: str) -> bool:
+def _is_kms_error(code: str) -> bool:
     return code.startswith("KMS.")
 
 
-def _denied(error: Exception, code: str, reason: str) -> str:
-    """Why, and what helps."""
+def _denied_message(error: Exception, code: str, reason: str) -> str:
+    """The cause and the remedy."""
     if isinstance(error, NO_CREDENTIALS):
         return f"{reason}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the pod a role"
-    if _is_of_header(error):
-        return f"{reason}; a credential or the region holds a line break, wherever it came from: write it anew"
+    if _is_invalid_header(error):
+        return f"{reason}; a credential or the region contains a line break; set it again without one"
     if code == "RequestTimeTooSkewed":
-        return f"{reason}; set this machine's clock"
-    what = f"access denied ({reason})"
-    if _is_of_kms(code):
-        return f"{what}; have the KMS key enabled, and grant kms:Decrypt and kms:GenerateDataKey on it"
+        return f"{reason}; synchronize the clock of this machine"
+    message = f"access denied ({reason})"
+    if _is_kms_error(code):
+        return f"{message}; enable the KMS key, and grant kms:Decrypt and kms:GenerateDataKey on it"
     if code in WRONG_CREDENTIALS:
-        return f"{what}; mend the credentials (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, the role)"
+        variables = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN"
+        return f"{message}; check the credentials ({variables}, the role)"
     if code in DISABLED:
-        return f"{what}; the account or bucket is shut, only its owner or the provider can open it"
+        return f"{message}; the account or bucket is disabled; only its owner or the provider can enable it"
     return (
-        f"{what}; grant s3:ListBucket, s3:GetObject, and for the output s3:PutObject, s3:DeleteObject and "
-        "s3:AbortMultipartUpload, or mend the credentials; where the requester pays, set AWS_REQUEST_PAYER=requester"
+        f"{message}; grant s3:ListBucket, s3:GetObject, and for the output s3:PutObject, s3:DeleteObject and "
+        "s3:AbortMultipartUpload, or check the credentials; for requester-pays buckets set AWS_REQUEST_PAYER=requester"
     )
 
 
-def _is_for_good(error: Exception, code: str, status: int) -> bool:
-    """Whether the same request would be refused every time."""
+def _is_permanent(error: Exception, code: str, status: int) -> bool:
+    """Whether a retry of the request cannot succeed."""
     if isinstance(error, BotoCoreError | ResponseParserError):
-        return _is_of_certificates(error) or not isinstance(error, UNANSWERED)
-    if code in PASSING or status in PASSING_STATUS:
+        return _is_certificate_error(error) or not isinstance(error, NO_RESPONSE)
+    if code in TRANSIENT_CODES or status in TRANSIENT_STATUS:
         return False
-    return 300 <= status < 500 or status in REFUSED_STATUS or code in FOR_GOOD
+    return 300 <= status < 500 or status in PERMANENT_STATUS or code in PERMANENT
 
 
-def _is_of_certificates(error: Exception) -> bool:
+def _is_certificate_error(error: Exception) -> bool:
     return isinstance(error, boto.SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
-def _mended_by(error: Exception, code: str) -> str:
-    if _is_of_certificates(error):
-        return "name the certificates that the server's was signed with in AWS_CA_BUNDLE"
+def _remedy(error: Exception, code: str) -> str:
+    if _is_certificate_error(error):
+        return "set AWS_CA_BUNDLE to the CA certificates of the server"
     if isinstance(error, boto.MissingDependencyException):
-        return "name a bucket, or an access point of one region, instead"
+        return "use a bucket or a single-region access point instead"
     usual = "check bucket name, AWS_REGION, AWS_PROFILE, AWS_ENDPOINT_URL and MNRL_S3_ADDRESSING_STYLE"
-    return FOR_GOOD.get(code, usual)
+    return PERMANENT.get(code, usual)
 
 
 def _reason(error: Exception) -> str:
     text = re.sub(r"\s+", " ", str(error)).strip() or type(error).__name__
-    told = re.match(r"An error occurred \((.+?)\) when calling the (\w+) operation(?: \(.*?\))?: ?(.*)", text)
-    return f"{told[2]}: {told[1]}, {told[3]}".rstrip(", ") if told else text.rstrip(".")
+    match = re.match(r"An error occurred \((.+?)\) when calling the (\w+) operation(?: \(.*?\))?: ?(.*)", text)
+    return f"{match[2]}: {match[1]}, {match[3]}".rstrip(", ") if match else text.rstrip(".")

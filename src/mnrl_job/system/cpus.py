@@ -1,7 +1,7 @@
-"""How many processors this process may use: those it may run on, and what its control groups leave it of their time.
+"""The number of CPUs this process can use: its affinity mask, limited by the CPU quotas of its cgroups.
 
-A pod with a limit of two CPUs on a machine of 64 may run on all of them, and is stopped for the rest of each period
-once its threads have used up what two could give: as many threads as there is time for get more done.
+A pod with a limit of 2 CPUs on a machine with 64 may run on all of them, but is throttled for the rest of each period
+once it has used up its quota. No more threads than the quota allows get more work done.
 """
 
 import os
@@ -10,28 +10,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
-OWN_GROUPS = Path("/proc/self/cgroup")
+PROC_CGROUP = Path("/proc/self/cgroup")
 
 
 def usable_cpus() -> int:
-    """At least 1."""
+    """The number of usable CPUs, at least 1."""
     allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return max(1, int(min([allowed, *_quotas()])))
 
 
 def _quotas() -> Iterator[float]:
-    """The CPUs' worth of time that each group gives in which this process is, and each above it."""
-    for controllers, path in _groups():
-        top = CGROUP / "cpu" if controllers else CGROUP
-        for folder in (top / path, *(top / path).parents):
-            if folder.is_relative_to(top) and (quota := _quota(folder)):
+    """The quotas, in CPUs, of the cgroups of this process and their ancestors."""
+    for controllers, path in _cgroups():
+        root = CGROUP / "cpu" if controllers else CGROUP
+        for folder in (root / path, *(root / path).parents):
+            if folder.is_relative_to(root) and (quota := _quota(folder)):
                 yield quota
 
 
-def _groups() -> Iterator[tuple[str, str]]:
-    """Of version 1 the group that counts processor time, of version 2 (without a controller's name) the only one."""
+def _cgroups() -> Iterator[tuple[str, str]]:
+    """The cgroup of the cpu controller (v1), or the only one (v2, which names no controllers)."""
     try:
-        lines = OWN_GROUPS.read_text(encoding="utf-8").splitlines()
+        lines = PROC_CGROUP.read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:
@@ -41,10 +41,10 @@ def _groups() -> Iterator[tuple[str, str]]:
 
 
 def _quota(folder: Path) -> float | None:
-    """Microseconds of each period by its length; None where the group has no limit, or is not to be seen from here."""
+    """Quota over period; None if the cgroup has no limit or is not visible in this namespace."""
     try:
-        if (both := folder / "cpu.max").exists():
-            quota, period = both.read_text(encoding="utf-8").split()
+        if (limit := folder / "cpu.max").exists():
+            quota, period = limit.read_text(encoding="utf-8").split()
         else:
             quota, period = (
                 (folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8") for name in ("quota", "period")

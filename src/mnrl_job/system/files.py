@@ -1,4 +1,4 @@
-"""Files on a local disk: hashed, written whole or not at all, and scratch that nobody leaves behind."""
+"""Local files: hashes, atomic writes, locks, scratch folders, and the meaning of OS errors."""
 
 import errno
 import fcntl
@@ -15,12 +15,12 @@ from mnrl_job.errors import DeniedError, EnvironmentFailure, JobError, SettingsE
 
 CHUNK = 1 << 20
 SCRATCH = "mnrl-job-"
-# What a mount answers that has no links, or no renaming (object stores behind FUSE, some network shares).
+# Errors of mounts without hard links or renames (object stores behind FUSE, some network shares).
 CANNOT_RENAME = {errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV, errno.EMLINK, errno.EINVAL}
 
 
 def sha256_of(paths: Iterable[Path]) -> str:
-    """SHA-256 over the bytes of the files, one after another."""
+    """SHA-256 of the concatenated files."""
     digest = hashlib.sha256()
     for path in paths:
         with path.open("rb") as handle:
@@ -30,7 +30,7 @@ def sha256_of(paths: Iterable[Path]) -> str:
 
 
 def atomic_write(target: Path, data: bytes) -> None:
-    """Write a small file beside its place, flush it to disk, then rename; what cannot be finished is removed."""
+    """Write a small file under a temporary name, flush it to disk, then rename it."""
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         temporary.write_bytes(data)
@@ -47,11 +47,11 @@ def atomic_write(target: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def hold(source: Path, target: Path) -> None:
-    """Have a file under a second name, which outlives the first: by a link, or a copy where the mount has no links.
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard-link a file, or copy it where the mount has no links.
 
     Raises:
-        FileNotFoundError: it is gone already.
+        FileNotFoundError: the source does not exist.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -63,7 +63,7 @@ def hold(source: Path, target: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Have the disk hold what was written to a file, or a folder's names. Some mounts cannot; that is no failure."""
+    """Call fsync on a file or folder, where the mount supports it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -76,7 +76,7 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def file_lock(path: Path) -> Iterator[None]:
-    """Wait until no other process of this machine holds this lock. A mount without locks does without."""
+    """Hold a lock between the processes of this machine. Does nothing on a mount without locks."""
     with path.open("w") as handle:
         with suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
@@ -85,39 +85,39 @@ def file_lock(path: Path) -> Iterator[None]:
 
 @contextmanager
 def scratch_folder(parent: Path | None) -> Iterator[Path]:
-    """A folder of this process's own, removed at its end; so are those beside it whose processes were killed.
+    """A scratch folder of this process, removed at the end, as are those of killed processes.
 
-    A process holds a lock on its folder as long as it lives. Where a mount has no locks, nothing else is removed.
+    A process locks its folder while it runs. On a mount without locks no other folder is removed.
 
     Raises:
         JobError: the disk is full, or the mount fails.
     """
     try:
-        beside = parent or Path(tempfile.gettempdir())
+        base = parent or Path(tempfile.gettempdir())
     except FileNotFoundError as error:
-        told = "no folder for temporary files can be written (TMPDIR, /tmp, the current one)"
-        raise EnvironmentFailure(f"{told}; mount one there, or name one by MNRL_WORK_DIR") from error
+        message = "no writable folder for temporary files (TMPDIR, /tmp, the current folder)"
+        raise EnvironmentFailure(f"{message}; mount one there, or set MNRL_WORK_DIR") from error
     with ExitStack() as stack:
-        with try_lock(beside):  # nobody finds a folder before it is held
-            for left in beside.glob(f"{SCRATCH}*"):
-                with suppress(OSError), try_lock(left, fcntl.LOCK_NB) as nobodys:
-                    if nobodys:
-                        shutil.rmtree(left)
+        with try_lock(base):  # no other process sees a new folder before it is locked
+            for stale in base.glob(f"{SCRATCH}*"):
+                with suppress(OSError), try_lock(stale, fcntl.LOCK_NB) as locked:
+                    if locked:
+                        shutil.rmtree(stale)
             try:
                 own = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=SCRATCH, dir=parent)))
             except OSError as error:
-                raise scratch_error(error, f"cannot make a folder in {beside}") from error
+                raise scratch_error(error, f"cannot create a folder in {base}") from error
             stack.enter_context(try_lock(own))
         yield own
 
 
 @contextmanager
-def try_lock(folder: Path, how: int = 0) -> Iterator[bool]:
-    """Whether this process got the lock on a folder, for as long as it is inside."""
+def try_lock(folder: Path, flags: int = 0) -> Iterator[bool]:
+    """Lock a folder for the context; yields whether that succeeded."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | how)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | flags)
         except OSError:
             yield False
         else:
@@ -127,11 +127,11 @@ def try_lock(folder: Path, how: int = 0) -> Iterator[bool]:
 
 
 def writable_folder(folder: Path, variable: str) -> Path:
-    """Create `folder` and prove that it can be written.
+    """Create `folder` and check that it is writable.
 
     Raises:
         SettingsError: part of the path is a file.
-        DeniedError: it may not be written.
+        DeniedError: no write permission.
         EnvironmentFailure: the disk is full.
         StorageError: the disk or mount fails.
     """
@@ -145,18 +145,18 @@ def writable_folder(folder: Path, variable: str) -> Path:
     return folder
 
 
-def scratch_error(error: OSError, what: str) -> JobError:
-    """The same where a machine's own disk is meant: that one is full is a matter of the environment."""
+def scratch_error(error: OSError, action: str) -> JobError:
+    """Like `storage_error` for the local disk: a full one is an EnvironmentFailure."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return EnvironmentFailure(f"{what}: {error.strerror}; free space, or name a larger MNRL_WORK_DIR")
-    return storage_error(error, what)
+        return EnvironmentFailure(f"{action}: {error.strerror}; free space, or set MNRL_WORK_DIR to a larger disk")
+    return storage_error(error, action)
 
 
-def storage_error(error: OSError, what: str) -> JobError:
-    """Which of our errors an operating-system error is."""
-    message = f"{what}: {error.strerror or error}"
+def storage_error(error: OSError, action: str) -> JobError:
+    """The JobError for an OSError."""
+    message = f"{action}: {error.strerror or error}"
     if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG):
         return SettingsError(f"{message}; name a folder")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return DeniedError(f"{message}; grant this user write access or name another folder")
-    return StorageError(f"{message}; free space or mend the mount, then start again")
+    return StorageError(f"{message}; free space or fix the mount, then start again")

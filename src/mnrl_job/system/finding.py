@@ -1,4 +1,4 @@
-"""What one check found."""
+"""The result of a check."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found. A failed one names the class of its error, which decides the exit code."""
+    """The result of a check; `kind` is the error class of a failed one, which decides the exit code."""
 
     check: str
     status: Literal["passed", "warning", "failed"]

@@ -1,4 +1,4 @@
-"""Git LFS pointers: the few lines that stand in a clone for a file that was not downloaded."""
+"""Git LFS pointers: placeholders in a clone for files that were not downloaded."""
 
 from pathlib import Path
 
@@ -6,6 +6,6 @@ POINTER_START = b"version https://git-lfs.github.com/spec/"
 
 
 def is_lfs_pointer(path: Path) -> bool:
-    """Whether a file is a pointer in place of its content."""
+    """Whether a file is a Git LFS pointer."""
     with path.open("rb") as handle:
         return handle.read(len(POINTER_START)) == POINTER_START

@@ -1,4 +1,4 @@
-"""JSON as every reader takes it. Python's own writer also knows NaN and Infinity, which are no JSON."""
+"""Strict JSON: Python's writer also emits NaN and Infinity, which are not JSON."""
 
 import json
 import math
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def dumps(content: Any, **options: Any) -> str:
-    """As `json.dumps`, which nothing else here may call, with null for a number that JSON does not have."""
+    """Like `json.dumps`, with null for NaN and infinities. Nothing else in this package calls `json.dumps`."""
     try:
         return json.dumps(content, allow_nan=False, **options)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Logs for people on a terminal, JSON lines for machines, both on stderr."""
+"""Logging to stderr: text on a terminal, JSON lines otherwise."""
 
 import logging
 import sys
@@ -27,18 +27,18 @@ class _JsonLines(logging.Formatter):
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
-        return dumps(redacted(line), ensure_ascii=False, default=lambda one: redact(str(one)))
+        return dumps(redacted(line), ensure_ascii=False, default=lambda value: redact(str(value)))
 
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        mark = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        text = f"{time.strftime('%H:%M:%S', time.localtime(record.created))}  {mark}{record.getMessage()}"
+        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        text = f"{time.strftime('%H:%M:%S', time.localtime(record.created))}  {level}{record.getMessage()}"
         return redact(f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text)
 
 
-class Unbroken:
-    """A stream that goes on when nobody reads it any more, as after `| head`: the exit code still tells the end."""
+class PipeSafeStream:
+    """A stream that ignores a closed pipe, as with `| head`, so that the exit code is still that of the run."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -56,68 +56,70 @@ class Unbroken:
             self._stream.flush()
 
 
-def log_format(wanted: Literal["auto", "text", "json"]) -> Literal["text", "json"]:
-    """`auto` means text where stderr is a terminal."""
-    if wanted == "auto":
+def log_format(configured: Literal["auto", "text", "json"]) -> Literal["text", "json"]:
+    """Resolve `auto`: text if stderr is a terminal."""
+    if configured == "auto":
         return "text" if sys.stderr.isatty() else "json"
-    return wanted
+    return configured
 
 
-def set_up(wanted: Literal["auto", "text", "json"], quiet: bool = False) -> None:
-    """Send our log, and other libraries' errors, to stderr. A `quiet` process (a later rank) keeps to warnings."""
+def set_up(format_setting: Literal["auto", "text", "json"], quiet: bool = False) -> None:
+    """Log to stderr, with errors of libraries. A `quiet` process (a rank other than 0) logs warnings only."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines() if log_format(wanted) == "json" else _Text())
+    handler.setFormatter(_JsonLines() if log_format(format_setting) == "json" else _Text())
     logging.basicConfig(handlers=[handler], level=logging.ERROR, force=True)
     logging.captureWarnings(True)
-    _take_over()
+    _redirect_library_handlers()
     LOG.setLevel(logging.WARNING if quiet else logging.INFO)
 
 
-def _take_over() -> None:
-    """Libraries that write to stderr by themselves, tables and all, write to our log instead, and errors only."""
-    for one in list(logging.root.manager.loggerDict.values()):
-        if isinstance(one, logging.Logger) and any(type(each) is logging.StreamHandler for each in one.handlers):
-            one.handlers = [each for each in one.handlers if type(each) is not logging.StreamHandler]
-            one.setLevel(logging.ERROR)
-            one.propagate = True
+def _redirect_library_handlers() -> None:
+    """Make libraries with stream handlers of their own propagate to our handler instead, errors only."""
+    for logger in list(logging.root.manager.loggerDict.values()):
+        if isinstance(logger, logging.Logger) and any(type(item) is logging.StreamHandler for item in logger.handlers):
+            logger.handlers = [item for item in logger.handlers if type(item) is not logging.StreamHandler]
+            logger.setLevel(logging.ERROR)
+            logger.propagate = True
 
 
 def log(message: str, **fields: Any) -> None:
-    """Say something; `fields` are added to the JSON line."""
+    """Log a message; `fields` are added to the JSON line."""
     LOG.info(message, extra={"fields": fields})
 
 
 def warn(message: str, **fields: Any) -> None:
-    """Say something the user should look at."""
+    """Log a warning."""
     LOG.warning(message, extra={"fields": fields})
 
 
 def shows_progress() -> bool:
-    """Whether bars may be drawn: somebody is watching, and nobody parses."""
+    """Whether to draw progress bars: stderr is a terminal and logs are text."""
     handlers = logging.getLogger().handlers
     return sys.stderr.isatty() and bool(handlers) and isinstance(handlers[0].formatter, _Text)
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how many of `total` bytes are done: as a bar where one may be drawn, else as a line now and then.
+def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Report progress towards `total` bytes: as a bar on a terminal, else as periodic log lines.
 
     Yields:
-        A function to call with the number of bytes just done, from any thread.
+        A function to call with the number of bytes just transferred; thread-safe.
     """
-    began = said = time.monotonic()
-    done, guard = 0, threading.Lock()
-    with tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=not shows_progress(), leave=False) as bar:
+    started = last_line = time.monotonic()
+    done, lock = 0, threading.Lock()
+    with tqdm(
+        total=total, desc=description, unit="B", unit_scale=True, disable=not shows_progress(), leave=False
+    ) as bar:
 
         def advance(count: int) -> None:
-            nonlocal done, said
-            with guard:
+            nonlocal done, last_line
+            with lock:
                 done += count
                 bar.update(count)
-                if bar.disable and time.monotonic() - said > SECONDS_BETWEEN_LINES:
-                    said = time.monotonic()
-                    log(f"{what}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", bytes=done, total=total)
+                if bar.disable and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
+                    last_line = time.monotonic()
+                    log(f"{description}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", bytes=done, total=total)
 
         yield advance
-    seconds = time.monotonic() - began
-    log(f"{what} took {seconds:.1f} s ({total / 1e6:.1f} MB)", bytes=total, seconds=round(seconds, 3))
+    seconds = time.monotonic() - started
+    log(f"{description} took {seconds:.1f} s ({total / 1e6:.1f} MB)", bytes=total, seconds=round(seconds, 3))

@@ -1,4 +1,4 @@
-"""What this machine offers a run: disk, memory, shared memory, user, caches. Asked in milliseconds, without torch."""
+"""Checks of this machine: disk, memory, shared memory, user, caches. They take milliseconds and need no torch."""
 
 import errno
 import os
@@ -13,38 +13,40 @@ import psutil
 from mnrl_job.errors import EnvironmentFailure, JobError
 from mnrl_job.system.devices import Devices
 from mnrl_job.system.finding import Finding
-from mnrl_job.system.home import can_be_written, hub_cache
+from mnrl_job.system.home import hub_cache, is_writable
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - asked for its size, nothing is written
-ENOUGH_SHARED_MEMORY = 1 << 30
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only its size is read
+MIN_SHARED_MEMORY = 1 << 30
 MIN_FREE_BYTES = 1 << 20
 CGROUP = Path("/sys/fs/cgroup")
 
 
 def disk(folder: Path, needed: int) -> Finding:
-    """Whether the scratch has room for copies of remote inputs, prepared data and the trained model (bytes)."""
+    """Whether `folder` has `needed` bytes for copies of remote inputs, prepared data and the trained model."""
     free = shutil.disk_usage(folder).free
-    told = f"{free / 1e9:.1f} GB free in {folder}, about {needed / 1e9:.1f} GB needed"
+    detail = f"{free / 1e9:.1f} GB free in {folder}, about {needed / 1e9:.1f} GB needed"
     if free < needed:
-        return Finding("disk", "failed", told, "free space, or name a larger MNRL_WORK_DIR", EnvironmentFailure.kind)
-    return Finding("disk", "passed", told)
+        return Finding(
+            "disk", "failed", detail, "free space, or set MNRL_WORK_DIR to a larger disk", EnvironmentFailure.kind
+        )
+    return Finding("disk", "passed", detail)
 
 
 def disk_full_error(error: BaseException, scratch: Path) -> EnvironmentFailure | None:
-    """What an error means if the scratch is full: not every library says so plainly."""
-    told = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if told or shutil.disk_usage(scratch).free < MIN_FREE_BYTES:
+    """An EnvironmentFailure if the scratch disk is full, which not every library reports clearly; else None."""
+    reported = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if reported or shutil.disk_usage(scratch).free < MIN_FREE_BYTES:
         where = f"{scratch.parent} is full ({type(error).__name__}: {error})"
-        return EnvironmentFailure(f"disk: {where}; free space, or name a larger MNRL_WORK_DIR")
+        return EnvironmentFailure(f"disk: {where}; free space, or set MNRL_WORK_DIR to a larger disk")
     return None
 
 
 @contextmanager
 def translate_disk_full(scratch: Path) -> Iterator[None]:
-    """Where the scratch is full, any exception inside means that.
+    """Turn any exception into an EnvironmentFailure if the scratch disk is full.
 
     Raises:
-        EnvironmentFailure: the scratch is full.
+        EnvironmentFailure: the scratch disk is full.
     """
     try:
         yield
@@ -57,37 +59,37 @@ def translate_disk_full(scratch: Path) -> Iterator[None]:
 
 
 def shared_memory(devices: Devices) -> Finding:
-    """Batches for GPUs, and what these tell one another, go through /dev/shm; containers give it 64 MB."""
+    """Batches for GPUs and NCCL communication use /dev/shm, which is 64 MB by default in containers."""
     if not devices.gpus:
         return Finding("shared memory", "passed", "not needed on a CPU")
     size = shutil.disk_usage(SHARED_MEMORY).total if SHARED_MEMORY.is_dir() else 0
-    told = f"{size / 1e6:.0f} MB in {SHARED_MEMORY} for {devices.workers} worker(s)"
-    if size < ENOUGH_SHARED_MEMORY:
+    detail = f"{size / 1e6:.0f} MB in {SHARED_MEMORY} for {devices.workers} worker(s)"
+    if size < MIN_SHARED_MEMORY:
         remedy = "docker run --ipc=host or --shm-size=1g; in Kubernetes mount an emptyDir with medium: Memory there"
-        return Finding("shared memory", "warning", told, remedy)
-    return Finding("shared memory", "passed", told)
+        return Finding("shared memory", "warning", detail, remedy)
+    return Finding("shared memory", "passed", detail)
 
 
 def user() -> Finding:
-    """Clusters with restricted pod security refuse root."""
+    """Clusters with restricted pod security reject root."""
     if os.geteuid() == 0:
         remedy = "docker run --user 1000:0; in Kubernetes runAsNonRoot: true"
-        return Finding("user", "warning", "this is root; restricted clusters refuse that", remedy)
+        return Finding("user", "warning", "running as root, which restricted clusters reject", remedy)
     return Finding("user", "passed", f"user {os.geteuid()}, not root")
 
 
 def caches() -> Finding:
-    """The folders where libraries write: temporary files and the Hub's downloads."""
+    """The folders libraries write to: temporary files and Hub downloads."""
     folders = (Path(tempfile.gettempdir()), hub_cache())
-    locked = [str(folder) for folder in folders if not can_be_written(folder)]
-    if locked:
-        remedy = "mount writable folders there, or set TMPDIR and HF_HOME to such"
-        return Finding("caches", "warning", f"not writable: {', '.join(locked)}", remedy)
+    read_only = [str(folder) for folder in folders if not is_writable(folder)]
+    if read_only:
+        remedy = "mount writable folders there, or set TMPDIR and HF_HOME to writable folders"
+        return Finding("caches", "warning", f"not writable: {', '.join(read_only)}", remedy)
     return Finding("caches", "passed", f"writable: {', '.join(map(str, folders))}")
 
 
 def oom_kills() -> int:
-    """Processes of this container that the kernel has killed for want of memory; 0 where it does not count them."""
+    """Number of processes of this container that the OOM killer has killed; 0 if the kernel does not count them."""
     counters = [CGROUP / "memory.events", CGROUP / "memory" / "memory.oom_control"]
     for line in Path("/proc/self/cgroup").read_text().splitlines() if CGROUP.is_dir() else ():
         _, controllers, path = line.split(":", 2)
@@ -101,9 +103,9 @@ def oom_kills() -> int:
 
 
 def free_memory() -> int:
-    """Bytes that can be used now: of the machine, or of the container where that is less."""
+    """Available bytes of memory: of the machine or of the container, whichever is less."""
     free = psutil.virtual_memory().available
     limit, used = (CGROUP / "memory.max", CGROUP / "memory.current")
-    if limit.is_file() and (most := limit.read_text().strip()).isdigit():
-        free = min(free, int(most) - int(used.read_text()))
+    if limit.is_file() and (maximum := limit.read_text().strip()).isdigit():
+        free = min(free, int(maximum) - int(used.read_text()))
     return free

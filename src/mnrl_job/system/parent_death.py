@@ -1,4 +1,4 @@
-"""A process that ends with the one that started it, also where that one is killed."""
+"""End a process with its parent, even if the parent is killed."""
 
 import ctypes
 import os
@@ -11,7 +11,7 @@ SUPERVISOR = "MNRL_JOB_SUPERVISOR"
 
 
 def die_with_parent(parent: int) -> None:
-    """A parent that is killed takes this process along (Linux: PR_SET_PDEATHSIG), also one that is gone already."""
+    """Have the kernel kill this process when its parent dies (PR_SET_PDEATHSIG); exit if it is dead already."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
@@ -20,5 +20,5 @@ def die_with_parent(parent: int) -> None:
 
 
 def die_with_supervisor() -> None:
-    """As `die_with_parent`, for a worker: its environment names the supervisor."""
+    """`die_with_parent` for a worker, whose environment has the pid of the supervisor."""
     die_with_parent(int(os.environ.get(SUPERVISOR, os.getppid())))

@@ -1,4 +1,4 @@
-"""Stopping on request: the supervisor at once, a worker where nothing is lost."""
+"""Preemption: SIGTERM or SIGINT stops the supervisor at once, a worker after its checkpoint."""
 
 import signal
 import time
@@ -12,15 +12,15 @@ from mnrl_job.errors import JobError, Preempted
 
 @dataclass(slots=True)
 class _Request:
-    """The request to stop: its signal's name, and when it came; `held` while nothing may be interrupted."""
+    """A request to stop: the signal and its time; `deferred` while nothing may be interrupted."""
 
     name: str = ""
-    at: float | None = None
-    held: bool = False
+    time: float | None = None
+    deferred: bool = False
 
-    def note(self, number: int, _frame: FrameType | None = None) -> None:
-        if self.at is None:
-            self.name, self.at = signal.Signals(number).name, time.monotonic()
+    def record(self, number: int, _frame: FrameType | None = None) -> None:
+        if self.time is None:
+            self.name, self.time = signal.Signals(number).name, time.monotonic()
 
 
 _request = _Request()
@@ -28,29 +28,29 @@ _request = _Request()
 
 @contextmanager
 def raise_on_signal() -> Iterator[None]:
-    """Turn SIGTERM and SIGINT into `Preempted`, once; a second signal cannot disturb the cleaning up."""
+    """Raise `Preempted` on SIGTERM or SIGINT, once: a second signal does not interrupt the cleanup."""
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        for each in handled:
-            signal.signal(each, signal.SIG_IGN)
-        _request.note(number)
-        if not _request.held:
+        for signal_number in handled:
+            signal.signal(signal_number, signal.SIG_IGN)
+        _request.record(number)
+        if not _request.deferred:
             raise_if_stop_requested()
 
     handled = (signal.SIGTERM, signal.SIGINT)
-    previous = [signal.signal(each, stop) for each in handled]
+    previous = [signal.signal(signal_number, stop) for signal_number in handled]
     try:
         with preempted_takes_precedence():
             yield
     finally:
-        for each, handler in zip(handled, previous, strict=True):
-            signal.signal(each, handler)
-        _request.at = None
+        for signal_number, handler in zip(handled, previous, strict=True):
+            signal.signal(signal_number, handler)
+        _request.time = None
 
 
 @contextmanager
 def preempted_takes_precedence() -> Iterator[None]:
-    """Once a stop was asked for, any exception inside means it: NumPy answers one that a signal raised with its own."""
+    """After a stop request, turn any exception into `Preempted`: NumPy hides one that a signal handler raises."""
     try:
         yield
     except JobError:
@@ -62,40 +62,40 @@ def preempted_takes_precedence() -> Iterator[None]:
 
 @contextmanager
 def defer_preemption() -> Iterator[None]:
-    """A request to stop that comes inside takes effect at the end."""
-    _request.held = True
+    """A request to stop inside the context takes effect at its end."""
+    _request.deferred = True
     try:
         yield
     finally:
-        _request.held = False
+        _request.deferred = False
     raise_if_stop_requested()
 
 
 def record_sigterm() -> None:
-    """From now on SIGTERM does not end this process, but is remembered. A second one changes nothing."""
-    signal.signal(signal.SIGTERM, _request.note)
+    """From now on SIGTERM does not end this process but is recorded."""
+    signal.signal(signal.SIGTERM, _request.record)
 
 
 def stop_requested() -> bool:
     """Whether this process was asked to stop."""
-    return _request.at is not None
+    return _request.time is not None
 
 
 def seconds_since_stop_requested() -> float:
-    """How long ago that was; 0 where nobody asked."""
-    return 0.0 if _request.at is None else time.monotonic() - _request.at
+    """Seconds since the stop request; 0 without one."""
+    return 0.0 if _request.time is None else time.monotonic() - _request.time
 
 
 def raise_if_stop_requested() -> None:
-    """Stop here, if that was asked for.
+    """Stop here if requested.
 
     Raises:
-        Preempted: it was.
+        Preempted: a stop was requested.
     """
     if stop_requested():
         raise stopped_by(_request.name)
 
 
 def stopped_by(name: str) -> Preempted:
-    """What a request to stop means, by the name of its signal."""
+    """The error for a stop requested by this signal."""
     return Preempted(f"stopped on request ({name}); nothing was published, start the job again")

@@ -1,4 +1,4 @@
-"""A few threads, for work that mostly waits for the network, or that others need not wait for."""
+"""Threads for I/O-bound work and for work in the background."""
 
 import queue
 import threading
@@ -16,16 +16,16 @@ from mnrl_job.system.cpus import usable_cpus
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-# Python runs one thread at a time: beyond a few per core they mostly wait for one another. Measured on 2 cores, 2,000
-# small files from a local server: 4.5 s of 2 threads, 5.0 s of 4, 5.6 s of 6. Farther servers want more.
+# Because of the GIL more than a few threads per core mostly wait for each other. Measured on 2 cores, 2,000 small files
+# from a local server: 4.5 s with 2 threads, 5.0 s with 4, 5.6 s with 6. Remote servers need more.
 THREADS = min(16, max(4, 2 * usable_cpus()))
-# Those of `parallel`, as long as they live.
+# Live threads of `parallel`.
 _threads = WeakSet[threading.Thread]()
 
 
 @dataclass(slots=True)
 class _Outcome(Generic[Result]):
-    """What became of one item; `call` fills it in."""
+    """The result or error of a call."""
 
     call: Callable[[], Result]
     result: Result | None = None
@@ -39,23 +39,23 @@ class _Outcome(Generic[Result]):
 
 
 def parallel(function: Callable[[Item], Result], items: Sequence[Item], threads: int = THREADS) -> list[Result]:
-    """Apply `function` to all items, several at once; the first failure ends it.
+    """Apply `function` to all items in parallel, until the first failure.
 
-    The threads are daemons: a signal, or a failure beside a stalled connection, need not wait for its timeout.
+    The threads are daemons: neither a signal nor a failure waits for the timeout of a stalled connection.
 
     Returns:
         The results, in the order of the items.
 
     Raises:
-        Exception: the first that `function` raised. What had been begun elsewhere is not waited for.
+        Exception: the first that `function` raised. Calls in progress are not waited for.
     """
     outcomes = [_Outcome(partial(function, item)) for item in items]
-    todo, done = deque(outcomes), queue.SimpleQueue[_Outcome[Result]]()
+    pending, done = deque(outcomes), queue.SimpleQueue[_Outcome[Result]]()
 
     def work() -> None:
-        with suppress(IndexError):  # nothing is left to do
+        with suppress(IndexError):  # no item is left
             while True:
-                outcome = todo.popleft()
+                outcome = pending.popleft()
                 outcome.run()
                 done.put(outcome)
 
@@ -68,22 +68,22 @@ def parallel(function: Callable[[Item], Result], items: Sequence[Item], threads:
             if (error := done.get().error) is not None:
                 raise error
     finally:
-        todo.clear()
+        pending.clear()
     return [cast("Result", outcome.result) for outcome in outcomes]
 
 
-def settle(seconds: float) -> None:
-    """Wait, but no longer than this, for what had been begun beside failures and was not waited for."""
-    deadline = time.monotonic() + seconds
+def join_threads(timeout: float) -> None:
+    """Wait up to `timeout` seconds for calls that `parallel` did not wait for after a failure."""
+    deadline = time.monotonic() + timeout
     for thread in list(_threads):
         thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def background(call: Callable[[], Result]) -> Callable[[], Result]:
-    """Begin something in a thread of its own.
+    """Start a call in a background thread.
 
     Returns:
-        What waits for the result, and raises what `call` raised.
+        A function that waits for its result, and raises what it raised.
     """
     outcome = _Outcome(call)
     thread = threading.Thread(target=outcome.run, daemon=True)

@@ -1,1 +1,1 @@
-"""Experiment trackers: what they are told of a run, where, and that none of them can stop or slow it."""
+"""Experiment trackers. None of them can stop a run or delay it for long."""

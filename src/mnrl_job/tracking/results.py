@@ -1,53 +1,56 @@
-"""The results of a run on their way to its trackers: a process for each, so that none can hold the run up."""
+"""Report the results of a run to its trackers, each in a process of its own that can be killed.
+
+`python -m mnrl_job.tracking.results NAME FILE` is that process; it never fails.
+"""
 
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copytree, ignore_patterns, rmtree
 from typing import Any, Literal
 
-from mnrl_job.system.logs import warn
-from mnrl_job.system.parent_death import SUPERVISOR
-from mnrl_job.system.record_files import write_record
-from mnrl_job.tracking.tracked import TrackedRun
-from mnrl_job.tracking.trackers import left_out
+from mnrl_job.system import logs
+from mnrl_job.system.parent_death import SUPERVISOR, die_with_supervisor
+from mnrl_job.system.record_files import read_record, write_record
+from mnrl_job.tracking.packages import disabled_warning
+from mnrl_job.tracking.run import TrackedRun
+from mnrl_job.tracking.trackers import TRACKERS
 
-SECONDS = 60.0
+TIMEOUT_SECONDS = 60.0
 OFFLINE = "offline-run-*"
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What is told to trackers at the end: `content` is that of `metrics.json`, `page` is `report.html`."""
+    """The content of `metrics.json` and the path of `report.html`, for these trackers."""
 
     run: TrackedRun
     trackers: tuple[str, ...]
-    content: dict[str, Any]
+    metrics: dict[str, Any]
     page: Path
     log_format: Literal["auto", "text", "json"]
 
 
-def into_files(results: Results) -> None:
-    """Add them to the trackers that write files, which then stand in the staging folder; before it is published."""
-    _hand_over(results, [name for name in results.trackers if _writes_files(name, results.run)])
+def log_to_files(results: Results) -> None:
+    """Report to trackers that write files below the staging folder. Call it before publishing."""
+    _log(results, [name for name in results.trackers if _writes_files(name, results.run)])
     for folder in results.run.wandb_folder.glob(OFFLINE):
         target = results.run.staging / "wandb" / folder.name
         try:
             copytree(folder, target, ignore=ignore_patterns("logs", "tmp"), ignore_dangling_symlinks=True)
         except OSError as error:
-            warn(left_out("wandb", error))
-            rmtree(target, ignore_errors=True)  # a part of it could not be sent
+            logs.warn(disabled_warning("wandb", error))
+            rmtree(target, ignore_errors=True)  # a partial copy could not be synced
 
 
-def to_servers(results: Results) -> None:
-    """Add them to the other trackers; once the run is published."""
-    _hand_over(results, [name for name in results.trackers if not _writes_files(name, results.run)])
+def log_to_servers(results: Results) -> None:
+    """Report to the other trackers. Call it once the run is published."""
+    _log(results, [name for name in results.trackers if not _writes_files(name, results.run)])
 
 
 def _writes_files(name: str, run: TrackedRun) -> bool:
@@ -55,40 +58,51 @@ def _writes_files(name: str, run: TrackedRun) -> bool:
     return name == "tensorboard" or (name == "wandb" and offline)
 
 
-def _hand_over(results: Results, names: list[str]) -> None:
-    """Wait for all of them at once. One that was left out while the model was trained is not asked again."""
-    asked = [name for name in names if not results.run.left_out_mark(name).exists()]
-    if not asked:
-        return
+def _log(results: Results, names: list[str]) -> None:
+    """Report in parallel, within one timeout. Kills whatever the processes have started."""
     task = results.run.scratch / "results.json"
     write_record(task, results)
-    deadline = time.monotonic() + SECONDS
-    with _started(asked, task) as processes:
+    environment = os.environ | {SUPERVISOR: str(os.getpid())}
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, "-m", "mnrl_job.tracking.results", name, str(task)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,  # stdout of the run is for its table of metrics
+            start_new_session=True,
+        )
+        for name in names
+        if not results.run.disabled_marker(name).exists()
+    }
+    try:
         for name, process in processes.items():
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                warn(left_out(name, f"it did not take the results within {SECONDS:g} s"))
-
-
-@contextmanager
-def _started(names: list[str], task: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    """A process for each tracker; none outlives the context, nor do those that it started."""
-    environment = os.environ | {SUPERVISOR: str(os.getpid())}
-    processes = {}
-    try:
-        for name in names:
-            command = [sys.executable, "-m", "mnrl_job.tracking.log_results", name, str(task)]
-            processes[name] = subprocess.Popen(
-                command,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,  # ours is for the table of metrics
-                start_new_session=True,
-            )
-        yield processes
+                logs.warn(disabled_warning(name, f"it did not accept the results within {TIMEOUT_SECONDS:g} s"))
     finally:
         for process in processes.values():
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def main() -> None:
+    die_with_supervisor()
+    name, path = sys.argv[1:]
+    results = read_record(Path(path), Results)
+    logs.set_up(results.log_format)
+    try:
+        tracker = TRACKERS[name]()
+        tracker.start(results.run)
+        tracker.log_results(results.metrics, results.page)
+        tracker.finish(results.metrics["status"] == "succeeded")
+    except (Exception, SystemExit) as error:
+        logs.warn(disabled_warning(name, error))
+    sys.stderr.flush()
+    os._exit(0)  # do not wait for threads and exit hooks of the tracker
+
+
+if __name__ == "__main__":
+    main()

@@ -24,7 +24,7 @@ from mnrl_job.data.tables import list_offsets, read_table, take, texts_of
 from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import Precision
 from mnrl_job.embedding.prompts import Kind
-from mnrl_job.system.local_rank import is_first_of_machine
+from mnrl_job.system.local_rank import is_local_main_process
 
 EMBEDDED_AT_ONCE = 2**18
 # Where in the scratch of an attempt they are.
@@ -65,7 +65,7 @@ def embed_by_guide(model: SentenceTransformer, pairs: Pairs, plan: Plan, precisi
         Preempted: this process was asked to stop.
     """
     state = PartialState()
-    if is_first_of_machine():
+    if is_local_main_process():
         folder.mkdir(parents=True, exist_ok=True)
     rows = distinct_dense(plan)
     table = read_table(pairs.path)
@@ -78,7 +78,7 @@ def embed_by_guide(model: SentenceTransformer, pairs: Pairs, plan: Plan, precisi
         distinct, numbers = _number([texts_of(table, name) for name in names], [chosen[name] for name in names])
         _write(model, distinct, kind, precision, folder)
         for name, of_column in zip(names, numbers, strict=True):
-            if is_first_of_machine():
+            if is_local_main_process():
                 np.save(folder / f"{name}.npy", of_column)
     state.wait_for_everyone()
 
@@ -111,7 +111,7 @@ def _write(model: SentenceTransformer, texts: pa.ChunkedArray, kind: Kind, preci
     """Embed texts, some at a time, into a file that only the first worker of this machine writes."""
     shape = (len(texts), int(model.get_embedding_dimension() or 0))
     file = None
-    if is_first_of_machine():
+    if is_local_main_process():
         file = np.lib.format.open_memmap(folder / f"{kind}.npy", "w+", np.float32, shape)
     for part in range(math.ceil(len(texts) / EMBEDDED_AT_ONCE)):
         some = slice(part * EMBEDDED_AT_ONCE, min((part + 1) * EMBEDDED_AT_ONCE, len(texts)))

@@ -11,9 +11,9 @@ from mnrl_job.config.settings import Settings
 from mnrl_job.data.integer_sets import distinct_dense
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.errors import InternalError, Preempted
-from mnrl_job.tracking.tracked import tracked_run
+from mnrl_job.tracking.run import tracked_run
 from mnrl_job.training.callbacks.checkpoints import CheckpointSpec
-from mnrl_job.training.callbacks.tracking import tracked
+from mnrl_job.training.callbacks.tracking import report_to
 from mnrl_job.training.data_order_digest import data_order_digest
 from mnrl_job.training.lora import ADAPTER, write_adapter
 from mnrl_job.training.results import Training
@@ -55,7 +55,7 @@ def train(
     """
     trainer = PlannedTrainer(model, settings, pairs, batching, scratch, staging, keeping, score)
     loss, progress, best = trainer.global_loss, trainer.progress, trainer.best
-    with tracked(trainer, settings.report_to, tracked_run(settings, scratch, staging)):
+    with report_to(trainer, settings.report_to, tracked_run(settings, scratch, staging)):
         trainer.train(resume_from_checkpoint=str(keeping.resume) if keeping and keeping.resume else None)
     reached, plan = trainer.state.global_step, trainer.plan
     if reached < len(plan) and not (best and best.patience_exhausted):

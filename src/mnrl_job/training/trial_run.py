@@ -10,7 +10,7 @@ from accelerate import PartialState
 from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.tables import read_groups, read_negatives, read_table, write_labels, write_table
-from mnrl_job.system.local_rank import is_first_of_machine
+from mnrl_job.system.local_rank import is_local_main_process
 
 
 def first_steps(pairs: Pairs, batching: BatchPlan, steps: int, folder: Path) -> tuple[Pairs, BatchPlan]:
@@ -27,7 +27,7 @@ def first_steps(pairs: Pairs, batching: BatchPlan, steps: int, folder: Path) -> 
     negatives = read_negatives(batching.labels).select(rows)
     columns = pairs.columns if len(negatives.values) else pairs.columns[:2]
     paths = [folder / name for name in ("pairs.arrow", "labels.arrow", "plan.npy", "barred.npy")]
-    if is_first_of_machine():
+    if is_local_main_process():
         folder.mkdir()
         chosen = np.zeros(pairs.rows, dtype=bool)
         chosen[rows] = True

@@ -2,14 +2,14 @@
 
 import gc
 
-from mnrl_job.system.local_rank import take_identity
+from mnrl_job.system.local_rank import apply_identity
 from mnrl_job.system.parent_death import die_with_supervisor
 
 
 def main() -> None:
     """Import everything with the garbage collector out of the way, a fifth sooner, then wait for the task."""
     die_with_supervisor()
-    take_identity()
+    apply_identity()
     gc.disable()
     from mnrl_job.worker import main as worker
 

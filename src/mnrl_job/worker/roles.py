@@ -28,7 +28,7 @@ from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.storage import split_revision
 from mnrl_job.system import logs
 from mnrl_job.system.heartbeat import enter_phase
-from mnrl_job.system.local_rank import is_first_of_machine
+from mnrl_job.system.local_rank import is_local_main_process
 from mnrl_job.system.phases import Phase
 from mnrl_job.system.preemption import record_sigterm
 from mnrl_job.system.record_files import write_record
@@ -75,7 +75,7 @@ def train_role(task: WorkerTask) -> None:
     after = evaluate_all(model, task, "after")
     if state.is_main_process:
         save(model, task.staging)
-    if is_first_of_machine():
+    if is_local_main_process():
         write_result(task, replace(loaded, model=model), before, after, training, lengths)
 
 

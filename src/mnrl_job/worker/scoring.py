@@ -19,7 +19,7 @@ from mnrl_job.evaluation.primary_eval import PERFECT_SCORE, judged_by
 from mnrl_job.evaluation.results import Evaluation
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.system.heartbeat import enter_phase
-from mnrl_job.system.local_rank import is_first_of_machine
+from mnrl_job.system.local_rank import is_local_main_process
 from mnrl_job.system.logs import log, warn
 from mnrl_job.system.phases import Phase
 from mnrl_job.system.record_files import read_record, write_record
@@ -44,7 +44,7 @@ def scores_before(model: SentenceTransformer, task: WorkerTask) -> tuple[Evaluat
         if PartialState().is_main_process:
             write_record(task.scratch / BEFORE, Scores(scored))
         return scored
-    if is_first_of_machine():
+    if is_local_main_process():
         for path in extra_checkpoint_files(task):
             if (task.resume / path.name).exists():
                 copyfile(task.resume / path.name, path)

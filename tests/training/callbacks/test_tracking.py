@@ -1,4 +1,4 @@
-"""Trackers are told of the training; whatever is wrong with one costs a warning, never the run or its result."""
+"""The training is reported to trackers; a failing tracker costs a warning, never the run or its result."""
 
 import logging
 import os
@@ -15,7 +15,7 @@ from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.tables import write_columns, write_labels
-from mnrl_job.tracking.tracked import tracked_run
+from mnrl_job.tracking.run import tracked_run
 from mnrl_job.training.callbacks import tracking
 from mnrl_job.training.callbacks.tracking import TrackerCallback
 from mnrl_job.training.train import train
@@ -30,7 +30,7 @@ SETTINGS = Settings(run_id="r", batch_size=8, precision="fp32", learning_rate=1e
 
 @pytest.fixture(autouse=True)
 def environment():
-    """Trackers set defaults in the environment of the process that they work in."""
+    """Restore the environment, in which trackers set defaults."""
     before = dict(os.environ)
     yield
     os.environ.clear()
@@ -38,8 +38,8 @@ def environment():
 
 
 @pytest.fixture
-def go(tmp_path, tiny_model, caplog):
-    """Train a few steps. Returns the weights, the seconds it took, and what was warned of."""
+def run_training(tmp_path, tiny_model, caplog):
+    """Train a few steps. Returns the weights, the seconds it seconds, and the warnings."""
     texts = [(f"{PAIRS[i % 8][0]} {'abcd'[i // 8]}", PAIRS[i % 8][1]) for i in range(32)]
     write_columns(tmp_path / "pairs.arrow", anchor=[a for a, _ in texts], positive=[p for _, p in texts])
     write_labels(tmp_path / "labels.arrow", np.stack([np.arange(32), 100 + np.arange(32) % 8], axis=1))
@@ -50,64 +50,63 @@ def go(tmp_path, tiny_model, caplog):
     def start(*trackers):
         caplog.clear()
         model = SentenceTransformer(str(tiny_model), device="cpu")
-        began = time.monotonic()
+        started = time.monotonic()
         with caplog.at_level(logging.WARNING, "mnrl_job"):
             train(model, SETTINGS.model_copy(update={"report_to": trackers}), pairs, batching, tmp_path, tmp_path)
-        took = time.monotonic() - began
+        seconds = time.monotonic() - started
         weights = torch.cat([weight.detach().ravel() for weight in model.parameters()])
-        return weights, took, [record.getMessage() for record in caplog.records if record.name == "mnrl_job"]
+        return weights, seconds, [record.getMessage() for record in caplog.records if record.name == "mnrl_job"]
 
     return start
 
 
-def test_tensorboard_has_each_step_and_the_model_is_the_same(go, tmp_path):
-    untracked, _, _ = go()
-    weights, _, warnings = go("tensorboard")
+def test_tensorboard_has_each_step_and_the_weights_are_the_same(run_training, tmp_path):
+    untracked, _, _ = run_training()
+    weights, _, warnings = run_training("tensorboard")
     assert not warnings
     assert torch.equal(weights, untracked)
-    found = scalars(tmp_path / "tensorboard")
-    assert [step for step, _ in found["train/loss"]] == [1, 2, 3, 4]
-    assert found["train/learning_rate"]
+    logged = scalars(tmp_path / "tensorboard")
+    assert [step for step, _ in logged["train/loss"]] == [1, 2, 3, 4]
+    assert logged["train/learning_rate"]
 
 
-def test_a_missing_package_is_told_of_once_and_the_training_goes_on(go, tmp_path, monkeypatch):
-    monkeypatch.delitem(sys.modules, "mnrl_job.tracking.mlflow_run", raising=False)
+def test_a_missing_package_is_one_warning_and_the_training_continues(run_training, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", None)  # as Python itself marks what cannot be imported
-    _, took, warnings = go("mlflow")
-    assert took < tracking.SECONDS_AT_THE_END
+    _, seconds, warnings = run_training("mlflow")
+    assert seconds < tracking.TIMEOUT_SECONDS
     assert len(warnings) == 1
     assert "pip install mlflow-skinny" in warnings[0]
-    assert tracked_run(SETTINGS, tmp_path, tmp_path).left_out_mark("mlflow").exists()
+    assert tracked_run(SETTINGS, tmp_path, tmp_path).disabled_marker("mlflow").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_told_of_once_and_the_training_goes_on(go, monkeypatch):
+def test_an_unwritable_folder_is_one_warning_and_the_training_continues(run_training, monkeypatch):
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", "/dev/null/here")
-    _, _, warnings = go("tensorboard")
+    _, _, warnings = run_training("tensorboard")
     assert len(warnings) == 1
-    assert "MNRL_REPORT_TO: tensorboard is left out from now on: NotADirectoryError" in warnings[0]
+    assert "MNRL_REPORT_TO: tensorboard is disabled: NotADirectoryError" in warnings[0]
 
 
-def test_a_server_that_refuses_is_told_of_once_and_costs_little(go, monkeypatch):
+def test_a_server_that_refuses_connections_is_one_warning_and_costs_little(run_training, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
-    _, took, warnings = go("mlflow")
-    assert took < 60
+    _, seconds, warnings = run_training("mlflow")
+    assert seconds < 60
     assert len(warnings) == 1
-    assert "set MLFLOW_TRACKING_URI to a server that answers" in warnings[0]
+    assert "set MLFLOW_TRACKING_URI to a server that responds" in warnings[0]
 
 
-def test_a_server_that_never_answers_is_waited_for_only_at_the_end(go, monkeypatch):
-    monkeypatch.setattr(tracking, "SECONDS_AT_THE_END", 1.0)
+def test_a_server_that_never_responds_delays_only_the_end_of_the_training(run_training, monkeypatch):
+    monkeypatch.setattr(tracking, "TIMEOUT_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        _, took, warnings = go("mlflow")
-    assert took < 60
+        _, seconds, warnings = run_training("mlflow")
+    assert seconds < 60
     assert warnings == [
-        "MNRL_REPORT_TO: mlflow is left out from now on: it is too slow, or does not answer; set MLFLOW_TRACKING_URI "
-        "to a server that answers. The run goes on"
+        "MNRL_REPORT_TO: mlflow is disabled: it is too slow or does not respond; set MLFLOW_TRACKING_URI "
+        "to a server that responds. The run continues"
     ]
 
 
-def test_a_server_that_goes_away_in_the_middle_is_left_out_from_then_on(tmp_path, monkeypatch, caplog):
+def test_a_server_that_fails_during_training_is_disabled(tmp_path, monkeypatch, caplog):
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
     args, state, control = TrainingArguments(str(tmp_path), report_to=[]), TrainerState(), TrainerControl()
@@ -115,11 +114,11 @@ def test_a_server_that_goes_away_in_the_middle_is_left_out_from_then_on(tmp_path
     callback = TrackerCallback("mlflow", run)
     with mlflow_server(tmp_path) as uri:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        callback.begin()
+        callback.start()
         callback.on_train_begin(args, state, control)
         callback.on_log(args, state, control, logs={"loss": 2.0})
         assert callback.wait(60)
-        assert not run.left_out_mark("mlflow").exists()
+        assert not run.disabled_marker("mlflow").exists()
     with caplog.at_level(logging.WARNING, "mnrl_job"):
         for step in range(3):
             state.global_step = step
@@ -127,5 +126,5 @@ def test_a_server_that_goes_away_in_the_middle_is_left_out_from_then_on(tmp_path
         assert not callback.wait(60)
     warnings = [record.getMessage() for record in caplog.records if record.name == "mnrl_job"]
     assert len(warnings) == 1
-    assert warnings[0].startswith("MNRL_REPORT_TO: mlflow is left out from now on")
-    assert run.left_out_mark("mlflow").exists()
+    assert warnings[0].startswith("MNRL_REPORT_TO: mlflow is disabled")
+    assert run.disabled_marker("mlflow").exists()

@@ -1,4 +1,4 @@
-"""Curves as SVG: seen without a script, and told in words and in a table beside."""
+"""Line charts as SVG, without scripts, each with a text description and a table."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from mnrl_job.report.page.formatting import short
 WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 36
 TABLE_ROWS = 12
-SMOOTHED_FROM = 40
+MIN_SMOOTHED_POINTS = 40
 
 Kind = Literal["main", "other", "faint", "reference"]
 Values = Sequence[float | None]
@@ -20,7 +20,7 @@ Values = Sequence[float | None]
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line of a chart, a value for each step or None where there is none."""
+    """One line of a chart, with a value or None for each step."""
 
     name: str
     values: Values
@@ -29,10 +29,10 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A chart and what it says, in words and as a table of a few of its points."""
+    """A chart with a text description and a table of some of its points."""
 
     title: str
-    words: str
+    description: str
     svg: Markup
     legend: tuple[tuple[Kind, str], ...]
     head: tuple[str, ...]
@@ -41,16 +41,16 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """From values to places, with the values at which lines are drawn."""
+    """A linear scale from values to positions, with its ticks."""
 
     low: float
     high: float
-    begin: float
+    start: float
     end: float
     ticks: tuple[float, ...]
 
     def __call__(self, value: float) -> float:
-        return self.begin + (value - self.low) / (self.high - self.low) * (self.end - self.begin)
+        return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
 def line_chart(
@@ -59,101 +59,103 @@ def line_chart(
     series: Sequence[Series],
     from_zero: bool = False,
 ) -> Chart | None:
-    """Draw lines over the steps; None where there is nothing to draw.
+    """Draw lines over the steps; None without values.
 
     Args:
-        title: what is drawn.
-        steps: where there are values.
-        series: the lines. What is said of the chart in words is of the first that is not faint.
-        from_zero: whether zero must be on the axis.
+        title: title of the chart.
+        steps: the steps on the x-axis.
+        series: the lines; the description is of the first that is not faint.
+        from_zero: whether the y-axis must include zero.
     """
-    known = [value for one in series for value in one.values if value is not None]
-    shown = [one for one in series if any(value is not None for value in one.values)]
-    if not known:
+    values = [value for line in series for value in line.values if value is not None]
+    shown = [line for line in series if any(value is not None for value in line.values)]
+    if not values:
         return None
-    along = scale(min(steps), max(steps), LEFT, WIDTH - RIGHT, loose=False, whole=True)
-    up = scale(min(0.0, *known) if from_zero else min(known), max(known), HEIGHT - BOTTOM, TOP)
-    told = next((one for one in shown if one.kind in ("main", "other")), shown[0])
-    words = _in_words(told, steps)
-    parts = [*_axes(along, up), *_band(steps, shown, along, up)]
-    parts += [_line(one, steps, along, up) for one in sorted(shown, key=lambda one: one.kind != "faint")]
+    x_scale = scale(min(steps), max(steps), LEFT, WIDTH - RIGHT, loose=False, integer=True)
+    y_scale = scale(min(0.0, *values) if from_zero else min(values), max(values), HEIGHT - BOTTOM, TOP)
+    described = next((line for line in shown if line.kind in ("main", "other")), shown[0])
+    description = _describe(described, steps)
+    parts = [*_axes(x_scale, y_scale), *_band(steps, shown, x_scale, y_scale)]
+    parts += [_line(line, steps, x_scale, y_scale) for line in sorted(shown, key=lambda line: line.kind != "faint")]
     svg = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        WIDTH, HEIGHT, f"{title}. {words}", Markup("").join(parts)
+        WIDTH, HEIGHT, f"{title}. {description}", Markup("").join(parts)
     )
-    in_table = [one for one in shown if one.kind != "faint"]
+    columns = [line for line in shown if line.kind != "faint"]
     rows = [
-        (f"{steps[at]:,}", *("–" if (value := one.values[at]) is None else short(value) for one in in_table))
-        for at in picked(len(steps))
+        (f"{steps[index]:,}", *("–" if (value := line.values[index]) is None else short(value) for line in columns))
+        for index in spread_indices(len(steps))
     ]
-    legend = tuple((one.kind, one.name) for one in shown) if len(shown) > 1 else ()
-    return Chart(title, words, svg, legend, ("step", *(one.name for one in in_table)), tuple(rows))
+    legend = tuple((line.kind, line.name) for line in shown) if len(shown) > 1 else ()
+    return Chart(title, description, svg, legend, ("step", *(line.name for line in columns)), tuple(rows))
 
 
 def smoothed(name: str, values: Values) -> list[Series]:
-    """A line, and where it has many points also its running mean, so that one sees where it goes."""
-    if len(values) < SMOOTHED_FROM:
+    """A line; with many points its running mean, and the points behind it."""
+    if len(values) < MIN_SMOOTHED_POINTS:
         return [Series(name, values)]
     window = len(values) // 20
     means: list[float | None] = []
-    for at in range(len(values)):
-        some = [value for value in values[max(0, at - window) : at + window + 1] if value is not None]
-        means.append(sum(some) / len(some) if some else None)
+    for index in range(len(values)):
+        neighbors = [value for value in values[max(0, index - window) : index + window + 1] if value is not None]
+        means.append(sum(neighbors) / len(neighbors) if neighbors else None)
     return [Series(f"{name}, running mean", means), Series("as logged", values, "faint")]
 
 
-def scale(low: float, high: float, begin: float, end: float, loose: bool = True, whole: bool = False) -> Scale:
-    """Spread values over a length, with some 4 round ticks; `loose` lets the axis end at one."""
+def scale(low: float, high: float, start: float, end: float, loose: bool = True, integer: bool = False) -> Scale:
+    """Map values to positions, with about 4 round ticks; `loose` extends the range to the next ticks."""
     if high - low < 1e-12 * max(1.0, abs(high)):
-        room = abs(high) * 0.1 or 1.0
-        low, high = (low - room, high + room) if loose else (low, high + 1)
+        margin = abs(high) * 0.1 or 1.0
+        low, high = (low - margin, high + margin) if loose else (low, high + 1)
     rough = (high - low) / 4
     unit = 10 ** math.floor(math.log10(rough))
     step = next(unit * factor for factor in (1, 2, 2.5, 5, 10) if unit * factor >= rough * 0.999)
-    if whole:
+    if integer:
         step = max(1.0, float(math.ceil(step)))
     if loose:
         low, high = math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step
     first = math.ceil(low / step - 1e-9)
     ticks = tuple(number * step for number in range(first, math.floor(high / step + 1e-9) + 1))
-    return Scale(low, high, begin, end, ticks)
+    return Scale(low, high, start, end, ticks)
 
 
-def picked(points: int) -> list[int]:
-    """At most 12 of so many, evenly spread, with the first and the last."""
+def spread_indices(points: int) -> list[int]:
+    """At most 12 indices, evenly spread, with the first and the last."""
     count = min(points, TABLE_ROWS)
     return sorted({round(number * (points - 1) / max(1, count - 1)) for number in range(count)})
 
 
-def _in_words(one: Series, steps: Sequence[int]) -> str:
-    known = [(step, value) for step, value in zip(steps, one.values, strict=True) if value is not None]
-    (first, began), (last, ended) = known[0], known[-1]
-    lowest, highest = min(known, key=lambda at: at[1]), max(known, key=lambda at: at[1])
+def _describe(line: Series, steps: Sequence[int]) -> str:
+    points = [(step, value) for step, value in zip(steps, line.values, strict=True) if value is not None]
+    (first_step, first), (last_step, last) = points[0], points[-1]
+    lowest, highest = min(points, key=lambda point: point[1]), max(points, key=lambda point: point[1])
     return (
-        f"From {short(began)} at step {first:,} to {short(ended)} at step {last:,}; lowest {short(lowest[1])} at step "
-        f"{lowest[0]:,}, highest {short(highest[1])} at step {highest[0]:,}."
+        f"From {short(first)} at step {first_step:,} to {short(last)} at step {last_step:,}; "
+        f"lowest {short(lowest[1])} at step {lowest[0]:,}, highest {short(highest[1])} at step {highest[0]:,}."
     )
 
 
-def _axes(along: Scale, up: Scale) -> Iterator[Markup]:
-    for value in up.ticks:
+def _axes(x_scale: Scale, y_scale: Scale) -> Iterator[Markup]:
+    for value in y_scale.ticks:
         yield Markup('<line class="grid" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>').format(
-            LEFT, WIDTH - RIGHT, y=up(value)
+            LEFT, WIDTH - RIGHT, y=y_scale(value)
         )
-        yield Markup('<text class="tick y" x="{}" y="{:.1f}">{}</text>').format(LEFT - 8, up(value) + 4, short(value))
-    for value in along.ticks:
+        yield Markup('<text class="tick y" x="{}" y="{:.1f}">{}</text>').format(
+            LEFT - 8, y_scale(value) + 4, short(value)
+        )
+    for value in x_scale.ticks:
         yield Markup('<text class="tick x" x="{:.1f}" y="{}">{}</text>').format(
-            along(value), HEIGHT - BOTTOM + 18, f"{value:,.0f}"
+            x_scale(value), HEIGHT - BOTTOM + 18, f"{value:,.0f}"
         )
     yield Markup('<text class="tick x" x="{}" y="{}">step</text>').format((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 2)
 
 
-def _band(steps: Sequence[int], series: Sequence[Series], along: Scale, up: Scale) -> Iterator[Markup]:
-    """Fill what lies between a main line and the other: the margin."""
-    main, other = (next((one for one in series if one.kind == kind), None) for kind in ("main", "other"))
+def _band(steps: Sequence[int], series: Sequence[Series], x_scale: Scale, y_scale: Scale) -> Iterator[Markup]:
+    """Fill the area between the main line and the other."""
+    main, other = (next((line for line in series if line.kind == kind), None) for kind in ("main", "other"))
     if main is None or other is None:
         return
     points = [
-        (along(step), up(high), up(low))
+        (x_scale(step), y_scale(high), y_scale(low))
         for step, high, low in zip(steps, main.values, other.values, strict=True)
         if high is not None and low is not None
     ]
@@ -161,9 +163,11 @@ def _band(steps: Sequence[int], series: Sequence[Series], along: Scale, up: Scal
     yield Markup('<polygon class="band" points="{}"/>').format(" ".join(f"{x:.1f},{y:.1f}" for x, y in outline))
 
 
-def _line(one: Series, steps: Sequence[int], along: Scale, up: Scale) -> Markup:
-    points = [(along(step), up(value)) for step, value in zip(steps, one.values, strict=True) if value is not None]
+def _line(line: Series, steps: Sequence[int], x_scale: Scale, y_scale: Scale) -> Markup:
+    points = [
+        (x_scale(step), y_scale(value)) for step, value in zip(steps, line.values, strict=True) if value is not None
+    ]
     if len(points) == 1:
-        return Markup('<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="3.5"/>').format(one.kind, *points[0])
-    places = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return Markup('<polyline class="line {}" points="{}"/>').format(escape(one.kind), places)
+        return Markup('<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="3.5"/>').format(line.kind, *points[0])
+    coordinates = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return Markup('<polyline class="line {}" points="{}"/>').format(escape(line.kind), coordinates)

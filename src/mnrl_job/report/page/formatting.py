@@ -1,4 +1,4 @@
-"""Numbers as the page writes them."""
+"""Formatting of numbers and texts."""
 
 from collections.abc import Iterable
 
@@ -16,9 +16,9 @@ def signed(value: float, digits: int = 3) -> str:
     return text[1:] if not float(text) else text.replace("-", MINUS)
 
 
-def chance(p_value: float) -> str:
+def p_value(value: float) -> str:
     """A p-value: `0.0005`, `0.34`."""
-    return f"{p_value:.4f}" if p_value < 0.01 else f"{p_value:.2f}"
+    return f"{value:.4f}" if value < 0.01 else f"{value:.2f}"
 
 
 def count(value: float) -> str:
@@ -27,14 +27,14 @@ def count(value: float) -> str:
 
 
 def short(value: float) -> str:
-    """A number on an axis, as short as it can be told apart: `0.05`, `2e-05`, `12,000`."""
+    """A tick label with up to four digits: `0.05`, `2e-05`, `12,000`."""
     if value and abs(value) < 0.001:
         return f"{value:.3g}".replace("-", MINUS).replace("e\u22120", f"e{MINUS}").replace("e\u2212", f"e{MINUS}")
     return f"{value:,.4g}".replace("-", MINUS) if abs(value) < 1000 else count(value)
 
 
 def seconds(value: float) -> str:
-    """A length of time: `4.2 s`, `3 min 20 s`, `2 h 5 min`."""
+    """A duration: `4.2 s`, `3 min 20 s`, `2 h 5 min`."""
     if value < 60:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
@@ -48,15 +48,15 @@ def size(value: float) -> str:
     return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
 
 
-def share(value: float) -> str:
+def percent(value: float) -> str:
     """`12.5 %`."""
     return f"{value:.1%}".replace("%", " %")
 
 
-def words(values: Iterable[str]) -> str:
+def join_words(values: Iterable[str]) -> str:
     """`a, b and c`."""
-    *most, last = values
-    return f"{', '.join(most)} and {last}" if most else last
+    *others, last = values
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def one_line(text: str) -> str:
@@ -64,12 +64,12 @@ def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def cut(text: str, characters: int) -> str:
-    """One line of a text, not longer than this."""
+def truncate(text: str, characters: int) -> str:
+    """A text on one line, truncated to this length."""
     line = one_line(text)
     return line if len(line) <= characters else line[: characters - 1] + "…"
 
 
-def moment(text: str) -> str:
+def timestamp(text: str) -> str:
     """`2026-01-31T09:30:00Z` as `2026-01-31 09:30:00 UTC`."""
     return text.replace("T", " ").replace("Z", " UTC")

@@ -24,7 +24,7 @@
     if (!parsed.has(state.set)) {
       const data = JSON.parse(sources[state.set].textContent);
       const texts = data.texts;
-      const found = (at) => [data.wanted[at], data.before.top[at], data.after ? data.after.top[at] : data.wanted[at]];
+      const found = (at) => [data.relevant[at], data.before.top[at], data.after ? data.after.top[at] : data.relevant[at]];
       data.search = data.query.map((text, at) =>
         [text, ...found(at).map((number) => texts[number])].join("\n").toLowerCase());
       data.outcome = (data.after ? column(data, "change") : data.before.value).map((value) => {
@@ -73,7 +73,7 @@
     const details = element("details");
     details.append(element("summary", data.query[at]));
     const list = element("dl");
-    list.append(entry("wanted", data.texts[data.wanted[at]]));
+    list.append(entry("relevant", data.texts[data.relevant[at]]));
     for (const when of ["before", "after"]) {
       const placing = data[when];
       if (!placing) continue;

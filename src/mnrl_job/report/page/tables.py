@@ -1,4 +1,4 @@
-"""The run's facts as rows of tables: what it is, its settings, where everything comes from."""
+"""Rows of the tables of the page: settings, lineage, speed, training."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from typing import Any
 
 from mnrl_job.config.settings import Settings, env_name
 from mnrl_job.report.assumptions import assumptions
-from mnrl_job.report.page.formatting import count, plain, seconds, share, size
-from mnrl_job.report.page.verdict import judged
+from mnrl_job.report.page.formatting import count, percent, plain, seconds, size
+from mnrl_job.report.page.verdict import primary_eval_and_metric
 
 Rows = tuple[tuple[str, str], ...]
 
-PHASES = {
+PHASE_NAMES = {
     "fetch": "fetching the inputs",
     "prepare": "reading and preparing",
     "evaluate_before": "evaluating before",
@@ -24,7 +24,7 @@ PHASES = {
 
 @dataclass(frozen=True, slots=True)
 class SettingRow:
-    """A setting as the run had it."""
+    """A setting and its value in this run."""
 
     name: str
     value: str
@@ -33,8 +33,8 @@ class SettingRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Phase:
-    """A part of the run and how long it took; `width` is its share of the longest, of 100."""
+class PhaseRow:
+    """A phase of the run and its duration; `width` is its percentage of the longest."""
 
     name: str
     time: str
@@ -42,7 +42,7 @@ class Phase:
 
 
 def setting_rows(settings: Settings) -> tuple[SettingRow, ...]:
-    """Every setting with its value; `changed` where it is not the default."""
+    """Every setting with its value; `changed` if it is not the default."""
     return tuple(
         SettingRow(
             name=env_name(name),
@@ -54,106 +54,116 @@ def setting_rows(settings: Settings) -> tuple[SettingRow, ...]:
     )
 
 
-def phases(content: Mapping[str, Any]) -> tuple[Phase, ...]:
-    """Where the time went."""
-    spent = content["performance"]["seconds"]
-    names = PHASES if content["training"] else PHASES | {"evaluate_before": "evaluating"}
-    known = {name: spent[key] for key, name in names.items() if key in spent}
-    longest = max(known.values(), default=0.0) or 1.0
-    return tuple(Phase(name, seconds(value), round(100 * value / longest, 1)) for name, value in known.items())
+def phase_rows(metrics: Mapping[str, Any]) -> tuple[PhaseRow, ...]:
+    """The duration of each phase."""
+    durations = metrics["performance"]["seconds"]
+    names = PHASE_NAMES if metrics["training"] else PHASE_NAMES | {"evaluate_before": "evaluating"}
+    by_name = {name: durations[key] for key, name in names.items() if key in durations}
+    longest = max(by_name.values(), default=0.0) or 1.0
+    return tuple(PhaseRow(name, seconds(value), round(100 * value / longest, 1)) for name, value in by_name.items())
 
 
-def speed(content: Mapping[str, Any]) -> Rows:
+def speed_rows(metrics: Mapping[str, Any]) -> Rows:
     """Throughput and memory of the whole run."""
-    performance = content["performance"]
-    kinds: dict[str, tuple[str, Callable[[float], str]]] = {
+    performance = metrics["performance"]
+    rows: dict[str, tuple[str, Callable[[float], str]]] = {
         "pairs_per_second": ("pairs per second", lambda value: f"{value:,.1f}"),
         "tokens_per_second": ("tokens per second", count),
-        "padding_ratio": ("tokens read for each real one", lambda value: plain(value, 2)),
-        "data_wait_share": ("waiting for batches", share),
-        "peak_memory_bytes": ("peak memory of the first worker", size),
+        "padding_ratio": ("tokens with padding per token", lambda value: plain(value, 2)),
+        "data_wait_share": ("time waiting for batches", percent),
+        "peak_memory_bytes": ("peak memory of rank 0", size),
     }
     return tuple(
-        (name, told(performance[key])) for key, (name, told) in kinds.items() if performance.get(key) is not None
+        (name, format_value(performance[key]))
+        for key, (name, format_value) in rows.items()
+        if performance.get(key) is not None
     )
 
 
-def training_facts(content: Mapping[str, Any]) -> Rows:
-    """What the training was, in a few lines."""
-    one = content["training"]
-    if one is None:
+def training_rows(metrics: Mapping[str, Any]) -> Rows:
+    """A summary of the training."""
+    training, parameters = metrics["training"], metrics["model"]["parameters"]
+    if training is None:
         return ()
     rows = [
-        ("loss", f"{one['loss']}, {plain(one['final_loss'], 4)} in the end"),
-        ("length", f"{count(one['steps'])} steps of {count(one['global_batch_size'])} pairs, {one['epochs']} epoch(s)"),
-        ("negatives for each query", f"{count(one['negatives_per_anchor'])}, {one['masked_per_anchor']:g} left out"),
-        ("batches", one["batching"]),
-        ("precision", one["precision"]),
-        ("trained numbers", f"{count(one['trainable_parameters'])} of {count(content['model']['parameters'])}"),
+        ("loss", f"{training['loss']}, final value {plain(training['final_loss'], 4)}"),
+        (
+            "length",
+            f"{count(training['steps'])} steps of {count(training['global_batch_size'])} pairs, "
+            f"{training['epochs']} epoch(s)",
+        ),
+        ("negatives per query", count(training["negatives_per_anchor"])),
+        ("batches", training["batching"]),
+        ("precision", training["precision"]),
     ]
-    if one["lora_rank"] is not None:
-        rows.append(("LoRA", f"adapter of rank {one['lora_rank']}, merged into the model, by itself in adapter/"))
+    if training["masked_per_anchor"]:
+        rows.append(("masked negatives per query", f"{training['masked_per_anchor']:g}"))
+    if training["trainable_parameters"] != parameters:
+        rows.append(("trained parameters", f"{count(training['trainable_parameters'])} of {count(parameters)}"))
+    if training["lora_rank"] is not None:
+        rows.append(("LoRA", f"adapter of rank {training['lora_rank']}, merged into the model, also in adapter/"))
     rows += [
-        (f"hard negatives, mined at step {count(mined['step'])}", _mined(mined))
-        for mined in one["hard_negative_mining"]
+        (f"hard negatives mined at step {count(mining['step'])}", _mining(mining))
+        for mining in training["hard_negative_mining"]
     ]
-    if one["best_step"] is not None:
-        rows.append(("weights kept", f"those of step {count(one['best_step'])}, which scored best"))
+    if training["best_step"] is not None:
+        rows.append(("final weights", f"those of step {count(training['best_step'])}, which scored best"))
     return tuple(rows)
 
 
-def _mined(mining: Mapping[str, Any]) -> str:
-    similarity, of_positives = (plain(mining[name], 3) for name in ("similarity", "positive_similarity"))
-    return f"{share(mining['found'])} found; similarity to the query {similarity}, that of the positive {of_positives}"
+def _mining(mining: Mapping[str, Any]) -> str:
+    similarity, positive = (plain(mining[name], 3) for name in ("similarity", "positive_similarity"))
+    return f"{percent(mining['found'])} found; similarity to the query {similarity}, of the positive {positive}"
 
 
-def lineage(content: Mapping[str, Any], settings_sha256: str) -> Rows:
-    """Which model, code and machine."""
-    model, environment = content["model"], content["environment"]
-    cut_at = model["max_seq_length"]
+def lineage_rows(metrics: Mapping[str, Any], settings_sha256: str) -> Rows:
+    """The model, code and machine of the run."""
+    model, environment = metrics["model"], metrics["environment"]
+    max_length = model["max_seq_length"]
+    length = f"texts truncated at {max_length} tokens" if max_length else "texts not truncated"
     rows = {
         "base model": model["base"],
         "revision": model["revision"],
         "adapter of": model["adapter_of"],
-        "assumed of the base model": "; ".join(assumptions(model["assumed"])),
-        "embedding": f"{count(model['embedding_dimension'])} numbers, texts cut at {cut_at or 'no'} tokens",
-        "prompt of queries": model["prompts"]["query"],
-        "prompt of documents": model["prompts"]["document"],
+        "assumptions about the base model": "; ".join(assumptions(model["assumed"])),
+        "embedding": f"{count(model['embedding_dimension'])} dimensions, {length}",
+        "query prompt": model["prompts"]["query"],
+        "document prompt": model["prompts"]["document"],
         "devices": ", ".join(environment["devices"]),
         "platform": f"Python {environment['python']} on {environment['platform']}",
         "packages": ", ".join(f"{name} {version}" for name, version in environment["packages"].items()),
         "git commit": environment["git_sha"],
         "image": environment["image"],
         "settings (SHA-256)": settings_sha256,
-        "rows trained on (digest)": content["training"] and content["training"]["rows_digest"],
-        "saved model, read back": _verified(content["verification"]),
-    } | {f"exported as {name}": _exported(name, content) for name in content["exports"]}
+        "training rows (digest)": metrics["training"] and metrics["training"]["rows_digest"],
+        "reloaded model": _verified(metrics["verification"]),
+    } | {f"exported as {name}": _exported(name, metrics) for name in metrics["exports"]}
     return tuple((name, str(value)) for name, value in rows.items() if value)
 
 
-def hashes(content: Mapping[str, Any], inputs: Mapping[str, str]) -> Rows:
-    """The SHA-256 of every input, by name."""
-    train = content["data"]["train"]
-    uris = {f"train/{one['name']}": one["uri"] for one in train["sources"]} if train else {}
+def input_hashes(metrics: Mapping[str, Any], inputs: Mapping[str, str]) -> Rows:
+    """The SHA-256 of every input by name."""
+    train = metrics["data"]["train"]
+    uris = {f"train/{source['name']}": source["uri"] for source in train["sources"]} if train else {}
     return tuple((f"{name} ({uris[name]})" if name in uris else name, digest) for name, digest in inputs.items())
 
 
 def _verified(verification: dict[str, Any] | None) -> str:
     if verification is None:
         return ""
-    apart = f"{verification['max_difference']:.1e}, tolerated {verification['tolerance']:.1e}"
-    return f"gives the embeddings it gave in memory (largest difference {apart})"
+    difference, tolerance = verification["max_difference"], verification["tolerance"]
+    return f"embeddings equal those in memory (largest difference {difference:.1e}, tolerance {tolerance:.1e})"
 
 
-def _exported(name: str, content: Mapping[str, Any]) -> str:
-    """Size, score and speed of a format beside those of the model itself."""
-    one, primary = content["exports"][name], content["primary_metric"]
-    told = [size(one["bytes"]), f"least similarity to the model {plain(one['min_cosine'], 4)}"]
+def _exported(name: str, metrics: Mapping[str, Any]) -> str:
+    """Size, score and speed of an export, compared with the model."""
+    export, primary = metrics["exports"][name], metrics["primary_metric"]
+    facts = [size(export["bytes"]), f"minimum similarity to the model {plain(export['min_cosine'], 4)}"]
     if primary:
-        eval_set, metric = judged(content)
-        score = plain(one["metrics"][eval_set][metric], 4)
-        told.append(f"{primary['name']} {score} ({plain(primary['after'], 4)} by the model)")
-    return ", ".join([*told, f"{plain(1000 * one['seconds_per_text'], 1)} ms a text on a processor"])
+        eval_set, metric = primary_eval_and_metric(metrics)
+        score = plain(export["metrics"][eval_set][metric], 4)
+        facts.append(f"{primary['name']} {score} (model: {plain(primary['after'], 4)})")
+    return ", ".join([*facts, f"{plain(1000 * export['seconds_per_text'], 1)} ms per text on a CPU"])
 
 
 def _as_text(value: Any) -> str:

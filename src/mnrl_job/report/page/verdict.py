@@ -1,99 +1,108 @@
-"""Better or not, by how much, sure or not: what the page begins with."""
+"""The verdict at the top of the page: better or worse, by how much, and whether that is significant."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mnrl_job.report.page.formatting import chance, count, plain, signed, words
+from mnrl_job.report.page.formatting import count, join_words, p_value, plain, signed
 
-SURE = 0.05
+SIGNIFICANCE_LEVEL = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`word` and `claim` make the headline, `proof` the line below; `sure` says what to think of it in plain words."""
+    """`label` and `claim` form the headline; `evidence` has the numbers, `interpretation` explains them."""
 
     tone: Literal["good", "bad", "open"]
-    word: str
+    label: str
     claim: str
-    proof: str
-    sure: str
+    evidence: str
+    interpretation: str
     notes: tuple[str, ...]
 
 
-def verdict(content: Mapping[str, Any], log: list[dict[str, Any]]) -> Verdict:
-    """Judge the run by its primary metric, and name what speaks against it.
+def reach_verdict(metrics: Mapping[str, Any], log: list[dict[str, Any]]) -> Verdict:
+    """Assess the run by its primary metric, with warnings about other results.
 
     Args:
-        content: that of `metrics.json`.
+        metrics: the content of `metrics.json`.
         log: the lines of `training_log.jsonl`.
     """
-    primary = content["primary_metric"]
+    primary = metrics["primary_metric"]
     if primary is None:
-        claim = "there was no eval set, so nobody knows whether it got better"
-        return Verdict("open", "Not evaluated", claim, "", "Give MNRL_EVAL_DATA, or hold some pairs out.", ())
-    name, metric = judged(content)
-    queries = content["data"]["eval"][name]["queries"]
+        claim = "without an eval set it is unknown whether the model improved"
+        return Verdict("open", "Not evaluated", claim, "", "Set MNRL_EVAL_DATA, or hold out some pairs.", ())
+    name, metric = primary_eval_and_metric(metrics)
+    queries = metrics["data"]["eval"][name]["queries"]
     if primary["after"] is None:
-        claim, proof = f"{metric} is {plain(primary['before'])}", f"on {name}, over {count(queries)} queries"
-        return Verdict("open", "Scored", claim, proof, "Nothing was trained: one model, as it is.", ())
-    one, notes = content["evaluation"][name], tuple(_warnings(content, log, name))
-    return _compared(one, _proof(one, name, metric, queries), metric, primary["saturated"], notes)
+        claim, evidence = f"{metric} is {plain(primary['before'])}", f"on {name}, over {count(queries)} queries"
+        return Verdict(
+            "open", "Scored", claim, evidence, "Nothing was trained: these are the scores of the model as it is.", ()
+        )
+    evaluation, notes = metrics["evaluation"][name], tuple(_warnings(metrics, log, name))
+    evidence = _evidence(evaluation, name, metric, queries)
+    return _compare(evaluation, evidence, metric, primary["saturated"], notes)
 
 
-def judged(content: Mapping[str, Any]) -> tuple[str, str]:
-    """The eval set that a run is judged by, and the metric; empty where there is none."""
-    primary = content["primary_metric"]
+def primary_eval_and_metric(metrics: Mapping[str, Any]) -> tuple[str, str]:
+    """The names of the primary eval set and metric; empty without an eval set."""
+    primary = metrics["primary_metric"]
     name, _, metric = primary["name"].rpartition(".") if primary else ("", "", "")
     return name, metric
 
 
-def gain_is_sure(one: dict[str, Any], metric: str) -> bool:
-    """Whether the interval of a gain leaves out zero and chance is an unlikely cause."""
-    low, high = one["confidence_interval"][metric]
-    return bool((low > 0 or high < 0) and one["p_value"][metric] < SURE)
+def is_significant(evaluation: dict[str, Any], metric: str) -> bool:
+    """Whether the confidence interval of a gain excludes zero and its p-value is below 0.05."""
+    low, high = evaluation["confidence_interval"][metric]
+    return bool((low > 0 or high < 0) and evaluation["p_value"][metric] < SIGNIFICANCE_LEVEL)
 
 
-def _proof(one: dict[str, Any], name: str, metric: str, queries: int) -> str:
-    low, high = one["confidence_interval"][metric]
+def _evidence(evaluation: dict[str, Any], name: str, metric: str, queries: int) -> str:
+    low, high = evaluation["confidence_interval"][metric]
     return (
-        f"{plain(one['before'][metric])} → {plain(one['after'][metric])} on {name}, 95 % interval "
-        f"{signed(low)} to {signed(high)}, p = {chance(one['p_value'][metric])} over {count(queries)} queries"
+        f"{plain(evaluation['before'][metric])} → {plain(evaluation['after'][metric])} on {name}, 95 % interval "
+        f"{signed(low)} to {signed(high)}, p = {p_value(evaluation['p_value'][metric])} over {count(queries)} queries"
     )
 
 
-def _compared(one: dict[str, Any], proof: str, metric: str, saturated: bool, notes: tuple[str, ...]) -> Verdict:
-    delta = one["delta"][metric]
-    moved = f"{metric} {'rose' if delta > 0 else 'fell'} by {plain(abs(delta))}" if delta else f"{metric} did not move"
-    if gain_is_sure(one, metric):
+def _compare(
+    evaluation: dict[str, Any], evidence: str, metric: str, saturated: bool, notes: tuple[str, ...]
+) -> Verdict:
+    delta = evaluation["delta"][metric]
+    claim = (
+        f"{metric} {'rose' if delta > 0 else 'fell'} by {plain(abs(delta))}" if delta else f"{metric} did not change"
+    )
+    if is_significant(evaluation, metric):
         side = "above" if delta > 0 else "below"
-        sure = f"Sure: the interval lies wholly {side} zero, and chance alone would hardly give as much."
+        interpretation = f"Significant: the interval lies entirely {side} zero, and the p-value is below 0.05."
         if delta > 0:
-            return Verdict("good", "Better", moved, proof, sure, notes)
-        return Verdict("bad", "Worse", moved, proof, sure, notes)
-    if one["confidence_interval"][metric][1] < 0:
-        sure = "Nearly sure: the interval lies wholly below zero, though with so few queries chance could give as much."
-        return Verdict("bad", "Worse", moved, proof, sure, notes)
+            return Verdict("good", "Better", claim, evidence, interpretation, notes)
+        return Verdict("bad", "Worse", claim, evidence, interpretation, notes)
+    if evaluation["confidence_interval"][metric][1] < 0:
+        interpretation = "Borderline: the interval lies entirely below zero, but the p-value is not below 0.05."
+        return Verdict("bad", "Worse", claim, evidence, interpretation, notes)
     if saturated:
-        sure = "Before training nothing was left to gain. Harder queries, or a larger corpus, would tell."
-        return Verdict("open", "Cannot tell", f"{moved}: this eval set cannot show a gain", proof, sure, notes)
-    sure = "Not sure: chance alone could give as much. More queries would tell."
-    return Verdict("open", "Not proven" if delta else "No change", moved, proof, sure, notes)
+        interpretation = "The base model already had the highest score. Use harder queries or a larger corpus."
+        return Verdict(
+            "open", "Cannot tell", f"{claim}: this eval set cannot show a gain", evidence, interpretation, notes
+        )
+    interpretation = "Not significant: it may be chance. More queries would tell."
+    return Verdict("open", "Not proven" if delta else "No change", claim, evidence, interpretation, notes)
 
 
-def _warnings(content: Mapping[str, Any], log: list[dict[str, Any]], judged_by: str) -> Iterator[str]:
-    _, metric = judged(content)
+def _warnings(metrics: Mapping[str, Any], log: list[dict[str, Any]], primary: str) -> Iterator[str]:
+    _, metric = primary_eval_and_metric(metrics)
     worse = [
-        f"{name} ({signed(one['delta'][metric])})"
-        for name, one in content["evaluation"].items()
-        if name != judged_by and one["delta"].get(metric, 0) < 0 and gain_is_sure(one, metric)
+        f"{name} ({signed(evaluation['delta'][metric])})"
+        for name, evaluation in metrics["evaluation"].items()
+        if name != primary and evaluation["delta"].get(metric, 0) < 0 and is_significant(evaluation, metric)
     ]
     if worse:
-        yield f"{metric} fell for sure on {words(worse)}."
-    if not content["gate"]["passed"]:
-        yield f"The gate was not passed: {'; '.join(content['gate']['failed'])}."
+        yield f"{metric} fell significantly on {join_words(worse)}."
+    if not metrics["gate"]["passed"]:
+        yield f"The gate was not passed: {'; '.join(metrics['gate']['failed'])}."
     for line in log:
         if line.get("collapse"):
-            kept = "" if content["training"]["collapse"] else " They did not at the step whose weights were kept."
-            yield f"The embeddings collapsed at step {line['step']:,}: {line['collapse']}.{kept}"
+            suffix = "" if metrics["training"]["collapse"] else " They had not at the step whose weights were kept."
+            yield f"The embeddings collapsed at step {line['step']:,}: {line['collapse']}.{suffix}"
             return

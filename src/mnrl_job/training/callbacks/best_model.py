@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from mnrl_job.config.setting_types import Interval
 from mnrl_job.errors import InternalError
 from mnrl_job.system.heartbeat import enter_phase
-from mnrl_job.system.local_rank import is_first_of_machine
+from mnrl_job.system.local_rank import is_local_main_process
 from mnrl_job.system.logs import log
 from mnrl_job.system.phases import Phase
 from mnrl_job.system.record_files import read_record, write_record
@@ -111,7 +111,7 @@ class BestModelCallback(TrainerCallback):
         enter_phase(Phase.EVALUATE_DURING)
         self.scores = (*self.scores, StepScore(step, self._score()))
         news = self.best.step == step
-        if is_first_of_machine():
+        if is_local_main_process():
             if news:
                 save_file(self._weights(), self._folder / WEIGHTS)
             write_record(self._folder / SCORES, StepScores(self.scores))

@@ -17,7 +17,7 @@ from mnrl_job.data.integer_sets import distinct_dense
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.tables import read_groups, read_negatives
 from mnrl_job.system.heartbeat import enter_phase
-from mnrl_job.system.local_rank import is_first_of_machine
+from mnrl_job.system.local_rank import is_local_main_process
 from mnrl_job.system.logs import log, warn
 from mnrl_job.system.phases import Phase
 from mnrl_job.system.record_files import read_record, write_record
@@ -104,7 +104,7 @@ class HardNegatives:
         self.mining_rounds = (*self.mining_rounds, mining)
         self.seconds += seconds
         self._tell(mining)
-        if is_first_of_machine():
+        if is_local_main_process():
             np.save(self._folder / ROWS, self._rows)
             write_record(self._folder / MININGS, Minings(self.mining_rounds))
 

@@ -1,4 +1,4 @@
-"""A secret is found in whatever form a message spells it."""
+"""Secrets are redacted in any encoding."""
 
 import base64
 import html
@@ -18,7 +18,7 @@ import urllib3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mnrl_job.system.secret_renderings import secret
+from mnrl_job.system.secret_patterns import compile_secret
 from mnrl_job.system.secrets import redact
 
 PLAIN = "ExampleSessionTokenOfNoWorth0123456789"
@@ -75,15 +75,15 @@ def shows(text: str, value: str) -> list[str]:
 
 @pytest.mark.parametrize("end", ["", "\n", " \r\n"], ids=["plain", "line break", "blanks"])
 @pytest.mark.parametrize("value", SECRETS, ids=["plain", "awkward", "lines", "words"])
-@pytest.mark.parametrize("spelt", SPELT.values(), ids=SPELT)
-def test_a_secret_is_starred_in_every_form(spelt, value, end):
-    text = spelt(value + end)
+@pytest.mark.parametrize("encode", SPELT.values(), ids=SPELT)
+def test_a_secret_is_redacted_in_every_encoding(encode, value, end):
+    text = encode(value + end)
     assert not shows(redact(text, {"AWS_SESSION_TOKEN": value + end}), value), text
 
 
 @pytest.mark.parametrize("user", ["", "u", "me", "api", "somebody"])
 @pytest.mark.parametrize("value", ["planted!", "planted-pass", PLAIN])
-def test_a_password_is_starred_in_the_header_of_any_user(user, value):
+def test_a_password_is_redacted_in_the_basic_auth_header_of_any_user(user, value):
     header = requests.auth._basic_auth_str(user, value)
     assert redact(f"sent {{'Authorization': '{header}'}}", {"MLFLOW_TRACKING_PASSWORD": value}).count("***") == 1
     assert redact(header, {"MLFLOW_TRACKING_PASSWORD": value}) == "Basic ***", "the user's name goes with it"
@@ -120,7 +120,7 @@ def by_h11(value):
 
 @pytest.mark.parametrize("refuse", [by_http_client, by_requests, by_h11])
 @pytest.mark.parametrize("value", [f"{PLAIN}\nx", f"it's \n\"{PLAIN}"])
-def test_the_value_of_a_header_that_a_library_refuses_is_starred_wherever_it_came_from(refuse, value):
+def test_a_header_value_that_a_library_rejects_is_redacted(refuse, value):
     """The environment does not know it, as of a credential from a file, a process or a role."""
     text = refuse(value)
     assert not shows(redact(f"{text} (exit 77)", {}), PLAIN), text
@@ -128,7 +128,7 @@ def test_the_value_of_a_header_that_a_library_refuses_is_starred_wherever_it_cam
 
 
 @pytest.mark.parametrize("token", ["eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJtZSJ9.c2lnbmF0dXJl", f"hf_{'aB3' * 12}"])
-def test_what_looks_like_a_token_is_starred_wherever_it_came_from(token):
+def test_a_string_that_looks_like_a_token_is_redacted(token):
     assert redact(f"sent {token}, refused", {}) == "sent ***, refused"
 
 
@@ -143,11 +143,11 @@ CUT = {
 
 
 @pytest.mark.parametrize("cut", CUT.values(), ids=CUT)
-def test_of_a_secret_that_somebody_cut_no_part_is_left(cut):
+def test_no_part_of_a_truncated_secret_is_left(cut):
     value = PLAIN * 3
-    starred = redact(cut(value), {"HF_TOKEN": value})
-    assert "***" in starred
-    assert not shows(starred, value), starred
+    redacted = redact(cut(value), {"HF_TOKEN": value})
+    assert "***" in redacted
+    assert not shows(redacted, value), redacted
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_of_a_secret_that_somebody_cut_no_part_is_left(cut):
         (" \n ", "one\n two"),
     ],
 )
-def test_nothing_else_is_starred(value, text):
+def test_other_text_is_not_redacted(value, text):
     assert redact(text, {"DB_PASSWORD": value}) == text
 
 
@@ -185,20 +185,20 @@ def test_nothing_else_is_starred(value, text):
         "AZURE_STORAGE_CONNECTION_STRING",
     ],
 )
-def test_a_variable_named_like_a_secret_holds_one(name):
+def test_a_variable_with_the_name_of_a_secret_is_secret(name):
     assert redact(f"read {PLAIN}", {name: PLAIN}) == "read ***"
 
 
 @pytest.mark.parametrize(
     "name", ["PWD", "OLDPWD", "TOKENIZERS_PARALLELISM", "AWS_WEB_IDENTITY_TOKEN_FILE", "SSH_AUTH_SOCK"]
 )
-def test_a_variable_that_names_a_place_or_a_switch_does_not(name):
+def test_a_variable_with_the_name_of_a_location_or_flag_is_not_secret(name):
     assert redact(f"read {PLAIN}", {name: PLAIN}) == f"read {PLAIN}"
 
 
 @pytest.mark.parametrize("name", ["HTTPS_PROXY", "AWS_ENDPOINT_URL", "MLFLOW_TRACKING_URI", "http_proxy"])
 @pytest.mark.parametrize("password", ["pl@nted:pass/word", "plain-password"])
-def test_the_password_of_a_url_is_a_secret_on_its_own_too(name, password):
+def test_the_password_of_a_url_is_redacted_outside_the_url(name, password):
     environ = {name: f"http://somebody:{quote(password, safe='')}@host:80/path"}
     header = requests.auth._basic_auth_str("somebody", password)
     told = redact(f"{environ[name]} gave {password}, {password!r}, {quote(password)}, {header}", environ)
@@ -207,15 +207,15 @@ def test_the_password_of_a_url_is_a_secret_on_its_own_too(name, password):
 
 
 @given(value=st.text(min_size=8, max_size=40), before=st.text(max_size=5), after=st.text(max_size=5))
-def test_any_secret_is_found_within_any_text(value, before, after):
+def test_any_secret_is_found_in_any_text(value, before, after):
     value = value.strip()
     if len(value) < 8:
         return
-    for spelt in (repr, ascii, json.dumps, lambda text: quote(text, safe="")):
-        assert "***" in secret(value).starred(before + spelt(value) + after)
+    for encode in (repr, ascii, json.dumps, lambda text: quote(text, safe="")):
+        assert "***" in compile_secret(value).mask(before + encode(value) + after)
 
 
-def test_a_large_text_of_one_word_is_searched_in_no_time():
+def test_a_long_text_without_spaces_is_searched_quickly():
     began = time.perf_counter()
     redact("QUJD" * 250_000, {"HF_TOKEN": PLAIN, "AWS_SECRET_ACCESS_KEY": AWKWARD, "WANDB_API_KEY": "ABCABCABC"})
     assert time.perf_counter() - began < 5

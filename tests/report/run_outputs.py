@@ -1,4 +1,4 @@
-"""What a run leaves before its page is made, small or as large as wanted, with texts that mean harm."""
+"""The outputs of a run from which its page is rendered, of any size, with malicious texts."""
 
 import json
 import math
@@ -12,11 +12,12 @@ from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalData, EvalSet, write_evalset
 from mnrl_job.data.pairs import Pairs, SourceRecord
 from mnrl_job.embedding.model_facts import ModelFacts
-from mnrl_job.evaluation.gate import Verdict
+from mnrl_job.evaluation.gate import GateResult
 from mnrl_job.evaluation.results import Evaluation, QueryResult
 from mnrl_job.evaluation.significance import Comparison, compare
-from mnrl_job.report.html_report import report
-from mnrl_job.report.metrics import Run, metrics
+from mnrl_job.pipeline.finalize import training_settings
+from mnrl_job.report.html_report import render_report
+from mnrl_job.report.metrics import Run, build_metrics
 from mnrl_job.report.rankings import write_rankings
 from mnrl_job.training.results import StepScore, Training
 from mnrl_job.worker.results import Verification, WorkerResult
@@ -27,57 +28,58 @@ MODEL = ModelFacts(22_713_216, 384, 256, "abc123", "", EVIL)
 
 
 @dataclass
-class LeftBehind:
-    """A run's staging folder and what else the page is made of."""
+class RunOutputs:
+    """The staging folder of a run and the other inputs of the page."""
 
     staging: Path
     settings: Settings
     eval_sets: list[EvalSet]
-    content: dict[str, Any]
+    metrics: dict[str, Any]
 
     def page(self) -> str:
         inputs = {"train/faq": "a" * 64, "eval/faq": "b" * 64, EVIL: "c" * 64}
-        return report(self.staging, self.content, self.settings, self.eval_sets, "d" * 64, inputs)
+        return render_report(self.staging, self.metrics, self.settings, self.eval_sets, "d" * 64, inputs)
 
 
-def left_behind(
+def make_run_outputs(
     folder: Path,
     queries: int = 12,
     names: tuple[str, ...] = ("faq",),
     trained: bool = True,
     base_model: str = "sentence-transformers/all-MiniLM-L6-v2@abc123",
-) -> LeftBehind:
-    """Every third query wins, every fifth loses where it does not win, one of each kind by harmful texts."""
+) -> RunOutputs:
+    """Every third query wins, every fifth of the others loses; one of each kind has malicious texts."""
     settings = Settings(batch_size=8, learning_rate=1e-3, anchor_column=EVIL)
     staging = folder / "staging"
     staging.mkdir(parents=True)
-    eval_sets = [eval_set(folder / name, name, queries) for name in names]
+    eval_sets = [make_eval_set(folder / name, name, queries) for name in names]
     comparisons = []
-    for one in eval_sets:
-        before = [result(number, rank_before(number)) for number in range(queries)]
-        after = [result(number, rank_after(number)) for number in range(queries)] if trained else []
-        write_rankings(staging / "rankings" / f"{one.name}.jsonl", before, after)
-        means = {metric: sum(each.metrics[metric] for each in before) / queries for metric in METRICS}
-        comparisons.append(compare(one.name, before, after, 1) if trained else Comparison(one.name, means))
+    for eval_set in eval_sets:
+        before = [query_result(number, rank_before(number)) for number in range(queries)]
+        after = [query_result(number, rank_after(number)) for number in range(queries)] if trained else []
+        write_rankings(staging / "rankings" / f"{eval_set.name}.jsonl", before, after)
+        means = {metric: sum(result.metrics[metric] for result in before) / queries for metric in METRICS}
+        comparisons.append(compare(eval_set.name, before, after, 1) if trained else Comparison(eval_set.name, means))
     run = Run(
         id="r-1",
         started_at=datetime(2026, 1, 31, 9, 30, tzinfo=UTC),
-        settings=settings,
+        primary=settings.primary_eval,
+        training_settings=training_settings(settings),
         base_model=base_model,
         result=worker_result(names, trained),
         eval_sets=tuple(eval_sets),
-        comparisons=tuple(replace(one, bm25=dict.fromkeys(METRICS, 0.1234)) for one in comparisons),
-        verdict=Verdict(passed=True, rule="none"),
+        comparisons=tuple(replace(comparison, bm25=dict.fromkeys(METRICS, 0.1234)) for comparison in comparisons),
+        gate=GateResult(passed=True, rule="none"),
         seconds={"fetch": 0.4, "prepare": 1.25, **({"verify": 3.0} if trained else {})},
         attempts=[attempt()],
         pairs=pairs(folder) if trained else None,
-        batching=BatchPlan(folder / "labels", folder / "plan", "planned", 60) if trained else None,
+        batch_plan=BatchPlan(folder / "labels", folder / "plan", "planned", 60) if trained else None,
         verification=Verification(True, 384, 1e-7, 1e-5, (1, 384)) if trained else None,
     )
     if trained:
         (staging / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log()))
         (staging / "audit.json").write_text(json.dumps(audit()))
-    return LeftBehind(staging, settings, eval_sets, metrics(run))
+    return RunOutputs(staging, settings, eval_sets, dict(build_metrics(run)))
 
 
 def rank_before(number: int) -> int:
@@ -90,7 +92,7 @@ def rank_after(number: int) -> int:
     return 9 if number % 5 == 0 else rank_before(number)
 
 
-def eval_set(folder: Path, name: str, queries: int) -> EvalSet:
+def make_eval_set(folder: Path, name: str, queries: int) -> EvalSet:
     texts = {f"q{number}": f"query {number} about topic {number % 97}" for number in range(queries)}
     corpus = {f"d{number}": f"document {number} says: {'all there is to say ' * 20}" for number in range(queries)}
     for number in (3, 4, 5):  # one wins, one ties, one loses
@@ -100,9 +102,9 @@ def eval_set(folder: Path, name: str, queries: int) -> EvalSet:
     return write_evalset(name, f"s3://bucket/{name}", folder, EvalData(texts, corpus, qrels))
 
 
-def result(number: int, rank: int) -> QueryResult:
-    found = 1 / math.log2(rank + 1)
-    values = (float(rank == 1), 1 / rank, found, 1.0, found)
+def query_result(number: int, rank: int) -> QueryResult:
+    dcg = 1 / math.log2(rank + 1)
+    values = (float(rank == 1), 1 / rank, dcg, 1.0, dcg)
     first = number if rank == 1 else number + 1 if rank % 2 and number < 5 else 0
     return QueryResult(f"q{number}", rank, 0.9 / rank, dict(zip(METRICS, values, strict=True)), ((f"d{first}", 0.9),))
 
@@ -143,7 +145,7 @@ def pairs(folder: Path) -> Pairs:
 
 
 def log(steps: int = 60) -> list[dict[str, Any]]:
-    """Lines of a training that goes well."""
+    """The log of a successful training."""
     return [
         {
             "step": step,
@@ -171,10 +173,12 @@ def audit() -> dict[str, Any]:
     rejected = [{"where": f"{EVIL}.tsv:9", "reason": "unknown id", "detail": "there is no document 'd9'"}]
     return {
         "rows_filtered": 7,
+        "rows_held_out": 5,
+        "negatives_held_out": 0,
         "rejected": {"empty": 20, EVIL: 1},
         "rejected_rows": [{"where": f"{EVIL}.jsonl:7", "reason": "empty", "detail": EVIL}],
         "leakage": {"policy": "remove", "rows": 4, "by_eval_set": {"faq": 4}, "examples": example},
-        "duplicates": {"repeated_rows": 3},
+        "duplicates": {"repeated_rows": 3, "anchors_with_several_positives": 4, "positives_with_several_anchors": 0},
         "skew": {"most_rows_of_one": 12, "top": [{"rows": 12, "text": EVIL}, {"rows": 1, "text": "single"}]},
         "near_duplicates": {"groups": 2, "texts": 5, "largest": 3, "examples": [[EVIL, f"{EVIL}!"]]},
         "contradictions": {"negatives": 1, "examples": example},
@@ -182,6 +186,10 @@ def audit() -> dict[str, Any]:
         "batches": {
             "mode": "planned",
             "why": "duplicates can be kept apart",
+            "batch_size": 8,
+            "batches_an_epoch": {"faq": 60},
+            "largest_batch_that_uses_nearly_all_rows": 30,
+            "largest_batch_at_most": 60,
             "false_negatives_in_a_batch": {"at_random": 1.25, "as_planned": 0.0},
         },
         "eval": {

@@ -1,0 +1,71 @@
+"""The audit for `check`: findings, and a text with the same highlights as the HTML report."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from mnrl_job.report.highlights import describe_lengths, find_highlights
+from mnrl_job.report.page.formatting import truncate
+from mnrl_job.system.finding import Finding
+from mnrl_job.training.results import TokenLengths
+
+MAX_CHARACTERS = 90
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def with_lengths(audit: dict[str, Any], lengths: TokenLengths | None) -> dict[str, Any]:
+    """The audit with the token lengths counted by the workers."""
+    return audit | {"token_lengths": asdict(lengths) if lengths else None}
+
+
+def audit_findings(audit: dict[str, Any]) -> Iterator[Finding]:
+    """Findings of `check` about the training pairs."""
+    duplicates, batches, leakage = audit["duplicates"], audit["batches"], audit["leakage"]
+    yield Finding(
+        "training pairs",
+        "passed",
+        f"{audit['rows_to_train_on']} to train on, {duplicates['repeated_rows']} exact duplicates, "
+        f"{duplicates['distinct_positives']} distinct positives, "
+        f"{audit['near_duplicates']['texts']} of them near-duplicates in {audit['near_duplicates']['groups']} groups",
+    )
+    if leakage["rows"]:
+        detail = f"{leakage['rows']} training pairs are also in an eval set; MNRL_LEAKAGE_POLICY={leakage['policy']}"
+        yield Finding("leakage", "warning", detail, "see the examples below; split the data again")
+    if contradicting := audit["contradictions"]["negatives"]:
+        detail = f"{contradicting} negatives are positives of the same anchor elsewhere; they are not used as negatives"
+        yield Finding("contradictions", "warning", detail, "see the examples below; remove one of the two")
+    steps = sum(batches["batches_an_epoch"].values())
+    detail = f"{steps} of {batches['batch_size']} pairs per epoch, {batches['mode']}: {batches['why']}"
+    if batches["rows_used_an_epoch"] < audit["rows_to_train_on"] // 2:
+        max_batch = batches["largest_batch_that_uses_nearly_all_rows"]
+        remedy = "see the most frequent texts below, and the weights of the sources"
+        if 1 < max_batch < batches["batch_size"]:
+            remedy = f"a batch of {max_batch} would use nearly all rows"
+        yield Finding("batches", "warning", f"{detail}; less than half of the pairs are used", remedy)
+    else:
+        yield Finding("batches", "passed", detail)
+
+
+def audit_text(audit: dict[str, Any]) -> str:
+    """The sources and highlights of the audit as lines of text."""
+    lines = [_line(f"{source['rows']:,}", f"{source['name']} ({source['uri']})") for source in audit["sources"]]
+    lines.append(_line(f"{audit['rows_to_train_on']:,}", "to train on"))
+    lengths = audit.get("token_lengths") or {"columns": {}}
+    lines += [
+        _line("", f"{name} tokens: median {describe_lengths(column)}") for name, column in lengths["columns"].items()
+    ]
+    for highlight in find_highlights(audit):
+        meaning = f": {highlight.meaning}" if highlight.meaning else ""
+        lines.append(_line(highlight.number, f"{highlight.title}{meaning}"))
+        lines += [_line("", " | ".join(_text(name, text) for name, text in example)) for example in highlight.examples]
+    return "\n".join(lines)
+
+
+def _text(name: str, text: str) -> str:
+    return truncate(f"{name} {text}", MAX_CHARACTERS)
+
+
+def _line(number: str, text: str) -> str:
+    """Without control characters, which a terminal would interpret."""
+    return f"  {number:>9}  {CONTROL.sub(chr(0xFFFD), text)}"
