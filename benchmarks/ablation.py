@@ -20,6 +20,7 @@ from contestants import BATCH, CUT
 from sentence_transformers import SentenceTransformer
 
 from batching import ours, write_pairs
+from mnrl_job.config.setting_types import METRIC_CUTOFFS
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.file_formats.rows import read_rows
 from mnrl_job.data.read_evalset import read_evalset
@@ -28,7 +29,7 @@ from mnrl_job.embedding import chunks
 from mnrl_job.embedding.chunks import Chunk
 from mnrl_job.training import collator, trainer
 from mnrl_job.training.train import train as train_model
-from mnrl_job.worker.retrieval import evaluate
+from mnrl_job.worker.retrieval import EvaluationOptions, evaluate
 
 TEXTS_AT_ONCE = 16
 
@@ -78,7 +79,7 @@ def train(arm: str, model_path: str, train_data: Path, eval_data: Path) -> dict[
             patch.start()
         done = train_model(model, settings, pairs, batching, folder, folder)
         mock.patch.stopall()
-        scored = evaluate(model, eval_set, done.precision, folder / "after.jsonl")
+        scored = evaluate(model, eval_set, EvaluationOptions(done.precision, METRIC_CUTOFFS), folder / "after.jsonl")
     return {
         "pairs_per_second": round(done.steps * BATCH / done.seconds, 2),
         "padding_ratio": round(done.padded_tokens / done.tokens, 3),

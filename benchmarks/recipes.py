@@ -39,7 +39,7 @@ from mnrl_job.deduplication.leakage import find_leaks, write_relevant_pairs
 from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.training.guide import FOLDER, embed_by_guide
 from mnrl_job.training.train import train
-from mnrl_job.worker.retrieval import evaluate
+from mnrl_job.worker.retrieval import EvaluationOptions, evaluate
 
 RECIPES: dict[str, dict[str, Any]] = {
     "mnrl": {},
@@ -105,7 +105,7 @@ def run(
     began = time.process_time()
     trained = train(model, settings, pairs, batching, place, place)
     spent = time.process_time() - began
-    after = evaluate(model, eval_set, PRECISION, CUTOFFS, place / "after.jsonl", (64,))
+    after = evaluate(model, eval_set, EvaluationOptions(PRECISION, CUTOFFS, (64,)), place / "after.jsonl")
     facts = {
         "ndcg@10": round(after.metrics["ndcg@10"], 4),
         "dimension_64": round(after.dimensions["64"]["ndcg@10"], 4),

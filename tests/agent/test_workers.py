@@ -1,4 +1,4 @@
-"""What the failures of a node's workers mean to the node."""
+"""The failure that a node exits with after its workers failed."""
 
 import signal
 from types import SimpleNamespace
@@ -20,20 +20,18 @@ NODES = Nodes(2, 3, 2, "node-0")
 def agent(tmp_path, monkeypatch):
     monkeypatch.setattr("os.environ", {})  # it sets variables for its workers
     task = AgentTask(NODES, "run", tmp_path, ("worker",), ({},), 3.0, 60.0, 600.0, 20.0, "text")
-    task.outcomes.mkdir()
+    task.worker_files.mkdir()
     return WorkerAgent(task, SimpleNamespace(nodes=NODES), SimpleNamespace())
 
 
 @pytest.mark.parametrize(
-    ("kind", "trace", "meaning"),
+    ("kind", "trace", "expected"),
     [
         (InternalError.kind, "a traceback: connection reset by peer", Preempted),
         (OutOfMemory.kind, "", OutOfMemory),
         (Preempted.kind, "", Preempted),
     ],
 )
-def test_a_connection_that_breaks_while_a_node_is_stopped_is_no_failure_of_its_own(
-    tmp_path, agent, kind, trace, meaning
-):
-    write_record(tmp_path / "workers" / "rank-0.json", WorkerError(kind, "what the worker said", trace, at=1.0))
-    assert type(agent.failure_after(SignalException("stop", signal.SIGTERM))) is meaning
+def test_a_connection_that_breaks_during_a_preemption_is_not_a_failure(tmp_path, agent, kind, trace, expected):
+    write_record(tmp_path / "workers" / "rank-0.json", WorkerError(kind, "message", trace, at=1.0))
+    assert type(agent.failure_on_signal(SignalException("stop", signal.SIGTERM))) is expected

@@ -1,4 +1,4 @@
-"""Attempts of actors: how they are started and end, and what must always hold of what they leave."""
+"""Starts actors, and checks the invariants of what they publish."""
 
 import hashlib
 import json
@@ -22,12 +22,12 @@ from tests.chaos.places import Place
 from tests.program import ROOT, Ended, clean_environment
 
 SEED = int(os.environ.get("CHAOS_SEED") or random.randrange(2**32))
-# S3 takes no part below 5 MiB, and a part is half a piece.
+# The minimum size of a part is 5 MiB in S3, and a part is half of this.
 PIECE = 10 << 20
 LARGE = 12 << 20
 SIZES = {"model/model.safetensors": LARGE, "model/config.json": 700, "model/README.md": 3000, "audit.json": 400}
 METRICS = "metrics.json"
-PATIENCE_SECONDS = 180
+EXIT_SECONDS = 180
 # How much of a failure's log a message shows.
 SHOWN_CHARACTERS = 2000
 
@@ -36,10 +36,10 @@ Sums = dict[str, str]
 
 @dataclass(frozen=True)
 class EndedActor(Ended):
-    """How an actor ended: it says the steps it begins on stdout."""
+    """The result of an actor, which prints the steps that it starts to stdout."""
 
     @property
-    def said(self) -> list[str]:
+    def output_lines(self) -> list[str]:
         return self.stdout.splitlines()
 
     @property
@@ -48,23 +48,24 @@ class EndedActor(Ended):
 
     @property
     def phase(self) -> str:
-        """The last step it began."""
-        told = [line for line in self.said if not line.startswith(("steps", "signalled", "frozen", "failed"))]
-        return told[-1] if told else "start"
+        """The last step that it started."""
+        notes = ("steps", "signalled", "frozen", "failed")
+        started = [line for line in self.output_lines if not line.startswith(notes)]
+        return started[-1] if started else "start"
 
     @property
     def steps(self) -> tuple[int, int]:
-        """How many steps it took, and how many writes its lease permitted."""
-        _, steps, writes = self.said[-1].split()
+        """The number of its steps, and of the writes under its lease."""
+        _, steps, writes = self.output_lines[-1].split()
         return int(steps), int(writes)
 
     def __str__(self) -> str:
-        return f"exit {self.code} after {self.said}\n{self.stderr[-SHOWN_CHARACTERS:]}"
+        return f"exit {self.code} after {self.output_lines}\n{self.stderr[-SHOWN_CHARACTERS:]}"
 
 
 @dataclass(frozen=True)
-class Undisturbed:
-    """How long an actor takes when nobody kills it."""
+class Baseline:
+    """Duration, steps and writes of an actor that is not killed."""
 
     seconds: float
     steps: int
@@ -72,7 +73,7 @@ class Undisturbed:
 
 
 def start(place: Place, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    """An actor that is ready to begin and waits for the word."""
+    """Start an actor, which waits until `go` is called."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.chaos.actor", *arguments],
         cwd=ROOT,
@@ -83,7 +84,7 @@ def start(place: Place, *arguments: str, **environment: str) -> subprocess.Popen
         text=True,
     )
     if process.stdout and process.stdout.readline() != "ready\n":
-        raise AssertionError(f"the actor did not come up: {process.communicate()[1]}")
+        raise AssertionError(f"the actor did not start: {process.communicate()[1]}")
     return process
 
 
@@ -94,7 +95,7 @@ def go(process: subprocess.Popen[str]) -> None:
 
 
 def end(process: subprocess.Popen[str]) -> EndedActor:
-    stdout, stderr = process.communicate(timeout=PATIENCE_SECONDS)
+    stdout, stderr = process.communicate(timeout=EXIT_SECONDS)
     return EndedActor(process.returncode, stdout, stderr)
 
 
@@ -104,25 +105,25 @@ def undisturbed(place: Place, *arguments: str) -> EndedActor:
     return end(process)
 
 
-def rehearse(place: Place, *arguments: str) -> Undisturbed:
+def measure_baseline(place: Place, *arguments: str) -> Baseline:
     process = start(place, *arguments)
-    began = time.monotonic()
+    started = time.monotonic()
     go(process)
-    ended = end(process)
-    assert ended.code == 0, ended
-    return Undisturbed(time.monotonic() - began, *ended.steps)
+    result = end(process)
+    assert result.code == 0, result
+    return Baseline(time.monotonic() - started, *result.steps)
 
 
-def rehearse_publishing(place: Place, folder: Path, settings: str, rng: random.Random) -> Undisturbed:
+def measure_publishing(place: Place, folder: Path, settings: str, rng: random.Random) -> Baseline:
     staging = stage(folder, settings, rng)
-    usual = rehearse(place, "publish", str(staging), place.uri("rehearsal"), settings)
-    place.remove("rehearsal")
+    baseline = measure_baseline(place, "publish", str(staging), place.uri("baseline"), settings)
+    place.remove("baseline")
     shutil.rmtree(staging)
-    return usual
+    return baseline
 
 
 def stage(folder: Path, settings: str, rng: random.Random) -> Path:
-    """The staging folder of a new attempt: no two have a file in common, and settings give a file of their own name."""
+    """The staging folder of a new attempt, with random files, one of them named after the settings."""
     staging = folder / f"{rng.getrandbits(64):016x}"
     for name, size in (SIZES | {f"rankings/{settings}.jsonl": 50_000}).items():
         path = staging / name
@@ -142,9 +143,9 @@ def sha256(data: bytes) -> str:
 
 
 def published_attempt(place: Place, run: str, attempts: Mapping[str, Sums]) -> str | None:
-    """Which attempt stands there complete; None where there is no `_SUCCESS`. Fails where that stands on less.
+    """The attempt that is published completely; None without `_SUCCESS`. Fails if it is incomplete.
 
-    One that was killed right after it may leave its lease and temporary file, for the next to remove.
+    An attempt that was killed after `_SUCCESS` may leave its lease and a temporary file.
     """
     names = {name for name in place.names(run) if not name.startswith((LEASES, PARTIAL))}
     if MARKER not in names:
@@ -154,34 +155,34 @@ def published_attempt(place: Place, run: str, attempts: Mapping[str, Sums]) -> s
     assert json.loads(place.read(run, MARKER)) == {"manifest_sha256": sha256(written)}
     manifest = json.loads(written)
     attempt = str(manifest["inputs"]["attempt"])
-    told = {MARKER, MANIFEST, *manifest["files"]}
-    assert names == told, f"{attempt}: {sorted(names - told)} too many, {sorted(told - names)} missing"
-    found = {name: place.read(run, name) for name in manifest["files"]}
-    facts = {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in found.items()}
-    wrong = [name for name in facts if facts[name] != manifest["files"][name]]
-    assert not wrong, f"{attempt}: {wrong} not as the manifest says"
-    assert json.loads(found.pop(METRICS)) == {"attempt": attempt}
-    sums = {name: sha256(data) for name, data in found.items()}
+    expected = {MARKER, MANIFEST, *manifest["files"]}
+    assert names == expected, f"{attempt}: {sorted(names - expected)} extra, {sorted(expected - names)} missing"
+    contents = {name: place.read(run, name) for name in manifest["files"]}
+    facts = {name: {"bytes": len(data), "sha256": sha256(data)} for name, data in contents.items()}
+    damaged = [name for name in facts if facts[name] != manifest["files"][name]]
+    assert not damaged, f"{attempt}: {damaged} differ from the manifest"
+    assert json.loads(contents.pop(METRICS)) == {"attempt": attempt}
+    sums = {name: sha256(data) for name, data in contents.items()}
     assert sums == attempts[attempt], f"{attempt}: files of another attempt"
     return attempt
 
 
 def assert_nothing_is_left(place: Place, run: str, attempts: Mapping[str, Sums], attempt: str) -> None:
-    """Just the files of the attempt that published: no leases, nothing half-written."""
-    names, told = place.names(run), {*attempts[attempt], METRICS, MANIFEST, MARKER}
-    assert names == told, f"{sorted(names - told)} left"
+    """Only the files of the attempt that published exist: no lease, no temporary file, no upload."""
+    names, expected = place.names(run), {*attempts[attempt], METRICS, MANIFEST, MARKER}
+    assert names == expected, f"{sorted(names - expected)} left"
     assert place.uploads() == []
 
 
 @contextmanager
-def explained(ends: Sequence[EndedActor]) -> Iterator[None]:
-    """A failure inside tells how each actor ended."""
+def with_actor_logs(ends: Sequence[EndedActor]) -> Iterator[None]:
+    """Add the result of each actor to an exception."""
     try:
         yield
     except BaseException as error:
-        for ended in ends:
-            error.add_note(str(ended))
-        error.add_note(f"repeat it with CHAOS_SEED={SEED}")
+        for result in ends:
+            error.add_note(str(result))
+        error.add_note(f"reproduce with CHAOS_SEED={SEED}")
         raise
 
 

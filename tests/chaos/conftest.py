@@ -1,4 +1,4 @@
-"""The places of the chaos tests, for each test module its own."""
+"""Storage of the chaos tests, one for each test module."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""An elastic run on three hosts whose nodes are killed, cut off and stopped, and always started again."""
+"""An elastic run on three hosts, whose nodes are killed, disconnected and preempted, and always restarted."""
 
 import random
 import signal
@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.chaos.disturbances import HANG, KILLED, PEER_FAILED, PREEMPTED, Attempt
+from tests.chaos.chaos_run import Attempt
+from tests.chaos.injected_failures import HANG, KILLED, PEER_FAILED, PREEMPTED
 from tests.chaos.places import Place
 from tests.hosts import Host
 from tests.scenes import Scene
@@ -22,21 +23,21 @@ ON_TWO_OR_THREE = {
     "MNRL_HANG_TIMEOUT": "30s",
 }
 DOCUMENTED = {0, HANG, PEER_FAILED, PREEMPTED}
-# Nodes start within that, and a few checkpoints are made.
-LONGEST_CALM_SECONDS = 8
-PATIENCE_SECONDS = 240
-PAUSE_SECONDS = 0.05
+# Enough for nodes to start, and for a few checkpoints.
+MAX_CALM_SECONDS = 8
+EXIT_SECONDS = 240
+POLL_SECONDS = 0.05
 
 
 @dataclass
 class ElasticJob:
-    """A node on each host that is started again whenever it fails, as a controller of Jobs does.
+    """A node on each host, restarted whenever it fails, as by the Job controller of Kubernetes.
 
     Attributes:
-        nodes: the attempt of each node that runs, or ended well.
-        killed: nodes that were, so that no other end surprises.
-        told: what was done to which node, and how nodes ended.
-        ends: how often nodes ended with which exit code.
+        nodes: the current attempt of each node, or the one that succeeded.
+        killed: ranks of the nodes that were killed.
+        history: incidents and exits of nodes.
+        ends: number of exits by exit code.
     """
 
     scene: Scene
@@ -46,7 +47,7 @@ class ElasticJob:
     hosts: Sequence[Host]
     nodes: list[Attempt] = field(default_factory=list)
     killed: set[int] = field(default_factory=set)
-    told: list[str] = field(default_factory=list)
+    history: list[str] = field(default_factory=list)
     ends: Counter[str] = field(default_factory=Counter)
 
     def work(self, rank: int) -> Path:
@@ -59,22 +60,22 @@ class ElasticJob:
         """Start all nodes."""
         self.nodes = [self._start(rank) for rank in range(len(self.hosts))]
 
-    def tend_until_some_moment(self) -> None:
-        """Half of them while it trains, the others at any time."""
+    def supervise_until_random_moment(self) -> None:
+        """Half of the moments are during training, the others at any time."""
         if self.rng.random() < 0.5:
             before = self.checkpoints()
-            self.tend(PATIENCE_SECONDS, lambda: bool(self.checkpoints() - before))
-        self.tend(self.rng.uniform(0, LONGEST_CALM_SECONDS))
+            self.supervise(EXIT_SECONDS, lambda: bool(self.checkpoints() - before))
+        self.supervise(self.rng.uniform(0, MAX_CALM_SECONDS))
 
-    def tend(self, seconds: float, is_enough: Callable[[], bool] = lambda: False) -> None:
-        """Start nodes that fail again, for so long, or until that is enough or all have ended well."""
+    def supervise(self, seconds: float, is_enough: Callable[[], bool] = lambda: False) -> None:
+        """Restart nodes that fail, for this many seconds, or until `is_enough()` or all have succeeded."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self.is_done() and not is_enough():
             for rank, node in enumerate(self.nodes):
                 if node.poll():
-                    self._note_end(rank, node.wait())
+                    self._note_exit(rank, node.wait())
                     self.nodes[rank] = self._start(rank)
-            time.sleep(PAUSE_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     def is_done(self) -> bool:
         return all(node.poll() == 0 for node in self.nodes)
@@ -85,21 +86,25 @@ class ElasticJob:
     def checkpoints(self) -> set[str]:
         return {path.parent.name for path in (self.place.root / self.name).glob("checkpoints/*/manifest.json")}
 
-    def say(self, what: str) -> None:
-        self.told.append(f"{time.monotonic():.1f} {what}")
+    def note(self, event: str) -> None:
+        self.history.append(f"{time.monotonic():.1f} {event}")
 
     def any_rank(self) -> int:
         return self.rng.randrange(len(self.hosts))
 
-    def _note_end(self, rank: int, code: int) -> None:
-        self.say(f"node {rank} ended {code}")
+    def _note_exit(self, rank: int, code: int) -> None:
+        self.note(f"node {rank} exited with {code}")
         self.ends[f"exit {code}"] += 1
-        assert code in DOCUMENTED | ({KILLED} if rank in self.killed else set()), self.told
+        assert code in DOCUMENTED | ({KILLED} if rank in self.killed else set()), self.history
         self.killed.discard(rank)
 
     def _start(self, rank: int) -> Attempt:
-        own = {"MNRL_OUTPUT": str(self.place.root), "MNRL_WORK_DIR": str(self.work(rank)), "MNRL_NODE_RANK": str(rank)}
-        settings = SETTINGS | ON_TWO_OR_THREE | own
+        node_settings = {
+            "MNRL_OUTPUT": str(self.place.root),
+            "MNRL_WORK_DIR": str(self.work(rank)),
+            "MNRL_NODE_RANK": str(rank),
+        }
+        settings = SETTINGS | ON_TWO_OR_THREE | node_settings
         return self.scene.start(self.name, f"{self.name}-{rank}", self.hosts[rank], fresh=True, **settings)
 
 
@@ -113,23 +118,23 @@ def node_0_killed(job: ElasticJob) -> None:
 
 def node_stopped(job: ElasticJob) -> None:
     rank = job.any_rank()
-    job.say(f"node {rank} asked to stop")
+    job.note(f"node {rank} preempted")
     job.nodes[rank].send_signal(signal.SIGTERM)
 
 
 def cable_pulled(job: ElasticJob) -> None:
-    """Until that node has ended."""
+    """Until that node has exited."""
     rank = job.any_rank()
-    job.say(f"cable of node {rank} pulled")
+    job.note(f"cable of node {rank} pulled")
     job.hosts[rank].cable("down")
     try:
-        job.nodes[rank].wait(PATIENCE_SECONDS)
+        job.nodes[rank].wait(EXIT_SECONDS)
     finally:
         job.hosts[rank].cable("up")
 
 
 def _kill(job: ElasticJob, rank: int) -> None:
-    job.say(f"node {rank} killed")
+    job.note(f"node {rank} killed")
     job.killed.add(rank)
     job.nodes[rank].kill()
 

@@ -1,4 +1,4 @@
-"""Where runs of the chaos tests go: two real S3 servers that differ in what they enforce, and a folder."""
+"""Storage of the chaos tests: two S3 servers, which differ in what they enforce, and a folder."""
 
 import shutil
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from tests.servers.s3 import BUCKET, Server, serve
 
 @dataclass(frozen=True)
 class Place:
-    """Where runs go: a folder, or a bucket of a server."""
+    """Storage of runs: a folder, or a bucket of a server."""
 
     kind: str
     root: Path
@@ -26,12 +26,12 @@ class Place:
         return f"s3://{BUCKET}/{run}" if self.server else str(self.root / run)
 
     def names(self, run: str) -> set[str]:
-        """Everything below a run, also what the product would not list: half-written files, empty folders."""
+        """All files and empty folders of a run, including temporary files."""
         if self.server:
             pages = self.server.client().get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{run}/")
-            return {found["Key"].removeprefix(f"{run}/") for page in pages for found in page.get("Contents", [])}
-        found = (self.root / run).rglob("*")
-        return {path.relative_to(self.root / run).as_posix() for path in found if path.is_file() or empty(path)}
+            return {entry["Key"].removeprefix(f"{run}/") for page in pages for entry in page.get("Contents", [])}
+        paths = (self.root / run).rglob("*")
+        return {path.relative_to(self.root / run).as_posix() for path in paths if path.is_file() or empty(path)}
 
     def read(self, run: str, name: str) -> bytes:
         if self.server:

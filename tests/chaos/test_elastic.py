@@ -17,8 +17,8 @@ import pytest
 
 from tests import hosts
 from tests.chaos.attempts import SEED, tell
-from tests.chaos.disturbances import assert_nothing_is_left, wait_for_none_left
-from tests.chaos.elastic import INCIDENTS, PATIENCE_SECONDS, SETTINGS, ElasticJob
+from tests.chaos.chaos_run import assert_leftovers_are_removed, wait_until_no_worker_is_left
+from tests.chaos.elastic import EXIT_SECONDS, INCIDENTS, SETTINGS, ElasticJob
 from tests.chaos.places import Place, opened
 from tests.scenes import Scene, make_scene
 
@@ -42,56 +42,56 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 @pytest.fixture(scope="module")
 def machines() -> Iterator[tuple[hosts.Host, ...]]:
-    with hosts.several_hosts(3) as found:
-        yield found
+    with hosts.several_hosts(3) as hosts_:
+        yield hosts_
 
 
-def test_an_elastic_run_whose_nodes_are_lost_and_come_again_finishes_once(
+def test_an_elastic_run_whose_nodes_are_lost_and_restarted_finishes_once(
     scene: Scene, folder: Place, machines: tuple[hosts.Host, ...]
 ) -> None:
-    rng, began = random.Random(f"{SEED} elastic"), time.monotonic()
+    rng, started = random.Random(f"{SEED} elastic"), time.monotonic()
     alone = scene.start("alone", **SETTINGS, MNRL_OUTPUT=str(folder.root))
-    assert alone.wait(PATIENCE_SECONDS) == 0, scene.log("alone")[-3000:]
+    assert alone.wait(EXIT_SECONDS) == 0, scene.log("alone")[-3000:]
     expected, ends = digest(folder, "alone"), Counter[str]()
     for number in range(RUNS):
         job = ElasticJob(scene, folder, f"run-{number}", rng, machines)
-        with explained(job):
+        with with_node_logs(job):
             play(job)
-            assert digest(folder, job.name) == expected, "other rows than undisturbed"
+            assert digest(folder, job.name) == expected, "the rows differ from those of an undisturbed run"
             assert sum(job.log(0).count(word) for word in ("succeeded: ", "finished: ")) <= 1, "published twice"
-            wait_for_none_left(scene)
-            assert_nothing_is_left(folder, job.name, [job.work(rank) for rank in range(len(machines))])
+            wait_until_no_worker_is_left(scene)
+            assert_leftovers_are_removed(folder, job.name, [job.work(rank) for rank in range(len(machines))])
         ends += job.ends
-        print(f"{number + 1}/{RUNS}: {'; '.join(job.told)}", flush=True)  # noqa: T201
-    tell(f"{RUNS} elastic runs disturbed in {time.monotonic() - began:.0f} s", ends)
+        print(f"{number + 1}/{RUNS}: {'; '.join(job.history)}", flush=True)  # noqa: T201
+    tell(f"{RUNS} elastic runs disturbed in {time.monotonic() - started:.0f} s", ends)
 
 
 def play(job: ElasticJob) -> None:
-    """Let incidents happen to a run, then leave it alone until it is published and all nodes have ended well."""
+    """Let incidents happen to a run, then wait until it is published and all nodes have succeeded."""
     job.start()
     for _ in range(job.rng.randint(1, MOST_INCIDENTS)):
-        job.tend_until_some_moment()
+        job.supervise_until_random_moment()
         incident = job.rng.choice(INCIDENTS)
         incident(job)
         job.ends[incident.__name__.replace("_", " ")] += 1
-    job.tend(PATIENCE_SECONDS)
+    job.supervise(EXIT_SECONDS)
     assert job.is_done(), "it does not finish"
-    assert job.is_published(), "nodes ended well, but nothing is published"
+    assert job.is_published(), "all nodes succeeded, but nothing is published"
 
 
 def digest(place: Place, run: str) -> str:
-    """Of the rows that were trained on, in their order."""
+    """The digest of the rows in the order of training."""
     digest: str = json.loads(place.read(run, "metrics.json"))["training"]["rows_digest"]
     return digest
 
 
 @contextmanager
-def explained(job: ElasticJob) -> Iterator[None]:
-    """A failure inside tells what happened to which node; no node outlives it."""
+def with_node_logs(job: ElasticJob) -> Iterator[None]:
+    """Add the history and logs of all nodes to an exception, and kill them in the end."""
     try:
         yield
     except BaseException as error:
-        error.add_note(f"{job.name}: {'; '.join(job.told)}, seed {SEED}")
+        error.add_note(f"{job.name}: {'; '.join(job.history)}, seed {SEED}")
         for rank in range(len(job.hosts)):
             error.add_note(f"node {rank}:\n{job.log(rank)[-3000:]}")
         raise

@@ -22,19 +22,19 @@ import pytest
 
 from tests.chaos.attempts import (
     SEED,
+    Baseline,
     EndedActor,
     Sums,
-    Undisturbed,
     assert_nothing_is_left,
     end,
-    explained,
     go,
+    measure_publishing,
     published_attempt,
-    rehearse_publishing,
     stage,
     start,
     sums_of,
     tell,
+    with_actor_logs,
 )
 from tests.chaos.places import Place
 
@@ -83,7 +83,7 @@ def race(place: Place, folder: Path, rng: random.Random, same: bool) -> str:
     time.sleep(rng.uniform(0, rng.choice(LONGEST_HEAD_STARTS_SECONDS)))
     go(processes[1])
     ends = [end(process) for process in processes]
-    with explained(ends):
+    with with_actor_logs(ends):
         winner = check_winner(place, two, attempts, ends)
         assert ends[1 - winner].code == (ALREADY if same else OTHER_SETTINGS)
     clean_up(place, two)
@@ -107,18 +107,18 @@ def clean_up(place: Place, two: Rivals) -> None:
         shutil.rmtree(staging)
 
 
-def freeze(place: Place, folder: Path, rng: random.Random, same: bool, usual: Undisturbed) -> str:
+def freeze(place: Place, folder: Path, rng: random.Random, same: bool, baseline: Baseline) -> str:
     """Freeze the first amid its work for longer than its lease, let the second run, thaw the first; how it went."""
     two = rivals(folder, rng, same)
     attempts = two.attempts
-    first = start_frozen(place, two, rng, usual)
+    first = start_frozen(place, two, rng, baseline)
     second = two.start(place, 1, CHAOS_LEASE=str(LEASE))
     go(second)
     time.sleep(rng.uniform(LEASE, LONGEST_FROST_SECONDS))
     thawed = "after" if second.poll() is not None else "before"
     first.send_signal(signal.SIGCONT)
     ends = [end(first), end(second)]
-    with explained(ends):
+    with with_actor_logs(ends):
         winner = check_winner(place, two, attempts, ends)
         other = ALREADY if same else OTHER_SETTINGS
         assert ends[1 - winner].code in ((other, LOST) if winner == 1 else (other,))
@@ -126,57 +126,57 @@ def freeze(place: Place, folder: Path, rng: random.Random, same: bool, usual: Un
     return f"thawed {thawed} the other's end: {('frozen', 'other')[winner]} won, frozen ended {ends[0].code}"
 
 
-def start_frozen(place: Place, two: Rivals, rng: random.Random, usual: Undisturbed) -> subprocess.Popen[str]:
+def start_frozen(place: Place, two: Rivals, rng: random.Random, baseline: Baseline) -> subprocess.Popen[str]:
     """The first of two, under way and then frozen: before some step, or after some time."""
     lease = {"CHAOS_LEASE": str(LEASE)}
     if place.kind in FREEZES_BETWEEN_REQUESTS:
-        at = f"SIGSTOP write {rng.randint(1, usual.writes)}"
+        at = f"SIGSTOP write {rng.randint(1, baseline.writes)}"
         process = two.start(place, 0, CHAOS_AT=at, CHAOS_THREADS="1", **lease)
         go(process)
     elif rng.random() < 0.5:
-        process = two.start(place, 0, CHAOS_AT=f"SIGSTOP io {rng.randint(1, usual.steps)}", **lease)
+        process = two.start(place, 0, CHAOS_AT=f"SIGSTOP io {rng.randint(1, baseline.steps)}", **lease)
         go(process)
     else:
         process = two.start(place, 0, **lease)
         go(process)
-        time.sleep(rng.uniform(0, usual.seconds))
+        time.sleep(rng.uniform(0, baseline.seconds))
         process.send_signal(signal.SIGSTOP)
     with suppress(ChildProcessError):  # it had ended before
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
     return process
 
 
-def race_again_and_again(place: Place, folder: Path, times: int) -> None:
+def race_repeatedly(place: Place, folder: Path, times: int) -> None:
     rng = random.Random(f"{SEED} race {place.kind}")
-    began = time.monotonic()
+    started = time.monotonic()
     outcomes = Counter(race(place, folder, rng, same=number % 2 == 0) for number in range(times))
-    tell(f"races {place.kind} in {time.monotonic() - began:.0f} s", outcomes)
+    tell(f"races {place.kind} in {time.monotonic() - started:.0f} s", outcomes)
 
 
-def freeze_again_and_again(place: Place, folder: Path, times: int) -> None:
+def freeze_repeatedly(place: Place, folder: Path, times: int) -> None:
     rng = random.Random(f"{SEED} freeze {place.kind}")
-    began = time.monotonic()
-    usual = rehearse_publishing(place, folder, "abc", rng)
-    outcomes = Counter(freeze(place, folder, rng, number % 2 == 0, usual) for number in range(times))
-    tell(f"freezes {place.kind} in {time.monotonic() - began:.0f} s", outcomes)
+    started = time.monotonic()
+    baseline = measure_publishing(place, folder, "abc", rng)
+    outcomes = Counter(freeze(place, folder, rng, number % 2 == 0, baseline) for number in range(times))
+    tell(f"freezes {place.kind} in {time.monotonic() - started:.0f} s", outcomes)
 
 
-def test_of_two_publishers_just_one_publishes(place, tmp_path):
-    race_again_and_again(place, tmp_path, FEW)
+def test_of_two_publishers_exactly_one_publishes(place, tmp_path):
+    race_repeatedly(place, tmp_path, FEW)
 
 
 @pytest.mark.parametrize("place", ["folder"], indirect=True)
-def test_a_publisher_frozen_for_longer_than_its_lease_harms_nobody_when_it_thaws(place, tmp_path):
-    freeze_again_and_again(place, tmp_path, 1)
+def test_a_publisher_suspended_for_longer_than_its_lease_does_no_harm(place, tmp_path):
+    freeze_repeatedly(place, tmp_path, 1)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(3000)
-def test_of_two_publishers_just_one_publishes_every_time(place, tmp_path):
-    race_again_and_again(place, tmp_path, RACES)
+def test_of_two_publishers_exactly_one_publishes_every_time(place, tmp_path):
+    race_repeatedly(place, tmp_path, RACES)
 
 
 @pytest.mark.chaos
 @pytest.mark.timeout(3000)
-def test_a_publisher_frozen_anywhere_harms_nobody_when_it_thaws(place, tmp_path):
-    freeze_again_and_again(place, tmp_path, FREEZES)
+def test_a_publisher_suspended_at_any_moment_does_no_harm(place, tmp_path):
+    freeze_repeatedly(place, tmp_path, FREEZES)

@@ -1,4 +1,4 @@
-"""What stands in `.env` counts, or is told with its line."""
+"""The `.env` file, whose invalid lines are reported with their numbers."""
 
 import os
 import re
@@ -29,7 +29,7 @@ def dotenv(tmp_path, monkeypatch):
     return tmp_path / ".env"
 
 
-def problems_of(path):
+def find_problems(path):
     with pytest.raises(SettingsError) as caught:
         read_dotenv(path)
     return str(caught.value).splitlines()
@@ -37,7 +37,7 @@ def problems_of(path):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_sound_lines_are_read_as_ever(dotenv, encoding, end):
+def test_valid_lines_are_read_as_by_python_dotenv(dotenv, encoding, end):
     dotenv.write_bytes(SOUND.replace("\n", end).encode(encoding))
     assert read_dotenv(dotenv) == {
         "MNRL_SEED": "7",
@@ -50,21 +50,21 @@ def test_sound_lines_are_read_as_ever(dotenv, encoding, end):
     }
 
 
-def test_no_file_is_no_fault_nor_is_a_virtual_environment_of_that_name(dotenv):
+def test_a_missing_file_and_a_virtual_environment_are_ignored(dotenv):
     assert read_dotenv(dotenv) == {}
     dotenv.mkdir()
     (dotenv / "pyvenv.cfg").touch()
     assert read_dotenv(dotenv) == {}
 
 
-def test_a_folder_that_docker_made_is_told(dotenv):
+def test_a_folder_created_by_docker_is_refused(dotenv):
     dotenv.mkdir()
-    (problem,) = problems_of(dotenv)
+    (problem,) = find_problems(dotenv)
     assert "is a folder" in problem
 
 
 @pytest.mark.parametrize(
-    ("line", "told", "right"),
+    ("line", "message", "fixed"),
     [
         ("MNRL_SEED: 7", "MNRL_SEED: ", ""),
         ("HF_TOKEN: planted", "HF_TOKEN: ", ""),
@@ -81,27 +81,27 @@ def test_a_folder_that_docker_made_is_told(dotenv):
         ("{", "this line ", ""),
     ],
 )
-def test_a_line_that_is_no_name_and_value_is_named_with_its_number_and_without_its_value(dotenv, line, told, right):
+def test_an_invalid_line_is_reported_with_its_number_and_without_its_value(dotenv, line, message, fixed):
     dotenv.write_text(f"# first\nMNRL_EPOCHS=2\n\n\n{line}\n")
-    (problem,) = problems_of(dotenv)
-    assert problem.startswith(f"{dotenv}:5: {told}"), problem
-    assert right in problem
+    (problem,) = find_problems(dotenv)
+    assert problem.startswith(f"{dotenv}:5: {message}"), problem
+    assert fixed in problem
     assert "planted" not in problem
 
 
-def test_all_such_lines_are_named_at_once(dotenv):
+def test_all_invalid_lines_are_reported_at_once(dotenv):
     dotenv.write_text("MNRL_SEED: 7\nMNRL_EPOCHS=2\nMNRL_OUTPUT: out\n")
-    assert [one.split(": ")[0] for one in problems_of(dotenv)] == [f"{dotenv}:1", f"{dotenv}:3"]
+    assert [problem.split(": ")[0] for problem in find_problems(dotenv)] == [f"{dotenv}:1", f"{dotenv}:3"]
 
 
-def test_quotes_that_take_in_a_setting_of_a_later_line_are_told(dotenv):
+def test_quotes_that_span_a_later_setting_are_refused(dotenv):
     dotenv.write_text('MNRL_OUTPUT="out\nMNRL_SEED=7\nMNRL_EPOCHS="\n')
-    (problem,) = problems_of(dotenv)
+    (problem,) = find_problems(dotenv)
     assert re.match(f"{dotenv}:1: .*MNRL_OUTPUT .*MNRL_SEED", problem)
 
 
 @pytest.mark.parametrize(
-    ("data", "line", "told"),
+    ("data", "line", "message"),
     [
         ("MNRL_SEED=7\n".encode("utf-16"), 1, "UTF-16"),
         ("MNRL_SEED=7\n".encode("utf-16-be"), 1, "UTF-16"),
@@ -109,22 +109,22 @@ def test_quotes_that_take_in_a_setting_of_a_later_line_are_told(dotenv):
         ("MNRL_SEED=7\n\nMNRL_OUTPUT=日本\n".encode("shift-jis"), 3, "not UTF-8"),
     ],
 )
-def test_a_file_that_is_not_utf8_is_named_with_the_line(dotenv, data, line, told):
+def test_a_file_that_is_not_utf8_is_refused_with_the_line(dotenv, data, line, message):
     dotenv.write_bytes(data)
-    (problem,) = problems_of(dotenv)
+    (problem,) = find_problems(dotenv)
     assert problem.startswith(f"{dotenv}:{line}: ")
-    assert told in problem
+    assert message in problem
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_may_not_be_read_is_denied(dotenv):
+def test_an_unreadable_file_is_denied(dotenv):
     dotenv.write_text("MNRL_SEED=7\n")
     dotenv.chmod(0)
     with pytest.raises(DeniedError):
         read_dotenv(dotenv)
 
 
-def test_the_command_line_tells_of_it_in_one_line(mnrl_job, tmp_path):
+def test_the_command_reports_it_in_one_line(mnrl_job, tmp_path):
     (tmp_path / ".env").write_text("MNRL_SEED: 7\nMNRL_EPOCHS=2\n")
     ended = mnrl_job("settings")
     assert (ended.code, ended.stderr.count("\n")) == (64, 1)

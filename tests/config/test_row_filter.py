@@ -1,4 +1,4 @@
-"""`MNRL_ROW_FILTER`: conditions as one types them, and which values fulfil them."""
+"""`MNRL_ROW_FILTER`: its syntax, and which values satisfy a condition."""
 
 from datetime import date, datetime
 from decimal import Decimal
@@ -42,12 +42,12 @@ def filter_of(text):
         ("all='x'", [("all", "=", "x")]),
     ],
 )
-def test_conditions_are_read_as_they_are_typed(text, conditions):
-    assert filter_of(text) == RowFilter(tuple(Condition(*one) for one in conditions))
+def test_conditions_are_parsed(text, conditions):
+    assert filter_of(text) == RowFilter(tuple(Condition(*condition) for condition in conditions))
 
 
 @pytest.mark.parametrize("text", ["all", "ALL", " all "])
-def test_all_takes_every_row_and_differs_from_no_filter(text):
+def test_all_keeps_every_row_and_differs_from_no_filter(text):
     assert filter_of(text) == RowFilter(())
     assert filter_of("") is None
 
@@ -73,7 +73,7 @@ def test_all_takes_every_row_and_differs_from_no_filter(text):
         "all label=1",
     ],
 )
-def test_what_is_no_condition_is_a_settings_error_in_one_line(text):
+def test_an_invalid_condition_is_a_settings_error(text):
     with pytest.raises(SettingsError) as caught:
         filter_of(text)
     (line,) = str(caught.value).splitlines()
@@ -94,7 +94,7 @@ def test_what_is_no_condition_is_a_settings_error_in_one_line(text):
         max_size=3,
     )
 )
-def test_a_filter_is_read_back_from_its_text_and_reaches_the_workers(conditions):
+def test_the_text_and_the_json_of_a_filter_parse_to_the_same_filter(conditions):
     wanted = RowFilter(tuple(conditions))
     assert parse_row_filter(str(wanted)) == wanted
     settings = Settings(row_filter=wanted)
@@ -130,15 +130,15 @@ def test_a_run_with_another_filter_is_another_run():
         ),
     ],
 )
-def test_numbers_compare_as_numbers_and_texts_as_texts(condition, values, others):
-    (one,) = parse_row_filter(condition).conditions
-    assert [value for value in values if not one.holds(value)] == []
-    assert [value for value in others if one.holds(value)] == []
+def test_numbers_are_compared_as_numbers_and_texts_as_texts(condition, values, others):
+    (parsed,) = parse_row_filter(condition).conditions
+    assert [value for value in values if not parsed.holds(value)] == []
+    assert [value for value in others if parsed.holds(value)] == []
 
 
 @pytest.mark.parametrize("condition", ["x>=1", "x!=1", "x=train", "x!=train"])
 @pytest.mark.parametrize("missing", [None, float("nan"), "", "  ", "NaN"])
-def test_a_missing_value_fulfils_nothing(condition, missing):
+def test_a_missing_value_satisfies_no_condition(condition, missing):
     assert not parse_row_filter(condition).conditions[0].holds(missing)
 
 
@@ -156,6 +156,6 @@ def test_a_missing_value_fulfils_nothing(condition, missing):
         ("x>=1", "inf"),
     ],
 )
-def test_a_value_of_another_type_is_no_answer(condition, value):
+def test_a_value_of_another_type_cannot_be_compared(condition, value):
     with pytest.raises(TypeError):
         parse_row_filter(condition).conditions[0].holds(value)

@@ -21,7 +21,7 @@ ENDS: list[tuple[str, int, str, dict[str, Any]]] = [
     ("the storage does not answer", 69, "MNRL_OUTPUT", {"MNRL_OUTPUT": "s3://bucket/runs"} | DEAD),
     ("the output may not be written", 77, "MNRL_OUTPUT", {"MNRL_OUTPUT": "/data/runs"}),
     ("the work folder is full", 78, "/small", {"MNRL_WORK_DIR": "/small", "flags": ("--tmpfs", "/small:size=16k")}),
-    ("the memory is used up", 79, "the container's memory is used up", {"flags": ("--memory", "320m")}),
+    ("the memory is used up", 79, "the container is out of memory", {"flags": ("--memory", "320m")}),
     ("it is below the gate", 80, "MNRL_MIN_GAIN is 0.9", {"MNRL_MIN_GAIN": "0.9"}),
     (
         *("the loss is no number", 81, "the loss became nan"),

@@ -65,7 +65,7 @@ def test_the_nodes_find_one_another_check_train_and_publish(name, train, tmp_pat
     assert json.loads((run / "metrics.json").read_text())["run"]["id"] == name
     for kubelet, pod in zip(kubelets, pods, strict=True):
         assert "ready to train" in kubelet.log(pod, "check")
-    assert "node 0 reports and publishes" in kubelets[1].log(pods[1], train)
+    assert "waiting for node 0 to report and publish" in kubelets[1].log(pods[1], train)
     waited = kubelets[1].folder / "volumes" / pods[1].hostname / "work" / "progress.json"
     # As long as that may take, which the probe of the pod that waits must allow, too.
     assert json.loads(waited.read_text())["phase"] == "publish"

@@ -1,4 +1,4 @@
-"""What of an accelerate configuration file is refused, and what is said not to count."""
+"""Unsupported accelerate configuration files, and options in them that are ignored."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def check(tmp_path, content, workers=2):
     check_accelerate_file(str(path), workers)
 
 
-def test_fsdp2_is_taken_without_a_word(tmp_path, caplog):
+def test_fsdp2_is_supported_without_a_warning(tmp_path, caplog):
     check(tmp_path, FSDP2)
     assert caplog.text == ""
 
@@ -25,36 +25,36 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "fact"),
+    ("content", "reason"),
     [
         ("a: [", "a YAML file"),
-        ("- a", "no names and values"),
+        ("- a", "not a mapping"),
         ("distributed_type: DEEPSPEED", "DEEPSPEED"),
         ("distributed_type: XLA", "XLA"),
         ("distributed_type: FSDP", "version 2"),
         (FSDP2.replace("version: 2", "version: 1"), "version 2"),
     ],
 )
-def test_what_is_not_supported_is_refused(tmp_path, content, fact):
-    with pytest.raises(SettingsError, match=rf"^MNRL_ACCELERATE_CONFIG: .*accelerate\.yaml.*\b{fact}\b"):
+def test_an_unsupported_configuration_is_refused(tmp_path, content, reason):
+    with pytest.raises(SettingsError, match=rf"^MNRL_ACCELERATE_CONFIG: .*accelerate\.yaml.*\b{reason}\b"):
         check(tmp_path, content)
 
 
-@pytest.mark.parametrize(("nodes", "fact"), [(Nodes(2, 2), "2 nodes"), (Nodes(1, 4), "elastic run .*resharding")])
-def test_shares_are_not_spread_over_several_machines(tmp_path, nodes, fact):
+@pytest.mark.parametrize(("nodes", "reason"), [(Nodes(2, 2), "2 nodes"), (Nodes(1, 4), "elastic run .*resharded")])
+def test_fsdp_on_several_nodes_is_refused(tmp_path, nodes, reason):
     (tmp_path / "accelerate.yaml").write_text(FSDP2)
-    with pytest.raises(SettingsError, match=rf"^MNRL_ACCELERATE_CONFIG: .*accelerate\.yaml: FSDP .*\b{fact}"):
+    with pytest.raises(SettingsError, match=rf"^MNRL_ACCELERATE_CONFIG: .*accelerate\.yaml: FSDP .*\b{reason}"):
         check_accelerate_file(str(tmp_path / "accelerate.yaml"), 1, nodes)
 
 
 @pytest.mark.parametrize(
-    ("content", "workers", "told"),
+    ("content", "workers", "warning"),
     [
-        (FSDP2, 1, "one worker has nobody to share the model with"),
+        (FSDP2, 1, "ignored with one worker"),
         (FSDP2, 4, "there are 4 workers"),
-        (FSDP2.replace("'no'", "bf16"), 2, "MNRL_PRECISION says"),
+        (FSDP2.replace("'no'", "bf16"), 2, "set MNRL_PRECISION instead"),
     ],
 )
-def test_what_does_not_count_is_said(tmp_path, caplog, content, workers, told):
+def test_ignored_options_are_logged(tmp_path, caplog, content, workers, warning):
     check(tmp_path, content, workers)
-    assert told in caplog.text
+    assert warning in caplog.text

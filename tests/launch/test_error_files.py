@@ -1,4 +1,4 @@
-"""Which of several failures of workers is the cause."""
+"""The root cause of several failures of workers."""
 
 import subprocess
 import sys
@@ -19,34 +19,34 @@ ENDINGS = {
 @pytest.fixture
 def workers():
     def start(*endings):
-        ended = [subprocess.Popen([sys.executable, "-c", ENDINGS[ending]]) for ending in endings]
-        for worker in ended:
+        processes = [subprocess.Popen([sys.executable, "-c", ENDINGS[ending]]) for ending in endings]
+        for worker in processes:
             worker.wait()
-        return [worker.returncode for worker in ended]
+        return [worker.returncode for worker in processes]
 
     return start
 
 
-def test_the_earliest_outcome_is_the_cause_and_later_ones_its_consequence(tmp_path, workers):
+def test_the_earliest_error_is_the_root_cause(tmp_path, workers):
     write_record(tmp_path / "rank-0.json", WorkerError("internal", "connection closed by peer", "", 2.0))
     write_record(tmp_path / "rank-1.json", WorkerError("internal", "the first fault", "trace", 1.0))
-    found = root_cause(tmp_path, workers("fails", "fails"))
-    assert isinstance(found, InternalError)
-    assert (str(found), found.trace) == ("the first fault", "trace")
+    error = root_cause(tmp_path, workers("fails", "fails"))
+    assert isinstance(error, InternalError)
+    assert (str(error), error.trace) == ("the first fault", "trace")
 
 
-def test_a_sibling_that_aborts_does_not_hide_a_failure_that_explains_itself(tmp_path, workers):
+def test_a_worker_that_aborts_does_not_hide_the_root_cause(tmp_path, workers):
     write_record(tmp_path / "rank-0.json", WorkerError("internal", "connection closed by peer", "", 1.0))
     write_record(tmp_path / "rank-1.json", WorkerError("diverged", "the loss became nan", "", 2.0))
-    found = root_cause(tmp_path, workers("fails", "fails", "aborts"))
-    assert isinstance(found, Diverged)
-    assert found.code == 81
+    error = root_cause(tmp_path, workers("fails", "fails", "aborts"))
+    assert isinstance(error, Diverged)
+    assert error.code == 81
 
 
-def test_a_killed_worker_explains_its_siblings_broken_connections(tmp_path, workers):
+def test_a_killed_worker_is_the_root_cause_of_broken_connections(tmp_path, workers):
     write_record(tmp_path / "rank-0.json", WorkerError("internal", "connection closed by peer", "", 1.0))
     assert "worker 1 was killed by SIGKILL" in str(root_cause(tmp_path, workers("fails", "is killed")))
 
 
-def test_a_worker_that_says_nothing_is_told_by_its_exit_code(tmp_path, workers):
+def test_without_error_files_the_exit_codes_are_reported(tmp_path, workers):
     assert "exit codes [1]" in str(root_cause(tmp_path, workers("fails")))

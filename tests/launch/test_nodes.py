@@ -1,4 +1,4 @@
-"""Who takes part: from the settings, or from what each scheduler says."""
+"""The nodes of a run, from the settings or the environment variables of each scheduler."""
 
 import socket
 
@@ -7,7 +7,7 @@ import pytest
 
 from mnrl_job.config.settings import Settings
 from mnrl_job.errors import SettingsError
-from mnrl_job.launch.nodes import OUTSIDE, SINGLE_NODE, Nodes, find_nodes, interface_to
+from mnrl_job.launch.nodes import EXTERNAL, SINGLE_NODE, Nodes, find_nodes, interface_to
 from mnrl_job.launch.workers import worker_environment
 from mnrl_job.pipeline.evaluate import evaluate
 from mnrl_job.system.devices import Devices
@@ -38,19 +38,21 @@ SLURM = {
     "SLURM_STEP_TASKS_PER_NODE": "1(x3)",
     "SLURM_LOCALID": "0",
 }
-BY_HAND = {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "host-a"}
+MANUAL = {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "host-a"}
 # Kubelet writes a pod's full name into its /etc/hosts where it has a subdomain.
 INDEXED_JOB = "tune-2.tune-pods.team.svc.cluster.local"
 JOB_SET = "tune-workers-0-2.tune.team.svc.cluster.local"
 
 
-def found(environ, full_name="", **settings):
-    return find_nodes(Settings(**{"run_id": "tune"} | settings), environ, lambda: full_name)
+def nodes_of(environ, full_name="", **settings):
+    settings = Settings(**{"run_id": "tune"} | settings)
+    names = "num_nodes", "node_rank", "master_addr", "run_id"
+    return find_nodes(*(getattr(settings, name) for name in names), environ, lambda: full_name)
 
 
 def problems(environ, full_name="", **settings):
     with pytest.raises(SettingsError) as caught:
-        found(environ, full_name, **settings)
+        nodes_of(environ, full_name, **settings)
     return str(caught.value).splitlines()
 
 
@@ -64,7 +66,7 @@ def problems(environ, full_name="", **settings):
         (SLURM, "", {}, Nodes(3, 3, 1, "gpu03", 29500)),
         (TORCHRUN, "", {}, Nodes(2, 2, 1, "host-a", 1235)),
         (KUBEFLOW | {"PET_NNODES": "2:4"} | TORCHRUN, "", {}, Nodes(2, 2, 1, "host-a", 1235)),
-        (BY_HAND, "", {}, Nodes(2, 2, 0, "host-a", 29500)),
+        (MANUAL, "", {}, Nodes(2, 2, 0, "host-a", 29500)),
         (
             {"JOB_COMPLETION_INDEX": "2"},
             INDEXED_JOB,
@@ -87,23 +89,23 @@ def problems(environ, full_name="", **settings):
         "slurm",
         "torchrun",
         "torchrun-in-kubeflow",
-        "by-hand",
+        "manual",
         "indexed-job",
         "jobset",
-        "settings-win",
+        "settings-take-precedence",
     ],
 )
-def test_nodes_are_known_from_settings_or_scheduler(environ, full_name, settings, expected):
-    assert found(environ, full_name, **settings) == expected
+def test_nodes_are_found_from_settings_or_scheduler(environ, full_name, settings, expected):
+    assert nodes_of(environ, full_name, **settings) == expected
 
 
 @pytest.mark.parametrize("environ", [{}, {"JOB_COMPLETION_INDEX": "3"}, KUBEFLOW | {"PET_NNODES": "1"}])
-def test_without_a_number_of_nodes_a_machine_works_alone(environ):
-    assert found(environ, run_id="") == SINGLE_NODE
+def test_without_a_number_of_nodes_there_is_one(environ):
+    assert nodes_of(environ, run_id="") == SINGLE_NODE
 
 
 @pytest.mark.parametrize(
-    ("text", "place"),
+    ("master_addr", "expected"),
     [
         ("a", ("a", 29500)),
         ("a.b:1", ("a.b", 1)),
@@ -112,9 +114,9 @@ def test_without_a_number_of_nodes_a_machine_works_alone(environ):
         ("fd00::5", ("fd00::5", 29500)),
     ],
 )
-def test_a_master_may_have_a_port(text, place):
-    nodes = found({}, num_nodes="2", node_rank=0, master_addr=text)
-    assert (nodes.master_addr, nodes.port) == place
+def test_the_master_address_may_have_a_port(master_addr, expected):
+    nodes = nodes_of({}, num_nodes="2", node_rank=0, master_addr=master_addr)
+    assert (nodes.master_addr, nodes.port) == expected
 
 
 @pytest.mark.parametrize(
@@ -127,68 +129,68 @@ def test_a_master_may_have_a_port(text, place):
         ("node-a", "node-a"),
     ],
 )
-def test_the_first_of_slurms_hosts_is_node_0(hosts, first):
-    assert found(SLURM | {"SLURM_JOB_NODELIST": hosts}).master_addr == first
+def test_the_first_host_of_slurm_is_node_0(hosts, first):
+    assert nodes_of(SLURM | {"SLURM_JOB_NODELIST": hosts}).master_addr == first
 
 
-def test_a_slurm_step_may_take_fewer_nodes_than_its_job():
+def test_a_slurm_step_may_use_fewer_nodes_than_its_job():
     step = {"SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "gpu[04-05]"}
-    assert found(SLURM | step) == Nodes(2, 2, 1, "gpu04", 29500)
-    assert found(SLURM | {"SLURM_STEP_NUM_NODES": "1"}) == SINGLE_NODE
+    assert nodes_of(SLURM | step) == Nodes(2, 2, 1, "gpu04", 29500)
+    assert nodes_of(SLURM | {"SLURM_STEP_NUM_NODES": "1"}) == SINGLE_NODE
 
 
-def test_slurms_tasks_may_be_runs_of_their_own_and_a_batch_script_may_run_on_one_node():
+def test_slurm_tasks_may_be_separate_runs_and_a_batch_script_runs_on_one_node():
     tasks = SLURM | {"SLURM_STEP_TASKS_PER_NODE": "8"}
-    assert found(tasks, num_nodes="1") == SINGLE_NODE
-    assert found({"SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "8", "SLURM_NODEID": "0"}) == SINGLE_NODE
+    assert nodes_of(tasks, num_nodes="1") == SINGLE_NODE
+    assert nodes_of({"SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "8", "SLURM_NODEID": "0"}) == SINGLE_NODE
 
 
-def test_without_a_list_slurms_launching_node_is_node_0():
-    assert found(SLURM | {"SLURM_JOB_NODELIST": ""}).master_addr == "10.0.0.9"
+def test_without_a_list_the_launch_node_of_slurm_is_node_0():
+    assert nodes_of(SLURM | {"SLURM_JOB_NODELIST": ""}).master_addr == "10.0.0.9"
 
 
-def test_a_run_is_elastic_where_its_number_of_nodes_may_change():
-    nodes = found({}, num_nodes="1:4", node_rank=3, master_addr="a")
+def test_a_run_with_a_range_of_nodes_is_elastic():
+    nodes = nodes_of({}, num_nodes="1:4", node_rank=3, master_addr="a")
     assert (nodes.is_elastic, nodes.is_single) == (True, False)
-    assert not found(BY_HAND).is_elastic
+    assert not nodes_of(MANUAL).is_elastic
     assert (SINGLE_NODE.is_elastic, SINGLE_NODE.is_single) == (False, True)
 
 
-def test_everything_that_is_missing_is_named_at_once():
+def test_all_missing_settings_are_reported_at_once():
     assert problems({"JOB_COMPLETION_INDEX": "1"}, "tune-1", num_nodes="2", run_id="") == [
-        "MNRL_MASTER_ADDR is required, the host of node 0, since there are 2 nodes",
-        "MNRL_RUN_ID is required, the same on all 2 nodes; the name of the job would do",
+        "MNRL_MASTER_ADDR is required with 2 nodes: the host of node 0",
+        "MNRL_RUN_ID is required with 2 nodes: the same on all nodes, such as the name of the job",
     ]
     (missing,) = problems({"PET_NNODES": "2", "MASTER_ADDR": "a"})
     assert missing.startswith("MNRL_NODE_RANK is required")
 
 
 @pytest.mark.parametrize(
-    ("environ", "settings", "said"),
+    ("environ", "settings", "message"),
     [
         ({"PET_NNODES": "4:1"}, {}, "PET_NNODES='4:1' is invalid (MIN 4 is greater than MAX 1)"),
-        (KUBEFLOW, {"num_nodes": "1:3"}, "PET_NODE_RANK=3: there are 1 to 3 nodes, so the last is number 2"),
-        (SLURM | {"SLURM_LOCALID": "1"}, {}, "SLURM_LOCALID=1: start one process a node"),
+        (KUBEFLOW, {"num_nodes": "1:3"}, "PET_NODE_RANK=3 is invalid with 1 to 3 nodes; expected at most 2"),
+        (SLURM | {"SLURM_LOCALID": "1"}, {}, "SLURM_LOCALID=1: start one process per node"),
         (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "8", "SLURM_NNODES": "1"}, {}, "SLURM_STEP_TASKS_PER_NODE=8: start one"),
         (
             SLURM | {"SLURM_STEP_TASKS_PER_NODE": "", "SLURM_NTASKS_PER_NODE": "8"},
             {},
-            "SLURM_NTASKS_PER_NODE=8: start one process a node",
+            "SLURM_NTASKS_PER_NODE=8: start one process per node",
         ),
         (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "2(x3)"}, {}, "SLURM_STEP_TASKS_PER_NODE=2(x3): start one process"),
         ({"NNODES": "two"}, {}, "NNODES='two' is invalid"),
         ({"NNODES": "0"}, {}, "NNODES='0' is invalid"),
         (KUBEFLOW | {"PET_NODE_RANK": "x"}, {}, "PET_NODE_RANK='x' is invalid"),
-        (KUBEFLOW | {"PET_NODE_RANK": "4"}, {}, "PET_NODE_RANK=4: there are 4 nodes, so the last is number 3"),
+        (KUBEFLOW | {"PET_NODE_RANK": "4"}, {}, "PET_NODE_RANK=4 is invalid with 4 nodes; expected at most 3"),
         (KUBEFLOW | {"PET_MASTER_PORT": "65536"}, {}, "PET_MASTER_PORT: 65536 is invalid"),
-        (KUBEFLOW, {"node_rank": 5}, "MNRL_NODE_RANK=5: there are 4 nodes"),
+        (KUBEFLOW, {"node_rank": 5}, "MNRL_NODE_RANK=5 is invalid with 4 nodes"),
         (KUBEFLOW, {"master_addr": "a:b"}, "MNRL_MASTER_ADDR='a:b' is invalid; expected host or host:port"),
-        (TORCHRUN | {"LOCAL_WORLD_SIZE": "8"}, {}, "LOCAL_WORLD_SIZE=8: start one process a node"),
+        (TORCHRUN | {"LOCAL_WORLD_SIZE": "8"}, {}, "LOCAL_WORLD_SIZE=8: start one process per node"),
     ],
 )
-def test_what_makes_no_sense_is_one_line_that_names_the_variable(environ, settings, said):
+def test_an_inconsistent_environment_is_one_line_that_names_the_variable(environ, settings, message):
     (problem,) = problems(environ, **settings)
-    assert problem.startswith(said)
+    assert problem.startswith(message)
 
 
 def test_evaluation_is_refused_on_several_nodes():
@@ -196,31 +198,34 @@ def test_evaluation_is_refused_on_several_nodes():
         evaluate(Settings(num_nodes="2", node_rank=0, master_addr="a", run_id="tune"))
 
 
-def test_the_interface_is_the_one_on_the_way_to_the_master():
+def test_the_interface_is_the_one_that_reaches_the_master():
     addresses = psutil.net_if_addrs()[interface_to("127.0.0.1")]
-    assert "127.0.0.1" in [one.address for one in addresses]
+    assert "127.0.0.1" in [address.address for address in addresses]
     assert interface_to("no-such-host.invalid") is None
 
 
 @pytest.mark.parametrize("addresses", [["127.0.1.1"], ["127.0.1.1", "198.51.100.7"], ["::1"]])
-@pytest.mark.parametrize("leads_outside", [True, False])
-def test_a_machine_that_has_its_own_name_for_loopback_is_reached_from_others(monkeypatch, addresses, leads_outside):
-    known = socket.getaddrinfo
+@pytest.mark.parametrize("has_external_route", [True, False])
+def test_a_host_name_that_resolves_to_loopback_is_reached_by_an_external_interface(
+    monkeypatch, addresses, has_external_route
+):
+    getaddrinfo = socket.getaddrinfo
 
-    def answer(host, port, **options):
-        if host in OUTSIDE and not leads_outside:
+    def resolve(host, port, **options):
+        if host in EXTERNAL and not has_external_route:
             raise OSError
-        found = addresses if host == "node-0" else [host]
-        return [one for address in found for one in known(address, port, **options)]
+        hosts = addresses if host == "node-0" else [host]
+        return [entry for address in hosts for entry in getaddrinfo(address, port, **options)]
 
-    monkeypatch.setattr(socket, "getaddrinfo", answer)
-    addresses_there = [one.address for one in psutil.net_if_addrs().get(interface_to("node-0"), [])]
-    assert not {"127.0.0.1", "::1"} & set(addresses_there)
-    if len(psutil.net_if_addrs()) > 1 or leads_outside:
-        assert addresses_there
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    interface = psutil.net_if_addrs().get(interface_to("node-0"), [])
+    interface_addresses = [address.address for address in interface]
+    assert not {"127.0.0.1", "::1"} & set(interface_addresses)
+    if len(psutil.net_if_addrs()) > 1 or has_external_route:
+        assert interface_addresses
 
 
-def test_workers_do_not_inherit_what_launchers_say_to_others(monkeypatch):
+def test_workers_do_not_inherit_the_variables_of_launchers(monkeypatch):
     monkeypatch.setenv("RANK", "9")
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     assert not {"RANK", "TORCHELASTIC_USE_AGENT_STORE"} & set(worker_environment(Devices(gpus=(), workers=1)))

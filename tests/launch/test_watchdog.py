@@ -1,4 +1,4 @@
-"""Workers hang when none of them gets on; neither a clock nor a pause makes it look so."""
+"""It is a hang when no worker makes progress, whatever the clock and a suspended machine do."""
 
 import signal
 import subprocess
@@ -16,7 +16,7 @@ from mnrl_job.system.phases import Phase
 
 
 class Clock:
-    """The time as a watch sees it."""
+    """The time of a watchdog."""
 
     now = 0.0
 
@@ -28,62 +28,62 @@ class Clock:
 
 
 @pytest.fixture
-def told(tmp_path, monkeypatch):
-    """A watch over two workers with 10 s of patience, their heartbeats, and what it tells of the first."""
-    clock, seen = Clock(), []
+def watched(tmp_path, monkeypatch):
+    """Poll at given seconds for hangs of 10 s; the heartbeat files of two workers; what `on_heartbeat` received."""
+    clock, received = Clock(), []
     monkeypatch.setattr(watchdog, "time", clock)
     paths = [tmp_path / "0.json", tmp_path / "1.json"]
-    looker = Watchdog(
-        lambda: {f"worker {rank}": last_heartbeat(path) for rank, path in enumerate(paths)}, 10, seen.append
+    watchdog_ = Watchdog(
+        lambda: {f"worker {rank}": last_heartbeat(path) for rank, path in enumerate(paths)}, 10, received.append
     )
 
-    def look(*seconds, before=str):
+    def poll_at(*seconds, before=str):
         for second in seconds:
             clock.now = float(second)
             before(second)
-            looker.poll()
+            watchdog_.poll()
 
-    return look, paths, seen
+    return poll_at, paths, received
 
 
-def alive(path, heartbeats, phase="train", **facts):
-    facts = {"phase": phase, "heartbeats": heartbeats} | facts
+def write_heartbeat(path, beats, phase="train", **facts):
+    facts = {"phase": phase, "heartbeats": beats} | facts
     path.write_text(str(facts).replace("'", '"'))
 
 
-def test_one_worker_that_gets_on_is_enough_since_the_others_wait_for_it(told):
-    look, paths, seen = told
-    look(*range(60), before=lambda second: alive(paths[1], second))
-    assert seen
+def test_it_is_no_hang_while_one_worker_makes_progress(watched):
+    poll_at, paths, received = watched
+    poll_at(*range(60), before=lambda second: write_heartbeat(paths[1], second))
+    assert received
 
 
-def test_when_all_stand_still_each_is_named_with_where_it_stands(told):
-    look, paths, _ = told
-    alive(paths[0], 7, step=11, total_steps=40)
-    alive(paths[1], 7, "evaluate_before")
+def test_a_hang_names_each_worker_with_its_phase(watched):
+    poll_at, paths, _ = watched
+    write_heartbeat(paths[0], 7, step=11, total_steps=40)
+    write_heartbeat(paths[1], 7, "evaluate_before")
     each = r"worker 0 .*\btrain, step 12 of 40, worker 1 .*\bevaluate_before"
     with pytest.raises(HangTimeout, match=rf"\b11 s \(MNRL_HANG_TIMEOUT=10s\): {each}; "):
-        look(*range(14))
+        poll_at(*range(14))
 
 
 @pytest.mark.parametrize("phase", ["load", "export"])
-def test_what_makes_no_sign_of_life_may_take_ten_times_as_long_but_not_for_ever(told, phase):
-    look, paths, _ = told
-    look(*range(100))
-    alive(paths[0], 1, phase)
-    look(*range(100, 200))
+def test_a_phase_without_heartbeats_may_take_ten_times_as_long(watched, phase):
+    poll_at, paths, _ = watched
+    poll_at(*range(100))
+    write_heartbeat(paths[0], 1, phase)
+    poll_at(*range(100, 200))
     with pytest.raises(HangTimeout, match=rf"worker 0 .*\b{phase}, worker 1 .*\bstart\b"):
-        look(*range(200, 220))
+        poll_at(*range(200, 220))
 
 
-def test_a_machine_that_slept_is_no_hang(told):
-    look, paths, _ = told
-    alive(paths[0], 1)
-    look(1, 2, 9000, 9001)
+def test_a_suspended_machine_is_not_a_hang(watched):
+    poll_at, paths, _ = watched
+    write_heartbeat(paths[0], 1)
+    poll_at(1, 2, 9000, 9001)
 
 
-def test_who_hangs_prints_where_it_stands(monkeypatch):
-    monkeypatch.setattr(watchdog, "PRINTING_SECONDS", 2.0)
+def test_a_hung_worker_prints_its_stacks(monkeypatch):
+    monkeypatch.setattr(watchdog, "DUMP_SECONDS", 2.0)
     code = (
         "import faulthandler, signal, time; faulthandler.register(signal.SIGUSR1); print(1, flush=True); time.sleep(99)"
     )
@@ -94,8 +94,8 @@ def test_who_hangs_prints_where_it_stands(monkeypatch):
     assert "line 1 in <module>" in worker.communicate()[1]
 
 
-def test_a_heartbeat_is_written_at_once_when_something_new_begins_and_seldom_after(tmp_path, monkeypatch):
-    path = tmp_path / "heartbeat.json"
+def test_a_heartbeat_is_written_at_once_in_a_new_phase_and_twice_a_second_after(tmp_path, monkeypatch):
+    path = tmp_path / "beat.json"
     monkeypatch.setenv(heartbeat.FILE, str(path))
     enter_phase(Phase.LOAD)
     enter_phase(Phase.TRAIN, step=0, total_steps=3)

@@ -184,7 +184,9 @@ def verified(files: Mapping[str, str]) -> Provoke:
 
 
 def nodes(environ: Mapping[str, str] | None = None, **settings: object) -> Provoke:
-    return lambda: find_nodes(Settings(**settings), environ or {}, lambda: "node-0.jobs")
+    names = "num_nodes", "node_rank", "master_addr", "run_id"
+    fields = [getattr(Settings(**settings), name) for name in names]
+    return lambda: find_nodes(*fields, environ or {}, lambda: "node-0.jobs")
 
 
 def unchanged(folder: Path) -> None:

@@ -124,6 +124,6 @@ NODES: Catalogue = {
     "a node without a number": (
         nodes(num_nodes="2", master_addr="node-0", run_id="r"),
         64,
-        "MNRL_NODE_RANK is required, the number of this node from 0, since there are 2 nodes",
+        "MNRL_NODE_RANK is required with 2 nodes: the rank of this node, counted from 0",
     ),
 }

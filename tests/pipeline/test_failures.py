@@ -127,7 +127,7 @@ def test_a_worker_killed_by_the_oom_killer_ends_the_run_with_the_code_of_memory(
     process = scene.start("oom", fresh=True)  # memory shared with other processes would be charged to them
     small_memory.write_text(str(process.pid))
     assert process.wait(TIMEOUT_SECONDS) == 79, scene.log("oom")[-3000:]
-    assert "memory is used up" in scene.log("oom").splitlines()[-1]
+    assert "the container is out of memory" in scene.log("oom").splitlines()[-1]
     assert orphans(scene) == []
 
 

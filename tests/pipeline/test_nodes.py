@@ -131,7 +131,7 @@ def test_after_a_network_failure_and_a_preemption_two_nodes_end_like_one_node_wi
     assert codes(scene, "cut", nodes) == [0, 0], logs(scene, "cut")
     for rank in (0, 1):
         assert scene.log(f"cut-{rank}").count("resuming from step") == 2
-    assert "node 0 reports and publishes" in scene.log("cut-1")
+    assert "waiting for node 0 to report and publish" in scene.log("cut-1")
     assert scene.outcome("cut") == on_one_node
 
 

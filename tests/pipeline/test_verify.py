@@ -101,7 +101,7 @@ def test_a_killed_worker_is_not_reported_as_a_damaged_run(run, tmp_path):
     with subprocess.Popen(
         command("verify", str(run)), env=clean_environment(), cwd=tmp_path, stderr=subprocess.PIPE, text=True
     ) as running:
-        while not (workers := workers_of(running, "recheck")):
+        while not (workers := workers_of(running, "verify_published")):
             assert running.poll() is None
             time.sleep(0.01)
         workers[0].kill()
@@ -115,6 +115,6 @@ def test_a_work_folder_that_fills_up_during_verification_ends_with_the_code_of_t
     def raise_disk_full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("mnrl_job.pipeline.verify.ask_workers", raise_disk_full)
+    monkeypatch.setattr("mnrl_job.pipeline.verify.run_workers", raise_disk_full)
     with pytest.raises(EnvironmentFailure, match="MNRL_WORK_DIR"):
         verify(str(run), Settings())

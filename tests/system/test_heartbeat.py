@@ -65,3 +65,14 @@ def test_progress_has_the_number_of_rows_read(tmp_path, caplog):
     content = json.loads((tmp_path / "progress.json").read_text(encoding="utf-8"))
     assert (content["phase"], content["rows_read"]) == ("prepare", 12_000)
     assert "prepare: 12000 rows read so far" in caplog.text
+
+
+def test_facts_of_an_earlier_phase_are_not_logged_again(tmp_path, caplog, monkeypatch):
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(status, "SECONDS_BETWEEN_LINES", 0.0)
+    run_status = status.Status(tmp_path / "progress.json", "r", grace_seconds=30, hang_seconds=600)
+    run_status.enter("prepare")
+    run_status.progress({"rows_read": 24})
+    run_status.enter("train")
+    run_status.progress({"rows_read": 24})
+    assert [record.message for record in caplog.records] == ["prepare: 24 rows read so far"]

@@ -1,7 +1,7 @@
 """What is reported to trackers."""
 
 from mnrl_job.config.settings import Settings
-from mnrl_job.runs.attempt import hash_settings
+from mnrl_job.launch.run_identity import run_identity
 from mnrl_job.tracking.run import tracked_run
 
 
@@ -15,4 +15,4 @@ def test_settings_are_reported_by_environment_variable_and_without_secrets(tmp_p
 
 
 def test_trackers_are_not_part_of_the_settings_hash():
-    assert hash_settings(Settings(report_to="wandb,mlflow")) == hash_settings(Settings())
+    assert run_identity(Settings(report_to="wandb,mlflow"), {}) == run_identity(Settings(), {})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from mnrl_job.launch.error_files import OUTCOME
+from mnrl_job.launch.error_files import ERROR_FILE
 from tests import forked
 from tests.program import ROOT, clean_environment
 from tests.servers.s3 import free_port
@@ -48,7 +48,7 @@ def started(folder: Path, count: int = 2) -> Iterator[Ranks]:
     for rank, fifo in enumerate(asked):
         os.mkfifo(fifo)
         environment = clean_environment(**shared, ACCELERATE_USE_CPU="1", RANK=str(rank), LOCAL_RANK=str(rank))
-        environment[OUTCOME] = str(folder / f"rank-{rank}.json")
+        environment[ERROR_FILE] = str(folder / f"rank-{rank}.json")
         outputs = (log if rank else answers, log)
         given = forked.Start([], ROOT, environment, *outputs, stdin=fifo, module="tests.training.ranks")
         processes.append(forked.start(given))

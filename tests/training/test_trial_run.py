@@ -15,7 +15,7 @@ from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.system.record_files import read_record
 from mnrl_job.training.trial_run import first_steps
 from mnrl_job.worker.results import TrialRun
-from mnrl_job.worker.roles import REHEARSED_STEPS, trial_run_role
+from mnrl_job.worker.roles.trial_run import TRIAL_STEPS, trial_run_role
 
 ROWS, BATCH = 2000, 8
 
@@ -66,14 +66,14 @@ def test_where_none_of_them_has_a_negative_there_is_no_column(data, tmp_path):
 def test_only_texts_of_the_steps_that_are_tried_are_tokenised(data, tmp_path, tiny_model, monkeypatch):
     """Beside a sample for the lengths; so a check takes no longer where there are more rows."""
     monkeypatch.setattr("mnrl_job.training.token_lengths.SAMPLED_ROWS", 50)
-    settings = Settings(batch_size=BATCH, precision="fp32", learning_rate=1e-3).model_dump(mode="json")
+    settings = Settings(batch_size=BATCH, precision="fp32", learning_rate=1e-3)
     pairs, batching = data
     task = WorkerTask(settings, str(tiny_model), tmp_path, tmp_path, (), {}, pairs, batching)
     trial_run_role(task)
     tokenised = {path.stem: len(read_table(path)) for path in (tmp_path / "tokens").glob("*.arrow")}
-    planned = np.load(batching.plan)[:REHEARSED_STEPS]
+    planned = np.load(batching.plan)[:TRIAL_STEPS]
     negatives = int(read_negatives(batching.labels).counts[planned].sum())
     assert tokenised == {"anchor": planned.size, "positive": planned.size, "negatives": negatives}
-    seen = read_record(tmp_path / "rehearsal.json", TrialRun)
+    seen = read_record(tmp_path / "trial_run.json", TrialRun)
     assert (seen.lengths.rows, set(seen.lengths.columns)) == (50, {"anchor", "positive", "negatives"})
-    assert len([json.loads(line) for line in (tmp_path / "training_log.jsonl").open()]) == REHEARSED_STEPS
+    assert len([json.loads(line) for line in (tmp_path / "training_log.jsonl").open()]) == TRIAL_STEPS

@@ -16,7 +16,7 @@ from mnrl_job.evaluation.results import read_results
 from mnrl_job.launch.exporters import LOADING, python_of
 from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
-from mnrl_job.launch.workers import ask_workers
+from mnrl_job.launch.workers import run_workers
 from mnrl_job.system.devices import Devices
 from mnrl_job.system.record_files import write_record
 from mnrl_job.worker.export import check_exportable
@@ -69,13 +69,12 @@ print(json.dumps(found))
 
 
 def task_in(folder, formats, eval_sets=()):
-    settings = Settings(export=formats).model_dump(mode="json")
-    return WorkerTask(settings, "", folder, folder / "run", eval_sets, {})
+    return WorkerTask(Settings(export=formats), "", folder, folder / "run", eval_sets, {})
 
 
 def export(folder, formats, eval_sets=()):
     task = task_in(folder, formats, eval_sets)
-    return ask_workers(
+    return run_workers(
         "export", task, Devices(gpus=(), workers=1), WorkerTimeouts(120, 30), "exports.json", Exports
     ).exports
 
@@ -102,7 +101,7 @@ def hashes(folder):
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, tiny_model):
     """The folder, the model, its files' hashes before, its own results, and the exports by format."""
-    from mnrl_job.worker.retrieval import evaluate
+    from mnrl_job.worker.retrieval import EvaluationOptions, evaluate
 
     folder = tmp_path_factory.mktemp("exported")
     model = prepared(folder, tiny_model)
@@ -111,7 +110,7 @@ def exported(tmp_path_factory, tiny_model):
     corpus = {f"d{i}": positive for i, (_, positive) in enumerate(PAIRS)}
     grades = {(f"q{i}", f"d{i}"): 1 for i in range(len(PAIRS))}
     eval_set = write_evalset("faq", "", folder / "faq", EvalData(queries, corpus, grades))
-    own = evaluate(model, eval_set, "fp32", METRIC_CUTOFFS, folder / "own.jsonl")
+    own = evaluate(model, eval_set, EvaluationOptions("fp32", METRIC_CUTOFFS), folder / "own.jsonl")
     exports = export(folder, ("onnx", "openvino", "int8"), (eval_set,))
     return folder, model, before, own, {one.format: one for one in exports}
 

@@ -1,4 +1,4 @@
-"""What was saved is what was trained, or the run fails."""
+"""A saved model must give the embeddings of the trained one."""
 
 import json
 import shutil
@@ -20,14 +20,14 @@ def recorded(tiny_model, tmp_path):
 
 
 def test_an_intact_model_verifies(recorded):
-    found = verify(recorded / "model", recorded / "verification.json")
-    assert found.reloaded
-    assert found.embedding_dimension == 32
-    assert found.max_difference <= 1e-6
+    verification = verify(recorded / "model", recorded / "verification.json")
+    assert verification.reloaded
+    assert verification.embedding_dimension == 32
+    assert verification.max_difference <= 1e-6
 
 
 @pytest.mark.parametrize("kind", ["query", "document"])
-def test_a_prompt_that_was_not_saved_is_found(recorded, kind):
+def test_a_prompt_that_was_not_saved_is_detected(recorded, kind):
     path = recorded / "model" / "config_sentence_transformers.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(config | {"prompts": config["prompts"] | {kind: "where is my "}}), encoding="utf-8")
@@ -35,7 +35,7 @@ def test_a_prompt_that_was_not_saved_is_found(recorded, kind):
         verify(recorded / "model", recorded / "verification.json")
 
 
-def test_one_changed_tensor_is_found(recorded):
+def test_a_changed_tensor_is_detected(recorded):
     weights = recorded / "model" / "model.safetensors"
     tensors = load_file(weights)
     name = next(name for name in tensors if "layer.1.output.dense.weight" in name)

@@ -1,1 +1,1 @@
-"""The agent of a node: a torch process that starts this node's workers, together with those of the other nodes."""
+"""The agent of a node: a torch process that starts and monitors the node's workers, in step with the other nodes."""

@@ -1,4 +1,4 @@
-"""Node 0 among the nodes of its run: it hears all reports and tells all what its coordinator decides."""
+"""Node 0 in the group: it receives all reports and broadcasts the decisions of its coordinator."""
 
 import time
 from collections.abc import Callable
@@ -23,50 +23,50 @@ class HostGroup(NodeGroup):
     ) -> None:
         super().__init__(nodes, messages, timeouts, heartbeats)
         self._coordinator = Coordinator(nodes, self._report.incarnation, timeouts, time.monotonic())
-        self._watch = Watchdog(self._workers, timeouts.hang)
-        self._strangers: set[int] = set()
+        self._watchdog = Watchdog(self._workers, timeouts.hang)
+        self._unsigned_nodes: set[int] = set()
 
     def publish(self) -> None:
-        """Tell all nodes that the run is published."""
-        with self._changed:
+        """Broadcast that the run is published."""
+        with self._lock:
             self._coordinator.publish()
         self._wake.set()
 
-    def _offer_round(self, find_checkpoint: Callable[[], str | None]) -> None:
+    def _start_round_if_ready(self, find_checkpoint: Callable[[], str | None]) -> None:
         if not self._ready_members():
             return
         checkpoint = find_checkpoint()  # takes time, in which nodes may be lost
-        with self._changed:
+        with self._lock:
             if members := self._ready_members():
-                self._coordinator.begin_round(members, checkpoint)
+                self._coordinator.start_round(members, checkpoint)
         self._wake.set()
 
-    def _may_leave(self) -> bool:
-        with self._changed:
-            return self._coordinator.all_have_heard_the_end(time.monotonic())
+    def _may_close(self) -> bool:
+        with self._lock:
+            return self._coordinator.all_know_outcome(time.monotonic())
 
     def _ready_members(self) -> tuple[int, ...]:
-        with self._changed:
+        with self._lock:
             return self._coordinator.ready_members(time.monotonic())
 
     def _exchange(self) -> None:
         now = time.monotonic()
         reports = [report for node in range(1, self.nodes.max_nodes) if (report := self._read_report(node))]
-        with self._changed:
+        with self._lock:
             self._report = self._next_report(self._report.incarnation)
             for report in (self._report, *reports):
-                self._coordinator.hear(report, now)
-            self._notice_hang()
-            self.state = replace(self._coordinator.decide(now), sequence=self.state.sequence + 1)
+                self._coordinator.receive(report, now)
+            self._detect_hang()
+            self.state = replace(self._coordinator.update(now), sequence=self.state.sequence + 1)
             self._coordinator.state = self.state
             message = encode(self.state)
         self._messages.write(GROUP, message)
 
-    def _notice_hang(self) -> None:
+    def _detect_hang(self) -> None:
         try:
-            self._watch.poll()
+            self._watchdog.poll()
         except HangTimeout as error:
-            failure = describe(self.nodes.rank, error, everywhere=True)
+            failure = describe(self.nodes.rank, error, for_all_nodes=True)
             self._coordinator.fail(replace(failure, message=str(error), dumps_stacks=True))
 
     def _read_report(self, node: int) -> NodeReport | None:
@@ -74,19 +74,19 @@ class HostGroup(NodeGroup):
             message = self._messages.read(NODE.format(node))
             return decode_report(message) if message else None
         except SignatureError as error:
-            if node not in self._strangers:
-                self._strangers.add(node)
+            if node not in self._unsigned_nodes:
+                self._unsigned_nodes.add(node)
                 warn(f"{error}; it is ignored")
         except ValueError:
-            other = EnvironmentFailure(
-                f"node {node} runs another mnrl-job than node 0; run the same image on all nodes"
+            failure = EnvironmentFailure(
+                f"node {node} runs a different version of mnrl-job than node 0; run the same image on all nodes"
             )
-            with self._changed:
-                self._coordinator.fail(describe(node, other, everywhere=True))
+            with self._lock:
+                self._coordinator.fail(describe(node, failure, for_all_nodes=True))
         return None
 
     def _workers(self) -> dict[str, dict[str, Any]]:
-        """The last heartbeats of all nodes' workers, by what to call them."""
+        """The last heartbeats of all nodes' workers, by the worker's name."""
         return {
             f"node {report.node} worker {rank}": heartbeat
             for report in self._coordinator.member_reports()

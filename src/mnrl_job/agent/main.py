@@ -1,4 +1,4 @@
-"""The life of an agent: join the other nodes, wait for this node's data, train with all, wait for the publication."""
+"""The agent: join the other nodes, wait for this node's data, train together, wait until the run is published."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from torch.distributed.elastic.multiprocessing import SignalException
 
 from mnrl_job.agent.host import HostGroup
 from mnrl_job.agent.messages import GroupTimeouts
-from mnrl_job.agent.node_group import FAREWELL_SECONDS, NodeGroup
+from mnrl_job.agent.node_group import CLOSING_SECONDS, NodeGroup
 from mnrl_job.agent.peer import PeerGroup
 from mnrl_job.agent.rendezvous import GroupRendezvous
 from mnrl_job.agent.signed_store import SignedStore
@@ -36,20 +36,20 @@ POLL_SECONDS = 0.05
 
 
 def main() -> None:
-    """The whole life of the process, which ends here."""
+    """Run the agent; this function exits the process."""
     task = read_record(Path(sys.argv[1]), AgentTask)
     secret = os.environ.pop(SECRET, "")  # workers inherit the environment
     logs.set_up(task.log_format)
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # what it tells, we tell in our words
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we log the same
     signal.signal(signal.SIGTERM, _stop)
-    worker_main(partial(take_part, task, secret), lambda _error: None)
+    worker_main(partial(join_run, task, secret), lambda _error: None)
 
 
-def take_part(task: AgentTask, secret: str) -> None:
-    """Do this node's part of the run.
+def join_run(task: AgentTask, secret: str) -> None:
+    """Take part in the run.
 
     Raises:
-        JobError: with what this node ends.
+        JobError: the failure that this node exits with.
     """
     nodes, supervisor = task.nodes, Supervisor(task.status)
     server = serve(nodes.port, task.node_timeout, supervisor.check) if nodes.is_first else None
@@ -57,20 +57,20 @@ def take_part(task: AgentTask, secret: str) -> None:
     open_store = partial(connect, (host, nodes.port), task.node_timeout)
     group = None
     try:
-        # Each with a connection for itself: heartbeats wait for nothing else.
+        # A separate connection, so that heartbeats never wait for another request.
         group = _join(task, secret, open_store(task.join_timeout, supervisor.check), supervisor.check)
-        group.report(fingerprint=supervisor.wait_for_training(group.check))
+        group.report(fingerprint=supervisor.wait_for_fingerprint(group.check))
         _train(task, group, open_store(task.join_timeout, supervisor.check), supervisor)
         group.report(has_trained=True)
-        supervisor.tell_trained()
+        supervisor.update(has_trained=True)
         _wait_until_published(group, supervisor)
     except Exception as error:
         failure = _as_failure(error)
         if group is None and not isinstance(failure, HangTimeout):
-            with suppress(JobError):  # only to tell the others, if node 0 can be reached soon
-                soon = replace(task, join_timeout=FAREWELL_SECONDS)
-                group = _join(soon, secret, open_store(FAREWELL_SECONDS, _nothing), _nothing)
-        raise (group.settle(failure) if group else failure) from error
+            with suppress(JobError):  # only to report the failure, if node 0 can be reached soon
+                short = replace(task, join_timeout=CLOSING_SECONDS)
+                group = _join(short, secret, open_store(CLOSING_SECONDS, _no_check), _no_check)
+        raise (group.resolve_root_cause(failure) if group else failure) from error
     finally:
         if group:
             group.close()
@@ -79,27 +79,27 @@ def take_part(task: AgentTask, secret: str) -> None:
 def _join(task: AgentTask, secret: str, store: dist.Store, check: Callable[[], None]) -> NodeGroup:
     messages = SignedStore(store, task.run_id, secret)
     timeouts = GroupTimeouts(task.node_timeout, task.join_timeout, task.hang_seconds)
-    kind = HostGroup if task.nodes.is_first else PeerGroup
-    group = kind(task.nodes, messages, timeouts, lambda: tuple(map(last_heartbeat, task.heartbeats)))
+    group_type = HostGroup if task.nodes.is_first else PeerGroup
+    group = group_type(task.nodes, messages, timeouts, lambda: tuple(map(last_heartbeat, task.heartbeats)))
     group.open(check)
     return group
 
 
-def _nothing() -> None:
-    """For a node that fails already there is nothing to look at meanwhile."""
+def _no_check() -> None:
+    """A node that has failed already waits without checking."""
 
 
 def _train(task: AgentTask, group: NodeGroup, store: dist.Store, supervisor: Supervisor) -> None:
-    """Run the workers of this node, in as many rounds as it takes."""
+    """Run the workers of this node, in as many rounds as needed."""
     agent = WorkerAgent(task, group, GroupRendezvous(group, store, supervisor, task.run_id))
     try:
         agent.run()
     except SignalException as error:
-        raise agent.failure_after(error) from error
+        raise agent.failure_on_signal(error) from error
 
 
 def _wait_until_published(group: NodeGroup, supervisor: Supervisor) -> None:
-    """Node 0 has yet to verify, report and publish."""
+    """Wait for node 0 to verify, report and publish."""
     if isinstance(group, HostGroup):
         supervisor.wait_until_published(group.check)
         group.publish()
@@ -108,11 +108,11 @@ def _wait_until_published(group: NodeGroup, supervisor: Supervisor) -> None:
         group.check()
         supervisor.check()
         time.sleep(POLL_SECONDS)
-    supervisor.tell_published()
+    supervisor.update(is_published=True)
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
-    """Before there are workers; torch's agent passes the signal on to them."""
+    """Until workers are started; then torch's agent handles the signal and forwards it to them."""
     raise stopped_by(signal.Signals(number).name)
 
 

@@ -1,4 +1,4 @@
-"""What nodes tell one another: each node reports to node 0, which answers all of them with one state of the group."""
+"""Messages between nodes: each node reports to node 0, which broadcasts the state of the group."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -12,13 +12,13 @@ from mnrl_job.system.secrets import redact
 
 @dataclass(frozen=True, slots=True)
 class GroupTimeouts:
-    """In seconds.
+    """Timeouts in seconds.
 
     Attributes:
-        node: a node without a heartbeat for so long is lost.
-        join: so long nodes may take to join, or in an elastic run to be MIN again.
-        hang: so long no worker of any node may get on.
-        last_call: so long an elastic round with fewer than MAX nodes waits for more.
+        node: a node without a heartbeat for this long is lost.
+        join: to wait for all nodes to join, or in an elastic run for MIN nodes.
+        hang: the run is aborted if no worker of any node makes progress for this long.
+        last_call: an elastic round with fewer than MAX nodes waits this long for more.
     """
 
     node: float
@@ -34,42 +34,42 @@ class NodeFailure:
     Attributes:
         node: its number.
         kind: of the error.
-        message: says which node.
-        trace: of a fault of the program.
-        everywhere: all nodes end with the same code, since it is no single node's fault.
-        dumps_stacks: workers are to print where they stand.
+        message: names the node.
+        trace: traceback of an internal error.
+        for_all_nodes: whether all nodes exit with the same code, since no single node is at fault.
+        dumps_stacks: whether workers dump their stacks before they are stopped.
     """
 
     node: int
     kind: str
     message: str
     trace: str = ""
-    everywhere: bool = False
+    for_all_nodes: bool = False
     dumps_stacks: bool = False
 
     @property
     def is_explained(self) -> bool:
-        """A fault with a traceback may be a connection that broke, because of what happened on another node."""
+        """Whether it is a root cause. An unexpected exception may be a connection broken by another node's failure."""
         return not (self.kind == InternalError.kind and self.trace)
 
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """What a node tells node 0, about once a second.
+    """What a node sends to node 0, about once a second.
 
     Attributes:
-        node: its number.
-        incarnation: names this process, until it is started again.
-        sequence: grows with each report.
-        host_incarnation: node 0's, once it was heard of.
-        nodes: MIN:MAX, as this node understands it.
-        fingerprint: what it is about to do, once its data is prepared.
-        round: the last one it has begun.
-        is_waiting: whether it waits for the next one; its workers are not running.
+        node: its rank.
+        incarnation: random id of this process; a restarted node has another.
+        sequence: number of the report.
+        host_incarnation: of node 0, once it has answered.
+        nodes: MIN:MAX, as configured on this node.
+        fingerprint: of the run, once its data is prepared.
+        round: the last one it has started.
+        is_waiting: whether it waits for the next round; its workers are not running.
         heartbeats: the last of each of its workers.
-        failure: with what it ends.
-        has_trained: whether its workers ended well.
-        has_heard_the_end: whether it knows that the run is published, or why not.
+        failure: that it exits with.
+        has_trained: whether its workers succeeded.
+        knows_outcome: whether it knows that the run is published, or why it failed.
     """
 
     node: int
@@ -83,30 +83,30 @@ class NodeReport:
     heartbeats: tuple[dict[str, Any], ...] = ()
     failure: NodeFailure | None = None
     has_trained: bool = False
-    has_heard_the_end: bool = False
+    knows_outcome: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class GroupState:
-    """What node 0 tells all.
+    """What node 0 broadcasts.
 
     Attributes:
-        incarnation: names the process of node 0, until it is started again.
-        sequence: grows with each state.
-        heard: the incarnation of each node that reports, by its number.
-        round: of the workers, counted from 1; 0 before the first.
-        members: the numbers of the nodes that take part in it, in the order of their ranks.
-        checkpoint: the one that the round goes on from, None to begin at the beginning.
-        is_broken: a member is lost, so this round's workers cannot go on.
-        is_resizing: nodes wait to join, so this round's workers are to save and end.
-        refused: nodes that may not take part, and why.
-        failure: why the run ends, for all.
-        is_published: the run is published.
+        incarnation: of node 0.
+        sequence: number of the state.
+        incarnations: of each node that reports, by rank.
+        round: of workers, counted from 1; 0 before the first.
+        members: ranks of its nodes, in order.
+        checkpoint: name of the one to resume from, None to start from the beginning.
+        is_broken: whether a member is lost, so that this round's workers cannot continue.
+        is_resizing: whether nodes join or leave, so that this round's workers save a checkpoint and exit.
+        refused: nodes that may not join, and why.
+        failure: why the run ends, on all nodes.
+        is_published: whether the run is published.
     """
 
     incarnation: str
     sequence: int = 0
-    heard: dict[int, str] = field(default_factory=dict)
+    incarnations: dict[int, str] = field(default_factory=dict)
     round: int = 0
     members: tuple[int, ...] = ()
     checkpoint: str | None = None
@@ -118,7 +118,7 @@ class GroupState:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more will happen."""
+        """Whether the run has ended."""
         return self.is_published or self.failure is not None
 
 
@@ -128,36 +128,36 @@ def encode(message: NodeReport | GroupState) -> dict[str, Any]:
 
 
 def decode_report(message: dict[str, Any]) -> NodeReport:
-    """The report that was encoded.
+    """Inverse of `encode`.
 
     Raises:
-        ValueError: it is of another version of this program.
+        ValueError: it was sent by another version of this program.
     """
     return TypeAdapter(NodeReport).validate_python(message)
 
 
 def decode_state(message: dict[str, Any]) -> GroupState:
-    """The state that was encoded.
+    """Inverse of `encode`.
 
     Raises:
-        ValueError: it is of another version of this program.
+        ValueError: it was sent by another version of this program.
     """
     return TypeAdapter(GroupState).validate_python(message)
 
 
-def describe(node: int, error: JobError, everywhere: bool = False) -> NodeFailure:
-    """A failure as it is told, with the node it happened on."""
+def describe(node: int, error: JobError, for_all_nodes: bool = False) -> NodeFailure:
+    """The message of a failure, with the node it happened on."""
     text = redact(str(error))
     trace = redact(error.trace) if isinstance(error, InternalError) else ""
     message = text if text.startswith("node ") else f"node {node}: {text}"
-    return NodeFailure(node, error.kind, message, trace, everywhere)
+    return NodeFailure(node, error.kind, message, trace, for_all_nodes)
 
 
 def as_error(failure: NodeFailure) -> JobError:
-    """With what a node ends that was told of a failure.
+    """The error that a node exits with after it has received a failure.
 
-    A lost node, a hang and a request to stop mean the same to all; else only the node that failed ends with the cause.
+    All nodes exit alike after a lost node, a hang or a preemption; otherwise only the node that failed has the cause.
     """
-    if failure.everywhere or failure.kind in (HangTimeout.kind, Preempted.kind):
+    if failure.for_all_nodes or failure.kind in (HangTimeout.kind, Preempted.kind):
         return by_kind(failure.kind, failure.message, failure.trace)
     return PeerFailed(failure.message)

@@ -1,7 +1,7 @@
-"""A node's place among the nodes of its run: it reports to node 0 and learns what all are to do.
+"""The nodes of a run: each reports to node 0 and receives the state of the group.
 
-Every node reports about once a second, by a thread and a connection of its own, so that a node is noticed to be lost
-whatever its workers and their libraries wait for, also where its cable was pulled.
+Every node reports about once a second, in a separate thread and connection, so that a lost node is detected whatever
+its workers are blocked in, even if its network cable was pulled.
 """
 
 import threading
@@ -19,9 +19,9 @@ from mnrl_job.launch.nodes import Nodes
 
 HEARTBEAT_SECONDS = 1.0
 POLL_SECONDS = 0.05
-# For others to tell what they know, and to hear how the run ended.
-FAREWELL_SECONDS = 5.0
-# The keys of messages: of node 0 to all, of each node to node 0.
+# For the other nodes to report what they know, and to receive how the run ended.
+CLOSING_SECONDS = 5.0
+# Keys of the messages from node 0 to all, and from each node to node 0.
 GROUP, NODE = "group", "node/{}"
 
 Heartbeats = tuple[dict[str, Any], ...]
@@ -31,13 +31,13 @@ class NodeGroup(ABC):
     """The nodes of a run, as one of them sees them.
 
     Args:
-        nodes: who takes part, and which of them this is.
-        messages: where they meet.
-        timeouts: how long to wait for whom.
-        heartbeats: gives the last ones of this node's workers.
+        nodes: of the run.
+        messages: store of the messages.
+        timeouts: of nodes and workers.
+        heartbeats: returns the last ones of this node's workers.
 
     Attributes:
-        state: what node 0 said last.
+        state: the last one received from node 0.
     """
 
     def __init__(
@@ -50,70 +50,70 @@ class NodeGroup(ABC):
         self._heartbeats = heartbeats
         self._report = NodeReport(nodes.rank, new_incarnation(), nodes=str(nodes))
         self._lost: JobError | None = None
-        self._changed = threading.RLock()
+        self._lock = threading.RLock()
         self._closing = threading.Event()
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     @property
     def round(self) -> int:
-        """The last round that this node has begun."""
+        """The last round that this node has started."""
         return self._report.round
 
     def open(self, check: Callable[[], None]) -> None:
-        """Begin to report and listen.
+        """Start to report and to receive.
 
         Args:
-            check: called while that must wait.
+            check: called while waiting for the rank to become free; raises to stop.
         """
         self._thread.start()
 
     def report(self, **changes: Any) -> None:
-        """Tell node 0 of changes, see `NodeReport`."""
-        with self._changed:
+        """Report changes to node 0, see `NodeReport`."""
+        with self._lock:
             self._report = replace(self._report, **changes)
         self._wake.set()
 
     def check(self) -> None:
-        """Return where the run goes on.
+        """Return while the run continues.
 
         Raises:
-            JobError: with what this node ends.
+            JobError: the failure that this node exits with.
         """
-        with self._changed:
+        with self._lock:
             state, lost = self.state, self._find_lost()
         if state.failure:
             raise as_error(state.failure)
         if refusal := state.refused.get(self.nodes.rank):
-            raise as_error(replace(refusal, everywhere=True))
+            raise as_error(replace(refusal, for_all_nodes=True))
         if lost and not state.is_published:
             raise lost
 
     def is_broken(self) -> bool:
-        """Whether this node's workers cannot go on, since those of another node are lost."""
+        """Whether this node's workers cannot continue, since another node is lost."""
         return self.state.is_broken and self.state.round == self.round
 
     def is_resizing(self) -> bool:
-        """Whether this node's workers are to save and end, since other nodes join or leave."""
+        """Whether this node's workers must save a checkpoint and exit, since nodes join or leave."""
         return self.state.is_resizing and self.state.round == self.round
 
     def is_changing(self) -> bool:
-        """Whether this node's workers are to end for a next round, for either reason."""
+        """Whether this node's workers must exit for the next round."""
         return self.is_broken() or self.is_resizing()
 
-    def hangs(self) -> bool:
-        """Whether the run ends since no worker of any node gets on."""
+    def is_hung(self) -> bool:
+        """Whether the run ends since no worker of any node made progress."""
         return self.state.failure is not None and self.state.failure.dumps_stacks
 
     def next_round(self, find_checkpoint: Callable[[], str | None], poll: Callable[[], None]) -> GroupState:
         """Wait for the next round of workers.
 
         Args:
-            find_checkpoint: the name of the newest one; asked at node 0, before each round.
-            poll: called while waiting.
+            find_checkpoint: returns the name of the newest one; called at node 0, before each round.
+            poll: called while waiting; raises to stop.
 
         Raises:
-            JobError: with what this node ends.
+            JobError: the failure that this node exits with.
         """
         self.report(is_waiting=True)
         while True:
@@ -123,62 +123,64 @@ class NodeGroup(ABC):
             if state.round > self.round and self.nodes.rank in state.members:
                 self.report(is_waiting=False, round=state.round)
                 return state
-            self._offer_round(find_checkpoint)
+            self._start_round_if_ready(find_checkpoint)
             time.sleep(POLL_SECONDS)
 
-    def settle(self, failure: JobError) -> JobError:
-        """With what this node ends, where it failed or was told that another did."""
-        told = self.state.failure
-        if told and told.node != self.nodes.rank:
-            return as_error(told)
+    def resolve_root_cause(self, failure: JobError) -> JobError:
+        """The failure that this node exits with: its own, or the root cause on another node."""
+        if cause := self._failure_elsewhere():
+            return as_error(cause)
         described = describe(self.nodes.rank, failure)
         self.report(failure=described)
-        self._wait_for_verdict(described)
-        told = self.state.failure
-        if told and told.node != self.nodes.rank:
-            return as_error(told)
-        return self._meaning(failure)
+        self._wait_for_root_cause(described)
+        if cause := self._failure_elsewhere():
+            return as_error(cause)
+        return self._or_lost_host(failure)
 
-    def awaits_verdict(self, failure: JobError) -> JobError | None:
-        """What a failure of this node's workers means: with what this node ends, None where a next round follows."""
+    def resolve_worker_failure(self, failure: JobError) -> JobError | None:
+        """The failure that this node exits with after its workers failed; None if another round follows."""
         described = describe(self.nodes.rank, failure)
         if described.is_explained:
             return failure
         self.report(failure=described)
-        self._wait_for_verdict(described)
+        self._wait_for_root_cause(described)
         if self.is_changing():
             self.report(failure=None)
             return None
-        return self._meaning(failure)
+        return self._or_lost_host(failure)
 
-    def _meaning(self, failure: JobError) -> JobError:
-        """A failure that does not explain itself comes from node 0, if that is lost."""
+    def _failure_elsewhere(self) -> NodeFailure | None:
+        failure = self.state.failure
+        return failure if failure and failure.node != self.nodes.rank else None
+
+    def _or_lost_host(self, failure: JobError) -> JobError:
+        """An unexplained failure is a consequence of the loss of node 0, if that is lost."""
         return failure if describe(0, failure).is_explained else self._find_lost() or failure
 
     def close(self) -> None:
-        """Leave, once the others have heard how the run ended."""
-        self.report(has_heard_the_end=self.state.is_over)
-        deadline = time.monotonic() + FAREWELL_SECONDS
-        while time.monotonic() < deadline and self._thread.is_alive() and not self._may_leave():
+        """Stop to report, once the other nodes know how the run ended."""
+        self.report(knows_outcome=self.state.is_over)
+        deadline = time.monotonic() + CLOSING_SECONDS
+        while time.monotonic() < deadline and self._thread.is_alive() and not self._may_close():
             time.sleep(POLL_SECONDS)
         self._closing.set()
         self._wake.set()
-        self._thread.join(FAREWELL_SECONDS)
+        self._thread.join(CLOSING_SECONDS)
 
     @abstractmethod
     def _exchange(self) -> None:
-        """Report and listen, once."""
+        """Report to node 0 and receive the state, once."""
 
     @abstractmethod
-    def _may_leave(self) -> bool:
-        """Whether all has been said and heard."""
+    def _may_close(self) -> bool:
+        """Whether the last messages have been exchanged."""
 
     @abstractmethod
-    def _offer_round(self, find_checkpoint: Callable[[], str | None]) -> None:
-        """Have the next round begin, where this node decides it."""
+    def _start_round_if_ready(self, find_checkpoint: Callable[[], str | None]) -> None:
+        """Start the next round, if this is node 0 and enough nodes wait for it."""
 
     def _find_lost(self) -> JobError | None:
-        """Why node 0 cannot be heard any more, if so."""
+        """The error of a lost node 0, if it is lost."""
         return self._lost
 
     def _next_report(self, host_incarnation: str) -> NodeReport:
@@ -190,9 +192,9 @@ class NodeGroup(ABC):
             heartbeats=self._heartbeats() if is_training else (),
         )
 
-    def _wait_for_verdict(self, failure: NodeFailure) -> None:
-        """Until node 0 has said what it means; one that does not explain itself may come from a node that is lost."""
-        seconds = FAREWELL_SECONDS + (0 if failure.is_explained else self._timeouts.node)
+    def _wait_for_root_cause(self, failure: NodeFailure) -> None:
+        """Wait until node 0 has decided, which takes longer for the possible consequence of a lost node."""
+        seconds = CLOSING_SECONDS + (0 if failure.is_explained else self._timeouts.node)
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self._find_lost() is None:
             if self.state.failure or self.is_changing():
@@ -200,7 +202,7 @@ class NodeGroup(ABC):
             time.sleep(POLL_SECONDS)
 
     def _run(self) -> None:
-        """The thread: report and listen, until all is said."""
+        """Body of the thread."""
         while True:
             self._wake.clear()
             is_last = self._closing.is_set()
@@ -216,5 +218,5 @@ class NodeGroup(ABC):
 
 
 def lost_host(reason: str) -> JobError:
-    """Node 0 is gone, and the store with it."""
+    """The error of a lost node 0, which served the store."""
     return HangTimeout(f"node 0 is lost: {reason}; start all nodes again")

@@ -1,7 +1,7 @@
-"""Rendezvous of torch elastic, decided by node 0 from the heartbeats of all nodes.
+"""Rendezvous handler of torch elastic: node 0 decides from the heartbeats of all nodes.
 
-Torch's own (`c10d`) finds lost nodes by comparing the clocks of machines, and reads pickles from the network; this one
-does neither, and keeps the order of ranks: that of the nodes' numbers.
+Torch's own (`c10d`) detects lost nodes by comparing clocks of machines, and unpickles data from the network. This one
+does neither, and keeps ranks in the order of the nodes' ranks.
 """
 
 import torch.distributed as dist
@@ -12,13 +12,13 @@ from mnrl_job.agent.supervisor import Supervisor
 
 
 class GroupRendezvous(RendezvousHandler):
-    """The meeting point of this node's agent.
+    """Rendezvous of this node's workers with those of the other nodes.
 
     Args:
         group: the nodes of the run.
-        store: where workers find one another, too.
-        supervisor: has the checkpoint of each round fetched.
-        run_id: names the run.
+        store: for the workers, too.
+        supervisor: fetches the checkpoint of each round.
+        run_id: of the run.
     """
 
     def __init__(self, group: NodeGroup, store: dist.Store, supervisor: Supervisor, run_id: str) -> None:
@@ -32,9 +32,11 @@ class GroupRendezvous(RendezvousHandler):
 
     def next_rendezvous(self) -> RendezvousInfo:
         check = self._group.check
-        state = self._group.next_round(lambda: self._supervisor.prepare_round(None, check), self._supervisor.check)
+        self._supervisor.update(is_waiting=True)
+        state = self._group.next_round(lambda: self._supervisor.request_task(None, check), self._supervisor.check)
         if not self._group.nodes.is_first:
-            self._supervisor.prepare_round(state, check)
+            self._supervisor.request_task(state, check)
+        self._supervisor.update(is_waiting=False)
         nodes = self._group.nodes
         return RendezvousInfo(
             dist.PrefixStore(f"round-{state.round}", self._store),
@@ -47,7 +49,7 @@ class GroupRendezvous(RendezvousHandler):
         return self._group.state.is_over
 
     def set_closed(self) -> None:
-        """Node 0 decides when a run is over."""
+        """Node 0 decides when the run has ended."""
 
     def num_nodes_waiting(self) -> int:
         return int(self._group.is_resizing())

@@ -1,4 +1,4 @@
-"""Signed JSON messages in torch's store: who does not know the secret can write there, but nobody listens to that."""
+"""Signed JSON messages in torch's store: unsigned ones can be written by anyone, and are ignored."""
 
 import hmac
 import json
@@ -13,19 +13,19 @@ Message = dict[str, Any]
 
 
 class SignatureError(ValueError):
-    """A message that no node of this run signed."""
+    """A message was not signed by a node of this run."""
 
 
 class SignedStore:
-    """Messages of the nodes of one run.
+    """Messages between the nodes of one run.
 
-    The signature is an HMAC-SHA256 (RFC 2104) over run id, key and message, so that no message can be moved to another
-    key or another run. It does not hide what is said.
+    The signature is an HMAC-SHA256 (RFC 2104) over run id, key and message, so that a message cannot be moved to
+    another key or another run. Messages are not encrypted.
 
     Args:
-        store: where messages are kept.
-        run_id: names the run.
-        secret: shared by its nodes; empty tells apart runs only, not strangers.
+        store: of the messages.
+        run_id: of the run.
+        secret: shared by its nodes; without one, only messages of other runs are detected.
     """
 
     def __init__(self, store: dist.Store, run_id: str, secret: str) -> None:
@@ -39,7 +39,7 @@ class SignedStore:
         self._store.set(key, f"{self._sign(key, text)}\n{text}")
 
     def read(self, key: str) -> Message | None:
-        """The message at a key; None where there is none yet.
+        """The message at a key; None if there is none yet.
 
         Raises:
             SignatureError: it was not signed by a node of this run.
@@ -57,5 +57,5 @@ class SignedStore:
 
 
 def new_incarnation() -> str:
-    """Names one incarnation of a process, so that what was signed in an earlier one means nothing now."""
+    """A random id of a process, so that messages signed by an earlier process of the same node are ignored."""
     return os.urandom(16).hex()

@@ -1,4 +1,4 @@
-"""Torch's key-value store, by which the nodes of a run find one another: node 0 serves it, all connect to it."""
+"""Torch's key-value store for messages between nodes: node 0 serves it, all nodes connect to it."""
 
 import errno
 import socket
@@ -11,23 +11,23 @@ import torch.distributed as dist
 from mnrl_job.errors import HangTimeout, SettingsError
 from mnrl_job.system.logs import log
 
-PAUSE_SECONDS = 0.5
+RETRY_SECONDS = 0.5
 CONNECT_SECONDS = 5.0
-# For the attempt before to leave the port: as long as the manifests give it to end.
+# For the attempt before to release the port; the termination grace period of the manifests.
 PORT_SECONDS = 120.0
 
 
 def serve(port: int, timeout: float, check: Callable[[], None]) -> dist.TCPStore:
-    """Serve the store at all addresses of this machine.
+    """Serve the store on all addresses of this machine.
 
     Args:
-        port: its number.
-        timeout: of its requests, in seconds.
-        check: called while the port is still taken, as by the attempt before, which is ending.
+        port: to listen on.
+        timeout: of requests, in seconds.
+        check: called while the port is in use, for instance by the attempt before; raises to stop.
 
     Raises:
-        HangTimeout: the port stays taken.
-        SettingsError: this user may not listen there.
+        HangTimeout: the port stays in use.
+        SettingsError: this user may not listen on the port.
     """
     deadline = time.monotonic() + PORT_SECONDS
     while True:
@@ -37,13 +37,13 @@ def serve(port: int, timeout: float, check: Callable[[], None]) -> dist.TCPStore
         except OSError as error:
             message = f"MNRL_MASTER_ADDR: node 0 cannot listen on port {port}: {error}"
             if error.errno != errno.EADDRINUSE:
-                raise SettingsError(f"{message}; name another port") from error
+                raise SettingsError(f"{message}; use another port") from error
             if time.monotonic() > deadline:
                 raise HangTimeout(
-                    f"{message}; start again once whoever holds it has ended, or name another port"
+                    f"{message}; start again once the process that uses it has exited, or use another port"
                 ) from error
         check()
-        time.sleep(PAUSE_SECONDS)
+        time.sleep(RETRY_SECONDS)
     return dist.TCPStore(
         "localhost",
         port,
@@ -55,13 +55,13 @@ def serve(port: int, timeout: float, check: Callable[[], None]) -> dist.TCPStore
 
 
 def connect(address: tuple[str, int], timeout: float, join_timeout: float, check: Callable[[], None]) -> dist.TCPStore:
-    """Connect to the store of node 0, which may be yet to come.
+    """Connect to the store of node 0, which may not have started yet.
 
     Args:
-        address: its host and port.
+        address: host and port of node 0.
         timeout: of requests, in seconds.
-        join_timeout: how long to wait for node 0, in seconds.
-        check: called while waiting.
+        join_timeout: to wait for node 0, in seconds.
+        check: called while waiting; raises to stop.
 
     Raises:
         HangTimeout: node 0 cannot be reached.
@@ -81,7 +81,7 @@ def connect(address: tuple[str, int], timeout: float, join_timeout: float, check
                 log(f"waiting for node 0 at {host}:{port}: {error}")
                 is_logged = True
         check()
-        time.sleep(PAUSE_SECONDS)
+        time.sleep(RETRY_SECONDS)
 
 
 def _listen(port: int) -> socket.socket:

@@ -1,4 +1,4 @@
-"""The agent's line to its supervisor: orders come in by standard input, answers go out by a file, both JSON."""
+"""The agent's connection to its supervisor: messages come in by standard input, the status goes out as a file."""
 
 import sys
 import threading
@@ -13,87 +13,80 @@ from pydantic import TypeAdapter
 from mnrl_job.agent.messages import GroupState
 from mnrl_job.errors import by_kind
 from mnrl_job.launch.fingerprint import Fingerprint
-from mnrl_job.launch.node_agent import NEWEST, AgentStatus, Order
+from mnrl_job.launch.node_agent import NEWEST, AgentStatus, SupervisorMessage
 from mnrl_job.system.record_files import write_record
 
 POLL_SECONDS = 0.05
-Answer = TypeVar("Answer")
+Value = TypeVar("Value")
 
 
 class Supervisor:
-    """What the supervisor of this node has ordered so far.
+    """The supervisor of this node, as its agent sees it.
 
     Args:
-        path: the file for answers.
+        path: file of the agent's status.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._status = AgentStatus()
-        self._orders: list[Order] = []
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._messages: list[SupervisorMessage] = []
+        threading.Thread(target=self._receive, daemon=True).start()
 
-    def wait_for_training(self, check: Callable[[], None]) -> Fingerprint:
-        """Until the data is prepared.
+    def wait_for_fingerprint(self, check: Callable[[], None]) -> Fingerprint:
+        """Wait until the data is prepared.
 
         Args:
-            check: called while waiting; raises with what this node ends.
+            check: called while waiting; raises to stop.
         """
-        return self._wait(lambda order: order.fingerprint, check)
+        return self._wait(lambda message: message.fingerprint, check)
 
-    def prepare_round(self, state: GroupState | None, check: Callable[[], None]) -> str | None:
-        """Have the task of a round's workers written, with the checkpoint that they go on from.
+    def request_task(self, state: GroupState | None, check: Callable[[], None]) -> str | None:
+        """Have the supervisor write the task of a round's workers, with the checkpoint to resume from.
 
         Args:
-            state: of a round that has begun; None at node 0, which decides for the newest checkpoint before.
-            check: called while waiting; raises with what this node ends.
+            state: of a round that has started; None at node 0, which picks the newest checkpoint before.
+            check: called while waiting; raises to stop.
 
         Returns:
-            The checkpoint's name, None where they begin at the beginning.
+            The checkpoint's name, None to start from the beginning.
         """
-        question = self._status.question + 1
-        self._tell(question=question, checkpoint=state.checkpoint if state else NEWEST)
-        return self._wait(lambda order: order if order.answer == question else None, check).checkpoint
+        request = self._status.task_request + 1
+        self.update(task_request=request, checkpoint=state.checkpoint if state else NEWEST)
+        return self._wait(lambda message: message if message.task_request == request else None, check).checkpoint
 
-    def tell_trained(self) -> None:
-        """That the workers ended well."""
-        self._tell(has_trained=True)
-
-    def tell_published(self) -> None:
-        """That node 0 has published the run."""
-        self._tell(is_published=True)
+    def update(self, **changes: Any) -> None:
+        """Change the status that the supervisor reads, see `AgentStatus`."""
+        self._status = replace(self._status, **changes)
+        write_record(self._path, self._status)
 
     def wait_until_published(self, check: Callable[[], None]) -> None:
-        """Until this supervisor has published the run, or knows that it is.
+        """Wait until the supervisor knows that the run is published.
 
         Args:
-            check: called while waiting; raises with what this node ends.
+            check: called while waiting; raises to stop.
         """
-        self._wait(lambda order: order.is_published or None, check)
+        self._wait(lambda message: message.is_published or None, check)
 
     def check(self) -> None:
         """Return unless the supervisor failed.
 
         Raises:
-            JobError: it did.
+            JobError: its failure.
         """
-        for order in list(self._orders):
-            if order.failure:
-                raise by_kind(**order.failure)
+        for message in list(self._messages):
+            if message.failure:
+                raise by_kind(**message.failure)
 
-    def _tell(self, **changes: Any) -> None:
-        self._status = replace(self._status, **changes)
-        write_record(self._path, self._status)
-
-    def _wait(self, find: Callable[[Order], Answer | None], check: Callable[[], None]) -> Answer:
+    def _wait(self, find: Callable[[SupervisorMessage], Value | None], check: Callable[[], None]) -> Value:
         while True:
-            for order in list(self._orders):
-                if (found := find(order)) is not None:
-                    return found
+            for message in list(self._messages):
+                if (value := find(message)) is not None:
+                    return value
             self.check()
             check()
             time.sleep(POLL_SECONDS)
 
-    def _listen(self) -> None:
+    def _receive(self) -> None:
         for line in sys.stdin:
-            self._orders.append(TypeAdapter(Order).validate_json(line))
+            self._messages.append(TypeAdapter(SupervisorMessage).validate_json(line))

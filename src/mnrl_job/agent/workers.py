@@ -1,4 +1,4 @@
-"""The workers of this node under torch elastic's agent, which starts, watches, stops and restarts them."""
+"""The workers of this node, started, monitored, stopped and restarted by torch elastic's agent."""
 
 import os
 import signal
@@ -24,14 +24,14 @@ from mnrl_job.system.parent_death import SUPERVISOR
 from mnrl_job.system.preemption import stopped_by
 
 POLL_SECONDS = 0.1
-# For the siblings of a worker that failed to end by themselves.
+# For the other workers to exit by themselves after one failed.
 SIBLINGS_SECONDS = 2.0
-# A round ends for many reasons, each of which is judged; none of them is limited in number.
-ANY_NUMBER = 1_000_000_000
+# Node 0 decides whether another round starts.
+UNLIMITED = 1_000_000_000
 
 
 class WorkerAgent(LocalElasticAgent):
-    """Torch's agent, which restarts workers only where the group goes on with other nodes."""
+    """Torch's agent; it restarts workers only for another round of the group."""
 
     def __init__(self, task: AgentTask, group: NodeGroup, rendezvous: RendezvousHandler) -> None:
         program, *arguments = task.command
@@ -41,88 +41,88 @@ class WorkerAgent(LocalElasticAgent):
             rdzv_handler=rendezvous,
             entrypoint=program,
             args=tuple(arguments),
-            max_restarts=ANY_NUMBER,
+            max_restarts=UNLIMITED,
             monitor_interval=POLL_SECONDS,
         )
         super().__init__(spec, DefaultLogsSpecs(os.devnull), shutdown_timeout=int(task.stop_seconds))
         self._task = task
         self._group = group
         self._oom_kills = oom_kills()
-        # All nodes have as many workers, so ranks follow from the nodes' numbers without asking.
+        # All nodes have the same number of workers, so ranks can be computed without communication.
         os.environ |= {"TORCH_ELASTIC_WORKER_IDENTICAL": "1", SUPERVISOR: str(os.getpid())}
         os.environ[IDENTITIES] = dumps(task.identities)
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
-        for path in self._task.outcomes.glob("rank-*.json"):
+        for path in self._task.worker_files.glob("rank-*.json"):
             path.unlink()
         os.environ[ROUND] = str(self._group.round)
-        started: dict[int, Any] = super()._start_workers(worker_group)
-        return started
+        processes: dict[int, Any] = super()._start_workers(worker_group)
+        return processes
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         try:
             self._group.check()
         except JobError as error:
-            self._end_for(error)
+            self._stop_for_failure(error)
             raise
         if self._group.is_broken():
             return RunResult(WorkerState.UNHEALTHY)
-        if any(self._codes()):
-            self._end_siblings()
+        if any(self._exit_codes()):
+            self._stop_siblings()
         result: RunResult = super()._monitor_workers(worker_group)
         if result.is_failed() and (failure := self._failure()):
             raise failure
         return result
 
     def _stop_workers(self, worker_group: WorkerGroup) -> None:
-        """What waits for a node that is lost does not hear a request."""
         if self._group.is_broken():
-            self._shutdown(signal.SIGKILL, timeout=0)
+            self._shutdown(signal.SIGKILL, timeout=0)  # workers that wait for a lost node do not react to SIGTERM
         else:
             self._shutdown(signal.SIGTERM, timeout=self._shutdown_timeout)
+        for path in self._task.heartbeats:
+            path.unlink(missing_ok=True)  # of this round, not of the next
 
     def _exit_barrier(self) -> None:
-        """Node 0 says when the run is published."""
+        """The agent waits for node 0 instead."""
 
-    def failure_after(self, error: SignalException) -> JobError:
-        """What the workers made of a request to stop; that a connection broke meanwhile is no reason to fail."""
-        if any(self._task.outcomes.glob("rank-*.json")):
-            failure = root_cause(self._task.outcomes, self._codes())
+    def failure_on_signal(self, error: SignalException) -> JobError:
+        """The failure after a signal: a preemption, unless the workers failed otherwise than by a broken connection."""
+        if any(self._task.worker_files.glob("rank-*.json")):
+            failure = root_cause(self._task.worker_files, self._exit_codes())
             if describe(self._group.nodes.rank, failure).is_explained:
                 return failure
-            warn(f"asked to stop, the workers ended with {first_line(failure)}")
+            warn(f"workers failed after {error.sigval.name}: {first_line(failure)}")
         return stopped_by(error.sigval.name)
 
-    def _end_for(self, error: JobError) -> None:
-        """The run ends: what waits for other nodes does not hear a request, what saves for all is let finish."""
-        if isinstance(error, Preempted):
+    def _stop_for_failure(self, error: JobError) -> None:
+        if isinstance(error, Preempted):  # they save a checkpoint
             self._shutdown(signal.SIGTERM, timeout=self._shutdown_timeout)
             return
-        if self._group.hangs():
-            dump_stacks(self._running())
+        if self._group.is_hung():
+            dump_stacks(self._running_pids())
         self._shutdown(signal.SIGKILL, timeout=0)
 
     def _failure(self) -> JobError | None:
-        """With what this node ends, now that workers failed; None where all go on with other nodes."""
-        failure = root_cause(self._task.outcomes, self._codes(), oom_kills() - self._oom_kills)
+        """The failure that this node exits with after its workers failed; None if another round follows."""
+        failure = root_cause(self._task.worker_files, self._exit_codes(), oom_kills() - self._oom_kills)
         if isinstance(failure, Preempted) and self._group.nodes.is_elastic:
-            return None  # another node is to stop, or to join; here nobody asked
-        return self._group.awaits_verdict(failure)
+            return None  # since another node leaves or joins; this one was not preempted
+        return self._group.resolve_worker_failure(failure)
 
-    def _end_siblings(self) -> None:
+    def _stop_siblings(self) -> None:
         deadline = time.monotonic() + SIBLINGS_SECONDS
-        while time.monotonic() < deadline and None in self._codes():
+        while time.monotonic() < deadline and None in self._exit_codes():
             time.sleep(POLL_SECONDS)
-        if self._pcontext and None in self._codes():
-            # Those that were stopped on request may still have something to save.
-            is_saving = Preempted.code in self._codes()
+        if self._pcontext and None in self._exit_codes():
+            # After a preemption the others may still be saving the checkpoint.
+            is_saving = Preempted.code in self._exit_codes()
             death = signal.SIGTERM if is_saving else signal.SIGKILL
             self._pcontext.close(death, timeout=self._shutdown_timeout if is_saving else 0)
 
-    def _codes(self) -> list[int | None]:
+    def _exit_codes(self) -> list[int | None]:
         handlers = getattr(self._pcontext, "subprocess_handlers", {})
         return [handler.proc.poll() for _, handler in sorted(handlers.items())]
 
-    def _running(self) -> list[int]:
+    def _running_pids(self) -> list[int]:
         handlers = getattr(self._pcontext, "subprocess_handlers", {})
         return [handler.proc.pid for handler in handlers.values() if handler.proc.poll() is None]

@@ -1,28 +1,28 @@
-"""Credentials, and what goes with them, that cannot work as they stand, told by name before anything uses them."""
+"""Credentials and related variables with invalid values, reported by name before anything uses them."""
 
 import re
 from collections.abc import Iterator, Mapping
 
 from mnrl_job.system.secrets import is_secret
 
-# Of the services that a run speaks to; other variables are other programs' matter.
-FAMILIES = ("AWS_", "HF_", "HUGGING_FACE_", "WANDB_", "MLFLOW_")
-# What says where these are, and by whose leave; libraries take it as it is, or call it a storage that is away.
-WHEREABOUTS = re.compile(
+# Of the services that a run uses.
+PREFIXES = ("AWS_", "HF_", "HUGGING_FACE_", "WANDB_", "MLFLOW_")
+# Addresses and identities; libraries do not validate them, or report an invalid one as unavailable storage.
+CONNECTION_VARIABLES = re.compile(
     r"AWS_(?:(?:DEFAULT_)?REGION|PROFILE|ROLE_ARN|CA_BUNDLE|ENDPOINT_URL\w*|\w+_FILE)|(?i:https?_proxy|all_proxy)"
 )
 QUOTES = "'\""
 
 
-def faulty_credentials(variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """The name of each variable that nobody can have meant as it is, and why. Never its value."""
+def invalid_credentials(variables: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The name of each invalid variable, and why. Never its value."""
     for name, value in sorted(variables.items()):
-        ours = (name.startswith(FAMILIES) and is_secret(name)) or WHEREABOUTS.fullmatch(name)
-        if ours and (fault := _fault(value)):
-            yield name, fault
+        is_checked = (name.startswith(PREFIXES) and is_secret(name)) or CONNECTION_VARIABLES.fullmatch(name)
+        if is_checked and (problem := _problem(value)):
+            yield name, problem
 
 
-def _fault(value: str) -> str:
+def _problem(value: str) -> str:
     if value != value.strip():
         return (
             "has leading or trailing whitespace, as Kubernetes Secrets created with `echo` do; create it with "

@@ -1,9 +1,9 @@
-"""How the settings are shown: as a table, as `env.example`, as JSON schema, as the table of the docs."""
+"""The settings as a table, as `env.example`, as JSON schema, and as the table of the docs."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from mnrl_job.config.settings import REQUIRED, Settings, accepts, as_typed, env_name
+from mnrl_job.config.settings import REQUIRED, Settings, accepts, as_text, env_name
 from mnrl_job.system.json_text import dumps
 from mnrl_job.system.secrets import redact
 
@@ -11,16 +11,16 @@ BOOLEANS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 
 
 def default_text(field: str) -> str:
-    """The default as one would type it; empty for none."""
-    return as_typed(Settings.model_fields[field].default)
+    """The default as text; empty for None."""
+    return as_text(Settings.model_fields[field].default)
 
 
 def as_table(settings: Settings, origins: Mapping[str, str]) -> str:
-    """Name, value now, where it came from, meaning: one line a setting."""
+    """Name, value, origin and meaning of each setting, one per line."""
     rows = [
         (
             env_name(field),
-            redact(as_typed(getattr(settings, field))) or "-",
+            redact(as_text(getattr(settings, field))) or "-",
             origins.get(field, "default"),
             info.description or "",
         )
@@ -45,7 +45,7 @@ def as_env() -> str:
 
 
 def as_json_schema() -> str:
-    """JSON schema of the environment of `train`, in which every value is a text."""
+    """JSON schema of the environment variables of `train`."""
     schema = {
         "title": "Settings of mnrl-job",
         "type": "object",
@@ -57,12 +57,12 @@ def as_json_schema() -> str:
 
 
 def _text_schema(field: str) -> dict[str, Any]:
-    """What can be told of a text by its schema: the words that are accepted where these are few. Empty is unset."""
+    """Schema of a setting as text; with the accepted values of a `Literal` or a boolean, or empty for unset."""
     info = Settings.model_fields[field]
     schema: dict[str, Any] = {"type": "string", "description": f"{info.description}. Takes {accepts(field)}."}
-    words = get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
-    if words := BOOLEANS if info.annotation is bool else words:
-        schema["enum"] = [*words, ""]
+    values = get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
+    if values := BOOLEANS if info.annotation is bool else values:
+        schema["enum"] = [*values, ""]
     if field in REQUIRED["train"]:
         schema["minLength"] = 1
     if default := default_text(field):

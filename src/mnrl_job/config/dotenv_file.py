@@ -1,4 +1,4 @@
-"""The `.env` file: what stands in it counts, or is told with its line. Values are shown nowhere, they may be secret."""
+"""The `.env` file. Every invalid line is reported; values are never shown, since they may be secret."""
 
 import codecs
 import io
@@ -11,35 +11,35 @@ from dotenv.parser import Binding, parse_stream
 
 from mnrl_job.errors import DeniedError, SettingsError
 
-FORM = "expected NAME=value"
-# A setting, also as PowerShell, JSON or a lower-case shell would have it.
+EXPECTED = "expected NAME=value"
+# A setting, also in the syntax of PowerShell or JSON, or in lower case.
 SETTING = re.compile(r"(?i)(?:\$env:)?\W*(MNRL_\w+)\W*")
-BEGINS = re.compile(r"(?:export\s+)?([A-Za-z_][\w.-]*)\s*(=|:|$)", re.MULTILINE)
+ASSIGNMENT = re.compile(r"(?:export\s+)?([A-Za-z_][\w.-]*)\s*(=|:|$)", re.MULTILINE)
 LINE_END = re.compile(r"\r\n|\n|\r")
 SETTING_INSIDE = re.compile(r"(?m)^\s*(?:export\s+)?(MNRL_\w+)\s*=")
 
 
 def read_dotenv(path: Path) -> dict[str, str | None]:
-    """The variables of a `.env` file; none where there is no file.
+    """The variables of a `.env` file; empty if there is no file.
 
     Raises:
-        SettingsError: a line is not `NAME=value`, or the file is no text in UTF-8; every such line is named.
-        DeniedError: it may not be read.
+        SettingsError: lines that are not `NAME=value`, or the file is not UTF-8.
+        DeniedError: the file may not be read.
     """
     try:
-        if path.is_dir() and not (path / "pyvenv.cfg").exists():  # a virtual environment is often called so
+        if path.is_dir() and not (path / "pyvenv.cfg").exists():  # a virtual environment is often named .env
             raise SettingsError(f"{path} is a folder, as Docker creates when the file to mount is missing; remove it")
         data = path.read_bytes() if path.is_file() or path.is_fifo() else b""
     except OSError as error:
         raise DeniedError(f"{path} cannot be read: {error.strerror}; make it readable for this user") from error
-    text = _decoded(path, data)
+    text = _decode(path, data)
     problems = [problem for binding in parse_stream(io.StringIO(text)) for problem in _problems(path, binding)]
     if problems:
         raise SettingsError("\n".join(problems))
     return dotenv_values(stream=io.StringIO(text))
 
 
-def _decoded(path: Path, data: bytes) -> str:
+def _decode(path: Path, data: bytes) -> str:
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
         raise SettingsError(f"{path}:1: UTF-16, as PowerShell's > writes it; save the file as UTF-8")
     try:
@@ -54,15 +54,19 @@ def _problems(path: Path, binding: Binding) -> Iterator[str]:
     before = binding.original.string.removesuffix(text)
     where = f"{path}:{binding.original.line + len(LINE_END.findall(before))}"
     if binding.error or (binding.key and binding.value is None):
-        yield f"{where}: {_misread(text)}"
-    elif binding.key and (meant := SETTING.fullmatch(binding.key)) and meant[1].upper() != binding.key:
-        yield f"{where}: {binding.key} is not a valid name; expected {meant[1].upper()}=value"
+        yield f"{where}: {_explain(text)}"
+    elif binding.key and (setting := SETTING.fullmatch(binding.key)) and setting[1].upper() != binding.key:
+        yield f"{where}: {binding.key} is not a valid name; expected {setting[1].upper()}=value"
     elif inside := SETTING_INSIDE.search(text.partition("\n")[2]):
         yield f"{where}: the quoted value of {binding.key} runs on past {inside[1]}; close the quotes on the same line"
 
 
-def _misread(text: str) -> str:
-    begins = BEGINS.match(text)
-    if begins and begins[2] == "=":
-        return f"{begins[1]}: unclosed quotes, or text after them; {FORM} or NAME='value'"
-    return f"{begins[1] + begins[2]} is not valid; {FORM}" if begins else f"this line is not valid; {FORM}"
+def _explain(text: str) -> str:
+    assignment = ASSIGNMENT.match(text)
+    if assignment and assignment[2] == "=":
+        return f"{assignment[1]}: unclosed quotes, or text after them; {EXPECTED} or NAME='value'"
+    return (
+        f"{assignment[1] + assignment[2]} is not valid; {EXPECTED}"
+        if assignment
+        else f"this line is not valid; {EXPECTED}"
+    )

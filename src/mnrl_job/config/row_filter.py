@@ -1,4 +1,4 @@
-"""Which rows to take: `MNRL_ROW_FILTER`, as in label>=1 and split=train."""
+"""`MNRL_ROW_FILTER`, such as `label>=1 and split=train`."""
 
 import math
 import operator
@@ -18,17 +18,17 @@ OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
 }
 ALL = "all"
-PLAIN = r"[^\s'\"=<>!&|,;()]+"
-WORD = rf"'[^']*'|\"[^\"]*\"|{PLAIN}"
+UNQUOTED = r"[^\s'\"=<>!&|,;()]+"
+WORD = rf"'[^']*'|\"[^\"]*\"|{UNQUOTED}"
 CONDITION = re.compile(rf"\s*({WORD})\s*(==|!=|>=|<=|=|>|<)\s*({WORD})(?:\s+|$)")
 AND = re.compile(r"and\s", re.IGNORECASE)
 NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
-TRUTH = {"true": 1.0, "false": 0.0}
+BOOLEANS = {"true": 1.0, "false": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What the value of a column must be: a number compares with numbers, a text with texts."""
+    """A comparison of a column with a value: numbers with numbers, texts with texts."""
 
     column: str
     operator: str
@@ -39,22 +39,22 @@ class Condition:
         return f"{_word(self.column)}{self.operator}{value}"
 
     def holds(self, value: object) -> bool:
-        """Whether a value fulfils it. One that is missing fulfils none.
+        """Whether a value satisfies the condition. A missing value satisfies none.
 
         Raises:
             TypeError: it cannot be compared.
         """
         if is_missing(value):
             return False
-        mine = number_of(value) if isinstance(self.value, float) else _text_of(value)
-        if mine is None:
+        operand = number_of(value) if isinstance(self.value, float) else _text_of(value)
+        if operand is None:
             raise TypeError(f"{value!r} is not {'a number' if isinstance(self.value, float) else 'text'}")
-        return OPERATORS[self.operator](mine, self.value)
+        return OPERATORS[self.operator](operand, self.value)
 
 
 @dataclass(frozen=True, slots=True)
 class RowFilter:
-    """The conditions that a row must fulfil; without any, all rows are taken."""
+    """Conditions that a row must satisfy; without any, all rows are used."""
 
     conditions: tuple[Condition, ...]
 
@@ -63,33 +63,33 @@ class RowFilter:
 
 
 def parse_row_filter(text: str) -> RowFilter:
-    """Read a filter as it is typed.
+    """Parse a row filter.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is invalid.
     """
     if text.strip().casefold() == ALL:
         return RowFilter(())
     conditions: list[Condition] = []
     position = 0
-    while found := CONDITION.match(text, position):
-        sign = "=" if found[2] == "==" else found[2]
-        conditions.append(Condition(_unquoted(found[1]), sign, _literal(found[3])))
-        position = found.end()
+    while match := CONDITION.match(text, position):
+        symbol = "=" if match[2] == "==" else match[2]
+        conditions.append(Condition(_unquoted(match[1]), symbol, _literal(match[3])))
+        position = match.end()
         if position == len(text):
             return RowFilter(tuple(conditions))
-        joint = AND.match(text, position)
-        if not joint:
+        conjunction = AND.match(text, position)
+        if not conjunction:
             raise ValueError(f"expected 'and' before {text[position:]!r}")
-        position = joint.end()
+        position = conjunction.end()
     raise ValueError(f"{text[position:].strip() or 'nothing'!r} is not a condition")
 
 
 def number_of(value: object) -> float | None:
-    """A number, also one that is written as a text (as in CSV), or true or false; None for what is none."""
+    """The value of a number, also as text (as in CSV), or of a boolean; None for other values."""
     if isinstance(value, str):
         text = value.strip()
-        return float(text) if NUMBER.fullmatch(text) else TRUTH.get(text.casefold())
+        return float(text) if NUMBER.fullmatch(text) else BOOLEANS.get(text.casefold())
     if not isinstance(value, bool | int | float | Decimal):
         return None
     try:
@@ -99,7 +99,7 @@ def number_of(value: object) -> float | None:
 
 
 def is_missing(value: object) -> bool:
-    """Whether there is no value: null, NaN, or a text of blanks."""
+    """Whether a value is missing: null, NaN, or only whitespace."""
     if isinstance(value, str):
         return not value.strip() or value.strip().casefold() == "nan"
     return value is None or (isinstance(value, float) and math.isnan(value))
@@ -122,7 +122,7 @@ def _unquoted(word: str) -> str:
 
 
 def _word(text: str) -> str:
-    """A name or text as it must be typed."""
-    if re.fullmatch(PLAIN, text) and number_of(text) is None:
+    """A name or text, in quotes if it needs them."""
+    if re.fullmatch(UNQUOTED, text) and number_of(text) is None:
         return text
     return f'"{text}"' if "'" in text else f"'{text}'"

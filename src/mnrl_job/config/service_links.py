@@ -1,4 +1,4 @@
-"""Variables that Kubernetes, or Docker's links, make of the name of a service beside us. Nobody meant them for us."""
+"""Environment variables that Kubernetes, or Docker links, set for services; their names may start with `MNRL_`."""
 
 import re
 from collections.abc import Mapping
@@ -7,17 +7,17 @@ from collections.abc import Mapping
 ADDRESS = re.compile(r"(?:tcp|udp|sctp)://\S+")
 HOST = re.compile(r"\w+_SERVICE_HOST|\w+_PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|ADDR|PORT)(?:_START|_END)?)?")
 PORT = re.compile(r"\w+_SERVICE_PORT(?:_[A-Z0-9_]+)?")
-# What Docker adds: the name of the linked container, and its environment.
+# Docker also sets the name of the linked container, and its environment.
 LINKED = re.compile(r"(\w+?)(?:_NAME|_ENV_\w+)")
 
 
 def is_address(value: str) -> bool:
-    """Whether a value is the address of a service, where a setting would have a number."""
+    """Whether a value is the address of a service instead of a port number."""
     return bool(ADDRESS.fullmatch(value.strip()))
 
 
 def is_service_link(name: str, environ: Mapping[str, str]) -> bool:
-    """Whether a variable of the environment tells of a service."""
+    """Whether an environment variable was set for a service."""
     value = environ[name]
     linked = LINKED.fullmatch(name)
     return (

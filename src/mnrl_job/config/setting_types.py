@@ -1,11 +1,11 @@
-"""What settings are made of: sources, intervals and times, and how each is read from its text."""
+"""Types of settings, such as sources, intervals and durations, and their parsers."""
 
 import difflib
 import math
 import re
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints
 
@@ -13,15 +13,20 @@ from mnrl_job.config.row_filter import RowFilter, parse_row_filter
 
 RANKING_METRICS = ("accuracy", "precision", "recall", "mrr", "map", "ndcg")
 METRIC_CUTOFFS = (1, 3, 5, 10, 100)
-DEEPEST_CUTOFF = 10_000
-SECONDS = {"s": 1, "m": 60, "h": 3600}
+MAX_CUTOFF = 10_000
+SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600}
 ExportFormat = Literal["onnx", "openvino", "int8"]
 HardnessMode = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
 
 
+def setting(default: Any, meaning: str, accepts: str, **constraints: Any) -> Any:
+    """A field of the settings, with what the generated docs say about it."""
+    return Field(default, description=meaning, json_schema_extra={"accepts": accepts}, **constraints)
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One place data comes from: `name=uri` or `name:weight=uri`. Without a name it takes its file's or folder's."""
+    """A source of data, `name=uri` or `name:weight=uri`. The default name is that of its file or folder."""
 
     name: str
     uri: str
@@ -34,18 +39,18 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Duration:
-    """A length of time."""
+    """A duration, such as `10m`."""
 
     seconds: float
 
     def __str__(self) -> str:
-        unit = next(unit for unit in "hms" if self.seconds % SECONDS[unit] == 0)
-        return f"{int(self.seconds) // SECONDS[unit]}{unit}"
+        unit = next(unit for unit in "hms" if self.seconds % SECONDS_PER_UNIT[unit] == 0)
+        return f"{int(self.seconds) // SECONDS_PER_UNIT[unit]}{unit}"
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """How often: after so many steps, or so many seconds."""
+    """An interval in steps or in seconds."""
 
     steps: int | None = None
     seconds: float | None = None
@@ -54,13 +59,13 @@ class Interval:
         return str(self.steps or Duration(self.seconds or 0.0))
 
     def due(self, step: int, seconds: float) -> bool:
-        """Whether it is time, at this step and so many seconds after the last time."""
+        """Whether the interval is over, at this step and so many seconds after the last time."""
         return step % self.steps == 0 if self.steps else seconds >= (self.seconds or 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Hardness:
-    """How much more a negative counts the more similar it is to the query, and which negatives: the library's names."""
+    """Weighting of negatives by their similarity to the query; modes as in Sentence Transformers."""
 
     mode: HardnessMode
     strength: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -71,7 +76,7 @@ class Hardness:
 
 @dataclass(frozen=True, slots=True)
 class RankRange:
-    """Places of a ranking, counted from 1, the last included."""
+    """Ranks counted from 1, including the last."""
 
     first: int
     last: int
@@ -82,7 +87,7 @@ class RankRange:
 
 @dataclass(frozen=True, slots=True)
 class NodeRange:
-    """How many nodes train together: a fixed number, or for an elastic run from so many to so many."""
+    """The number of nodes: fixed, or the minimum and maximum of an elastic run."""
 
     min_nodes: int
     max_nodes: int
@@ -91,29 +96,29 @@ class NodeRange:
         return str(self.max_nodes) if self.min_nodes == self.max_nodes else f"{self.min_nodes}:{self.max_nodes}"
 
 
-def _parse_every(value: object) -> object:
+def _parse_interval(value: object) -> object:
     if not isinstance(value, str):
         return value
-    found = re.fullmatch(r"([0-9]+)([smh]?)", value.strip())
-    if not found or not int(found[1]):
+    match = re.fullmatch(r"([0-9]+)([smh]?)", value.strip())
+    if not match or not int(match[1]):
         raise ValueError("not a positive integer with an optional unit s, m or h")
-    number, unit = int(found[1]), found[2]
-    return Interval(seconds=float(number * SECONDS[unit])) if unit else Interval(steps=number)
+    number, unit = int(match[1]), match[2]
+    return Interval(seconds=float(number * SECONDS_PER_UNIT[unit])) if unit else Interval(steps=number)
 
 
-def _parse_time(value: object) -> object:
-    every = _parse_every(value)
-    if not isinstance(every, Interval):
+def _parse_duration(value: object) -> object:
+    interval = _parse_interval(value)
+    if not isinstance(interval, Interval):
         return value
-    if every.seconds is None:
+    if interval.seconds is None:
         raise ValueError("missing unit")
-    return Duration(every.seconds)
+    return Duration(interval.seconds)
 
 
 def _parse_sources(value: object) -> object:
     if not isinstance(value, str):
         return value
-    value.encode()  # a UnicodeEncodeError is a ValueError, too
+    value.encode()  # raises a UnicodeEncodeError, which is a ValueError
     sources = tuple(_parse_source(item.strip()) for item in value.split(",") if item.strip())
     names = [source.name for source in sources]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
@@ -122,14 +127,14 @@ def _parse_sources(value: object) -> object:
 
 
 def _parse_source(item: str) -> Source:
-    # A weight holds no slash, so that the colon of s3://bucket/a=b begins none.
-    if named := re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_.-]*)(?::([^=/\\]*))?=(.+)", item):
-        return Source(named[1], named[3], _parse_weight(named[2], item))
-    return Source(own_name(item), item)
+    # A weight has no slash, so that the colon in s3://bucket/a=b does not start one.
+    if match := re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_.-]*)(?::([^=/\\]*))?=(.+)", item):
+        return Source(match[1], match[3], _parse_weight(match[2], item))
+    return Source(default_name(item), item)
 
 
-def own_name(uri: str) -> str:
-    """The name a source takes from its file or folder."""
+def default_name(uri: str) -> str:
+    """The name of a source without one: that of its file or folder."""
     stem = re.split(r"[/\\]", uri.rstrip("/\\"))[-1]
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", re.sub(r"(?<=.)\..*$", "", stem)).lstrip("-._").rstrip("-.")
     return name or "data"
@@ -147,7 +152,7 @@ def _parse_weight(text: str | None, item: str) -> float | None:
     return weight
 
 
-def _refuse_weights(sources: tuple[Source, ...]) -> tuple[Source, ...]:
+def _reject_weights(sources: tuple[Source, ...]) -> tuple[Source, ...]:
     for source in sources:
         if source.weight is not None:
             raise ValueError(f"{str(source)!r}: eval sets take no weight; write {source.name}={source.uri}")
@@ -164,28 +169,28 @@ def _parse_hardness(value: object) -> object:
     return {"mode": mode or "all_negatives", "strength": strength}
 
 
-def _parse_places(value: object) -> object:
+def _parse_rank_range(value: object) -> object:
     if not isinstance(value, str):
         return value
-    found = re.fullmatch(r"([1-9][0-9]{0,5})\s*-\s*([1-9][0-9]{0,5})", value.strip())
-    if not found or int(found[1]) > int(found[2]):
+    match = re.fullmatch(r"([1-9][0-9]{0,5})\s*-\s*([1-9][0-9]{0,5})", value.strip())
+    if not match or int(match[1]) > int(match[2]):
         raise ValueError("not an ascending range of ranks")
-    return RankRange(int(found[1]), int(found[2]))
+    return RankRange(int(match[1]), int(match[2]))
 
 
 def parse_node_range(text: str) -> NodeRange:
-    """`2` or `2:8`.
+    """Parse `2` or `2:8`.
 
     Raises:
         ValueError: it is neither.
     """
-    found = re.fullmatch(r"([1-9][0-9]{0,5})(?::([1-9][0-9]{0,5}))?", text.strip())
-    if not found:
+    match = re.fullmatch(r"([1-9][0-9]{0,5})(?::([1-9][0-9]{0,5}))?", text.strip())
+    if not match:
         raise ValueError("not a number of nodes or MIN:MAX")
-    fewest, most = int(found[1]), int(found[2] or found[1])
-    if fewest > most:
-        raise ValueError(f"MIN {fewest} is greater than MAX {most}")
-    return NodeRange(fewest, most)
+    min_nodes, max_nodes = int(match[1]), int(match[2] or match[1])
+    if min_nodes > max_nodes:
+        raise ValueError(f"MIN {min_nodes} is greater than MAX {max_nodes}")
+    return NodeRange(min_nodes, max_nodes)
 
 
 def _parse_num_nodes(value: object) -> object:
@@ -196,7 +201,7 @@ def _parse_row_filter(value: object) -> object:
     return parse_row_filter(value) if isinstance(value, str) else value
 
 
-def _parse_near_duplicates(value: object) -> object:
+def _parse_threshold(value: object) -> object:
     return None if str(value).strip().casefold() == "off" else value
 
 
@@ -213,16 +218,16 @@ def _parse_cutoffs(value: object) -> object:
     if not isinstance(value, str):
         return value
     cutoffs = sorted({int(item) if item.strip().isdecimal() else 0 for item in value.split(",") if item.strip()})
-    if not cutoffs or not 1 <= cutoffs[0] <= cutoffs[-1] <= DEEPEST_CUTOFF:
-        raise ValueError(f"a cutoff is an integer from 1 to {DEEPEST_CUTOFF}")
+    if not cutoffs or not 1 <= cutoffs[0] <= cutoffs[-1] <= MAX_CUTOFF:
+        raise ValueError(f"a cutoff is an integer from 1 to {MAX_CUTOFF}")
     return tuple(cutoffs)
 
 
 def _parse_dimensions(value: object) -> object:
-    return tuple(one for one in value.split(",") if one.strip()) if isinstance(value, str) else value
+    return tuple(item for item in value.split(",") if item.strip()) if isinstance(value, str) else value
 
 
-def _refuse_disorder(dimensions: tuple[int, ...]) -> tuple[int, ...]:
+def _check_descending(dimensions: tuple[int, ...]) -> tuple[int, ...]:
     for larger, smaller in pairwise(dimensions):
         if smaller >= larger:
             raise ValueError(f"{smaller} after {larger} is not in descending order")
@@ -230,15 +235,15 @@ def _refuse_disorder(dimensions: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _parse_export(value: object) -> object:
-    """Each format once, in one order, so that the order given changes no hash."""
+    """Formats without repetition and in a fixed order, so that their order does not change the settings hash."""
     if not isinstance(value, str):
         return value
     known = get_args(ExportFormat)
-    asked = {item.strip() for item in value.split(",") if item.strip()}
-    for one in sorted(asked.difference(known)):
-        near = difflib.get_close_matches(one, known, n=1)
-        raise ValueError(f"unknown format {one!r}" + (f"; did you mean {near[0]}?" if near else ""))
-    return tuple(one for one in known if one in asked)
+    formats = {item.strip() for item in value.split(",") if item.strip()}
+    for name in sorted(formats.difference(known)):
+        matches = difflib.get_close_matches(name, known, n=1)
+        raise ValueError(f"unknown format {name!r}" + (f"; did you mean {matches[0]}?" if matches else ""))
+    return tuple(name for name in known if name in formats)
 
 
 def _parse_primary_metric(value: object) -> object:
@@ -248,21 +253,21 @@ def _parse_primary_metric(value: object) -> object:
 
 
 Sources = Annotated[tuple[Source, ...], BeforeValidator(_parse_sources)]
-EvalSources = Annotated[Sources, AfterValidator(_refuse_weights)]
-IntervalSetting = Annotated[Interval, BeforeValidator(_parse_every)]
-Time = Annotated[Duration, BeforeValidator(_parse_time)]
+EvalSources = Annotated[Sources, AfterValidator(_reject_weights)]
+IntervalSetting = Annotated[Interval, BeforeValidator(_parse_interval)]
+DurationSetting = Annotated[Duration, BeforeValidator(_parse_duration)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
 Trackers = Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], BeforeValidator(_parse_trackers)]
-NearDuplicates = Annotated[Annotated[float, Field(gt=0.5, le=1)] | None, BeforeValidator(_parse_near_duplicates)]
+SimilarityThreshold = Annotated[Annotated[float, Field(gt=0.5, le=1)] | None, BeforeValidator(_parse_threshold)]
 Cutoffs = Annotated[tuple[int, ...], BeforeValidator(_parse_cutoffs)]
 Dimensions = Annotated[
-    tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_parse_dimensions), AfterValidator(_refuse_disorder)
+    tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_parse_dimensions), AfterValidator(_check_descending)
 ]
 ExportFormats = Annotated[tuple[ExportFormat, ...], BeforeValidator(_parse_export)]
-# The space at its end belongs to a prompt.
+# A trailing space is part of a prompt.
 Prompt = Annotated[str, StringConstraints(strip_whitespace=False)]
-HardnessWeight = Annotated[Hardness, BeforeValidator(_parse_hardness)]
-RankingPlaces = Annotated[RankRange, BeforeValidator(_parse_places)]
-NumNodes = Annotated[NodeRange, BeforeValidator(_parse_num_nodes)]
-RowsToTake = Annotated[RowFilter, BeforeValidator(_parse_row_filter)]
+HardnessSetting = Annotated[Hardness, BeforeValidator(_parse_hardness)]
+RankRangeSetting = Annotated[RankRange, BeforeValidator(_parse_rank_range)]
+NodeRangeSetting = Annotated[NodeRange, BeforeValidator(_parse_num_nodes)]
+RowFilterSetting = Annotated[RowFilter, BeforeValidator(_parse_row_filter)]
 PrimaryMetric = Annotated[str, BeforeValidator(_parse_primary_metric)]

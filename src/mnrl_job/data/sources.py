@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
-from mnrl_job.config.setting_types import Source, own_name
+from mnrl_job.config.setting_types import Source, default_name
 from mnrl_job.data.file_formats.common import BadRow, is_unicode
 from mnrl_job.data.globs import WILDCARD, filter_by_glob, glob_variants, is_hidden, without_hidden
 from mnrl_job.data.table_formats import local_logs, refuse_table_files, remote_logs
@@ -103,7 +103,7 @@ def locate(source: Source, variable: str, addressing_style: str = "auto") -> Res
     else:
         located = _locate_local(source, variable)
     if not located.files and not located.entries and not (located := _locate_full_text(source, variable)).files:
-        is_named = own_name(source.uri) != source.name
+        is_named = default_name(source.uri) != source.name
         parsed = f" (read as name=uri, with the name {source.name})" if is_named else ""
         path = f", or ./{source} for a path" if is_named and "://" not in source.uri else ""
         raise NotFound(
@@ -128,7 +128,7 @@ def rejoin_commas(sources: tuple[Source, ...], variable: str, addressing_style: 
     if len(sources) < 2 or any("://" in source.uri for source in sources[1:]):
         return sources
     first, *others = sources
-    texts = [first.uri, *(other.uri if own_name(other.uri) == other.name else str(other) for other in others)]
+    texts = [first.uri, *(other.uri if default_name(other.uri) == other.name else str(other) for other in others)]
     for comma in (",", ", "):
         with suppress(NotFound, DeniedError):
             joined = Source(first.name, comma.join(texts), first.weight)

@@ -1,4 +1,4 @@
-"""An accelerate configuration file, as far as it can be judged before anything heavy begins, without accelerate."""
+"""Early checks of an accelerate configuration file, without importing accelerate."""
 
 from pathlib import Path
 
@@ -9,34 +9,38 @@ from mnrl_job.launch.nodes import SINGLE_NODE, Nodes
 from mnrl_job.system.logs import warn
 
 SUPPORTED = ("NO", "MULTI_CPU", "MULTI_GPU", "FSDP")
-REMEDY = "give a file with distributed_type: FSDP and fsdp_version: 2"
+REMEDY = "expected distributed_type: FSDP and fsdp_version: 2"
 
 
 def check_accelerate_file(name: str, workers: int, nodes: Nodes = SINGLE_NODE) -> None:
-    """Warn of what in the file is not its to say.
+    """Check that the file is supported, and warn of options that are ignored.
 
     Args:
-        name: its path.
-        workers: processes on each machine.
-        nodes: the machines.
+        name: path of the file.
+        workers: number of processes per node.
+        nodes: of the run.
 
     Raises:
-        NotFound: there is no such file.
-        SettingsError: it cannot be read, or wants what this program does not do.
+        NotFound: the file does not exist.
+        SettingsError: it cannot be read, or is not supported.
     """
     path, workers = Path(name), workers * nodes.max_nodes
     if not path.is_file():
-        raise NotFound(f"MNRL_ACCELERATE_CONFIG: {name} is no file; give the path of an accelerate configuration")
-    content = _content(path)
-    wanted = str(content.get("distributed_type", "NO")).upper()
-    if wanted not in SUPPORTED:
-        raise SettingsError(f"MNRL_ACCELERATE_CONFIG: {name}: distributed_type {wanted} is not supported; {REMEDY}")
-    if wanted == "FSDP":
-        _check_fsdp(name, content.get("fsdp_config"), workers, nodes)
-    if content.get("num_processes", workers) not in (workers, -1):
-        warn(f"num_processes in {name} does not count; there are {workers} workers (MNRL_NUM_PROCESSES)")
-    if str(content.get("mixed_precision", "no")) != "no":
-        warn(f"mixed_precision in {name} does not count; MNRL_PRECISION says what is computed in")
+        raise NotFound(
+            f"MNRL_ACCELERATE_CONFIG: {name} is not a file; set it to the path of an accelerate configuration"
+        )
+    config = _read(path)
+    distributed_type = str(config.get("distributed_type", "NO")).upper()
+    if distributed_type not in SUPPORTED:
+        raise SettingsError(
+            f"MNRL_ACCELERATE_CONFIG: {name}: distributed_type {distributed_type} is not supported; {REMEDY}"
+        )
+    if distributed_type == "FSDP":
+        _check_fsdp(name, config.get("fsdp_config"), workers, nodes)
+    if config.get("num_processes", workers) not in (workers, -1):
+        warn(f"num_processes in {name} is ignored; there are {workers} workers (MNRL_NUM_PROCESSES)")
+    if str(config.get("mixed_precision", "no")) != "no":
+        warn(f"mixed_precision in {name} is ignored; set MNRL_PRECISION instead")
 
 
 def _check_fsdp(name: str, fsdp: object, workers: int, nodes: Nodes) -> None:
@@ -45,24 +49,26 @@ def _check_fsdp(name: str, fsdp: object, workers: int, nodes: Nodes) -> None:
     if nodes.is_elastic:
         raise SettingsError(
             f"MNRL_ACCELERATE_CONFIG: {name}: FSDP in an elastic run ({nodes.min_nodes} to {nodes.max_nodes} nodes) is "
-            "not supported until resharding works; start it on one node, or without the file"
+            "not supported, since its checkpoints cannot be resharded; run on one node, or without the file"
         )
     if not nodes.is_single:
         raise SettingsError(
             f"MNRL_ACCELERATE_CONFIG: {name}: FSDP over {nodes.max_nodes} nodes is not supported, since checkpoints "
-            "are put together from shares on one disk; start it on one node, or without the file"
+            "are merged from shards on one disk; run on one node, or without the file"
         )
     if workers == 1:
-        warn(f"{name} wants FSDP, but one worker has nobody to share the model with; it trains as without")
+        warn(f"{name} sets FSDP, which is ignored with one worker")
 
 
-def _content(path: Path) -> dict[str, object]:
+def _read(path: Path) -> dict[str, object]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise SettingsError(
-            f"MNRL_ACCELERATE_CONFIG: {path} cannot be read: {first_line(error)}; give a YAML file"
+            f"MNRL_ACCELERATE_CONFIG: {path} cannot be read: {first_line(error)}; expected a YAML file"
         ) from error
-    if not isinstance(content, dict):
-        raise SettingsError(f"MNRL_ACCELERATE_CONFIG: {path} holds no names and values; give a YAML file")
-    return content
+    if not isinstance(config, dict):
+        raise SettingsError(
+            f"MNRL_ACCELERATE_CONFIG: {path} is not a mapping; expected an accelerate configuration in YAML"
+        )
+    return config

@@ -1,4 +1,4 @@
-"""How a worker ended, as it wrote it down itself, and which of several failures is the cause of the others."""
+"""Error files of workers, and the root cause of several failures."""
 
 import os
 import signal
@@ -15,13 +15,13 @@ from mnrl_job.system.logs import warn
 from mnrl_job.system.record_files import read_record, write_record
 from mnrl_job.system.secrets import redact, redacted
 
-OUTCOME = "MNRL_JOB_OUTCOME"
-WAIT = "MNRL_JOB_WAIT"
+ERROR_FILE = "MNRL_JOB_ERROR_FILE"
+WAIT_FOR_TASK = "MNRL_JOB_WAIT_FOR_TASK"
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerError:
-    """Why a worker failed, written by that worker. `at`, of a clock nobody can set, orders cause before consequence."""
+    """Why a worker failed, written by that worker at the monotonic time `at`, which orders cause and consequence."""
 
     kind: str
     message: str
@@ -30,33 +30,33 @@ class WorkerError:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-def root_cause(folder: Path, codes: Sequence[int | None], out_of_memory: int = 0) -> JobError:
-    """The first failure that explains itself; else the worker that was killed; else the first fault of ours.
+def root_cause(folder: Path, codes: Sequence[int | None], oom_kills: int = 0) -> JobError:
+    """The first error that is not internal; else a worker that was killed; else the first internal error.
 
-    When one worker is gone, its siblings fail too: their collectives break, or their runtime aborts them.
+    When one worker is gone, the others fail too: their collectives break, or their runtime aborts them.
 
     Args:
-        folder: where the workers left their outcomes, as `rank-N.json`.
-        codes: of all of them, by rank; negative for a signal.
-        out_of_memory: how many processes the kernel has killed for want of memory meanwhile.
+        folder: of the workers' error files, `rank-N.json`.
+        codes: exit codes of all workers, by rank; negative for a signal.
+        oom_kills: number of processes that the kernel killed meanwhile because memory was exhausted.
     """
-    outcomes = sorted((read_record(path, WorkerError) for path in folder.glob("rank-*.json")), key=lambda one: one.at)
-    explained = [one for one in outcomes if one.kind != InternalError.kind]
-    if not explained and (killed := _killed(codes, out_of_memory)):
+    errors = sorted((read_record(path, WorkerError) for path in folder.glob("rank-*.json")), key=lambda error: error.at)
+    explained = [error for error in errors if error.kind != InternalError.kind]
+    if not explained and (killed := _killed(codes, oom_kills)):
         return killed
-    if not outcomes:
+    if not errors:
         return _by_exit_codes(list(codes))
-    first = (explained or outcomes)[0]
+    first = (explained or errors)[0]
     return by_kind(first.kind, first.message, first.trace, first.details)
 
 
-def _killed(codes: Sequence[int | None], out_of_memory: int) -> JobError | None:
+def _killed(codes: Sequence[int | None], oom_kills: int) -> JobError | None:
     for rank, code in enumerate(codes):
         if code is not None and code < 0:
             name = signal.Signals(-code).name
-            if name == "SIGKILL" and out_of_memory:
+            if name == "SIGKILL" and oom_kills:
                 return OutOfMemory(
-                    f"worker {rank} was killed since the container's memory is used up; give it more, or lower "
+                    f"worker {rank} was killed because the container is out of memory; raise its limit, or lower "
                     "MNRL_BATCH_SIZE, MNRL_MAX_SEQ_LENGTH or MNRL_NUM_PROCESSES"
                 )
             hint = "; the machine may have run out of memory" if name == "SIGKILL" else ""
@@ -68,21 +68,21 @@ def _by_exit_codes(codes: list[int | None]) -> JobError:
     for cls in JobError.__subclasses__():
         if cls.code in codes and cls is not InternalError:
             return cls(
-                "a worker had no room to write down why it ended (its output above tells): the disk is full; "
+                "a worker could not write its error report because the disk is full (see its output above); "
                 "free space, or set MNRL_WORK_DIR to a larger disk"
             )
-    return InternalError(f"a worker ended without a word (exit codes {codes}); its output above may say more")
+    return InternalError(f"a worker exited without an error report (exit codes {codes}); see its output above")
 
 
 def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobError | None]) -> NoReturn:
-    """Run the body of a worker or an agent, and end the process with its exit code; on failure leave an error file.
+    """Run the body of a worker or an agent, and exit with its code; after a failure write an error file.
 
     Args:
-        body: the work.
-        explain: turns a library's exception into one of ours, or None for a fault of the program.
+        body: of the process.
+        explain: converts a library's exception to a `JobError`; None means an internal error.
     """
-    if os.environ.get(WAIT):
-        sys.stdin.read()  # until the supervisor closes it, or is gone
+    if os.environ.get(WAIT_FOR_TASK):
+        sys.stdin.read()  # until the supervisor closes it or exits
     code = 0
     try:
         body()
@@ -91,18 +91,18 @@ def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobErro
         failure = known or InternalError(f"{type(error).__name__}: {error}")
         trace = failure.trace if isinstance(failure, InternalError) else ""
         try:
-            _write_outcome(os.environ, failure, trace if known else traceback.format_exc())
-        except OSError:  # no room even for this
+            _write_error_file(os.environ, failure, trace if known else traceback.format_exc())
+        except OSError:  # the disk is full
             warn(str(failure))
         code = failure.code
-    # Not by tearing down, which takes a second; and with a sibling gone, the process group's runtime may abort it.
+    # Without teardown, which takes a second, and may abort if another worker is gone.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def _write_outcome(environ: Mapping[str, str], failure: JobError, trace: str) -> None:
-    path = Path(environ[OUTCOME])
+def _write_error_file(environ: Mapping[str, str], failure: JobError, trace: str) -> None:
+    path = Path(environ[ERROR_FILE])
     write_record(
         path,
         WorkerError(failure.kind, redact(str(failure)), redact(trace), time.monotonic(), redacted(failure.details)),

@@ -1,7 +1,7 @@
-"""Progress for Kubeflow Trainer: a TrainJob's pods are told by three variables where to report it.
+"""Reports progress to Kubeflow Trainer, which sets three variables in the pods of a TrainJob.
 
-The format is that of its controller, as `transformers.KubeflowCallback` sends it; ours comes from the supervisor, so
-that it covers the whole run and says 100 % only once the run is published.
+The format is that of `transformers.KubeflowCallback`. The supervisor reports instead of the callback, so that progress
+covers the whole run and reaches 100 % only when the run is published.
 """
 
 import os
@@ -24,42 +24,42 @@ METRICS = ("phase", "step", "total_steps", "loss", "pairs_per_second", "gpu_memo
 
 @dataclass(slots=True)
 class Reporter:
-    """Sends the newest progress now and then from a thread of its own; what cannot be sent is let go."""
+    """Sends the latest progress every few seconds in a background thread; failed requests are ignored."""
 
     url: str
-    _newest: dict[str, Any] | None = None
-    _ended: threading.Event = field(default_factory=threading.Event)
+    _latest: dict[str, Any] | None = None
+    _closing: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
     @classmethod
     def from_environment(cls) -> "Reporter | None":
-        """None where no controller listens."""
+        """None outside of a TrainJob."""
         url = os.environ.get(URL)
         return cls(url) if url else None
 
     def report(self, progress: dict[str, Any]) -> None:
-        """Send this soon, unless something newer comes."""
-        self._newest = progress
+        """Send this within seconds, unless it is superseded."""
+        self._latest = progress
         if self._thread is None:
-            self._thread = threading.Thread(target=self._follow, daemon=True)
+            self._thread = threading.Thread(target=self._run, daemon=True)
             self._thread.start()
 
     def close(self) -> None:
-        """Send what has not been sent."""
-        self._ended.set()
+        """Send the latest progress if it has not been sent, and stop."""
+        self._closing.set()
         if self._thread:
             self._thread.join(2 * REQUEST_SECONDS)
 
-    def _follow(self) -> None:
+    def _run(self) -> None:
         while True:
-            last = self._ended.is_set()
-            progress, self._newest = self._newest, None
+            is_last = self._closing.is_set()
+            progress, self._latest = self._latest, None
             if progress:
                 with suppress(OSError, ValueError):
                     self._send(progress)
-            if last:
+            if is_last:
                 return
-            self._ended.wait(SECONDS_BETWEEN_REPORTS)
+            self._closing.wait(SECONDS_BETWEEN_REPORTS)
 
     def _send(self, progress: dict[str, Any]) -> None:
         status: dict[str, Any] = {
@@ -69,7 +69,7 @@ class Reporter:
         }
         if "eta_seconds" in progress:
             status["estimatedRemainingSeconds"] = progress["eta_seconds"]
-        request = urllib.request.Request(  # noqa: S310 - the controller's own address
+        request = urllib.request.Request(  # noqa: S310 - the controller's URL
             self.url, dumps({"trainerStatus": status}).encode(), self._headers(), method="POST"
         )
         certificate = os.environ.get(CERTIFICATE)
@@ -77,7 +77,7 @@ class Reporter:
         urllib.request.urlopen(request, timeout=REQUEST_SECONDS, context=trusted).close()  # noqa: S310
 
     def _headers(self) -> dict[str, str]:
-        """The token is read anew: a pod's tokens rotate."""
+        """The token is read for each request, since it rotates."""
         path = os.environ.get(TOKEN)
         token = Path(path).read_text(encoding="utf-8").strip() if path else ""
         return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})

@@ -1,7 +1,7 @@
-"""The supervisor's side of this node's agent: it starts it, gives it orders, and ends as the agent finds all nodes do.
+"""The supervisor's side of the node agent: it starts the agent, sends it messages, and waits for the other nodes.
 
-The agent is a torch process (`mnrl_job.agent`). Orders go to its standard input as JSON lines; it answers in the file
-`status.json`, and where it fails it leaves an error file, as a worker does.
+The agent is a torch process (`mnrl_job.agent`). It reads messages as JSON lines from its standard input, answers in the
+file `status.json`, and writes an error file if it fails, as a worker does.
 """
 
 import os
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mnrl_job.errors import InternalError, JobError, Preempted
-from mnrl_job.launch.error_files import OUTCOME, root_cause
+from mnrl_job.launch.error_files import ERROR_FILE, root_cause
 from mnrl_job.launch.fingerprint import Fingerprint
 from mnrl_job.launch.nodes import Nodes, interface_to
 from mnrl_job.launch.watchdog import WorkerTimeouts
@@ -32,11 +32,11 @@ from mnrl_job.system.preemption import defer_preemption, raise_if_stop_requested
 from mnrl_job.system.record_files import Record, read_record, write_record
 
 POLL_SECONDS = 0.05
-# The folder of what workers leave.
+# Folder of the workers' heartbeats and error files.
 WORKERS = "workers"
-# For the agent to tell the other nodes, and to hear from them.
-FAREWELL_SECONDS = 15.0
-# Stands for the name of whichever checkpoint is the newest.
+# For the agent to exchange the last messages with the other nodes.
+AGENT_EXIT_SECONDS = 15.0
+# Instead of the name of a checkpoint.
 NEWEST = "newest"
 # Not an option of the agent's command line, which every user of the machine can read.
 SECRET = "MNRL_JOB_GROUP_SECRET"  # noqa: S105 - the name of a variable
@@ -44,18 +44,18 @@ SECRET = "MNRL_JOB_GROUP_SECRET"  # noqa: S105 - the name of a variable
 
 @dataclass(frozen=True, slots=True)
 class AgentTask:
-    """What an agent is to know.
+    """Arguments of an agent.
 
     Attributes:
-        nodes: who takes part, and which of them this is.
-        run_id: names the run.
+        nodes: of the run.
+        run_id: of the run.
         folder: of this agent.
         command: of a worker.
-        identities: of each worker, environment variables of its own.
-        node_timeout: a node without a heartbeat for so many seconds is lost.
-        join_timeout: seconds that nodes may take to join.
-        hang_seconds: so long no worker may get on.
-        stop_seconds: so long workers have to save, once they are asked to stop.
+        identities: environment variables of each worker.
+        node_timeout: seconds without a heartbeat after which a node is lost.
+        join_timeout: seconds to wait for nodes to join.
+        hang_seconds: seconds without progress of any worker after which the run is aborted.
+        stop_seconds: time between SIGTERM and SIGKILL of a worker.
         log_format: as in the settings.
     """
 
@@ -72,34 +72,33 @@ class AgentTask:
 
     @property
     def status(self) -> Path:
-        """The file with the agent's answers."""
+        """File of the agent's `AgentStatus`."""
         return self.folder / "status.json"
 
     @property
-    def outcomes(self) -> Path:
-        """The folder of what its workers leave: heartbeats, and why they failed."""
+    def worker_files(self) -> Path:
+        """Folder of the workers' heartbeats and error files."""
         return self.folder / WORKERS
 
     @property
     def heartbeats(self) -> tuple[Path, ...]:
-        """The heartbeat files of the workers, by rank."""
+        """Heartbeat files of the workers, by rank."""
         return tuple(Path(identity[heartbeat.FILE]) for identity in self.identities)
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """A line from the supervisor. Exactly one thing is said.
+class SupervisorMessage:
+    """A message to the agent. Exactly one field is set.
 
     Attributes:
         fingerprint: the data is prepared, so workers can be started.
-        answer: to the question of this number, the task of the next round stands there, which goes on from
-            `checkpoint`.
+        task_request: the task for this request of the agent is written; its workers resume from `checkpoint`.
         failure: this node failed, as `kind`, `message` and `trace`.
-        is_published: the run is.
+        is_published: the run is published.
     """
 
     fingerprint: Fingerprint | None = None
-    answer: int = 0
+    task_request: int = 0
     checkpoint: str | None = None
     failure: dict[str, Any] = field(default_factory=dict)
     is_published: bool = False
@@ -107,140 +106,147 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class AgentStatus:
-    """How far the agent is.
+    """Status of the agent.
 
     Attributes:
-        question: counts its requests for the task of a next round.
-        checkpoint: the name of the one that the round goes on from; None to begin at the beginning.
-        has_trained: whether its workers ended well.
+        task_request: number of tasks requested so far, one for each round of workers.
+        checkpoint: name of the checkpoint that the requested round resumes from; None to start from the beginning.
+        is_waiting: whether it waits for other nodes; no workers are running.
+        has_trained: whether its workers succeeded.
         is_published: whether node 0 has published the run.
     """
 
-    question: int = 0
+    task_request: int = 0
     checkpoint: str | None = None
+    is_waiting: bool = True
     has_trained: bool = False
     is_published: bool = False
 
 
 @contextmanager
-def joined(task: AgentTask, devices: Devices, care: WorkerTimeouts, secret: str) -> Iterator["NodeAgent"]:
-    """Have this node take part in its group, and end as all nodes do.
+def start_node_agent(task: AgentTask, devices: Devices, timeouts: WorkerTimeouts, secret: str) -> Iterator["NodeAgent"]:
+    """Join the other nodes of the run; the context ends when the run has ended on all of them.
 
     Raises:
-        JobError: what ended the run, as it looks from this node.
+        JobError: the failure that this node exits with, which may be another node's.
     """
     if task.nodes.is_first and not secret:
-        warn(f"MNRL_GROUP_SECRET is not set: whoever reaches port {task.nodes.port} can pass for a node of this run")
-    agent = NodeAgent(task, _start(task, devices, secret), care)
+        warn(f"MNRL_GROUP_SECRET is not set: anyone who can reach port {task.nodes.port} can join this run")
+    agent = NodeAgent(task, _start(task, devices, secret), timeouts)
     try:
         yield agent
         agent.finish()
     except Exception as error:
-        failure = error if isinstance(error, JobError) else InternalError(f"{type(error).__name__}: {error}")
-        verdict = agent.fail(failure)
-        if type(verdict) is type(failure) and str(verdict) == str(failure):
+        own = error if isinstance(error, JobError) else InternalError(f"{type(error).__name__}: {error}")
+        final = agent.fail(own)
+        if type(final) is type(own) and str(final) == str(own):
             raise
-        raise verdict from error
+        raise final from error
     finally:
-        stop([agent.process], care)
+        stop([agent.process], timeouts)
 
 
 class NodeAgent:
     """The agent of this node, as its supervisor sees it."""
 
-    def __init__(self, task: AgentTask, process: subprocess.Popen[bytes], care: WorkerTimeouts) -> None:
+    def __init__(self, task: AgentTask, process: subprocess.Popen[bytes], timeouts: WorkerTimeouts) -> None:
         self.process = process
         self._task = task
-        self._care = care
+        self._timeouts = timeouts
         self._answered = 0
 
     @contextmanager
-    def stopped_first(self) -> Iterator["NodeAgent"]:
-        """On a request to stop, workers have saved before anything else is ended."""
+    def stopped_on_preemption(self) -> Iterator["NodeAgent"]:
+        """On preemption, let the workers save a checkpoint before anything else is stopped."""
         try:
             yield self
         except Preempted:
             self.process.terminate()
             with suppress(subprocess.TimeoutExpired):
-                self.process.wait(self._care.grace_seconds)
+                self.process.wait(self._timeouts.grace_seconds)
             raise
 
     def check(self) -> None:
-        """Return while the agent works.
+        """Return while the agent is running.
 
         Raises:
-            JobError: it has ended, and why.
+            JobError: why it exited.
         """
         raise_if_stop_requested()
         if self.process.poll() is not None:
-            raise self._cause()
+            raise self._exit_error()
 
     def train(
         self,
         task: WorkerTask,
-        own: Fingerprint,
+        fingerprint: Fingerprint,
         resume: Callable[[WorkerTask, str | None], WorkerTask],
-        kind: type[Record],
+        result_type: type[Record],
     ) -> Record:
-        """Have the workers of all nodes train, in as many rounds as that takes.
+        """Train with the workers of all nodes, in as many rounds as needed.
 
         Args:
             task: of this node's workers.
-            own: what this node is about to do.
-            resume: gives the task of a round, given the name of the checkpoint that it goes on from.
-            kind: of the result.
+            fingerprint: of this node, to be compared with the others'.
+            resume: returns the task of a round, given the name of the checkpoint to resume from.
+            result_type: of the workers.
         """
-        self._order(Order(fingerprint=own))
+        self._send(SupervisorMessage(fingerprint=fingerprint))
+        last: list[dict[str, Any]] = []
         while not (status := self._status()).has_trained:
             self.check()
-            # It may wait long for others, and must not look as if it stood still.
-            has_joined = status.question > 0
-            self._care.on_heartbeat(
-                heartbeat.last_heartbeat(self._task.heartbeats[0]) if has_joined else {"phase": Phase.JOIN}
-            )
-            if status.question > self._answered:
-                this_round = resume(task, status.checkpoint)
-                write_record(task.scratch / TASK, this_round)
-                self._answered = status.question
-                name = this_round.resume.name if this_round.resume else None
-                self._order(Order(answer=status.question, checkpoint=name))
+            last = self._pass_on_progress(status, last)
+            if status.task_request > self._answered:
+                round_task = resume(task, status.checkpoint)
+                write_record(task.scratch / TASK, round_task)
+                self._answered = status.task_request
+                checkpoint = round_task.resume.name if round_task.resume else None
+                self._send(SupervisorMessage(task_request=status.task_request, checkpoint=checkpoint))
             time.sleep(POLL_SECONDS)
-        return read_record(task.scratch / "result.json", kind)
+        return read_record(task.scratch / "result.json", result_type)
+
+    def _pass_on_progress(self, status: AgentStatus, last: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Pass on the first worker's heartbeat if any worker's has changed. Waiting for other nodes is not a hang."""
+        joining = [{"phase": Phase.JOIN}]
+        current = joining if status.is_waiting else [*map(heartbeat.last_heartbeat, self._task.heartbeats)]
+        if current != last or status.is_waiting:
+            self._timeouts.on_heartbeat(current[0])
+        return current
 
     def wait_until_published(self) -> None:
-        """Return once node 0 has published.
+        """Return once node 0 has published the run.
 
         Raises:
-            JobError: it failed or is lost.
+            JobError: it failed or was lost.
         """
-        log("the part of this node is done; node 0 reports and publishes")
+        log("this node has finished; waiting for node 0 to report and publish")
         while not self._status().is_published:
             self.check()
             time.sleep(POLL_SECONDS)
 
     def finish(self) -> None:
-        """The run is published: let all nodes know."""
-        self._order(Order(is_published=True))
+        """Report to all nodes that the run is published."""
+        self._send(SupervisorMessage(is_published=True))
         with suppress(subprocess.TimeoutExpired):
-            self.process.wait(FAREWELL_SECONDS)
+            self.process.wait(AGENT_EXIT_SECONDS)
 
     def fail(self, failure: JobError) -> JobError:
-        """Have the other nodes know, and learn with what this one ends."""
+        """Report a failure to the other nodes. Returns the failure that this node exits with."""
         trace = failure.trace if isinstance(failure, InternalError) else ""
-        self._order(Order(failure={"kind": failure.kind, "message": str(failure), "trace": trace}))
+        self._send(SupervisorMessage(failure={"kind": failure.kind, "message": str(failure), "trace": trace}))
         try:
-            self.process.wait(FAREWELL_SECONDS + self._task.node_timeout)
+            self.process.wait(AGENT_EXIT_SECONDS + self._task.node_timeout)
         except subprocess.TimeoutExpired:
             return failure
-        if self.process.returncode == -signal.SIGTERM:  # it had only begun, and knew of nothing
+        if self.process.returncode == -signal.SIGTERM:  # before it could handle the signal
             return failure
-        told = self._cause()
-        return failure if told.kind == failure.kind else told
+        final = self._exit_error()
+        return failure if final.kind == failure.kind else final
 
-    def _cause(self) -> JobError:
+    def _exit_error(self) -> JobError:
         code = self.process.returncode
         if code == 0:
-            return InternalError("this node's agent ended before the run did")
+            return InternalError("this node's agent exited before the run ended")
         return root_cause(self._task.folder, [code])
 
     def _status(self) -> AgentStatus:
@@ -249,24 +255,24 @@ class NodeAgent:
         except FileNotFoundError:
             return AgentStatus()
 
-    def _order(self, order: Order) -> None:
+    def _send(self, message: SupervisorMessage) -> None:
         if self.process.stdin is not None:
-            with suppress(BrokenPipeError):  # it has ended; why is asked next
-                self.process.stdin.write(dumps(asdict(order)).encode() + b"\n")
+            with suppress(BrokenPipeError):  # it has exited; `check` raises why
+                self.process.stdin.write(dumps(asdict(message)).encode() + b"\n")
                 self.process.stdin.flush()
 
 
 def _start(task: AgentTask, devices: Devices, secret: str) -> subprocess.Popen[bytes]:
-    task.outcomes.mkdir(parents=True)
+    task.worker_files.mkdir(parents=True)
     path = task.folder / "task.json"
     write_record(path, task)
     environment = worker_environment(devices) | {
         SUPERVISOR: str(os.getpid()),
-        OUTCOME: str(task.folder / "rank-0.json"),
+        ERROR_FILE: str(task.folder / "rank-0.json"),
         SECRET: secret,
     }
     if "GLOO_SOCKET_IFNAME" not in environment and (interface := interface_to(task.nodes.master_addr)):
         environment["GLOO_SOCKET_IFNAME"] = interface
     command = [sys.executable, "-m", "mnrl_job.agent", str(path)]
-    with defer_preemption():  # or nobody would end an agent that has just begun
+    with defer_preemption():  # an exception here would leave the new process running
         return subprocess.Popen(command, env=environment, start_new_session=True, stdin=subprocess.PIPE, stdout=STDERR)

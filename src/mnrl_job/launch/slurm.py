@@ -1,9 +1,9 @@
-"""What Slurm's srun says of the nodes of a job step."""
+"""Nodes of a Slurm job step, from the environment variables of srun."""
 
 import re
 from collections.abc import Mapping
 
-# A step may take fewer nodes than the job has; ranks are those of the step.
+# A step may use fewer nodes than the job; ranks are relative to the step.
 COUNT = ("SLURM_STEP_NUM_NODES", "SLURM_NNODES", "SLURM_JOB_NUM_NODES")
 RANK = "SLURM_NODEID"
 LISTS = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST")
@@ -13,7 +13,7 @@ LOCAL_RANK = "SLURM_LOCALID"
 
 
 def first_host(environ: Mapping[str, str]) -> str | None:
-    """The host of node 0: the first of the list, else the machine that srun was started on."""
+    """The host of node 0: the first in the list, else the machine that started srun."""
     hosts = next((environ[name] for name in LISTS if environ.get(name)), "")
     first = re.match(r"(?:[^,\[\]]|\[[^\[\]]*\])+", hosts)
     if first is None:
@@ -21,8 +21,8 @@ def first_host(environ: Mapping[str, str]) -> str | None:
     return re.sub(r"\[([0-9]+)[^\[\]]*\]", r"\1", first[0])
 
 
-def several_tasks(environ: Mapping[str, str]) -> str | None:
-    """The variable that tells of more than one task on a node, with its value; None where there is one."""
+def multiple_tasks(environ: Mapping[str, str]) -> str | None:
+    """`VARIABLE=value` if there is more than one task per node, else None."""
     tasks = STEP_TASKS if environ.get(STEP_TASKS) else JOB_TASKS
     if not re.fullmatch(r"(?:1(?:\(x[0-9]+\))?)?", environ.get(tasks, "")):
         return f"{tasks}={environ[tasks]}"
@@ -32,5 +32,5 @@ def several_tasks(environ: Mapping[str, str]) -> str | None:
 
 
 def is_step(environ: Mapping[str, str]) -> bool:
-    """Whether srun started this process; a batch script has the variables of its job only."""
+    """Whether srun started this process; a batch script has only the variables of the job."""
     return bool(environ.get(STEP_TASKS))

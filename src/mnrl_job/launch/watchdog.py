@@ -1,4 +1,4 @@
-"""The supervisor's eye on its workers: whether any of them still gets on."""
+"""Detects that no worker makes progress any more."""
 
 import os
 import signal
@@ -11,22 +11,22 @@ from typing import Any
 from mnrl_job.errors import HangTimeout
 from mnrl_job.system.phases import Phase
 
-SECONDS_BETWEEN_LOOKS = 0.5
-LONGEST_PAUSE_SECONDS = 2.0
-# Time for workers to print where they stand.
-PRINTING_SECONDS = 1.0
+SECONDS_BETWEEN_POLLS = 0.5
+MAX_STEP_SECONDS = 2.0
+# Time for workers to dump their stacks.
+DUMP_SECONDS = 1.0
 
 Heartbeat = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerTimeouts:
-    """How workers are looked after.
+    """Timeouts of workers, and who is informed of their progress.
 
     Attributes:
-        hang_seconds: so long none of them may be without a sign of life.
-        grace_seconds: so long the whole job has to end, once it is asked to.
-        follow: is told what the first worker does.
+        hang_seconds: abort when no worker makes progress for this long.
+        grace_seconds: time between SIGTERM and SIGKILL of the job.
+        on_heartbeat: called with the heartbeat of the first worker when any worker makes progress.
     """
 
     hang_seconds: float
@@ -35,65 +35,65 @@ class WorkerTimeouts:
 
 
 class Watchdog:
-    """Looks at the heartbeats of some workers.
+    """Polls the heartbeats of workers.
 
-    A worker that waits for another makes no sign of life either, so they hang only when none of them makes one. The
-    time is counted here, look by look: neither a clock that is set nor a machine that slept makes it jump.
+    A worker that waits for another makes no progress either, so it is a hang only if none of them does. The time is
+    added up between polls, and limited for each, so that setting the clock or suspending the machine does not matter.
 
     Args:
-        read: the last heartbeats, by what to call the worker.
-        hang_seconds: how long they may be silent.
-        follow: is told what the first of them does.
+        read: returns the last heartbeats, by the worker's name.
+        hang_seconds: abort when no heartbeat changes for this long.
+        on_heartbeat: called with the first heartbeat when any of them changed.
     """
 
     def __init__(
         self,
         read: Callable[[], dict[str, Heartbeat]],
         hang_seconds: float,
-        follow: Callable[[Heartbeat], None] = lambda _heartbeat: None,
+        on_heartbeat: Callable[[Heartbeat], None] = lambda _heartbeat: None,
     ) -> None:
         self._read = read
         self._hang_seconds = hang_seconds
-        self._follow = follow
+        self._on_heartbeat = on_heartbeat
         self._heartbeats: dict[str, Heartbeat] = {}
-        self._silent = 0.0
-        self._looked = time.monotonic()
+        self._stalled_seconds = 0.0
+        self._polled_at = time.monotonic()
 
     def poll(self) -> None:
-        """Look, if it is time to.
+        """Poll, if it is time to.
 
         Raises:
-            HangTimeout: none has got on for too long.
+            HangTimeout: no worker made progress for too long.
         """
-        passed = time.monotonic() - self._looked
-        if passed < SECONDS_BETWEEN_LOOKS:
+        passed = time.monotonic() - self._polled_at
+        if passed < SECONDS_BETWEEN_POLLS:
             return
-        self._looked += passed
+        self._polled_at += passed
         heartbeats = self._read()
         if heartbeats != self._heartbeats or not heartbeats:
-            self._silent = 0.0
-            self._follow(next(iter(heartbeats.values()), {}))
+            self._stalled_seconds = 0.0
+            self._on_heartbeat(next(iter(heartbeats.values()), {}))
         else:
-            self._silent += min(passed, LONGEST_PAUSE_SECONDS)
+            self._stalled_seconds += min(passed, MAX_STEP_SECONDS)
         self._heartbeats = heartbeats
         factor = max((_phase(heartbeat).timeout_factor for heartbeat in heartbeats.values()), default=1)
-        if self._silent > self._hang_seconds * factor:
+        if self._stalled_seconds > self._hang_seconds * factor:
             raise HangTimeout(self._description())
 
     def _description(self) -> str:
-        each = (f"{name} stood at {_described(heartbeat)}" for name, heartbeat in self._heartbeats.items())
+        each = (f"{name} at {_described(heartbeat)}" for name, heartbeat in self._heartbeats.items())
         return (
-            f"no worker got on for {self._silent:.0f} s (MNRL_HANG_TIMEOUT={self._hang_seconds:g}s): "
-            f"{', '.join(each)}; start again, and if it happens again look at the tracebacks above"
+            f"no worker made progress for {self._stalled_seconds:.0f} s (MNRL_HANG_TIMEOUT={self._hang_seconds:g}s): "
+            f"{', '.join(each)}; start again; if it happens again, see the stacks above"
         )
 
 
 def dump_stacks(pids: Iterable[int]) -> None:
-    """Have workers print where each of their threads stands."""
+    """Have workers print the stacks of their threads."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGUSR1)
-    time.sleep(PRINTING_SECONDS)
+    time.sleep(DUMP_SECONDS)
 
 
 def _phase(heartbeat: Heartbeat) -> Phase:

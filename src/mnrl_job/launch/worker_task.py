@@ -1,29 +1,38 @@
-"""What a worker is told."""
+"""The task of a worker."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mnrl_job.batching.batch_plan import BatchPlan
+from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.pairs import Pairs
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerTask:
-    """What a worker is to do. `settings` are the run's, as JSON values; `staging` holds what will be published.
+    """What a worker reads, and where it writes.
 
-    `inputs` are SHA-256 by input; all ranks, on all nodes, must have the same. `resume` is the folder of a checkpoint.
-    `guide` is the folder or Hub id of the guide, empty where there is none.
+    Attributes:
+        settings: of the run, with its `run_id`. Secrets are masked in a worker.
+        model: folder or Hub id of the base model.
+        scratch: folder of temporary files.
+        staging: folder of what will be published.
+        eval_sets: to score the model on.
+        inputs: SHA-256 by input; the same on all ranks of all nodes.
+        pairs: the training data.
+        batch_plan: of the training data.
+        resume: folder of the checkpoint to resume from.
+        guide: folder or Hub id of the guide model; empty if there is none.
     """
 
-    settings: dict[str, Any]
+    settings: Settings
     model: str
     scratch: Path
     staging: Path
     eval_sets: tuple[EvalSet, ...]
     inputs: dict[str, str]
     pairs: Pairs | None = None
-    batching: BatchPlan | None = None
+    batch_plan: BatchPlan | None = None
     resume: Path | None = None
     guide: str = ""

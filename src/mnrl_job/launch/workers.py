@@ -1,8 +1,8 @@
-"""The supervisor's side of the workers: start one per device, watch, stop, and learn the true cause of a failure.
+"""Starts one worker per device, monitors and stops them, and finds the root cause of a failure.
 
-A launcher's exit code cannot be trusted with a cause (`accelerate launch` and torchrun turn every code into 1), and a
-launcher imports torch a second time (1.5 s here). So the supervisor starts the workers itself with the environment
-that `accelerate` and torch.distributed read, and each worker that fails writes an error file that tells why.
+The supervisor starts the workers itself, with the environment variables of `accelerate` and torch.distributed: a
+launcher replaces exit codes (`accelerate launch` and torchrun turn each into 1), and imports torch once more (1.5 s).
+A worker that fails writes an error file.
 """
 
 import os
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mnrl_job.errors import HangTimeout
-from mnrl_job.launch.error_files import OUTCOME, WAIT, root_cause
+from mnrl_job.launch.error_files import ERROR_FILE, WAIT_FOR_TASK, root_cause
 from mnrl_job.launch.exporters import python_of
 from mnrl_job.launch.watchdog import Watchdog, WorkerTimeouts, dump_stacks
 from mnrl_job.launch.worker_task import WorkerTask
@@ -32,169 +32,169 @@ from mnrl_job.system.record_files import Record, read_record, write_record
 TASK = "task.json"
 POLL_SECONDS = 0.05
 STOP_SECONDS = 20.0
-# Of the grace period; the rest is for uploading and leaving.
-WORKERS_SHARE = 0.85
+# Of the grace period; the rest is for uploading a checkpoint and exiting.
+WORKERS_GRACE_FRACTION = 0.85
 MALLOC = {"hugetlb": 1, "mmap_threshold": 2**32, "trim_threshold": 2**34}
 SIBLINGS_SECONDS = 2.0
-# Where workers' libraries print to; our standard output is for the table of metrics.
+# For what libraries print to stdout, which is for the table of metrics.
 STDERR = 2
-# What launchers and schedulers say to workers; ours are told by us.
-FOR_WORKERS = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+# Set by launchers and schedulers for workers that they start; these workers get their own.
+WORKER_VARIABLES = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 
-# By which names users tell torch's allocator what to do.
+# Options of torch's allocator.
 ALLOCATOR = {"PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"}
 
 
-def ask_workers(
-    role: str, task: WorkerTask, devices: Devices, care: WorkerTimeouts, answer: str, kind: type[Record]
+def run_workers(
+    role: str, task: WorkerTask, devices: Devices, timeouts: WorkerTimeouts, result_file: str, result_type: type[Record]
 ) -> Record:
-    """Start workers and let them do a task, see `WorkerGroup.run`."""
-    with start_workers(role, task.scratch, devices, care) as workers:
-        return workers.tell(task, answer, kind)
+    """Start workers and run a task, see `WorkerGroup.run`."""
+    with start_workers(role, task.scratch, devices, timeouts) as workers:
+        return workers.run_once(task, result_file, result_type)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerGroup:
-    """Workers that import what they need, which takes seconds, and wait for their task.
+    """Workers that import their modules, which takes seconds, and wait for a task.
 
-    `oom_kills` counts what the kernel had killed for want of memory before.
+    `oom_kills` is the number of processes that the kernel killed before because memory was exhausted.
     """
 
     role: str
     devices: Devices
-    care: WorkerTimeouts
+    timeouts: WorkerTimeouts
     processes: list[subprocess.Popen[bytes]]
-    outcomes: Path
+    folder: Path
     oom_kills: int
 
-    def run(self, task: WorkerTask, answer: str, kind: type[Record]) -> Record:
-        """Write the task down, let the workers do it, and read what the first leaves in the scratch file `answer`.
+    def run(self, task: WorkerTask, result_file: str, result_type: type[Record]) -> Record:
+        """Run a task and read its result, which the first worker writes to `result_file` in the scratch folder.
 
         Raises:
-            JobError: the first failure, as the failing worker itself described it.
+            JobError: the root cause, as reported by the worker that failed.
         """
         if any(process.poll() is not None for process in self.processes):
-            # One that was killed while it only waited must not cost a finished training.
-            with start_workers(self.role, task.scratch, self.devices, self.care) as anew:
-                return anew.tell(task, answer, kind)
-        return self.tell(task, answer, kind)
+            # A verifier that was killed while it waited must not fail a finished training.
+            return run_workers(self.role, task, self.devices, self.timeouts, result_file, result_type)
+        return self.run_once(task, result_file, result_type)
 
-    def tell(self, task: WorkerTask, answer: str, kind: type[Record]) -> Record:
-        """As `run`, of these very processes."""
+    def run_once(self, task: WorkerTask, result_file: str, result_type: type[Record]) -> Record:
+        """As `run`, but without replacing workers that have exited."""
         write_record(task.scratch / TASK, task)
         for process in self.processes:
             if process.stdin is not None:
                 process.stdin.close()
-        _wait(self.processes, Watchdog(self._heartbeats, self.care.hang_seconds, self.care.on_heartbeat))
-        self.care.on_heartbeat(self._heartbeats()["worker 0"])
+        _wait(self.processes, Watchdog(self._heartbeats, self.timeouts.hang_seconds, self.timeouts.on_heartbeat))
+        self.timeouts.on_heartbeat(self._heartbeats()["worker 0"])
         if any(process.returncode for process in self.processes):
             codes = [process.returncode for process in self.processes]
-            raise root_cause(self.outcomes, codes, oom_kills() - self.oom_kills)
-        return read_record(task.scratch / answer, kind)
+            raise root_cause(self.folder, codes, oom_kills() - self.oom_kills)
+        return read_record(task.scratch / result_file, result_type)
 
     def _heartbeats(self) -> dict[str, dict[str, Any]]:
         ranks = range(len(self.processes))
-        return {f"worker {rank}": heartbeat.last_heartbeat(self.outcomes / f"heartbeat-{rank}.json") for rank in ranks}
+        return {f"worker {rank}": heartbeat.last_heartbeat(self.folder / f"heartbeat-{rank}.json") for rank in ranks}
 
 
 @contextmanager
-def start_workers(role: str, scratch: Path, devices: Devices, care: WorkerTimeouts) -> Iterator[WorkerGroup]:
-    """Run `python -m mnrl_job.worker ROLE TASK` in `devices.workers` processes; none outlives the context.
+def start_workers(role: str, scratch: Path, devices: Devices, timeouts: WorkerTimeouts) -> Iterator[WorkerGroup]:
+    """Run `python -m mnrl_job.worker ROLE TASK` in `devices.workers` processes, until the context ends.
 
     Args:
-        role: what the workers do (`train`, `evaluate`, `verify`, `export`); it decides in which Python.
-        scratch: where their task will stand, and where failing workers leave their error files.
-        devices: how many workers, and whether they have GPUs; they find one another through torch.distributed's
-            environment variables.
-        care: how they are looked after.
+        role: of the workers (`train`, `evaluate`, `verify`, `export`); it also selects the Python environment.
+        scratch: folder of the task file and the workers' error files.
+        devices: number of workers, and their GPUs.
+        timeouts: of the workers.
     """
-    outcomes = scratch / "outcomes" / role
-    shutil.rmtree(outcomes, ignore_errors=True)
-    outcomes.mkdir(parents=True)
-    shared = {SUPERVISOR: str(os.getpid()), WAIT: "1"}
+    folder = scratch / "workers" / role
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    shared = {SUPERVISOR: str(os.getpid()), WAIT_FOR_TASK: "1"}
     if devices.workers > 1:
-        # One machine's workers need no network: they find one another by a file, and speak over loopback.
+        # Workers on one machine need no network: they rendezvous through a file and communicate over loopback.
         shared |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(devices.workers)) | {
-            STORE: str(outcomes / "store")
+            STORE: str(folder / "store")
         }
         shared |= {name: os.environ.get(name, "lo") for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
     command = worker_command(role, scratch)
     processes: list[subprocess.Popen[bytes]] = []
-    killed_before = oom_kills()
+    oom_kills_before = oom_kills()
     try:
         for rank in range(devices.workers):
-            environment = worker_environment(devices) | shared | worker_identity(devices, outcomes, rank)
+            environment = worker_environment(devices) | shared | worker_identity(devices, folder, rank)
             if devices.workers > 1:
                 environment |= {"RANK": str(rank)} | local_rank_variables(devices, rank)
-            with defer_preemption():  # or nobody would end a worker that has just begun
+            with defer_preemption():  # an exception here would leave the new process running
                 worker = subprocess.Popen(
                     command, env=environment, start_new_session=True, stdin=subprocess.PIPE, stdout=STDERR
                 )
                 processes.append(worker)
-        yield WorkerGroup(role, devices, care, processes, outcomes, killed_before)
+        yield WorkerGroup(role, devices, timeouts, processes, folder, oom_kills_before)
     except HangTimeout:
         for process in processes:
-            process.kill()  # what hangs, or waits for a node that is gone, does not hear a request
+            process.kill()  # a hung process does not react to SIGTERM
         raise
     finally:
-        stop(processes, care)
+        stop(processes, timeouts)
 
 
 def worker_command(role: str, scratch: Path) -> list[str]:
-    """How a worker is started."""
+    """The command line of a worker."""
     return [python_of(role), "-m", "mnrl_job.worker", role, str(scratch / TASK)]
 
 
-def worker_identity(devices: Devices, outcomes: Path, rank: int) -> dict[str, str]:
-    """What one worker of a machine has for itself: its files, its device."""
-    own = {OUTCOME: str(outcomes / f"rank-{rank}.json"), heartbeat.FILE: str(outcomes / f"heartbeat-{rank}.json")}
-    # One GPU, since CUDA shows one MIG instance only, and the trainer spreads over all it sees (DataParallel).
-    return own | ({VISIBLE: devices.gpus[rank]} if devices.gpus else {})
+def worker_identity(devices: Devices, folder: Path, rank: int) -> dict[str, str]:
+    """Environment variables of one worker of a machine: its files and its device."""
+    files = {ERROR_FILE: str(folder / f"rank-{rank}.json"), heartbeat.FILE: str(folder / f"heartbeat-{rank}.json")}
+    # One GPU, since CUDA supports one MIG instance per process, and the trainer uses all visible GPUs (DataParallel).
+    return files | ({VISIBLE: devices.gpus[rank]} if devices.gpus else {})
 
 
 def local_rank_variables(devices: Devices, rank: int) -> dict[str, str]:
-    """Which of several workers of a machine it is; libraries take `LOCAL_RANK` for the number of its device."""
+    """Local rank of one worker of a machine; libraries use `LOCAL_RANK` as the index of its visible device."""
     return {WORKER: str(rank), "LOCAL_RANK": "0" if devices.gpus else str(rank)}
 
 
 def worker_environment(devices: Devices) -> dict[str, str]:
-    """What all workers of a machine have in common: ours without settings, how many threads, how memory is managed."""
-    # The library's own report to Kubeflow would say 100 % when training ends.
+    """Environment variables of all workers of a machine: the supervisor's without its settings, and tuning."""
+    # The callback of transformers would report 100 % to Kubeflow when training ends.
     foreign = ("MNRL_", "TORCHELASTIC_", "KUBEFLOW_TRAINER_SERVER_")
-    inherited = {name: os.environ[name] for name in os.environ.keys() - FOR_WORKERS if not name.startswith(foreign)}
+    inherited = {
+        name: os.environ[name] for name in os.environ.keys() - WORKER_VARIABLES if not name.startswith(foreign)
+    }
     threads = str(max(1, usable_cpus() // devices.workers))
     defaults = {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "true"}
-    defaults["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # it warns of hosts without a name, and of each try to connect
+    defaults["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # it warns of hosts without a name and of each attempt to connect
     if "OMP_WAIT_POLICY" not in inherited:
-        # Threads that wait for others soon sleep: beside busy processes they take the time of those they wait for.
+        # Waiting threads must sleep soon: beside busy processes they take CPU time from the threads they wait for.
         defaults["GOMP_SPINCOUNT"] = "10000"
-    # Of compiled matrix products: the usual 1,024 are fewer than the shapes of a run, and the oldest is dropped first.
+    # Compiled matrix products; the default of 1,024 is less than the number of shapes in a run.
     defaults["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "8192"
     # Activations in huge pages that are not given back after each step; a C library that lacks these ignores them.
     defaults["GLIBC_TUNABLES"] = ":".join(f"glibc.malloc.{name}={value}" for name, value in MALLOC.items())
     if not devices.gpus:
         return defaults | inherited | {"ACCELERATE_USE_CPU": "true"}
     if not inherited.keys() & ALLOCATOR:
-        # Chunks differ in size from step to step: without it, free memory ends up in blocks that none of them fits.
+        # Chunk sizes vary from step to step, which fragments the memory otherwise.
         defaults["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
-    # NCCL takes two instances of a GPU for a mistake unless it is told otherwise.
+    # NCCL rejects two MIG instances of one GPU otherwise.
     if any(name.startswith("MIG-") for name in devices.gpus):
         defaults["NCCL_MULTI_RANK_GPU_ENABLE"] = "1"
     return defaults | inherited
 
 
-def _wait(workers: list[subprocess.Popen[bytes]], watch: Watchdog) -> None:
-    """Wait until all have ended, or one has failed and its siblings had a moment to end too.
+def _wait(workers: list[subprocess.Popen[bytes]], watchdog: Watchdog) -> None:
+    """Wait until all workers have exited, or one has failed and the others had a moment to exit too.
 
     Raises:
-        HangTimeout: none of them gets on. Each that can has printed where it stands.
+        HangTimeout: none of them makes progress; they have dumped their stacks.
     """
     deadline = None
-    # All are asked, also behind one that lives: a rank that failed may have left the ones before it stuck.
+    # All are polled, since a rank that failed may have left lower ranks stuck.
     while None in (codes := [worker.poll() for worker in workers]):
-        raise_if_stop_requested()  # a request is lost where its exception was raised inside a destructor
+        raise_if_stop_requested()  # the exception of the signal handler is lost if raised in a destructor
         try:
-            watch.poll()
+            watchdog.poll()
         except HangTimeout:
             dump_stacks(worker.pid for worker, code in zip(workers, codes, strict=True) if code is None)
             raise
@@ -205,13 +205,13 @@ def _wait(workers: list[subprocess.Popen[bytes]], watch: Watchdog) -> None:
         time.sleep(POLL_SECONDS)
 
 
-def stop(workers: list[subprocess.Popen[bytes]], care: WorkerTimeouts) -> None:
-    """End them: by request, which gives them what is left of the grace period to save, and then by force."""
+def stop(workers: list[subprocess.Popen[bytes]], timeouts: WorkerTimeouts) -> None:
+    """Send SIGTERM, wait for the rest of the grace period, then send SIGKILL."""
     running = [worker for worker in workers if worker.poll() is None]
     for worker in running:
         worker.terminate()
     since = seconds_since_stop_requested()
-    deadline = time.monotonic() + (WORKERS_SHARE * care.grace_seconds - since if since else STOP_SECONDS)
+    deadline = time.monotonic() + (WORKERS_GRACE_FRACTION * timeouts.grace_seconds - since if since else STOP_SECONDS)
     for worker in running:
         try:
             worker.wait(max(0.0, deadline - time.monotonic()))

@@ -225,7 +225,7 @@ def swapped_columns(swapped: SwappedColumns) -> Finding:
 
 def check_export(task: WorkerTask, timeouts: WorkerTimeouts, findings: Findings) -> None:
     """Export the base model as the trained one will be, if `MNRL_EXPORT` is set and nothing failed before."""
-    if not task.settings["export"] or any(finding.status == "failed" for finding in findings.items):
+    if not task.settings.export or any(finding.status == "failed" for finding in findings.items):
         return
     with findings.checking("export"):
         started = time.perf_counter()

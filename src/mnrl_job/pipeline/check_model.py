@@ -3,10 +3,9 @@
 import time
 
 from mnrl_job.config.setting_types import Interval
-from mnrl_job.config.settings import Settings
 from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
-from mnrl_job.launch.workers import ask_workers
+from mnrl_job.launch.workers import run_workers
 from mnrl_job.pipeline.findings import Findings
 from mnrl_job.system.devices import Devices
 from mnrl_job.system.finding import Finding
@@ -25,10 +24,10 @@ def check_model(
     Returns:
         The token lengths of the training texts, None where the model fails or does not count tokens.
     """
-    steps = task.batching.steps if task.batching else 0
+    steps = task.batch_plan.steps if task.batch_plan else 0
     with findings.checking("model"):
         started = time.perf_counter()
-        trial_run = ask_workers("rehearse", task, devices, timeouts, "rehearsal.json", TrialRun)
+        trial_run = run_workers("trial_run", task, devices, timeouts, "trial_run.json", TrialRun)
         loading_seconds = time.perf_counter() - started - trial_run.seconds
         findings.passed(
             "model",
@@ -46,7 +45,7 @@ def check_model(
 
 def expected_time(task: WorkerTask, steps: int, trial_run: TrialRun, startup_seconds: float) -> str:
     """The expected duration of the run, with its largest parts."""
-    settings = Settings.model_validate(task.settings)
+    settings = task.settings
     mining_rounds = settings.epochs if settings.mines_every_epoch else int(settings.num_hard_negatives > 0)
     evaluations = 2 + evaluations_during(steps, trial_run.step_seconds, settings.eval_interval)
     mining = mining_rounds * embedding_seconds(task, trial_run.evaluation_seconds)

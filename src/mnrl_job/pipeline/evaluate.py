@@ -24,7 +24,7 @@ def evaluate(settings: Settings) -> RunOutcome:
     Raises:
         JobError: the scores could not be published.
     """
-    nodes = find_nodes(settings, os.environ)
+    nodes = find_nodes(settings.num_nodes, settings.node_rank, settings.master_addr, settings.run_id, os.environ)
     if not nodes.is_single:
         raise SettingsError(
             f"MNRL_NUM_NODES: there are {nodes.max_nodes} nodes, but evaluate works on one; start it on one"

@@ -4,7 +4,7 @@ from mnrl_job.config.settings import Settings
 from mnrl_job.launch.exporters import ROLE
 from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
-from mnrl_job.launch.workers import ask_workers
+from mnrl_job.launch.workers import run_workers
 from mnrl_job.runs.attempt import Attempt
 from mnrl_job.runs.status import PhaseTimer
 from mnrl_job.system.devices import Devices
@@ -26,4 +26,4 @@ def ask_exports(task: WorkerTask, timeouts: WorkerTimeouts) -> tuple[Export, ...
     Raises:
         JobError: it cannot be exported, or gives other embeddings then.
     """
-    return ask_workers(ROLE, task, Devices(gpus=(), workers=1), timeouts, "exports.json", Exports).exports
+    return run_workers(ROLE, task, Devices(gpus=(), workers=1), timeouts, "exports.json", Exports).exports

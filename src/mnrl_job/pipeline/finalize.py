@@ -142,7 +142,7 @@ def record_run(
         gate=gate,
         seconds=timer.seconds,
         pairs=results.pairs,
-        batch_plan=results.task.batching,
+        batch_plan=results.task.batch_plan,
         verification=results.verification,
         exports=results.exports,
         attempts=attempt.history.records(attempt.store()),
@@ -173,7 +173,7 @@ def write_report(settings: Settings, attempt: Attempt, run: Run, task: WorkerTas
     page = render_report(attempt.staging, metrics, settings, task.eval_sets, attempt.settings_hash, task.inputs)
     path = attempt.staging / "report.html"
     path.write_text(page, encoding="utf-8")
-    tracked = tracked_run(Settings.model_validate(task.settings), task.scratch, task.staging)
+    tracked = tracked_run(task.settings, task.scratch, task.staging)
     results = Results(tracked, settings.report_to, dict(metrics), path, settings.log_format)
     log_to_files(results)
     return results

@@ -10,7 +10,7 @@ from mnrl_job.data.pairs import Pairs
 from mnrl_job.launch.node_agent import WORKERS, AgentTask
 from mnrl_job.launch.run_identity import BATCH_PLAN
 from mnrl_job.launch.worker_task import WorkerTask
-from mnrl_job.launch.workers import WORKERS_SHARE, local_rank_variables, worker_command, worker_identity
+from mnrl_job.launch.workers import WORKERS_GRACE_FRACTION, local_rank_variables, worker_command, worker_identity
 from mnrl_job.runs.attempt import Attempt
 from mnrl_job.system.devices import Devices
 from mnrl_job.system.files import sha256_of
@@ -31,7 +31,7 @@ def agent_task(settings: Settings, attempt: Attempt, devices: Devices) -> AgentT
         node_timeout=settings.node_timeout.seconds,
         join_timeout=settings.join_timeout.seconds,
         hang_seconds=settings.hang_timeout.seconds,
-        stop_seconds=WORKERS_SHARE * settings.grace_period.seconds,
+        stop_seconds=WORKERS_GRACE_FRACTION * settings.grace_period.seconds,
         log_format=settings.log_format,
     )
 
@@ -51,7 +51,7 @@ def worker_task(
     if batching:
         hashes[BATCH_PLAN] = sha256_of([batching.plan])
     return WorkerTask(
-        settings=settings.model_dump(mode="json") | {"run_id": attempt.run_id},
+        settings=settings.model_copy(update={"run_id": attempt.run_id}),
         model=inputs.model,
         guide=inputs.guide,
         scratch=attempt.scratch,
@@ -59,5 +59,5 @@ def worker_task(
         eval_sets=eval_sets,
         inputs=hashes,
         pairs=pairs,
-        batching=batching,
+        batch_plan=batching,
     )

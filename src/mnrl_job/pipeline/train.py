@@ -9,7 +9,7 @@ from mnrl_job.config.settings import Settings
 from mnrl_job.data.read_pairs import read_pairs
 from mnrl_job.launch.exporters import check_exporters
 from mnrl_job.launch.fingerprint import fingerprint
-from mnrl_job.launch.node_agent import NEWEST, NodeAgent, joined
+from mnrl_job.launch.node_agent import NEWEST, NodeAgent, start_node_agent
 from mnrl_job.launch.run_identity import RunIdentity, run_identity
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.launch.workers import start_workers
@@ -45,7 +45,7 @@ def train(settings: Settings) -> RunOutcome:
         if attempt.nodes.is_single:
             return train_on_node(settings, attempt, devices)
         secret = settings.group_secret.get_secret_value()
-        with joined(agent_task(settings, attempt, devices), devices, attempt.timeouts, secret) as agent:
+        with start_node_agent(agent_task(settings, attempt, devices), devices, attempt.timeouts, secret) as agent:
             return train_on_node(settings, attempt, devices, agent)
 
 
@@ -61,7 +61,9 @@ def train_on_node(settings: Settings, attempt: Attempt, devices: Devices, agent:
     with (
         upload_checkpoints(attempt) as upload,
         (
-            agent.stopped_first() if agent else start_workers("train", attempt.scratch, devices, attempt.timeouts)
+            agent.stopped_on_preemption()
+            if agent
+            else start_workers("train", attempt.scratch, devices, attempt.timeouts)
         ) as workers,
         start_workers("verify", attempt.scratch, one_device, attempt.timeouts) as verifier,
     ):

@@ -6,7 +6,7 @@ from mnrl_job.config.settings import Settings
 from mnrl_job.errors import DataError
 from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
-from mnrl_job.launch.workers import ask_workers
+from mnrl_job.launch.workers import run_workers
 from mnrl_job.runs.attempt import work_dir
 from mnrl_job.runs.verify import verify_run
 from mnrl_job.storage import open_store
@@ -33,11 +33,11 @@ def verify(uri: str, settings: Settings) -> Verification | None:
         folder = verify_run(store, scratch / "run")
         if not (folder / "model").is_dir():
             return None
-        task = WorkerTask(settings.model_dump(mode="json"), "", scratch, folder, eval_sets=(), inputs={})
+        task = WorkerTask(settings, "", scratch, folder, eval_sets=(), inputs={})
         try:
             device = replace(find_devices(settings.num_processes), workers=1)
             timeouts = WorkerTimeouts(settings.hang_timeout.seconds, settings.grace_period.seconds)
-            return ask_workers("recheck", task, device, timeouts, "verified.json", Verification)
+            return run_workers("verify_published", task, device, timeouts, "verified.json", Verification)
         except DataError as error:
             raise DataError(
                 f"{uri}: every file is as published, but {error}; compare `environment` in its metrics.json with here"

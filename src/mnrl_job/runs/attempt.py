@@ -53,7 +53,7 @@ def start_attempt(settings: Settings) -> Iterator[Attempt]:
     Raises:
         JobError: the scratch folder cannot be written, or the nodes cannot be determined.
     """
-    nodes = find_nodes(settings, os.environ)
+    nodes = find_nodes(settings.num_nodes, settings.node_rank, settings.master_addr, settings.run_id, os.environ)
     now = datetime.now(UTC)
     settings_hash = run_identity(settings, {}).settings_hash
     run_id = settings.run_id or f"{now:%Y%m%d-%H%M%S}-{settings_hash[:6]}"

@@ -83,13 +83,14 @@ class Status:
 
     def on_progress(self, facts: dict[str, Any]) -> None:
         """Take over, and log now and then, facts of the supervisor's own phases, such as `rows_read`."""
+        changed = {name: value for name, value in facts.items() if self._facts.get(name) != value}
         self._facts |= facts
         self._write_if_due()
         now = time.monotonic()
-        if facts and now - self._logged_at >= SECONDS_BETWEEN_LINES:
+        if changed and now - self._logged_at >= SECONDS_BETWEEN_LINES:  # facts of an earlier phase stay as they are
             self._logged_at = now
-            done = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in facts.items())
-            log(f"{self.phase}: {done} so far", **facts)
+            done = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in changed.items())
+            log(f"{self.phase}: {done} so far", **changed)
 
     def on_checkpoint(self, step: int, upload_seconds: float) -> None:
         """Note an uploaded checkpoint. Warns where a preemption would take longer than the grace period."""

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from mnrl_job.system.json_text import dumps
 
@@ -12,8 +12,8 @@ Record = TypeVar("Record")
 
 
 def write_record(path: Path, record: Any) -> None:
-    """Write a record as JSON, atomically."""
-    write_text(path, dumps(asdict(record), default=str, ensure_ascii=False))
+    """Write a record as JSON, atomically. Secrets in a pydantic model are masked."""
+    write_text(path, dumps(asdict(record), default=_as_json, ensure_ascii=False))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -26,3 +26,7 @@ def write_text(path: Path, text: str) -> None:
 def read_record(path: Path, kind: type[Record]) -> Record:
     """Read a record that `write_record` wrote."""
     return TypeAdapter(kind).validate_json(path.read_bytes())
+
+
+def _as_json(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnrl_job.config.settings import Settings, as_typed, env_name
+from mnrl_job.config.settings import Settings, as_text, env_name
 from mnrl_job.system.secrets import redact
 
 
@@ -33,7 +33,7 @@ class TrackedRun:
 
 def tracked_run(settings: Settings, scratch: Path, staging: Path) -> TrackedRun:
     """The run of these settings."""
-    texts = {env_name(field): redact(as_typed(getattr(settings, field))) for field in Settings.model_fields}
+    texts = {env_name(field): redact(as_text(getattr(settings, field))) for field in Settings.model_fields}
     return TrackedRun(settings.run_id, {name: text for name, text in texts.items() if text}, scratch, staging)
 
 

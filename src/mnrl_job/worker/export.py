@@ -18,7 +18,6 @@ import torch
 from sentence_transformers import SentenceTransformer, export_dynamic_quantized_onnx_model
 
 from mnrl_job.config.setting_types import ExportFormat
-from mnrl_job.config.settings import Settings
 from mnrl_job.data.tables import read_table
 from mnrl_job.errors import InternalError, SettingsError
 from mnrl_job.evaluation.results import Evaluation
@@ -28,7 +27,7 @@ from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.logs import log, warn
 from mnrl_job.system.phases import Phase
 from mnrl_job.worker.results import Export
-from mnrl_job.worker.retrieval import evaluate
+from mnrl_job.worker.retrieval import EvaluationOptions, evaluate
 from mnrl_job.worker.verify import PROBES, embed_probes, recorded_probes
 
 # Other kernels, often on another device, add in another order: 2e-7 for a small model, more for deep ones. Wrong
@@ -181,14 +180,13 @@ def compare(found: torch.Tensor, expected: torch.Tensor, wanted: Format) -> floa
 
 def score(name: ExportFormat, model: SentenceTransformer, task: WorkerTask) -> tuple[Evaluation, ...]:
     """On every eval set, as the trained model was scored, but with the tokens of this environment's tokenizer."""
-    settings = Settings.model_validate(task.settings)
-    _, metric = settings.primary_eval
+    _, metric = task.settings.primary_eval
     evaluations = []
     for eval_set in task.eval_sets:
         enter_phase(Phase.EVALUATE_EXPORT)
         results = task.scratch / f"{name}-{eval_set.name}.jsonl"
         tokens = task.scratch / "export-tokens" / eval_set.name
-        done = evaluate(model, eval_set, "fp32", settings.metric_cutoffs, results, tokens=tokens)
+        done = evaluate(model, eval_set, EvaluationOptions("fp32", task.settings.metric_cutoffs), results, tokens)
         log(f"as {name}, {eval_set.name}: {metric} {done.metrics[metric]:.4f}", seconds=done.seconds)
         evaluations.append(done)
     return tuple(evaluations)

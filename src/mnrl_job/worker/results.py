@@ -1,4 +1,4 @@
-"""What workers report, without torch, so that the supervisor can read it."""
+"""Results of workers, without torch, so that the supervisor can read them."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ from mnrl_job.training.results import TokenLengths, Training
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """The saved model, read back by a fresh process, against the trained one in memory."""
+    """The saved model, reloaded by another process, compared with the trained one in memory."""
 
     reloaded: bool
     embedding_dimension: int
@@ -49,7 +49,7 @@ class Exports:
 
 @dataclass(frozen=True, slots=True)
 class WorkerResult:
-    """What the first worker of a node reports when all have finished."""
+    """The result of training or evaluating, written by the first worker of each node."""
 
     model: ModelFacts
     before: tuple[Evaluation, ...]
@@ -62,7 +62,7 @@ class WorkerResult:
 
 @dataclass(frozen=True, slots=True)
 class TrialRun:
-    """A few training steps for the clock. `seconds` is all of it, `evaluation_seconds` one pass over all eval sets."""
+    """Measurements of a few training steps; `evaluation_seconds` are for one pass over all eval sets."""
 
     parameters: int
     trainable_parameters: int

@@ -1,4 +1,4 @@
-"""A worker's scores: of the model as it was, while it trains, and after; those from before go along in checkpoints."""
+"""Scores of a worker's model before, during and after training; those from before are part of checkpoints."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,101 +25,104 @@ from mnrl_job.system.phases import Phase
 from mnrl_job.system.record_files import read_record, write_record
 from mnrl_job.training.callbacks.best_model import SCORES, WEIGHTS
 from mnrl_job.training.hard_negatives.mining_rounds import MININGS, ROWS
-from mnrl_job.worker.retrieval import evaluate
+from mnrl_job.worker.retrieval import EvaluationOptions, evaluate
 
 BEFORE = "before.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """A model's scores on the eval sets."""
+    """A model's scores on all eval sets."""
 
     evaluations: tuple[Evaluation, ...]
 
 
 def scores_before(model: SentenceTransformer, task: WorkerTask) -> tuple[Evaluation, ...]:
-    """Of the model as it is; a run that goes on from a checkpoint finds them there, with the log up to then."""
+    """Score the base model. A resumed run takes the scores from the checkpoint, with the other extra files."""
     if task.resume is None:
-        scored = evaluate_all(model, task, "before")
+        evaluations = evaluate_all(model, task, "before")
         if PartialState().is_main_process:
-            write_record(task.scratch / BEFORE, Scores(scored))
-        return scored
+            write_record(task.scratch / BEFORE, Scores(evaluations))
+        return evaluations
     if is_local_main_process():
         for path in extra_checkpoint_files(task):
             if (task.resume / path.name).exists():
                 copyfile(task.resume / path.name, path)
-    kept = read_record(task.resume / BEFORE, Scores).evaluations
-    return tuple(replace(one, results=task.scratch / one.results.name) for one in kept)
+    evaluations = read_record(task.resume / BEFORE, Scores).evaluations
+    return tuple(replace(scores, results=task.scratch / scores.results.name) for scores in evaluations)
 
 
 def extra_checkpoint_files(task: WorkerTask) -> tuple[Path, ...]:
-    """What a checkpoint holds beside the training's state."""
-    results = (task.scratch / f"before-{one.name}.jsonl" for one in task.eval_sets)
+    """Files of a checkpoint beside the state of the training."""
+    results = (task.scratch / f"before-{eval_set.name}.jsonl" for eval_set in task.eval_sets)
     best = task.scratch / WEIGHTS, task.scratch / SCORES
     mined = task.scratch / ROWS, task.scratch / MININGS
     return (task.scratch / BEFORE, *results, *best, *mined, task.staging / "training_log.jsonl")
 
 
-def score_now(model: SentenceTransformer, task: WorkerTask) -> float:
-    """The primary metric of the model in training."""
-    settings = Settings.model_validate(task.settings)
-    name, metric = settings.primary_eval
+def primary_score(model: SentenceTransformer, task: WorkerTask) -> float:
+    """The primary metric of the model during training."""
+    name, metric = task.settings.primary_eval
     eval_set = judged_by(name, task.eval_sets)
     if eval_set is None:
-        raise ValueError("a score needs an eval set")
+        raise ValueError("the primary metric needs an eval set")
+    options = replace(evaluation_options(task.settings), dimensions=())
+    with locating_undefined_embeddings(eval_set, "in"):
+        return evaluate(model, eval_set, options, task.scratch / "during.jsonl").metrics[metric]
+
+
+def evaluation_options(settings: Settings) -> EvaluationOptions:
+    """How a worker's model is evaluated."""
     precision = choose_precision(settings.precision, PartialState().device)
-    with named(eval_set, "in"):
-        scored = evaluate(model, eval_set, precision, settings.metric_cutoffs, task.scratch / "during.jsonl")
-    return scored.metrics[metric]
+    return EvaluationOptions(precision, settings.metric_cutoffs, settings.matryoshka_dims)
 
 
 def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tuple[Evaluation, ...]:
     """Score the model on every eval set."""
-    settings = Settings.model_validate(task.settings)
-    _, metric = settings.primary_eval
-    precision = choose_precision(settings.precision, PartialState().device)
+    _, metric = task.settings.primary_eval
+    options = evaluation_options(task.settings)
     evaluations = []
     for eval_set in task.eval_sets:
         results = task.scratch / f"{when}-{eval_set.name}.jsonl"
         enter_phase(Phase(f"evaluate_{when}"))
-        with named(eval_set, when):
-            done = evaluate(model, eval_set, precision, settings.metric_cutoffs, results, settings.matryoshka_dims)
-        moment = f"{when} training, " if task.pairs else ""
-        log(f"{moment}{eval_set.name}: {metric} {done.metrics[metric]:.4f}", seconds=done.seconds)
-        evaluations.append(done)
+        with locating_undefined_embeddings(eval_set, when):
+            evaluation = evaluate(model, eval_set, options, results)
+        prefix = f"{when} training, " if task.pairs else ""
+        log(f"{prefix}{eval_set.name}: {metric} {evaluation.metrics[metric]:.4f}", seconds=evaluation.seconds)
+        evaluations.append(evaluation)
     if task.pairs and when == "before":
-        tell_if_perfect(settings, tuple(evaluations))
+        warn_if_perfect(task.settings.primary_eval, tuple(evaluations))
     return tuple(evaluations)
 
 
-def tell_if_perfect(settings: Settings, evaluations: tuple[Evaluation, ...]) -> None:
-    """Warn where the model cannot become better by what it is judged by."""
-    name, metric = settings.primary_eval
-    judged = judged_by(name, evaluations)
-    if judged and judged.metrics[metric] >= PERFECT_SCORE:
+def warn_if_perfect(primary_eval: tuple[str, str], evaluations: tuple[Evaluation, ...]) -> None:
+    """Warn if the primary metric, given as eval set and metric, cannot improve."""
+    name, metric = primary_eval
+    primary = judged_by(name, evaluations)
+    if primary and primary.metrics[metric] >= PERFECT_SCORE:
         warn(
-            f"{judged.name}.{metric} is {PERFECT_SCORE:g} before training: this eval set cannot show a gain; harder "
+            f"{primary.name}.{metric} is {PERFECT_SCORE:g} before training: this eval set cannot show a gain; harder "
             "queries, or a larger corpus, would"
         )
 
 
 @contextmanager
-def named(eval_set: EvalSet, when: str) -> Iterator[None]:
-    """Tell of an embedding that is no number by its place in the eval set; and after training, as what it is then.
+def locating_undefined_embeddings(eval_set: EvalSet, when: str) -> Iterator[None]:
+    """Report an embedding with NaN or infinity with its text in the eval set.
 
     Raises:
-        DataError: the base model gives one.
-        Diverged: the trained one does.
+        DataError: the base model gives it.
+        Diverged: the trained model gives it.
     """
     try:
         yield
     except UndefinedEmbedding as error:
         table = "queries" if error.kind_of_text == "query" else "corpus"
         identifier = read_table(eval_set.folder / f"{table}.arrow")["id"][error.row].as_py()
-        told = f"NaN or infinity for the {error.kind_of_text} {identifier!r} of the eval set {eval_set.name}: "
+        problem = f"NaN or infinity for the {error.kind_of_text} {identifier!r} of the eval set {eval_set.name}: "
         if when == "before":
-            raise DataError(f"the base model gives {told}{error.text!r}; {REMEDY}") from error
+            raise DataError(f"the base model gives {problem}{error.text!r}; {REMEDY}") from error
         raise Diverged(
-            f"{when} training the model gives {told}{error.text!r}; lower MNRL_LEARNING_RATE, or use "
+            f"{when} training the model gives {problem}{error.text!r}; lower MNRL_LEARNING_RATE, or use "
             "MNRL_PRECISION=fp32"
         ) from error

@@ -1,0 +1,1 @@
+"""What a worker does in each of its roles."""

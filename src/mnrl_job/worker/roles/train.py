@@ -1,0 +1,75 @@
+"""The role of a training worker: evaluate the base model, train, evaluate again, save."""
+
+from dataclasses import asdict, replace
+from functools import partial
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from mnrl_job.embedding.loading import load_model, warn_untrained_full_dim
+from mnrl_job.errors import DataError
+from mnrl_job.launch.run_identity import RunIdentity, run_identity
+from mnrl_job.launch.worker_task import WorkerTask
+from mnrl_job.system import logs
+from mnrl_job.system.local_rank import is_local_main_process
+from mnrl_job.system.preemption import record_sigterm
+from mnrl_job.system.record_files import write_record
+from mnrl_job.training.callbacks.checkpoints import CheckpointSpec
+from mnrl_job.training.fsdp import is_sharded, unsharded
+from mnrl_job.training.lora import merged
+from mnrl_job.training.token_lengths import measure_lengths
+from mnrl_job.training.train import train
+from mnrl_job.worker.devices import describe_devices, peak_memory
+from mnrl_job.worker.export import check_exportable
+from mnrl_job.worker.guide import run_guide_model
+from mnrl_job.worker.model import describe_model, load_base_model, save_model
+from mnrl_job.worker.results import WorkerResult
+from mnrl_job.worker.scoring import evaluate_all, extra_checkpoint_files, primary_score, scores_before
+
+
+def train_role(task: WorkerTask) -> None:
+    """Train. A preemption takes effect where a checkpoint is saved, or none is needed."""
+    record_sigterm()
+    settings = task.settings
+    state = PartialState()
+    check_same_inputs(task.inputs)
+    loaded = load_base_model(task)
+    model = loaded.model
+    if task.pairs is None or task.batch_plan is None:
+        raise ValueError("a training task needs pairs")
+    warn_untrained_full_dim(model, settings.matryoshka_dims)
+    check_exportable(model, settings.export)
+    before = scores_before(model, task)
+    lengths = measure_lengths(model, task.pairs) if state.is_main_process else None
+    run_guide_model(task)
+    logs.log(f"training on {task.pairs.rows} pairs with {describe_devices(state)}")
+    identity = asdict(run_identity(settings, task.inputs).for_resume())
+    checkpoint_spec = CheckpointSpec(identity, extra_checkpoint_files(task), task.resume)
+    score = partial(primary_score, model, task) if settings.eval_interval else None
+    training = train(model, settings, task.pairs, task.batch_plan, task.scratch, task.staging, checkpoint_spec, score)
+    if settings.lora_rank or is_sharded():
+        make_plain = merged if settings.lora_rank else unsharded
+        model = make_plain(model, load_model(task.model, settings).model)
+    after = evaluate_all(model, task, "after")
+    if state.is_main_process:
+        save_model(model, task.staging)
+    if is_local_main_process():
+        facts = describe_model(replace(loaded, model=model), task.model)
+        devices = (describe_devices(state),)
+        result = WorkerResult(facts, before, devices, peak_memory(), after, training, lengths)
+        write_record(task.scratch / "result.json", result)
+
+
+def check_same_inputs(inputs: dict[str, str]) -> None:
+    """Compare the hashes of the inputs on all ranks; each node downloaded its own.
+
+    Raises:
+        DataError: a rank has other inputs than rank 0.
+    """
+    identities = gather_object([RunIdentity({}, inputs)])
+    for rank, identity in enumerate(identities):
+        if difference := identities[0].find_difference(identity):
+            raise DataError(
+                f"{difference.name}: rank {rank} reads something else than rank 0 (SHA-256 {difference.actual} and "
+                f"{difference.expected}); it was changed while the nodes started: start again"
+            )

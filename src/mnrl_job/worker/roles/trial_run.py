@@ -1,0 +1,60 @@
+"""The role of a worker in a check: a few training steps, to measure time and memory."""
+
+import json
+import time
+from dataclasses import replace
+
+import torch
+from accelerate import PartialState
+
+from mnrl_job.embedding.precision import choose_precision
+from mnrl_job.launch.worker_task import WorkerTask
+from mnrl_job.system.record_files import write_record
+from mnrl_job.training.token_lengths import measure_lengths
+from mnrl_job.training.train import train
+from mnrl_job.training.trial_run import first_steps
+from mnrl_job.worker.devices import describe_devices, peak_memory
+from mnrl_job.worker.export import check_exportable
+from mnrl_job.worker.guide import run_guide_model
+from mnrl_job.worker.model import load_base_model, save_model
+from mnrl_job.worker.results import TrialRun
+from mnrl_job.worker.retrieval import estimate_seconds
+
+TRIAL_STEPS = 4
+
+
+def trial_run_role(task: WorkerTask) -> None:
+    """Train the first steps of the real run, and embed a sample of each eval set."""
+    settings, state = task.settings, PartialState()
+    model = load_base_model(task).model
+    check_exportable(model, settings.export)
+    if settings.export and state.is_main_process:
+        save_model(model, task.staging)
+    started = time.perf_counter()
+    if task.pairs is None or task.batch_plan is None:
+        raise ValueError("a trial run needs pairs")
+    lengths = measure_lengths(model, task.pairs) if state.is_main_process else None
+    precision = choose_precision(settings.precision, state.device)
+    evaluation_seconds = sum(estimate_seconds(model, eval_set, precision) for eval_set in task.eval_sets)
+    max_steps = min(TRIAL_STEPS, settings.max_steps or TRIAL_STEPS)
+    trial_settings = settings.model_copy(update={"max_steps": max_steps, "report_to": ()})
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    pairs, batch_plan = first_steps(task.pairs, task.batch_plan, TRIAL_STEPS, task.scratch / "trial-run")
+    run_guide_model(replace(task, settings=trial_settings, pairs=pairs, batch_plan=batch_plan))
+    training = train(model, trial_settings, pairs, batch_plan, task.scratch, task.staging)
+    if state.is_main_process:
+        seconds = [json.loads(line)["seconds"] for line in (task.staging / "training_log.jsonl").open()]
+        # Without the first step, which includes the warm-up.
+        step_seconds = (seconds[-1] - seconds[0]) / (len(seconds) - 1) if len(seconds) > 1 else seconds[0]
+        result = TrialRun(
+            parameters=parameters,
+            trainable_parameters=training.trainable_parameters,
+            device=describe_devices(state),
+            torch=torch.__version__,
+            peak_memory_bytes=peak_memory(),
+            step_seconds=step_seconds,
+            evaluation_seconds=evaluation_seconds,
+            seconds=time.perf_counter() - started,
+            lengths=lengths,
+        )
+        write_record(task.scratch / "trial_run.json", result)
