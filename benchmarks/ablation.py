@@ -27,7 +27,8 @@ from mnrl_job.data.read_evalset import read_evalset
 from mnrl_job.data.sources import LocalSource
 from mnrl_job.embedding import chunks
 from mnrl_job.embedding.chunks import Chunk
-from mnrl_job.training import collator, trainer
+from mnrl_job.training import collator, step_context, trainer
+from mnrl_job.training.inputs import AttemptFolders, TrainingData
 from mnrl_job.training.train import train as train_model
 from mnrl_job.worker.retrieval import EvaluationOptions, evaluate
 
@@ -49,19 +50,17 @@ def whole_columns(lengths: np.ndarray, *_: Any) -> list[Chunk]:
 ARMS: dict[str, tuple[list[Any], dict[str, str]]] = {
     "everything on": ([], {}),
     "fp32": ([], {}),
-    "not in length order, 16 texts at once": ([mock.patch.object(collator, "cut", as_they_come)], {}),
-    "each column at once": ([mock.patch.object(collator, "cut", whole_columns)], {}),
+    "not in length order, 16 texts at once": ([mock.patch.object(collator, "chunk_by_length", as_they_come)], {}),
+    "each column at once": ([mock.patch.object(collator, "chunk_by_length", whole_columns)], {}),
     "every width and number of texts": (
         [
-            mock.patch.object(chunks, "widths", np.minimum),
-            mock.patch.object(chunks, "sizes", lambda most: np.arange(1, most + 1)),
+            mock.patch.object(chunks, "padded_widths", np.minimum),
+            mock.patch.object(chunks, "chunk_sizes", lambda most: np.arange(1, most + 1)),
         ],
         {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"},
     ),
-    "torch's dropout": ([mock.patch.object(trainer, "cheap_dropout", nullcontext)], {}),
-    "words looked up by each chunk": ([mock.patch.object(trainer, "word_embedding", return_value=None)], {}),
-    "memory as the C library has it": ([], {"GLIBC_TUNABLES": ""}),
-    "activations computed twice": ([mock.patch.object(trainer, "tokens_that_fit", return_value=0)], {}),
+    "torch's dropout": ([mock.patch.object(step_context, "fast_dropout", nullcontext)], {}),
+    "activations computed twice": ([mock.patch.object(trainer, "activation_token_budget", return_value=0)], {}),
 }
 
 
@@ -77,7 +76,7 @@ def train(arm: str, model_path: str, train_data: Path, eval_data: Path) -> dict[
         batching = ours(pairs, settings.seed, folder)
         for patch in patches:
             patch.start()
-        done = train_model(model, settings, pairs, batching, folder, folder)
+        done = train_model(model, settings, TrainingData(pairs, batching), AttemptFolders(folder, folder))
         mock.patch.stopall()
         scored = evaluate(model, eval_set, EvaluationOptions(done.precision, METRIC_CUTOFFS), folder / "after.jsonl")
     return {

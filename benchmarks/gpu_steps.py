@@ -27,6 +27,7 @@ from mnrl_job.config.settings import Settings
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.tables import write_columns, write_labels
 from mnrl_job.embedding.out_of_memory import is_out_of_memory
+from mnrl_job.training.inputs import AttemptFolders, TrainingData
 from mnrl_job.training.trainer import PlannedTrainer
 
 PACKED_TOKENS = 16_384
@@ -79,7 +80,7 @@ def train_ours(recipe: Recipe, timer: "Timer | None" = None) -> Trained:
     data = Pairs(folder / "pairs.arrow", ("anchor", "positive"), len(rows), len(rows), {}, (), ())
     batching = BatchPlan(folder / "labels.arrow", folder / "plan.npy", "planned", recipe.steps)
     settings = Settings(batch_size=recipe.batch)
-    trainer = PlannedTrainer(recipe.model(), settings, data, batching, folder, folder)
+    trainer = PlannedTrainer(recipe.model(), settings, TrainingData(data, batching), AttemptFolders(folder, folder))
     if timer:
         trainer.add_callback(timer)
     trainer.train()

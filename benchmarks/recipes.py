@@ -38,6 +38,7 @@ from mnrl_job.deduplication.groups import TextGroups, find_groups
 from mnrl_job.deduplication.leakage import find_leaks, write_relevant_pairs
 from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.training.guide import FOLDER, embed_by_guide
+from mnrl_job.training.inputs import AttemptFolders, TrainingData
 from mnrl_job.training.train import train
 from mnrl_job.worker.retrieval import EvaluationOptions, evaluate
 
@@ -103,7 +104,7 @@ def run(
         plan = np.load(batching.plan)
         embed_by_guide(SentenceTransformer(base, device="cpu"), pairs, plan, PRECISION, place / FOLDER)
     began = time.process_time()
-    trained = train(model, settings, pairs, batching, place, place)
+    trained = train(model, settings, TrainingData(pairs, batching), AttemptFolders(place, place))
     spent = time.process_time() - began
     after = evaluate(model, eval_set, EvaluationOptions(PRECISION, CUTOFFS, (64,)), place / "after.jsonl")
     facts = {

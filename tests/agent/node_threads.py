@@ -11,9 +11,10 @@ from mnrl_job.agent.signed_store import SignedStore
 from mnrl_job.errors import InternalError, JobError
 from mnrl_job.launch.fingerprint import Fingerprint
 from mnrl_job.launch.nodes import Nodes
+from mnrl_job.launch.run_identity import RunIdentity
 from tests.servers.s3 import free_port
 
-FINGERPRINT = Fingerprint({"seed": 1}, {"train/pairs": "abc"}, {"torch": "2.13.0"}, 1)
+FINGERPRINT = Fingerprint(RunIdentity({"seed": 1}, {"train/pairs": "abc"}), {"torch": "2.13.0"}, 1)
 TIMEOUTS = GroupTimeouts(node=2, join=20, hang=60, last_call=0.3)
 SECRET = "a secret"  # noqa: S105
 

@@ -7,8 +7,7 @@ import torch
 from transformers import AutoModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from mnrl_job.config.settings import Settings
-from mnrl_job.embedding.loading import load, load_model
+from mnrl_job.embedding.loading import ModelOptions, load, load_model
 from mnrl_job.embedding.positions import max_tokens, positions
 from mnrl_job.errors import SettingsError
 from mnrl_job.training.token_lengths import measure_lengths
@@ -65,7 +64,7 @@ def test_without_a_table_the_config_decides_if_it_says_anything(family, limit):
 def test_texts_are_cut_at_what_fits_where_the_files_promise_more(tmp_path, caplog):
     model = load(str(xlmr(tmp_path / "m", 34)), "MNRL_BASE_MODEL").model
     assert max_tokens(model) == 32
-    assert "34 tokens, its positions hold 32; texts are cut at 32" in caplog.text
+    assert "34 tokens, but it has 32 positions; truncating texts at 32" in caplog.text
     model.encode("invoice " * 60)
 
 
@@ -76,14 +75,14 @@ def test_the_promise_of_sentence_transformers_is_no_better(tiny_model, tmp_path,
     with_json(folder / "sentence_bert_config.json", max_seq_length=1024)
     model = load(str(folder), "MNRL_BASE_MODEL").model
     assert max_tokens(model) == 64
-    assert "cut at 64" in caplog.text
+    assert "truncating texts at 64" in caplog.text
 
 
 def test_a_setting_beyond_the_positions_is_refused(tmp_path):
     folder = str(xlmr(tmp_path / "m", 34))
     with pytest.raises(SettingsError, match=r"^MNRL_MAX_SEQ_LENGTH=33: .*\b32\b"):
-        load_model(folder, Settings(max_seq_length=33))
-    assert max_tokens(load_model(folder, Settings(max_seq_length=32)).model) == 32
+        load_model(folder, ModelOptions(max_seq_length=33))
+    assert max_tokens(load_model(folder, ModelOptions(max_seq_length=32)).model) == 32
 
 
 def test_a_model_without_a_greatest_length_reads_texts_whole(tmp_path):
@@ -100,4 +99,4 @@ def test_a_model_without_a_greatest_length_reads_texts_whole(tmp_path):
     lengths = measure_lengths(loaded.model, Pairs(path, ("anchor", "positive"), len(TEXTS), len(TEXTS), {}, (), ()))
     assert lengths.max_seq_length is None
     assert lengths.columns["anchor"]["truncated"] == 0
-    assert load_model(str(tmp_path / "m"), Settings(max_seq_length=300)).model.max_seq_length == 300
+    assert load_model(str(tmp_path / "m"), ModelOptions(max_seq_length=300)).model.max_seq_length == 300

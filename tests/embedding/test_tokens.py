@@ -36,7 +36,7 @@ def assert_same(built, expected):
 
 
 @given(rows=st.lists(st.integers(0, len(TEXTS) - 1), min_size=1, max_size=6))
-def test_any_texts_become_what_the_library_makes_of_them(model, tmp_path_factory, rows):
+def test_features_equal_the_librarys_preprocessing(model, tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("tokens") / "tokens.arrow"
     found = kept(model, TEXTS, path)
     expected = dict(model.preprocess([TEXTS[row] for row in rows]))
@@ -45,7 +45,7 @@ def test_any_texts_become_what_the_library_makes_of_them(model, tmp_path_factory
 
 
 def test_texts_are_found_again_beyond_the_first_part(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(tokens, "TEXTS_AT_ONCE", 4)
+    monkeypatch.setattr(tokens, "TEXTS_PER_BATCH", 4)
     monkeypatch.setattr(tokens, "TEXTS_PER_CALL", 3)
     found = kept(model, TEXTS, tmp_path / "tokens.arrow")
     assert len(found.parts) == 5
@@ -75,11 +75,11 @@ def test_a_text_of_no_tokens_is_all_padding(left):
     assert found["attention_mask"].tolist() == [[0, 0], [1, 1]]
 
 
-def test_a_model_that_reads_no_token_ids_is_left_to_the_library(static_model):
+def test_a_model_without_token_ids_has_no_input_format(static_model):
     assert detect_input_format(static_model.preprocess, static_model.tokenizer, ["a b", "b"]) is None
 
 
-def test_a_form_that_does_not_rebuild_the_input_is_not_believed(model):
+def test_an_input_format_that_does_not_rebuild_the_input_is_rejected(model):
     def strange(texts):
         features = model.preprocess(texts)
         return features | {"token_type_ids": torch.ones_like(features["input_ids"])}

@@ -37,14 +37,15 @@ def whole(tiny_model):
 @pytest.mark.parametrize("prefix", ["_orig_mod.", "module.", "module._orig_mod.", "model.", "encoder."])
 def test_weights_under_a_prefix_are_refused_by_its_name(tiny_model, tmp_path, prefix, kind):
     folder = with_weights(copied(tiny_model, tmp_path / "m"), prefixed(prefix), kind)
-    refused(folder, "lack 37 of 39 weights", f"take the prefix {prefix!r} off the names")
+    refused(folder, "lack 37 of 39 weights", f"remove the prefix {prefix!r} from the names")
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("part", ["layer.1.", "word_embeddings", "layer.0.attention.self.query.bias"])
 def test_missing_weights_are_refused_and_named(tiny_model, tmp_path, part, kind):
     folder = with_weights(copied(tiny_model, tmp_path / "m"), without(part), kind)
-    assert part in re.search(r"the first is (\S+);", refused(folder, "of 39 weights", "would be made up"))[1]
+    message = refused(folder, "of 39 weights", "would be randomly initialized")
+    assert part in re.search(r"the first is (\S+);", message)[1]
 
 
 def test_an_empty_file_of_weights_is_refused(tiny_model, tmp_path):
@@ -54,19 +55,19 @@ def test_an_empty_file_of_weights_is_refused(tiny_model, tmp_path):
 def test_missing_weights_of_a_model_with_code_of_its_own_are_told_as_that(tiny_model, tmp_path):
     folder = with_weights(copied(tiny_model, tmp_path / "m"), without("query"))
     with_json(folder / "config.json", auto_map={"AutoModel": "modeling.Own"})
-    refused(folder, "code of its own")
+    refused(folder, "custom code")
 
 
 def test_layers_that_the_config_does_not_know_are_refused(tiny_model, tmp_path):
     folder = copied(tiny_model, tmp_path / "m")
     with_json(folder / "config.json", num_hidden_layers=1)
-    refused(folder, "hold 16 weights", "encoder.layer.1.")
+    refused(folder, "contain 16 weights", "encoder.layer.1.")
 
 
 def test_weights_of_another_shape_are_refused(tiny_model, tmp_path):
     folder = copied(tiny_model, tmp_path / "m")
     with_json(folder / "config.json", intermediate_size=48)
-    refused(folder, "has the shape (64", "config.json makes it (48")
+    refused(folder, "has the shape (64", "config.json defines (48")
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -90,7 +91,7 @@ def test_a_weight_that_is_no_number_is_refused_and_named(tiny_model, tmp_path, n
         next(weight for name, weight in weights.items() if name.endswith(part)).view(-1)[3] = number
         return weights
 
-    refused(with_weights(copied(tiny_model, tmp_path / "m"), spoil), part, "NaN or infinite")
+    refused(with_weights(copied(tiny_model, tmp_path / "m"), spoil), part, "NaN or infinity")
 
 
 def with_dense(tiny_model, folder):

@@ -10,11 +10,12 @@ from mnrl_job.launch import node_agent
 from mnrl_job.launch.fingerprint import Fingerprint
 from mnrl_job.launch.node_agent import AgentStatus, AgentTask, NodeAgent
 from mnrl_job.launch.nodes import Nodes
+from mnrl_job.launch.run_identity import RunIdentity
 from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.system import heartbeat
 from mnrl_job.system.json_text import dumps
-from mnrl_job.system.phases import JOIN
+from mnrl_job.system.phases import Phase
 from mnrl_job.system.record_files import write_record
 from mnrl_job.worker.results import Verification
 
@@ -56,7 +57,7 @@ def train(tmp_path, monkeypatch):
         agent = NodeAgent(task, process, WorkerTimeouts(1, 1, lambda heartbeat: passed_on[-1].append(heartbeat)))
         worker_task = WorkerTask(Settings(), "", tmp_path, tmp_path, (), {})
         poll()
-        result = agent.train(worker_task, Fingerprint({}, {}, {}, 1), lambda task, _: task, Verification)
+        result = agent.train(worker_task, Fingerprint(RunIdentity({}, {}), {}, 1), lambda task, _: task, Verification)
         assert result == RESULT
         return passed_on[1:-1]
 
@@ -75,7 +76,7 @@ def test_waiting_for_other_nodes_counts_as_progress_in_every_round(train):
     running = AgentStatus(task_request=1, is_waiting=False)
     again = replace(running, is_waiting=True)
     training = {PHASE: "train", "heartbeats": 1, "step": 4, "total_steps": 9}
-    join = {PHASE: JOIN}
+    join = {PHASE: Phase.JOIN}
     polls = [(waiting,), (waiting,), (running, training), (again,), (again,)]
     assert train(*polls) == [[join], [join], [training], [join], [join]]
 

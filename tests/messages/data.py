@@ -5,8 +5,7 @@ import json
 from functools import partial
 
 from mnrl_job.config.row_filter import parse_row_filter
-from mnrl_job.config.settings import Settings
-from mnrl_job.pipeline.prepare import check_workers
+from mnrl_job.pipeline.data_requirements import check_batch_size
 from tests.messages.provoking import (
     BEIR,
     Catalogue,
@@ -253,7 +252,7 @@ BATCHES: Catalogue = {
         "positives; set it to 7 or less, or set MNRL_BATCHING=masked",
     ),
     "a batch the workers cannot share": (
-        partial(check_workers, Settings(batch_size=4), 8),
+        partial(check_batch_size, 4, 8),
         64,
         "MNRL_BATCH_SIZE=4 is less than the 8 workers; set it to 8 or more, or run fewer workers (MNRL_NUM_PROCESSES)",
     ),

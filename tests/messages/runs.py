@@ -41,30 +41,30 @@ MODELS: Catalogue = {
     "a tokenizer that is missing": (
         loaded(without_tokenizer),
         65,
-        "MNRL_BASE_MODEL: m: it has no tokenizer files, or none with a vocabulary; give the model with the "
-        "tokenizer files it was trained with",
+        "MNRL_BASE_MODEL: m: it has no tokenizer files, or none with a vocabulary; use the model with its original "
+        "tokenizer files",
     ),
     "weights that are cut off": (
         loaded(cut_off),
         65,
         "MNRL_BASE_MODEL: m cannot be loaded: Error while deserializing header: invalid header length; the folder "
-        "is damaged or holds no Sentence Transformers model",
+        "is damaged or not a Sentence Transformers model",
     ),
     "a model of another kind": (
         loaded(lambda folder: with_json(folder / "config.json", model_type="own")),
         65,
-        f"MNRL_BASE_MODEL: m cannot be loaded: transformers {version('transformers')} does not know its kind, own: it "
-        "needs code of its own, which is not run, or a newer release; give a model of a kind that is known",
+        f"MNRL_BASE_MODEL: m cannot be loaded: transformers {version('transformers')} does not support its model "
+        "type own: it requires custom code, which is never run, or a newer release; use a model of a supported type",
     ),
     "more tokens than it takes": (
         loaded(unchanged, max_seq_length=65),
         64,
-        "MNRL_MAX_SEQ_LENGTH=65: the model takes 64 at most",
+        "MNRL_MAX_SEQ_LENGTH=65: the model accepts at most 64 tokens",
     ),
     "more dimensions than it has": (
         loaded(unchanged, matryoshka_dims=(384, 16)),
         64,
-        "MNRL_MATRYOSHKA_DIMS=384,16: the model has 32 dimensions; give 32 or fewer",
+        "MNRL_MATRYOSHKA_DIMS=384,16: the model has 32 dimensions; use 32 or fewer",
     ),
 }
 STORAGE: Catalogue = {

@@ -58,7 +58,7 @@ def test_an_adapter_is_trained_and_saved_merged_and_as_it_is(adapted):
     config = read(run / "adapter" / "adapter_config.json")
     assert config["base_model_name_or_path"] == settings["MNRL_BASE_MODEL"]
     card = (run / "model" / "README.md").read_text(encoding="utf-8")
-    assert "3584 numbers of a LoRA adapter of rank 4" in card
+    assert "LoRA adapter of rank 4 with 3584 parameters" in card
 
 
 def test_what_an_adapter_is_added_to_is_saved_in_fp32_also_where_it_was_published_in_bf16(adapted):

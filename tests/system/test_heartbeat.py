@@ -71,8 +71,8 @@ def test_facts_of_an_earlier_phase_are_not_logged_again(tmp_path, caplog, monkey
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(status, "SECONDS_BETWEEN_LINES", 0.0)
     run_status = status.Status(tmp_path / "progress.json", "r", grace_seconds=30, hang_seconds=600)
-    run_status.enter("prepare")
-    run_status.progress({"rows_read": 24})
-    run_status.enter("train")
-    run_status.progress({"rows_read": 24})
+    run_status.enter_phase(Phase.PREPARE)
+    run_status.on_progress({"rows_read": 24})
+    run_status.enter_phase(Phase.TRAIN)
+    run_status.on_progress({"rows_read": 24})
     assert [record.message for record in caplog.records] == ["prepare: 24 rows read so far"]

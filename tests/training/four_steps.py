@@ -11,6 +11,7 @@ from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.tables import write_columns, write_labels
+from mnrl_job.training.inputs import AttemptFolders, TrainingData
 from mnrl_job.training.results import Training
 from mnrl_job.training.train import train
 from tests.examples import PAIRS
@@ -25,12 +26,16 @@ class FourSteps:
 
     folder: Path
     pairs: Pairs
-    batching: BatchPlan
+    batch_plan: BatchPlan
 
-    def __call__(self, model: Any, **settings: Any) -> tuple[Training, list[float]]:
+    @property
+    def data(self) -> TrainingData:
+        return TrainingData(self.pairs, self.batch_plan)
+
+    def __call__(self, model: Any, **changes: Any) -> tuple[Training, list[float]]:
         """Train a model. Returns what the trainer says of it, and the losses in its log."""
-        chosen = SETTINGS.model_copy(update=settings)
-        trained = train(model, chosen, self.pairs, self.batching, self.folder, self.folder)
+        settings = SETTINGS.model_copy(update=changes)
+        trained = train(model, settings, self.data, AttemptFolders(self.folder, self.folder))
         log = (self.folder / "training_log.jsonl").read_text()
         return trained, [json.loads(line)["loss"] for line in log.splitlines()]
 

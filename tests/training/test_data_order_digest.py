@@ -19,18 +19,18 @@ from mnrl_job.system.record_files import write_record
 from mnrl_job.training.data_order_digest import data_order_digest
 from tests.examples import PAIRS
 from tests.training.rank_processes import started
-from tests.training.ranks import train
+from tests.training.rank_training import train
 
 PLAN = np.arange(48).reshape(-1, 4)
 EPOCHS = 3
 
 
 @given(cut=st.integers(0, len(PLAN)))
-def test_a_digest_goes_on_where_it_was(cut):
+def test_digests_chain_at_any_step(cut):
     assert data_order_digest(PLAN[cut:], data_order_digest(PLAN[:cut])) == data_order_digest(PLAN)
 
 
-def test_another_row_another_order_and_a_missing_step_all_tell():
+def test_a_digest_changes_with_rows_order_and_steps():
     swapped = PLAN[:, [1, 0, 2, 3]]
     assert len({data_order_digest(plan) for plan in (PLAN, swapped, PLAN[::-1], PLAN[:-1], PLAN + 1)}) == 5
     assert data_order_digest(PLAN) == data_order_digest(PLAN.astype(np.int32)), "whatever the type of the numbers"
@@ -111,7 +111,7 @@ def test_both_ranks_stop_after_the_step_in_which_one_is_asked_to(two_ranks, run)
     assert (folder / "trainer" / "checkpoint-1" / "manifest.json").exists()
 
 
-def test_where_one_of_two_ranks_runs_out_of_memory_both_go_on_with_less(two_ranks, run):
+def test_if_one_of_two_ranks_runs_out_of_memory_both_continue_with_less(two_ranks, run):
     """Here with what one process began, and to the same losses as that one alone."""
     folder, plan = run
     whole = {"step": 15, "digest": data_order_digest(plan), "activation_recompute": False}
@@ -125,7 +125,7 @@ def test_where_one_of_two_ranks_runs_out_of_memory_both_go_on_with_less(two_rank
 
 
 @pytest.mark.parametrize("moment", ["loss", "backward"])
-def test_where_one_of_two_ranks_runs_out_after_the_forward_pass_the_run_ends_with_what_to_set(run, tmp_path, moment):
+def test_out_of_memory_on_one_of_two_ranks_after_the_forward_pass_ends_the_run_with_a_remedy(run, tmp_path, moment):
     """The other waits for it there, and cannot be told."""
     folder, _ = run
     ended = tmp_path / "ended"

@@ -6,7 +6,7 @@ import pytest
 
 from mnrl_job.errors import SettingsError
 from mnrl_job.training import fsdp
-from mnrl_job.training.fsdp import apply_accelerate_config, check_checkpoint, fit_for_sharding
+from mnrl_job.training.fsdp import apply_accelerate_config, check_checkpoint, prepare_for_fsdp
 from tests.examples import FSDP2
 
 
@@ -25,7 +25,7 @@ def told(tmp_path, monkeypatch):
     return tell
 
 
-def test_what_accelerate_makes_of_a_file_is_passed_on(told):
+def test_the_environment_of_accelerate_launch_is_applied(told):
     found = told(FSDP2)
     assert found["ACCELERATE_USE_FSDP"] == "true"
     assert found["FSDP_VERSION"] == "2"
@@ -34,25 +34,25 @@ def test_what_accelerate_makes_of_a_file_is_passed_on(told):
     assert not {"CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MASTER_PORT"} & found.keys()
 
 
-def test_no_worker_begins_with_empty_weights(told):
+def test_ram_efficient_loading_is_disabled(told):
     content = FSDP2 + "  fsdp_cpu_ram_efficient_loading: true\n  fsdp_sync_module_states: true\n"
     assert told(content)["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "false"
 
 
-def test_without_fsdp_nobody_asks_for_it(told):
+def test_without_fsdp_it_is_not_enabled(told):
     assert "ACCELERATE_USE_FSDP" not in told("distributed_type: MULTI_GPU\nnum_machines: 1\n")
 
 
-def test_what_accelerate_does_not_know_is_named(told):
+def test_an_unknown_key_of_the_accelerate_file_is_named(told):
     with pytest.raises(SettingsError, match=r"^MNRL_ACCELERATE_CONFIG: .*'shards'"):
         told(FSDP2 + "shards: 3\n")
 
 
-def test_weights_that_no_embedding_depends_on_stand_still(tiny_model):
+def test_weights_that_no_embedding_depends_on_are_frozen(tiny_model):
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(tiny_model), device="cpu")
-    fit_for_sharding(model)
+    prepare_for_fsdp(model)
     still = {name for name, weight in model.named_parameters() if not weight.requires_grad}
     assert still == {"0.model.pooler.dense.weight", "0.model.pooler.dense.bias"}
 

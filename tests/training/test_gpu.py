@@ -7,18 +7,21 @@ import pytest
 import torch
 
 from mnrl_job.batching.batch_plan import BatchPlan
+from mnrl_job.config.setting_types import RankRange
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import no_values
 from mnrl_job.data.tables import write_columns, write_labels
 from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import autocast
-from mnrl_job.training.hard_negatives.mining import distinct, search
+from mnrl_job.training.hard_negatives.mining import MiningConfig, find_candidates, search
+from mnrl_job.training.inputs import AttemptFolders, TrainingData
+from mnrl_job.training.losses.contrastive_loss import LossConfig
 from mnrl_job.training.losses.mnrl import GlobalBatchLoss
 from mnrl_job.training.trainer import PlannedTrainer
 from tests.embedding.texts import TEXTS, column
 from tests.examples import PAIRS
-from tests.training.ranks import batch_of
+from tests.training.batches import batch_of
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 COLUMNS = [list(column) for column in zip(*PAIRS, strict=True)]
@@ -38,7 +41,7 @@ def test_value_and_gradients_are_those_of_the_cpu(tiny_model, objective, recompu
     found = {}
     for device in ("cpu", "cuda"):
         model = load(tiny_model, device)
-        loss = GlobalBatchLoss(model, 20, objective)
+        loss = GlobalBatchLoss(model, LossConfig(20, objective))
         loss.activation_token_budget = 0 if recompute else math.inf
         labels = torch.tensor([[row, row, 100 + row % 7] for row in range(8)])
         batch = send_to_device(batch_of(load(tiny_model, "cpu"), COLUMNS, 3, labels), device)
@@ -62,7 +65,7 @@ def test_gradients_point_where_those_of_the_cpu_do(tiny_model, precision):
         labels = torch.tensor([[row, row, 100 + row] for row in range(8)])
         batch = send_to_device(batch_of(load(tiny_model, "cpu"), COLUMNS, 3, labels), device)
         with autocast(of_device, model.device):
-            value = GlobalBatchLoss(model, 20)(batch, labels.to(device))
+            value = GlobalBatchLoss(model, LossConfig(20))(batch, labels.to(device))
         (value * 2**10).backward()  # as the trainer's scaler does for fp16
         gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
         found[device] = torch.cat([gradient.ravel().double().cpu() / 2**10 for gradient in gradients])
@@ -80,9 +83,11 @@ def test_a_step_of_the_trainer_does_not_wait_for_the_gpu(tiny_model, tmp_path, p
     write_labels(tmp_path / "labels.arrow", np.arange(2 * len(texts)).reshape(2, -1).T)
     np.save(tmp_path / "plan.npy", np.arange(len(texts)).reshape(steps, -1))
     pairs = Pairs(tmp_path / "pairs.arrow", ("anchor", "positive"), len(texts), len(texts), {}, (), ())
-    batching = BatchPlan(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", steps)
+    batch_plan = BatchPlan(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", steps)
     settings = Settings(batch_size=len(PAIRS), precision=precision)
-    trainer = PlannedTrainer(load(tiny_model, "cuda"), settings, pairs, batching, tmp_path, tmp_path)
+    trainer = PlannedTrainer(
+        load(tiny_model, "cuda"), settings, TrainingData(pairs, batch_plan), AttemptFolders(tmp_path, tmp_path)
+    )
     step, done = trainer.training_step, []
 
     def watched(*arguments, **options):
@@ -107,8 +112,8 @@ def test_embeddings_are_those_of_the_cpu(tiny_model, tmp_path, precision):
 
 def test_the_negatives_mined_are_those_of_the_cpu():
     vectors = torch.nn.functional.normalize(torch.randn(2, 50, 8, generator=torch.Generator().manual_seed(1)), dim=-1)
-    texts = distinct(np.arange(100).reshape(2, 50).T, no_values(50), np.arange(50) % 7 == 0, np.arange(50))
-    wanted = Settings(num_hard_negatives=3)
-    (on_cpu,), (on_gpu,) = (list(search(*vectors.to(device), texts, wanted)) for device in ("cpu", "cuda"))
+    candidates = find_candidates(np.arange(100).reshape(2, 50).T, no_values(50), np.arange(50) % 7 == 0, np.arange(50))
+    config = MiningConfig(3, RankRange(1, 100), 0.05)
+    (on_cpu,), (on_gpu,) = (list(search(*vectors.to(device), candidates, config)) for device in ("cpu", "cuda"))
     for one, other in zip(on_cpu, on_gpu, strict=True):
         torch.testing.assert_close(other.cpu(), one)

@@ -13,15 +13,16 @@ from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.tables import write_columns, write_labels
 from mnrl_job.embedding.precision import autocast
 from mnrl_job.system.record_files import write_record
-from mnrl_job.training import memory
-from mnrl_job.training import trainer as trainer_module
+from mnrl_job.training import memory, step_context
 from mnrl_job.training.gradient_accumulation import cast_weights, fp32_accumulation
+from mnrl_job.training.inputs import AttemptFolders, TrainingData
+from mnrl_job.training.losses.contrastive_loss import LossConfig
 from mnrl_job.training.losses.mnrl import GlobalBatchLoss
 from mnrl_job.training.trainer import PlannedTrainer
 from tests.examples import FSDP2, PAIRS
+from tests.training.batches import batch_of
 from tests.training.operations import Operations
 from tests.training.rank_processes import started
-from tests.training.ranks import batch_of
 
 ROWS = 100
 
@@ -41,13 +42,18 @@ def trainer_of(tmp_path):
     write_labels(tmp_path / "labels.arrow", np.arange(2 * ROWS).reshape(2, ROWS).T)
     np.save(tmp_path / "plan.npy", np.arange(ROWS)[None])
     pairs = Pairs(tmp_path / "pairs.arrow", ("anchor", "positive"), ROWS, ROWS, {}, (), ())
-    batching = BatchPlan(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", 1)
+    batch_plan = BatchPlan(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", 1)
     write_record(tmp_path / "pairs.json", pairs)
-    write_record(tmp_path / "batching.json", batching)
+    write_record(tmp_path / "batching.json", batch_plan)
 
     def make(model, **settings):
         chosen = {"batch_size": ROWS, "mini_batch_size": 1, "learning_rate": 1e-3, "precision": "bf16"} | settings
-        return PlannedTrainer(model, Settings().model_copy(update=chosen), pairs, batching, tmp_path, tmp_path)
+        return PlannedTrainer(
+            model,
+            Settings().model_copy(update=chosen),
+            TrainingData(pairs, batch_plan),
+            AttemptFolders(tmp_path, tmp_path),
+        )
 
     return make
 
@@ -74,14 +80,14 @@ def test_the_gradients_of_200_chunks_are_those_of_fp32_accumulation(trainer_of, 
     monkeypatch.setattr(trainer, "_cast_weights", [])
     added_in_bf16 = gradients(trainer)
     exact = partial(torch.autocast, "cpu", torch.bfloat16, cache_enabled=False)
-    monkeypatch.setattr(trainer_module, "autocast", lambda *_: exact())
+    monkeypatch.setattr(step_context, "autocast", lambda *_: exact())
     expected = gradients(trainer)
     assert found.keys() == expected.keys()
     assert error(found, expected) < 0.0005
     assert error(added_in_bf16, expected) > 0.003, "the case is one where it matters"
 
 
-def test_ranks_that_hold_a_model_in_shares_add_up_in_fp32_too(trainer_of, model, tiny_model, tmp_path):
+def test_gradients_of_a_sharded_model_are_accumulated_in_fp32(trainer_of, model, tiny_model, tmp_path):
     """Rounding in the forward pass stays, and within a chunk."""
     trainer = trainer_of(model, precision="fp32")
     expected = {name: gradient.clone() for name, gradient in gradients(trainer).items()}
@@ -110,7 +116,7 @@ def test_gradients_of_a_scaled_loss_in_fp16_are_those_of_fp32(model):
     for name, (precision, used, scale) in ways.items():
         model.zero_grad()
         with autocast(precision, model.device), fp32_accumulation(model, used, torch.float16):
-            (GlobalBatchLoss(model, 20)(batch, labels) * scale).backward()
+            (GlobalBatchLoss(model, LossConfig(20))(batch, labels) * scale).backward()
         found[name] = {one: weight.grad / scale for one, weight in model.named_parameters() if weight.grad is not None}
     assert error(found["ours"], found["exact"]) < 1e-4
     assert error(found["theirs"], found["exact"]) > 2e-4, "the case is one where it matters"
@@ -129,7 +135,7 @@ def test_weights_are_cast_once_a_step(trainer_of, model):
     assert [casts[id(one.weight)] for one in trainer._cast_weights] == [1] * 24
 
 
-def test_after_a_step_the_weights_are_the_models_own_also_after_a_failure(model):
+def test_after_a_step_or_failure_the_modules_have_their_own_weights(model):
     chunk = model.preprocess(["a text"])
 
     def fail():
@@ -159,7 +165,7 @@ class Tied(torch.nn.Module):
         return {"sentence_embedding": self.both(self.alone(features["x"])) * self.both.weight.sum()}
 
 
-def test_a_weight_that_is_read_in_fp32_somewhere_is_left_alone():
+def test_a_weight_also_used_in_fp32_is_not_cast_once():
     model = Tied()
     with autocast("bf16", model.device):
         found = cast_weights(model, [{"x": torch.ones(2, 4)}])

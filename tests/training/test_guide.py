@@ -7,10 +7,10 @@ import torch
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import Ragged, offsets_of
 from mnrl_job.data.tables import write_columns
-from mnrl_job.embedding.chunks import chunk_limit
+from mnrl_job.embedding.chunks import default_chunk_budget
 from mnrl_job.embedding.masks import embed
 from mnrl_job.training import guide as module
-from mnrl_job.training.collator import collator
+from mnrl_job.training.collator import build_collator
 from mnrl_job.training.guide import embed_by_guide, read_guide
 from tests.examples import PAIRS
 
@@ -28,14 +28,14 @@ def pairs(tmp_path):
 
 @pytest.mark.parametrize("at_once", [3, 100])
 def test_the_guide_has_its_own_prompts_and_each_distinct_text_once(model, pairs, tmp_path, monkeypatch, at_once):
-    monkeypatch.setattr(module, "EMBEDDED_AT_ONCE", at_once)
+    monkeypatch.setattr(module, "TEXTS_PER_PART", at_once)
     model.prompts = {"query": "where is my ", "document": "open "}
     seen = []
     model.register_forward_hook(lambda _, __, found: seen.append(len(found["sentence_embedding"])))
     embed_by_guide(model, pairs, np.arange(8).reshape(2, 4), "fp32", tmp_path / "guide")
     assert sum(seen) == len(set(ANCHORS)) + len({*POSITIVES, *EVERY})
     guide, rows = read_guide(tmp_path / "guide", pairs.columns), np.array([6, 0, 3])
-    found = guide.of([(column, rows) for column in range(3)])
+    found = guide.embeddings([(column, rows) for column in range(3)])
     wanted = {"convert_to_tensor": True, "normalize_embeddings": True}
     expected = [
         (model.encode_document if column else model.encode_query)([texts[row] for row in rows], **wanted)
@@ -49,7 +49,7 @@ def test_only_texts_of_planned_rows_are_embedded(model, pairs, tmp_path):
     guide = read_guide(tmp_path / "guide", pairs.columns)
     assert (len(guide.queries), len(guide.documents)) == (3, 3 + 4 - 1), "a negative of one row is another's positive"
     expected = model.encode([ANCHORS[5], EVERY[2]], convert_to_tensor=True, normalize_embeddings=True)
-    found = guide.of([(0, np.array([5])), (2, np.array([2]))])
+    found = guide.embeddings([(0, np.array([5])), (2, np.array([2]))])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -57,7 +57,7 @@ def test_batches_bring_what_the_guide_found_for_their_rows(model, static_model, 
     embed_by_guide(model, pairs, np.arange(8).reshape(1, 8), "fp32", tmp_path / "guide")
     given = Ragged(np.arange(100, 100 + len(EVERY)), offsets_of(np.array([len(texts) for texts in NEGATIVES])))
     for one in (model, static_model):
-        collate = collator(one, pairs, chunk_limit(torch.device("cpu")), tmp_path / "tokens", given)
+        collate = build_collator(one, pairs, default_chunk_budget(torch.device("cpu")), tmp_path / "tokens", given)
         collate.guide = read_guide(tmp_path / "guide", pairs.columns)
         batch = collate([{"label": [row, row, 10 + row]} for row in (5, 0, 4)])
         texts = [row[5] for row in (ANCHORS, POSITIVES)] + NEGATIVES[5] + NEGATIVES[4]

@@ -5,7 +5,7 @@ import torch
 
 from mnrl_job.embedding.precision import autocast
 from mnrl_job.errors import SettingsError
-from mnrl_job.training.lora import adapt, merged, read_adapter, write_adapter
+from mnrl_job.training.lora import add_adapter, merged, read_adapter, write_adapter
 from tests.examples import PAIRS
 
 TEXTS = [text for pair in PAIRS for text in pair]
@@ -20,7 +20,7 @@ def load(folder):
 
 def adapted(folder, precision="fp32", seed=42):
     model = load(folder)
-    adapt(model, RANK, seed, precision)
+    add_adapter(model, RANK, seed, precision)
     return model
 
 
@@ -46,7 +46,7 @@ def test_only_the_adapters_of_layers_that_are_read_are_trained(tiny_model):
     assert sum(weight.numel() for weight in trainable(model).values()) == LAYERS * (LINEAR * square + 2 * wide)
 
 
-def test_an_adapter_begins_without_effect_and_by_the_seed(tiny_model):
+def test_a_new_adapter_has_no_effect_and_depends_on_the_seed(tiny_model):
     one, same, other = adapted(tiny_model), adapted(tiny_model), adapted(tiny_model, seed=7)
     assert torch.equal(embed(one), embed(load(tiny_model)))
     first = [next(iter(trainable(model).values())) for model in (one, same, other)]
@@ -55,7 +55,7 @@ def test_an_adapter_begins_without_effect_and_by_the_seed(tiny_model):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_what_is_merged_is_a_plain_model_that_says_the_same(tiny_model, precision):
+def test_the_merged_model_is_plain_and_gives_the_same_embeddings(tiny_model, precision):
     model = adapted(tiny_model, precision)
     disturb(model)
     plain = merged(model, load(tiny_model))
@@ -93,7 +93,7 @@ def test_an_adapter_names_a_base_whose_place_has_an_at_sign_in_it(tiny_model, tm
     assert (config.base_model_name_or_path, config.revision) == ("s3://bucket/foo@v2", None)
 
 
-def test_what_was_written_is_read_back_exactly(tiny_model, tmp_path):
+def test_an_adapter_is_read_back_exactly(tiny_model, tmp_path):
     model, other = adapted(tiny_model), adapted(tiny_model, seed=7)
     disturb(model)
     write_adapter(model, "base", tmp_path)
@@ -101,7 +101,7 @@ def test_what_was_written_is_read_back_exactly(tiny_model, tmp_path):
     assert all(torch.equal(weight, trainable(other)[name]) for name, weight in trainable(model).items())
 
 
-def test_weights_that_stand_still_are_rounded_once_and_not_for_each_chunk(tiny_model):
+def test_frozen_weights_are_cast_once_and_not_per_chunk(tiny_model):
     model = adapted(tiny_model, "bf16")
     assert {weight.dtype for weight in trainable(model).values()} == {torch.float32}
     layers = [one.base_layer.weight for one in model.modules() if hasattr(one, "lora_A")]
@@ -120,4 +120,4 @@ def test_weights_that_stand_still_are_rounded_once_and_not_for_each_chunk(tiny_m
 
 def test_a_model_without_layers_to_adapt_is_refused(static_model):
     with pytest.raises(SettingsError, match=f"^MNRL_LORA_RANK={RANK}: "):
-        adapt(static_model, RANK, 42, "fp32")
+        add_adapter(static_model, RANK, 42, "fp32")

@@ -1,4 +1,4 @@
-"""A few steps are tried on their own rows: the same batches, and nothing else is tokenised."""
+"""A trial run uses the rows of its steps only: the same batches, and nothing else is tokenized."""
 
 import json
 
@@ -13,6 +13,7 @@ from mnrl_job.data.ragged import Ragged, offsets_of
 from mnrl_job.data.tables import read_groups, read_negatives, read_table, write_columns, write_labels
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.system.record_files import read_record
+from mnrl_job.training.inputs import TrainingData
 from mnrl_job.training.trial_run import first_steps
 from mnrl_job.worker.results import TrialRun
 from mnrl_job.worker.roles.trial_run import TRIAL_STEPS, trial_run_role
@@ -35,45 +36,46 @@ def data(tmp_path):
     np.save(tmp_path / "barred.npy", rows % 7 == 0)
     pairs = Pairs(tmp_path / "pairs.arrow", ("anchor", "positive", "negatives"), ROWS, ROWS, {}, (), ())
     files = (tmp_path / name for name in ("labels.arrow", "plan.npy"))
-    return pairs, BatchPlan(*files, "planned", ROWS // BATCH, (0, 100), tmp_path / "barred.npy")
+    batch_plan = BatchPlan(*files, "planned", ROWS // BATCH, (0, 100), tmp_path / "barred.npy")
+    return TrainingData(pairs, batch_plan)
 
 
-def texts_of_batches(pairs, batching):
-    rows = read_table(pairs.path).to_pylist()
-    return [[rows[row] for row in batch] for batch in np.load(batching.plan)]
+def texts_of_batches(data):
+    rows = read_table(data.pairs.path).to_pylist()
+    return [[rows[row] for row in batch] for batch in np.load(data.batch_plan.plan)]
 
 
-def test_the_batches_are_those_of_the_run(data, tmp_path):
-    pairs, batching = first_steps(*data, 4, tmp_path / "few")
-    assert texts_of_batches(pairs, batching) == texts_of_batches(*data)[:4]
-    assert (pairs.rows, batching.steps, batching.epochs) == (4 * BATCH, 4, (0,))
-    chosen = np.unique(np.load(data[1].plan)[:4])
-    assert np.array_equal(read_groups(batching.labels), read_groups(data[1].labels)[chosen])
-    assert np.array_equal(np.load(batching.barred), chosen % 7 == 0)
-    found, whole = read_negatives(batching.labels), read_negatives(data[1].labels)
-    assert [len(row["negatives"]) for row in read_table(pairs.path).to_pylist()] == found.counts.tolist()
-    assert found.values.tolist() == whole.select(chosen).values.tolist()
+def test_a_trial_run_has_the_first_batches_of_the_run(data, tmp_path):
+    subset = first_steps(data, 4, tmp_path / "trial-run")
+    pairs, batch_plan = subset.pairs, subset.batch_plan
+    assert texts_of_batches(subset) == texts_of_batches(data)[:4]
+    assert (pairs.rows, batch_plan.steps, batch_plan.epochs) == (4 * BATCH, 4, (0,))
+    rows = np.unique(np.load(data.batch_plan.plan)[:4])
+    assert np.array_equal(read_groups(batch_plan.labels), read_groups(data.batch_plan.labels)[rows])
+    assert np.array_equal(np.load(batch_plan.barred), rows % 7 == 0)
+    negatives, all_negatives = read_negatives(batch_plan.labels), read_negatives(data.batch_plan.labels)
+    assert [len(row["negatives"]) for row in read_table(pairs.path).to_pylist()] == negatives.counts.tolist()
+    assert negatives.values.tolist() == all_negatives.select(rows).values.tolist()
 
 
-def test_where_none_of_them_has_a_negative_there_is_no_column(data, tmp_path):
-    pairs, batching = data
-    np.save(batching.plan, np.array([[1, 2, 4], [5, 7, 8]]))
-    few, their_batching = first_steps(pairs, batching, 4, tmp_path / "few")
-    assert few.columns == ("anchor", "positive")
-    assert not len(read_negatives(their_batching.labels).values)
+def test_a_trial_run_without_negatives_has_no_negatives_column(data, tmp_path):
+    np.save(data.batch_plan.plan, np.array([[1, 2, 4], [5, 7, 8]]))
+    subset = first_steps(data, 4, tmp_path / "trial-run")
+    assert subset.pairs.columns == ("anchor", "positive")
+    assert not len(read_negatives(subset.batch_plan.labels).values)
 
 
-def test_only_texts_of_the_steps_that_are_tried_are_tokenised(data, tmp_path, tiny_model, monkeypatch):
-    """Beside a sample for the lengths; so a check takes no longer where there are more rows."""
+def test_a_trial_run_tokenizes_only_the_texts_of_its_steps(data, tmp_path, tiny_model, monkeypatch):
+    """Besides a sample for the lengths, so a check takes no longer on larger data."""
     monkeypatch.setattr("mnrl_job.training.token_lengths.SAMPLED_ROWS", 50)
     settings = Settings(batch_size=BATCH, precision="fp32", learning_rate=1e-3)
-    pairs, batching = data
-    task = WorkerTask(settings, str(tiny_model), tmp_path, tmp_path, (), {}, pairs, batching)
+    pairs, batch_plan = data.pairs, data.batch_plan
+    task = WorkerTask(settings, str(tiny_model), tmp_path, tmp_path, (), {}, pairs, batch_plan)
     trial_run_role(task)
-    tokenised = {path.stem: len(read_table(path)) for path in (tmp_path / "tokens").glob("*.arrow")}
-    planned = np.load(batching.plan)[:TRIAL_STEPS]
-    negatives = int(read_negatives(batching.labels).counts[planned].sum())
-    assert tokenised == {"anchor": planned.size, "positive": planned.size, "negatives": negatives}
-    seen = read_record(tmp_path / "trial_run.json", TrialRun)
-    assert (seen.lengths.rows, set(seen.lengths.columns)) == (50, {"anchor", "positive", "negatives"})
+    tokenized = {path.stem: len(read_table(path)) for path in (tmp_path / "tokens").glob("*.arrow")}
+    planned = np.load(batch_plan.plan)[:TRIAL_STEPS]
+    negatives = int(read_negatives(batch_plan.labels).counts[planned].sum())
+    assert tokenized == {"anchor": planned.size, "positive": planned.size, "negatives": negatives}
+    result = read_record(tmp_path / "trial_run.json", TrialRun)
+    assert (result.lengths.rows, set(result.lengths.columns)) == (50, {"anchor", "positive", "negatives"})
     assert len([json.loads(line) for line in (tmp_path / "training_log.jsonl").open()]) == TRIAL_STEPS

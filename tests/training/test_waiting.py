@@ -8,17 +8,18 @@ import pytest
 import torch
 
 from mnrl_job.embedding.encode import encode
+from mnrl_job.embedding.flat_buffer import flatten, to_host, unflatten
 from mnrl_job.embedding.masks import embed
-from mnrl_job.embedding.packing import pack, to_host, unpack
 from mnrl_job.embedding.precision import autocast
 from mnrl_job.embedding.tokens import PADDED
 from mnrl_job.training import trainer
 from mnrl_job.training.gradient_accumulation import cast_weights, fp32_accumulation
+from mnrl_job.training.losses.contrastive_loss import LossConfig
 from mnrl_job.training.losses.mnrl import GlobalBatchLoss
 from tests.embedding.folders import FAMILIES, of_family
 from tests.examples import PAIRS
+from tests.training.batches import batch_of
 from tests.training.operations import Operations
-from tests.training.ranks import batch_of
 
 COLUMNS = [list(column) for column in zip(*PAIRS, strict=True)]
 LABELS = torch.tensor([[row, row, 100 + row] for row in range(8)])
@@ -80,8 +81,8 @@ def with_padding_known(batch):
 def test_loss_and_gradients_are_computed_without_waiting(model, objective, kept_tokens):
     batch = with_padding_known(batch_of(model, COLUMNS, 3, LABELS))
     assert {chunk[PADDED] for chunk in batch["chunks"]} == {True, False}
-    loss = GlobalBatchLoss(model.train(), 20, objective)
-    loss.activation_token_budget, loss.watched = kept_tokens, True
+    loss = GlobalBatchLoss(model.train(), LossConfig(20, objective))
+    loss.activation_token_budget, loss.collect_stats = kept_tokens, True
     with unread():
         loss(batch, LABELS).backward()
 
@@ -94,7 +95,7 @@ def test_no_kind_of_model_has_the_host_wait(tiny_model, tmp_path, family, implem
     for kept_tokens in (math.inf, 0):
         batch = with_padding_known(batch_of(model, COLUMNS, 3, LABELS))
         assert {chunk[PADDED] for chunk in batch["chunks"]} == {True, False}
-        loss = GlobalBatchLoss(model, 20)
+        loss = GlobalBatchLoss(model, LossConfig(20))
         loss.activation_token_budget = kept_tokens
         with unread(READING):  # Gemma and DeBERTa make numbers that stay on the host
             loss(batch, LABELS).backward()
@@ -103,7 +104,6 @@ def test_no_kind_of_model_has_the_host_wait(tiny_model, tmp_path, family, implem
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_of_the_trainer_is_sent_off_without_waiting(run, model, monkeypatch, precision):
     """From the packed batch to the gradients; without what only a CPU needs."""
-    monkeypatch.setattr(trainer, "word_embedding", lambda _: None)
     step, done = trainer.PlannedTrainer.training_step, []
 
     def watched(*arguments):
@@ -181,13 +181,13 @@ def test_a_causal_model_keeps_its_mask(padded):
 def test_a_batch_is_one_tensor_whatever_it_holds(run, model, tmp_path):
     """So it reaches the device in one copy, and the other process in one file."""
     from mnrl_job.embedding.chunks import ChunkBudget
-    from mnrl_job.training.collator import PackingCollator, collator
+    from mnrl_job.training.collator import FlatBufferCollator, build_collator
 
-    collate = collator(model, run.pairs, ChunkBudget(40, 3, 1), tmp_path / "some")
+    collate = build_collator(model, run.pairs, ChunkBudget(40, 3, 1), tmp_path / "some")
     rows = [{"label": [row, row, 100 + row]} for row in range(16)]
-    packed = PackingCollator(collate)(rows)
-    assert sum(torch.is_tensor(one) for one in packed.values()) == 1
-    found, expected = unpack(packed), collate(rows)
+    flat = FlatBufferCollator(collate)(rows)
+    assert sum(torch.is_tensor(one) for one in flat.values()) == 1
+    found, expected = unflatten(flat), collate(rows)
     assert len(found["chunks"]) == len(expected["chunks"]) > 5
     for one, other in zip([found, *found["chunks"]], [expected, *expected["chunks"]], strict=True):
         assert one.keys() == other.keys()
@@ -206,7 +206,7 @@ def test_tensors_of_every_width_come_back_as_they_were():
     assert found[3] == "text"
     torch.testing.assert_close(found[:2] + found[4:], mixed[:2] + mixed[4:], rtol=0, atol=0)
     assert found[2]["a"].shape == (0, 3)
-    assert pack(mixed)["packed"].dim() == 1
+    assert flatten(mixed)["buffer"].dim() == 1
 
 
 @pytest.mark.parametrize(("precision", "per_chunk", "per_step"), [("fp32", 325, 340), ("bf16", 370, 410)])
@@ -220,7 +220,7 @@ def test_a_chunk_and_a_step_take_no_more_operations_than_they_did(model, precisi
         model.zero_grad()
         cast = fp32_accumulation(model, weights, torch.bfloat16)
         with Operations() as done, autocast(precision, model.device), cast:
-            GlobalBatchLoss(model, 20)(batch, LABELS).backward()
+            GlobalBatchLoss(model, LossConfig(20))(batch, LABELS).backward()
         counts[len(batch["chunks"])] = len(done.calls)
     (few, least), (many, most) = sorted(counts.items())
     slope = (most - least) / (many - few)

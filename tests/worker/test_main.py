@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mnrl_job.config.settings import Settings
-from mnrl_job.embedding.assumed import find_assumptions
+from mnrl_job.embedding.assumptions import find_assumptions
 from mnrl_job.embedding.loading import Loaded
 from mnrl_job.errors import OutOfMemory
 from mnrl_job.evaluation.results import Evaluation

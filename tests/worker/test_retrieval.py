@@ -62,7 +62,7 @@ def test_the_rank_of_a_query_is_that_of_its_best_relevant_document():
 
 @pytest.mark.parametrize("tile_size", [2**26, 3])  # all queries in one tile, and one query per tile
 def test_a_query_is_excluded_from_its_own_ranking_only(tile_size, monkeypatch):
-    monkeypatch.setattr("mnrl_job.worker.retrieval.scores_at_once", lambda _: tile_size)
+    monkeypatch.setattr("mnrl_job.worker.retrieval.scores_per_tile", lambda _: tile_size)
     queries = torch.tensor([[1.0, 0.0], [0.8, 0.6]])
     corpus = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.6, 0.8]])
     grades = {"a": {"b": 1}, "b": {"a": 1}}
@@ -81,7 +81,7 @@ def test_there_is_one_synchronization_with_the_device_per_tile(tiles, monkeypatc
     }
     judged = Qrels(ids, ids, grades, frozenset(ids[::2]))
     expected = list(rank(queries, corpus, judged, [1, 5, 20]))
-    monkeypatch.setattr("mnrl_job.worker.retrieval.scores_at_once", lambda _: 60 * 60 // tiles)
+    monkeypatch.setattr("mnrl_job.worker.retrieval.scores_per_tile", lambda _: 60 * 60 // tiles)
     with counted_waits() as waits:
         results = list(rank(queries, corpus, judged, [1, 5, 20]))
     assert waits.count("cpu") == len(waits) - waits.count("numpy") == tiles, (

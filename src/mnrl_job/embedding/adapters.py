@@ -1,4 +1,4 @@
-"""The folder of an adapter as a model: its base is loaded, and the adapter merged into it."""
+"""Adapter folders as models: the base model is loaded, and the adapter merged into it."""
 
 import json
 import warnings
@@ -19,7 +19,7 @@ from mnrl_job.storage import is_hub_id
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """Where an adapter is, and the model it was trained on: a folder, or a Hub id with an optional `@revision`."""
+    """Where an adapter is, and its base model: a folder, or a Hub id with an optional `@revision`."""
 
     path: str
     revision: str | None
@@ -27,12 +27,12 @@ class Adapter:
     has_modules: bool
 
 
-def find_adapter(path: str, revision: str | None, told: str) -> Adapter | None:
-    """Whether a model, in a folder or on the Hub, is an adapter.
+def find_adapter(path: str, revision: str | None, subject: str) -> Adapter | None:
+    """The adapter at this path, in a folder or on the Hub; None if it is a full model.
 
     Raises:
-        DataError: it does not say of what.
-        NotFound: its base is not there.
+        DataError: it does not name its base model.
+        NotFound: its base model does not exist.
     """
     file = find_adapter_config_file(path, revision=revision)
     if file is None:
@@ -40,11 +40,13 @@ def find_adapter(path: str, revision: str | None, told: str) -> Adapter | None:
     config = json.loads(Path(file).read_text(encoding="utf-8"))
     base = config.get("base_model_name_or_path")
     if not base:
-        raise DataError(f"{told}: it is an adapter, and its adapter_config.json has no base_model_name_or_path; add it")
+        raise DataError(
+            f"{subject}: this is an adapter, and its adapter_config.json has no base_model_name_or_path; add it"
+        )
     if not Path(base).is_dir() and not (is_hub_id(base) and base.count("/") <= 1):
         raise NotFound(
-            f"{told}: it is an adapter of {base}, which is no folder here; put that model there, or name another "
-            "place as base_model_name_or_path in adapter_config.json"
+            f"{subject}: this is an adapter of {base}, which is not a folder here; copy that model there, or set "
+            "base_model_name_or_path in adapter_config.json to where it is"
         )
     pinned = f"{base}@{config['revision']}" if config.get("revision") and not Path(base).is_dir() else base
     return Adapter(path, revision, pinned, load_file_path(path, "modules.json", revision=revision) is not None)
@@ -54,43 +56,45 @@ def merge(
     adapter: Adapter,
     load: Callable[[str], SentenceTransformer],
     load_base: Callable[[], SentenceTransformer],
-    told: str,
+    subject: str,
 ) -> SentenceTransformer:
-    """The base with the adapter merged into its weights, a plain model.
+    """The base model with the adapter merged into its weights.
 
     Args:
-        adapter: what `find_adapter` found.
-        load: loads a model by the library.
-        load_base: loads the base, as any base model is.
-        told: how a message begins.
+        adapter: from `find_adapter`.
+        load: loads a model with the library.
+        load_base: loads the base model as any other.
+        subject: the start of error messages.
 
     Raises:
-        DataError: the adapter does not fit its base, or is of a kind that cannot be merged.
+        DataError: the adapter does not fit its base model, or is of a kind that cannot be merged.
     """
     base = load_base()
-    backbone = _merged(base.transformers_model, adapter, told)
+    backbone = _merge_backbone(base.transformers_model, adapter, subject)
     if not adapter.has_modules:
         return base
-    # As Sentence Transformers saves it: with pooling, prompts and a tokenizer of its own.
-    outer = load(adapter.path)
-    first: Any = outer[0]
-    first.model = backbone
-    return outer
+    # Saved by Sentence Transformers: with its own pooling, prompts and tokenizer.
+    model = load(adapter.path)
+    transformer: Any = model[0]
+    transformer.model = backbone
+    return model
 
 
-def _merged(backbone: Any, adapter: Adapter, told: str) -> PreTrainedModel:
+def _merge_backbone(backbone: Any, adapter: Adapter, subject: str) -> PreTrainedModel:
     if backbone is None:
-        raise DataError(f"{told}: it is an adapter of {adapter.base}, which is no transformer; give a whole model")
+        raise DataError(
+            f"{subject}: this is an adapter of {adapter.base}, which is not a transformer; use a full model"
+        )
     with warnings.catch_warnings():
-        # Weights that the adapter's file lacks would stay as they were made up.
+        # Otherwise weights missing from the adapter's file would keep their random initialization.
         warnings.filterwarnings("error", message="Found missing adapter keys")
         try:
-            tuned = PeftModel.from_pretrained(backbone, adapter.path, revision=adapter.revision)
-            plain: PreTrainedModel = tuned.merge_and_unload(safe_merge=True)
+            peft_model = PeftModel.from_pretrained(backbone, adapter.path, revision=adapter.revision)
+            merged: PreTrainedModel = peft_model.merge_and_unload(safe_merge=True)
         except (Warning, AttributeError, NotImplementedError, RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())[:300]
             raise DataError(
-                f"{told}: its adapter cannot be merged into {adapter.base}: {reason}; give the base it was trained "
-                "on, or merge it where it was trained"
+                f"{subject}: the adapter cannot be merged into {adapter.base}: {reason}; use the base model it was "
+                "trained on, or merge it where it was trained"
             ) from error
-    return plain.requires_grad_(True)
+    return merged.requires_grad_(True)

@@ -1,7 +1,4 @@
-"""Texts cut into chunks that are embedded at once: in length order, so that little is padded.
-
-Embeddings do not care in which order they are computed; a chunk is hardly wider than its longest text.
-"""
+"""Texts grouped into chunks that are embedded at once, sorted by length to minimize padding."""
 
 import sys
 from dataclasses import dataclass
@@ -15,7 +12,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class ChunkBudget:
-    """What is embedded at once: tokens with padding, and rows. A chunk more costs as much time as `overhead` tokens."""
+    """Maximum padded tokens and rows of a chunk. An additional chunk costs as much time as `overhead` tokens."""
 
     tokens: int
     rows: int
@@ -24,94 +21,94 @@ class ChunkBudget:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The numbers of some texts, and how many tokens each is padded to."""
+    """Indices of some texts, and the number of tokens each is padded to."""
 
     rows: NDArray[np.int64]
     width: int
 
 
-def chunk_limit(device: torch.device, rows: int | Literal["auto"] = "auto") -> ChunkBudget:
-    """On a CPU a chunk fits the caches, a GPU wants to be filled; or as many texts as somebody says."""
+def default_chunk_budget(device: torch.device, rows: int | Literal["auto"] = "auto") -> ChunkBudget:
+    """On a CPU a chunk fits the caches, on a GPU it fills the device; or `rows` texts if the user set a number."""
     tokens, overhead = (16_384, 1_024) if device.type == "cuda" else (1_024, 100)
     return ChunkBudget(tokens, tokens, overhead) if rows == "auto" else ChunkBudget(sys.maxsize, rows, overhead)
 
 
-def widths(lengths: NDArray[np.int64], longest: int) -> NDArray[np.int64]:
-    """Tokens that texts are padded to: at most an eighth more where they are long, never more than the longest has.
+def padded_widths(lengths: NDArray[np.int64], longest: int) -> NDArray[np.int64]:
+    """Widths that texts are padded to: at most an eighth more for long texts, never more than the longest has.
 
-    Matrix products are compiled for each shape they meet, which takes a CPU as long as some tokens; so there are few.
+    Matrix products are compiled per shape, which on a CPU costs as much as some tokens; so there are few widths.
     """
     steps = np.select([lengths <= 32, lengths <= 128], [4, 8], 16)
     return np.asarray(np.minimum(-(-lengths // steps) * steps, longest))
 
 
-def sizes(most: int) -> NDArray[np.int64]:
+def chunk_sizes(most: int) -> NDArray[np.int64]:
     """Numbers of texts that a chunk may have, few as well: 1, 2, 3, 4, 6, 8, 12, 16 and so on."""
     powers = 2 ** np.arange(most.bit_length())
-    some = np.unique(np.concatenate([powers, 3 * powers]))
-    return np.asarray(some[some <= most])
+    sizes = np.unique(np.concatenate([powers, 3 * powers]))
+    return np.asarray(sizes[sizes <= most])
 
 
-def chunk_by_length(lengths: NDArray[np.int64], limit: ChunkBudget, longest: int) -> list[Chunk]:
-    """Cut texts into chunks so that reading them all, with padding and each chunk's overhead, costs the least.
+def chunk_by_length(lengths: NDArray[np.int64], budget: ChunkBudget, longest: int) -> list[Chunk]:
+    """Split texts into chunks such that padded tokens plus overhead are minimal.
 
-    By dynamic programming over the texts from long to short: the best way to read the first j ends with the best last
-    chunk, from i to j. A text longer than the limit is a chunk of its own. Texts of one width are soon cut in the same
-    way again and again, and once they are, the rest of them is not tried: a million take a second.
+    By dynamic programming over the texts from long to short: the cheapest split of the first j texts ends with the
+    cheapest last chunk, from i to j. A text over the budget is a chunk of its own. For texts of one width the choices
+    soon repeat periodically, and the rest is extrapolated: a million texts take a second.
 
     Args:
         lengths: tokens of each text, shape (texts,).
-        limit: of a chunk.
-        longest: tokens of the longest text there is, also in other batches.
+        budget: of a chunk.
+        longest: tokens of the longest text of all batches.
 
     Returns:
         The chunks, the longest texts first.
     """
     order = np.argsort(-lengths, kind="stable")
-    wide: list[int] = widths(lengths[order], longest).tolist()
-    possible: list[int] = sizes(min(limit.rows, max(len(order), 1))).tolist()
-    cost, taken = [0], [0]  # of the first j texts: what reading them costs, and how many the last chunk has
-    for width, run in groupby(wide):
-        first = len(cost) - 1
+    widths: list[int] = padded_widths(lengths[order], longest).tolist()
+    sizes: list[int] = chunk_sizes(min(budget.rows, max(len(order), 1))).tolist()
+    costs, last_sizes = [0], [0]  # of the first j texts: total cost, and size of the last chunk
+    for width, run in groupby(widths):
+        first = len(costs) - 1
         last = first + sum(1 for _ in run)
-        period = max((size for size in possible if size * width <= limit.tokens), default=1)
-        while len(cost) <= last and not _repeats(cost, first, period):
-            total, size = _cheapest(cost, wide, possible, limit)
-            cost.append(total)
-            taken.append(size)
-        while len(cost) <= last:
-            cost.append(cost[-1] + cost[-period] - cost[-period - 1])
-            taken.append(taken[-period])
+        period = max((size for size in sizes if size * width <= budget.tokens), default=1)
+        while len(costs) <= last and not _is_periodic(costs, first, period):
+            cost, size = _cheapest_last_chunk(costs, widths, sizes, budget)
+            costs.append(cost)
+            last_sizes.append(size)
+        while len(costs) <= last:
+            costs.append(costs[-1] + costs[-period] - costs[-period - 1])
+            last_sizes.append(last_sizes[-period])
     chunks = []
     end = len(order)
     while end:
-        begin = end - taken[end]
-        chunks.append(Chunk(order[begin:end], wide[begin]))
-        end = begin
+        start = end - last_sizes[end]
+        chunks.append(Chunk(order[start:end], widths[start]))
+        end = start
     return chunks[::-1]
 
 
-def _cheapest(cost: list[int], wide: list[int], possible: list[int], limit: ChunkBudget) -> tuple[int, int]:
-    """What one text more costs with the best last chunk, and how many texts that has: the fewest, if several do."""
-    end = len(cost)
-    best, chosen = cost[-1] + wide[end - 1], 1
-    for size in possible[1:]:
-        # Texts further back are no shorter, so larger chunks do not fit either.
-        if size > end or (tokens := size * wide[end - size]) > limit.tokens:
+def _cheapest_last_chunk(costs: list[int], widths: list[int], sizes: list[int], budget: ChunkBudget) -> tuple[int, int]:
+    """The cost with one more text, and the size of its last chunk: the smallest of the cheapest."""
+    end = len(costs)
+    best, best_size = costs[-1] + widths[end - 1], 1
+    for size in sizes[1:]:
+        # Earlier texts are no shorter, so larger chunks do not fit either.
+        if size > end or (tokens := size * widths[end - size]) > budget.tokens:
             break
-        if cost[end - size] + tokens < best:
-            best, chosen = cost[end - size] + tokens, size
-    return best + limit.overhead, chosen
+        if costs[end - size] + tokens < best:
+            best, best_size = costs[end - size] + tokens, size
+    return best + budget.overhead, best_size
 
 
-def _repeats(cost: list[int], first: int, period: int) -> bool:
-    """Whether texts of one width, which begin at the first, will be cut as the last ones were.
+def _is_periodic(costs: list[int], first: int, period: int) -> bool:
+    """Whether the choices for texts of one width, from the first on, repeat from here.
 
-    The next choice hangs on the last costs alone, as many as the largest chunk has texts, and on these only by how they
-    differ from one another. So once they have all risen by the same, choices repeat.
+    The next choice depends only on the differences between the last `period` costs. Once all of these have increased by
+    the same amount over a period, choices repeat.
     """
-    count = len(cost) - 1 - first
+    count = len(costs) - 1 - first
     if count < 2 * period or count % period:
         return False
-    rises = {later - earlier for earlier, later in zip(cost[-2 * period : -period], cost[-period:], strict=True)}
-    return len(rises) == 1
+    increases = {later - earlier for earlier, later in zip(costs[-2 * period : -period], costs[-period:], strict=True)}
+    return len(increases) == 1

@@ -1,22 +1,22 @@
-"""What is free on a device, and how large a tile of scores may be there."""
+"""Free memory of a device, and the size of a tile of scores."""
 
 import torch
 
-SCORES_ON_CPU = 2**24  # 64 MiB of fp32, and little enough for a large cache
-# Beside a tile there are its ranking, what is compared with it, and a matrix product's own space.
-SHARE_OF_GPU = 1 / 16
-MOST_SCORES = 2**30
-BYTES = 4
+CPU_SCORES = 2**24  # 64 MiB of fp32, which fits a large cache
+# Besides the tile, memory is needed for its ranking, the masks and the matrix product's workspace.
+GPU_FRACTION = 1 / 16
+MAX_SCORES = 2**30
+BYTES_PER_SCORE = 4
 
 
 def free_gpu_bytes(device: torch.device) -> int:
-    """Bytes of a GPU that nobody has, or torch's allocator without using them."""
+    """Bytes of a GPU that are free, or reserved but unused by torch's allocator."""
     free, _ = torch.cuda.mem_get_info(device)
     return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
-def scores_at_once(device: torch.device) -> int:
-    """How many scores in fp32 a tile may hold: a CPU wants them in reach, a GPU few and large tiles."""
+def scores_per_tile(device: torch.device) -> int:
+    """Number of fp32 scores of a tile: cache-sized on a CPU, few and large tiles on a GPU."""
     if device.type != "cuda":
-        return SCORES_ON_CPU
-    return min(MOST_SCORES, max(SCORES_ON_CPU, int(SHARE_OF_GPU * free_gpu_bytes(device)) // BYTES))
+        return CPU_SCORES
+    return min(MAX_SCORES, max(CPU_SCORES, int(GPU_FRACTION * free_gpu_bytes(device)) // BYTES_PER_SCORE))

@@ -1,4 +1,4 @@
-"""A corpus or its queries to embeddings: tokenised once, in chunks of like length, shared among the ranks."""
+"""Embeddings of a corpus or its queries: tokenized once, chunked by length, split over the ranks."""
 
 from functools import partial
 from pathlib import Path
@@ -10,40 +10,41 @@ from accelerate.utils import reduce
 from sentence_transformers import SentenceTransformer
 from tqdm import tqdm
 
-from mnrl_job.embedding.chunk_limits import limit_for
+from mnrl_job.embedding.chunk_budget import chunk_budget_for
 from mnrl_job.embedding.chunks import chunk_by_length
-from mnrl_job.embedding.finite import check_finite
+from mnrl_job.embedding.flat_buffer import to_device
 from mnrl_job.embedding.masks import embed
-from mnrl_job.embedding.packing import to_device
+from mnrl_job.embedding.nonfinite import check_finite
 from mnrl_job.embedding.precision import Precision, autocast
 from mnrl_job.embedding.prompts import Kind, find_prompt, token_file
 from mnrl_job.embedding.rank_slice import rank_slice
-from mnrl_job.embedding.tokens import TEXTS_AT_ONCE, read_or_tokenize
+from mnrl_job.embedding.tokens import TEXTS_PER_BATCH, read_or_tokenize
 from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.logs import shows_progress
 from mnrl_job.system.preemption import raise_if_stop_requested
 
-MANY_CHUNKS = 50
+# Fewer chunks need no progress bar.
+MIN_CHUNKS_SHOWN = 50
 
 
 def encode(
     model: SentenceTransformer, texts: pa.ChunkedArray, kind: Kind, precision: Precision, tokens: Path
 ) -> torch.Tensor:
-    """What the library's `encode_query` and `encode_document` give, of unit length and in fp32.
+    """Same as the library's `encode_query` and `encode_document`, normalized and in fp32. Collective.
 
     Args:
         model: on this rank's device.
         texts: the same on every rank.
-        kind: decides the prompt, and the way through models that have two.
-        precision: the arithmetic of the model.
-        tokens: a file of ours, one for each prompt; where it exists it holds the tokens of these texts.
+        kind: selects the prompt, and the route in models with two.
+        precision: of the forward pass.
+        tokens: file for the tokens of these texts, one for each prompt; read if it exists.
 
     Returns:
         Shape (texts, dimension), the same on every rank.
 
     Raises:
         Preempted: this process was asked to stop.
-        UndefinedEmbedding: the model gives no numbers for a text.
+        NonFiniteEmbedding: the model returns NaN or infinity for a text.
     """
     model.eval()
     embeddings = _encode(model, texts, kind, precision, tokens)
@@ -56,39 +57,40 @@ def _encode(
 ) -> torch.Tensor:
     prompt = find_prompt(model, kind)
     preprocess = partial(model.preprocess, prompt=prompt, task=kind)
-    tokenised = read_or_tokenize([preprocess], model.tokenizer, [texts], [token_file(tokens, prompt)])
-    if tokenised is None:
+    columns = read_or_tokenize([preprocess], model.tokenizer, [texts], [token_file(tokens, prompt)])
+    if columns is None:
         return _encode_texts(model, texts.to_pylist(), kind, precision)
-    (known,) = tokenised
+    (tokenized,) = columns
     state = PartialState()
-    # From long to short, so that every n-th makes equal shares.
-    chunks = chunk_by_length(known.lengths, limit_for(model, state.device), int(known.lengths.max()))
-    own = chunks[state.process_index :: state.num_processes]
-    shown = state.is_main_process and shows_progress() and len(own) > MANY_CHUNKS
+    # Sorted by length: every n-th chunk balances the ranks.
+    budget = chunk_budget_for(model, state.device)
+    chunks = chunk_by_length(tokenized.lengths, budget, int(tokenized.lengths.max()))
+    local = chunks[state.process_index :: state.num_processes]
+    shown = state.is_main_process and shows_progress() and len(local) > MIN_CHUNKS_SHOWN
     embeddings = torch.zeros(len(texts), int(model.get_embedding_dimension() or 0), device=state.device)
     with torch.inference_mode(), autocast(precision, state.device):
-        for chunk in tqdm(own, desc=f"embedding each {kind}", unit="chunk", disable=not shown):
+        for chunk in tqdm(local, desc=f"embedding each {kind}", unit="chunk", disable=not shown):
             raise_if_stop_requested()
             heartbeat()
-            features = known.features(chunk.rows, chunk.width)
+            features = tokenized.features(chunk.rows, chunk.width)
             features, rows = to_device([features, torch.from_numpy(chunk.rows)], state.device)
-            found = embed(model, features, task=kind).float()[:, : model.truncate_dim]
-            embeddings[rows] = torch.nn.functional.normalize(found)
-    everywhere: torch.Tensor = reduce(embeddings, "sum")
-    return everywhere
+            chunk_embeddings = embed(model, features, task=kind).float()[:, : model.truncate_dim]
+            embeddings[rows] = torch.nn.functional.normalize(chunk_embeddings)
+    gathered: torch.Tensor = reduce(embeddings, "sum")
+    return gathered
 
 
 def _encode_texts(model: SentenceTransformer, texts: list[str], kind: Kind, precision: Precision) -> torch.Tensor:
-    """By the library, each rank a slice."""
+    """With the library's methods, one slice per rank."""
     state = PartialState()
-    encode_them = model.encode_query if kind == "query" else model.encode_document
-    own = rank_slice(len(texts), state.process_index, state.num_processes)
+    library_encode = model.encode_query if kind == "query" else model.encode_document
+    local = rank_slice(len(texts), state.process_index, state.num_processes)
     embeddings = torch.zeros(len(texts), int(model.get_embedding_dimension() or 0), device=state.device)
     with autocast(precision, state.device):
-        for first in range(own.start, own.stop, TEXTS_AT_ONCE):
+        for first in range(local.start, local.stop, TEXTS_PER_BATCH):
             raise_if_stop_requested()
             heartbeat()
-            some = slice(first, min(first + TEXTS_AT_ONCE, own.stop))
-            embeddings[some] = encode_them(texts[some], convert_to_tensor=True, normalize_embeddings=True).float()
-    everywhere: torch.Tensor = reduce(embeddings, "sum")
-    return everywhere
+            rows = slice(first, min(first + TEXTS_PER_BATCH, local.stop))
+            embeddings[rows] = library_encode(texts[rows], convert_to_tensor=True, normalize_embeddings=True).float()
+    gathered: torch.Tensor = reduce(embeddings, "sum")
+    return gathered

@@ -1,4 +1,4 @@
-"""A model from a folder or from the Hub onto this worker's device, whole and sound, told how it is to be used."""
+"""Load a model from a folder or the Hub onto this worker's device, verify it, and configure it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,131 +10,152 @@ from accelerate import PartialState
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules.transformer import Transformer
 
-from mnrl_job.config.settings import Settings
 from mnrl_job.embedding.adapters import Adapter, find_adapter, merge
-from mnrl_job.embedding.assumed import find_assumptions
+from mnrl_job.embedding.assumptions import find_assumptions
 from mnrl_job.embedding.load_errors import explain, is_fault_of_device, refuse_pointers
-from mnrl_job.embedding.model_facts import Assumed
-from mnrl_job.embedding.positions import cut_to_positions, set_max_tokens
+from mnrl_job.embedding.model_facts import Assumptions
+from mnrl_job.embedding.positions import limit_to_positions, set_max_tokens
 from mnrl_job.embedding.prompts import Kind
 from mnrl_job.embedding.vocabulary import check_vocabulary, ensure_padding
-from mnrl_job.embedding.weights import check_weights, watched
+from mnrl_job.embedding.weights import check_weights, verified_loading
 from mnrl_job.errors import JobError, SettingsError
 from mnrl_job.storage import is_remote, split_revision
 from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.logs import warn
 from mnrl_job.system.phases import Phase
 
-# Many large models are published in bf16, in which small steps of the optimizer would be rounded away.
+# Many large models are published in bf16, in which small optimizer steps are rounded away.
 FP32 = {"dtype": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """How to configure a model after loading; None keeps the model's own.
+
+    Attributes:
+        max_seq_length: tokens at which texts are truncated.
+        query_prompt: prepended to queries.
+        document_prompt: prepended to documents.
+        matryoshka_dims: dimensions to truncate embeddings to, largest first.
+    """
+
+    max_seq_length: int | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    matryoshka_dims: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model, what its files left open, and of which model it is an adapter, if it was one."""
+    """A model, the assumptions made about it, and its base model if it was an adapter."""
 
     model: SentenceTransformer
-    assumed: Assumed
+    assumed: Assumptions
     adapter_of: str | None = None
 
 
-def load_model(name: str, settings: Settings) -> Loaded:
-    """Load the base model, to be used as the settings say: tokens it reads at most, prompts it puts before texts.
+def load_model(path: str, options: ModelOptions, name: str = "") -> Loaded:
+    """Load and configure the base model.
 
     Args:
-        name: a folder, or a Hub id with an optional `@revision`.
-        settings: the run's.
+        path: a folder, or a Hub id with an optional `@revision`.
+        options: prompts, maximum length and dimensions.
+        name: `MNRL_BASE_MODEL` as the user gave it, if `path` may be a local copy of it.
 
     Raises:
-        JobError: it cannot be loaded, or is not whole; see `load`.
-        SettingsError: texts are to be cut at more tokens than the model can take, vectors at more numbers than it has.
+        JobError: it cannot be loaded or is incomplete; see `load`.
+        SettingsError: the maximum length or the dimensions exceed the model's.
     """
-    loaded = load(name, "MNRL_BASE_MODEL", settings.base_model)
+    loaded = load(path, "MNRL_BASE_MODEL", name)
     model = loaded.model
-    check_dimensions(model, settings.matryoshka_dims)
-    if settings.max_seq_length:
-        set_max_tokens(model, settings.max_seq_length)
-    prompts: dict[Kind, str | None] = {"query": settings.query_prompt, "document": settings.document_prompt}
-    decided = [kind for kind, prompt in prompts.items() if prompt is not None]
-    model.prompts.update({kind: prompts[kind] for kind in decided})
-    return replace(loaded, assumed=find_assumptions(model, loaded.assumed.padding_token, decided))
+    check_dimensions(model, options.matryoshka_dims)
+    if options.max_seq_length:
+        set_max_tokens(model, options.max_seq_length)
+    prompts: dict[Kind, str | None] = {"query": options.query_prompt, "document": options.document_prompt}
+    configured = [kind for kind, prompt in prompts.items() if prompt is not None]
+    model.prompts.update({kind: prompts[kind] for kind in configured})
+    return replace(loaded, assumed=find_assumptions(model, loaded.assumed.padding_token, configured))
 
 
-def check_dimensions(model: SentenceTransformer, wanted: tuple[int, ...]) -> None:
-    """Vectors can only become shorter than they are."""
+def check_dimensions(model: SentenceTransformer, matryoshka_dims: tuple[int, ...]) -> None:
+    """Embeddings can only be truncated to fewer dimensions.
+
+    Raises:
+        SettingsError: the largest of the dimensions exceeds the model's.
+    """
     dimension = model.get_embedding_dimension()
-    if wanted and dimension and wanted[0] > dimension:
-        told = ",".join(map(str, wanted))
+    if matryoshka_dims and dimension and matryoshka_dims[0] > dimension:
+        value = ",".join(map(str, matryoshka_dims))
         raise SettingsError(
-            f"MNRL_MATRYOSHKA_DIMS={told}: the model has {dimension} dimensions; give {dimension} or fewer"
+            f"MNRL_MATRYOSHKA_DIMS={value}: the model has {dimension} dimensions; use {dimension} or fewer"
         )
 
 
-def warn_untrained_full_dim(model: SentenceTransformer, dimensions: tuple[int, ...]) -> None:
-    """Warn where vectors are trained cut only: whole ones would be read by most users all the same."""
-    whole = model.get_embedding_dimension()
-    if dimensions and whole not in dimensions:
-        told = ",".join(map(str, dimensions))
-        warn(f"MNRL_MATRYOSHKA_DIMS={told}: whole vectors, of {whole} dimensions, are not trained; put {whole} first")
+def warn_untrained_full_dim(model: SentenceTransformer, matryoshka_dims: tuple[int, ...]) -> None:
+    """Warn if full embeddings are not trained, since most users will use these."""
+    full = model.get_embedding_dimension()
+    if matryoshka_dims and full not in matryoshka_dims:
+        value = ",".join(map(str, matryoshka_dims))
+        warn(f"MNRL_MATRYOSHKA_DIMS={value}: full embeddings of {full} dimensions are not trained; put {full} first")
 
 
-def load(name: str, variable: str, given: str = "") -> Loaded:
-    """Load a model as it was published, in fp32, and see that nothing of it is missing or made up.
+def load(path: str, variable: str, name: str = "") -> Loaded:
+    """Load a model as it was published, in fp32, and verify that nothing is missing or randomly initialized.
 
     Args:
-        name: a folder, or a Hub id with an optional `@revision`.
+        path: a folder, or a Hub id with an optional `@revision`.
         variable: the setting that names it.
-        given: its name as the user gave it, where `name` may be our copy of what is on S3.
+        name: the model's name as the user gave it, if `path` may be a local copy of an S3 prefix.
 
     Raises:
         JobError: it cannot be loaded, see `load_errors`.
-        DataError: weights, vocabulary or numbers are not those of a whole model.
+        DataError: weights or vocabulary are incomplete, or weights are not finite.
     """
     enter_phase(Phase.LOAD)
-    shown = given if given and is_remote(given) else name
-    told = f"{variable}: {shown}"
-    path, revision = split_revision(name)
+    shown = name if name and is_remote(name) else path
+    subject = f"{variable}: {shown}"
+    repository, revision = split_revision(path)
     adapter: Adapter | None = None
-    with _explained(name, shown, variable), watched(told) as loading:
-        refuse_pointers(Path(path), told)
-        adapter = find_adapter(path, revision or None, told)
+    with _explained(path, shown, variable), verified_loading(subject) as report:
+        refuse_pointers(Path(repository), subject)
+        adapter = find_adapter(repository, revision or None, subject)
         if adapter is None:
-            model = _by_library(path, revision)
+            model = _load_with_library(repository, revision)
         else:
             base = adapter.base
-            load_base = lambda: load(base, f"{variable}: the base of the adapter {shown}").model  # noqa: E731
-            model = merge(adapter, lambda path: _by_library(path, revision), load_base, told)
-    check_weights(model, loading, told)
-    check_vocabulary(model, told)
-    padding = ensure_padding(model, told)
+            load_base = lambda: load(base, f"{variable}: base model of the adapter {shown}").model  # noqa: E731
+            model = merge(adapter, lambda path: _load_with_library(path, revision), load_base, subject)
+    check_weights(model, report, subject)
+    check_vocabulary(model, subject)
+    padding_token = ensure_padding(model, subject)
     pad_inputs(model)
-    cut_to_positions(model, told)
-    return Loaded(model, find_assumptions(model, padding), adapter.base if adapter else None)
+    limit_to_positions(model, subject)
+    return Loaded(model, find_assumptions(model, padding_token), adapter.base if adapter else None)
 
 
 def pad_inputs(model: SentenceTransformer) -> None:
-    """Have texts padded for flash attention, too, which skips padding by itself.
+    """Pad texts for flash attention too.
 
-    The library gives it all texts of a call in one row, which cannot be tokenised before, cut into chunks of like
-    length, nor cut again where memory runs out. What is saved leaves it to the library as before.
+    The library passes it all texts of a call in one row, which cannot be pre-tokenized, chunked by length, nor split
+    when memory runs out. The saved model is not affected.
     """
     for module in model.modules():
         if isinstance(module, Transformer):
             module.can_flatten_inputs = False
 
 
-def _by_library(path: str, revision: str) -> SentenceTransformer:
+def _load_with_library(path: str, revision: str) -> SentenceTransformer:
     return SentenceTransformer(path, revision=revision or None, device=str(PartialState().device), model_kwargs=FP32)
 
 
 @contextmanager
-def _explained(name: str, shown: str, variable: str) -> Iterator[None]:
-    """Errors of the libraries inside are told as ours."""
-    is_folder = Path(name).is_dir()
+def _explained(path: str, shown: str, variable: str) -> Iterator[None]:
+    """Convert errors of the libraries into ours."""
+    is_folder = Path(path).is_dir()
     try:
         yield
     except Exception as error:
         if isinstance(error, JobError) or is_fault_of_device(error):
             raise
-        found = explain(error, name, variable, is_folder)
-        raise type(found)(str(found).replace(name, shown)) from error
+        explained = explain(error, path, variable, is_folder)
+        raise type(explained)(str(explained).replace(path, shown)) from error

@@ -1,7 +1,7 @@
-"""Embeddings of a chunk without waiting for the device: whether texts are padded is known where they were padded.
+"""Forward pass of a chunk without synchronizing with the device: whether texts are padded is known from padding them.
 
-transformers leaves an attention mask out that masks nothing, since attention is faster without. To see whether it does
-so, it reads the mask, and a GPU has to finish its work for that, once for each chunk.
+transformers drops an attention mask that masks nothing, since attention is faster without. To find out it reads the
+mask, for which a GPU must finish its work, once for each chunk.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,40 +15,40 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
 from mnrl_job.embedding.tokens import PADDED, Features
 
-READ = ("sdpa", "eager", "flash_attention_2")
+# Attention implementations whose mask function reads the mask.
+IMPLEMENTATIONS = ("sdpa", "eager", "flash_attention_2")
 
 
 def embed(model: nn.Module, features: Features, **options: Any) -> torch.Tensor:
     """The sentence embeddings of a chunk, shape (texts, dimension).
 
     Args:
-        model: a Sentence Transformers model, also wrapped for several processes.
-        features: of the chunk, on the model's device; left as they are.
+        model: a Sentence Transformers model, possibly wrapped for distributed training.
+        features: of the chunk, on the model's device; not modified.
         options: for the model's modules.
     """
     features = dict(features)
-    with _known(features.pop(PADDED, None)):
+    with _known_padding(features.pop(PADDED, None)):
         embeddings: torch.Tensor = model(features, **options)["sentence_embedding"]
     return embeddings
 
 
 @contextmanager
-def _known(padded: bool | None) -> Iterator[None]:
-    """While it lasts, transformers need not look whether a mask masks anything; None where nobody knows."""
+def _known_padding(padded: bool | None) -> Iterator[None]:
+    """Have transformers not read the mask; None if padding is unknown."""
     if padded is None:
         yield
         return
-    for name in READ:
-        ALL_MASK_ATTENTION_FUNCTIONS[name] = partial(_mask, ALL_MASK_ATTENTION_FUNCTIONS[name], padded)
+    for name in IMPLEMENTATIONS:
+        ALL_MASK_ATTENTION_FUNCTIONS[name] = partial(_make_mask, ALL_MASK_ATTENTION_FUNCTIONS[name], padded)
     try:
         yield
     finally:
-        for name in READ:
+        for name in IMPLEMENTATIONS:
             del ALL_MASK_ATTENTION_FUNCTIONS[name]
 
 
-def _mask(make: Callable[..., Any], padded: bool, *arguments: Any, **options: Any) -> Any:
-    """What `make` gives, by what it would find: of padded texts a mask, of others what their shape alone asks for."""
+def _make_mask(make: Callable[..., Any], padded: bool, *arguments: Any, **options: Any) -> Any:
     if padded:
         return make(*arguments, **options | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
     return make(*arguments, **options | {"attention_mask": None})

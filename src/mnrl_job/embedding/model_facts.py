@@ -1,13 +1,13 @@
-"""What a model is, and what was assumed of it, without torch, so that the supervisor can read it."""
+"""Facts about a model, without torch, so that the supervisor can read them."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Assumed:
-    """What was decided for a base model whose files leave it open; None or empty where they do not.
+class Assumptions:
+    """Assumptions about a base model whose files leave something open; None or empty if they do not.
 
-    `unused_prompts` are the names of prompts it has that neither queries nor documents are read with.
+    `unused_prompts` are names of its prompts that are used for neither queries nor documents.
     """
 
     pooling: str | None = None
@@ -17,7 +17,7 @@ class Assumed:
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """`adapter_of` names the model that the base model was an adapter of, merged into it; None where it was none."""
+    """`adapter_of` names the base of an adapter that was merged; None if the base model was no adapter."""
 
     parameters: int
     embedding_dimension: int
@@ -25,5 +25,5 @@ class ModelFacts:
     revision: str | None
     query_prompt: str
     document_prompt: str
-    assumed: Assumed = Assumed()
+    assumed: Assumptions = Assumptions()
     adapter_of: str | None = None

@@ -1,4 +1,4 @@
-"""How many tokens a model takes: what its positions hold, whatever its files or a setting say."""
+"""The maximum sequence length of a model: limited by its position embeddings, whatever its files or a setting say."""
 
 import math
 from collections.abc import Iterator
@@ -10,54 +10,57 @@ from torch import nn
 from mnrl_job.errors import SettingsError
 from mnrl_job.system.logs import warn
 
-# What transformer families call their table of positions; those of images and of layouts are called otherwise.
+# Names of position embeddings of transformers; those of images and layouts have other names.
 TABLES = ("position_embeddings", "position_embedding", "positions_embed", "embed_positions", "wpe")
 IMAGES = ("vision", "visual", "image")
-# Tokenizers without a limit say 1e30.
+# Tokenizers without a limit have 1e30.
 NO_LIMIT = 10**9
 
 
 def max_tokens(model: SentenceTransformer) -> int | None:
-    """The tokens that a text is cut at; None where it is read whole."""
+    """The number of tokens at which texts are truncated; None if they are not."""
     limit: Any = model.max_seq_length
     return int(limit) if limit and math.isfinite(limit) and limit < NO_LIMIT else None
 
 
-def cut_to_positions(model: SentenceTransformer, told: str) -> None:
-    """Have texts cut at what the positions hold, where the files of a model promise more."""
-    holds, promised = positions(model), max_tokens(model)
-    if holds is None or (promised is not None and promised <= holds):
+def limit_to_positions(model: SentenceTransformer, subject: str) -> None:
+    """Truncate texts at the number of positions, if the model's files say more."""
+    available, configured = positions(model), max_tokens(model)
+    if available is None or (configured is not None and configured <= available):
         return
-    if promised is not None:
-        warn(f"{told}: its files say {promised} tokens, its positions hold {holds}; texts are cut at {holds}")
-    model.max_seq_length = holds
+    if configured is not None:
+        warn(
+            f"{subject}: its files say {configured} tokens, but it has {available} positions; truncating texts at "
+            f"{available} tokens"
+        )
+    model.max_seq_length = available
 
 
-def set_max_tokens(model: SentenceTransformer, wanted: int) -> None:
-    """Have texts cut at what MNRL_MAX_SEQ_LENGTH says.
+def set_max_tokens(model: SentenceTransformer, max_seq_length: int) -> None:
+    """Apply MNRL_MAX_SEQ_LENGTH.
 
     Raises:
-        SettingsError: the model takes fewer.
+        SettingsError: the model has fewer positions.
     """
-    holds = positions(model)
-    if holds is not None and wanted > holds:
-        raise SettingsError(f"MNRL_MAX_SEQ_LENGTH={wanted}: the model takes {holds} at most")
-    model.max_seq_length = wanted
+    available = positions(model)
+    if available is not None and max_seq_length > available:
+        raise SettingsError(f"MNRL_MAX_SEQ_LENGTH={max_seq_length}: the model accepts at most {available} tokens")
+    model.max_seq_length = max_seq_length
 
 
 def positions(model: SentenceTransformer) -> int | None:
-    """The longest text that the backbone can take; None where that is only a matter of memory."""
+    """The longest text that the backbone accepts, in tokens; None if only memory limits it."""
     backbone: Any = model.transformers_model
     if backbone is None:
         return None
     config = backbone.config.get_text_config() if hasattr(backbone.config, "get_text_config") else backbone.config
-    claimed = getattr(config, "max_position_embeddings", None)
-    found = [claimed] if isinstance(claimed, int) and claimed > 0 else []  # XLNet has -1 for none
-    return min([*found, *_tables(backbone)], default=None)
+    configured = getattr(config, "max_position_embeddings", None)
+    limits = [configured] if isinstance(configured, int) and configured > 0 else []  # XLNet has -1 for none
+    return min([*limits, *_table_sizes(backbone)], default=None)
 
 
-def _tables(backbone: nn.Module) -> Iterator[int]:
-    """What each table of positions holds. RoBERTa's kind begins behind the padding's number, BART's at an offset."""
+def _table_sizes(backbone: nn.Module) -> Iterator[int]:
+    """Usable rows of each position embedding. RoBERTa starts after the padding index, BART at an offset."""
     for name, module in backbone.named_modules():
         if name.rpartition(".")[2] not in TABLES or any(word in name for word in IMAGES):
             continue

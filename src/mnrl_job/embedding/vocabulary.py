@@ -1,4 +1,4 @@
-"""Do tokenizer and embeddings belong together? And what texts are padded with."""
+"""Whether tokenizer and token embeddings belong together, and which token pads texts."""
 
 from typing import Any
 
@@ -9,77 +9,77 @@ from transformers import PreTrainedTokenizerBase
 from mnrl_job.errors import DataError
 from mnrl_job.system.logs import warn
 
-# For a folder without a vocabulary the library makes one of special tokens, and of a blank or two.
-MADE_UP_TOKENS = 2
-# Matrices are padded to round numbers, by far less than this.
-FEW, FEWER = 0.9, 0.5
-AGAIN = "give the model with the tokenizer files it was trained with"
+# For a folder without a vocabulary the library creates one of special tokens and up to two others.
+DEFAULT_TOKENS = 2
+# Embedding matrices are padded to round sizes, which leaves far fewer unused rows than these fractions.
+WARN_BELOW, REFUSE_BELOW = 0.9, 0.5
+REMEDY = "use the model with its original tokenizer files"
 
 
-def check_vocabulary(model: SentenceTransformer, told: str) -> None:
-    """Every token has an embedding, and the tokenizer is no other model's, nor made up.
+def check_vocabulary(model: SentenceTransformer, subject: str) -> None:
+    """Check that every token has an embedding, and that the tokenizer is the model's own.
 
     Args:
         model: just loaded.
-        told: how a message begins.
+        subject: the start of error messages.
 
     Raises:
-        DataError: saying what does not fit.
+        DataError: the tokenizer does not fit the embeddings.
     """
     vocabulary, special = _vocabulary(model.tokenizer)
     if vocabulary is None:
         return
-    if len(vocabulary.keys() - special) <= MADE_UP_TOKENS:
-        raise DataError(f"{told}: it has no tokenizer files, or none with a vocabulary; {AGAIN}")
-    rows = _embeddings(model)
+    if len(vocabulary.keys() - special) <= DEFAULT_TOKENS:
+        raise DataError(f"{subject}: it has no tokenizer files, or none with a vocabulary; {REMEDY}")
+    rows = _embedding_rows(model)
     if rows is None:
         return
-    token, last = max(vocabulary.items(), key=lambda one: one[1])
+    token, last = max(vocabulary.items(), key=lambda item: item[1])
     if last >= rows:
         raise DataError(
-            f"{told}: its tokenizer has the token {token!r} with the number {last}, but there are {rows} embeddings; "
-            "give the tokenizer it was trained with, or resize its embeddings and train them"
+            f"{subject}: its tokenizer has the token {token!r} with id {last}, but there are only {rows} embeddings; "
+            "use its original tokenizer, or resize its embeddings and train them"
         )
-    if len(vocabulary) < FEWER * rows:
-        raise DataError(f"{told}: its tokenizer has {len(vocabulary)} tokens for {rows} embeddings; {AGAIN}")
-    if len(vocabulary) < FEW * rows:
-        warn(f"{told}: its tokenizer has {len(vocabulary)} tokens for {rows} embeddings; it may be another model's")
+    if len(vocabulary) < REFUSE_BELOW * rows:
+        raise DataError(f"{subject}: its tokenizer has {len(vocabulary)} tokens for {rows} embeddings; {REMEDY}")
+    if len(vocabulary) < WARN_BELOW * rows:
+        warn(f"{subject}: its tokenizer has {len(vocabulary)} tokens for {rows} embeddings; it may be another model's")
 
 
-def ensure_padding(model: SentenceTransformer, told: str) -> str | None:
-    """Give a tokenizer that knows no padding one of its tokens for it, which the attention mask hides.
+def ensure_padding(model: SentenceTransformer, subject: str) -> str | None:
+    """Set a padding token if the tokenizer has none; the attention mask hides it.
 
     Returns:
-        That token; None where nothing was to be done.
+        The token that was set; None if the tokenizer has one.
 
     Raises:
-        DataError: no token can serve.
+        DataError: no token can be used for padding.
     """
     tokenizer: Any = model.tokenizer
     if not isinstance(tokenizer, PreTrainedTokenizerBase) or tokenizer.pad_token is not None:
         return None
-    number = getattr(getattr(model.transformers_model, "config", None), "pad_token_id", None)
-    meant = (
-        tokenizer.convert_ids_to_tokens(number) if isinstance(number, int) and 0 <= number < len(tokenizer) else None
+    pad_id = getattr(getattr(model.transformers_model, "config", None), "pad_token_id", None)
+    configured = (
+        tokenizer.convert_ids_to_tokens(pad_id) if isinstance(pad_id, int) and 0 <= pad_id < len(tokenizer) else None
     )
-    token = meant or tokenizer.eos_token or tokenizer.unk_token
+    token = configured or tokenizer.eos_token or tokenizer.unk_token
     if token is None:
-        raise DataError(f"{told}: its tokenizer has no padding token; name one as pad_token in tokenizer_config.json")
+        raise DataError(f"{subject}: its tokenizer has no padding token; set pad_token in tokenizer_config.json")
     tokenizer.pad_token = token
     return str(token)
 
 
 def _vocabulary(tokenizer: Any) -> tuple[dict[str, int] | None, set[str]]:
-    """Numbers by token, and the tokens that stand for no text; None where a model does not number tokens like that."""
+    """Token ids by token, and the special tokens; None for tokenizers of another kind."""
     if isinstance(tokenizer, PreTrainedTokenizerBase):
         return tokenizer.get_vocab(), set(tokenizer.all_special_tokens)
-    if hasattr(tokenizer, "get_vocab_size"):  # of the package tokenizers, for models without layers
+    if hasattr(tokenizer, "get_vocab_size"):  # of the tokenizers package, for static embeddings
         return tokenizer.get_vocab(), set()
     return None, set()
 
 
-def _embeddings(model: SentenceTransformer) -> int | None:
-    """How many tokens have an embedding; None where they have none of their own, as characters that are hashed."""
+def _embedding_rows(model: SentenceTransformer) -> int | None:
+    """Number of token embeddings; None if the model has none, such as models that hash characters."""
     backbone: Any = model.transformers_model
     if backbone is None:
         matrix = getattr(model[0], "embedding", None)

@@ -34,7 +34,6 @@ POLL_SECONDS = 0.05
 STOP_SECONDS = 20.0
 # Of the grace period; the rest is for uploading a checkpoint and exiting.
 WORKERS_GRACE_FRACTION = 0.85
-MALLOC = {"hugetlb": 1, "mmap_threshold": 2**32, "trim_threshold": 2**34}
 SIBLINGS_SECONDS = 2.0
 # For what libraries print to stdout, which is for the table of metrics.
 STDERR = 2
@@ -170,8 +169,6 @@ def worker_environment(devices: Devices) -> dict[str, str]:
         defaults["GOMP_SPINCOUNT"] = "10000"
     # Compiled matrix products; the default of 1,024 is less than the number of shapes in a run.
     defaults["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] = "8192"
-    # Activations in huge pages that are not given back after each step; a C library that lacks these ignores them.
-    defaults["GLIBC_TUNABLES"] = ":".join(f"glibc.malloc.{name}={value}" for name, value in MALLOC.items())
     if not devices.gpus:
         return defaults | inherited | {"ACCELERATE_USE_CPU": "true"}
     if not inherited.keys() & ALLOCATOR:

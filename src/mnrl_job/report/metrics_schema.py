@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 from mnrl_job.evaluation.significance import WinsLosses
 from mnrl_job.runs.attempt_history import AttemptRecord
 from mnrl_job.system.json_text import dumps
-from mnrl_job.training.results import Mining
+from mnrl_job.training.results import MiningRound
 
 ByMetric = dict[str, float]
 
@@ -119,7 +119,7 @@ class TrainingFacts(TrainingSettings):
     trainable_parameters: int
     scores: list[StepScore]
     best_step: int | None
-    hard_negative_mining: list[Mining]
+    hard_negative_mining: list[MiningRound]
     collapse: str | None
 
 

@@ -7,13 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def data_order_digest(steps: Iterable[NDArray[np.int64]], before: str = "") -> str:
-    """Continue a digest by some global batches; 16 hexadecimal digits.
+def data_order_digest(steps: Iterable[NDArray[np.int64]], digest: str = "") -> str:
+    """Update a digest with some global batches; 16 hexadecimal digits.
 
-    It chains: the digest of ten steps is that of the last four, begun from that of the first six. So a run that goes on
-    at step k begins from `digest(plan[:k])`, and ends with the digest of a run that was never interrupted.
+    Digests chain: a run that resumes at step k starts from `data_order_digest(plan[:k])` and ends with the digest of an
+    uninterrupted run.
     """
     for rows in steps:
-        content = np.ascontiguousarray(rows, dtype="<i8").tobytes()
-        before = hashlib.blake2b(bytes.fromhex(before) + content, digest_size=8).hexdigest()
-    return before
+        row_bytes = np.ascontiguousarray(rows, dtype="<i8").tobytes()
+        digest = hashlib.blake2b(bytes.fromhex(digest) + row_bytes, digest_size=8).hexdigest()
+    return digest

@@ -1,4 +1,4 @@
-"""What ranks tell one another in a step: rows, through which gradients flow back, and whether anything is wrong."""
+"""Collectives between ranks: embeddings with their gradients, counts, and votes on the end of a step."""
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -8,121 +8,121 @@ import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 
-# The ranks' processors; None, which is all ranks as they are, where they have no GPUs.
-_hosts: dist.ProcessGroup | None = None
+# A gloo group between the hosts of ranks with GPUs; None, which is the default group, on CPUs.
+_host_group: dist.ProcessGroup | None = None
 
 
-def open_host_group(timeout: timedelta) -> None:
-    """Have the processors of ranks with GPUs meet; every rank must ask, when it starts.
+def init_host_group(timeout: timedelta) -> None:
+    """Create the group over which ranks with GPUs exchange host tensors. Collective, called once at the start.
 
     Args:
-        timeout: of what they ask one another. In a step a rank may wait long for one that reads or compiles.
+        timeout: of its collectives. In a step a rank may wait long for one that reads or compiles.
     """
-    global _hosts
+    global _host_group
     if not is_single_process() and dist.get_backend() != "gloo":
-        _hosts = dist.new_group(backend="gloo", timeout=timeout)
+        _host_group = dist.new_group(backend="gloo", timeout=timeout)
 
 
-def all_gather_with_grad(own: torch.Tensor) -> torch.Tensor:
-    """The rows of all ranks, in the order of the ranks, with one message in either direction.
+def all_gather_with_grad(tensor: torch.Tensor) -> torch.Tensor:
+    """The rows of all ranks in rank order, by one collective in either direction.
 
-    A rank's gradient is the sum of what all ranks ask for, as in the library's `all_gather_with_grad`. A process alone
-    gets back what it gave.
+    A rank's gradient is the sum of the gradients on all ranks, as in the library's `all_gather_with_grad`. A single
+    process gets its tensor back.
 
     Args:
-        own: rows of this rank, as many as on every other, shape (rows, ...).
+        tensor: rows of this rank, the same number on every rank, shape (rows, ...).
 
     Returns:
         Shape (ranks * rows, ...).
     """
     if is_single_process():
-        return own
-    everywhere: torch.Tensor = _Gathering.apply(own)  # type: ignore[no-untyped-call]
-    return everywhere
+        return tensor
+    gathered: torch.Tensor = _AllGather.apply(tensor)  # type: ignore[no-untyped-call]
+    return gathered
 
 
-def gather_uneven(own: torch.Tensor, counts: Sequence[int]) -> list[torch.Tensor]:
-    """The rows of each rank, where ranks differ in how many they have; with one message in either direction, too.
+def all_gather_uneven(tensor: torch.Tensor, counts: Sequence[int]) -> list[torch.Tensor]:
+    """The rows of each rank, if ranks have different numbers of rows; also one collective in either direction.
 
     Args:
-        own: rows of this rank, shape (rows, ...).
-        counts: how many each rank has.
+        tensor: rows of this rank, shape (rows, ...).
+        counts: number of rows of each rank.
     """
     most = max(counts)
-    missing = own.new_zeros(most - len(own), *own.shape[1:])
-    everywhere = all_gather_with_grad(torch.cat([own, missing]) if len(missing) else own)
-    return [everywhere[rank * most : rank * most + count] for rank, count in enumerate(counts)]
+    padding = tensor.new_zeros(most - len(tensor), *tensor.shape[1:])
+    gathered = all_gather_with_grad(torch.cat([tensor, padding]) if len(padding) else tensor)
+    return [gathered[rank * most : rank * most + count] for rank, count in enumerate(counts)]
 
 
 def any_rank(flag: bool) -> bool:
-    """Whether a flag is up on some rank."""
+    """Whether the flag is true on any rank. Collective."""
     return bool(max_over_ranks(int(flag)))
 
 
 def max_over_ranks(number: int) -> int:
-    """The largest number of any rank. Asked from host to host, so that no GPU has to finish its work for it."""
+    """The maximum over all ranks, without synchronizing with the GPUs. Collective."""
     if is_single_process():
         return number
-    largest = torch.tensor(number)
-    dist.all_reduce(largest, dist.ReduceOp.MAX, group=_hosts)
-    return int(largest)
+    maximum = torch.tensor(number)
+    dist.all_reduce(maximum, dist.ReduceOp.MAX, group=_host_group)
+    return int(maximum)
 
 
-def numbers_of_ranks(own: Sequence[int]) -> list[list[int]]:
-    """Some numbers of each rank, as many of each; asked from host to host, too."""
+def all_gather_ints(numbers: Sequence[int]) -> list[list[int]]:
+    """The numbers of each rank, the same count on every rank, without synchronizing with the GPUs. Collective."""
     if is_single_process():
-        return [list(own)]
-    everywhere = torch.empty(dist.get_world_size(), len(own), dtype=torch.int64)
-    dist.all_gather_single(everywhere, torch.tensor([own]), group=_hosts)
-    numbers: list[list[int]] = everywhere.tolist()
-    return numbers
+        return [list(numbers)]
+    gathered = torch.empty(dist.get_world_size(), len(numbers), dtype=torch.int64)
+    dist.all_gather_single(gathered, torch.tensor([numbers]), group=_host_group)
+    by_rank: list[list[int]] = gathered.tolist()
+    return by_rank
 
 
 class StepVotes:
-    """What ranks want to happen at the end of a step: it does where any of them does.
+    """What happens at the end of a step: whatever any rank votes for.
 
-    Ranks tell one another in the one message of the step's forward pass. What a rank wants later than that is told in
-    the next step, which is the last one that it must wait for. A process alone need not wait.
+    Votes travel with the one message of the step's forward pass. A vote cast later counts in the next step, at the
+    latest. A single process need not wait.
     """
 
     def __init__(self) -> None:
-        self._asked: dict[str, Callable[[], bool]] = {}
-        self._wanted: dict[str, bool] = {}
+        self._voters: dict[str, Callable[[], bool]] = {}
+        self._results: dict[str, bool] = {}
 
-    def add(self, name: str, ask: Callable[[], bool]) -> None:
-        """Have a wish told in each step; every rank adds the same ones in the same order."""
-        self._asked[name] = ask
+    def add(self, name: str, vote: Callable[[], bool]) -> None:
+        """Add a question that is voted on in each step; every rank adds the same ones in the same order."""
+        self._voters[name] = vote
 
-    def own(self) -> list[int]:
-        """What this rank wants now, for the message."""
-        return [int(ask()) for ask in self._asked.values()]
+    def local(self) -> list[int]:
+        """The current votes of this rank."""
+        return [int(vote()) for vote in self._voters.values()]
 
-    def hear(self, ranks: Sequence[Sequence[int]]) -> None:
-        """Take in what each rank wants."""
-        self._wanted = {name: any(wish) for name, wish in zip(self._asked, zip(*ranks, strict=True), strict=True)}
+    def update(self, by_rank: Sequence[Sequence[int]]) -> None:
+        """Count the votes of each rank."""
+        self._results = {name: any(votes) for name, votes in zip(self._voters, zip(*by_rank, strict=True), strict=True)}
 
-    def granted(self, name: str) -> bool:
-        """Whether this is to happen at the end of the step."""
-        return self._asked[name]() if is_single_process() else self._wanted[name]
+    def passed(self, name: str) -> bool:
+        """Whether any rank voted for it."""
+        return self._voters[name]() if is_single_process() else self._results[name]
 
 
 def is_single_process() -> bool:
     return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
 
 
-class _Gathering(torch.autograd.Function):
-    """Messages are sent from contiguous memory, as NCCL demands."""
+class _AllGather(torch.autograd.Function):
+    """NCCL requires contiguous tensors."""
 
     @staticmethod
-    def forward(ctx: Any, own: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, tensor: torch.Tensor) -> torch.Tensor:
         ctx.ranks = dist.get_world_size()
-        everywhere = own.new_empty(ctx.ranks * len(own), *own.shape[1:])
-        dist.all_gather_single(everywhere, own.contiguous())
-        return everywhere
+        gathered = tensor.new_empty(ctx.ranks * len(tensor), *tensor.shape[1:])
+        dist.all_gather_single(gathered, tensor.contiguous())
+        return gathered
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor) -> torch.Tensor:
-        own = upstream.new_empty(len(upstream) // ctx.ranks, *upstream.shape[1:])
-        dist.reduce_scatter_single(own, upstream.contiguous())
-        return own
+        gradient = upstream.new_empty(len(upstream) // ctx.ranks, *upstream.shape[1:])
+        dist.reduce_scatter_single(gradient, upstream.contiguous())
+        return gradient

@@ -1,4 +1,4 @@
-"""A model that ranks hold in shares (FSDP2, torch's `fully_shard`), as an accelerate configuration file wants it."""
+"""Models sharded by FSDP2 (torch's `fully_shard`), configured by an accelerate configuration file."""
 
 import os
 from pathlib import Path
@@ -12,17 +12,17 @@ from torch.distributed.tensor import DTensor
 
 from mnrl_job.errors import SettingsError
 
-PASSED = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_")
-ASKED = "ACCELERATE_USE_FSDP"
+FORWARDED_PREFIXES = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_")
+USE_FSDP = "ACCELERATE_USE_FSDP"
 
 
 def apply_accelerate_config(path: str) -> None:
-    """Set what `accelerate launch --config_file` would set in this process; before accelerate's state is made.
+    """Set what `accelerate launch --config_file` would set in this process; before accelerate's state is created.
 
     Raises:
-        SettingsError: accelerate does not accept the file.
+        SettingsError: accelerate rejects the file.
     """
-    # Only here, since it takes every worker's time to import: the launcher and its command line.
+    # Imported here, since accelerate's launcher and its command line take long to import.
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils.launch import prepare_multi_gpu_env
 
@@ -30,78 +30,77 @@ def apply_accelerate_config(path: str) -> None:
     try:
         arguments = launch_command_parser().parse_args(["--config_file", path, "--num_processes", workers, "worker"])
         arguments, _, _ = _validate_launch_command(arguments)
-        arguments.main_process_port = 0  # not to look for a port, which the supervisor has found already
-        wanted = prepare_multi_gpu_env(arguments)
+        arguments.main_process_port = 0  # the supervisor has chosen a port already
+        environment = prepare_multi_gpu_env(arguments)
     except (TypeError, ValueError) as error:
-        raise SettingsError(f"MNRL_ACCELERATE_CONFIG: {path}: {error}; mend the file with accelerate config") from error
-    os.environ |= {name: value for name, value in wanted.items() if name.startswith(PASSED)}
-    # Otherwise all ranks but the first would begin with empty weights, and evaluate these.
+        raise SettingsError(f"MNRL_ACCELERATE_CONFIG: {path}: {error}; fix the file with accelerate config") from error
+    os.environ |= {name: value for name, value in environment.items() if name.startswith(FORWARDED_PREFIXES)}
+    # Otherwise all ranks but the first would start with empty weights, and evaluate these.
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
 
 
-def shard_on_processors(state: PartialState) -> None:
-    """Have accelerate use FSDP on processors, too; it looks for it on accelerators only, though torch does both."""
-    if os.environ.get(ASKED) == "true" and state.distributed_type == DistributedType.MULTI_CPU:
+def enable_cpu_fsdp(state: PartialState) -> None:
+    """Have accelerate use FSDP on CPUs too; it checks for it on accelerators only, though torch supports both."""
+    if os.environ.get(USE_FSDP) == "true" and state.distributed_type == DistributedType.MULTI_CPU:
         vars(state)["distributed_type"] = DistributedType.MULTI_GPU
 
 
 def is_sharded() -> bool:
-    """Whether models in training are held in shares."""
-    return os.environ.get(ASKED) == "true" and PartialState().num_processes > 1
+    """Whether models are sharded in training."""
+    return os.environ.get(USE_FSDP) == "true" and PartialState().num_processes > 1
 
 
 def check_checkpoint(folder: Path) -> None:
-    """Several workers cannot resume from a model that is held whole, nor one from a model in shares.
+    """Sharded checkpoints can be resumed by several workers only, others by unsharded ones only.
 
     Raises:
         SettingsError: the checkpoint is of the other kind.
     """
-    in_shares = any(folder.glob("pytorch_model_fsdp*"))
-    if in_shares and not is_sharded():
+    sharded = any(folder.glob("pytorch_model_fsdp*"))
+    if sharded and not is_sharded():
         raise SettingsError(
-            "the checkpoint of this run holds the model in shares, which one worker cannot resume from; "
+            "the checkpoint of this run is sharded, and a single worker cannot resume from it; "
             "set MNRL_NUM_PROCESSES to 2 or more, or another MNRL_RUN_ID"
         )
-    if is_sharded() and not in_shares:
+    if is_sharded() and not sharded:
         raise SettingsError(
-            "the checkpoint of this run is of one worker; several with MNRL_ACCELERATE_CONFIG cannot resume from it; "
-            "set MNRL_NUM_PROCESSES=1, or another MNRL_RUN_ID"
+            "the checkpoint of this run is not sharded; several workers with MNRL_ACCELERATE_CONFIG cannot resume from "
+            "it; set MNRL_NUM_PROCESSES=1, or another MNRL_RUN_ID"
         )
 
 
-def fit_for_sharding(model: SentenceTransformer) -> None:
-    """Spare accelerate and torch what they stumble over.
+def prepare_for_fsdp(model: SentenceTransformer) -> None:
+    """Work around two limitations of accelerate and torch.
 
     accelerate shards the last norm by itself, and takes the library's `Normalize` for it, whose class torch cannot
-    change; so it is to look into the backbone. Of weights that no embedding depends on, often a pooler's, the
-    optimizer saves nothing, and torch would miss it when it loads; so they stand still, as they do anyway for want of
-    a gradient.
+    change; so it is pointed to the backbone. The optimizer saves no state for weights that no embedding depends on,
+    often a pooler's, and torch fails to load it; so they are frozen, and without a gradient they do not change anyway.
     """
     vars(model)["base_model_prefix"] = "transformers_model"
     embeddings = model.eval()(send_to_device(model.preprocess(["a text"]), model.device))["sentence_embedding"]
-    read = _weights_behind(embeddings)
+    used = _leaf_ids(embeddings)
     for weight in model.parameters():
-        weight.requires_grad_(weight.requires_grad and id(weight) in read)
+        weight.requires_grad_(weight.requires_grad and id(weight) in used)
 
 
-def _weights_behind(result: torch.Tensor) -> set[int]:
-    """Which weights, by their ids, a result's gradient would flow to."""
+def _leaf_ids(result: torch.Tensor) -> set[int]:
+    """The ids of the weights that a result's gradient would reach."""
     seen: set[Any] = set()
-    ahead: list[Any] = [result.grad_fn]
-    while ahead:
-        node = ahead.pop()
+    stack: list[Any] = [result.grad_fn]
+    while stack:
+        node = stack.pop()
         if node is not None and node not in seen:
             seen.add(node)
-            ahead.extend(following for following, _ in node.next_functions)
+            stack.extend(next_node for next_node, _ in node.next_functions)
     return {id(node.variable) for node in seen if hasattr(node, "variable")}
 
 
 def full_tensor(weight: torch.Tensor) -> torch.Tensor:
-    """A weight from the shares of all ranks; every rank must ask."""
+    """A weight gathered from the shards of all ranks. Collective."""
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
-def unsharded(model: SentenceTransformer, fresh: SentenceTransformer) -> SentenceTransformer:
-    """Give `fresh`, the base model read anew, the weights that the ranks hold in shares; every rank must ask."""
-    fresh.load_state_dict({name: full_tensor(weight).cpu() for name, weight in model.state_dict().items()})
-    return fresh
+def unsharded(model: SentenceTransformer, base: SentenceTransformer) -> SentenceTransformer:
+    """Load the sharded weights of `model` into `base`, a freshly loaded base model. Collective."""
+    base.load_state_dict({name: full_tensor(weight).cpu() for name, weight in model.state_dict().items()})
+    return base

@@ -1,10 +1,10 @@
-"""Gradients of all chunks added up in fp32, also where the forward pass is in bf16 or fp16.
+"""Gradients of all chunks accumulated in fp32, also if the forward pass is in bf16 or fp16.
 
-Autocast casts a weight once and gives the same copy to every chunk, so autograd adds up the chunks' gradients in the
-precision of that copy, where small ones are lost beside the sum. Here weights are cast once a step as well, but every
-chunk uses an alias of its own, whose gradient is added to a sum in the precision of the weight. It is what Micikevicius
-et al. 2018 (arXiv 1710.03740, section 3.1) ask for the weights themselves. FSDP casts weights as it gathers them; there
-each chunk's gradient is handed to it in fp32, and it reduces and frees the gradients of a layer chunk by chunk.
+Autocast casts a weight once and reuses the copy for every chunk, so autograd accumulates the chunks' gradients in the
+precision of that copy, where small ones are lost. Here weights are cast once per step as well, but every chunk uses an
+alias of its own, whose gradient is added to a sum in the weight's precision, as Micikevicius et al. 2018 (arXiv
+1710.03740, section 3.1) demand for the weights themselves. FSDP casts weights when it gathers them; there each chunk's
+gradient is passed to it in fp32, and it reduces and frees the gradients of a layer chunk by chunk.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,12 +23,12 @@ from torch.distributed.tensor import DTensor
 from mnrl_job.embedding.masks import embed
 from mnrl_job.embedding.tokens import Features
 
-CAST = "ToCopyBackward0"
+CAST_NODE = "ToCopyBackward0"
 
 
 @dataclass(frozen=True, slots=True)
 class CastWeight:
-    """A weight that autocast casts, and under which name a module has it."""
+    """A weight that autocast casts, and its attribute name in a module."""
 
     module: nn.Module
     name: str
@@ -36,71 +36,73 @@ class CastWeight:
 
 
 def cast_weights(model: SentenceTransformer, chunks: Iterable[Features]) -> list[CastWeight]:
-    """Find out by the autograd graph which trained weights autocast casts wherever they are used.
+    """Find, by the autograd graph, the trained weights that autocast casts wherever they are used.
 
-    Called under the precision of training.
+    Called under the autocast of training.
 
     Args:
         model: in evaluation mode, so that no random number is drawn.
-        chunks: model input of each kind that training has.
+        chunks: model input of each kind that occurs in training.
     """
     cast, plain = set[int](), set[int]()
     for chunk in chunks:
         embeddings = embed(model, send_to_device(chunk, model.device))
-        for user, weight in _uses(embeddings.grad_fn):
-            (cast if user.name() == CAST else plain).add(id(weight))
-    found = (
+        for user, weight in _leaf_uses(embeddings.grad_fn):
+            (cast if user.name() == CAST_NODE else plain).add(id(weight))
+    parameters = (
         (module, name, weight) for module in model.modules() for name, weight in module.named_parameters(recurse=False)
     )
-    return [CastWeight(*one) for one in found if id(one[2]) in cast - plain]
+    return [CastWeight(module, name, weight) for module, name, weight in parameters if id(weight) in cast - plain]
 
 
 @contextmanager
 def fp32_accumulation(model: SentenceTransformer, weights: Iterable[CastWeight], dtype: torch.dtype) -> Iterator[None]:
-    """While a step lasts, forward and backward, cast these weights once and sum their gradients in their own precision.
+    """During a step, forward and backward, cast these weights once and sum their gradients in the weights' precision.
 
     Args:
         model: called once for each chunk.
         weights: of the model.
-        dtype: what to cast them to.
+        dtype: to cast them to.
     """
     weights = list(weights)
-    sums: dict[int, _Sum] = {}
+    sums: dict[int, _GradientSum] = {}
     copies: dict[int, torch.Tensor] = {}
-    for one in weights:
-        if id(one.weight) not in sums:
-            sums[id(one.weight)] = _Sum(one.weight.dtype)
-            copies[id(one.weight)] = _Cast.apply(one.weight, sums[id(one.weight)], dtype)  # type: ignore[no-untyped-call]
+    for cast in weights:
+        key = id(cast.weight)
+        if key not in sums:
+            sums[key] = _GradientSum(cast.weight.dtype)
+            copies[key] = _CastOnce.apply(cast.weight, sums[key], dtype)  # type: ignore[no-untyped-call]
 
     def begin_chunk(*_: Any) -> None:
-        for one in weights:
-            # What stands in its dictionary goes before a module's parameters.
-            vars(one.module)[one.name] = _Use.apply(copies[id(one.weight)], sums[id(one.weight)])  # type: ignore[no-untyped-call]
+        for cast in weights:
+            # An entry of the instance dictionary shadows the module's parameter.
+            alias = _Alias.apply(copies[id(cast.weight)], sums[id(cast.weight)])  # type: ignore[no-untyped-call]
+            vars(cast.module)[cast.name] = alias
 
     handle = model.register_forward_pre_hook(begin_chunk)
     try:
         yield
     finally:
         handle.remove()
-        for one in weights:
-            vars(one.module).pop(one.name, None)
+        for cast in weights:
+            vars(cast.module).pop(cast.name, None)
 
 
 @contextmanager
 def sharded_fp32_accumulation(model: nn.Module) -> Iterator[None]:
-    """While a step lasts, forward and backward, sum the gradients of weights that FSDP2 has gathered in fp32.
+    """During a step, forward and backward, sum the gradients of weights gathered by FSDP2 in fp32.
 
     Args:
         model: prepared by accelerate, its trained weights gathered in bf16 or fp16 for each chunk.
     """
-    units = [one for one in model.modules() if isinstance(one, FSDPModule)]
+    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
 
     def begin_chunk(unit: nn.Module, _: Any) -> None:
         for module in unit.modules():
             for name, weight in module.named_parameters(recurse=False):
-                # Those of units inside are still held in shares.
+                # Weights of nested units are still sharded.
                 if weight.requires_grad and not isinstance(weight, DTensor):
-                    vars(module)[name] = _Use.apply(weight, _Gradient(weight))  # type: ignore[no-untyped-call]
+                    vars(module)[name] = _Alias.apply(weight, _GatheredGradient(weight))  # type: ignore[no-untyped-call]
 
     handles = [unit.register_forward_pre_hook(begin_chunk) for unit in units]
     try:
@@ -114,8 +116,8 @@ def sharded_fp32_accumulation(model: nn.Module) -> Iterator[None]:
 
 
 @dataclass(slots=True)
-class _Sum:
-    """The gradients of a weight so far, in its precision."""
+class _GradientSum:
+    """The sum of a weight's gradients, in the weight's precision."""
 
     dtype: torch.dtype
     total: torch.Tensor | None = None
@@ -127,14 +129,14 @@ class _Sum:
             self.total.add_(gradient)
 
     def take(self) -> torch.Tensor | None:
-        """Hand the sum over, so that autograd need not copy it."""
+        """Give up the reference, so that autograd need not copy the sum."""
         total, self.total = self.total, None
         return total
 
 
 @dataclass(frozen=True, slots=True)
-class _Gradient:
-    """The gradient of a gathered weight, which FSDP takes away as soon as it has passed through the layer."""
+class _GatheredGradient:
+    """The gradient of a gathered weight, which FSDP reduces after the backward pass of its layer."""
 
     weight: torch.Tensor
 
@@ -146,11 +148,11 @@ class _Gradient:
             self.weight.grad.add_(gradient)
 
 
-class _Cast(torch.autograd.Function):
-    """The copy of a weight. Once all chunks have added their gradients to the sum, this is the weight's gradient."""
+class _CastOnce(torch.autograd.Function):
+    """The cast copy of a weight. Its backward runs after that of all chunks and returns the sum."""
 
     @staticmethod
-    def forward(ctx: Any, weight: torch.Tensor, total: _Sum, dtype: torch.dtype) -> torch.Tensor:
+    def forward(ctx: Any, weight: torch.Tensor, total: _GradientSum, dtype: torch.dtype) -> torch.Tensor:
         ctx.set_materialize_grads(False)
         ctx.total = total
         return weight.to(dtype)
@@ -161,11 +163,11 @@ class _Cast(torch.autograd.Function):
         return ctx.total.take(), None, None
 
 
-class _Use(torch.autograd.Function):
-    """The copy as one chunk uses it. Its gradient goes into the sum, and no further."""
+class _Alias(torch.autograd.Function):
+    """The copy as one chunk uses it. Its gradient is added to the sum and not propagated."""
 
     @staticmethod
-    def forward(ctx: Any, copy: torch.Tensor, total: _Sum | _Gradient) -> torch.Tensor:
+    def forward(ctx: Any, copy: torch.Tensor, total: _GradientSum | _GatheredGradient) -> torch.Tensor:
         ctx.total = total
         return copy.view_as(copy)
 
@@ -176,19 +178,19 @@ class _Use(torch.autograd.Function):
         return None, None
 
 
-def _uses(result: Any) -> Iterator[tuple[Any, torch.Tensor]]:
+def _leaf_uses(root: Any) -> Iterator[tuple[Any, torch.Tensor]]:
     """The nodes of an autograd graph that use a leaf, each with the leaf."""
     seen: set[Any] = set()
-    ahead: list[Any] = [result]
-    while ahead:
-        node = ahead.pop()
+    stack: list[Any] = [root]
+    while stack:
+        node = stack.pop()
         if node in seen:
             continue
         seen.add(node)
-        for following, _ in node.next_functions:
-            if following is None:
+        for next_node, _ in node.next_functions:
+            if next_node is None:
                 continue
-            if hasattr(following, "variable"):
-                yield node, following.variable
+            if hasattr(next_node, "variable"):
+                yield node, next_node.variable
             else:
-                ahead.append(following)
+                stack.append(next_node)

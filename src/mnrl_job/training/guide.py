@@ -1,7 +1,7 @@
-"""What a guide model makes of the training texts: embedded once before training, then looked up by row.
+"""A guide model's embeddings of the training texts: computed once before training, then looked up by row.
 
-The guide stands still, so each distinct text is embedded once, by all ranks in shares. The embeddings are kept on disk
-and mapped into memory; the anchors have a file of their own, since a guide may have another prompt for queries.
+The guide is frozen, so each distinct text is embedded once, split over all ranks. The embeddings are memory-mapped
+files; anchors have a file of their own, since a guide may have another prompt for queries.
 """
 
 import math
@@ -26,40 +26,42 @@ from mnrl_job.embedding.precision import Precision
 from mnrl_job.embedding.prompts import Kind
 from mnrl_job.system.local_rank import is_local_main_process
 
-EMBEDDED_AT_ONCE = 2**18
-# Where in the scratch of an attempt they are.
+TEXTS_PER_PART = 2**18
+# Folder of the embeddings inside an attempt's scratch folder.
 FOLDER = "guide"
 
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """Embeddings by number of text, in two files, and for each column of the pairs the numbers of its texts.
+    """Embeddings of distinct texts, and for each column of the pairs the index of each text among them.
 
     Attributes:
         queries: of distinct anchors, of unit length, shape (anchors, dimension).
         documents: of distinct documents, of unit length, shape (documents, dimension).
-        numbers: of the texts of each column, shape (texts,); -1 for those that were not asked for.
+        indices: of the texts of each column, shape (texts,); -1 for those that are not in the plan.
     """
 
     queries: NDArray[np.float32]
     documents: NDArray[np.float32]
-    numbers: tuple[NDArray[np.int64], ...]
+    indices: tuple[NDArray[np.int64], ...]
 
-    def of(self, asked: Sequence[tuple[int, NDArray[np.int64]]]) -> torch.Tensor:
-        """Of texts by their columns and numbers there, those of one column after another; shape (texts, dimension)."""
-        sides = ((self.documents if column else self.queries, self.numbers[column][texts]) for column, texts in asked)
-        return torch.from_numpy(np.concatenate([side[numbers] for side, numbers in sides]))
+    def embeddings(self, column_texts: Sequence[tuple[int, NDArray[np.int64]]]) -> torch.Tensor:
+        """Embeddings of texts given by column and index there, column by column; shape (texts, dimension)."""
+        parts = [
+            (self.documents if column else self.queries)[self.indices[column][texts]] for column, texts in column_texts
+        ]
+        return torch.from_numpy(np.concatenate(parts))
 
 
 def embed_by_guide(model: SentenceTransformer, pairs: Pairs, plan: Plan, precision: Precision, folder: Path) -> None:
-    """Write what `read_guide` reads, for the rows of a plan; every rank must ask.
+    """Write the files of `read_guide` for the rows of a plan. Collective.
 
     Args:
         model: the guide, on this rank's device.
         pairs: the training pairs.
         plan: row numbers, shape (steps, batch size).
-        precision: the arithmetic of the guide.
-        folder: one of this machine.
+        precision: of the guide's forward pass.
+        folder: on this machine.
 
     Raises:
         Preempted: this process was asked to stop.
@@ -69,55 +71,55 @@ def embed_by_guide(model: SentenceTransformer, pairs: Pairs, plan: Plan, precisi
         folder.mkdir(parents=True, exist_ok=True)
     rows = distinct_dense(plan)
     table = read_table(pairs.path)
-    chosen = dict.fromkeys(pairs.columns, rows)
-    if "negatives" in chosen:
-        chosen["negatives"] = positions(list_offsets(table["negatives"]), rows)
+    selected = dict.fromkeys(pairs.columns, rows)
+    if "negatives" in selected:
+        selected["negatives"] = positions(list_offsets(table["negatives"]), rows)
     anchor, *documents = pairs.columns
     kinds: dict[Kind, list[str]] = {"query": [anchor], "document": documents}
     for kind, names in kinds.items():
-        distinct, numbers = _number([texts_of(table, name) for name in names], [chosen[name] for name in names])
+        distinct, indices = _deduplicate([texts_of(table, name) for name in names], [selected[name] for name in names])
         _write(model, distinct, kind, precision, folder)
-        for name, of_column in zip(names, numbers, strict=True):
+        for name, column_indices in zip(names, indices, strict=True):
             if is_local_main_process():
-                np.save(folder / f"{name}.npy", of_column)
+                np.save(folder / f"{name}.npy", column_indices)
     state.wait_for_everyone()
 
 
 def read_guide(folder: Path, columns: Sequence[str]) -> Guide:
-    """Map what `embed_by_guide` wrote of these columns."""
-    queries, documents, *numbers = (
+    """Map the files of `embed_by_guide` for these columns."""
+    queries, documents, *indices = (
         np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("query", "document", *columns)
     )
-    return Guide(queries, documents, tuple(numbers))
+    return Guide(queries, documents, tuple(indices))
 
 
-def _number(
-    columns: Sequence[pa.ChunkedArray], chosen: Sequence[NDArray[np.int64]]
+def _deduplicate(
+    columns: Sequence[pa.ChunkedArray], selected: Sequence[NDArray[np.int64]]
 ) -> tuple[pa.ChunkedArray, list[NDArray[np.int64]]]:
-    """The distinct ones of the texts chosen from each column, and for each column the numbers of its texts."""
-    taken = [take(column, some) for column, some in zip(columns, chosen, strict=True)]
+    """The distinct texts among those selected from each column, and for each column the indices of its texts."""
+    taken = [take(column, rows) for column, rows in zip(columns, selected, strict=True)]
     encoded = pa.chunked_array([chunk for column in taken for chunk in column.chunks]).dictionary_encode()
     chunks = encoded.unify_dictionaries().chunks
-    found = np.split(
-        np.concatenate([np.asarray(chunk.indices) for chunk in chunks]), np.cumsum([*map(len, chosen)])[:-1]
+    codes = np.split(
+        np.concatenate([np.asarray(chunk.indices) for chunk in chunks]), np.cumsum([*map(len, selected)])[:-1]
     )
-    numbers = [np.full(len(column), -1, dtype=np.int64) for column in columns]
-    for of_column, some, these in zip(numbers, chosen, found, strict=True):
-        of_column[some] = these
-    return pa.chunked_array([chunks[0].dictionary]), numbers
+    indices = [np.full(len(column), -1, dtype=np.int64) for column in columns]
+    for column_indices, rows, column_codes in zip(indices, selected, codes, strict=True):
+        column_indices[rows] = column_codes
+    return pa.chunked_array([chunks[0].dictionary]), indices
 
 
 def _write(model: SentenceTransformer, texts: pa.ChunkedArray, kind: Kind, precision: Precision, folder: Path) -> None:
-    """Embed texts, some at a time, into a file that only the first worker of this machine writes."""
+    """Embed texts part by part into a file that the first worker of this machine writes."""
     shape = (len(texts), int(model.get_embedding_dimension() or 0))
     file = None
     if is_local_main_process():
         file = np.lib.format.open_memmap(folder / f"{kind}.npy", "w+", np.float32, shape)
-    for part in range(math.ceil(len(texts) / EMBEDDED_AT_ONCE)):
-        some = slice(part * EMBEDDED_AT_ONCE, min((part + 1) * EMBEDDED_AT_ONCE, len(texts)))
+    for part in range(math.ceil(len(texts) / TEXTS_PER_PART)):
+        rows = slice(part * TEXTS_PER_PART, min((part + 1) * TEXTS_PER_PART, len(texts)))
         tokens = folder / f"{kind}-tokens-{part}.arrow"
-        found = encode(model, texts.slice(some.start, some.stop - some.start), kind, precision, tokens)
+        embeddings = encode(model, texts.slice(rows.start, rows.stop - rows.start), kind, precision, tokens)
         if file is not None:
-            file[some] = found.cpu().numpy()
+            file[rows] = embeddings.cpu().numpy()
     if file is not None:
         file.flush()

@@ -1,8 +1,8 @@
-"""LoRA: beside each linear layer of the backbone a product of two thin matrices is trained (arXiv 2106.09685).
+"""LoRA: a product of two low-rank matrices is trained beside each linear layer of the backbone (arXiv 2106.09685).
 
-W x becomes W x + (alpha / r) B A x, with B = 0 to begin with, so that an adapter not yet trained changes nothing. All
-other weights stand still. They are kept in the precision of the arithmetic, in half of the memory; so the trained
-adapter is merged into weights that are read anew.
+W x becomes W x + (alpha / r) B A x, with B = 0 initially, so that an untrained adapter changes nothing. All other
+weights are frozen, and kept in the precision of the forward pass at half the memory; so the trained adapter is merged
+into a freshly loaded base model.
 """
 
 from collections.abc import Mapping
@@ -24,23 +24,23 @@ from mnrl_job.errors import SettingsError
 from mnrl_job.storage import split_revision
 from mnrl_job.training.fsdp import full_tensor
 
-# alpha / r, as most recipes have it: the learning rate that suits one rank then suits others.
-SCALE = 2
+# alpha / r, as in most recipes: a learning rate then suits any rank.
+ALPHA_PER_RANK = 2
 NAME = "default"
 ADAPTER = "adapter"
 WEIGHTS = "adapter_model.safetensors"
-# Many backbones have a pooler beside their layers; Sentence Transformers reads the layers.
+# Poolers of the backbone are not part of the embedding.
 UNUSED = r".*\bpooler\b.*"
 
 
-def adapt(model: SentenceTransformer, rank: int, seed: int, precision: Precision) -> None:
-    """Put an adapter beside every linear layer of the backbone; from now on only adapters are trained.
+def add_adapter(model: SentenceTransformer, rank: int, seed: int, precision: Precision) -> None:
+    """Add an adapter to every linear layer of the backbone and freeze all other weights.
 
     Args:
         model: changed in place.
         rank: r, the rank of each product.
-        seed: of A, which begins random.
-        precision: what weights that stand still are rounded to, as autocast would do anew for each chunk and keep.
+        seed: of A, which is random initially.
+        precision: to cast frozen weights to; autocast would cast them anew for each chunk and keep the copies.
 
     Raises:
         SettingsError: the model has no such layers.
@@ -48,41 +48,41 @@ def adapt(model: SentenceTransformer, rank: int, seed: int, precision: Precision
     torch.manual_seed(seed)
     model.requires_grad_(False)
     layers = "all-linear"
-    config = LoraConfig(r=rank, lora_alpha=SCALE * rank, target_modules=layers, exclude_modules=UNUSED)
+    config = LoraConfig(r=rank, lora_alpha=ALPHA_PER_RANK * rank, target_modules=layers, exclude_modules=UNUSED)
     try:
         _inject(model, config)
     except ValueError as error:
         raise SettingsError(
-            f"MNRL_LORA_RANK={rank}: this model has no linear layers of a transformer to adapt; leave it out"
+            f"MNRL_LORA_RANK={rank}: this model has no linear transformer layers to adapt; unset it"
         ) from error
     for module in model.modules():
         if isinstance(module, LoraLayer):
-            module.cast_input_dtype_enabled = False  # autocast sees to it
+            module.cast_input_dtype_enabled = False  # autocast does
         elif isinstance(module, nn.Linear) and not module.weight.requires_grad:
             module.to(DTYPES[precision])
 
 
-def merged(model: SentenceTransformer, fresh: SentenceTransformer) -> SentenceTransformer:
-    """Add the adapter that `model` was trained with to the weights of `fresh`, the base model read anew.
+def merged(model: SentenceTransformer, base: SentenceTransformer) -> SentenceTransformer:
+    """Merge the trained adapter of `model` into `base`, a freshly loaded base model.
 
     Returns:
-        `fresh`, a plain model again.
+        `base`, a plain model.
     """
-    tuner = _inject(fresh, _config(model))
-    _copy(_gathered(model), fresh)
-    tuner.merge_and_unload(safe_merge=True)
-    return fresh
+    lora = _inject(base, _config(model))
+    _copy(_full_weights(model), base)
+    lora.merge_and_unload(safe_merge=True)
+    return base
 
 
 def write_adapter(model: SentenceTransformer, base: str, folder: Path) -> None:
-    """Save the adapter as peft does, on the first rank; every rank must ask.
+    """Save the adapter in peft's format, on the first rank. Collective.
 
     Args:
         model: with an adapter.
-        base: what the user calls the base model, with an optional `@revision`.
-        folder: where to.
+        base: the user's name of the base model, with an optional `@revision`.
+        folder: to write to.
     """
-    weights = _gathered(model)
+    weights = _full_weights(model)
     if not PartialState().is_main_process:
         return
     config = copy(_config(model))
@@ -95,7 +95,7 @@ def write_adapter(model: SentenceTransformer, base: str, folder: Path) -> None:
 
 
 def read_adapter(model: SentenceTransformer, folder: Path) -> None:
-    """Give the adapter of `model` the weights that stand in a folder."""
+    """Load the weights of the adapter of `model` from a folder."""
     _copy(load_file(folder / WEIGHTS), model)
 
 
@@ -114,13 +114,15 @@ def _config(model: SentenceTransformer) -> LoraConfig:
 
 
 def _weights(model: SentenceTransformer) -> dict[str, nn.Parameter]:
-    """A and B of each layer by the names they have in peft's files."""
-    weights = _backbone(model).named_parameters()
-    return {f"base_model.model.{name.replace(f'.{NAME}.', '.')}": one for name, one in weights if ".lora_" in name}
+    """A and B of each layer, by their names in peft's files."""
+    parameters = _backbone(model).named_parameters()
+    return {
+        f"base_model.model.{name.replace(f'.{NAME}.', '.')}": weight for name, weight in parameters if ".lora_" in name
+    }
 
 
-def _gathered(model: SentenceTransformer) -> dict[str, torch.Tensor]:
-    """The weights whole, in the processor's memory, also where ranks hold them in shares."""
+def _full_weights(model: SentenceTransformer) -> dict[str, torch.Tensor]:
+    """The weights on the host, gathered if they are sharded."""
     return {name: full_tensor(weight.detach()).cpu().contiguous() for name, weight in _weights(model).items()}
 
 

@@ -1,4 +1,4 @@
-"""Where the workers of a run find one another: by a file on one machine, over several nodes by the agents' store."""
+"""How workers join their process group: over a file on one machine, over the agents' store on several nodes."""
 
 import os
 from datetime import timedelta
@@ -10,13 +10,13 @@ from mnrl_job.system.local_rank import ROUND, STORE
 
 
 def process_group(timeout: timedelta) -> dict[str, Any]:
-    """The arguments of `torch.distributed.init_process_group`; none for a process alone.
+    """The arguments of `torch.distributed.init_process_group`; none for a single process.
 
-    Torch's own way would have rank 0 listen at all addresses, also where all workers are on one machine. And each round
-    of workers needs keys of its own, since those of the round before are still in the store.
+    By default rank 0 would listen on all addresses, even if all workers are on one machine. And each round of workers
+    needs its own keys, since those of the previous round are still in the store.
 
     Args:
-        timeout: of waiting for the others.
+        timeout: for joining.
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     if world_size == 1:

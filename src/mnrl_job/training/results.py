@@ -1,4 +1,4 @@
-"""What a training reports, without torch, so that the supervisor can read it."""
+"""Results of a training, without torch, so that the supervisor can read them."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from typing_extensions import TypedDict
 
 @dataclass(frozen=True, slots=True)
 class TokenLengths:
-    """Tokens of the texts of each column in a sample of rows: p50, p90, p99, p100, and the share that is cut."""
+    """Token lengths of each column in a sample of rows: p50, p90, p99, p100, and the fraction truncated."""
 
     rows: int
     max_seq_length: int | None
@@ -16,14 +16,14 @@ class TokenLengths:
 
 @dataclass(frozen=True, slots=True)
 class StepScore:
-    """The primary metric of the model in training, at a step."""
+    """The primary metric at a step of training."""
 
     step: int
     value: float
 
 
-class Mining(TypedDict):
-    """Hard negatives mined after a step: the share of those wanted that was found, similarities on average."""
+class MiningRound(TypedDict):
+    """Hard negatives mined after a step: `found` is the fraction of the wanted ones, similarities are means."""
 
     step: int
     found: float
@@ -34,15 +34,26 @@ class Mining(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """What training did. Tokens are counted over all ranks; `padded_tokens` is what the model had to read.
+    """The result of a training.
 
-    `seconds_waited` were spent waiting for batches; `activation_recompute` says that not all activations of a batch
-    were kept.
-
-    `negatives_per_anchor` are the other documents of a batch, on average; `masked_per_anchor` of them did not count.
-    `trainable_parameters` is how many numbers were trained; with LoRA few of the model's. `scores` were taken while it
-    trained; the weights are then those of `best_step`. `collapse` says what is wrong with the embeddings that these
-    weights give; empty where nothing is, None where it is too early to say.
+    Attributes:
+        steps: steps trained.
+        rows_used: distinct rows trained on.
+        rows_digest: digest of the rows in order, see `data_order_digest`.
+        final_loss: the last loss logged.
+        negatives_per_anchor: other documents of a batch, on average.
+        masked_per_anchor: how many of them did not count as negatives.
+        precision: of the forward pass.
+        seconds: of training, without evaluation and mining.
+        seconds_waited: of these, waiting for batches.
+        tokens: read without padding, over all ranks.
+        padded_tokens: read with padding.
+        activation_recompute: whether activations of some chunks were recomputed.
+        trainable_parameters: numbers trained; with LoRA a small part of the model's.
+        scores: of the model during training.
+        best_step: the step whose weights were restored.
+        hard_negative_mining: one for each round.
+        collapse: why the embeddings of the final weights have collapsed; empty if not, None if it is too early to say.
     """
 
     steps: int
@@ -60,5 +71,5 @@ class Training:
     trainable_parameters: int
     scores: tuple[StepScore, ...] = ()
     best_step: int | None = None
-    hard_negative_mining: tuple[Mining, ...] = ()
+    hard_negative_mining: tuple[MiningRound, ...] = ()
     collapse: str | None = None

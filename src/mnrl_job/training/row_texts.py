@@ -1,4 +1,4 @@
-"""Which texts the rows of a batch bring along: anchors, positives, the negatives they were given and those mined."""
+"""Which texts belong to the rows of a batch: anchors, positives, given negatives and mined ones."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,63 +11,63 @@ from mnrl_job.training.hard_negatives.mining_rounds import HardNegatives
 
 ANCHOR, POSITIVE, NEGATIVE = range(3)
 
-# A column, and the numbers of some of its texts there; those of negatives count over all rows.
-Asked = list[tuple[int, NDArray[np.int64]]]
+# Columns, each with indices of texts in it; those of the negatives column count over all rows.
+ColumnTexts = list[tuple[int, NDArray[np.int64]]]
 
 
 @dataclass(frozen=True, slots=True)
 class RowTexts:
-    """What each row has.
+    """The texts of each row.
 
     Attributes:
-        given: the groups of the negatives that each row was given.
-        mined: those mined for it, which are positives of other rows; None where none are wanted.
+        given: the groups of the negatives that come with each row.
+        mined: those mined for it, which are positives of other rows; None without mining.
     """
 
     given: Ragged
     mined: HardNegatives | None = None
 
-    def asked(self, rows: NDArray[np.int64]) -> Asked:
-        """The texts of some rows: all anchors, all positives, then all negatives that there are."""
+    def of_rows(self, rows: NDArray[np.int64]) -> ColumnTexts:
+        """The texts of some rows: all anchors, all positives, then all negatives."""
         return [
             (ANCHOR, rows),
             (POSITIVE, rows),
-            *((column, numbers) for column, _, numbers, _ in self._negatives(rows)),
+            *((column, indices) for column, _, indices, _ in self._negatives(rows)),
         ]
 
-    def labels(self, label: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The labels of these negatives: number and anchor's group of their row, and their own group.
+    def negative_labels(self, label: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The labels of the negatives: number and anchor's group of their row, and their own group.
 
         Args:
-            label: of the rows, their number and groups of anchor and positive, shape (rows, 3).
+            label: number and groups of anchor and positive of the rows, shape (rows, 3).
 
         Returns:
             Shape (negatives, 3).
         """
-        found = [np.empty((0, 3), dtype=np.int64)]
+        labels = [np.empty((0, 3), dtype=np.int64)]
         for _, counts, _, groups in self._negatives(label[:, 0]):
-            found.append(np.column_stack([np.repeat(label[:, :2], counts, axis=0), groups]))
-        return np.concatenate(found)
+            labels.append(np.column_stack([np.repeat(label[:, :2], counts, axis=0), groups]))
+        return np.concatenate(labels)
 
-    def totals(self, rows: NDArray[np.int64], lengths: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-        """The lengths of all texts of some rows added up for each, shape (rows,).
+    def row_lengths(self, rows: NDArray[np.int64], lengths: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+        """Total length of all texts of each row, shape (rows,).
 
         Args:
-            rows: their numbers.
+            rows: row numbers.
             lengths: of all texts of each column.
         """
         total = lengths[ANCHOR][rows] + lengths[POSITIVE][rows]
-        for column, counts, numbers, _ in self._negatives(rows):
-            of = np.repeat(np.arange(len(rows)), counts)
-            total += np.bincount(of, lengths[column][numbers], len(rows)).astype(np.int64)
+        for column, counts, indices, _ in self._negatives(rows):
+            row_of = np.repeat(np.arange(len(rows)), counts)
+            total += np.bincount(row_of, lengths[column][indices], len(rows)).astype(np.int64)
         return total
 
     def _negatives(
         self, rows: NDArray[np.int64]
     ) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:
-        """Given and mined ones: the column of the texts, how many each row has, the texts' numbers and groups."""
+        """Given and mined ones: their column, the count of each row, their indices in the column, their groups."""
         if len(self.given.values):
-            numbers = self.given.positions(rows)
-            yield NEGATIVE, self.given.offsets[rows + 1] - self.given.offsets[rows], numbers, self.given.values[numbers]
+            indices = self.given.positions(rows)
+            yield NEGATIVE, self.given.offsets[rows + 1] - self.given.offsets[rows], indices, self.given.values[indices]
         if self.mined:
-            yield POSITIVE, *self.mined.of(rows)
+            yield POSITIVE, *self.mined.of_rows(rows)

@@ -1,4 +1,4 @@
-"""The batch plan, dealt out to the ranks by the trainer."""
+"""The batch plan, split over the ranks by the trainer."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -10,19 +10,19 @@ from mnrl_job.embedding.rank_slice import rank_slice
 
 
 class PlannedBatches(DefaultBatchSampler):
-    """Hands the plan to the trainer as if the whole run were one epoch.
+    """Yields the plan to the trainer as if the whole run were one epoch.
 
-    Accelerate deals consecutive batches to consecutive ranks, so each global batch is yielded as one slice per rank:
-    slice r of step s reaches rank r in step s. Slices may differ by a row. One long epoch also leaves no room for an
-    epoch counter that a resumed or distributed run could lose.
+    Accelerate assigns consecutive batches to consecutive ranks, so each global batch is yielded as one slice per rank:
+    slice r of step s reaches rank r in step s. Slices may differ by a row. With a single epoch there is no epoch
+    counter that a resumed or distributed run could lose.
 
     Args:
         dataset: the labels of all rows.
         plan: row numbers, shape (steps, batch size).
-        ranks: how many share a batch.
+        ranks: number of ranks that share a batch.
         epochs: the steps, counted from 0, at which epochs begin.
-        begin_epoch: called with the number of an epoch before its first batch is handed out, by every rank after the
-            same step; also for epochs that a resumed run skips.
+        begin_epoch: called with the number of an epoch before its first batch is yielded, on every rank after the same
+            step; also for epochs that a resumed run skips.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class PlannedBatches(DefaultBatchSampler):
         begin_epoch: Callable[[int], None] | None = None,
     ) -> None:
         super().__init__(dataset, batch_size=plan.shape[1], drop_last=True)
-        # With a size, accelerate drops a step whose last slice is of another one.
+        # With a batch size, accelerate drops a step whose last slice has another size.
         vars(self)["batch_size"] = None
         self.plan = plan
         self.ranks = ranks
@@ -42,11 +42,11 @@ class PlannedBatches(DefaultBatchSampler):
         self.begin_epoch = begin_epoch
 
     def __iter__(self) -> Iterator[list[int]]:
-        for number, step in enumerate(self.plan):
-            if self.begin_epoch and number in self.epochs:
-                self.begin_epoch(self.epochs[number])
+        for step, rows in enumerate(self.plan):
+            if self.begin_epoch and step in self.epochs:
+                self.begin_epoch(self.epochs[step])
             for rank in range(self.ranks):
-                yield step[rank_slice(len(step), rank, self.ranks)].tolist()
+                yield rows[rank_slice(len(rows), rank, self.ranks)].tolist()
 
     def __len__(self) -> int:
         return len(self.plan) * self.ranks

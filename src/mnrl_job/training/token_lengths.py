@@ -1,4 +1,4 @@
-"""How long the training texts are in tokens, and how many are cut."""
+"""Token lengths of the training texts, and the fraction that is truncated."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ PERCENTILES = (50, 90, 99, 100)
 
 
 def measure_lengths(model: SentenceTransformer, pairs: Pairs) -> TokenLengths | None:
-    """Tokenise a sample with prompts, evenly spread over the texts of a column; None without a tokenizer to count."""
+    """Tokenize an evenly spaced sample of each column, with prompts; None if the model has no such tokenizer."""
     tokenizer: Any = model.tokenizer
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         return None
@@ -28,13 +28,13 @@ def measure_lengths(model: SentenceTransformer, pairs: Pairs) -> TokenLengths | 
     for name, kind in zip(pairs.columns, kinds_of(len(pairs.columns)), strict=True):
         prompt = find_prompt(model, kind) or ""
         column = texts_of(table, name)
-        texts = [prompt + text for text in take(column, _sampled(len(column))).to_pylist()]
+        texts = [prompt + text for text in take(column, _sample(len(column))).to_pylist()]
         lengths = np.array([len(ids) for ids in tokenizer(texts, truncation=False, verbose=False)["input_ids"]])
-        marks = np.percentile(lengths, PERCENTILES, method="lower").tolist()
-        columns[name] = {f"p{mark}": int(value) for mark, value in zip(PERCENTILES, marks, strict=True)}
+        values = np.percentile(lengths, PERCENTILES, method="lower").tolist()
+        columns[name] = {f"p{percentile}": int(value) for percentile, value in zip(PERCENTILES, values, strict=True)}
         columns[name]["truncated"] = round(float((lengths > limit).mean()), 4) if limit else 0.0
-    return TokenLengths(len(_sampled(pairs.rows)), limit, columns)
+    return TokenLengths(len(_sample(pairs.rows)), limit, columns)
 
 
-def _sampled(count: int) -> NDArray[np.int64]:
+def _sample(count: int) -> NDArray[np.int64]:
     return np.linspace(0, count - 1, min(count, SAMPLED_ROWS)).astype(np.int64)

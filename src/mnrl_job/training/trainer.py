@@ -2,8 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -19,306 +18,253 @@ from torch import nn
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback
 
-from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.batching.planning import Plan
 from mnrl_job.config.settings import Settings
-from mnrl_job.data.pairs import Pairs
-from mnrl_job.data.ragged import Ragged
 from mnrl_job.data.tables import read_negatives
-from mnrl_job.embedding.chunk_limits import limit_for
+from mnrl_job.embedding.chunk_budget import chunk_budget_for
+from mnrl_job.embedding.flat_buffer import unflatten
 from mnrl_job.embedding.out_of_memory import is_out_of_memory
-from mnrl_job.embedding.packing import unpack
-from mnrl_job.embedding.precision import DTYPES, Precision, autocast, choose_precision
+from mnrl_job.embedding.precision import autocast, choose_precision
 from mnrl_job.errors import OutOfMemory, first_line
 from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.logs import warn
 from mnrl_job.system.phases import Phase
-from mnrl_job.training.callbacks.best_model import BestModelCallback
+from mnrl_job.training.callbacks.best_model import BestModelCallback, EvalSchedule
 from mnrl_job.training.callbacks.checkpoints import Checkpoints, CheckpointSpec
-from mnrl_job.training.callbacks.divergence import DivergenceMonitor
 from mnrl_job.training.callbacks.progress import Progress
-from mnrl_job.training.collator import Batch, PackingCollator, TextCollator, TokenCollator, collator
+from mnrl_job.training.collator import Batch, FlatBufferCollator, TextCollator, TokenCollator, build_collator
 from mnrl_job.training.distributed import all_gather_with_grad, any_rank
-from mnrl_job.training.dropout import cheap_dropout
-from mnrl_job.training.embedding_lookup import shared_lookup, word_embedding
-from mnrl_job.training.fsdp import check_checkpoint, fit_for_sharding, full_tensor, is_sharded
-from mnrl_job.training.gradient_accumulation import (
-    CastWeight,
-    cast_weights,
-    fp32_accumulation,
-    sharded_fp32_accumulation,
-)
+from mnrl_job.training.fsdp import check_checkpoint, full_tensor, prepare_for_fsdp
+from mnrl_job.training.gradient_accumulation import CastWeight, cast_weights
 from mnrl_job.training.guide import FOLDER, read_guide
-from mnrl_job.training.hard_negatives.mining_rounds import HardNegatives
-from mnrl_job.training.lora import ADAPTER, adapt, read_adapter, write_adapter
+from mnrl_job.training.inputs import AttemptFolders, TrainingData
+from mnrl_job.training.lora import ADAPTER, read_adapter, write_adapter
+from mnrl_job.training.losses.contrastive_loss import LossConfig
 from mnrl_job.training.losses.mnrl import GlobalBatchLoss, OutOfMemoryOnSomeRank, Totals
-from mnrl_job.training.memory import RandomState, checkpoint_layers, describe_reduction, tokens_that_fit
+from mnrl_job.training.memory import RandomState, activation_token_budget, describe_reduction
 from mnrl_job.training.sampler import PlannedBatches
-from mnrl_job.training.training_args import trainer_arguments
+from mnrl_job.training.setup import build_training_args, divergence_monitor, mine_hard_negatives, prepare_model
+from mnrl_job.training.step_context import step_context
 
-REMEDY = "lower MNRL_MAX_SEQ_LENGTH, set MNRL_GRADIENT_CHECKPOINTING=true, or take a smaller model or a larger device"
-
-
-def documents_of_a_batch(plan: Plan, given: Ragged, mined: int) -> float:
-    """How many documents a batch has on average: positives, the negatives given, and so many mined for each row."""
-    return int(plan.shape[1]) * (1 + mined) + int(given.counts[plan].sum()) / max(1, len(plan))
-
-
-def prepare(model: SentenceTransformer, settings: Settings, precision: Precision) -> None:
-    """Give the model its adapter, and have its layers computed again for their gradients, where that is asked for."""
-    if settings.lora_rank:
-        # What is sharded is rounded as it is gathered.
-        adapt(model, settings.lora_rank, settings.seed, "fp32" if is_sharded() else precision)
-    if settings.gradient_checkpointing:
-        checkpoint_layers(model)
+REMEDY = "lower MNRL_MAX_SEQ_LENGTH, set MNRL_GRADIENT_CHECKPOINTING=true, or use a smaller model or a larger device"
 
 
 class PlannedTrainer(SentenceTransformerTrainer):
-    """The library's trainer over planned batches, speaking only through our progress.
+    """The library's trainer over planned batches, which logs only through `Progress`.
 
     Attributes:
-        settings: the run's.
+        settings: of the run.
         plan: row numbers, shape (steps, batch size).
-        precision: the arithmetic of the forward pass.
+        precision: of the forward pass.
         global_loss: the loss, with its counters.
         progress: the last loss, and the digest of the rows trained on.
-        best: keeps the weights that score best, where that is asked for.
-        negatives: those that are mined, where that is asked for.
-        seconds_waited: for batches that were not ready.
+        best: evaluates during training and keeps the best weights; None without `MNRL_EVAL_INTERVAL`.
+        negatives: mined hard negatives; None without `MNRL_NUM_HARD_NEGATIVES`.
+        seconds_waited: time spent waiting for batches.
     """
 
     def __init__(
         self,
         model: SentenceTransformer,
         settings: Settings,
-        pairs: Pairs,
-        batching: BatchPlan,
-        scratch: Path,
-        staging: Path,
-        keeping: CheckpointSpec | None = None,
+        data: TrainingData,
+        folders: AttemptFolders,
+        checkpoint_spec: CheckpointSpec | None = None,
         score: Callable[[], float] | None = None,
     ) -> None:
-        state = PartialState()
+        state, scratch = PartialState(), folders.scratch
         self.settings = settings
-        self.before = keeping.resumed_totals() if keeping else Totals()
-        self.began = time.perf_counter()
-        self.plan: Plan = np.load(batching.plan, mmap_mode="r")[: settings.max_steps]
+        self.resumed_totals = checkpoint_spec.resumed_totals() if checkpoint_spec else Totals()
+        self.started = time.perf_counter()
+        self.plan: Plan = np.load(data.batch_plan.plan, mmap_mode="r")[: settings.max_steps]
+        self.epochs = data.batch_plan.epochs
         self.precision = choose_precision(settings.precision, state.device)
         self.seconds_waited = 0.0
         self._step = 0
-        prepare(model, settings, self.precision)
-        limit = limit_for(model, state.device, settings.mini_batch_size)
-        given = read_negatives(batching.labels)
-        collate = collator(model, pairs, limit, scratch / "tokens", given)
-        self.epochs = batching.epochs
-        self.negatives = None
-        if settings.num_hard_negatives:
-            self.negatives = HardNegatives(model, settings, pairs, batching, self.plan, scratch)
-            collate.chosen = replace(collate.chosen, mined=self.negatives)
-            if self.negatives.due(0):
-                self.negatives.mine(0)
+        prepare_model(model, settings, self.precision)
+        given = read_negatives(data.batch_plan.labels)
+        budget = chunk_budget_for(model, state.device, settings.mini_batch_size)
+        collate = build_collator(model, data.pairs, budget, scratch / "tokens", given)
+        self.negatives = mine_hard_negatives(model, settings, data, self.plan, self.precision, scratch)
+        if self.negatives:
+            collate.row_texts = replace(collate.row_texts, mined=self.negatives)
         if settings.loss == "guided":
-            collate.guide = read_guide(scratch / FOLDER, pairs.columns)
-        rank, hardness, dimensions = state.process_index, settings.hardness, settings.matryoshka_dims
-        self.global_loss = GlobalBatchLoss(model, settings.scale, settings.loss, rank, hardness, dimensions)
-        candidates = documents_of_a_batch(self.plan, given, settings.num_hard_negatives)
-        divergence = DivergenceMonitor(
-            pairs.path, candidates, settings.learning_rate, len(settings.matryoshka_dims) or 1
-        )
-        log_path = staging / "training_log.jsonl"
-        self.progress = Progress(log_path, self.plan, self.global_loss, divergence, shows=state.is_main_process)
-        labels = Dataset.from_file(str(batching.labels)).select_columns("label")
+            collate.guide = read_guide(scratch / FOLDER, data.pairs.columns)
+        loss_config = LossConfig(settings.scale, settings.loss, settings.hardness)
+        self.global_loss = GlobalBatchLoss(model, loss_config, state.process_index, settings.matryoshka_dims)
+        divergence = divergence_monitor(settings, data.pairs.path, self.plan, given)
+        log_path = folders.staging / "training_log.jsonl"
+        self.progress = Progress(log_path, self.plan, self.global_loss, divergence, is_main=state.is_main_process)
+        labels = Dataset.from_file(str(data.batch_plan.labels)).select_columns("label")
         super().__init__(
             model=model,
-            args=trainer_arguments(settings, self.plan, self.precision, scratch / "trainer"),
-            data_collator=PackingCollator(collate),
+            args=build_training_args(settings, self.plan, self.precision, scratch / "trainer"),
+            data_collator=FlatBufferCollator(collate),
             train_dataset=labels,
             loss=self.global_loss,
             callbacks=[self.progress],
         )
         self.remove_callback(PrinterCallback)
-        self.best = self._best(score, keeping, scratch)
-        wishes = self.global_loss.wishes
+        self.best = self._best_model_callback(score, checkpoint_spec, scratch)
+        votes = self.global_loss.votes
         if self.best:
             self.add_callback(self.best)
-            wishes.add("score", partial(self._score_is_due, self.best))
-        if keeping:
-            self.add_callback(Checkpoints(settings.checkpoint_interval, keeping, wishes, self.totals, self.best))
+            votes.add("score", partial(self._score_is_due, self.best))
+        if checkpoint_spec:
+            interval = settings.checkpoint_interval
+            self.add_callback(Checkpoints(interval, checkpoint_spec, votes, self.totals, self.best))
         self._fit_memory(collate)
         self._cast_weights = self._find_cast_weights(collate([labels[int(self.plan[0, 0])]]))
 
-    def _best(
-        self, score: Callable[[], float] | None, keeping: CheckpointSpec | None, scratch: Path
+    def _best_model_callback(
+        self, score: Callable[[], float] | None, checkpoint_spec: CheckpointSpec | None, scratch: Path
     ) -> BestModelCallback | None:
-        """What scores the model while it trains, where that is asked for."""
-        every, patience = self.settings.eval_interval, self.settings.early_stopping_patience
-        if every is None or score is None:
+        if self.settings.eval_interval is None or score is None:
             return None
-        resume = keeping.resume if keeping else None
-        tell = partial(self._tell_score, f"eval_{self.settings.primary_eval[1]}")
-        return BestModelCallback(self.model, every, patience, score, scratch, resume, tell)
+        schedule = EvalSchedule(self.settings.eval_interval, self.settings.early_stopping_patience)
+        resume = checkpoint_spec.resume if checkpoint_spec else None
+        on_score = partial(self._log_score, f"eval_{self.settings.primary_eval[1]}")
+        return BestModelCallback(self.model, schedule, score, scratch, resume, on_score)
 
     def _fit_memory(self, collate: TokenCollator | TextCollator) -> None:
-        """Decide of how many tokens activations are kept; shares of a model want the same of all ranks."""
-        state = PartialState()
+        """Decide for how many tokens activations are kept; with a sharded model all ranks must recompute alike."""
+        state, loss = PartialState(), self.global_loss
         if isinstance(collate, TokenCollator):
             with autocast(self.precision, state.device):
-                fitting = tokens_that_fit(self.model.train(), collate, self.plan, state.num_processes)
-            self.global_loss.activation_token_budget = fitting
+                loss.activation_token_budget = activation_token_budget(
+                    self.model.train(), collate, self.plan, state.num_processes
+                )
         if self.is_fsdp_enabled:
-            fit_for_sharding(self.model)
-            self.global_loss.sync_chunk_count = True
-            if any_rank(math.isfinite(self.global_loss.activation_token_budget)):
-                self.global_loss.activation_token_budget = 0
+            prepare_for_fsdp(self.model)
+            loss.sync_chunk_count = True
+            if any_rank(math.isfinite(loss.activation_token_budget)):
+                loss.activation_token_budget = 0
 
-    def _find_cast_weights(self, some: Batch) -> list[CastWeight]:
-        """The weights whose gradients want to be added up in fp32, where FSDP does not cast them as it gathers."""
+    def _find_cast_weights(self, batch: Batch) -> list[CastWeight]:
         if self.precision == "fp32" or self.is_fsdp_enabled:
             return []
         with autocast(self.precision, self.model.device):
-            return cast_weights(self.model.eval(), some["chunks"])
+            return cast_weights(self.model.eval(), batch["chunks"])
 
     def totals(self) -> Totals:
-        """What the training has spent so far, also before it was resumed; every rank must ask."""
-        now = self.global_loss.totals()
-        aside = sum(one.seconds for one in (self.best, self.negatives) if one)
+        """Totals so far, those of earlier attempts included. Collective."""
+        before, current = self.resumed_totals, self.global_loss.totals()
+        excluded = sum(task.seconds for task in (self.best, self.negatives) if task)
         return Totals(
-            tokens=self.before.tokens + now.tokens,
-            padded_tokens=self.before.padded_tokens + now.padded_tokens,
-            negatives=self.before.negatives + now.negatives,
-            masked=self.before.masked + now.masked,
-            seconds=self.before.seconds + time.perf_counter() - self.began - aside,
-            seconds_waited=self.before.seconds_waited + self.seconds_waited,
+            tokens=before.tokens + current.tokens,
+            padded_tokens=before.padded_tokens + current.padded_tokens,
+            negatives=before.negatives + current.negatives,
+            masked=before.masked + current.masked,
+            seconds=before.seconds + time.perf_counter() - self.started - excluded,
+            seconds_waited=before.seconds_waited + self.seconds_waited,
         )
 
     def _score_is_due(self, best: BestModelCallback) -> bool:
         return best.due(self._step, len(self.plan))
 
-    def _tell_score(self, name: str, value: float) -> None:
+    def _log_score(self, name: str, value: float) -> None:
         self.log({name: value})
 
     def get_batch_sampler(self, dataset: Dataset, *_: Any, **__: Any) -> PlannedBatches:
         return PlannedBatches(dataset, self.plan, PartialState().num_processes, self.epochs, self._begin_epoch)
 
     def _begin_epoch(self, epoch: int) -> None:
-        """Mine hard negatives where that is due: by the weights of the last step but one, since batches are ahead."""
+        """Mine hard negatives if due, with the weights of the step before the last: batches are fetched ahead."""
         if self.negatives and self.negatives.due(epoch):
             self.negatives.mine(self.state.global_step)
             enter_phase(Phase.TRAIN, step=self.state.global_step, total_steps=len(self.plan))
 
     def get_batch_samples(self, *arguments: Any) -> Any:
-        if self.control.should_training_stop:  # before a step only where patience had ended at the checkpoint
+        if self.control.should_training_stop:  # only if patience was exhausted at the checkpoint
             return [], None
-        began = time.perf_counter()
+        started = time.perf_counter()
         samples = super().get_batch_samples(*arguments)
-        self.seconds_waited += time.perf_counter() - began
+        self.seconds_waited += time.perf_counter() - started
         return samples
 
     def _maybe_log_save_evaluate(
         self, tr_loss: torch.Tensor, grad_norm: torch.Tensor | float | None, *arguments: Any, **options: Any
     ) -> None:
-        """After each step, and once more at the end. Evaluation comes last: a stop need not wait for it then."""
+        """After each step, and once more at the end. Evaluation comes last, so that a stop need not wait for it."""
         step, last = self.state.global_step, len(self.plan)
         if self.control.should_log and step > self._globalstep_last_logged:
-            self._keep_numbers(tr_loss, grad_norm, options["learning_rate"])
-        # Weights that are not numbers are neither saved nor scored.
+            self._record_step(tr_loss, grad_norm, options["learning_rate"])
+        # NaN weights must be neither saved nor scored.
         waits = self.control.should_save or self.control.should_training_stop or self.progress.due(step)
         if waits or (self.best and self.best.due(step, last)):
-            self._log_what_was_kept()
+            self._log_recorded_steps()
         super()._maybe_log_save_evaluate(tr_loss, grad_norm, *arguments, **options)
         if self.best and (step == last or not self.control.should_training_stop):
-            if self.global_loss.wishes.granted("score"):
+            if self.global_loss.votes.passed("score"):
                 self.best.score(step, last)
             self.control.should_training_stop |= self.best.patience_exhausted
 
-    def _keep_numbers(self, tr_loss: torch.Tensor, grad_norm: Any, learning_rate: float) -> None:
-        """Have a step logged later, with the sum of the losses since the last one: the mean over all rows."""
+    def _record_step(self, tr_loss: torch.Tensor, grad_norm: Any, learning_rate: float) -> None:
+        """Record a step to be logged later, with the sum of the losses since the last one: the mean over all rows."""
         losses = self.state.global_step - self._globalstep_last_logged
         norm = None if grad_norm is None else full_tensor(torch.as_tensor(grad_norm))
-        self.progress.keep(self.state, losses, all_gather_with_grad(tr_loss.reshape(1)).mean(), norm, learning_rate)
+        self.progress.record(self.state, losses, all_gather_with_grad(tr_loss.reshape(1)).mean(), norm, learning_rate)
         self._globalstep_last_logged = self.state.global_step
         tr_loss.zero_()
 
-    def _log_what_was_kept(self) -> None:
-        """Tell the callbacks of each logged step, as if it had been made just now."""
-        now = self.state
+    def _log_recorded_steps(self) -> None:
+        """Call the callbacks for each recorded step, with the trainer's state as of that step."""
+        state = self.state
         try:
-            for one, logs in self.progress.read():
-                self._total_loss_scalar += logs["loss"] * one.losses
-                self.state = copy(now)
-                self.state.global_step, self.state.epoch = one.step, one.epoch
+            for step, logs in self.progress.flush():
+                self._total_loss_scalar += logs["loss"] * step.losses
+                self.state = copy(state)
+                self.state.global_step, self.state.epoch = step.step, step.epoch
                 self.log(logs)
         finally:
-            self.state = now
+            self.state = state
 
     def collect_features(self, inputs: Any) -> Any:
-        """Our batches stay whole; the library's would be taken apart by column."""
+        """Pass the batch as it is; the library's method would split it by column."""
         return inputs, inputs["label"]
 
     def training_step(self, model: nn.Module, inputs: Any, *arguments: Any, **options: Any) -> torch.Tensor:
-        """One step; where device memory runs out, tried again with less at once, from the same random state.
+        """One step; if device memory runs out, retried with less memory, from the same random state.
 
-        Several ranks can do so while they embed; from then on they wait for one another.
+        Several ranks can retry together while they embed; after that they wait for one another in collectives.
 
         Raises:
-            OutOfMemory: not even one text fits, or memory ran out where ranks wait for one another.
+            OutOfMemory: not even one text fits, or memory ran out where other ranks cannot retry.
         """
-        inputs = unpack(inputs)
+        inputs = unflatten(inputs)
         self._step = self.state.global_step + 1
-        random = RandomState.now(self.model.device)
+        random_state = RandomState.capture(self.model.device)
         while True:
             counts = self.global_loss.counts
             try:
-                with self._thrifty(inputs):
+                with step_context(self.model, self.precision, self._cast_weights, self.is_fsdp_enabled):
                     return super().training_step(model, inputs, *arguments, **options)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                told = first_line(error)
-                together = PartialState().num_processes == 1 or isinstance(error, OutOfMemoryOnSomeRank)
-            self._take_less(inputs, told, together)
+                message = first_line(error)
+                can_retry = PartialState().num_processes == 1 or isinstance(error, OutOfMemoryOnSomeRank)
+            if not can_retry:
+                raise OutOfMemory(f"out of device memory where other ranks cannot retry: {message}; {REMEDY}")
+            self._reduce_memory(inputs, message)
             self.global_loss.counts = counts
             self.model.zero_grad()
             torch.cuda.empty_cache()
-            random.restore(self.model.device)
+            random_state.restore(self.model.device)
 
-    def _take_less(self, inputs: Any, told: str, together: bool) -> None:
-        """Have the next try need less memory.
-
-        Raises:
-            OutOfMemory: there is nothing left to spare, or other ranks could not follow.
-        """
+    def _reduce_memory(self, inputs: Any, message: str) -> None:
         loss = self.global_loss
-        if not together:
-            raise OutOfMemory(f"out of device memory where ranks wait for one another: {told}; {REMEDY}")
-        if not inputs["tokens"]:  # what has no tokens cannot be cut
-            raise OutOfMemory(f"out of device memory: {told}; lower MNRL_BATCH_SIZE, or {REMEDY}")
+        if not inputs["tokens"]:  # without token ids chunks cannot be split
+            raise OutOfMemory(f"out of device memory: {message}; lower MNRL_BATCH_SIZE, or {REMEDY}")
         if not loss.reduce_memory(inputs["chunks"]):
-            raise OutOfMemory(f"not even one text at a time fits into the device's memory: {told}; {REMEDY}")
-        done = describe_reduction(loss.activation_token_budget, loss.sub_chunks)
-        warn(f"out of device memory at step {self._step}: {done}; retrying the step")
-
-    @contextmanager
-    def _thrifty(self, inputs: Any) -> Iterator[None]:
-        """What makes a step cheaper and changes nothing: one context for all chunks, forward and backward."""
-        device = self.model.device
-        with ExitStack() as stack:
-            stack.enter_context(autocast(self.precision, device))
-            if self._cast_weights:
-                dtype = DTYPES[self.precision]
-                stack.enter_context(fp32_accumulation(self.model, self._cast_weights, dtype))
-            if self.is_fsdp_enabled and self.precision != "fp32":
-                stack.enter_context(sharded_fp32_accumulation(self.model))
-            if device.type == "cpu":
-                stack.enter_context(cheap_dropout())
-                if inputs["tokens"] and not self.is_fsdp_enabled and (words := word_embedding(self.model)):
-                    stack.enter_context(shared_lookup(words, [chunk["input_ids"] for chunk in inputs["chunks"]]))
-            yield
+            raise OutOfMemory(f"not even one text at a time fits into device memory: {message}; {REMEDY}")
+        change = describe_reduction(loss.activation_token_budget, loss.sub_chunks)
+        warn(f"out of device memory at step {self._step}: {change}; retrying the step")
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """The weights of a checkpoint, without the library's card, which asks the Hub; with LoRA the adapter's.
+        """Save the weights of a checkpoint, or the adapter's, without the library's model card, which queries the Hub.
 
-        Every rank is asked. Shares are saved together with the optimizer's, by the trainer.
+        Called on every rank. With FSDP the trainer saves sharded weights together with the optimizer's state.
         """
         if self.is_fsdp_enabled:
             return
@@ -337,4 +283,4 @@ class PlannedTrainer(SentenceTransformerTrainer):
             super()._load_from_checkpoint(resume_from_checkpoint)
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """The library's card embeds training texts as widget examples and asks the Hub; ours is written later."""
+        """Skip the library's model card, which embeds training texts as examples and queries the Hub."""

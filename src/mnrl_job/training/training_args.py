@@ -1,48 +1,67 @@
-"""What the library's trainer is told."""
+"""The arguments of the library's trainer."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate import PartialState
 from sentence_transformers import SentenceTransformerTrainingArguments
 
 from mnrl_job.batching.planning import Plan
-from mnrl_job.config.settings import Settings
 from mnrl_job.embedding.precision import Precision
 from mnrl_job.training.fsdp import is_sharded
 
-# Processes that make batches ready while a GPU computes; a CPU has no time that is not its own.
-LOADERS = 2
+# Data loader processes per GPU; on a CPU they would compete with training.
+LOADER_PROCESSES = 2
 
 
-def trainer_arguments(
-    settings: Settings, plan: Plan, precision: Precision, folder: Path
+@dataclass(frozen=True, slots=True)
+class OptimizerConfig:
+    """AdamW and its schedule; warm-up takes `warmup_ratio` of the steps."""
+
+    learning_rate: float
+    warmup_ratio: float
+    weight_decay: float
+    lr_scheduler: str
+
+
+def training_args(
+    optimizer: OptimizerConfig, plan: Plan, precision: Precision, seed: int, folder: Path, prefetch: bool
 ) -> SentenceTransformerTrainingArguments:
-    state = PartialState()
-    on_gpu = state.device.type == "cuda"
+    """The arguments of `PlannedTrainer`.
+
+    Args:
+        optimizer: learning rate and schedule.
+        plan: row numbers, shape (steps, batch size).
+        precision: of the forward pass.
+        seed: of all random numbers.
+        folder: where checkpoints are written.
+        prefetch: whether processes may collate batches ahead; they do not see negatives mined in later epochs.
+    """
+    on_gpu = PartialState().device.type == "cuda"
     return SentenceTransformerTrainingArguments(
         output_dir=str(folder),
         num_train_epochs=1,
-        # `PlannedBatches` shares it; a share would differ, and be told, where a run resumes on other workers.
-        per_device_train_batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        # Rounded down: a run too short for a whole step of warm-up must not spend its first step at rate 0.
-        warmup_steps=int(settings.warmup_ratio * len(plan)),
-        weight_decay=settings.weight_decay,
-        lr_scheduler_type=settings.lr_scheduler,
-        seed=settings.seed,
-        # `training_step` sees to bf16, unless weights are gathered in it; fp16 needs the trainer to scale the loss.
+        # The global batch size: `PlannedBatches` splits it. A per-rank size would cause a warning when a run resumes
+        # with another number of workers.
+        per_device_train_batch_size=plan.shape[1],
+        learning_rate=optimizer.learning_rate,
+        # Rounded down: a run too short for a full step of warm-up must not spend its first step at learning rate 0.
+        warmup_steps=int(optimizer.warmup_ratio * len(plan)),
+        weight_decay=optimizer.weight_decay,
+        lr_scheduler_type=optimizer.lr_scheduler,
+        seed=seed,
+        # `step_context` handles bf16, unless FSDP gathers weights in it; fp16 needs the trainer to scale the loss.
         bf16=precision == "bf16" and is_sharded(),
         fp16=precision == "fp16",
         use_cpu=not on_gpu,
         accelerator_config={"use_configured_state": True, "non_blocking": on_gpu},
         dataloader_drop_last=True,
         dataloader_pin_memory=on_gpu,
-        # Other processes would make batches ready with the negatives of the epoch before.
-        dataloader_num_workers=LOADERS if on_gpu and not settings.mines_every_epoch else 0,
+        dataloader_num_workers=LOADER_PROCESSES if on_gpu and prefetch else 0,
         logging_steps=log_interval(len(plan)),
         logging_first_step=True,
         logging_nan_inf_filter=False,
-        save_strategy="no",  # `Checkpoints` says when
+        save_strategy="no",  # `Checkpoints` requests saves
         save_total_limit=2,
         eval_strategy="no",
         report_to=[],

@@ -22,8 +22,8 @@ from mnrl_job.system import logs
 from mnrl_job.system.machine import disk_full_error
 from mnrl_job.system.phases import SILENT_PHASE_FACTOR
 from mnrl_job.system.record_files import read_record
-from mnrl_job.training.distributed import open_host_group
-from mnrl_job.training.fsdp import apply_accelerate_config, shard_on_processors
+from mnrl_job.training.distributed import init_host_group
+from mnrl_job.training.fsdp import apply_accelerate_config, enable_cpu_fsdp
 from mnrl_job.training.process_group import process_group
 from mnrl_job.worker.roles.evaluate import evaluate_role
 from mnrl_job.worker.roles.export import export_role
@@ -55,8 +55,8 @@ def run_role(role: Callable[[WorkerTask], None], path: Path) -> None:
     # The supervisor's watchdog must notice a hang first, since it names the workers.
     timeout = timedelta(seconds=2 * SILENT_PHASE_FACTOR * settings.hang_timeout.seconds)
     state = PartialState(cpu=on_cpu, timeout=timeout, **process_group(timeout))
-    open_host_group(timeout)
-    shard_on_processors(state)
+    init_host_group(timeout)
+    enable_cpu_fsdp(state)
     logs.set_up(settings.log_format, quiet=not state.is_main_process)
     disable_progress_bar()
     if logs.shows_progress():

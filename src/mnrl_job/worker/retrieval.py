@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.tables import read_table, take
-from mnrl_job.embedding.device_memory import scores_at_once
+from mnrl_job.embedding.device_memory import scores_per_tile
 from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import Precision
 from mnrl_job.evaluation.metrics import mean_metrics, ranking_metrics
@@ -106,7 +106,7 @@ def rank(queries: torch.Tensor, corpus: torch.Tensor, judged: Qrels, cutoffs: Se
     """
     row_of = {identifier: row for row, identifier in enumerate(judged.documents)}
     depth = min(max(*cutoffs, TOP_DOCUMENTS), len(row_of))
-    tile_size = max(1, scores_at_once(corpus.device) // len(row_of))
+    tile_size = max(1, scores_per_tile(corpus.device) // len(row_of))
     relevant = [[row_of[document] for document in judged.grades[query]] for query in judged.queries]
     excluded = [[row_of[query]] if query in judged.own else [] for query in judged.queries]
     relevant_rows, excluded_rows = (DocumentRows.of(rows, corpus.device) for rows in (relevant, excluded))

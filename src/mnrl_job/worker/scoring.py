@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.tables import read_table
-from mnrl_job.embedding.finite import REMEDY, UndefinedEmbedding
+from mnrl_job.embedding.nonfinite import REMEDY, NonFiniteEmbedding
 from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.errors import DataError, Diverged
 from mnrl_job.evaluation.primary_eval import PERFECT_SCORE, judged_by
@@ -24,7 +24,7 @@ from mnrl_job.system.logs import log, warn
 from mnrl_job.system.phases import Phase
 from mnrl_job.system.record_files import read_record, write_record
 from mnrl_job.training.callbacks.best_model import SCORES, WEIGHTS
-from mnrl_job.training.hard_negatives.mining_rounds import MININGS, ROWS
+from mnrl_job.training.hard_negatives.mining_rounds import NEGATIVES_FILE, ROUNDS_FILE
 from mnrl_job.worker.retrieval import EvaluationOptions, evaluate
 
 BEFORE = "before.json"
@@ -56,7 +56,7 @@ def extra_checkpoint_files(task: WorkerTask) -> tuple[Path, ...]:
     """Files of a checkpoint beside the state of the training."""
     results = (task.scratch / f"before-{eval_set.name}.jsonl" for eval_set in task.eval_sets)
     best = task.scratch / WEIGHTS, task.scratch / SCORES
-    mined = task.scratch / ROWS, task.scratch / MININGS
+    mined = task.scratch / NEGATIVES_FILE, task.scratch / ROUNDS_FILE
     return (task.scratch / BEFORE, *results, *best, *mined, task.staging / "training_log.jsonl")
 
 
@@ -116,7 +116,7 @@ def locating_undefined_embeddings(eval_set: EvalSet, when: str) -> Iterator[None
     """
     try:
         yield
-    except UndefinedEmbedding as error:
+    except NonFiniteEmbedding as error:
         table = "queries" if error.kind_of_text == "query" else "corpus"
         identifier = read_table(eval_set.folder / f"{table}.arrow")["id"][error.row].as_py()
         problem = f"NaN or infinity for the {error.kind_of_text} {identifier!r} of the eval set {eval_set.name}: "

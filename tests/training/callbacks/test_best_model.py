@@ -7,7 +7,7 @@ import torch
 
 from mnrl_job.config.setting_types import Interval
 from mnrl_job.errors import InternalError
-from mnrl_job.training.callbacks.best_model import SCORES, WEIGHTS, BestModelCallback
+from mnrl_job.training.callbacks.best_model import SCORES, WEIGHTS, BestModelCallback, EvalSchedule
 
 LAST = 100
 
@@ -22,7 +22,7 @@ def model():
 def made(model, folder, values, patience=None, resume=None, every=10):
     """A `Best` that gets these scores, one after another."""
     left = iter(values)
-    return BestModelCallback(model, Interval(steps=every), patience, lambda: next(left), folder, resume)
+    return BestModelCallback(model, EvalSchedule(Interval(steps=every), patience), lambda: next(left), folder, resume)
 
 
 def train(model, best, first=1, last=LAST):
@@ -45,19 +45,19 @@ def test_the_model_ends_with_the_weights_that_scored_best(model, tmp_path):
     assert model.weight.unique().tolist() == [30]
 
 
-def test_the_last_step_is_scored_whatever_the_interval(model, tmp_path):
+def test_the_last_step_is_evaluated_whatever_the_interval(model, tmp_path):
     best = made(model, tmp_path, [0.1, 0.3], every=70)
     train(model, best)
     assert [one.step for one in best.scores] == [70, 100]
 
 
 @pytest.mark.parametrize(("patience", "end"), [(1, 30), (2, 60), (3, 70), (None, 100)])
-def test_training_ends_when_patience_does(model, tmp_path, patience, end):
+def test_training_stops_when_patience_is_exhausted(model, tmp_path, patience, end):
     best = made(model, tmp_path, [0.3, 0.4, 0.4, 0.5, 0.4, 0.1, 0.5, 0.3, 0.2, 0.1], patience)
     assert train(model, best) == end
 
 
-def test_it_goes_on_from_a_checkpoint_and_scores_what_was_not_scored_yet(model, tmp_path):
+def test_a_resumed_run_keeps_its_scores_and_repeats_a_missing_evaluation(model, tmp_path):
     earlier, later = tmp_path / "earlier", tmp_path / "later"
     earlier.mkdir(), later.mkdir()
     train(model, made(model, earlier, [0.5, 0.1]), last=20)

@@ -21,7 +21,8 @@ from mnrl_job.training.callbacks import checkpoints
 from mnrl_job.training.callbacks.best_model import SCORES, WEIGHTS
 from mnrl_job.training.callbacks.checkpoints import CheckpointSpec
 from mnrl_job.training.distributed import StepVotes
-from mnrl_job.training.hard_negatives.mining_rounds import MININGS, ROWS
+from mnrl_job.training.hard_negatives.mining_rounds import NEGATIVES_FILE, ROUNDS_FILE
+from mnrl_job.training.inputs import AttemptFolders, TrainingData
 from mnrl_job.training.train import train
 from tests.examples import PAIRS
 from tests.scenes import copy_with_dropout
@@ -47,7 +48,8 @@ def data(tmp_path_factory):
     write_labels(folder / "labels.arrow", np.stack([np.arange(32), 100 + np.arange(32) % 8], axis=1))
     np.save(folder / "plan.npy", PLAN)
     pairs = Pairs(folder / "pairs.arrow", ("anchor", "positive"), 32, 32, {}, (), ())
-    return pairs, BatchPlan(folder / "labels.arrow", folder / "plan.npy", "planned", len(PLAN), (0, 4))
+    batch_plan = BatchPlan(folder / "labels.arrow", folder / "plan.npy", "planned", len(PLAN), (0, 4))
+    return TrainingData(pairs, batch_plan)
 
 
 @pytest.fixture
@@ -59,16 +61,18 @@ def go(data, dropping, tmp_path):
 def trained(data, dropping, tmp_path, resume=None, settings=SETTINGS, score=None):
     torch.manual_seed(settings.seed)
     model = SentenceTransformer(str(dropping), device="cpu")
-    carried = tuple(tmp_path / name for name in ("training_log.jsonl", MININGS, ROWS, SCORES, WEIGHTS))
-    for path in carried:
+    extra_files = tuple(
+        tmp_path / name for name in ("training_log.jsonl", ROUNDS_FILE, NEGATIVES_FILE, SCORES, WEIGHTS)
+    )
+    for path in extra_files:
         path.unlink(missing_ok=True)
         if resume and (resume / path.name).exists():
             copyfile(resume / path.name, path)
-    keeping = CheckpointSpec({"settings": {}, "inputs": {}}, carried, resume)
-    done = train(model, settings, *data, tmp_path, tmp_path, keeping, score)
+    spec = CheckpointSpec({"settings": {}, "inputs": {}}, extra_files, resume)
+    done = train(model, settings, data, AttemptFolders(tmp_path, tmp_path), spec, score)
     digest = hashlib.sha256(b"".join(weight.detach().numpy().tobytes() for weight in model.parameters())).hexdigest()
     mined = [(one["step"], one["found"], one["similarity"]) for one in done.hard_negative_mining]
-    lines = carried[0].read_text().count("\n")
+    lines = extra_files[0].read_text().count("\n")
     return (done.steps, done.rows_digest, done.final_loss, done.tokens, digest), lines, mined
 
 
@@ -84,10 +88,12 @@ def undisturbed(request, data, dropping, tmp_path_factory):
 
 
 @pytest.mark.parametrize("step", range(1, 9))
-def test_stopped_after_any_step_it_ends_the_same(go, tmp_path, monkeypatch, undisturbed, step):
+def test_a_run_stopped_after_any_step_and_resumed_ends_with_the_same_weights(
+    go, tmp_path, monkeypatch, undisturbed, step
+):
     settings, expected = undisturbed
     with monkeypatch.context() as patch:
-        patch.setattr(StepVotes, "granted", stop_at(step))
+        patch.setattr(StepVotes, "passed", stop_at(step))
         if step < len(PLAN):
             with pytest.raises(Preempted, match=rf"\bstep {step} of 8\b"):
                 go(settings=settings)
@@ -99,21 +105,21 @@ def test_stopped_after_any_step_it_ends_the_same(go, tmp_path, monkeypatch, undi
 
 
 @pytest.mark.parametrize(("step", "settings"), [(4, SETTINGS), (4, MINING), (6, SETTINGS)])
-def test_stopped_where_patience_ends_it_trains_no_further(go, tmp_path, monkeypatch, step, settings):
+def test_a_run_stopped_when_patience_is_exhausted_trains_no_further(go, tmp_path, monkeypatch, step, settings):
     settings = settings.model_copy(
         update={"eval_interval": Interval(steps=2), "early_stopping_patience": step // 2 - 1}
     )
     undisturbed = go(settings=settings, score=lambda: 0.5)
     assert undisturbed[0][0] == step
     with monkeypatch.context() as patch:
-        patch.setattr(StepVotes, "granted", stop_at(step))
+        patch.setattr(StepVotes, "passed", stop_at(step))
         with pytest.raises(Preempted, match=rf"\bstep {step} of 8\b"):
             go(settings=settings, score=lambda: 0.5)
     checkpoint = tmp_path / "trainer" / f"checkpoint-{step}"
     assert go(resume=checkpoint, settings=settings, score=lambda: 0.5) == undisturbed
 
 
-def test_negatives_are_mined_anew_for_each_epoch_with_the_weights_of_then(go):
+def test_negatives_are_mined_for_each_epoch_with_the_current_weights(go):
     """Batches are made ready one ahead, so the last step of an epoch is not in these weights yet."""
     *once, mined_once = go(settings=MINING.model_copy(update={"mining_interval": "run"}))
     *anew, mined_anew = go(settings=MINING)
@@ -125,11 +131,11 @@ def test_negatives_are_mined_anew_for_each_epoch_with_the_weights_of_then(go):
 
 def stop_at(step):
     """As if a stop were asked for in this step."""
-    steps, granted = iter(range(1, 1000)), StepVotes.granted
+    steps, granted = iter(range(1, 1000)), StepVotes.passed
     return lambda self, name: next(steps) == step if name == "stop" else granted(self, name)
 
 
-def test_a_last_checkpoint_is_made_where_much_work_hangs_on_it(go, tmp_path, monkeypatch):
+def test_the_last_step_is_saved_after_enough_work(go, tmp_path, monkeypatch):
     go()
     assert not (tmp_path / "trainer" / "checkpoint-8").exists()
     monkeypatch.setattr(checkpoints, "WORTH_SAVING_SECONDS", 0.0)
@@ -138,18 +144,18 @@ def test_a_last_checkpoint_is_made_where_much_work_hangs_on_it(go, tmp_path, mon
 
 
 @pytest.mark.parametrize("every", [Interval(steps=1000), Interval(seconds=600.0)], ids=["steps", "time"])
-def test_the_first_checkpoint_is_made_early_however_seldom_they_are_wanted(go, tmp_path, monkeypatch, every):
+def test_the_first_checkpoint_is_saved_early_whatever_the_interval(go, tmp_path, monkeypatch, every):
     monkeypatch.setattr(checkpoints, "WORTH_SAVING_SECONDS", 0.0)
     go(settings=SETTINGS.model_copy(update={"checkpoint_interval": every}))
     kept = sorted(path.name for path in (tmp_path / "trainer").glob("checkpoint-*"))
     assert kept == ["checkpoint-1", "checkpoint-8"], "the second is the last step's"
 
 
-def test_a_request_to_stop_that_was_noted_is_what_ranks_tell_one_another(monkeypatch):
+def test_a_recorded_sigterm_is_a_stop_request(monkeypatch):
     monkeypatch.setattr(preemption, "_request", preemption._Request())
     assert not preemption.stop_requested()
-    preemption._request.note(15)
-    preemption._request.note(15)
+    preemption._request.record(15)
+    preemption._request.record(15)
     assert preemption.stop_requested()
     with pytest.raises(Preempted, match="SIGTERM"):
         preemption.raise_if_stop_requested()

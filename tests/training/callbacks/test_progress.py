@@ -11,6 +11,7 @@ from mnrl_job.errors import Diverged
 from mnrl_job.training.callbacks import progress
 from mnrl_job.training.callbacks.checkpoints import CheckpointSpec
 from mnrl_job.training.data_order_digest import data_order_digest
+from mnrl_job.training.inputs import AttemptFolders
 from mnrl_job.training.losses.mnrl import GlobalBatchLoss
 from mnrl_job.training.train import train
 from tests.training.four_steps import PLAN, SETTINGS
@@ -40,7 +41,7 @@ def lines_of(folder):
     return [{name: value for name, value in line.items() if name not in TIMED} for line in lines]
 
 
-def test_steps_that_follow_one_another_fast_are_read_at_once_and_logged_as_if_each_were(
+def test_fast_steps_are_flushed_together_and_logged_individually(
     run, model, tiny_model, tmp_path, readings, monkeypatch
 ):
     from sentence_transformers import SentenceTransformer
@@ -50,13 +51,13 @@ def test_steps_that_follow_one_another_fast_are_read_at_once_and_logged_as_if_ea
     together = lines_of(tmp_path)
     assert [line["step"] for line in together] == [1, 2, 3, 4]
     assert [line["rows_digest"] for line in together] == [data_order_digest(PLAN[:step]) for step in range(1, 5)]
-    monkeypatch.setattr(progress, "SECONDS_BETWEEN_READINGS", 0.0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_FLUSHES", 0.0)
     run(SentenceTransformer(str(tiny_model), device="cpu"))
     assert readings == [4, 1, 1, 1, 1]
     assert lines_of(tmp_path) == together
 
 
-def test_what_is_logged_every_few_steps_is_the_mean_of_their_losses(run, model, tiny_model, tmp_path, monkeypatch):
+def test_a_log_entry_of_several_steps_has_their_mean_loss(run, model, tiny_model, tmp_path, monkeypatch):
     from sentence_transformers import SentenceTransformer
 
     _, each = run(SentenceTransformer(str(tiny_model), device="cpu"))
@@ -84,8 +85,8 @@ def breaking(monkeypatch):
 
 
 @pytest.mark.usefixtures("breaking")
-def test_a_loss_that_is_no_number_is_told_with_its_step_though_others_were_made_since(run, model, tmp_path):
-    with pytest.raises(Diverged, match="at step 3,") as caught:
+def test_a_nan_loss_is_reported_with_its_step_even_if_later_steps_were_trained(run, model, tmp_path):
+    with pytest.raises(Diverged, match="at step 3;") as caught:
         run(model)
     assert caught.value.details["step"] == 3
     assert len(caught.value.details["rows"]) == 8
@@ -93,9 +94,9 @@ def test_a_loss_that_is_no_number_is_told_with_its_step_though_others_were_made_
 
 
 @pytest.mark.usefixtures("breaking")
-def test_before_a_checkpoint_all_steps_are_looked_at(run, model, tmp_path, readings):
+def test_all_losses_are_checked_before_a_checkpoint(run, model, tmp_path, readings):
     settings = SETTINGS.model_copy(update={"checkpoint_interval": Interval(steps=3)})
-    with pytest.raises(Diverged, match="at step 3,"):
-        train(model, settings, run.pairs, run.batching, tmp_path, tmp_path, CheckpointSpec({}, (), None))
+    with pytest.raises(Diverged, match="at step 3;"):
+        train(model, settings, run.data, AttemptFolders(tmp_path, tmp_path), CheckpointSpec({}, (), None))
     assert readings == [3]
     assert not list((tmp_path / "trainer").glob("checkpoint-*"))

@@ -18,6 +18,7 @@ from mnrl_job.data.tables import write_columns, write_labels
 from mnrl_job.tracking.run import tracked_run
 from mnrl_job.training.callbacks import tracking
 from mnrl_job.training.callbacks.tracking import TrackerCallback
+from mnrl_job.training.inputs import AttemptFolders, TrainingData
 from mnrl_job.training.train import train
 from tests.examples import PAIRS
 from tests.servers.mlflow import mlflow_server
@@ -39,7 +40,7 @@ def environment():
 
 @pytest.fixture
 def run_training(tmp_path, tiny_model, caplog):
-    """Train a few steps. Returns the weights, the seconds it seconds, and the warnings."""
+    """Train a few steps. Returns the weights, the seconds it took, and the warnings."""
     texts = [(f"{PAIRS[i % 8][0]} {'abcd'[i // 8]}", PAIRS[i % 8][1]) for i in range(32)]
     write_columns(tmp_path / "pairs.arrow", anchor=[a for a, _ in texts], positive=[p for _, p in texts])
     write_labels(tmp_path / "labels.arrow", np.stack([np.arange(32), 100 + np.arange(32) % 8], axis=1))
@@ -52,7 +53,8 @@ def run_training(tmp_path, tiny_model, caplog):
         model = SentenceTransformer(str(tiny_model), device="cpu")
         started = time.monotonic()
         with caplog.at_level(logging.WARNING, "mnrl_job"):
-            train(model, SETTINGS.model_copy(update={"report_to": trackers}), pairs, batching, tmp_path, tmp_path)
+            settings = SETTINGS.model_copy(update={"report_to": trackers})
+            train(model, settings, TrainingData(pairs, batching), AttemptFolders(tmp_path, tmp_path))
         seconds = time.monotonic() - started
         weights = torch.cat([weight.detach().ravel() for weight in model.parameters()])
         return weights, seconds, [record.getMessage() for record in caplog.records if record.name == "mnrl_job"]

@@ -13,17 +13,17 @@ from sentence_transformers.util import mine_hard_negatives
 
 from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.config.setting_types import RankRange
-from mnrl_job.config.settings import Settings
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import Ragged, no_values, offsets_of
 from mnrl_job.data.tables import NO_GROUP, read_table, write_columns, write_labels
-from mnrl_job.embedding.chunks import chunk_limit
+from mnrl_job.embedding.chunks import default_chunk_budget
 from mnrl_job.embedding.masks import embed
 from mnrl_job.system.record_files import write_record
-from mnrl_job.training.collator import TextCollator, TokenCollator, collator
+from mnrl_job.training.collator import TextCollator, TokenCollator, build_collator
 from mnrl_job.training.hard_negatives import mining
-from mnrl_job.training.hard_negatives.mining import NO_ROW, distinct, mine, search
+from mnrl_job.training.hard_negatives.mining import NO_ROW, MiningConfig, find_candidates, mine, search
 from mnrl_job.training.hard_negatives.mining_rounds import HardNegatives
+from mnrl_job.training.inputs import TrainingData
 from tests.waits import counted_waits
 
 WORDS = (
@@ -54,30 +54,25 @@ def data(tmp_path):
     write_labels(tmp_path / "labels.arrow", np.arange(2 * ROWS).reshape(2, ROWS).T)
     np.save(tmp_path / "plan.npy", np.arange(ROWS).reshape(3, -1))
     pairs = Pairs(tmp_path / "pairs.arrow", ("anchor", "positive"), ROWS, ROWS, {}, (), ())
-    return pairs, BatchPlan(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", 3)
+    return TrainingData(pairs, BatchPlan(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", 3))
 
 
 def texts_of(pairs):
     return [column.to_pylist() for column in read_table(pairs.path).columns]
 
 
-def asked_for(count, margin=0.0, places="1-100"):
+def config_of(count, margin=0.0, places="1-100"):
     first, last = map(int, places.split("-"))
-    wanted = {
-        "num_hard_negatives": count,
-        "hard_negative_relative_margin": margin,
-        "hard_negative_range": RankRange(first, last),
-    }
-    return Settings(batch_size=16, precision="fp32", learning_rate=1e-3).model_copy(update=wanted)
+    return MiningConfig(count, RankRange(first, last), margin)
 
 
-def test_they_are_those_of_the_library(minilm, data, tmp_path):
+def test_hard_negatives_equal_the_librarys(minilm, data, tmp_path):
     model = SentenceTransformer(str(minilm), device="cpu")
-    pairs, _ = data
+    pairs = data.pairs
     anchors, positives = texts_of(pairs)
     groups = np.arange(2 * ROWS).reshape(2, ROWS).T
-    texts = distinct(groups, no_values(len(groups)), np.zeros(ROWS, dtype=bool), np.arange(ROWS))
-    found = mine(model, pairs, texts, asked_for(3, margin=0.05), tmp_path / "mining")
+    candidates = find_candidates(groups, no_values(len(groups)), np.zeros(ROWS, dtype=bool), np.arange(ROWS))
+    found = mine(model, pairs, candidates, config_of(3, margin=0.05), "fp32", tmp_path / "mining")
     theirs = mine_hard_negatives(
         Dataset.from_dict({"anchor": anchors, "positive": positives}),
         model,
@@ -102,117 +97,122 @@ GROUPS = st.lists(st.tuples(*3 * [st.integers(-1, 9)]), min_size=2, max_size=20)
 )
 
 
-def naive(scores, groups, barred, planned, wanted, row):
+def naive(scores, groups, non_minable, planned, config, row):
     """The negatives of a row, found one after another; scores of anchor groups and positive groups."""
     anchor, positive, _ = groups[row]
     own = {group for other in groups if other[0] == anchor for group in other}
-    forbidden = own | {groups[other][1] for other in planned if barred[other]}
+    forbidden = own | {groups[other][1] for other in planned if non_minable[other]}
     others = sorted({groups[other][1] for other in planned} - forbidden, key=lambda group: -scores[anchor][group])
-    window = others[wanted.hard_negative_range.first - 1 : wanted.hard_negative_range.last]
+    window = others[config.ranks.first - 1 : config.ranks.last]
     of_positive = scores[anchor][positive]
-    limit = of_positive - abs(of_positive) * wanted.hard_negative_relative_margin
-    return [group for group in window if scores[anchor][group] <= limit][: wanted.num_hard_negatives]
+    limit = of_positive - abs(of_positive) * config.relative_margin
+    return [group for group in window if scores[anchor][group] <= limit][: config.num_negatives]
 
 
 @settings(deadline=None, max_examples=150)
 @given(GROUPS, st.integers(1, 4), st.integers(0, 2), st.sampled_from([0.0, 0.3]), st.data())
-def test_own_groups_and_eval_documents_are_never_taken_and_the_window_is_kept(groups, count, skipped, margin, data):
-    barred = np.array(data.draw(st.lists(st.booleans(), min_size=len(groups), max_size=len(groups))))
+def test_own_groups_and_eval_documents_are_never_mined_and_the_rank_range_is_respected(
+    groups, count, skipped, margin, data
+):
+    non_minable = np.array(data.draw(st.lists(st.booleans(), min_size=len(groups), max_size=len(groups))))
     planned = data.draw(st.sets(st.integers(0, len(groups) - 1), min_size=1).map(sorted))
-    wanted = asked_for(count, margin, f"{skipped + 1}-{skipped + max(count, 5)}")
+    config = config_of(count, margin, f"{skipped + 1}-{skipped + max(count, 5)}")
     numbers = np.array(groups)
     given = Ragged(numbers[:, 2][numbers[:, 2] != NO_GROUP], offsets_of(numbers[:, 2] != NO_GROUP))
-    texts = distinct(numbers[:, :2], given, barred, np.array(planned))
+    candidates = find_candidates(numbers[:, :2], given, non_minable, np.array(planned))
     rng = np.random.default_rng(len(groups))
     vectors = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(2, 10, 4))).float(), dim=-1)
-    queries = torch.stack([vectors[0, groups[row][0]] for row in texts.queries])
-    documents = torch.stack([vectors[1, groups[row][1]] for row in texts.documents])
+    queries = torch.stack([vectors[0, groups[row][0]] for row in candidates.queries])
+    documents = torch.stack([vectors[1, groups[row][1]] for row in candidates.documents])
     scores = vectors[0] @ vectors[1].T
     seen = 0
-    for rows, numbers, found, _ in search(queries, documents, texts, wanted):
+    for rows, numbers, found, _ in search(queries, documents, candidates, config):
         for row, number, score in zip(rows.tolist(), numbers, found, strict=True):
-            expected = naive(scores, groups, barred, planned, wanted, row)
-            taken = [groups[texts.documents[one]][1] for one in number[score.isfinite()]]
+            expected = naive(scores, groups, non_minable, planned, config, row)
+            taken = [groups[candidates.documents[one]][1] for one in number[score.isfinite()]]
             assert taken == expected
             seen += 1
     assert seen == len(planned)
 
 
-def test_right_answers_told_by_rows_that_are_left_out_are_not_taken(model, data, tmp_path):
+def test_documents_relevant_by_unplanned_rows_are_not_mined(model, data, tmp_path):
     """Of one query only the first row is trained on; the second's answer is there by another query, too."""
-    pairs, _ = data
+    pairs = data.pairs
     groups = np.arange(2 * ROWS).reshape(2, ROWS).T
     groups[1] = groups[0, 0], groups[2, 1]
-    texts = distinct(groups, no_values(len(groups)), np.zeros(ROWS, dtype=bool), np.array([0, 2, 3]))
-    found = mine(model, pairs, texts, asked_for(2, margin=-10.0), tmp_path / "mining").rows
+    candidates = find_candidates(groups, no_values(len(groups)), np.zeros(ROWS, dtype=bool), np.array([0, 2, 3]))
+    found = mine(model, pairs, candidates, config_of(2, margin=-10.0), "fp32", tmp_path / "mining").rows
     assert found[0].tolist() == [3, NO_ROW]
     assert sorted(found[2]) == [0, 3]
 
 
-def test_queries_are_ranked_some_at_a_time(model, data, tmp_path, monkeypatch):
-    pairs, _ = data
+def test_mining_in_tiles_gives_the_same_result(model, data, tmp_path, monkeypatch):
+    pairs = data.pairs
     groups = np.arange(2 * ROWS).reshape(2, ROWS).T
     groups[5:9, 0] = groups[5, 0]
-    texts = distinct(groups, no_values(len(groups)), np.zeros(ROWS, dtype=bool), np.arange(ROWS))
-    at_once = mine(model, pairs, texts, asked_for(2), tmp_path / "mining")
-    monkeypatch.setattr(mining, "scores_at_once", lambda _: 5 * ROWS)
-    assert np.array_equal(mine(model, pairs, texts, asked_for(2), tmp_path / "mining").rows, at_once.rows)
+    candidates = find_candidates(groups, no_values(len(groups)), np.zeros(ROWS, dtype=bool), np.arange(ROWS))
+    at_once = mine(model, pairs, candidates, config_of(2), "fp32", tmp_path / "mining")
+    monkeypatch.setattr(mining, "scores_per_tile", lambda _: 5 * ROWS)
+    assert np.array_equal(mine(model, pairs, candidates, config_of(2), "fp32", tmp_path / "mining").rows, at_once.rows)
 
 
-def test_the_device_is_waited_for_as_often_however_many_tiles_there_are(model, data, tmp_path, monkeypatch):
-    pairs, _ = data
+def test_the_number_of_synchronizations_does_not_depend_on_tiles(model, data, tmp_path, monkeypatch):
+    pairs = data.pairs
     groups = np.arange(2 * ROWS).reshape(2, ROWS).T
-    texts = distinct(groups, no_values(len(groups)), np.arange(ROWS) % 7 == 0, np.arange(ROWS))
-    mine(model, pairs, texts, asked_for(2), tmp_path / "mining")  # tokenises
+    candidates = find_candidates(groups, no_values(len(groups)), np.arange(ROWS) % 7 == 0, np.arange(ROWS))
+    mine(model, pairs, candidates, config_of(2), "fp32", tmp_path / "mining")  # tokenises
     counts = []
     for queries in (ROWS, 5, 1):
-        monkeypatch.setattr(mining, "scores_at_once", lambda _, queries=queries: queries * ROWS)
+        monkeypatch.setattr(mining, "scores_per_tile", lambda _, queries=queries: queries * ROWS)
         with counted_waits() as waits:
-            mine(model, pairs, texts, asked_for(2), tmp_path / "mining")
+            mine(model, pairs, candidates, config_of(2), "fp32", tmp_path / "mining")
         counts.append(len(waits))
     assert counts[0] == counts[1] == counts[2] < 20
 
 
-def test_texts_are_found_in_more_text_than_arrow_can_join(model, data, huge, tmp_path, monkeypatch):
+def test_negatives_are_mined_in_columns_over_2_gib(model, data, huge, tmp_path, monkeypatch):
     monkeypatch.setattr(mining, "read_table", lambda _: huge)
-    pairs = replace(data[0], rows=huge.num_rows)
+    pairs = replace(data.pairs, rows=huge.num_rows)
     rows = np.array([0, 1, huge.num_rows - 1])
     groups = np.arange(2 * huge.num_rows).reshape(2, -1).T
     found = mine(
         model,
         pairs,
-        distinct(groups, no_values(len(groups)), np.zeros(len(groups), dtype=bool), rows),
-        asked_for(2),
+        find_candidates(groups, no_values(len(groups)), np.zeros(len(groups), dtype=bool), rows),
+        config_of(2),
+        "fp32",
         tmp_path,
     )
     assert set(found.rows[rows].ravel().tolist()) <= {NO_ROW, *rows.tolist()}
 
 
-def test_only_rows_that_are_trained_on_are_embedded_and_taken(model, data, tmp_path):
-    pairs, _ = data
-    texts = distinct(
+def test_only_planned_rows_are_embedded_and_mined(model, data, tmp_path):
+    pairs = data.pairs
+    candidates = find_candidates(
         np.arange(2 * ROWS).reshape(2, ROWS).T, no_values(ROWS), np.zeros(ROWS, dtype=bool), np.array([3, 7, 20, 21])
     )
     seen = []
     model.register_forward_hook(lambda _, __, found: seen.append(len(found["sentence_embedding"])))
-    found = mine(model, pairs, texts, asked_for(3), tmp_path / "mining").rows
+    found = mine(model, pairs, candidates, config_of(3), "fp32", tmp_path / "mining").rows
     assert sum(seen) == 8
     assert set(found.ravel()) <= {NO_ROW, 3, 7, 20, 21}
     assert (np.delete(found, [3, 7, 20, 21], axis=0) == NO_ROW).all()
 
 
-def test_batches_bring_their_texts_and_their_groups(model, static_model, data, tmp_path):
-    pairs, batching = data
+def test_batches_hold_mined_negatives_and_their_labels(model, static_model, data, tmp_path):
+    pairs = data.pairs
     _, positives = texts_of(pairs)
-    negatives = HardNegatives(model, asked_for(2), pairs, batching, np.load(batching.plan)[:2], tmp_path)
+    negatives = HardNegatives(model, config_of(2), "fp32", data, np.load(data.batch_plan.plan)[:2], tmp_path)
     negatives.mine(0)
     mined = negatives._rows
     rows = [ROWS - 1, 0]
     assert (mined[rows] == NO_ROW).tolist() == [[True, True], [False, False]]
     expected = [positives[number] for number in mined[0]]
     for one, kind in ((model, TokenCollator), (static_model, TextCollator)):
-        collate = collator(one, pairs, chunk_limit(torch.device("cpu")), tmp_path / f"{kind.__name__}-tokens")
-        collate.chosen = replace(collate.chosen, mined=negatives)
+        collate = build_collator(
+            one, pairs, default_chunk_budget(torch.device("cpu")), tmp_path / f"{kind.__name__}-tokens"
+        )
+        collate.row_texts = replace(collate.row_texts, mined=negatives)
         batch = collate([{"label": [row, row, ROWS + row]} for row in rows])
         assert isinstance(collate, kind)
         assert batch["label"].tolist() == [[row, row, ROWS + row] for row in rows]
@@ -224,17 +224,16 @@ def test_batches_bring_their_texts_and_their_groups(model, static_model, data, t
 
 
 @pytest.mark.parametrize("ranks", ["two_ranks", "three_ranks"])
-def test_ranks_share_the_work_and_find_the_same(request, ranks, model, data, tmp_path):
-    pairs, batching = data
-    for name, record in {"pairs": pairs, "batching": batching}.items():
+def test_several_ranks_split_the_mining_and_get_the_same_result(request, ranks, model, data, tmp_path):
+    pairs = data.pairs
+    for name, record in {"pairs": pairs, "batching": data.batch_plan}.items():
         write_record(tmp_path / f"{name}.json", record)
-    (tmp_path / "settings.json").write_text(asked_for(2).model_dump_json(), encoding="utf-8")
     model.save_pretrained(str(tmp_path / "model"), create_model_card=False)
     found = request.getfixturevalue(ranks).ask("mine", tmp_path)
-    texts = distinct(
+    candidates = find_candidates(
         np.arange(2 * ROWS).reshape(2, ROWS).T, no_values(ROWS), np.zeros(ROWS, dtype=bool), np.arange(ROWS)
     )
-    alone = mine(model, pairs, texts, asked_for(2), tmp_path / "alone")
+    alone = mine(model, pairs, candidates, config_of(2), "fp32", tmp_path / "alone")
     assert found["rows"] == alone.rows.tolist()
     assert found["similarity"] == pytest.approx(alone.similarity, rel=1e-5)
     assert found["positive_similarity"] == pytest.approx(alone.positive_similarity, rel=1e-5)

@@ -5,8 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from sentence_transformers.sentence_transformer.losses import (
     GISTEmbedLoss,
     MultipleNegativesRankingLoss,
@@ -20,61 +18,25 @@ from transformers import AutoTokenizer
 from mnrl_job.config.setting_types import Hardness
 from mnrl_job.data.tables import NO_GROUP
 from mnrl_job.training.distributed import all_gather_with_grad
-from mnrl_job.training.losses import contrastive_loss as module
-from mnrl_job.training.losses.contrastive_loss import contrastive_loss
+from mnrl_job.training.losses.contrastive_loss import LossConfig, contrastive_loss
 from tests.program import run_python
+from tests.training.losses.embeddings import (
+    DIMENSION,
+    DIRECTIONS,
+    LIBRARY,
+    MODES,
+    ROWS,
+    SCALE,
+    apart,
+    embeddings,
+    gradient,
+    guides_of,
+    labels_of,
+    ours,
+    set_tiles,
+)
 
-ROWS, DIMENSION, SCALE = 8, 5, 20.0
-FOUR = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
-LIBRARY = {
-    "mnrl": {},
-    "symmetric": {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"},
-    "gte": {"directions": FOUR, "partition_mode": "joint"},
-}
-DIRECTIONS = {name: options.get("directions", ("query_to_doc",)) for name, options in LIBRARY.items()}
-DIRECTIONS["guided"] = ("query_to_doc", "query_to_query", "pos_to_pos")
 OBJECTIVES = pytest.mark.parametrize("objective", LIBRARY)
-MODES = ("in_batch_negatives", "hard_negatives", "all_negatives")
-
-
-def embeddings(columns, rows=ROWS, dtype=torch.float64, seed=7):
-    """Anchors and the documents of each column, of unit length, shape (1 + columns, rows, dimension)."""
-    made = torch.randn(1 + columns, rows, DIMENSION, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return normalize(made, dim=2).to(dtype).requires_grad_()
-
-
-def labels_of(groups):
-    """The labels of all positives, then of all first negatives, and so on; of each row's groups the anchor's first."""
-    columns = range(1, len(groups[0]))
-    return torch.tensor([[row, one[0], one[column]] for column in columns for row, one in enumerate(groups)])
-
-
-def apart(columns, rows=ROWS):
-    """Every text is a group of its own."""
-    return labels_of(torch.arange(rows * (1 + columns)).reshape(rows, -1).tolist())
-
-
-def sides_of(made):
-    """Queries, and all documents column by column."""
-    return made[0], made[1:].flatten(0, 1)
-
-
-def guides_of(columns, rows=ROWS):
-    """What a guide finds, which has nothing to do with what the model does: it takes many documents out."""
-    return embeddings(columns, rows, seed=8).detach()
-
-
-def ours(made, labels, objective, own=slice(None), scale=SCALE, hardness=None):
-    guides = sides_of(guides_of(len(made) - 1, made.shape[1]).to(made.dtype)) if objective == "guided" else None
-    return contrastive_loss(*sides_of(made), labels, own, scale, objective, hardness, guides)
-
-
-def gradient(loss, made):
-    return torch.autograd.grad(loss, made, retain_graph=True)[0]
-
-
-def set_tiles(monkeypatch, rows, made):
-    monkeypatch.setattr(module, "TILE_BYTES", rows * made[1:].shape[:2].numel() * made.element_size())
 
 
 @OBJECTIVES
@@ -135,29 +97,6 @@ def test_with_hardness_too(monkeypatch, objective, mode, columns, rows_at_once):
     assert (value.item() == plain.item()) == (mode == "hard_negatives" and columns == 1)
 
 
-def counts(direction, rows, one, row, column):
-    """Whether a text of a row counts in the softmax of another row, said in words rather than in tensors.
-
-    Args:
-        direction: what is compared with what, as the library calls it.
-        rows: groups of the texts of each row, the anchor first.
-        one: row whose softmax it is.
-        row: row of the other text.
-        column: 0 for its anchor, 1 for its positive, 2 for its negative.
-    """
-    (anchor, positive, _), text = rows[one], rows[row][column]
-    same_anchor = rows[row][0] == anchor
-    if direction == "query_to_query":
-        return not ({anchor, positive} & {text} or rows[row][1] in (anchor, positive))
-    if direction == "doc_to_query":
-        return counts("query_to_doc", rows, row, one, 1)
-    if direction in ("doc_to_doc", "pos_to_pos") and one == row:
-        return False
-    if column == 1:
-        return one == row or not (text in (anchor, positive) or same_anchor)
-    return text != NO_GROUP and (text not in (anchor, positive) or same_anchor)
-
-
 @pytest.mark.parametrize("columns", [1, 2])
 @pytest.mark.parametrize("rows_at_once", [1, 3, 8])
 def test_with_a_guide_value_and_gradients_equal_those_of_gistembed(monkeypatch, tiny_model, columns, rows_at_once):
@@ -173,100 +112,13 @@ def test_with_a_guide_value_and_gradients_equal_those_of_gistembed(monkeypatch, 
     torch.testing.assert_close(gradient(value, made), gradient(theirs, made), rtol=1e-10, atol=1e-12)
 
 
-def weighed(mode, one, row, column):
-    """Whether hardness counts for a document of a row, in the softmax of another row."""
-    hard = one == row and column > 1
-    return {"in_batch_negatives": one != row, "hard_negatives": hard, "all_negatives": one != row or hard}[mode]
-
-
-def dense(made, rows, objective, own, hardness):
-    """The loss with all scores at once, and how many of them were left out from the queries to the documents."""
-    sides = {"query": (made[0], [0]), "doc": (made[1:].flatten(0, 1), [1, 2]), "pos": (made[1], [1])}
-    guides = {name: guides_of(2, len(rows))[numbers].flatten(0, 1) for name, (_, numbers) in sides.items()}
-    scores, left_out = [], 0
-    for direction in DIRECTIONS[objective]:
-        left, right = direction.split("_to_")
-        them, columns = sides[right]
-        counted = torch.tensor(
-            [
-                [counts(direction, rows, one, row, column) for column in columns for row in range(len(rows))]
-                for one in range(len(rows))
-            ]
-        )[own]
-        if objective == "guided":
-            limits = (guides["query"] * guides["pos"]).sum(dim=1)[own]
-            near = guides[left][: len(rows)][own] @ guides[right].T > limits[:, None]
-            positive = torch.eye(len(rows), len(them), dtype=torch.bool)[own] & (direction == "query_to_doc")
-            counted = counted & (~near | positive)
-        cosines = sides[left][0][: len(rows)][own] @ them.T
-        found = SCALE * cosines
-        if hardness and direction == "query_to_doc":
-            chosen = [
-                [weighed(hardness.mode, one, row, column) for column in columns for row in range(len(rows))]
-                for one in range(len(rows))
-            ]
-            found = found + hardness.strength * cosines.detach() * torch.tensor(chosen)[own]
-        scores.append(found.masked_fill(~counted, -torch.inf))
-        left_out += (~counted).sum().item() if direction == "query_to_doc" else 0
-    positive = SCALE * (made[0] * made[1]).sum(dim=1)[own]
-    softmaxes = scores if objective == "symmetric" else [torch.cat(scores, dim=1)]
-    partition = torch.stack([softmax.logsumexp(dim=1) for softmax in softmaxes]).mean(dim=0)
-    return (partition - positive).mean(), left_out
-
-
-GROUPS = st.integers(0, 6)
-BATCHES = st.lists(st.tuples(GROUPS, GROUPS, st.one_of(GROUPS, st.just(NO_GROUP))), min_size=1, max_size=8)
-HARDNESS = st.none() | st.builds(Hardness, st.sampled_from(MODES), st.just(9.0))
-
-
-@pytest.mark.parametrize("objective", DIRECTIONS)
-@given(
-    rows=BATCHES,
-    ends=st.tuples(st.integers(0, 7), st.integers(1, 8)),
-    rows_at_once=st.integers(1, 8),
-    hardness=HARDNESS,
-)
-def test_false_negatives_are_left_out_in_every_direction(objective, rows, ends, rows_at_once, hardness):
-    made, start = embeddings(2, len(rows)), min(ends[0], len(rows) - 1)
-    own = slice(start, max(ends[1], start + 1))
-    expected, left_out = dense(made, rows, objective, own, hardness)
-    with pytest.MonkeyPatch.context() as patch:
-        set_tiles(patch, rows_at_once, made)
-        value, masked = ours(made, labels_of(rows), objective, own, hardness=hardness)
-    assert masked.item() == left_out
-    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(gradient(value, made), gradient(expected, made), rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.parametrize("objective", DIRECTIONS)
-@given(rows=BATCHES, rows_at_once=st.integers(1, 8), hardness=HARDNESS, seed=st.integers(0, 9))
-def test_negatives_that_are_not_there_are_as_good_as_masked_ones(objective, rows, rows_at_once, hardness, seed):
-    """Rows may differ in how many they have, and negatives may stand in any order."""
-    made, labels, count = embeddings(2, len(rows)), labels_of(rows), len(rows)
-    there = torch.nonzero(labels[count:, 2] != NO_GROUP)[:, 0]
-    there = count + there[torch.randperm(len(there), generator=torch.Generator().manual_seed(seed))]
-    places = torch.cat([torch.arange(count), there])
-    queries, documents = sides_of(made)
-    guides = [*sides_of(guides_of(2, count))] if objective == "guided" else None
-    expected, _ = contrastive_loss(queries, documents, labels, slice(None), SCALE, objective, hardness, guides)
-    guides = (guides[0], guides[1][places]) if guides else None
-    with pytest.MonkeyPatch.context() as patch:
-        set_tiles(patch, rows_at_once, made)
-        value, masked = contrastive_loss(
-            queries, documents[places], labels[places], slice(None), SCALE, objective, hardness, guides
-        )
-    assert masked.item() <= len(rows) * len(places)
-    torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(gradient(value, made), gradient(expected, made), rtol=1e-10, atol=1e-12)
-
-
 def test_one_row_with_many_negatives_costs_those_and_not_as_many_for_every_row():
     """4,096 rows of which one has 400; as wide as this one all rows would be 1.6 million documents."""
     queries, documents = normalize(torch.randn(4096, 8)), normalize(torch.randn(4096 + 400, 8))
     labels = torch.stack([torch.arange(4496) % 4096, torch.arange(4496) % 4096, 4096 + torch.arange(4496)], dim=1)
     labels[4096:, :2] = 7
     value, masked = contrastive_loss(
-        queries, documents, labels, slice(0, 8), SCALE, "mnrl", Hardness("hard_negatives", 5)
+        queries, documents, labels, slice(0, 8), LossConfig(SCALE, "mnrl", Hardness("hard_negatives", 5))
     )
     assert masked.item() == 0
     scores = SCALE * queries[:8] @ documents.T
@@ -338,7 +190,7 @@ def test_the_host_never_waits_for_a_value(objective):
 # Prints by how many bytes a loss of a large batch and its gradients raise the peak of this process's memory.
 MEASURE = """
 import resource, sys, torch
-from mnrl_job.training.losses.contrastive_loss import contrastive_loss
+from mnrl_job.training.losses.contrastive_loss import LossConfig, contrastive_loss
 objective, own = sys.argv[1], int(sys.argv[2])
 torch.set_num_threads(1)
 sides = [torch.randn(65_536, 384) for _ in range(2)]
@@ -346,7 +198,7 @@ for side in sides:
     side.div_(side.norm(dim=1, keepdim=True)).requires_grad_()
 labels = torch.arange(3 * 65_536).reshape(-1, 3)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-contrastive_loss(*sides, labels, slice(1024, 1024 + own), 20.0, objective)[0].backward()
+contrastive_loss(*sides, labels, slice(1024, 1024 + own), LossConfig(20.0, objective))[0].backward()
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 

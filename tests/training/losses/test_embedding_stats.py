@@ -10,9 +10,9 @@ import torch
 from torch.nn.functional import normalize
 
 from mnrl_job.data.tables import NO_GROUP
-from mnrl_job.training.callbacks.progress import LoggedStep, Progress
+from mnrl_job.training.callbacks.progress import Progress, RecordedStep
 from mnrl_job.training.losses import embedding_stats as checks
-from mnrl_job.training.losses.embedding_stats import CollapseDetector, EmbeddingStats, compute_stats, on_host
+from mnrl_job.training.losses.embedding_stats import CollapseDetector, EmbeddingStats, compute_stats, to_embedding_stats
 
 GOOD = EmbeddingStats(0.9, 0.125, 0.8, 0.2, 0.1)
 
@@ -27,9 +27,9 @@ def batch():
     return queries, documents, torch.stack([rows.repeat(2), 100 + rows.repeat(2), 200 + torch.arange(16)], dim=1)
 
 
-def test_they_are_what_counting_by_hand_gives(batch):
+def test_statistics_equal_a_direct_computation(batch):
     queries, documents, _labels = batch
-    found = on_host(compute_stats(*batch))
+    found = to_embedding_stats(compute_stats(*batch))
     scores = queries @ documents.T
     positives = scores.diagonal()
     others = scores.masked_fill(torch.eye(8, 16, dtype=torch.bool), -2)
@@ -45,11 +45,11 @@ def test_a_false_negative_does_not_count(batch):
     queries, documents, labels = batch
     documents = documents.clone()
     documents[1] = queries[0]
-    assert on_host(compute_stats(queries, documents, labels)).in_batch_accuracy < 1
+    assert to_embedding_stats(compute_stats(queries, documents, labels)).in_batch_accuracy < 1
     labels[1, 2] = labels[0, 2]
     documents[8:] = documents[0]
     labels[8:, 2] = NO_GROUP
-    found = on_host(compute_stats(queries, documents, labels))
+    found = to_embedding_stats(compute_stats(queries, documents, labels))
     assert found.hardest_negative_score < 1
     assert found.chance == pytest.approx((6 / 8 + 2 / 7) / 8, abs=1e-5)
 
@@ -58,38 +58,42 @@ def test_only_a_sample_of_a_large_batch_is_looked_at_and_all_of_it_scored(batch,
     whole = compute_stats(*batch)
     monkeypatch.setattr(checks, "SAMPLED_ROWS", 4)
     queries, documents, _labels = batch
-    even = on_host(compute_stats(*batch))
+    even = to_embedding_stats(compute_stats(*batch))
     assert even.positive_score == pytest.approx((queries @ documents.T).diagonal()[::2].mean().item(), abs=1e-5)
-    assert even.chance == on_host(whole).chance
+    assert even.chance == to_embedding_stats(whole).chance
     monkeypatch.setattr(checks, "TILE_BYTES", 1)
-    assert on_host(compute_stats(*batch)).positive_score == pytest.approx((queries[0] @ documents[0]).item(), abs=1e-5)
+    assert to_embedding_stats(compute_stats(*batch)).positive_score == pytest.approx(
+        (queries[0] @ documents[0]).item(), abs=1e-5
+    )
 
 
-def test_where_no_query_has_a_negative_there_is_nothing_to_say(batch):
+def test_without_negatives_statistics_are_none(batch):
     queries, documents, labels = batch
     labels[:, 1] = 7
-    found = on_host(compute_stats(queries, documents[:8], labels[:8]))
+    found = to_embedding_stats(compute_stats(queries, documents[:8], labels[:8]))
     assert (found.in_batch_accuracy, found.chance, found.hardest_negative_score) == (None, None, None)
     assert CollapseDetector().update(found) is None
 
 
-def test_texts_that_all_look_alike_are_an_alarm():
+def test_similar_unrelated_documents_are_a_collapse():
     same = normalize(torch.ones(8, 16))
     labels = torch.arange(24).reshape(8, 3)
-    found = on_host(compute_stats(same, same, labels))
+    found = to_embedding_stats(compute_stats(same, same, labels))
     assert (found.in_batch_accuracy, found.anisotropy) == (0.0, 1.0)
     alarm = CollapseDetector()
     assert [alarm.update(GOOD) for _ in range(5)] == [None] * 4 + [""]
     alike = replace(found, in_batch_accuracy=0.9)
-    told = [alarm.update(alike) for _ in range(5)]
-    assert told[:4] == [""] * 4
-    assert told[4] == "unrelated documents look alike: their mean cosine similarity rose from 0.10 to 1.00"
+    messages = [alarm.update(alike) for _ in range(5)]
+    assert messages[:4] == [""] * 4
+    assert messages[4] == "unrelated documents look alike: their mean cosine similarity rose from 0.10 to 1.00"
 
 
 def test_five_steps_are_enough_where_the_first_was_good():
     alarm = CollapseDetector()
-    told = [alarm.update(replace(GOOD, anisotropy=value)) for value in (0.79, 1.0, 1.0, 1.0, 1.0)]
-    assert told == [None] * 4 + ["unrelated documents look alike: their mean cosine similarity rose from 0.79 to 0.96"]
+    messages = [alarm.update(replace(GOOD, anisotropy=value)) for value in (0.79, 1.0, 1.0, 1.0, 1.0)]
+    assert messages == [None] * 4 + [
+        "unrelated documents look alike: their mean cosine similarity rose from 0.79 to 0.96"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -105,11 +109,11 @@ def test_five_steps_are_enough_where_the_first_was_good():
         (1, 1, False),
     ],
 )
-def test_texts_that_looked_alike_before_are_no_collapse(before, after, collapsed):
+def test_documents_similar_from_the_start_are_no_collapse(before, after, collapsed):
     alarm = CollapseDetector()
     alarm.update(replace(GOOD, anisotropy=before))
-    told = [alarm.update(replace(GOOD, anisotropy=after)) for _ in range(10)]
-    assert ("look alike" in told[-1]) == collapsed
+    messages = [alarm.update(replace(GOOD, anisotropy=after)) for _ in range(10)]
+    assert ("look alike" in messages[-1]) == collapsed
     lost = replace(GOOD, anisotropy=after, in_batch_accuracy=0.1)
     assert "the in-batch accuracy fell" in [alarm.update(lost) for _ in range(5)][-1]
 
@@ -118,9 +122,9 @@ def test_positives_that_are_no_longer_found_are_an_alarm_and_ones_that_never_wer
     guessing = EmbeddingStats(0.1, 0.125, 0.5, 0.5, 0.1)
     alarm = CollapseDetector()
     assert [alarm.update(GOOD) for _ in range(10)] == [None] * 4 + [""] * 6
-    told = [alarm.update(guessing) for _ in range(5)]
-    assert told[:4] == [""] * 4
-    assert told[4] == "the in-batch accuracy fell from 0.90 to 0.10, where guessing gives 0.12"
+    messages = [alarm.update(guessing) for _ in range(5)]
+    assert messages[:4] == [""] * 4
+    assert messages[4] == "the in-batch accuracy fell from 0.90 to 0.10; random guessing gives 0.12"
     never = CollapseDetector()
     assert [never.update(guessing) for _ in range(10)] == [None] * 4 + [""] * 6
 
@@ -132,13 +136,13 @@ def progress(tmp_path):
     def follow(attempts=1):
         log = tmp_path / "training_log.jsonl"
         for number in range(attempts):
-            one = Progress(log, np.zeros((12, 8), dtype=np.int64), SimpleNamespace(), None, shows=True)
+            one = Progress(log, np.zeros((12, 8), dtype=np.int64), SimpleNamespace(), None, is_main=True)
             start = number * 12 // attempts
-            one._keep_lines(start)
+            one._truncate_log(start)
             for step in range(start + 1, (number + 1) * 12 // attempts + 1):
                 checks = GOOD if step <= 6 else replace(GOOD, anisotropy=0.99)
                 one.loss = 0.5
-                one._write(LoggedStep(step, 0.0, 1e-5, 1, 0.1, 0, {}), None, checks)
+                one._write(RecordedStep(step, 0.0, 1e-5, 1, 0.1, 0, {}), None, checks)
         return one
 
     return follow
@@ -154,7 +158,7 @@ def test_whether_the_embeddings_collapsed_is_known_of_each_step_also_by_the_next
 
 def test_the_last_loss_is_known_where_nothing_is_logged_any_more(tmp_path):
     """As on a node that does not tell, and goes on from a checkpoint of the last step."""
-    one = Progress(tmp_path / "log", np.zeros((12, 8), dtype=np.int64), SimpleNamespace(), None, shows=False)
+    one = Progress(tmp_path / "log", np.zeros((12, 8), dtype=np.int64), SimpleNamespace(), None, is_main=False)
     history = [{"loss": 0.75, "step": 11}, {"loss": "0.5", "step": 12}, {"eval_ndcg@10": 1.0, "step": 12}]
     one.on_train_begin(None, SimpleNamespace(global_step=12, log_history=history), None)
     assert one.loss == 0.5

@@ -9,6 +9,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from mnrl_job.config.setting_types import Hardness
+from mnrl_job.training.losses.contrastive_loss import LossConfig
 from mnrl_job.training.losses.mnrl import GlobalBatchLoss
 
 ROWS, TEXTS, WIDTH = 8, 24, 6
@@ -67,13 +68,13 @@ def batch(guided):
 )
 def test_all_tensors_of_a_step_are_on_its_device(objective, hardness, dimensions, kept_tokens):
     model = Backbone()
-    loss = GlobalBatchLoss(model, 20, objective, hardness=hardness, dimensions=dimensions)
+    loss = GlobalBatchLoss(model, LossConfig(20, objective, hardness), matryoshka_dims=dimensions)
     loss.activation_token_budget = kept_tokens
-    loss.watched = True
+    loss.collect_stats = True
     value = loss(*batch(objective == "guided"))
     value.backward()
     gradients = [weight.grad for weight in model.bert.encoder.parameters()]
-    looked_at = [value, loss.measured, loss.counts.masked, *loss.counts.consumed, *gradients]
+    looked_at = [value, loss.stats, loss.counts.masked, *loss.counts.batches, *gradients]
     assert {tensor.device for tensor in looked_at} == {META}
 
 
@@ -85,4 +86,4 @@ def test_a_tensor_left_on_the_processor_is_found(name):
     else:
         made["negatives"] = torch.zeros(ROWS, 3, dtype=torch.long)
     with pytest.raises(RuntimeError, match="device"):
-        GlobalBatchLoss(Backbone(), 20)(made, labels)
+        GlobalBatchLoss(Backbone(), LossConfig(20))(made, labels)

@@ -8,10 +8,11 @@ from typing import get_args
 import pytest
 import torch
 
-from mnrl_job.training.losses.contrastive_loss import Objective
-from mnrl_job.training.losses.mnrl import GlobalBatchLoss, cut_to, split
+from mnrl_job.training.losses.contrastive_loss import LossConfig, Objective
+from mnrl_job.training.losses.mnrl import GlobalBatchLoss
+from mnrl_job.training.losses.sub_chunks import split_chunk, split_to_count
 from tests.examples import PAIRS
-from tests.training.ranks import batch_of, guide_of
+from tests.training.batches import batch_of, guide_of
 
 NEGATIVES = [positive + " not at all" for _, positive in PAIRS]
 COLUMNS = [*([list(column) for column in zip(*PAIRS, strict=True)]), NEGATIVES]
@@ -40,7 +41,7 @@ def value_and_gradients(model, loss, columns, labels, rows_at_once=8):
     ours = isinstance(loss, GlobalBatchLoss)
     if ours:
         batch = batch_of(model, columns, rows_at_once, labels)
-        batch |= {"guide": guide_of(batch, labels)} if loss.objective == "guided" else {}
+        batch |= {"guide": guide_of(batch, labels)} if loss.config.objective == "guided" else {}
         value = loss(batch, labels[:, :3])
     else:
         value = loss([model.preprocess(list(column)) for column in columns], None)
@@ -58,7 +59,7 @@ def test_value_and_gradients_equal_the_librarys(model, rows_at_once, pieces, kep
 
     columns = COLUMNS if with_negatives else COLUMNS[:2]
     theirs, their_gradients = value_and_gradients(model, MultipleNegativesRankingLoss(model, scale=20), columns, None)
-    loss = GlobalBatchLoss(model, 20)
+    loss = GlobalBatchLoss(model, LossConfig(20))
     loss.activation_token_budget, loss.sub_chunks = kept_tokens, pieces
     ours, our_gradients = value_and_gradients(model, loss, columns, apart(columns), rows_at_once)
     assert ours == pytest.approx(theirs, abs=1e-12)
@@ -74,7 +75,7 @@ def test_the_sum_over_cut_embeddings_is_the_librarys(model, kept_tokens, dimensi
 
     library = MatryoshkaLoss(model, MultipleNegativesRankingLoss(model, scale=20), list(dimensions))
     theirs, their_gradients = value_and_gradients(model, library, COLUMNS, None)
-    loss = GlobalBatchLoss(model, 20, dimensions=dimensions)
+    loss = GlobalBatchLoss(model, LossConfig(20), matryoshka_dims=dimensions)
     loss.activation_token_budget = kept_tokens
     ours, our_gradients = value_and_gradients(model, loss, COLUMNS, apart(COLUMNS), 3)
     assert ours == pytest.approx(theirs, abs=1e-12)
@@ -84,7 +85,7 @@ def test_the_sum_over_cut_embeddings_is_the_librarys(model, kept_tokens, dimensi
 
 def test_documents_are_masked_once_however_often_embeddings_are_cut(model):
     labels = labels_of([[row, 100 + row % 4] for row in range(8)])
-    loss = GlobalBatchLoss(model, 20, dimensions=(32, 16, 8))
+    loss = GlobalBatchLoss(model, LossConfig(20), matryoshka_dims=(32, 16, 8))
     loss(batch_of(model, COLUMNS[:2], 4, labels), labels)
     assert int(loss.counts.masked) == 8
 
@@ -107,7 +108,7 @@ def test_two_ranks_mask_what_one_would(two_ranks, tmp_path, tiny_model, model):
     (tmp_path / "columns.json").write_text(json.dumps(COLUMNS), encoding="utf-8")
     (tmp_path / "groups.json").write_text(json.dumps(groups.tolist()), encoding="utf-8")
     found = two_ranks.ask("loss", tmp_path)
-    loss = GlobalBatchLoss(model, 20)
+    loss = GlobalBatchLoss(model, LossConfig(20))
     value, gradients = value_and_gradients(model, loss, COLUMNS, labels)
     assert int(loss.counts.masked) == 4
     assert found["ours"]["value"] == pytest.approx(value, abs=1e-12)
@@ -127,7 +128,7 @@ def test_two_ranks_whose_rows_differ_in_their_negatives_learn_what_one_does(two_
         (tmp_path / "columns.json").write_text(json.dumps(columns), encoding="utf-8")
         (tmp_path / "groups.json").write_text(json.dumps(labels[:, 1:].tolist()), encoding="utf-8")
         found = two_ranks.ask("loss", tmp_path, "ours")["ours"]
-        loss = GlobalBatchLoss(model, 20)
+        loss = GlobalBatchLoss(model, LossConfig(20))
         value, gradients = value_and_gradients(model, loss, columns, labels)
         documents = 8 + sum(map(len, kept))
         assert loss.counts.negatives == 8 * (documents - 1)
@@ -152,7 +153,7 @@ def test_ranks_that_differ_in_how_many_rows_they_have_learn_what_one_does(
     (tmp_path / "columns.json").write_text(json.dumps(columns), encoding="utf-8")
     (tmp_path / "groups.json").write_text(json.dumps(groups.tolist()), encoding="utf-8")
     found = request.getfixturevalue(f"{count}_ranks").ask("objective", tmp_path, objective)
-    loss = GlobalBatchLoss(model, 20, objective)
+    loss = GlobalBatchLoss(model, LossConfig(20, objective))
     value, gradients = value_and_gradients(model, loss, columns, labels)
     assert int(loss.counts.masked) > 0
     assert found["value"] == pytest.approx(value, abs=1e-12)
@@ -164,7 +165,7 @@ def test_rows_may_differ_in_how_many_negatives_they_have(model):
     """The library fills up with empty texts, which then count; here they are looked up by hand."""
     negatives = [[], [NEGATIVES[1]], [], NEGATIVES[2:7], *[[]] * 4]
     columns = COLUMNS[:2] + [[some[at] if at < len(some) else "" for some in negatives] for at in range(5)]
-    loss = GlobalBatchLoss(model, 20)
+    loss = GlobalBatchLoss(model, LossConfig(20))
     value, _ = value_and_gradients(model, loss, columns, apart(columns))
     every = [*COLUMNS[1], *(text for some in negatives for text in some)]
     queries, documents = (model(model.preprocess(texts))["sentence_embedding"] for texts in (COLUMNS[0], every))
@@ -176,7 +177,7 @@ def test_rows_may_differ_in_how_many_negatives_they_have(model):
 def test_a_false_negative_is_left_out_of_the_softmax(model):
     labels = apart(COLUMNS[:2])
     labels[7, 1] = labels[0, 1]  # one anchor with two positives
-    loss = GlobalBatchLoss(model, 20)
+    loss = GlobalBatchLoss(model, LossConfig(20))
     value, _ = value_and_gradients(model, loss, COLUMNS[:2], labels)
     queries, documents = (model(model.preprocess(column))["sentence_embedding"] for column in COLUMNS[:2])
     scores = 20 * torch.nn.functional.cosine_similarity(queries[:, None], documents[None], dim=2)
@@ -187,7 +188,7 @@ def test_a_false_negative_is_left_out_of_the_softmax(model):
 def test_a_batch_of_one_positive_alone_teaches_nothing_and_breaks_nothing(model):
     columns = [COLUMNS[0], [COLUMNS[1][0]] * 8]
     labels = labels_of([[row, 100] for row in range(8)])
-    loss = GlobalBatchLoss(model, 20)
+    loss = GlobalBatchLoss(model, LossConfig(20))
     value, gradients = value_and_gradients(model, loss, columns, labels)
     assert value == pytest.approx(0, abs=1e-12)
     assert all(torch.isfinite(gradient).all() and gradient.abs().max() < 1e-12 for gradient in gradients.values())
@@ -195,12 +196,12 @@ def test_a_batch_of_one_positive_alone_teaches_nothing_and_breaks_nothing(model)
 
 def test_what_was_trained_on_and_masked_is_counted(model):
     labels = labels_of([[row, 100 + row % 4] for row in range(8)])
-    loss = GlobalBatchLoss(model, 20)
+    loss = GlobalBatchLoss(model, LossConfig(20))
     value = loss(batch_of(model, COLUMNS[:2], 4, labels), labels)
-    consumed, losses = loss.take_consumed()
+    consumed, losses = loss.take_steps()
     assert [rows.tolist() for rows in consumed] == [list(range(8))]
     assert losses == (value.detach(),)
-    assert loss.take_consumed() == ((), ())
+    assert loss.take_steps() == ((), ())
     assert int(loss.counts.masked) == 8
 
 
@@ -214,7 +215,7 @@ def test_dropout_is_the_same_when_activations_are_computed_again(model):
     model.register_forward_pre_hook(lambda *_: calls.append(kept_tokens))
     for kept_tokens in (math.inf, 40, 0):
         torch.manual_seed(0)
-        loss = GlobalBatchLoss(model.train(), 20)
+        loss = GlobalBatchLoss(model.train(), LossConfig(20))
         loss.activation_token_budget = kept_tokens
         found.append(value_and_gradients(model, loss, COLUMNS, apart(COLUMNS), 5))
     assert calls.count(0) == 2 * calls.count(math.inf) > 2, "once for the loss, once more for the gradient"
@@ -226,7 +227,7 @@ def test_dropout_is_the_same_when_activations_are_computed_again(model):
 
 def test_kept_activations_halve_before_they_fall_to_none_and_texts_stand_alone(model):
     """Of 64 tokens in chunks of 8, four texts each or one."""
-    loss = GlobalBatchLoss(model, 20)
+    loss = GlobalBatchLoss(model, LossConfig(20))
     chunks = [{"input_ids": torch.zeros(4, 2, dtype=torch.long)}] * 7 + [{"input_ids": torch.zeros(1, 8)}]
     tried = []
     while loss.reduce_memory(chunks):
@@ -235,7 +236,7 @@ def test_kept_activations_halve_before_they_fall_to_none_and_texts_stand_alone(m
 
 
 def test_an_estimate_above_what_the_batch_has_is_halved_from_what_it_has(model):
-    loss = GlobalBatchLoss(model, 20)
+    loss = GlobalBatchLoss(model, LossConfig(20))
     loss.activation_token_budget = 1e9
     assert loss.reduce_memory([{"input_ids": torch.zeros(4, 2)}] * 4)
     assert loss.activation_token_budget == 16
@@ -243,22 +244,22 @@ def test_an_estimate_above_what_the_batch_has_is_halved_from_what_it_has(model):
 
 def test_chunks_are_cut_in_parts_of_nearly_as_many_texts(model):
     chunk = model.preprocess(COLUMNS[0])
-    assert [len(part["input_ids"]) for part in split(chunk, 3)] == [3, 3, 2]
-    assert [len(part["input_ids"]) for part in split(chunk, 100)] == [1] * 8
-    assert split(chunk, 1) == [chunk]
+    assert [len(part["input_ids"]) for part in split_chunk(chunk, 3)] == [3, 3, 2]
+    assert [len(part["input_ids"]) for part in split_chunk(chunk, 100)] == [1] * 8
+    assert split_chunk(chunk, 1) == [chunk]
 
 
 def test_pieces_are_halved_until_there_are_as_many_as_another_rank_has():
     rows = torch.arange(22).reshape(11, 2)
     pieces = [{"input_ids": part, "modality": "text"} for part in rows.split((2, 8, 1))]
-    cut = cut_to(pieces, 6)
+    cut = split_to_count(pieces, 6)
     assert [len(piece["input_ids"]) for piece in cut] == [2, 2, 2, 2, 2, 1]
     assert torch.equal(torch.cat([piece["input_ids"] for piece in cut]), rows)
     assert {piece["modality"] for piece in cut} == {"text"}
-    assert cut_to(pieces, 3) == pieces
+    assert split_to_count(pieces, 3) == pieces
 
 
 def test_a_rank_with_fewer_texts_than_another_has_pieces_embeds_one_again():
     pieces = [{"input_ids": torch.arange(4).reshape(2, 2)}, {"input_ids": torch.arange(2).reshape(1, 2)}]
-    cut = cut_to(pieces, 6)
+    cut = split_to_count(pieces, 6)
     assert [piece["input_ids"].tolist() for piece in cut] == [[[0, 1]], [[2, 3]], *[[[0, 1]]] * 4]

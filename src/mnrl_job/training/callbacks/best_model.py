@@ -1,4 +1,4 @@
-"""The best weights of a training: the model is scored now and then, and the weights that scored best are kept."""
+"""Evaluation during training: the weights with the best score are kept, and training may stop early."""
 
 import time
 from collections.abc import Callable
@@ -27,6 +27,14 @@ WEIGHTS = "best.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
+class EvalSchedule:
+    """How often to evaluate, and after how many evaluations without improvement to stop; None for never."""
+
+    interval: Interval
+    patience: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StepScores:
     """The scores of a training, in order."""
 
@@ -34,105 +42,101 @@ class StepScores:
 
 
 class BestModelCallback(TrainerCallback):
-    """Scores the model in training, and says when it has not become better for long enough.
+    """Evaluates the model during training and stops it when patience is exhausted.
 
-    A checkpoint of the same step is saved before, so that the score can be taken again by whoever goes on from there.
+    A checkpoint of the same step is saved first, so that a resumed run can repeat the evaluation.
 
     Attributes:
         scores: by step, so far.
-        seconds: spent on them by this attempt.
+        seconds: spent on evaluation by this attempt.
 
     Args:
-        model: in training; what of it is trained is kept.
-        every: how often.
-        patience: how many scores in a row may be no better; None for any number.
-        score: scores the model, higher is better; all ranks call it at once and get the same.
-        folder: where each machine keeps the best weights and the scores.
-        resume: a checkpoint's folder, whose scores are gone on with.
-        tell: is told of each score.
+        model: in training; its trained weights are kept.
+        schedule: evaluation interval and patience.
+        score: evaluates the model, higher is better; called on all ranks, with the same result.
+        folder: on each machine, for the best weights and the scores.
+        resume: folder of a checkpoint whose scores are continued.
+        on_score: called with each score.
     """
 
     def __init__(
         self,
         model: SentenceTransformer,
-        every: Interval,
-        patience: int | None,
+        schedule: EvalSchedule,
         score: Callable[[], float],
         folder: Path,
         resume: Path | None = None,
-        tell: Callable[[float], None] = lambda _score: None,
+        on_score: Callable[[float], None] = lambda _score: None,
     ) -> None:
         self.seconds = 0.0
         self._model = model
-        self._every = every
-        self._patience = patience
+        self._schedule = schedule
         self._score = score
-        self._tell = tell
+        self._on_score = on_score
         self._folder = folder
-        self._looked = time.monotonic()
+        self._last_evaluated = time.monotonic()
         resumed = resume is not None and (resume / SCORES).exists()
         self.scores = read_record(resume / SCORES, StepScores).scores if resume and resumed else ()
 
     @property
     def best(self) -> StepScore:
-        """The first of those that are highest."""
-        return max(self.scores, key=lambda one: one.value)
+        """The first of the highest scores."""
+        return max(self.scores, key=lambda score: score.value)
 
     @property
     def patience_exhausted(self) -> bool:
-        """Whether patience is at its end."""
-        if self._patience is None or not self.scores:
+        if self._schedule.patience is None or not self.scores:
             return False
-        return len(self.scores) - 1 - self.scores.index(self.best) >= self._patience
+        return len(self.scores) - 1 - self.scores.index(self.best) >= self._schedule.patience
 
     def due(self, step: int, last: int) -> bool:
-        """Whether the model of this step is to be scored; that of the last step is in any case."""
+        """Whether to evaluate after this step; always after the last one."""
         if self.scores and self.scores[-1].step == step:
             return False
-        return step == last or self._every.due(step, time.monotonic() - self._looked)
+        return step == last or self._schedule.interval.due(step, time.monotonic() - self._last_evaluated)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if state.global_step:  # it may have been stopped between the checkpoint and the score
+        if state.global_step:  # the run may have been stopped between checkpoint and evaluation
             self.evaluate_if_due(state.global_step, state.max_steps)
             control.should_training_stop |= self.patience_exhausted
 
     def evaluate_if_due(self, step: int, last: int) -> None:
-        """Score the model if that is due on any rank; every rank must ask."""
+        """Evaluate if due on any rank. Collective."""
         if any_rank(self.due(step, last)):
             self.score(step, last)
 
     def score(self, step: int, last: int) -> None:
-        """Score the model once a step, and keep its weights if it is the best so far; every rank must ask."""
+        """Evaluate at most once per step, and keep the weights if they are the best so far. Collective."""
         if self.scores and self.scores[-1].step == step:
             return
-        began = time.monotonic()
+        started = time.monotonic()
         enter_phase(Phase.EVALUATE_DURING)
         self.scores = (*self.scores, StepScore(step, self._score()))
-        news = self.best.step == step
+        is_best = self.best.step == step
         if is_local_main_process():
-            if news:
+            if is_best:
                 save_file(self._weights(), self._folder / WEIGHTS)
             write_record(self._folder / SCORES, StepScores(self.scores))
-        self._looked = time.monotonic()
-        self.seconds += self._looked - began
-        standing = "the best so far" if news else f"the best so far is {self.best.value:.4f} of step {self.best.step}"
-        log(f"step {step} of {last}: scored {self.scores[-1].value:.4f}, {standing}")
+        self._last_evaluated = time.monotonic()
+        self.seconds += self._last_evaluated - started
+        comparison = "best so far" if is_best else f"best so far {self.best.value:.4f} at step {self.best.step}"
+        log(f"step {step} of {last}: score {self.scores[-1].value:.4f}, {comparison}")
         enter_phase(Phase.TRAIN, step=step, total_steps=last)
-        self._tell(self.scores[-1].value)
+        self._on_score(self.scores[-1].value)
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Give the model the best weights; every rank must ask.
+        """Load the best weights into the model. Called on every rank.
 
         Raises:
-            InternalError: they cannot be read, or are not the model's.
+            InternalError: they cannot be read, or do not fit the model.
         """
         try:
-            kept = load_file(self._folder / WEIGHTS)
+            weights = load_file(self._folder / WEIGHTS)
             for name, weight in self._trained().items():
-                weight.copy_(kept[name])
+                weight.copy_(weights[name])
         except (OSError, SafetensorError, KeyError, RuntimeError) as error:
             raise InternalError(
                 f"the best weights, of step {self.best.step}, cannot be loaded: {type(error).__name__}: {error}"

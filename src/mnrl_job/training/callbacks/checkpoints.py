@@ -1,4 +1,4 @@
-"""Checkpoints of a training: made when all ranks agree that one is due, and valid only once sealed."""
+"""Checkpoints of a training: saved when any rank asks for one, valid once their manifest is written."""
 
 import time
 from collections.abc import Callable
@@ -21,59 +21,59 @@ from mnrl_job.training.distributed import StepVotes
 from mnrl_job.training.losses.mnrl import Totals
 
 TOTALS = "totals.json"
-# Work worth a checkpoint. The first one is made after it, however seldom they are wanted: it shows early whether saving
-# and uploading work, and how long they take. The last one is made for it, in case evaluating or publishing is stopped.
+# The first checkpoint is saved after this time even if the interval is longer: it shows early whether saving and
+# uploading work, and how long they take. The last one too, in case evaluation or publishing is interrupted.
 WORTH_SAVING_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointSpec:
-    """What checkpoints hold beside the trainer's state.
+    """What checkpoints contain besides the trainer's state.
 
     Attributes:
-        facts: what a run that goes on from one must have in common with this run.
-        carried: files that go along, by their names.
-        resume: the folder of the checkpoint to go on from.
+        identity: what a resumed run must have in common with this run.
+        extra_files: files that are copied into each checkpoint.
+        resume: folder of the checkpoint to resume from.
     """
 
-    facts: dict[str, Any]
+    identity: dict[str, Any]
     extra_files: tuple[Path, ...]
     resume: Path | None
 
     def resumed_totals(self) -> Totals:
-        """What was spent up to the checkpoint."""
+        """The totals up to the checkpoint."""
         return read_record(self.resume / TOTALS, Totals) if self.resume else Totals()
 
 
 class Checkpoints(TrainerCallback):
-    """Has the trainer save weights, optimizer, schedule, scaler and random states, and adds what it does not know.
+    """Has the trainer save weights, optimizer, scheduler, scaler and random states, and adds the files of the spec.
 
     Args:
-        every: how often.
-        keeping: what goes along.
-        wishes: tell the other ranks in each step.
-        totals: what was spent so far; asked on every rank.
-        best: scores the model after a step, for which a stop does not wait.
+        interval: between checkpoints.
+        spec: what checkpoints contain.
+        votes: with the other ranks in each step.
+        totals: of the training so far; collective.
+        best: evaluates the model after a step; a stop does not wait for it.
     """
 
     def __init__(
         self,
-        every: Interval,
-        keeping: CheckpointSpec,
-        wishes: StepVotes,
+        interval: Interval,
+        spec: CheckpointSpec,
+        votes: StepVotes,
         totals: Callable[[], Totals],
         best: BestModelCallback | None = None,
     ) -> None:
-        self._every = every
-        self._keeping = keeping
-        self._wishes = wishes
+        self._interval = interval
+        self._spec = spec
+        self._votes = votes
         self._totals = totals
         self._best = best
-        self._saved = self._began = time.monotonic()
+        self._saved = self._started = time.monotonic()
         self._first = True
         self._step = self._last = 0
-        wishes.add("stop", preemption.stop_requested)
-        wishes.add("save", self._due)
+        votes.add("stop", preemption.stop_requested)
+        votes.add("save", self._due)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -81,35 +81,35 @@ class Checkpoints(TrainerCallback):
         self._step, self._last = state.global_step + 1, state.max_steps
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        stop = self._wishes.granted("stop")
-        control.should_save = self._wishes.granted("save") or stop
+        stop = self._votes.passed("stop")
+        control.should_save = self._votes.passed("save") or stop
         control.should_training_stop |= stop
         if control.should_save:
-            self._began = time.monotonic()
+            self._started = time.monotonic()
 
     def _due(self) -> bool:
-        """Whether a checkpoint is to be made after this step."""
-        since = time.monotonic() - self._saved
+        """Whether to save a checkpoint after this step."""
+        elapsed = time.monotonic() - self._saved
         if self._step == self._last:
-            due = since > WORTH_SAVING_SECONDS
+            due = elapsed > WORTH_SAVING_SECONDS
         else:
-            due = self._every.due(self._step, since) or (self._first and since > WORTH_SAVING_SECONDS)
+            due = self._interval.due(self._step, elapsed) or (self._first and elapsed > WORTH_SAVING_SECONDS)
         if self._best and self._best.due(self._step, self._last):
-            due |= since > WORTH_SAVING_SECONDS
+            due |= elapsed > WORTH_SAVING_SECONDS
         return due
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         totals = self._totals()
-        # Every rank has written its random state, on its own machine.
-        own = folder.glob(f"rng_state_{PartialState().process_index}.pth")
-        random_states = gather_object([(path.name, path.read_bytes()) for path in own])
+        # Every rank has written its random state on its own machine.
+        local = folder.glob(f"rng_state_{PartialState().process_index}.pth")
+        random_states = gather_object([(path.name, path.read_bytes()) for path in local])
         if state.is_world_process_zero:
-            for name, content in random_states:
-                (folder / name).write_bytes(content)
+            for name, random_state in random_states:
+                (folder / name).write_bytes(random_state)
             write_record(folder / TOTALS, totals)
-            for path in filter(Path.exists, self._keeping.extra_files):
+            for path in filter(Path.exists, self._spec.extra_files):
                 copyfile(path, folder / path.name)
-            write_manifest(folder, self._keeping.facts | {"step": state.global_step, "total_steps": state.max_steps})
+            write_manifest(folder, self._spec.identity | {"step": state.global_step, "total_steps": state.max_steps})
         self._first, self._saved = False, time.monotonic()
-        heartbeat(save_seconds=round(self._saved - self._began, 3))
+        heartbeat(save_seconds=round(self._saved - self._started, 3))

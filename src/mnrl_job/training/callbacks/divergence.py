@@ -1,4 +1,4 @@
-"""A loss that went wrong: not a number, or worse than guessing after it had been better."""
+"""Detects a diverged loss: not finite, or worse than random scores after it had been better."""
 
 import math
 from collections import deque
@@ -12,7 +12,7 @@ from mnrl_job.data.tables import read_table, take
 from mnrl_job.errors import Diverged
 from mnrl_job.system.secrets import redact
 
-# A single batch may be bad; so many on end are not.
+# A single bad batch is not divergence.
 WINDOW = 50
 NAMED_ROWS = 5
 LISTED_ROWS = 100
@@ -20,28 +20,28 @@ SHOWN_CHARACTERS = 60
 
 
 class DivergenceMonitor:
-    """Judges the losses of a run, step by step.
+    """Checks the losses of a run, step by step.
 
-    A loss that is not finite ends the run at once. It has exploded where the mean over the last 50 steps is that of
-    guessing, ln(candidates) for each term, or more, and twice that of the first 50 steps. A model whose embeddings have
-    collapsed into one guesses, too.
+    A loss that is not finite ends the run at once. It has exploded if its mean over the last 50 steps is at least that
+    of random scores, ln(documents) for each term, and twice that of the first 50 steps. Embeddings that have collapsed
+    into one point give random scores too.
 
     Args:
         pairs: the training pairs as an Arrow file, to name rows by their anchors.
-        candidates: the documents that a query is compared with, on average.
-        learning_rate: to say what to lower.
-        terms: of so many losses theirs is the sum.
+        documents: number of documents a query is compared with, on average.
+        learning_rate: named in the message.
+        terms: number of losses that are summed.
     """
 
-    def __init__(self, pairs: Path, candidates: float, learning_rate: float, terms: int = 1) -> None:
+    def __init__(self, pairs: Path, documents: float, learning_rate: float, terms: int = 1) -> None:
         self._pairs = pairs
-        self._guessing = 0.95 * terms * math.log(candidates)
+        self._random_loss = 0.95 * terms * math.log(documents)
         self._learning_rate = learning_rate
         self._first: list[float] = []
         self._recent: deque[float] = deque(maxlen=WINDOW)
 
     def update(self, step: int, batches: Sequence[NDArray[np.int64]], losses: Sequence[float]) -> None:
-        """Judge the steps up to `step`.
+        """Check the steps up to `step`.
 
         Args:
             step: the number of the last of them.
@@ -49,23 +49,23 @@ class DivergenceMonitor:
             losses: their losses.
 
         Raises:
-            Diverged: naming the step and its rows.
+            Diverged: with the step and its rows.
         """
-        began = step - len(losses) + 1
-        for number, (rows, loss) in enumerate(zip(batches, losses, strict=True), began):
+        first = step - len(losses) + 1
+        for number, (rows, loss) in enumerate(zip(batches, losses, strict=True), first):
             if not math.isfinite(loss):
                 raise self._diverged(f"became {loss}", number, rows)
             self._recent.append(loss)
             if len(self._first) < WINDOW:
                 self._first.append(loss)
-            elif _mean(self._recent) > max(self._guessing, 2 * _mean(self._first)):
+            elif _mean(self._recent) > max(self._random_loss, 2 * _mean(self._first)):
                 raise self._diverged(f"rose from {_mean(self._first):.2f} to {_mean(self._recent):.2f}", number, rows)
 
-    def _diverged(self, what: str, step: int, rows: NDArray[np.int64]) -> Diverged:
+    def _diverged(self, change: str, step: int, rows: NDArray[np.int64]) -> Diverged:
         anchors = take(read_table(self._pairs)["anchor"], rows[:LISTED_ROWS]).to_pylist()
         named = ", ".join(repr(redact(anchor)[:SHOWN_CHARACTERS]) for anchor in anchors[:NAMED_ROWS])
         message = (
-            f"the loss {what} at step {step}, whose {len(rows)} rows begin with the anchors {named}; lower "
+            f"the loss {change} at step {step}; the first anchors of its {len(rows)} rows are {named}; lower "
             f"MNRL_LEARNING_RATE ({self._learning_rate:g}), or use MNRL_PRECISION=fp32"
         )
         return Diverged(message, {"step": step, "rows": anchors})

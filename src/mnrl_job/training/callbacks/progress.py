@@ -1,4 +1,4 @@
-"""Progress one can watch: a bar on a terminal, log lines elsewhere, and `training_log.jsonl` for the run's record."""
+"""Training progress: a bar on a terminal, log lines elsewhere, and `training_log.jsonl` for the record."""
 
 import json
 import math
@@ -16,33 +16,33 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from mnrl_job.batching.planning import Plan
-from mnrl_job.embedding.packing import to_host
+from mnrl_job.embedding.flat_buffer import to_host
 from mnrl_job.system.heartbeat import enter_phase, heartbeat
 from mnrl_job.system.json_text import dumps
 from mnrl_job.system.logs import log, shows_progress, warn
 from mnrl_job.system.phases import Phase
 from mnrl_job.training.callbacks.divergence import DivergenceMonitor
 from mnrl_job.training.data_order_digest import data_order_digest
-from mnrl_job.training.losses.embedding_stats import CollapseDetector, EmbeddingStats, on_host
+from mnrl_job.training.losses.embedding_stats import CollapseDetector, EmbeddingStats, to_embedding_stats
 from mnrl_job.training.losses.mnrl import GlobalBatchLoss
 
 SECONDS_BETWEEN_LINES = 10.0
-# The host has to wait for the device to read how the training goes, so it seldom does.
-SECONDS_BETWEEN_READINGS = 1.0
+# Reading tensors synchronizes with the device, so they are read in bulk.
+SECONDS_BETWEEN_FLUSHES = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class LoggedStep:
-    """A step that is to be logged, whose numbers are still on the device.
+class RecordedStep:
+    """A step to be logged, whose tensors are still on the device.
 
     Attributes:
         step: its number, from 1.
-        epoch: as the trainer counts.
+        epoch: as counted by the trainer.
         learning_rate: of the step.
-        losses: of so many steps the loss is the sum.
-        seconds: of this attempt's training until then.
-        memory_bytes: taken then.
-        numbers: `loss`, the mean over all rows, and if there are such `grad_norm` and the `measured` embeddings.
+        losses: number of steps whose losses are summed.
+        seconds: of this attempt's training so far.
+        memory_bytes: in use.
+        tensors: `loss`, the mean over all rows, and if available `grad_norm` and embedding `stats`.
     """
 
     step: int
@@ -51,24 +51,24 @@ class LoggedStep:
     losses: int
     seconds: float
     memory_bytes: int
-    numbers: dict[str, torch.Tensor]
+    tensors: dict[str, torch.Tensor]
 
 
 class Progress(TrainerCallback):
-    """Follows the trainer. `loss` is the last loss logged, the mean over all rows; `digest` that of the rows so far.
+    """Logs the training. `loss` is the last loss logged, the mean over all rows; `digest` that of the rows so far.
 
-    Steps are logged some time after they were made: `keep` takes their numbers, `read` brings all to the host at once.
+    Steps are logged with a delay: `record` keeps their tensors, `flush` copies all of them to the host at once.
 
     Args:
         path: of the training log.
         plan: the rows of each step.
-        loss: knows the rows and the loss of each step that was made.
-        divergence: judges them.
-        shows: whether this is the rank that tells.
+        loss: has the rows and the loss of each step trained.
+        divergence: checks the losses.
+        is_main: whether this rank writes logs.
     """
 
     def __init__(
-        self, path: Path, plan: Plan, loss: GlobalBatchLoss, divergence: DivergenceMonitor, shows: bool
+        self, path: Path, plan: Plan, loss: GlobalBatchLoss, divergence: DivergenceMonitor, is_main: bool
     ) -> None:
         self.loss = math.nan
         self.digest = ""
@@ -76,26 +76,26 @@ class Progress(TrainerCallback):
         self._path = path
         self._plan = plan
         self._divergence = divergence
-        self._shows = shows
-        self._alarm = CollapseDetector()
+        self._is_main = is_main
+        self._detector = CollapseDetector()
         self._verdicts: list[tuple[int, str]] = []
-        self._began = self._said = self._stepped = self._read = time.monotonic()
-        self._resumed_at = self._judged = 0
-        self._kept: list[LoggedStep] = []
-        self._before = 0.0
+        self._started = self._last_line = self._step_started = self._flushed = time.monotonic()
+        self._resumed_at = self._checked = 0
+        self._recorded: list[RecordedStep] = []
+        self._seconds_before = 0.0
         self._bar: tqdm[Any] | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._began = self._said = self._stepped = self._read = time.monotonic()
-        self._resumed_at = self._judged = state.global_step
+        self._started = self._last_line = self._step_started = self._flushed = time.monotonic()
+        self._resumed_at = self._checked = state.global_step
         self.digest = data_order_digest(self._plan[: state.global_step])
-        # Of a run that goes on from its last step nothing more is logged.
-        self.loss = next((float(one["loss"]) for one in reversed(state.log_history) if "loss" in one), self.loss)
+        # A run resumed after its last step logs no further loss.
+        self.loss = next((float(entry["loss"]) for entry in reversed(state.log_history) if "loss" in entry), self.loss)
         enter_phase(Phase.TRAIN, step=state.global_step, total_steps=len(self._plan))
-        if self._shows:
-            self._keep_lines(state.global_step)
+        if self._is_main:
+            self._truncate_log(state.global_step)
             hidden = not shows_progress()
             total = len(self._plan)
             self._bar = tqdm(total=total, initial=state.global_step, desc="training", unit="step", disable=hidden)
@@ -103,16 +103,14 @@ class Progress(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._stepped = time.monotonic()
+        self._step_started = time.monotonic()
         step = state.global_step + 1
-        is_logged = step == 1 or step % state.logging_steps == 0  # as the trainer decides when the step is over
-        self._loss.watched = self._shows and is_logged
+        is_logged = step == 1 or step % state.logging_steps == 0  # as the trainer decides after the step
+        self._loss.collect_stats = self._is_main and is_logged
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        now = time.monotonic()
-        heartbeat(
-            step=state.global_step, step_seconds=round(now - self._stepped, 3), eta_seconds=self._eta(state.global_step)
-        )
+        seconds = round(time.monotonic() - self._step_started, 3)
+        heartbeat(step=state.global_step, step_seconds=seconds, eta_seconds=self._eta(state.global_step))
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
 
@@ -123,116 +121,116 @@ class Progress(TrainerCallback):
             self._bar.close()
 
     def collapse(self, step: int) -> str | None:
-        """What was wrong with the embeddings at a step, see `CollapseDetector`; known on the rank that tells."""
-        return next((verdict for at, verdict in reversed(self._verdicts) if at <= step), None)
+        """The verdict of the `CollapseDetector` at a step; known on the main rank."""
+        return next((verdict for judged, verdict in reversed(self._verdicts) if judged <= step), None)
 
-    def keep(
+    def record(
         self, state: TrainerState, losses: int, loss: torch.Tensor, grad_norm: torch.Tensor | None, learning_rate: float
     ) -> None:
-        """Log the step just made, once its numbers are read."""
-        numbers = {"loss": loss, "grad_norm": grad_norm, "measured": self._loss.measured}
-        self._loss.measured = None
+        """Log the step just trained at the next flush."""
+        tensors = {"loss": loss, "grad_norm": grad_norm, "stats": self._loss.stats}
+        self._loss.stats = None
         memory = torch.cuda.max_memory_reserved() if torch.cuda.is_available() else psutil.Process().memory_info().rss
-        seconds = time.monotonic() - self._began
-        there = {name: number for name, number in numbers.items() if number is not None}
+        seconds = time.monotonic() - self._started
+        available = {name: tensor for name, tensor in tensors.items() if tensor is not None}
         step = state.global_step
-        self._kept.append(LoggedStep(step, state.epoch, learning_rate, losses, seconds, memory, there))
+        self._recorded.append(RecordedStep(step, state.epoch, learning_rate, losses, seconds, memory, available))
 
     def due(self, step: int) -> bool:
-        """Whether the numbers kept are to be read."""
-        return step == len(self._plan) or time.monotonic() - self._read >= SECONDS_BETWEEN_READINGS
+        """Whether to flush after this step."""
+        return step == len(self._plan) or time.monotonic() - self._flushed >= SECONDS_BETWEEN_FLUSHES
 
-    def read(self) -> Iterator[tuple[LoggedStep, dict[str, float]]]:
-        """Bring what was kept to the host, look at all steps made since the last time, and write the log.
+    def flush(self) -> Iterator[tuple[RecordedStep, dict[str, float]]]:
+        """Copy recorded steps to the host, check the losses of all steps since the last flush, and write the log.
 
         Yields:
-            Each step that is logged, and what the trainer's callbacks are told of it.
+            Each recorded step, and the logs for the trainer's callbacks.
 
         Raises:
             Diverged: the loss of a step is not finite, or it exploded.
         """
-        kept, self._kept = self._kept, []
-        rows, losses = self._loss.take_consumed()
+        recorded, self._recorded = self._recorded, []
+        rows, losses = self._loss.take_steps()
         if not rows:
             return
-        found = to_host({"rows": list(rows), "losses": torch.stack(losses), "kept": [one.numbers for one in kept]})
-        batches, values = [each.numpy() for each in found["rows"]], found["losses"].tolist()
-        for one, numbers in zip(kept, found["kept"], strict=True):
-            count = one.step - self._judged
-            self._judge_steps(batches[:count], values[:count])
+        on_device = {"rows": list(rows), "losses": torch.stack(losses), "steps": [step.tensors for step in recorded]}
+        on_host = to_host(on_device)
+        batches, values = [batch.numpy() for batch in on_host["rows"]], on_host["losses"].tolist()
+        for step, tensors in zip(recorded, on_host["steps"], strict=True):
+            count = step.step - self._checked
+            self._check(batches[:count], values[:count])
             del batches[:count], values[:count]
-            logs = {"loss": numbers["loss"].item() / one.losses}
-            if "grad_norm" in numbers:
-                logs["grad_norm"] = numbers["grad_norm"].item()
-            self._log(one, logs, on_host(numbers["measured"]) if "measured" in numbers else None)
-            yield one, logs | {"learning_rate": one.learning_rate}
-        self._judge_steps(batches, values)
-        self._read = time.monotonic()
+            logs = {"loss": tensors["loss"].item() / step.losses}
+            if "grad_norm" in tensors:
+                logs["grad_norm"] = tensors["grad_norm"].item()
+            self._log(step, logs, to_embedding_stats(tensors["stats"]) if "stats" in tensors else None)
+            yield step, logs | {"learning_rate": step.learning_rate}
+        self._check(batches, values)
+        self._flushed = time.monotonic()
 
-    def _judge_steps(self, batches: list[NDArray[np.int64]], losses: list[float]) -> None:
-        """Look at the steps that follow the last one looked at."""
-        self._judged += len(losses)
+    def _check(self, batches: list[NDArray[np.int64]], losses: list[float]) -> None:
+        """Update digest and divergence monitor with the next steps."""
+        self._checked += len(losses)
         self.digest = data_order_digest(batches, self.digest)
-        self._divergence.update(self._judged, batches, losses)
+        self._divergence.update(self._checked, batches, losses)
 
-    def _keep_lines(self, step: int) -> None:
-        """Of the log of the attempt this one goes on from, the lines up to its checkpoint."""
+    def _truncate_log(self, step: int) -> None:
+        """Keep the log of earlier attempts up to the checkpoint's step, and replay its embedding statistics."""
         lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        self._path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        for line in map(json.loads, kept):
-            self._before = line["seconds"]
-            if "anisotropy" in line:
-                self._judge(
-                    line["step"], EmbeddingStats(**{one.name: line[one.name] for one in fields(EmbeddingStats)})
-                )
+        lines = [line for line in lines if json.loads(line)["step"] <= step]
+        self._path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        for entry in map(json.loads, lines):
+            self._seconds_before = entry["seconds"]
+            if "anisotropy" in entry:
+                stats = EmbeddingStats(**{field.name: entry[field.name] for field in fields(EmbeddingStats)})
+                self._detect_collapse(entry["step"], stats)
 
     def _eta(self, step: int) -> int:
-        """Seconds of training still to come, as fast as since this attempt began."""
-        spent = time.monotonic() - self._began
-        return round(spent / (step - self._resumed_at) * (len(self._plan) - step))
+        """Remaining seconds of training, at the average speed of this attempt."""
+        elapsed = time.monotonic() - self._started
+        return round(elapsed / (step - self._resumed_at) * (len(self._plan) - step))
 
-    def _log(self, logged: LoggedStep, logs: dict[str, float], checks: EmbeddingStats | None) -> None:
+    def _log(self, step: RecordedStep, logs: dict[str, float], stats: EmbeddingStats | None) -> None:
         self.loss = logs["loss"]
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{self.loss:.4f}")
-        if self._shows:
-            self._write(logged, logs.get("grad_norm"), checks)
+        if self._is_main:
+            self._write(step, logs.get("grad_norm"), stats)
 
-    def _write(self, logged: LoggedStep, grad_norm: float | None, checks: EmbeddingStats | None) -> None:
-        step, pairs = logged.step, (logged.step - self._resumed_at) * self._plan.shape[1]
+    def _write(self, recorded: RecordedStep, grad_norm: float | None, stats: EmbeddingStats | None) -> None:
+        step, pairs = recorded.step, (recorded.step - self._resumed_at) * self._plan.shape[1]
         line = {
             "step": step,
             "total_steps": len(self._plan),
             "loss": self.loss,
-            "learning_rate": logged.learning_rate,
+            "learning_rate": recorded.learning_rate,
             "grad_norm": grad_norm,
-            "pairs_per_second": round(pairs / max(logged.seconds, 1e-9), 2),
-            "seconds": round(self._before + logged.seconds, 3),
-            "memory_bytes": logged.memory_bytes,
+            "pairs_per_second": round(pairs / max(recorded.seconds, 1e-9), 2),
+            "seconds": round(self._seconds_before + recorded.seconds, 3),
+            "memory_bytes": recorded.memory_bytes,
             "rows_digest": self.digest,
-            **(self._look_at_embeddings(step, checks) if checks else {}),
+            **(self._stats_entry(step, stats) if stats else {}),
         }
         with self._path.open("a", encoding="utf-8") as handle:
             handle.write(dumps(line) + "\n")
-        memory = logged.memory_bytes if torch.cuda.is_available() else None
+        memory = recorded.memory_bytes if torch.cuda.is_available() else None
         heartbeat(loss=self.loss, pairs_per_second=line["pairs_per_second"], gpu_memory_bytes=memory)
-        if not shows_progress() and time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
-            self._said = time.monotonic()
+        if not shows_progress() and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
             eta = self._eta(step)
-            told = f"step {step} of {len(self._plan)}, loss {self.loss:.4f}, {eta} s to go"
-            log(told, **line, eta_seconds=eta, gpu_memory_bytes=memory)
+            message = f"step {step} of {len(self._plan)}, loss {self.loss:.4f}, {eta} s left"
+            log(message, **line, eta_seconds=eta, gpu_memory_bytes=memory)
 
-    def _look_at_embeddings(self, step: int, checks: EmbeddingStats) -> dict[str, Any]:
-        """What the batch of a step looked like; says so once where the embeddings have become useless."""
-        alarmed = any(verdict for _, verdict in self._verdicts)
-        collapse = self._judge(step, checks)
-        if collapse and not alarmed:
-            warn(f"the embeddings collapse: {collapse}; lower MNRL_LEARNING_RATE, or look at the training pairs")
-        return asdict(checks) | {"collapse": collapse}
+    def _stats_entry(self, step: int, stats: EmbeddingStats) -> dict[str, Any]:
+        """The statistics for the training log; warns at the first collapse."""
+        warned = any(verdict for _, verdict in self._verdicts)
+        collapse = self._detect_collapse(step, stats)
+        if collapse and not warned:
+            warn(f"the embeddings collapsed: {collapse}; lower MNRL_LEARNING_RATE, or check the training pairs")
+        return asdict(stats) | {"collapse": collapse}
 
-    def _judge(self, step: int, checks: EmbeddingStats) -> str | None:
-        collapse = self._alarm.update(checks)
+    def _detect_collapse(self, step: int, stats: EmbeddingStats) -> str | None:
+        collapse = self._detector.update(stats)
         if collapse is not None:
             self._verdicts.append((step, collapse))
         return collapse

@@ -1,7 +1,7 @@
-"""Hard negatives: for each pair the documents of other pairs that the model finds nearest to the query, yet wrong.
+"""Hard negatives: for each pair, documents of other pairs that the model ranks highest for the query.
 
-What is nearly as near as the positive is left alone, since it is likely right as well: TopK-PercPos of NV-Retriever
-(Moreira et al. 2024, arXiv 2407.15831, section 3.2). Texts of one group are one text here.
+Documents scored nearly as high as the positive are excluded, since they are likely false negatives: TopK-PercPos of
+NV-Retriever (Moreira et al. 2024, arXiv 2407.15831, section 3.2). Texts of one group count as one text.
 """
 
 from collections.abc import Iterator
@@ -15,14 +15,14 @@ from accelerate.utils import reduce
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from mnrl_job.config.settings import Settings
+from mnrl_job.config.setting_types import RankRange
 from mnrl_job.data.integer_sets import distinct_dense, distinct_pairs
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import Ragged
 from mnrl_job.data.tables import read_table, take
-from mnrl_job.embedding.device_memory import scores_at_once
+from mnrl_job.embedding.device_memory import scores_per_tile
 from mnrl_job.embedding.encode import encode
-from mnrl_job.embedding.precision import choose_precision
+from mnrl_job.embedding.precision import Precision
 from mnrl_job.embedding.rank_slice import rank_slice
 from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.preemption import raise_if_stop_requested
@@ -31,17 +31,34 @@ NO_ROW = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
-    """The queries and documents of some rows, each once, and who must not be a negative of whom.
+class MiningConfig:
+    """How hard negatives are mined.
 
     Attributes:
-        rows: ordered by query, shape (rows,).
-        query_of: of each of them the number of its query.
-        document_of: of each of them the number of its positive.
+        num_negatives: for each row.
+        ranks: of the documents considered.
+        relative_margin: by this fraction of the positive's similarity a negative must be less similar.
+        every_epoch: whether they are mined anew for each epoch.
+    """
+
+    num_negatives: int
+    ranks: RankRange
+    relative_margin: float
+    every_epoch: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The distinct queries and documents of some rows, and which documents must not be negatives.
+
+    Attributes:
+        rows: sorted by query, shape (rows,).
+        query_of: index of each row's query.
+        document_of: index of each row's positive.
         queries: for each query a row that has it as anchor.
         documents: for each document a row that has it as positive.
-        own: numbers of a query and of a document that goes with it in any row, ordered by the first, shape (2, n).
-        barred: numbers of documents that are nobody's negative.
+        relevant: indices of queries, sorted, and of documents relevant to them in any row, shape (2, n).
+        non_minable: indices of documents that are never negatives.
     """
 
     rows: NDArray[np.int64]
@@ -49,19 +66,19 @@ class Texts:
     document_of: NDArray[np.int64]
     queries: NDArray[np.int64]
     documents: NDArray[np.int64]
-    own: NDArray[np.int64]
-    barred: NDArray[np.int64]
+    relevant: NDArray[np.int64]
+    non_minable: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class MiningResult:
-    """What was found.
+    """Mined negatives.
 
     Attributes:
         rows: for each row of the pairs the rows whose positives are its negatives, then `NO_ROW`;
             shape (rows of the pairs, negatives).
-        similarity: of queries and their negatives, on average.
-        positive_similarity: of queries and their positives, on average.
+        similarity: mean similarity of queries and their negatives.
+        positive_similarity: mean similarity of queries and their positives.
     """
 
     rows: NDArray[np.int32]
@@ -69,38 +86,54 @@ class MiningResult:
     positive_similarity: float
 
 
-def distinct(groups: NDArray[np.int64], given: Ragged, barred: NDArray[np.bool_], rows: NDArray[np.int64]) -> Texts:
-    """Sort out the texts of some rows.
+def find_candidates(
+    groups: NDArray[np.int64], given: Ragged, non_minable: NDArray[np.bool_], rows: NDArray[np.int64]
+) -> Candidates:
+    """Deduplicate the texts of some rows by group.
 
     Args:
         groups: of the anchors and positives of the pairs, shape (rows of the pairs, 2).
-        given: of the negatives that each row of the pairs was given.
-        barred: rows whose positive is nobody's negative, shape (rows of the pairs,).
-        rows: the rows that negatives are wanted for, and the only ones whose positives may be negatives.
+        given: groups of the negatives that come with each row of the pairs.
+        non_minable: rows whose positive is never a negative, shape (rows of the pairs,).
+        rows: the rows to mine negatives for, and the only ones whose positives may be negatives.
     """
     rows = rows[np.argsort(groups[rows, 0], kind="stable")]
     anchors, queries, query_of = np.unique(groups[rows, 0], return_index=True, return_inverse=True)
     positives, documents, document_of = np.unique(groups[rows, 1], return_index=True, return_inverse=True)
-    # What goes with a query is told by all its rows, also by those that negatives are not wanted for.
-    asking = np.concatenate([groups[:, 0], groups[:, 0], groups[given.rows, 0]])
-    told = np.concatenate([groups[:, 0], groups[:, 1], given.values])
-    at = np.minimum(np.searchsorted(positives, told), len(positives) - 1)
-    known = (positives[at] == told) & np.isin(asking, anchors)
-    own = distinct_pairs(np.column_stack([np.searchsorted(anchors, asking[known]), at[known]])).T
-    return Texts(
-        rows, query_of, document_of, rows[queries], rows[documents], own, distinct_dense(document_of[barred[rows]])
+    # A document is relevant by any row of the pairs, also by rows that are not mined for.
+    query_groups = np.concatenate([groups[:, 0], groups[:, 0], groups[given.rows, 0]])
+    document_groups = np.concatenate([groups[:, 0], groups[:, 1], given.values])
+    indices = np.minimum(np.searchsorted(positives, document_groups), len(positives) - 1)
+    known = (positives[indices] == document_groups) & np.isin(query_groups, anchors)
+    relevant = distinct_pairs(np.column_stack([np.searchsorted(anchors, query_groups[known]), indices[known]])).T
+    return Candidates(
+        rows,
+        query_of,
+        document_of,
+        rows[queries],
+        rows[documents],
+        relevant,
+        distinct_dense(document_of[non_minable[rows]]),
     )
 
 
-def mine(model: SentenceTransformer, pairs: Pairs, texts: Texts, settings: Settings, folder: Path) -> MiningResult:
-    """Find negatives by the weights that the model has now; ranks share the work, and every rank must ask.
+def mine(
+    model: SentenceTransformer,
+    pairs: Pairs,
+    candidates: Candidates,
+    config: MiningConfig,
+    precision: Precision,
+    folder: Path,
+) -> MiningResult:
+    """Mine negatives with the model's current weights, split over all ranks. Collective.
 
     Args:
         model: on this rank's device.
         pairs: the training pairs.
-        texts: of them.
-        settings: how many negatives, from which places of the ranking, and how much less similar than the positive.
-        folder: for tokens, kept for the next time.
+        candidates: texts of these pairs.
+        config: how many negatives, and from which documents.
+        precision: of the forward pass.
+        folder: for tokens, reused in the next round.
 
     Returns:
         The same on every rank.
@@ -109,79 +142,86 @@ def mine(model: SentenceTransformer, pairs: Pairs, texts: Texts, settings: Setti
         Preempted: this process was asked to stop.
     """
     state, table = PartialState(), read_table(pairs.path)
-    precision = choose_precision(settings.precision, state.device)
     anchors, positives = (table[name] for name in pairs.columns[:2])
-    queries = encode(model, take(anchors, texts.queries), "query", precision, folder / "queries.arrow")
-    documents = encode(model, take(positives, texts.documents), "document", precision, folder / "documents.arrow")
-    row_of = torch.from_numpy(texts.documents).to(state.device)
-    # 0 is nothing, so that the shares of all ranks can be added up.
-    found = torch.zeros((pairs.rows, settings.num_hard_negatives), dtype=torch.int32, device=state.device)
+    queries = encode(model, take(anchors, candidates.queries), "query", precision, folder / "queries.arrow")
+    documents = encode(model, take(positives, candidates.documents), "document", precision, folder / "documents.arrow")
+    row_of = torch.from_numpy(candidates.documents).to(state.device)
+    # Shifted by one, 0 for none, so that the results of all ranks can be summed.
+    mined = torch.zeros((pairs.rows, config.num_negatives), dtype=torch.int32, device=state.device)
     sums = torch.zeros(3, device=state.device, dtype=torch.float64)
-    for rows, numbers, scores, of_positives in search(queries, documents, texts, settings):
-        kept = scores.isfinite()
-        found[rows] = torch.where(kept, row_of[numbers] + 1, 0).int()
-        sums += torch.stack([torch.where(kept, scores, 0).sum(), of_positives.sum(), kept.sum()])
-    found, sums = reduce(found, "sum"), reduce(sums, "sum")
+    for rows, indices, scores, positive_scores in search(queries, documents, candidates, config):
+        valid = scores.isfinite()
+        mined[rows] = torch.where(valid, row_of[indices] + 1, 0).int()
+        sums += torch.stack([torch.where(valid, scores, 0).sum(), positive_scores.sum(), valid.sum()])
+    mined, sums = reduce(mined, "sum"), reduce(sums, "sum")
     similarity, positive_similarity, count = sums.tolist()
     return MiningResult(
-        (found.cpu() - 1).numpy(), similarity / max(1, count), positive_similarity / max(1, len(texts.rows))
+        (mined.cpu() - 1).numpy(), similarity / max(1, count), positive_similarity / max(1, len(candidates.rows))
     )
 
 
 def search(
-    queries: torch.Tensor, documents: torch.Tensor, texts: Texts, settings: Settings
+    queries: torch.Tensor, documents: torch.Tensor, candidates: Candidates, config: MiningConfig
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Rank the documents for this rank's share of the queries, some at a time, without waiting for the device.
+    """Rank the documents for this rank's slice of the queries, tile by tile, without synchronizing with the device.
 
     Args:
         queries: embeddings, of unit length, shape (queries, dimension).
         documents: embeddings, of unit length, shape (documents, dimension).
-        texts: whose they are.
-        settings: the run's.
+        candidates: whose embeddings they are.
+        config: how many negatives, and from which documents.
 
     Yields:
-        Rows; the numbers of the documents chosen for each and their similarities, -inf where there are not enough,
+        Rows; the indices of the documents selected for each and their similarities, -inf if there are too few,
         shape (rows, negatives); the similarities of the positives, shape (rows,).
     """
-    uploaded = (texts.barred, texts.own, texts.rows, texts.query_of, texts.document_of)
-    barred, own, rows, query_of, document_of = (torch.from_numpy(one).to(queries.device) for one in uploaded)
+    arrays = (
+        candidates.non_minable,
+        candidates.relevant,
+        candidates.rows,
+        candidates.query_of,
+        candidates.document_of,
+    )
+    non_minable, relevant, rows, query_of, document_of = (
+        torch.from_numpy(array).to(queries.device) for array in arrays
+    )
     state = PartialState()
-    share = rank_slice(len(queries), state.process_index, state.num_processes)
-    at_once = max(1, scores_at_once(queries.device) // len(documents))
-    for start in range(share.start, share.stop, at_once):
+    local = rank_slice(len(queries), state.process_index, state.num_processes)
+    queries_per_tile = max(1, scores_per_tile(queries.device) // len(documents))
+    for start in range(local.start, local.stop, queries_per_tile):
         raise_if_stop_requested()
         heartbeat()
-        stop = min(start + at_once, share.stop)
+        stop = min(start + queries_per_tile, local.stop)
         scores = queries[start:stop] @ documents.T
-        scores[:, barred] = -torch.inf
-        asking, told = own[:, slice(*np.searchsorted(texts.own[0], (start, stop)))]
-        scores[asking - start, told] = -torch.inf
-        some = slice(*np.searchsorted(texts.query_of, (start, stop)))
-        query, document = query_of[some], document_of[some]
-        of_positives = (queries[query] * documents[document]).sum(dim=1)
-        yield rows[some], *choose(scores, query - start, of_positives, settings), of_positives
+        scores[:, non_minable] = -torch.inf
+        query, document = relevant[:, slice(*np.searchsorted(candidates.relevant[0], (start, stop)))]
+        scores[query - start, document] = -torch.inf
+        tile = slice(*np.searchsorted(candidates.query_of, (start, stop)))
+        query, document = query_of[tile], document_of[tile]
+        positive_scores = (queries[query] * documents[document]).sum(dim=1)
+        yield rows[tile], *select(scores, query - start, positive_scores, config), positive_scores
 
 
-def choose(
-    scores: torch.Tensor, query: torch.Tensor, of_positives: torch.Tensor, settings: Settings
+def select(
+    scores: torch.Tensor, query: torch.Tensor, positive_scores: torch.Tensor, config: MiningConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The nearest documents within the places of the ranking, of those that are less similar than the positive.
+    """The highest-ranked documents within the range of ranks that score sufficiently below the positive.
 
     Args:
         scores: of all documents for some queries, -inf for those that must not be negatives.
-        query: for each row the number of its query among these.
-        of_positives: the similarity of each row's positive.
-        settings: the run's.
+        query: for each row the index of its query among these.
+        positive_scores: the similarity of each row's positive.
+        config: how many negatives, and from which documents.
 
     Returns:
-        Numbers of documents, and their similarities, -inf where there are not enough; shape (rows, negatives).
+        Indices of documents, and their similarities, -inf if there are too few; shape (rows, negatives).
     """
-    count, places = settings.num_hard_negatives, settings.hard_negative_range
-    missing = max(0, places.first - 1 + count - scores.shape[1])
-    scores = torch.nn.functional.pad(scores, (0, missing), value=-torch.inf)
-    ranked = scores.topk(min(places.last, scores.shape[1]), dim=1)
-    values, numbers = (part[:, places.first - 1 :][query] for part in ranked)
-    limit = of_positives - of_positives.abs() * settings.hard_negative_relative_margin
+    count, ranks = config.num_negatives, config.ranks
+    padding = max(0, ranks.first - 1 + count - scores.shape[1])
+    scores = torch.nn.functional.pad(scores, (0, padding), value=-torch.inf)
+    ranked = scores.topk(min(ranks.last, scores.shape[1]), dim=1)
+    values, indices = (part[:, ranks.first - 1 :][query] for part in ranked)
+    limit = positive_scores - positive_scores.abs() * config.relative_margin
     best = values.masked_fill(values > limit[:, None], -torch.inf).topk(count, dim=1)
-    # A document that was added to fill up has no number.
-    return numbers.gather(1, best.indices).clamp(max=scores.shape[1] - missing - 1), best.values
+    # Padding has no document index.
+    return indices.gather(1, best.indices).clamp(max=scores.shape[1] - padding - 1), best.values

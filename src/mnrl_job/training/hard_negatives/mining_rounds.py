@@ -1,4 +1,4 @@
-"""The mined negatives of a training: mined when they are due, looked up by row, carried along in checkpoints."""
+"""The mined negatives of a training: mined when due, looked up by row, saved in checkpoints."""
 
 import time
 from dataclasses import dataclass
@@ -10,121 +10,124 @@ from accelerate import PartialState
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.batching.planning import Plan
-from mnrl_job.config.settings import Settings
 from mnrl_job.data.integer_sets import distinct_dense
-from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.tables import read_groups, read_negatives
+from mnrl_job.embedding.precision import Precision
 from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.local_rank import is_local_main_process
 from mnrl_job.system.logs import log, warn
 from mnrl_job.system.phases import Phase
 from mnrl_job.system.record_files import read_record, write_record
-from mnrl_job.training.hard_negatives.mining import NO_ROW, Texts, distinct, mine
-from mnrl_job.training.results import Mining
+from mnrl_job.training.hard_negatives.mining import NO_ROW, Candidates, MiningConfig, find_candidates, mine
+from mnrl_job.training.inputs import TrainingData
+from mnrl_job.training.results import MiningRound
 
-ROWS, MININGS = "hard_negatives.npy", "minings.json"
-# Below this share of the negatives that are wanted, the user should know.
-WORTH_A_WARNING = 0.9
+NEGATIVES_FILE, ROUNDS_FILE = "hard_negatives.npy", "mining_rounds.json"
+# Below this fraction of the wanted negatives, warn.
+MIN_FOUND = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Minings:
-    """Those of a training, in order."""
+class MiningRounds:
+    """The mining rounds of a training, in order."""
 
-    minings: tuple[Mining, ...]
+    rounds: tuple[MiningRound, ...]
 
 
 class HardNegatives:
-    """The negatives that each row has now, and how they came about.
+    """The current negatives of each row, and how they were mined.
 
     Attributes:
-        minings: one for each time, first to last.
-        seconds: spent on them by this attempt.
+        rounds: of mining, first to last.
+        seconds: spent on mining by this attempt.
 
     Args:
         model: in training.
-        settings: the run's.
-        pairs: the training pairs.
-        batching: has their groups.
+        config: how negatives are mined.
+        precision: of the forward pass.
+        data: the training pairs and their groups.
         plan: row numbers, shape (steps, batch size).
-        folder: of this machine, where a resumed run finds what its checkpoint brought.
+        folder: on this machine; a resumed run finds the files of its checkpoint there.
     """
 
     def __init__(
         self,
         model: SentenceTransformer,
-        settings: Settings,
-        pairs: Pairs,
-        batching: BatchPlan,
+        config: MiningConfig,
+        precision: Precision,
+        data: TrainingData,
         plan: Plan,
         folder: Path,
     ) -> None:
         self.seconds = 0.0
         self._model = model
-        self._settings = settings
-        self._pairs = pairs
-        self._folder = folder
-        self._groups, self._given = read_groups(batching.labels), read_negatives(batching.labels)
-        self._barred = batching.barred
+        self._config = config
+        self._precision = precision
+        self._data = data
         self._plan = plan
-        self.mining_rounds: tuple[Mining, ...] = ()
-        self._rows = np.full((pairs.rows, settings.num_hard_negatives), NO_ROW, dtype=np.int32)
-        PartialState().wait_for_everyone()  # the first of this machine puts them there
-        if (folder / MININGS).exists():
-            self.mining_rounds = read_record(folder / MININGS, Minings).minings
-            self._rows = np.load(folder / ROWS)
+        self._folder = folder
+        self._groups = read_groups(data.batch_plan.labels)
+        self.rounds: tuple[MiningRound, ...] = ()
+        self._rows = np.full((data.pairs.rows, config.num_negatives), NO_ROW, dtype=np.int32)
+        PartialState().wait_for_everyone()  # the first worker of this machine copies them from the checkpoint
+        if (folder / ROUNDS_FILE).exists():
+            self.rounds = read_record(folder / ROUNDS_FILE, MiningRounds).rounds
+            self._rows = np.load(folder / NEGATIVES_FILE)
 
     @cached_property
-    def _texts(self) -> Texts:
-        """Sorted out only where something is mined, which a resumed run may not need."""
-        barred = np.load(self._barred) if self._barred else np.zeros(self._pairs.rows, dtype=bool)
-        return distinct(self._groups, self._given, barred, distinct_dense(self._plan))
+    def _candidates(self) -> Candidates:
+        """Computed only if a round is due, which may not be the case in a resumed run."""
+        batch_plan = self._data.batch_plan
+        rows = self._data.pairs.rows
+        non_minable = np.load(batch_plan.barred) if batch_plan.barred else np.zeros(rows, dtype=bool)
+        return find_candidates(self._groups, read_negatives(batch_plan.labels), non_minable, distinct_dense(self._plan))
 
     def due(self, epoch: int) -> bool:
-        """Whether this epoch, counted from 0, wants negatives that are not there yet."""
-        return len(self.mining_rounds) <= (epoch if self._settings.mines_every_epoch else 0)
+        """Whether negatives have still to be mined for this epoch, counted from 0."""
+        return len(self.rounds) <= (epoch if self._config.every_epoch else 0)
 
     def mine(self, step: int) -> None:
-        """Mine with the weights of this step; every rank must ask."""
-        began = time.monotonic()
+        """Mine with the weights of this step. Collective."""
+        started = time.monotonic()
         enter_phase(Phase.MINE)
-        found = mine(self._model, self._pairs, self._texts, self._settings, self._folder / "mining")
-        wanted = len(self._texts.rows) * self._settings.num_hard_negatives
-        seconds = time.monotonic() - began
-        mining = Mining(
+        pairs, candidates = self._data.pairs, self._candidates
+        result = mine(self._model, pairs, candidates, self._config, self._precision, self._folder / "mining")
+        wanted = len(candidates.rows) * self._config.num_negatives
+        seconds = time.monotonic() - started
+        mining_round = MiningRound(
             step=step,
-            found=float((found.rows != NO_ROW).sum() / max(1, wanted)),
-            similarity=found.similarity,
-            positive_similarity=found.positive_similarity,
+            found=float((result.rows != NO_ROW).sum() / max(1, wanted)),
+            similarity=result.similarity,
+            positive_similarity=result.positive_similarity,
             seconds=round(seconds, 3),
         )
-        self._rows = found.rows
-        self.mining_rounds = (*self.mining_rounds, mining)
+        self._rows = result.rows
+        self.rounds = (*self.rounds, mining_round)
         self.seconds += seconds
-        self._tell(mining)
+        self._log(mining_round)
         if is_local_main_process():
-            np.save(self._folder / ROWS, self._rows)
-            write_record(self._folder / MININGS, Minings(self.mining_rounds))
+            np.save(self._folder / NEGATIVES_FILE, self._rows)
+            write_record(self._folder / ROUNDS_FILE, MiningRounds(self.rounds))
 
-    def of(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """How many were mined for each of some rows, the rows whose positives these are, and their groups."""
-        found = self._rows[rows]
-        mined = found != NO_ROW
-        taken = found[mined].astype(np.int64)
-        return mined.sum(axis=1), taken, self._groups[taken, 1]
+    def of_rows(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Number of negatives of each row, the rows whose positives they are, and their groups."""
+        negatives = self._rows[rows]
+        valid = negatives != NO_ROW
+        sources = negatives[valid].astype(np.int64)
+        return valid.sum(axis=1), sources, self._groups[sources, 1]
 
-    def _tell(self, mining: Mining) -> None:
-        share = mining["found"]
-        told = (
-            f"mined {self._settings.num_hard_negatives} hard negatives for each pair: similarity to the query "
-            f"{mining['similarity']:.3f} on average, that of the positive {mining['positive_similarity']:.3f}"
+    def _log(self, mining_round: MiningRound) -> None:
+        found = mining_round["found"]
+        message = (
+            f"mined {self._config.num_negatives} hard negatives per pair: mean similarity to the query "
+            f"{mining_round['similarity']:.3f}, of the positive {mining_round['positive_similarity']:.3f}"
         )
-        if share < WORTH_A_WARNING:
+        if found < MIN_FOUND:
             warn(
-                f"{told}; only {share:.0%} were found, since others are as near as the positive, or there are too few; "
-                "lower MNRL_NUM_HARD_NEGATIVES or MNRL_HARD_NEGATIVE_RELATIVE_MARGIN, or widen MNRL_HARD_NEGATIVE_RANGE"
+                f"{message}; only {found:.0%} of the negatives were found, since too few documents score below the "
+                "positive; lower MNRL_NUM_HARD_NEGATIVES or MNRL_HARD_NEGATIVE_RELATIVE_MARGIN, or widen "
+                "MNRL_HARD_NEGATIVE_RANGE"
             )
         else:
-            log(f"{told}; {share:.1%} were found")
+            log(f"{message}; {found:.1%} found")

@@ -1,8 +1,8 @@
-"""The contrastive loss over a global batch, worked off in tiles: the matrix of all scores never stands in memory.
+"""The contrastive loss over a global batch, computed in tiles so that the full score matrix is never in memory.
 
-A tile holds some of this rank's rows against everything they are compared with, so that each row's softmax is complete
-within its tile. The gradients are therefore added up at once, while the scores are at hand: nothing is computed twice,
-and all that is kept for the backward pass is as large as the embeddings.
+A tile holds some of this rank's rows against everything they are compared with, so each row's softmax is complete
+within its tile. The gradients are accumulated in the forward pass while the scores are available: nothing is
+recomputed, and what is saved for the backward pass is as large as the embeddings.
 """
 
 from collections.abc import Callable
@@ -14,62 +14,72 @@ from torch.autograd.function import once_differentiable
 
 from mnrl_job.config.setting_types import Hardness
 from mnrl_job.training.losses.false_negatives import (
-    _of_own_row,
     false_documents_of_positives,
     false_negatives,
     false_positives_of_positives,
     false_queries_of_positives,
     false_queries_of_queries,
+    same_row,
 )
 
 Objective = Literal["mnrl", "symmetric", "gte", "guided"]
+EmbeddingPair = tuple[torch.Tensor, torch.Tensor]
 
 TILE_BYTES = 2**25
+
+
+@dataclass(frozen=True, slots=True)
+class LossConfig:
+    """What the loss compares.
+
+    Attributes:
+        scale: multiplies the cosine similarities.
+        objective: which embeddings are compared with which.
+        hardness: which negatives weigh more, and alpha.
+    """
+
+    scale: float
+    objective: Objective = "mnrl"
+    hardness: Hardness | None = None
 
 
 def contrastive_loss(
     queries: torch.Tensor,
     documents: torch.Tensor,
     labels: torch.Tensor,
-    own: slice,
-    scale: float,
-    objective: Objective,
-    hardness: Hardness | None = None,
-    guides: tuple[torch.Tensor, torch.Tensor] | None = None,
+    local_rows: slice,
+    config: LossConfig,
+    guide: EmbeddingPair | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss of this rank's rows: the mean of log-partition minus score of the own positive.
+    """The loss of this rank's rows: the mean of log-partition minus score of the row's positive.
 
     Without false negatives this is what the library's MultipleNegativesRankingLoss computes, for "mnrl" by default (van
     den Oord et al. 2018, arXiv 1807.03748, equation 4), for "symmetric" with one softmax from the queries and one from
     the documents, averaged (Günther et al. 2023, arXiv 2310.19923), for "gte" with one softmax over the four directions
     (Li et al. 2023, arXiv 2308.03281, the improved contrastive loss), and what its GISTEmbedLoss computes for "guided",
     with one softmax over documents, from queries to queries and from positives to positives, each without those that a
-    guide finds more similar than the query and its positive (Solatorio 2024, arXiv 2402.16829, section 3).
+    guide model scores higher than the query and its positive (Solatorio 2024, arXiv 2402.16829, section 3).
 
     With hardness, alpha times the cosine is added to the score of a query and a negative document, as a constant: no
-    gradient flows through it (Lan et al. 2025, arXiv 2503.04812, equation 5, there of negatives of the other rows;
-    Schechter Vera et al. 2025, arXiv 2509.20354, of the row's own hard negatives).
+    gradient flows through it (Lan et al. 2025, arXiv 2503.04812, equation 5, there for negatives of the other rows;
+    Schechter Vera et al. 2025, arXiv 2509.20354, for the row's own hard negatives).
 
     Args:
         queries: anchors of the global batch, of unit length, shape (rows, dimension).
-        documents: all positives in the order of the rows, then all negatives in any order, of unit length, too;
+        documents: all positives in the order of the rows, then all negatives in any order, of unit length;
             shape (documents, dimension).
-        labels: of each document the number of its row, the group of that row's anchor, its own group;
-            shape (documents, 3).
-        own: the rows whose loss is wanted. Rows of other ranks get their gradient from these, too.
-        scale: multiplies the cosine similarities.
-        objective: what to compare with what.
-        hardness: which negatives weigh more, and alpha.
-        guides: what a guide makes of the queries and documents, of unit length, rows as theirs, for "guided".
+        labels: row number, group of the row's anchor and own group of each document, shape (documents, 3).
+        local_rows: the rows whose loss is computed. Rows of other ranks receive gradients from these.
+        config: scale, objective and hardness.
+        guide: a guide model's embeddings of queries and documents, of unit length, for "guided".
 
     Returns:
-        The loss, a scalar that can be differentiated once, and the number of documents that did not count as negatives,
-        summed over the own queries.
+        The loss, a scalar that can be differentiated once, and the number of documents masked as negatives, summed over
+        the local queries.
     """
     with torch.autocast(queries.device.type, enabled=False):
-        loss, masked = _Contrast.apply(  # type: ignore[no-untyped-call]
-            queries, documents, labels, own, scale, _OBJECTIVES[objective], hardness, guides
-        )
+        targets = _Targets(labels, local_rows, config, guide)
+        loss, masked = _TiledContrastiveLoss.apply(queries, documents, targets)  # type: ignore[no-untyped-call]
     return loss, masked
 
 
@@ -77,9 +87,9 @@ _QUERIES, _DOCUMENTS, _POSITIVES = 0, 1, 2
 
 
 class _Direction(NamedTuple):
-    """What is compared with what. The positives lead the documents: row i of either side belongs to row i.
+    """What is compared with what. The positives come first among the documents: row i of either side is of row i.
 
-    `mask` is given the labels of some rows, of all rows and of all negatives.
+    `mask` takes the labels of some rows, of all rows and of all negatives.
     """
 
     left: int
@@ -104,142 +114,142 @@ _OBJECTIVES: dict[Objective, tuple[_Partition, ...]] = {
 }
 
 
+class _Targets(NamedTuple):
+    """What queries and documents are compared by; none of it has a gradient."""
+
+    labels: torch.Tensor
+    local_rows: slice
+    config: LossConfig
+    guide: EmbeddingPair | None
+
+
 @dataclass(frozen=True)
-class _Batch:
-    """A global batch, and the sums that grow from tile to tile.
+class _TileAccumulator:
+    """Adds up loss terms and gradients tile by tile.
 
     Attributes:
-        sides: queries, documents and the positives among these.
-        labels: of the documents.
-        scale: multiplies the cosine similarities.
-        hardness: which negatives weigh more.
-        share: of one row's softmax in the loss.
-        masked: entries taken out from the queries to the documents so far.
-        gradients: of the sides; empty where nobody asks for them.
-        guides: the sides as a guide sees them; empty where there is none.
+        embeddings: queries, documents and the positives among these.
+        targets: labels, loss config.
+        row_weight: weight of one row's softmax in the loss.
+        masked: number of entries masked from queries to documents so far.
+        gradients: of the embeddings; empty if none is required.
+        guide: a guide model's embeddings of the same texts; empty without a guide.
     """
 
-    sides: tuple[torch.Tensor, ...]
-    labels: torch.Tensor
-    scale: float
-    hardness: Hardness | None
-    share: float
+    embeddings: tuple[torch.Tensor, ...]
+    targets: _Targets
+    row_weight: float
     masked: torch.Tensor
     gradients: tuple[torch.Tensor, ...]
-    guides: tuple[torch.Tensor, ...]
+    guide: tuple[torch.Tensor, ...]
 
     def add(self, partition: _Partition, rows: slice) -> torch.Tensor:
-        """Add one softmax of some rows to the sums; its loss, a scalar."""
-        tiles = [self._score(direction, rows) for direction in partition]
-        # A positive is never masked: the largest score is finite, and a row of nothing else has no loss, exactly.
+        """Accumulate one softmax of some rows; returns its loss, a scalar."""
+        tiles = [self._scores(direction, rows) for direction in partition]
+        # A positive is never masked: the maximum is finite, and a row without negatives has a loss of exactly 0.
         positive = tiles[0].diagonal(rows.start).clone()
-        largest = torch.stack([tile.amax(dim=1) for tile in tiles]).amax(dim=0)
+        maximum = torch.stack([tile.amax(dim=1) for tile in tiles]).amax(dim=0)
         for tile in tiles:
-            tile.sub_(largest[:, None]).exp_()
+            tile.sub_(maximum[:, None]).exp_()
         total = torch.stack([tile.sum(dim=1) for tile in tiles]).sum(dim=0)
         if self.gradients:
             tiles[0].diagonal(rows.start).sub_(total)
-            factor = (self.scale * self.share / total)[:, None]
+            factor = (self.targets.config.scale * self.row_weight / total)[:, None]
             for direction, tile in zip(partition, tiles, strict=True):
-                self._descend(direction, rows, tile, factor)
-        return (total.log() + (largest - positive)).sum() * self.share
+                self._accumulate_gradients(direction, rows, tile, factor)
+        return (total.log() + (maximum - positive)).sum() * self.row_weight
 
-    def _score(self, direction: _Direction, rows: slice) -> torch.Tensor:
-        """Scores of some rows, shape (rows, right embeddings); minus infinity takes a false negative out."""
-        count = len(self.sides[_QUERIES])
-        mask = direction.mask(self.labels[rows], self.labels[:count], self.labels[count:])
-        if self.guides:
-            mask.logical_or_(self._nearer(direction, rows))
-        scores = self.scale * self.sides[direction.left][rows] @ self.sides[direction.right].T
+    def _scores(self, direction: _Direction, rows: slice) -> torch.Tensor:
+        """Scores of some rows, shape (rows, right embeddings); -inf where a false negative is masked."""
+        count = len(self.embeddings[_QUERIES])
+        labels, config = self.targets.labels, self.targets.config
+        mask = direction.mask(labels[rows], labels[:count], labels[count:])
+        if self.guide:
+            mask.logical_or_(self._guide_mask(direction, rows))
+        scores = config.scale * self.embeddings[direction.left][rows] @ self.embeddings[direction.right].T
         if direction is _QUERY_TO_DOCUMENT:
             self.masked.add_(mask.sum())
-            if self.hardness:
-                own = _of_own_row(self.labels[rows], self.labels)
-                scores = _hardened(scores, own, rows.start, self.hardness, self.scale)
+            if config.hardness:
+                local = same_row(labels[rows], labels)
+                scores = _add_hardness(scores, local, rows.start, config.hardness, config.scale)
         return scores.masked_fill_(mask, -torch.inf)
 
-    def _nearer(self, direction: _Direction, rows: slice) -> torch.Tensor:
-        """Mark what the guide finds more similar than a row's query and positive, shape (rows, right embeddings)."""
-        queries, _, positives = self.guides
+    def _guide_mask(self, direction: _Direction, rows: slice) -> torch.Tensor:
+        """Mark what the guide scores above a row's query and positive, shape (rows, right embeddings)."""
+        queries, _, positives = self.guide
         limits = (queries[rows] * positives[rows]).sum(dim=1)
-        marked = self.guides[direction.left][rows] @ self.guides[direction.right].T > limits[:, None]
+        mask = self.guide[direction.left][rows] @ self.guide[direction.right].T > limits[:, None]
         if direction is _QUERY_TO_DOCUMENT:
-            marked.diagonal(rows.start).fill_(False)
-        return marked
+            mask.diagonal(rows.start).fill_(False)
+        return mask
 
-    def _descend(self, direction: _Direction, rows: slice, tile: torch.Tensor, factor: torch.Tensor) -> None:
-        """Add the gradient of a tile, which is the derivative of the loss by the scores up to a factor for each row."""
-        left, right = (self.sides[side] for side in direction[:2])
+    def _accumulate_gradients(
+        self, direction: _Direction, rows: slice, tile: torch.Tensor, factor: torch.Tensor
+    ) -> None:
+        """The tile is the derivative of the loss by the scores, up to a factor for each row."""
+        left, right = (self.embeddings[side] for side in direction[:2])
         self.gradients[direction.left][rows] += tile @ right * factor
         self.gradients[direction.right].addmm_(tile.T, left[rows] * factor)
 
 
 def _with_positives(sides: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """Queries, documents, and the positives, which lead the documents, as a view of them; nothing of nothing."""
+    """Queries, documents, and as a view of these the positives; empty if `sides` is."""
     return (*sides, sides[1][: len(sides[0])]) if sides else ()
 
 
-def _hardened(scores: torch.Tensor, own: torch.Tensor, first: int, hardness: Hardness, scale: float) -> torch.Tensor:
-    """The scores with alpha times the cosine added for negatives.
+def _add_hardness(
+    scores: torch.Tensor, local: torch.Tensor, first: int, hardness: Hardness, scale: float
+) -> torch.Tensor:
+    """Add alpha times the cosine to the scores of negatives.
 
     Args:
         scores: of the queries of some rows and all documents, shape (rows, documents).
-        own: marks the documents of the queries' own rows, shape (rows, documents).
-        first: the first of the rows.
+        local: marks the documents of the queries' own rows, shape (rows, documents).
+        first: index of the first of the rows.
         hardness: alpha, and which negatives.
-        scale: what the cosines were multiplied by.
+        scale: by which the cosines were multiplied.
     """
     if hardness.mode == "hard_negatives":
-        weighed = own
+        weighted = local
     else:
-        weighed = ~own if hardness.mode == "in_batch_negatives" else torch.ones_like(own)
-    weighed.diagonal(first).fill_(False)
-    return torch.where(weighed, scores * (1 + hardness.strength / scale), scores)
+        weighted = ~local if hardness.mode == "in_batch_negatives" else torch.ones_like(local)
+    weighted.diagonal(first).fill_(False)
+    return torch.where(weighted, scores * (1 + hardness.strength / scale), scores)
 
 
-class _Contrast(torch.autograd.Function):
-    """The loss with its gradient, in fp32 or better."""
+class _TiledContrastiveLoss(torch.autograd.Function):
+    """Loss and gradients in one pass, in fp32 or better."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        queries: torch.Tensor,
-        documents: torch.Tensor,
-        labels: torch.Tensor,
-        own: slice,
-        scale: float,
-        partitions: tuple[_Partition, ...],
-        hardness: Hardness | None,
-        guides: tuple[torch.Tensor, torch.Tensor] | None,
+        ctx: Any, queries: torch.Tensor, documents: torch.Tensor, targets: _Targets
     ) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.dtypes = queries.dtype, documents.dtype
         sides = tuple(side.to(torch.promote_types(side.dtype, torch.float32)) for side in (queries, documents))
-        start, stop, _ = own.indices(len(queries))
-        share = 1 / (len(partitions) * (stop - start))
+        partitions = _OBJECTIVES[targets.config.objective]
+        start, stop, _ = targets.local_rows.indices(len(queries))
         gradients = tuple(map(torch.zeros_like, sides)) if any(ctx.needs_input_grad) else ()
-        batch = _Batch(
-            _with_positives(sides),
-            labels,
-            scale,
-            hardness,
-            share,
-            torch.zeros_like(labels[0, 0]),
-            _with_positives(gradients),
-            _with_positives(guides or ()),
+        accumulator = _TileAccumulator(
+            embeddings=_with_positives(sides),
+            targets=targets,
+            row_weight=1 / (len(partitions) * (stop - start)),
+            masked=torch.zeros_like(targets.labels[0, 0]),
+            gradients=_with_positives(gradients),
+            guide=_with_positives(targets.guide or ()),
         )
         loss = sides[0].new_zeros(())
-        at_once = max(1, TILE_BYTES // (len(documents) * sides[1].element_size()))
-        for first in range(start, stop, at_once):
-            rows = slice(first, min(first + at_once, stop))
+        rows_per_tile = max(1, TILE_BYTES // (len(documents) * sides[1].element_size()))
+        for first in range(start, stop, rows_per_tile):
+            rows = slice(first, min(first + rows_per_tile, stop))
             for partition in partitions:
-                loss += batch.add(partition, rows)
+                loss += accumulator.add(partition, rows)
         ctx.save_for_backward(*gradients)
-        ctx.mark_non_differentiable(batch.masked)
-        return loss, batch.masked
+        ctx.mark_non_differentiable(accumulator.masked)
+        return loss, accumulator.masked
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        # Scaled before it is rounded, or a loss scaler could not save the small gradients of fp16.
+        # Scaled before rounding: otherwise a loss scaler could not save the small gradients of fp16.
         scaled = (gradient * upstream for gradient in ctx.saved_tensors)
-        return (*(one.to(dtype) for one, dtype in zip(scaled, ctx.dtypes, strict=True)), *[None] * 6)
+        return (*(gradient.to(dtype) for gradient, dtype in zip(scaled, ctx.dtypes, strict=True)), None)

@@ -1,7 +1,7 @@
-"""How the embeddings of a batch lie: does the positive win, by how much, and do unrelated texts keep apart.
+"""Statistics of a batch's embeddings: whether the positive ranks first, by how much, and how similar all texts are.
 
-Seen at logged steps only, on rows spread evenly over the global batch, whose order is the same on any number of ranks.
-Loss and gradients know nothing of it.
+Computed at logged steps only, on rows spread evenly over the global batch, whose order does not depend on the number of
+ranks. Loss and gradients are not affected.
 """
 
 import math
@@ -15,21 +15,21 @@ from mnrl_job.training.losses.false_negatives import false_negatives
 
 SAMPLED_ROWS = 256
 WINDOW = 5
-ALIKE = 0.95
-ALIKE_BEFORE = 0.99
+COLLAPSED_ANISOTROPY = 0.95
+COLLAPSED_FROM_THE_START = 0.99
 TIMES_CHANCE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingStats:
-    """What one batch looks like; scores are cosine similarities. None where no query has a negative.
+    """Statistics of one batch; scores are cosine similarities. None if no query has a negative.
 
     Attributes:
-        in_batch_accuracy: share of the sampled queries whose positive scores higher than every negative of the batch.
-        chance: what that share would be by guessing.
+        in_batch_accuracy: fraction of the sampled queries whose positive scores above every negative of the batch.
+        chance: this fraction with random scores.
         positive_score: mean score of query and positive.
         hardest_negative_score: mean score of query and its best-scoring negative.
-        anisotropy: mean score of the positives of different rows, all of the batch; near 1 all texts look the same.
+        anisotropy: mean score of the positives of different rows of the batch; near 1 all texts look the same.
     """
 
     in_batch_accuracy: float | None
@@ -40,12 +40,12 @@ class EmbeddingStats:
 
 
 def compute_stats(queries: torch.Tensor, documents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The numbers of `EmbeddingStats` in order, on the device, so that nobody waits for it; NaN where there is none.
+    """The fields of `EmbeddingStats` in order, on the device, without synchronizing; NaN for None.
 
     Args:
         queries: anchors of the global batch, of unit length, shape (rows, dimension).
         documents: all positives, then all negatives; shape (documents, dimension).
-        labels: of the documents, as `contrastive_loss` takes them.
+        labels: of the documents, as for `contrastive_loss`.
     """
     with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
         rows = len(queries)
@@ -57,56 +57,60 @@ def compute_stats(queries: torch.Tensor, documents: torch.Tensor, labels: torch.
         mask = false_negatives(labels[sample], labels[:rows], labels[rows:])
         scores.masked_fill_(mask, -torch.inf).scatter_(1, sample[:, None], -torch.inf)
         negatives = scores.isfinite().sum(dim=1)
-        counts = negatives > 0
+        has_negatives = negatives > 0
         hardest = scores.amax(dim=1)
-        of_queries = ((positive > hardest).float(), 1 / (negatives + 1), positive, hardest)
-        means = [torch.where(counts, values, torch.nan).nanmean() for values in of_queries]
+        by_query = ((positive > hardest).float(), 1 / (negatives + 1), positive, hardest)
+        means = [torch.where(has_negatives, values, torch.nan).nanmean() for values in by_query]
         total = documents[:rows].sum(dim=0)
         return torch.stack([*means, (total @ total - rows) / (rows * (rows - 1))])
 
 
-def on_host(measured: torch.Tensor) -> EmbeddingStats:
-    """The numbers on the host, which waits for the device here."""
-    return EmbeddingStats(*(round(number, 5) if math.isfinite(number) else None for number in measured.tolist()))
+def to_embedding_stats(stats: torch.Tensor) -> EmbeddingStats:
+    """The result of `compute_stats` on the host; synchronizes with the device."""
+    return EmbeddingStats(*(round(number, 5) if math.isfinite(number) else None for number in stats.tolist()))
 
 
 class CollapseDetector:
-    """Notices when embeddings become useless, over the last 5 logged steps.
+    """Detects collapsed embeddings over the last 5 logged steps.
 
-    The positive is no longer found: the in-batch accuracy is at most twice that of guessing, after it had been more
-    than that in the first 5. Or unrelated documents look alike: their mean cosine similarity is 0.95 or more, and at
-    most a fifth is left of its distance to 1 in the first step, whose batch the base model embedded. A model that began
-    with 0.99 had nothing to lose.
+    Either the positive is no longer found: the in-batch accuracy is at most twice chance, after it was more than that
+    in the first 5. Or unrelated documents look alike: their mean cosine similarity is 0.95 or more, and its distance to
+    1 at most a fifth of that in the first step, whose batch the base model embedded. A base model at 0.99 or more
+    cannot collapse any further.
     """
 
     def __init__(self) -> None:
         self._first: list[EmbeddingStats] = []
         self._last: deque[EmbeddingStats] = deque(maxlen=WINDOW)
 
-    def update(self, checks: EmbeddingStats) -> str | None:
-        """What is wrong after this step, in words; empty if nothing is, None where it is too early to say."""
-        if None in (checks.in_batch_accuracy, checks.chance, checks.anisotropy):
+    def update(self, stats: EmbeddingStats) -> str | None:
+        """Describe the collapse after this step; empty if there is none, None if it is too early to say."""
+        if None in (stats.in_batch_accuracy, stats.chance, stats.anisotropy):
             return None
-        self._last.append(checks)
+        self._last.append(stats)
         if len(self._first) < WINDOW:
-            self._first.append(checks)
+            self._first.append(stats)
         if len(self._last) < WINDOW:
             return None
-        accuracy, before = (_mean([one.in_batch_accuracy for one in some]) for some in (self._last, self._first))
-        chance = _mean([one.chance for one in self._last])
-        if accuracy <= TIMES_CHANCE * chance < before:
-            return f"the in-batch accuracy fell from {before:.2f} to {accuracy:.2f}, where guessing gives {chance:.2f}"
-        alike, at_first = (_mean([one.anisotropy for one in some]) for some in (self._last, self._first[:1]))
-        if alike < _too_alike(at_first):
+        accuracy, initial = (_mean([step.in_batch_accuracy for step in steps]) for steps in (self._last, self._first))
+        chance = _mean([step.chance for step in self._last])
+        if accuracy <= TIMES_CHANCE * chance < initial:
+            return (
+                f"the in-batch accuracy fell from {initial:.2f} to {accuracy:.2f}; random guessing gives {chance:.2f}"
+            )
+        anisotropy, initial = (_mean([step.anisotropy for step in steps]) for steps in (self._last, self._first[:1]))
+        if anisotropy < _collapse_threshold(initial):
             return ""
-        return f"unrelated documents look alike: their mean cosine similarity rose from {at_first:.2f} to {alike:.2f}"
+        return (
+            f"unrelated documents look alike: their mean cosine similarity rose from {initial:.2f} to {anisotropy:.2f}"
+        )
 
 
-def _too_alike(at_first: float) -> float:
-    """The mean similarity of unrelated documents from which they look alike, where it was `at_first` before."""
-    if at_first >= ALIKE_BEFORE:
+def _collapse_threshold(initial: float) -> float:
+    """The anisotropy from which embeddings have collapsed, given that of the first step."""
+    if initial >= COLLAPSED_FROM_THE_START:
         return math.inf
-    return max(ALIKE, 1 - (1 - at_first) / 5)
+    return max(COLLAPSED_ANISOTROPY, 1 - (1 - initial) / 5)
 
 
 def _mean(values: list[float | None]) -> float:

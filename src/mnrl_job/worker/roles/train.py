@@ -16,13 +16,14 @@ from mnrl_job.system.preemption import record_sigterm
 from mnrl_job.system.record_files import write_record
 from mnrl_job.training.callbacks.checkpoints import CheckpointSpec
 from mnrl_job.training.fsdp import is_sharded, unsharded
+from mnrl_job.training.inputs import AttemptFolders, TrainingData
 from mnrl_job.training.lora import merged
 from mnrl_job.training.token_lengths import measure_lengths
 from mnrl_job.training.train import train
 from mnrl_job.worker.devices import describe_devices, peak_memory
 from mnrl_job.worker.export import check_exportable
 from mnrl_job.worker.guide import run_guide_model
-from mnrl_job.worker.model import describe_model, load_base_model, save_model
+from mnrl_job.worker.model import describe_model, load_base_model, model_options, save_model
 from mnrl_job.worker.results import WorkerResult
 from mnrl_job.worker.scoring import evaluate_all, extra_checkpoint_files, primary_score, scores_before
 
@@ -46,10 +47,11 @@ def train_role(task: WorkerTask) -> None:
     identity = asdict(run_identity(settings, task.inputs).for_resume())
     checkpoint_spec = CheckpointSpec(identity, extra_checkpoint_files(task), task.resume)
     score = partial(primary_score, model, task) if settings.eval_interval else None
-    training = train(model, settings, task.pairs, task.batch_plan, task.scratch, task.staging, checkpoint_spec, score)
+    data, folders = TrainingData(task.pairs, task.batch_plan), AttemptFolders(task.scratch, task.staging)
+    training = train(model, settings, data, folders, checkpoint_spec, score)
     if settings.lora_rank or is_sharded():
         make_plain = merged if settings.lora_rank else unsharded
-        model = make_plain(model, load_model(task.model, settings).model)
+        model = make_plain(model, load_model(task.model, model_options(settings), settings.base_model).model)
     after = evaluate_all(model, task, "after")
     if state.is_main_process:
         save_model(model, task.staging)

@@ -10,6 +10,7 @@ from accelerate import PartialState
 from mnrl_job.embedding.precision import choose_precision
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.system.record_files import write_record
+from mnrl_job.training.inputs import AttemptFolders, TrainingData
 from mnrl_job.training.token_lengths import measure_lengths
 from mnrl_job.training.train import train
 from mnrl_job.training.trial_run import first_steps
@@ -39,9 +40,9 @@ def trial_run_role(task: WorkerTask) -> None:
     max_steps = min(TRIAL_STEPS, settings.max_steps or TRIAL_STEPS)
     trial_settings = settings.model_copy(update={"max_steps": max_steps, "report_to": ()})
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    pairs, batch_plan = first_steps(task.pairs, task.batch_plan, TRIAL_STEPS, task.scratch / "trial-run")
-    run_guide_model(replace(task, settings=trial_settings, pairs=pairs, batch_plan=batch_plan))
-    training = train(model, trial_settings, pairs, batch_plan, task.scratch, task.staging)
+    data = first_steps(TrainingData(task.pairs, task.batch_plan), TRIAL_STEPS, task.scratch / "trial-run")
+    run_guide_model(replace(task, settings=trial_settings, pairs=data.pairs, batch_plan=data.batch_plan))
+    training = train(model, trial_settings, data, AttemptFolders(task.scratch, task.staging))
     if state.is_main_process:
         seconds = [json.loads(line)["seconds"] for line in (task.staging / "training_log.jsonl").open()]
         # Without the first step, which includes the warm-up.

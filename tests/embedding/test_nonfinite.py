@@ -10,8 +10,8 @@ import torch
 from mnrl_job.data.read_evalset import read_evalset
 from mnrl_job.data.sources import LocalSource
 from mnrl_job.embedding.encode import encode
-from mnrl_job.embedding.finite import UndefinedEmbedding
 from mnrl_job.embedding.loading import load
+from mnrl_job.embedding.nonfinite import NonFiniteEmbedding
 from mnrl_job.errors import DataError, Diverged
 from mnrl_job.worker.scoring import evaluate_all, primary_score
 from mnrl_job.worker.verify import record_probes
@@ -35,7 +35,7 @@ def column(texts):
 @pytest.mark.parametrize("kind", ["query", "document"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_the_first_text_is_named(spoilt, tmp_path, kind, precision):
-    with pytest.raises(UndefinedEmbedding, match=f"{kind} 'where is my invoice'") as caught:
+    with pytest.raises(NonFiniteEmbedding, match=f"{kind} 'where is my invoice'") as caught:
         encode(spoilt, column(TEXTS), kind, precision, tmp_path / "tokens.arrow")
     assert (caught.value.row, caught.value.code) == (TEXTS.index("where is my invoice"), 65)
 
@@ -43,14 +43,14 @@ def test_the_first_text_is_named(spoilt, tmp_path, kind, precision):
 def test_a_single_text_among_many_is_enough(spoilt, tmp_path):
     texts = [text for text in TEXTS if "invoice" not in text] * 4
     assert encode(spoilt, column(texts), "query", "fp32", tmp_path / "a.arrow").isfinite().all()
-    with pytest.raises(UndefinedEmbedding, match="'an invoice'"):
+    with pytest.raises(NonFiniteEmbedding, match="'an invoice'"):
         encode(spoilt, column([*texts, "an invoice"]), "query", "fp32", tmp_path / "b.arrow")
 
 
 def test_a_model_of_another_kind_is_looked_at_too(static_model, tmp_path):
     with torch.no_grad():
         static_model[0].embedding.weight[2] = math.inf
-    with pytest.raises(UndefinedEmbedding, match="'c'"):
+    with pytest.raises(NonFiniteEmbedding, match="'c'"):
         encode(static_model, column(["a b", "c"]), "document", "fp32", tmp_path / "tokens.arrow")
 
 

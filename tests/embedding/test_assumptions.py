@@ -1,21 +1,20 @@
-"""What is assumed of a base model is told, and only that."""
+"""Assumptions about a base model are logged, and nothing else."""
 
 import pytest
 
-from mnrl_job.config.settings import Settings
-from mnrl_job.embedding.assumed import find_assumptions, log_assumptions
-from mnrl_job.embedding.loading import load, load_model
-from mnrl_job.embedding.model_facts import Assumed
+from mnrl_job.embedding.assumptions import find_assumptions, log_assumptions
+from mnrl_job.embedding.loading import ModelOptions, load, load_model
+from mnrl_job.embedding.model_facts import Assumptions
 from tests.embedding.folders import copied, t5, with_json
 
 SETTINGS = "config_sentence_transformers.json"
 
 
-def test_a_plain_transformer_has_its_pooling_assumed(tmp_path, caplog):
+def test_pooling_of_a_plain_transformer_is_assumed(tmp_path, caplog):
     assumed = load(str(t5(tmp_path / "m")), "MNRL_BASE_MODEL").assumed
     assert assumed.pooling == "mean"
     log_assumptions(assumed)
-    assert "mean pooling is assumed" in caplog.text
+    assert "assuming mean pooling" in caplog.text
 
 
 def test_a_model_of_another_kind_of_the_library_has_its_pooling_assumed_too(tiny_model, tmp_path):
@@ -34,24 +33,24 @@ def test_a_model_of_another_kind_of_the_library_has_its_pooling_assumed_too(tiny
         ({"web_search": "where is ", "sts": "compare "}, ("sts", "web_search")),
     ],
 )
-def test_prompts_that_nobody_asks_for_are_told(tiny_model, tmp_path, prompts, unused, caplog):
+def test_unused_prompts_are_logged(tiny_model, tmp_path, prompts, unused, caplog):
     folder = copied(tiny_model, tmp_path / "m")
     with_json(folder / SETTINGS, prompts=prompts)
-    assumed = load_model(str(folder), Settings()).assumed
+    assumed = load_model(str(folder), ModelOptions()).assumed
     assert assumed.unused_prompts == unused
     log_assumptions(assumed)
     assert [name for name in unused if name not in caplog.text] == []
     assert bool(caplog.records) == bool(unused)
 
 
-def test_whoever_sets_the_prompts_need_not_be_told(tiny_model, tmp_path):
+def test_configured_prompts_are_no_assumption(tiny_model, tmp_path):
     folder = copied(tiny_model, tmp_path / "m")
     with_json(folder / SETTINGS, prompts={"web_search": "where is "})
-    settings = Settings(query_prompt="find ", document_prompt="")
-    assert load_model(str(folder), settings).assumed == Assumed()
+    options = ModelOptions(query_prompt="find ", document_prompt="")
+    assert load_model(str(folder), options).assumed == Assumptions()
 
 
-def test_a_default_prompt_is_one_that_is_used(tiny_model):
+def test_a_default_prompt_is_used(tiny_model):
     model = load(str(tiny_model), "MNRL_BASE_MODEL").model
     model.prompts, model.default_prompt_name = {"any": "all "}, "any"
-    assert find_assumptions(model) == Assumed()
+    assert find_assumptions(model) == Assumptions()

@@ -1,0 +1,61 @@
+"""The parts of a trainer, built from the settings of the run."""
+
+from pathlib import Path
+
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
+
+from mnrl_job.batching.planning import Plan
+from mnrl_job.config.settings import Settings
+from mnrl_job.data.ragged import Ragged
+from mnrl_job.embedding.precision import Precision
+from mnrl_job.training.callbacks.divergence import DivergenceMonitor
+from mnrl_job.training.fsdp import is_sharded
+from mnrl_job.training.hard_negatives.mining import MiningConfig
+from mnrl_job.training.hard_negatives.mining_rounds import HardNegatives
+from mnrl_job.training.inputs import TrainingData
+from mnrl_job.training.lora import add_adapter
+from mnrl_job.training.memory import checkpoint_layers
+from mnrl_job.training.training_args import OptimizerConfig, training_args
+
+
+def prepare_model(model: SentenceTransformer, settings: Settings, precision: Precision) -> None:
+    """Add the LoRA adapter and enable gradient checkpointing, as the settings say."""
+    if settings.lora_rank:
+        # FSDP casts sharded weights when it gathers them.
+        add_adapter(model, settings.lora_rank, settings.seed, "fp32" if is_sharded() else precision)
+    if settings.gradient_checkpointing:
+        checkpoint_layers(model)
+
+
+def mine_hard_negatives(
+    model: SentenceTransformer, settings: Settings, data: TrainingData, plan: Plan, precision: Precision, folder: Path
+) -> HardNegatives | None:
+    """The hard negatives of the first epoch, mined unless a checkpoint has them; None if the settings ask for none."""
+    if not settings.num_hard_negatives:
+        return None
+    config = MiningConfig(
+        settings.num_hard_negatives,
+        settings.hard_negative_range,
+        settings.hard_negative_relative_margin,
+        settings.mines_every_epoch,
+    )
+    negatives = HardNegatives(model, config, precision, data, plan, folder)
+    if negatives.due(0):
+        negatives.mine(0)
+    return negatives
+
+
+def divergence_monitor(settings: Settings, pairs: Path, plan: Plan, given: Ragged) -> DivergenceMonitor:
+    """Compares the loss with that of random scores over the documents of an average batch."""
+    documents = plan.shape[1] * (1 + settings.num_hard_negatives) + int(given.counts[plan].sum()) / max(1, len(plan))
+    return DivergenceMonitor(pairs, documents, settings.learning_rate, len(settings.matryoshka_dims) or 1)
+
+
+def build_training_args(
+    settings: Settings, plan: Plan, precision: Precision, folder: Path
+) -> SentenceTransformerTrainingArguments:
+    """The trainer's arguments. Data loader processes would not see negatives mined in later epochs."""
+    optimizer = OptimizerConfig(
+        settings.learning_rate, settings.warmup_ratio, settings.weight_decay, settings.lr_scheduler
+    )
+    return training_args(optimizer, plan, precision, settings.seed, folder, prefetch=not settings.mines_every_epoch)
