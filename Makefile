@@ -25,7 +25,7 @@ install: $(VENV)/.installed ## Create .venv with the locked packages and the exa
 
 install-dev: $(VENV)/.installed-dev ## Add what tests and checks need.
 
-install-export: $(VENV)/.export/.installed ## Add what MNRL_EXPORT needs (470 MB), in an environment of its own.
+install-export: $(VENV)/.installed-export ## Add what `mnrl-job export` needs (300 MB).
 
 train: install ## Train on the bundled example (on a CPU where there is no GPU); see examples/support-faq.
 	@MNRL_OUTPUT="$${MNRL_OUTPUT:-$(OUTPUT)}" examples/support-faq/train.sh $(BIN)
@@ -113,10 +113,6 @@ $(VENV)/.installed: requirements.lock requirements-torch.lock pyproject.toml scr
 	@$(PIP) --no-deps --editable .
 	@touch $@
 
-$(VENV)/.export/.installed: requirements-export.lock scripts/create-export-env | $(VENV)/.installed
-	@scripts/create-export-env $(VENV)
-	@touch $@
-
 # Programs that live apart: AWS' needs another botocore than ours, and those that look at the packages should be none of them.
 $(VENV)/.aws/.installed: PROGRAMS := awscli
 $(VENV)/.supply/.installed: requirements-supply.lock
@@ -128,4 +124,8 @@ $(VENV)/.aws/.installed $(VENV)/.supply/.installed:
 
 $(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.lock
 	@$(PIP) --no-deps --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(VENV)/.installed-export: $(VENV)/.installed requirements-export.lock
+	@$(PIP) --no-deps --require-hashes -r requirements-export.lock
 	@touch $@

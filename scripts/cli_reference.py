@@ -18,6 +18,7 @@ MORE = {
     "train": "[What it writes](metrics.md), [how to stop and resume it](interruptions.md).",
     "check": "[What it checks](storage.md#check).",
     "evaluate": "It writes the same files as `train`, but for the model.",
+    "export": "[Formats, and what is checked](exports.md).",
     "verify": "[What it compares](storage.md#verify).",
     "settings": "Values are shown with where each came from: flag, environment, `.env` or default.",
 }

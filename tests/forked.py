@@ -23,7 +23,7 @@ from mnrl_job.system.parent_death import die_with_parent
 from tests.hosts import Host
 
 # Of these commands; two workers, one that verifies, and one in place of any of them that was killed.
-WITH_WORKERS = {"train", "evaluate", "check", "verify"}
+WITH_WORKERS = {"train", "evaluate", "check", "verify", "export"}
 SPARES = 4
 LARGEST_MESSAGE = 1 << 20
 # What decides how a library behaves from its import on; the rest of the environment each process is given.

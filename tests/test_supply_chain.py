@@ -35,6 +35,10 @@ def test_trackers_are_installed_beside_a_job_as_they_are_tested():
     assert not pinned("requirements-track.lock").keys() & pinned("requirements.lock").keys()
 
 
+def test_exporters_are_installed_beside_a_job_without_changing_it():
+    assert not pinned("requirements-export.lock").keys() & pinned("requirements.lock").keys()
+
+
 def test_the_cuda_build_of_torch_is_the_release_that_is_locked():
     assert pinned("requirements-cuda.lock")["torch"] == pinned("requirements-torch.lock")["torch"]
     assert not pinned("requirements-cuda.lock").keys() & pinned("requirements.lock").keys()

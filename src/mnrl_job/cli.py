@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -16,7 +16,8 @@ from mnrl_job import __version__
 from mnrl_job.config import documentation
 from mnrl_job.config.dotenv_file import read_dotenv
 from mnrl_job.config.reader import read_settings
-from mnrl_job.config.settings import PREFIX, RENAMED, Settings, accepts, flag_name
+from mnrl_job.config.setting_types import ExportFormat
+from mnrl_job.config.settings import PREFIX, REMOVED, RENAMED, Settings, accepts, flag_name
 from mnrl_job.errors import GateError, InternalError, JobError, SettingsError, by_kind
 from mnrl_job.system import logs
 from mnrl_job.system.finding import Finding
@@ -29,6 +30,17 @@ if TYPE_CHECKING:
 TERMINATION_LOG = Path("/dev/termination-log")
 # Kubernetes truncates the log at 4096 bytes; a character takes 4 at most.
 TERMINATION_LOG_CHARACTERS = 900
+EXPORT_SETTINGS = (
+    "eval_data",
+    "max_bad_row_ratio",
+    "metric_cutoffs",
+    "primary_metric",
+    "work_dir",
+    "hang_timeout",
+    "grace_period",
+    "s3_addressing_style",
+    "log_format",
+)
 SHOWN_METRICS = ("ndcg@10", "mrr@10", "recall@10", "accuracy@1")
 
 
@@ -115,7 +127,28 @@ def verify(settings: Settings, _origins: dict[str, str], uri: str) -> None:
 
     result = verify(uri, settings)
     model = f"the model gives the same embeddings (max difference {result.max_difference:.2g})" if result else ""
-    logs.log(f"{uri} verified: all hashes match; {model or 'the run has no model'}")
+    logs.log(f"{uri} verified: all hashes match; {model or 'there is no model to reload'}")
+
+
+@commands.command()
+@click.argument("uri")
+@click.option(
+    "--format",
+    "formats",
+    type=click.Choice(get_args(ExportFormat)),
+    multiple=True,
+    required=True,
+    help="A format to export to; give it again for another.",
+)
+@functools.partial(with_settings, fields=EXPORT_SETTINGS)
+def export(settings: Settings, _origins: dict[str, str], uri: str, formats: tuple[ExportFormat, ...]) -> None:
+    """Export a published run to ONNX, OpenVINO or 8-bit ONNX; compare, score and publish each beside it."""
+    from mnrl_job.pipeline.export import export_run
+    from mnrl_job.report.export_report import export_line
+
+    _, metric = settings.primary_eval
+    for report in export_run(uri, formats, settings):
+        click.echo(export_line(report, metric))
 
 
 @commands.command()
@@ -163,8 +196,6 @@ def show(metrics: Mapping[str, Any]) -> None:
         click.echo(
             "\n".join([f"\n{name}\n{_table(evaluation, metric)}", *_dimensions(evaluation["dimensions"], metric)])
         )
-        if metrics["exports"]:
-            click.echo("\n".join(_exports(metrics["exports"], name, metric, evaluation["after"][metric])))
     if metrics["evaluation"]:
         click.echo()
 
@@ -194,19 +225,6 @@ def _dimensions(dimensions: dict[str, Any], metric: str) -> list[str]:
     return lines
 
 
-def _exports(exports: dict[str, Any], name: str, metric: str, after: float) -> list[str]:
-    """The primary metric of each exported format, compared with the model itself, and its size and speed."""
-    lines = [f"  {'exported as':<14}{metric:>16}{'change':>9}{'size':>12}   a text"]
-    for export_format, export in exports.items():
-        value, pytorch_seconds = export["metrics"][name][metric], export["pytorch_seconds_per_text"]
-        pytorch = f" (PyTorch {1000 * pytorch_seconds:.1f} ms)" if pytorch_seconds else ""
-        lines.append(
-            f"  {export_format:<14}{value:>16.4f}{value - after:>+9.4f}{export['bytes'] / 1e6:>9.1f} MB   "
-            f"{1000 * export['seconds_per_text']:.1f} ms{pytorch}"
-        )
-    return lines
-
-
 def _verdict(primary: Mapping[str, Any] | None) -> str:
     if primary is None:
         return "not evaluated; "
@@ -232,8 +250,10 @@ def _run_command() -> int:
     try:
         commands.main(standalone_mode=False)
     except click.NoSuchOption as error:
-        renamed = RENAMED.get(error.option_name.removeprefix("--").replace("-", "_"))
+        field = error.option_name.removeprefix("--").replace("-", "_")
+        renamed = RENAMED.get(field)
         hint = f"{error.message} Did you mean {flag_name(renamed)!r}?" if renamed else error.format_message()
+        hint = f"{error.message} Instead, {REMOVED[field]}" if field in REMOVED else hint
         return fail(SettingsError(hint))
     except click.ClickException as error:
         return fail(SettingsError(error.format_message()))

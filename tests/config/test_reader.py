@@ -125,6 +125,14 @@ def test_an_old_flag_is_refused_with_the_new_one(mnrl_job, old, new):
     assert f"'{new}'" in result.last_line
 
 
+def test_the_removed_export_setting_exits_with_64_and_names_the_command(mnrl_job):
+    (problem,) = find_problems(environ=REQUIRED | {"MNRL_EXPORT": "onnx"})
+    assert problem.startswith("MNRL_EXPORT is not a setting; export a published run with `mnrl-job export ")
+    result = mnrl_job("train", "--export", "onnx")
+    assert result.code == 64
+    assert "`mnrl-job export RUN_URI --format FORMAT`" in result.last_line
+
+
 def test_an_unknown_flag_exits_with_64(mnrl_job):
     result = mnrl_job("train", "--batchsize", "8")
     assert result.code == 64
@@ -148,7 +156,6 @@ def test_an_unknown_flag_exits_with_64(mnrl_job):
         ("MNRL_HARDNESS", "hard_negatives : 5"),
         ("MNRL_PRIMARY_METRIC", "ndcg@10"),
         ("MNRL_HARD_NEGATIVE_RANGE", "1-50"),
-        ("MNRL_EXPORT", "onnx"),
         ("MNRL_REPORT_TO", "wandb"),
         ("MNRL_RUN_ID", "r1"),
         ("MNRL_BASE_MODEL", "owner/name"),

@@ -138,13 +138,6 @@ def test_a_duration_requires_a_unit(value, seconds):
     assert re.search(rf"^MNRL_NODE_TIMEOUT='{value[:-1]}' .*\(30s, 2m, 1h\)$", problem)
 
 
-def test_export_formats_have_a_fixed_order_and_unknown_ones_are_refused_with_a_suggestion():
-    settings, _ = read_settings("train", {"export": " int8, onnx,int8"}, REQUIRED, {})
-    assert settings.export == ("onnx", "int8")
-    (problem,) = find_problems(environ=REQUIRED | {"MNRL_EXPORT": "onnx,openvivo"})
-    assert re.search(r"^MNRL_EXPORT='onnx,openvivo' .*'openvivo'; .* openvino\?", problem)
-
-
 def test_a_sharded_model_does_not_support_mining_in_every_epoch():
     environ = REQUIRED | {"MNRL_MINING_INTERVAL": "epoch", "MNRL_ACCELERATE_CONFIG": "fsdp.yaml"}
     (problem,) = find_problems(environ=environ)

@@ -18,7 +18,6 @@ ENVIRON = {
     "MNRL_HANG_TIMEOUT": "90s",
     "MNRL_NUM_NODES": "2:4",
     "MNRL_QUERY_PROMPT": "query: ",
-    "MNRL_EXPORT": "onnx,int8",
     "MNRL_NEAR_DUPLICATE_THRESHOLD": "off",
     "MNRL_GROUP_SECRET": "s3cret-words",
 }

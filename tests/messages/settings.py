@@ -56,11 +56,10 @@ SETTINGS: Catalogue = {
         "MNRL_PRIMARY_METRIC='bleu' is invalid (unknown metric); expected accuracy|precision|recall|mrr|map|ndcg@k "
         "with k from MNRL_METRIC_CUTOFFS, or NAME.metric for an eval set",
     ),
-    "a format that is not known": (
-        environment(MNRL_EXPORT="openvivo"),
+    "a setting that became a command": (
+        environment(MNRL_EXPORT="onnx"),
         64,
-        "MNRL_EXPORT='openvivo' is invalid (unknown format 'openvivo'; did you mean openvino?); expected onnx, "
-        "openvino, int8 (ONNX in 8 bits), comma separated",
+        "MNRL_EXPORT is not a setting; export a published run with `mnrl-job export RUN_URI --format FORMAT`",
     ),
     "a filter that is none": (
         environment(MNRL_ROW_FILTER="label>=1 or split=train"),

@@ -1,235 +1,168 @@
-"""Other formats of the trained model: they load by the library and rank as it does; what differs is refused."""
+"""Exports of a saved model: they give its embeddings and its rankings; one that does not is refused."""
 
-import hashlib
 import json
 import re
-import subprocess
+import shutil
 
-import numpy as np
 import pytest
+import torch
 
 from mnrl_job.config.setting_types import METRIC_CUTOFFS
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalData, write_evalset
 from mnrl_job.errors import InternalError, SettingsError
 from mnrl_job.evaluation.results import read_results
-from mnrl_job.launch.exporters import LOADING, python_of
-from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
-from mnrl_job.launch.workers import run_workers
-from mnrl_job.system.devices import Devices
-from mnrl_job.system.record_files import write_record
-from mnrl_job.worker.export import check_exportable
-from mnrl_job.worker.results import Exports
+from mnrl_job.worker import export as worker_export
+from mnrl_job.worker.export import export, find_transformer, load
 from mnrl_job.worker.verify import record_probes
-from tests.examples import PAIRS, read_metrics
-from tests.program import clean_environment
+from tests.embedding.folders import FAMILIES, of_family
+from tests.examples import PAIRS
 
 QUERY, DOCUMENT = "export all ", "the data page "
 LONG = " ".join(text for pair in PAIRS for text in pair)
-# How far apart two kernels may be: no number of an embedding is above 1, and each of two layers rounds anew. In fp32
-# the order of a sum is theirs, of up to 64 numbers; in bf16 what is multiplied is rounded, and summed in fp32.
-LAYERS, LONGEST_SUM = 2, 64
-FP32 = LAYERS * LONGEST_SUM * 2.0**-23
-BF16 = LAYERS * 2.0**-8
-LOADED = {
-    "onnx": ("onnx", dict(LOADING["onnx"]), FP32),
-    "openvino": ("openvino", dict(LOADING["openvino"]), FP32),
-    "openvino in what this processor multiplies fastest": ("openvino", {}, BF16),
-    "int8": ("onnx", {"file_name": "onnx/model_quint8_avx2.onnx"}, 0.2),
-}
-# What a user does with exported models, in the environment that can load them.
-USE = """
-import sys, json
-from sentence_transformers import SentenceTransformer
-texts, found = json.loads(sys.argv[2]), []
-for backend, options, _ in json.loads(sys.argv[3]):
-    model = SentenceTransformer(sys.argv[1], backend=backend, device="cpu", model_kwargs=options)
-    sides = model.encode_query(texts).tolist(), model.encode_document(texts).tolist()
-    found.append((model.max_seq_length, *sides))
-print(json.dumps(found))
-"""
-
-# What a worker does, for several tasks.
-REFUSE = """
-import json, sys
-from pathlib import Path
-from mnrl_job.errors import JobError
-from mnrl_job.worker.export import export
-from mnrl_job.launch.worker_task import WorkerTask
-from mnrl_job.system.record_files import read_record
-found = []
-for path in sys.argv[1:]:
-    try:
-        export("onnx", read_record(Path(path), WorkerTask))
-    except JobError as error:
-        found.append((error.kind, str(error)))
-print(json.dumps(found))
-"""
+# No number of an embedding is above 1, each of two layers rounds anew, and a sum has up to 64 numbers.
+FP32 = 2 * 64 * 2.0**-23
 
 
-def task_in(folder, formats, eval_sets=()):
-    return WorkerTask(Settings(export=formats), "", folder, folder / "run", eval_sets, {})
+def save_run(model, folder):
+    """What `export` needs of a published run: the model, and the embeddings it gave when it was trained."""
+    folder.mkdir()
+    record_probes(model, folder / "verification.json")
+    model.save_pretrained(str(folder / "model"), create_model_card=False)
 
 
-def export(folder, formats, eval_sets=()):
-    task = task_in(folder, formats, eval_sets)
-    return run_workers(
-        "export", task, Devices(gpus=(), workers=1), WorkerTimeouts(120, 30), "exports.json", Exports
-    ).exports
-
-
-def prepared(folder, tiny_model):
-    """A trained model as a run has it, with prompts, and texts cut at 12 tokens."""
-    from sentence_transformers import SentenceTransformer
-
-    model = SentenceTransformer(str(tiny_model), device="cpu")
-    model.prompts.update(query=QUERY, document=DOCUMENT)
-    model.max_seq_length = 12
-    (folder / "run").mkdir()
-    record_probes(model, folder / "run" / "verification.json")
-    model.save_pretrained(str(folder / "run" / "model"), create_model_card=False)
-    return model
-
-
-def hashes(folder):
-    return {
-        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob("*") if p.is_file()
-    }
+def task_in(folder, eval_sets=()):
+    return WorkerTask(Settings(), "", folder, folder / "run", eval_sets, {})
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory, tiny_model):
-    """The folder, the model, its files' hashes before, its own results, and the exports by format."""
+    """The folder, the model with its own evaluation, and the exports of a model with prompts that reads 12 tokens."""
+    from sentence_transformers import SentenceTransformer
+
     from mnrl_job.worker.retrieval import EvaluationOptions, evaluate
 
     folder = tmp_path_factory.mktemp("exported")
-    model = prepared(folder, tiny_model)
-    before = hashes(folder / "run" / "model")
+    model = SentenceTransformer(str(tiny_model), device="cpu")
+    model.prompts.update(query=QUERY, document=DOCUMENT)
+    model.max_seq_length = 12
+    save_run(model, folder / "run")
     queries = {f"q{i}": anchor for i, (anchor, _) in enumerate(PAIRS)}
     corpus = {f"d{i}": positive for i, (_, positive) in enumerate(PAIRS)}
-    grades = {(f"q{i}", f"d{i}"): 1 for i in range(len(PAIRS))}
-    eval_set = write_evalset("faq", "", folder / "faq", EvalData(queries, corpus, grades))
-    own = evaluate(model, eval_set, EvaluationOptions("fp32", METRIC_CUTOFFS), folder / "own.jsonl")
-    exports = export(folder, ("onnx", "openvino", "int8"), (eval_set,))
-    return folder, model, before, own, {one.format: one for one in exports}
+    relevances = {(f"q{i}", f"d{i}"): 1 for i in range(len(PAIRS))}
+    eval_set = write_evalset("faq", "", folder / "faq", EvalData(queries, corpus, relevances))
+    evaluation = evaluate(model, eval_set, EvaluationOptions("fp32", METRIC_CUTOFFS), folder / "own.jsonl")
+    exports = {name: export(name, task_in(folder, (eval_set,))) for name in ("onnx", "openvino", "int8")}
+    return folder, model, evaluation, exports
 
 
-def test_each_format_is_a_file_beside_the_weights_and_nothing_else_in_the_model_is_touched(exported):
-    folder, _, before, _, exports = exported
-    assert {name: sorted(one.files) for name, one in exports.items()} == {
-        "onnx": ["onnx/model.onnx"],
-        "openvino": ["openvino/openvino_model.bin", "openvino/openvino_model.xml"],
-        "int8": ["onnx/model_quint8_avx2.onnx"],
-    }
-    model = folder / "run" / "model"
-    for one in exports.values():
-        assert all((model / file).stat().st_size == size for file, size in one.files.items())
-    after = hashes(model)
-    assert {name: after[name] for name in before} == before
-    assert len(after) == len(before) + 4
-    assert sum(exports["int8"].files.values()) < sum(exports["onnx"].files.values())
+@pytest.mark.parametrize(
+    ("name", "graph"),
+    [
+        ("onnx", {"onnx/model.onnx", "onnx/model.onnx.data"}),
+        ("int8", {"onnx/model.onnx", "onnx/model.onnx.data"}),
+        ("openvino", {"openvino/openvino_model.bin", "openvino/openvino_model.xml"}),
+    ],
+)
+def test_an_export_is_the_model_folder_with_the_graph_in_place_of_the_weights(exported, name, graph):
+    folder, _, _, exports = exported
+    run, model = folder / "run" / "model", folder / name / "model"
+    files = {path.relative_to(model).as_posix(): path for path in model.rglob("*") if path.is_file()}
+    published = {path.relative_to(run).as_posix(): path for path in run.rglob("*") if path.is_file()}
+    assert graph < exports[name].files.keys()
+    assert {file: files[file].stat().st_size for file in exports[name].files} == exports[name].files
+    assert files.keys() - exports[name].files.keys() == published.keys() - {"model.safetensors"}
+    assert all(files[file].read_bytes() == published[file].read_bytes() for file in files.keys() & published.keys())
 
 
 @pytest.mark.parametrize("name", ["onnx", "openvino"])
-def test_formats_of_32_bits_rank_as_the_trained_model_does(exported, name):
-    folder, _, _, own, exports = exported
-    one = exports[name]
-    assert one.max_difference < FP32
-    assert one.min_cosine == pytest.approx(1, abs=FP32)
-    (scored,) = one.evaluations
-    assert scored.metrics == pytest.approx(own.metrics)
-    theirs, ours = read_results(folder / f"{name}-faq.jsonl"), read_results(folder / "own.jsonl")
-    assert [(a.query_id, a.rank) for a in theirs] == [(b.query_id, b.rank) for b in ours]
+def test_fp32_formats_give_the_rankings_of_the_trained_model(exported, name):
+    folder, _, evaluation, exports = exported
+    result = exports[name]
+    assert result.max_difference < FP32
+    assert result.min_cosine == pytest.approx(1, abs=FP32)
+    (scored,) = result.evaluations
+    assert scored.metrics == pytest.approx(evaluation.metrics)
+    ranked, expected = read_results(folder / f"{name}-faq.jsonl"), read_results(folder / "own.jsonl")
+    assert [(query.query_id, query.rank) for query in ranked] == [(query.query_id, query.rank) for query in expected]
 
 
-def test_eight_bits_are_told_apart_and_how_far_off_they_are(exported):
-    one = exported[-1]["int8"]
-    assert one.tolerance is None
-    assert 1e-4 < one.max_difference < 0.5
-    assert 0.9 < one.min_cosine < 0.99999
-    assert one.evaluations[0].metrics.keys() == exported[3].metrics.keys()
-    assert one.packages["onnxruntime"]
-    assert one.seconds_per_text > 0
-    assert one.pytorch_seconds_per_text > 0
+def test_the_difference_of_int8_is_reported_without_a_limit(exported):
+    _, _, evaluation, exports = exported
+    int8 = exports["int8"]
+    assert int8.tolerance is None
+    assert 1e-4 < int8.max_difference < 0.5
+    assert 0.9 < int8.min_cosine < 0.99999
+    assert int8.evaluations[0].metrics.keys() == evaluation.metrics.keys()
+    assert int8.files["onnx/model.onnx.data"] < 0.5 * exports["onnx"].files["onnx/model.onnx.data"]
+    assert {"transformers", "torch", "onnx", "onnxscript", "onnxruntime"} <= int8.packages.keys()
+    assert int8.seconds_per_text > 0
+    assert int8.pytorch_seconds_per_text > 0
 
 
-def test_the_folder_loads_by_the_library_with_prompts_and_length(exported):
-    folder, model, *_ = exported
-    texts = [PAIRS[0][0], LONG]
-    told = [json.dumps(texts), json.dumps(list(LOADED.values()))]
-    command = [python_of("export"), "-c", USE, str(folder / "run" / "model"), *told]
-    done = subprocess.run(command, env=clean_environment(), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    for (tokens, queries, documents), (_, _, allowed) in zip(found, LOADED.values(), strict=True):
-        assert tokens == 12
-        assert np.abs(np.array(queries) - model.encode_query(texts)).max() < allowed
-        assert np.abs(np.array(documents) - model.encode_document(texts)).max() < allowed
+@pytest.mark.parametrize("name", ["onnx", "openvino"])
+def test_batches_of_other_sizes_and_lengths_than_it_was_traced_with_give_the_same_embeddings(exported, name):
+    from sentence_transformers import SentenceTransformer
+
+    folder, model, _, exports = exported
+    backend = exports[name].backend
+    other = SentenceTransformer(str(folder / "run" / "model"), device="cpu")
+    other[0].model = load(folder / name / "model" / backend, backend, other[0].model.config)
+    for texts in ([PAIRS[0][0]], [LONG], ["", LONG, PAIRS[1][0]], [text for pair in PAIRS for text in pair]):
+        for side in ("encode_query", "encode_document"):
+            expected = getattr(model, side)(texts, convert_to_tensor=True)
+            assert (getattr(other, side)(texts, convert_to_tensor=True) - expected).abs().max() < FP32
 
 
-@pytest.fixture(scope="module")
-def refused(tmp_path_factory, tiny_model):
-    """Two models that cannot be exported, one for its other prompt, one for its kind, and how each was refused."""
-    changes = {
-        "prompt": ("config_sentence_transformers.json", {"prompts": {"query": "another ", "document": DOCUMENT}}),
-        "kind": ("config.json", {"model_type": "rwkv"}),
-    }
-    tasks, folders = [], {}
-    for name, (file, change) in changes.items():
-        folder = folders[name] = tmp_path_factory.mktemp(name)
-        prepared(folder, tiny_model)
-        path = folder / "run" / "model" / file
-        path.write_text(json.dumps(json.loads(path.read_text()) | change))
-        write_record(folder / "task.json", task_in(folder, ("onnx",)))
-        tasks.append(str(folder / "task.json"))
-    done = subprocess.run(
-        [python_of("export"), "-c", REFUSE, *tasks], env=clean_environment(), capture_output=True, text=True
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [
+        ("qwen3", "onnx"),
+        ("modernbert", "onnx"),
+        *(
+            pytest.param(family, name, marks=pytest.mark.slow)
+            for family in FAMILIES
+            for name in ("onnx", "openvino", "int8")
+            if (family, name) not in {("qwen3", "onnx"), ("modernbert", "onnx"), ("bert", "onnx")}
+        ),
+    ],
+)
+def test_models_of_each_family_can_be_exported(family, name, tiny_model, tmp_path):
+    torch.manual_seed(0)
+    model = of_family(family, tiny_model, tmp_path / "backbone")
+    save_run(model, tmp_path / "run")
+    result = export(name, task_in(tmp_path))
+    assert result.max_difference < (0.5 if name == "int8" else FP32)
+
+
+def test_an_export_that_gives_other_embeddings_is_refused_with_the_difference(exported, tmp_path, monkeypatch):
+    def copy_graph(_name, _model, target):
+        shutil.copytree(exported[0] / "onnx" / "model" / "onnx", target)
+        return {}
+
+    monkeypatch.setattr(worker_export, "write", copy_graph)
+    shutil.copytree(exported[0] / "run", tmp_path / "run")
+    config = tmp_path / "run" / "model" / "config_sentence_transformers.json"
+    prompts = {"prompts": {"query": "another ", "document": DOCUMENT}}
+    config.write_text(json.dumps(json.loads(config.read_text()) | prompts))
+    with pytest.raises(InternalError, match=r"exported to onnx does not give the embeddings .* differ by 0\.\d+"):
+        export("onnx", task_in(tmp_path))
+
+
+def test_a_model_that_the_exporter_does_not_support_is_refused_with_what_to_do(exported, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("no such operator\nand a long explanation")
+
+    shutil.copytree(exported[0] / "run", tmp_path / "run")
+    monkeypatch.setattr(worker_export, "convert", fail)
+    with pytest.raises(SettingsError) as raised:
+        export("int8", task_in(tmp_path))
+    assert re.search(
+        r"cannot export this BertModel to int8: no such operator; leave out --format int8$", str(raised.value)
     )
-    assert done.returncode == 0, done.stderr
-    return folders, dict(zip(changes, json.loads(done.stdout.splitlines()[-1]), strict=True))
 
 
-def test_a_format_that_gives_other_embeddings_is_refused_and_told_by_how_much(refused):
-    kind, message = refused[1]["prompt"]
-    assert kind == InternalError.kind
-    assert re.search(r"onnx/model.onnx does not give the embeddings .* differ by 0\.\d+.*leave", message)
-
-
-def test_a_model_the_library_cannot_export_is_refused_with_what_to_do(refused):
-    folders, told = refused
-    kind, message = told["kind"]
-    assert kind == SettingsError.kind
-    assert re.search(r"MNRL_EXPORT=onnx: the library cannot export this model: .*leave onnx out", message)
-    assert not (folders["kind"] / "run" / "model" / "onnx").exists()
-
-
-def test_a_model_that_is_no_transformer_is_refused_before_training(static_model):
-    check_exportable(static_model, ())
-    with pytest.raises(SettingsError, match=r"^MNRL_EXPORT=onnx: "):
-        check_exportable(static_model, ("onnx",))
-
-
-def test_a_run_publishes_each_format_with_its_line_and_verify_looks_at_it(mnrl_job, good, tmp_path):
-    ended = mnrl_job("train", **good, MNRL_EXPORT="openvino,int8,onnx")
-    assert ended.code == 0, ended.stderr
-    run = tmp_path / "out" / "r"
-    metrics = read_metrics(run)
-    assert list(metrics["exports"]) == ["onnx", "openvino", "int8"]
-    own = metrics["evaluation"]["faq"]["after"]["ndcg@10"]
-    for name, one in metrics["exports"].items():
-        score = one["metrics"]["faq"]["ndcg@10"]
-        assert f"  {name:<14}{score:>16.4f}{score - own:>+9.4f}" in ended.stdout
-        assert one["bytes"] == sum((run / "model" / file).stat().st_size for file in one["files"])
-    manifest = json.loads((run / "manifest.json").read_text())["files"]
-    assert {f"model/{file}" for one in metrics["exports"].values() for file in one["files"]} < manifest.keys()
-    card = (run / "model" / "README.md").read_text()
-    assert 'backend="onnx", model_kwargs={"file_name": "onnx/model_quint8_avx2.onnx"}' in card
-    assert re.search(r'backend="openvino".*"ov_config": {"INFERENCE_PRECISION_HINT": "f32"}', card)
-    assert "exported as openvino" in (run / "report.html").read_text()
-    assert metrics["performance"]["seconds"]["export"] > 0
-    weights = run / "model" / "openvino" / "openvino_model.bin"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    damaged = mnrl_job("verify", str(run))
-    assert damaged.code == 65
-    assert "openvino_model.bin" in damaged.stderr
+def test_a_model_without_a_transformer_is_refused(static_model):
+    with pytest.raises(SettingsError, match="only models with one transformer can be exported, and this one has 0"):
+        find_transformer(static_model)

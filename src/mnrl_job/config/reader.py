@@ -12,6 +12,7 @@ from mnrl_job.config.settings import (
     GIT_SHA,
     IMAGE,
     PREFIX,
+    REMOVED,
     RENAMED,
     REQUIRED,
     Settings,
@@ -120,6 +121,7 @@ def _unknown_names(names: Mapping[str, str | None], where: str) -> list[str]:
         if has_our_prefix and name not in (*known, IMAGE, GIT_SHA):
             match = _closest_setting(name.upper(), known)
             hint = f"did you mean {match}?" if match else "see `mnrl-job settings`"
+            hint = REMOVED.get(name.removeprefix(PREFIX).lower(), hint)
             problems.append(f"{name}{where} is not a setting; {hint}")
     return problems
 

@@ -7,7 +7,6 @@ from pydantic import BaseModel, Field, SecretStr
 from mnrl_job.config.setting_types import (
     Duration,
     DurationSetting,
-    ExportFormats,
     Interval,
     IntervalSetting,
     NodeRangeSetting,
@@ -29,11 +28,6 @@ class RunSettings(BaseModel):
     )
     hang_timeout: DurationSetting = setting(
         Duration(600.0), "abort when no worker makes progress for this long", "a time (90s, 10m, 1h)"
-    )
-    export: ExportFormats = setting(
-        (),
-        "formats to export the trained model to; each is reloaded, compared and scored (make install-export)",
-        "onnx, openvino, int8 (ONNX in 8 bits), comma separated",
     )
     seed: int = setting(42, "random seed", "an integer from 0 to 4294967295", ge=0, lt=2**32)
     num_processes: Literal["auto"] | Annotated[int, Field(ge=1)] = setting(

@@ -1,6 +1,5 @@
 """Types of settings, such as sources, intervals and durations, and their parsers."""
 
-import difflib
 import math
 import re
 from dataclasses import dataclass
@@ -234,18 +233,6 @@ def _check_descending(dimensions: tuple[int, ...]) -> tuple[int, ...]:
     return dimensions
 
 
-def _parse_export(value: object) -> object:
-    """Formats without repetition and in a fixed order, so that their order does not change the settings hash."""
-    if not isinstance(value, str):
-        return value
-    known = get_args(ExportFormat)
-    formats = {item.strip() for item in value.split(",") if item.strip()}
-    for name in sorted(formats.difference(known)):
-        matches = difflib.get_close_matches(name, known, n=1)
-        raise ValueError(f"unknown format {name!r}" + (f"; did you mean {matches[0]}?" if matches else ""))
-    return tuple(name for name in known if name in formats)
-
-
 def _parse_primary_metric(value: object) -> object:
     if not re.fullmatch(rf"(?:[A-Za-z0-9_.-]+\.)?(?:{'|'.join(RANKING_METRICS)})@[1-9][0-9]*", str(value)):
         raise ValueError("unknown metric")
@@ -263,7 +250,6 @@ Cutoffs = Annotated[tuple[int, ...], BeforeValidator(_parse_cutoffs)]
 Dimensions = Annotated[
     tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_parse_dimensions), AfterValidator(_check_descending)
 ]
-ExportFormats = Annotated[tuple[ExportFormat, ...], BeforeValidator(_parse_export)]
 # A trailing space is part of a prompt.
 Prompt = Annotated[str, StringConstraints(strip_whitespace=False)]
 HardnessSetting = Annotated[Hardness, BeforeValidator(_parse_hardness)]

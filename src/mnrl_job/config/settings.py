@@ -27,6 +27,8 @@ RENAMED = {
     "patience": "early_stopping_patience",
     "track": "report_to",
 }
+# Settings that were replaced by something else: what to use instead.
+REMOVED = {"export": "export a published run with `mnrl-job export RUN_URI --format FORMAT`"}
 # Leading and trailing whitespace of these is part of the value.
 KEEP_WHITESPACE = ("query_prompt", "document_prompt")
 
@@ -60,6 +62,7 @@ REQUIRED = {
     "check": ("train_data", "output"),
     "evaluate": ("eval_data", "output"),
     "verify": (),
+    "export": (),
     "settings": (),
 }
 

@@ -32,8 +32,8 @@ NON_RESULT_SETTINGS = {
     "s3_addressing_style",
     "report_to",
 }
-# These apply after training: a run that failed the gate, or could not be exported, may resume with other values.
-POST_TRAINING_SETTINGS = {"min_gain", "max_p_value", "guard_evals", "export"}
+# These apply after training: a run that failed the gate may resume with other values.
+POST_TRAINING_SETTINGS = {"min_gain", "max_p_value", "guard_evals"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mnrl_job.batching.batch_plan import BatchPlan
+from mnrl_job.config.setting_types import ExportFormat
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.pairs import Pairs
@@ -36,3 +37,4 @@ class WorkerTask:
     batch_plan: BatchPlan | None = None
     resume: Path | None = None
     guide: str = ""
+    export_format: ExportFormat | None = None

@@ -8,6 +8,7 @@ A worker that fails writes an error file.
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,6 @@ from typing import Any
 
 from mnrl_job.errors import HangTimeout
 from mnrl_job.launch.error_files import ERROR_FILE, WAIT_FOR_TASK, root_cause
-from mnrl_job.launch.exporters import python_of
 from mnrl_job.launch.watchdog import Watchdog, WorkerTimeouts, dump_stacks
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.system import heartbeat
@@ -100,7 +100,7 @@ def start_workers(role: str, scratch: Path, devices: Devices, timeouts: WorkerTi
     """Run `python -m mnrl_job.worker ROLE TASK` in `devices.workers` processes, until the context ends.
 
     Args:
-        role: of the workers (`train`, `evaluate`, `verify`, `export`); it also selects the Python environment.
+        role: of the workers (`train`, `evaluate`, `verify`, `export`).
         scratch: folder of the task file and the workers' error files.
         devices: number of workers, and their GPUs.
         timeouts: of the workers.
@@ -139,7 +139,7 @@ def start_workers(role: str, scratch: Path, devices: Devices, timeouts: WorkerTi
 
 def worker_command(role: str, scratch: Path) -> list[str]:
     """The command line of a worker."""
-    return [python_of(role), "-m", "mnrl_job.worker", role, str(scratch / TASK)]
+    return [sys.executable, "-m", "mnrl_job.worker", role, str(scratch / TASK)]
 
 
 def worker_identity(devices: Devices, folder: Path, rank: int) -> dict[str, str]:

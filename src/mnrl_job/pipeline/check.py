@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from mnrl_job.config.setting_types import Source
@@ -14,11 +13,8 @@ from mnrl_job.data.sources import ResolvedSource, locate, locate_model, rejoin_c
 from mnrl_job.deduplication.orientation import SwappedColumns, find_swapped_columns
 from mnrl_job.errors import SettingsError
 from mnrl_job.launch.accelerate_config import check_accelerate_file
-from mnrl_job.launch.exporters import check_exporters
-from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.pipeline.check_model import check_model
-from mnrl_job.pipeline.export import ask_exports
 from mnrl_job.pipeline.findings import Findings
 from mnrl_job.pipeline.inputs import (
     check_eval_names,
@@ -74,9 +70,7 @@ def check_run(settings: Settings, attempt: Attempt, findings: Findings) -> dict[
     if checked is None:
         return None
     task, audit = checked
-    audit = with_lengths(audit, check_model(task, devices, attempt.timeouts, speed, findings))
-    check_export(task, attempt.timeouts, findings)
-    return audit
+    return with_lengths(audit, check_model(task, devices, attempt.timeouts, speed, findings))
 
 
 def check_inputs_exist(settings: Settings, attempt: Attempt, findings: Findings) -> LocatedInputs | None:
@@ -151,10 +145,6 @@ def check_machine(
         with findings.checking("accelerate config"):
             check_accelerate_file(settings.accelerate_config, devices.workers, attempt.nodes)
             findings.passed("accelerate config", f"{settings.accelerate_config}: supported")
-    if settings.export:
-        with findings.checking("exporters"):
-            check_exporters(settings.export)
-            findings.passed("exporters", f"{', '.join(settings.export)}: installed and compatible")
     machine_findings = [machine.shared_memory(devices)] if devices else []
     machine_findings += [machine.user(), machine.caches()]
     machine_findings += [machine.disk(attempt.scratch, needed_scratch_bytes(settings, located))] if located else []
@@ -221,15 +211,3 @@ def swapped_columns(swapped: SwappedColumns) -> Finding:
     anchor, positive = (source.columns.get(role, role) for role in ("anchor", "positive"))
     remedy = f"if so, set MNRL_ANCHOR_COLUMN={positive} and MNRL_POSITIVE_COLUMN={anchor}"
     return Finding("columns", "warning", detail, remedy)
-
-
-def check_export(task: WorkerTask, timeouts: WorkerTimeouts, findings: Findings) -> None:
-    """Export the base model as the trained one will be, if `MNRL_EXPORT` is set and nothing failed before."""
-    if not task.settings.export or any(finding.status == "failed" for finding in findings.items):
-        return
-    with findings.checking("export"):
-        started = time.perf_counter()
-        exports = ask_exports(replace(task, eval_sets=()), timeouts)
-        sizes = ", ".join(f"{export.format} {sum(export.files.values()) / 1e6:.0f} MB" for export in exports)
-        seconds = time.perf_counter() - started
-        findings.passed("export", f"the base model can be exported: {sizes}; took {seconds:.0f} s")

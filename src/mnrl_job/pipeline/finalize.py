@@ -40,7 +40,7 @@ from mnrl_job.system.secrets import redacted
 from mnrl_job.system.threads import background, join_threads
 from mnrl_job.tracking.results import Results, log_to_files, log_to_servers
 from mnrl_job.tracking.run import tracked_run
-from mnrl_job.worker.results import Export, Verification, WorkerResult
+from mnrl_job.worker.results import Verification, WorkerResult
 
 # Time for failed uploads of checkpoint files still under way, which would create files after the removal.
 LATE_UPLOAD_SECONDS = 30.0
@@ -59,7 +59,7 @@ class RunOutcome:
 
 @dataclass(frozen=True, slots=True)
 class RunResults:
-    """The results of the steps before. `evaluate` has no `pairs`, `verification` and `exports`.
+    """The results of the steps before. `evaluate` has no `pairs` and `verification`.
 
     `listing` describes the inputs as `data/listing.py` compares them.
     """
@@ -70,7 +70,6 @@ class RunResults:
     listing: dict[str, Listing]
     pairs: Pairs | None = None
     verification: Verification | None = None
-    exports: tuple[Export, ...] = ()
 
 
 def start_bm25(eval_sets: Sequence[EvalSet], cutoffs: Sequence[int]) -> Callable[[], Bm25Metrics]:
@@ -144,7 +143,6 @@ def record_run(
         pairs=results.pairs,
         batch_plan=results.task.batch_plan,
         verification=results.verification,
-        exports=results.exports,
         attempts=attempt.history.records(attempt.store()),
     )
 

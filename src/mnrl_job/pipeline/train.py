@@ -7,13 +7,11 @@ from functools import partial
 
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.read_pairs import read_pairs
-from mnrl_job.launch.exporters import check_exporters
 from mnrl_job.launch.fingerprint import fingerprint
 from mnrl_job.launch.node_agent import NEWEST, NodeAgent, start_node_agent
 from mnrl_job.launch.run_identity import RunIdentity, run_identity
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.launch.workers import start_workers
-from mnrl_job.pipeline.export import exported
 from mnrl_job.pipeline.finalize import RunOutcome, RunResults, finalize, start_bm25
 from mnrl_job.pipeline.inputs import check_eval_names, get_inputs, read_eval_sets, read_options
 from mnrl_job.pipeline.open_attempt import open_attempt
@@ -33,7 +31,7 @@ from mnrl_job.worker.results import Verification, WorkerResult
 
 
 def train(settings: Settings) -> RunOutcome:
-    """Fetch, check, prepare, evaluate before, train, evaluate after, verify by reloading, export, report, publish.
+    """Fetch, check, prepare, evaluate before, train, evaluate after, verify by reloading, report, publish.
 
     Raises:
         JobError: the run could not be published; `failure.json` has the same error.
@@ -54,7 +52,6 @@ def train_on_node(settings: Settings, attempt: Attempt, devices: Devices, agent:
     nodes = attempt.nodes
     if nodes.is_first:
         probe(attempt.store())
-        check_exporters(settings.export)
     attempt.history.update(attempt.store())
     timer = PhaseTimer(attempt.status)
     one_device = replace(devices, workers=int(nodes.is_first))
@@ -93,9 +90,8 @@ def train_on_node(settings: Settings, attempt: Attempt, devices: Devices, agent:
             return RunOutcome(attempt.run_uri, None, by_peer=True)
         with timer(Phase.VERIFY):
             verification = verifier.run(task, "verified.json", Verification)
-        exports = exported(settings, attempt, timer, task)
     write_json(attempt.staging / "audit.json", with_lengths(prepared.audit, result.lengths))
-    results = RunResults(task, result, bm25(), inputs.listing, pairs, verification, exports)
+    results = RunResults(task, result, bm25(), inputs.listing, pairs, verification)
     return finalize(settings, attempt, timer, results)
 
 

@@ -22,7 +22,7 @@ def verify(uri: str, settings: Settings) -> Verification | None:
     """Verify a published run: marker, manifest, every hash, and that the model reloads to the same embeddings.
 
     Returns:
-        How the embeddings of the reloaded model compare; None for a run of `evaluate`, which has no model.
+        How the embeddings of the reloaded model compare; None for a run of `evaluate` or an export.
 
     Raises:
         JobError: the run is missing, unfinished or damaged; or the storage does not answer.
@@ -31,7 +31,7 @@ def verify(uri: str, settings: Settings) -> Verification | None:
         store = open_store(uri, "URI", settings.s3_addressing_style)
         provide_home(scratch)
         folder = verify_run(store, scratch / "run")
-        if not (folder / "model").is_dir():
+        if not (folder / "verification.json").exists():
             return None
         task = WorkerTask(settings, "", scratch, folder, eval_sets=(), inputs={})
         try:

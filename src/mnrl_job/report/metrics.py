@@ -20,7 +20,6 @@ from mnrl_job.report.metrics_schema import (
     Environment,
     EvalData,
     EvaluationFacts,
-    ExportFacts,
     Metrics,
     Performance,
     PrimaryMetric,
@@ -33,7 +32,7 @@ from mnrl_job.runs.attempt_history import AttemptRecord
 from mnrl_job.storage import split_revision
 from mnrl_job.system import timestamps
 from mnrl_job.training.results import Training
-from mnrl_job.worker.results import Export, Verification, WorkerResult
+from mnrl_job.worker.results import Verification, WorkerResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,6 @@ class Run:
     pairs: Pairs | None = None
     batch_plan: BatchPlan | None = None
     verification: Verification | None = None
-    exports: tuple[Export, ...] = ()
 
 
 def build_metrics(run: Run) -> Metrics:
@@ -92,7 +90,6 @@ def build_metrics(run: Run) -> Metrics:
         "primary_metric": _primary_metric(run.primary, run.comparisons),
         "gate": {"passed": run.gate.passed, "rule": run.gate.rule, "failed": list(run.gate.failed)},
         "verification": _verification(run.verification),
-        "exports": {export.format: _export(export) for export in run.exports},
         "performance": _performance(run),
         "environment": _environment(run.result.devices),
     }
@@ -200,21 +197,6 @@ def _verification(verification: Verification | None) -> VerificationFacts | None
         "max_difference": verification.max_difference,
         "tolerance": verification.tolerance,
         "shape": verification.shape,
-    }
-
-
-def _export(export: Export) -> ExportFacts:
-    return {
-        "backend": export.backend,
-        "files": export.files,
-        "bytes": sum(export.files.values()),
-        "metrics": {evaluation.name: evaluation.metrics for evaluation in export.evaluations},
-        "max_difference": export.max_difference,
-        "tolerance": export.tolerance,
-        "min_cosine": export.min_cosine,
-        "seconds_per_text": export.seconds_per_text,
-        "pytorch_seconds_per_text": export.pytorch_seconds_per_text,
-        "packages": export.packages,
     }
 
 

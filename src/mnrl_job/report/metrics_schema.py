@@ -167,24 +167,6 @@ class VerificationFacts(TypedDict):
     shape: tuple[int, int]
 
 
-class ExportFacts(TypedDict):
-    """The model in another format: `files` below `model/` with their sizes; differences to the trained model.
-
-    `tolerance` is null for a lossy format. Times are per text on the CPU of this machine.
-    """
-
-    backend: Literal["onnx", "openvino"]
-    files: dict[str, int]
-    bytes: int
-    metrics: dict[str, ByMetric]
-    max_difference: float
-    tolerance: float | None
-    min_cosine: float
-    seconds_per_text: float
-    pytorch_seconds_per_text: float | None
-    packages: dict[str, str]
-
-
 class Performance(TypedDict):
     """`seconds` has the duration of each phase of the run."""
 
@@ -218,7 +200,6 @@ class Metrics(TypedDict):
     primary_metric: PrimaryMetric | None
     gate: Gate
     verification: VerificationFacts | None
-    exports: dict[str, ExportFacts]
     performance: Performance
     environment: Environment
 

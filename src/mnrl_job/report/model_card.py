@@ -5,7 +5,6 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from mnrl_job.launch.exporters import LOADING
 from mnrl_job.report.assumptions import assumptions
 from mnrl_job.storage import is_hub_id
 from mnrl_job.system.json_text import dumps
@@ -27,7 +26,7 @@ documents = model.encode_document(["a passage", "another passage"])
 scores = model.similarity(queries, documents)
 ```
 
-{length} {prompts}{matryoshka}{exports}
+{length} {prompts}{matryoshka}
 
 ## Evaluation
 
@@ -62,7 +61,6 @@ def model_card(metrics: Mapping[str, Any]) -> str:
         length=f"Texts are truncated at {max_length} tokens." if max_length else "Texts are not truncated.",
         prompts=_prompts(model["prompts"]),
         matryoshka=_matryoshka(metrics["training"]["matryoshka_dims"]),
-        exports=_exports(metrics),
         evaluation=_evaluation(metrics),
         training=_training(metrics),
         limits=_limits(metrics),
@@ -179,35 +177,6 @@ def _matryoshka(dimensions: list[int]) -> str:
         "([Matryoshka](https://arxiv.org/abs/2205.13147)) for less storage and faster search: load it with "
         f'`SentenceTransformer("path/to/this/folder", truncate_dim={last})`.'
     )
-
-
-def _exports(metrics: Mapping[str, Any]) -> str:
-    """How to load the exported formats, and their differences."""
-    if not metrics["exports"]:
-        return ""
-    lines = ["", "", "In other formats, for CPUs:", "", "```python"]
-    for export in metrics["exports"].values():
-        file = next(file for file in export["files"] if file.endswith((".onnx", ".xml")))
-        options = dumps({"file_name": file, **LOADING[export["backend"]]})
-        arguments = f'"path/to/this/folder", backend="{export["backend"]}", model_kwargs={options}'
-        lines.append(f"model = SentenceTransformer({arguments})")
-    lines += ["```", "", "| format | size | minimum similarity to this model | exported with |", "|---|---|---|---|"]
-    for name, export in metrics["exports"].items():
-        packages = ", ".join(f"{package} {version}" for package, version in export["packages"].items())
-        lines.append(f"| {name} | {export['bytes'] / 1e6:.1f} MB | {export['min_cosine']:.4f} | {packages} |")
-    return "\n".join(lines + _exports_evaluated(metrics))
-
-
-def _exports_evaluated(metrics: Mapping[str, Any]) -> list[str]:
-    if not metrics["evaluation"]:
-        return []
-    metric = metrics["primary_metric"]["name"].rpartition(".")[2]
-    lines = ["", "| eval set | format | metric | score | this model |", "|---|---|---|---|---|"]
-    for name, evaluation in metrics["evaluation"].items():
-        for kind, export in metrics["exports"].items():
-            value, model_value = export["metrics"][name][metric], evaluation["after"][metric]
-            lines.append(f"| {name} | {kind} | {metric} | {value:.4f} | {model_value:.4f} |")
-    return lines
 
 
 def _options(training: dict[str, Any]) -> str:

@@ -1,224 +1,269 @@
-"""The trained model in other formats, by the library's own exporters: each reloaded, compared and scored.
-
-This runs in the Python of the exporters (`launch/exporters.py`), whose transformers is another than trained the
-model. So nothing is taken for granted: each format is held against what the trained model itself gave.
-"""
+"""A published model in other formats, by the exporters of transformers: reloaded, compared and scored on the CPU."""
 
 import importlib.metadata
 import logging
 import shutil
 import time
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
-from sentence_transformers import SentenceTransformer, export_dynamic_quantized_onnx_model
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Transformer
+from transformers import PreTrainedModel
+from transformers.exporters.base import ExportedModel
+from transformers.exporters.configs import OnnxConfig, OpenVINOConfig
+from transformers.exporters.exporter_onnx import OnnxExporter
+from transformers.exporters.exporter_openvino import OpenVINOExporter
+from transformers.exporters.quantizers.quantizer_onnxruntime import OnnxRuntimeDynamicConfig, OnnxRuntimeQuantizer
 
 from mnrl_job.config.setting_types import ExportFormat
 from mnrl_job.data.tables import read_table
-from mnrl_job.errors import InternalError, SettingsError
+from mnrl_job.errors import InternalError, SettingsError, first_line
 from mnrl_job.evaluation.results import Evaluation
-from mnrl_job.launch.exporters import LOADING
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.system.heartbeat import enter_phase
-from mnrl_job.system.logs import log, warn
+from mnrl_job.system.logs import log
 from mnrl_job.system.phases import Phase
 from mnrl_job.worker.results import Export
 from mnrl_job.worker.retrieval import EvaluationOptions, evaluate
 from mnrl_job.worker.verify import PROBES, embed_probes, recorded_probes
 
-# Other kernels, often on another device, add in another order: 2e-7 for a small model, more for deep ones. Wrong
-# positions, a lost prompt or another tokenizer are off by 1e-2 and more.
-TOLERANCE = 1e-3
-# The 8-bit format for processors with AVX2; others read it, too.
-INT8 = "avx2"
-INSTEAD = "leave {} out of MNRL_EXPORT, and the same MNRL_RUN_ID goes on from its last checkpoint"
+# By Sentence Transformers' name, which is also the folder where it looks for the graph.
+Backend = Literal["onnx", "openvino"]
+BACKENDS: dict[ExportFormat, Backend] = {"onnx": "onnx", "openvino": "openvino", "int8": "onnx"}
+RUNTIMES: dict[Backend, str] = {"onnx": "onnxruntime", "openvino": "openvino"}
+# Other kernels add in another order: 2e-7 for a small model, more for deep ones. Wrong positions, a missing prompt or
+# another tokenizer differ by 1e-2 and more. None where a format is expected to differ.
+TOLERANCES: dict[ExportFormat, float | None] = {"onnx": 1e-3, "openvino": 1e-3, "int8": None}
+# Of different lengths, so that the shorter is padded and the attention mask is part of the graph.
+SAMPLE_TEXTS = PROBES[:2]
 TIMED_TEXTS = 64
 TIMED_ROUNDS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
-    """How the library writes a format and reads it: its `file` below the model folder; others begin like it."""
+class ExportedBackbone(torch.nn.Module):
+    """Computes token embeddings with an exported graph, in place of a PyTorch transformer."""
 
-    backend: Literal["onnx", "openvino"]
-    file: str
-    packages: tuple[str, ...]
-    options: dict[str, Any]
-    tolerance: float | None = TOLERANCE
-    export_options: dict[str, Any] = field(default_factory=dict)
+    def __init__(self, exported: ExportedModel, config: Any) -> None:
+        super().__init__()
+        self.exported = exported
+        self.config = config
 
-
-ON_CPU = {"provider": "CPUExecutionProvider"}
-ONNX = ("optimum-onnx", "onnxruntime", "onnx", "transformers")
-FORMATS: dict[ExportFormat, Format] = {
-    "onnx": Format("onnx", "onnx/model.onnx", ONNX, ON_CPU),
-    "openvino": Format(
-        "openvino",
-        "openvino/openvino_model.xml",
-        ("optimum-intel", "openvino", "transformers"),
-        dict(LOADING["openvino"]),
-        export_options={"load_in_8bit": False},  # as large models would be
-    ),
-    "int8": Format("onnx", f"onnx/model_quint8_{INT8}.onnx", ONNX, ON_CPU, tolerance=None),
-}
-
-
-def check_exportable(model: SentenceTransformer, formats: tuple[ExportFormat, ...]) -> None:
-    """Only a transformer can be exported.
-
-    Raises:
-        SettingsError: the model is none.
-    """
-    if formats and model.transformers_model is None:
-        raise SettingsError(
-            f"MNRL_EXPORT={','.join(formats)}: only transformers can be exported, and this model is none; leave it out"
-        )
+    def forward(self, **inputs: Any) -> Any:
+        return self.exported(share_inputs=True, share_outputs=False, **_tensors(inputs))
 
 
 def export(name: ExportFormat, task: WorkerTask) -> Export:
-    """Write the saved model in this format beside its weights, load that, compare and score it on the CPU.
+    """Export the run in `task.staging` to the folder `NAME/model` of the scratch, then load, compare and score it.
 
     Raises:
-        SettingsError: the library cannot export this model.
-        InternalError: what it wrote cannot be loaded, or gives other embeddings than the trained model gave.
+        SettingsError: the exporter does not support this model.
+        InternalError: the export cannot be used, or its embeddings differ from those of the trained model.
     """
-    began = time.perf_counter()
-    folder, wanted = task.staging / "model", FORMATS[name]
+    started = time.perf_counter()
     enter_phase(Phase.EXPORT)
-    with TemporaryDirectory(dir=task.scratch) as scratch:
-        files = write(name, folder, Path(scratch))
+    source, folder, backend = task.staging / "model", task.scratch / name / "model", BACKENDS[name]
+    model = SentenceTransformer(str(source), device="cpu").eval()
+    transformer: Any = find_transformer(model)
+    texts = timed_texts(task)
+    pytorch_seconds = seconds_per_text(model, texts)
+    copy_without_weights(source, folder)
+    packages = write(name, model, folder / backend)
     try:
-        model = load(folder, wanted)
-        found = embed_probes(model)
+        transformer.model = load(folder / backend, backend, transformer.model.config)
+        embeddings = embed_probes(model)
+        seconds = seconds_per_text(model, texts)
     except Exception as error:
-        raise InternalError(
-            f"{wanted.file} was written, but cannot be used: {_first_line(error)}; {INSTEAD.format(name)}"
-        ) from error
+        raise InternalError(f"the model was exported to {name}, but cannot be used: {first_line(error)}") from error
     expected = recorded_probes(task.staging / "verification.json")
-    difference = compare(found, expected, wanted)
-    sample = _sample(task)
-    done = Export(
+    difference = compare(name, embeddings, expected)
+    files = {path.relative_to(folder).as_posix(): path.stat().st_size for path in sorted((folder / backend).iterdir())}
+    result = Export(
         format=name,
-        backend=wanted.backend,
+        backend=backend,
         files=files,
         evaluations=score(name, model, task),
         max_difference=difference,
-        tolerance=wanted.tolerance,
-        min_cosine=float((found * expected).sum(dim=1).min()),
-        seconds_per_text=seconds_per_text(model, sample),
-        pytorch_seconds_per_text=_pytorch_seconds(folder, sample),
-        packages={package: importlib.metadata.version(package) for package in wanted.packages},
+        tolerance=TOLERANCES[name],
+        min_cosine=float((embeddings * expected).sum(dim=1).min()),
+        seconds_per_text=seconds,
+        pytorch_seconds_per_text=pytorch_seconds,
+        packages=packages | {RUNTIMES[backend]: importlib.metadata.version(RUNTIMES[backend])},
     )
-    log(f"exported {wanted.file}: {sum(files.values()) / 1e6:.1f} MB", seconds=time.perf_counter() - began)
-    return done
+    log(f"exported to {name}: {sum(files.values()) / 1e6:.1f} MB", seconds=time.perf_counter() - started)
+    return result
 
 
-def write(name: ExportFormat, folder: Path, scratch: Path) -> dict[str, int]:
-    """Export in the scratch and move just the files of this format into the model folder.
-
-    The library saves configuration and tokenizer, too; those of its older transformers must not replace ours.
-
-    Returns:
-        The bytes of each file, by its place in the model folder.
+def find_transformer(model: SentenceTransformer) -> Transformer:
+    """The module that is exported; the others (pooling, …) stay with Sentence Transformers.
 
     Raises:
-        SettingsError: the library cannot.
+        SettingsError: there is none, as in a static embedding model, or more than one.
     """
-    wanted = FORMATS[name]
+    transformers: list[Transformer] = [module for module in model.modules() if isinstance(module, Transformer)]
+    if len(transformers) != 1:
+        raise SettingsError(
+            f"only models with one transformer can be exported, and this one has {len(transformers)}; use the run's "
+            "model as it is"
+        )
+    return transformers[0]
+
+
+def write(name: ExportFormat, model: SentenceTransformer, folder: Path) -> dict[str, str]:
+    """Export the transformer of the model with dynamic batch and sequence axes.
+
+    Returns:
+        The version of each package it was exported with.
+
+    Raises:
+        SettingsError: the exporter does not support this model.
+    """
+    backbone = find_transformer(model).model
+    inputs = backbone_inputs(model, backbone)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of tracing, and of how the result should be saved, as it is
-            model = load(folder, wanted, export=True, **wanted.export_options)
-            model.save_pretrained(str(scratch), create_model_card=False)
-            if name == "int8":
-                export_dynamic_quantized_onnx_model(model, INT8, str(scratch))
+        with quiet():
+            exported = convert(name, backbone, inputs)
+            exported.save_pretrained(folder)
     except (OSError, MemoryError):
         raise
     except Exception as error:
         raise SettingsError(
-            f"MNRL_EXPORT={name}: the library cannot export this model: {_first_line(error)}; {INSTEAD.format(name)}"
+            f"transformers cannot export this {type(backbone).__name__} to {name}: {first_line(error)}; leave out "
+            f"--format {name}"
         ) from error
-    place = folder / wanted.backend
-    place.mkdir(exist_ok=True)
-    stem = Path(wanted.file).name.removesuffix(".xml")
-    files = sorted(path for path in (scratch / wanted.backend).iterdir() if path.name.startswith(stem))
-    for path in files:
-        shutil.move(path, place / path.name)
-    return {f"{wanted.backend}/{path.name}": (place / path.name).stat().st_size for path in files}
+    packages: dict[str, str] = exported.components["model"].metadata.packages
+    return packages
 
 
-def load(folder: Path, wanted: Format, **options: Any) -> SentenceTransformer:
-    """As a user loads it, on the CPU; with `export`, the library makes it from the weights."""
-    for library in ("sentence_transformers", "transformers", "optimum"):
-        logging.getLogger(library).setLevel(logging.ERROR)  # they advise what is done already
-    options = wanted.options | ({} if "export" in options else {"file_name": wanted.file}) | options
-    return SentenceTransformer(str(folder), backend=wanted.backend, device="cpu", model_kwargs=options)
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress the exporters' progress, and their warnings about versions that they were not tested with."""
+    loggers = [logging.getLogger(name) for name in ("transformers", "torch.onnx", "root")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), redirect_stdout(StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
-def compare(found: torch.Tensor, expected: torch.Tensor, wanted: Format) -> float:
+def backbone_inputs(model: SentenceTransformer, backbone: Any) -> dict[str, Any]:
+    """The tensors that the model passes to its backbone for a batch of texts."""
+    calls: list[dict[str, Any]] = []
+    forward = backbone.forward
+
+    def record(**inputs: Any) -> Any:
+        calls.append(_tensors(inputs))
+        return forward(**inputs)
+
+    backbone.forward = record  # a hook would see nothing: the library calls `forward` itself
+    model.encode(list(SAMPLE_TEXTS))
+    del backbone.forward
+    return calls[0]
+
+
+def convert(name: ExportFormat, backbone: PreTrainedModel, inputs: dict[str, Any]) -> ExportedModel:
+    if name == "openvino":
+        return OpenVINOExporter().export(backbone, inputs, OpenVINOConfig(dynamic=True))
+    config = OnnxConfig(dynamic=True)
+    if name == "int8":
+        from onnxruntime.quantization import QuantType
+
+        # As optimum quantizes for AVX2; processors without VNNI overflow with signed weights.
+        dynamic = OnnxRuntimeDynamicConfig(
+            weight_type=QuantType.QUInt8, per_channel=True, extra_options={"WeightSymmetric": True}
+        )
+        config.quantizer = OnnxRuntimeQuantizer(dynamic)
+    return OnnxExporter().export(backbone, inputs, config)
+
+
+def load(folder: Path, backend: Backend, config: Any) -> ExportedBackbone:
+    """Load an exported graph on the CPU, in fp32 and with as many threads as torch.
+
+    By default OpenVINO multiplies in bf16 where the processor can (AVX512_BF16, AMX).
+    """
+    options: dict[str, Any] = {
+        "config": {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    }
+    if backend == "onnx":
+        import onnxruntime
+
+        options = {"session_options": onnxruntime.SessionOptions()}
+        options["session_options"].intra_op_num_threads = torch.get_num_threads()
+    return ExportedBackbone(ExportedModel.from_pretrained(folder, device="cpu", **options), config)
+
+
+def copy_without_weights(source: Path, folder: Path) -> None:
+    """Copy the model folder without the weights of the transformer, which are at its top level."""
+
+    def weights(parent: str, names: list[str]) -> list[str]:
+        return [name for name in names if Path(parent) == source and name.startswith("model") and "safetensors" in name]
+
+    shutil.copytree(source, folder, ignore=weights)
+
+
+def compare(name: ExportFormat, embeddings: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest difference in any number of the fixed texts' embeddings, both shape (texts, dimension).
 
     Raises:
-        InternalError: it is more than this format explains.
+        InternalError: it is above the tolerance of this format.
     """
-    if found.shape != expected.shape:
+    if embeddings.shape != expected.shape:
         raise InternalError(
-            f"{wanted.file} gives embeddings of shape {tuple(found.shape)}, not {tuple(expected.shape)}"
+            f"the model exported to {name} gives embeddings of shape {tuple(embeddings.shape)}, not "
+            f"{tuple(expected.shape)}"
         )
-    difference = float((found - expected).abs().max())
-    if wanted.tolerance is not None and not difference <= wanted.tolerance:
+    difference, tolerance = float((embeddings - expected).abs().max()), TOLERANCES[name]
+    if tolerance is not None and not difference <= tolerance:
         raise InternalError(
-            f"{wanted.file} does not give the embeddings of the trained model: they differ by {difference:.2g}, "
-            f"rounding explains {wanted.tolerance:g}; {INSTEAD.format('it')}"
+            f"the model exported to {name} does not give the embeddings of the trained model: they differ by "
+            f"{difference:.2g}, rounding explains {tolerance:g}; leave out --format {name}"
         )
     return difference
 
 
 def score(name: ExportFormat, model: SentenceTransformer, task: WorkerTask) -> tuple[Evaluation, ...]:
-    """On every eval set, as the trained model was scored, but with the tokens of this environment's tokenizer."""
+    """Evaluate on every eval set, in fp32."""
     _, metric = task.settings.primary_eval
+    options = EvaluationOptions("fp32", task.settings.metric_cutoffs)
     evaluations = []
     for eval_set in task.eval_sets:
         enter_phase(Phase.EVALUATE_EXPORT)
         results = task.scratch / f"{name}-{eval_set.name}.jsonl"
-        tokens = task.scratch / "export-tokens" / eval_set.name
-        done = evaluate(model, eval_set, EvaluationOptions("fp32", task.settings.metric_cutoffs), results, tokens)
-        log(f"as {name}, {eval_set.name}: {metric} {done.metrics[metric]:.4f}", seconds=done.seconds)
-        evaluations.append(done)
+        evaluation = evaluate(model, eval_set, options, results)
+        log(f"{name}, {eval_set.name}: {metric} {evaluation.metrics[metric]:.4f}", seconds=evaluation.seconds)
+        evaluations.append(evaluation)
     return tuple(evaluations)
 
 
 def seconds_per_text(model: SentenceTransformer, texts: list[str]) -> float:
-    """The best of a few rounds, since the machine may be busy with other things."""
+    """The fastest of a few rounds, since other processes may use the CPU."""
     model.encode_document(texts[:1])
     seconds = []
     for _ in range(TIMED_ROUNDS):
-        began = time.perf_counter()
+        started = time.perf_counter()
         model.encode_document(texts)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - started)
     return min(seconds) / len(texts)
 
 
-def _pytorch_seconds(folder: Path, texts: list[str]) -> float | None:
-    try:
-        return seconds_per_text(SentenceTransformer(str(folder), device="cpu"), texts)
-    except Exception as error:  # this transformers may not read all that ours writes; the export was compared before
-        warn(f"there is no time of PyTorch to compare with: {_first_line(error)}")
-        return None
-
-
-def _sample(task: WorkerTask) -> list[str]:
+def timed_texts(task: WorkerTask) -> list[str]:
     """Documents of the first eval set; the fixed texts where there is none."""
     if not task.eval_sets:
         return list(PROBES)
-    texts = read_table(task.eval_sets[0].folder / "corpus.arrow")["text"]
-    sample: list[str] = texts.slice(0, TIMED_TEXTS).to_pylist()
-    return sample
+    documents = read_table(task.eval_sets[0].folder / "corpus.arrow")["text"]
+    texts: list[str] = documents.slice(0, TIMED_TEXTS).to_pylist()
+    return texts
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or ['no word'])[0]}"
+def _tensors(inputs: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}

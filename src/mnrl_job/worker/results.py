@@ -21,11 +21,11 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """The trained model in another format: its `files` below `model/` with their bytes, and what it is worth.
+    """The model in another format: its `files` below `model/` with their bytes, and how it compares.
 
-    `max_difference` is the largest in any number of the fixed texts' embeddings, `min_cosine` the least similarity of
-    one, to what the trained model gave; `tolerance` is None where a format is meant to differ.
-    Seconds are those of a text on this machine's CPU, in this format and as PyTorch computes it.
+    `max_difference` is the largest difference in any number of the fixed texts' embeddings, `min_cosine` the least
+    similarity of one, to those of the trained model; `tolerance` is None where a format is expected to differ.
+    Seconds are per text on this machine's CPU, in this format and with PyTorch.
     """
 
     format: str
@@ -36,15 +36,8 @@ class Export:
     tolerance: float | None
     min_cosine: float
     seconds_per_text: float
-    pytorch_seconds_per_text: float | None
+    pytorch_seconds_per_text: float
     packages: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Exports:
-    """All formats asked for, in order."""
-
-    exports: tuple[Export, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,17 +44,11 @@ class EvaluationOptions:
     dimensions: Sequence[int] = ()
 
 
-def evaluate(
-    model: SentenceTransformer,
-    eval_set: EvalSet,
-    options: EvaluationOptions,
-    results: Path,
-    tokens: Path | None = None,
-) -> Evaluation:
+def evaluate(model: SentenceTransformer, eval_set: EvalSet, options: EvaluationOptions, results: Path) -> Evaluation:
     """Rank the whole corpus for every query by cosine similarity.
 
     Each rank embeds its slice of the texts and receives all embeddings. The main process writes a `QueryResult` per
-    line to `results`. Token ids are cached in the folder `tokens`, by default that of the eval set.
+    line to `results`. Token ids are cached in the folder of the eval set.
 
     Returns:
         The mean metrics, the same on every rank.
@@ -63,10 +57,10 @@ def evaluate(
     queries = read_table(eval_set.folder / "queries.arrow")
     corpus = read_table(eval_set.folder / "corpus.arrow")
     judged = read_qrels(eval_set, queries, corpus)
-    tokens = tokens or eval_set.folder
+    folder = eval_set.folder
     precision, cutoffs = options.precision, options.cutoffs
-    query_embeddings = encode(model, queries["text"], "query", precision, tokens / "query-tokens.arrow")
-    document_embeddings = encode(model, corpus["text"], "document", precision, tokens / "document-tokens.arrow")
+    query_embeddings = encode(model, queries["text"], "query", precision, folder / "query-tokens.arrow")
+    document_embeddings = encode(model, corpus["text"], "document", precision, folder / "document-tokens.arrow")
     query_results = list(rank(query_embeddings, document_embeddings, judged, cutoffs))
     if PartialState().is_main_process:
         with results.open("w", encoding="utf-8") as handle:

@@ -7,7 +7,6 @@ from typing import Any
 from mnrl_job.config.settings import Settings, env_name
 from mnrl_job.report.assumptions import assumptions
 from mnrl_job.report.page.formatting import count, percent, plain, seconds, size
-from mnrl_job.report.page.verdict import primary_eval_and_metric
 
 Rows = tuple[tuple[str, str], ...]
 
@@ -18,7 +17,6 @@ PHASE_NAMES = {
     "train": "training",
     "evaluate_after": "evaluating after",
     "verify": "verifying the saved model",
-    "export": "exporting it",
 }
 
 
@@ -137,7 +135,7 @@ def lineage_rows(metrics: Mapping[str, Any], settings_sha256: str) -> Rows:
         "settings (SHA-256)": settings_sha256,
         "training rows (digest)": metrics["training"] and metrics["training"]["rows_digest"],
         "reloaded model": _verified(metrics["verification"]),
-    } | {f"exported as {name}": _exported(name, metrics) for name in metrics["exports"]}
+    }
     return tuple((name, str(value)) for name, value in rows.items() if value)
 
 
@@ -153,17 +151,6 @@ def _verified(verification: dict[str, Any] | None) -> str:
         return ""
     difference, tolerance = verification["max_difference"], verification["tolerance"]
     return f"embeddings equal those in memory (largest difference {difference:.1e}, tolerance {tolerance:.1e})"
-
-
-def _exported(name: str, metrics: Mapping[str, Any]) -> str:
-    """Size, score and speed of an export, compared with the model."""
-    export, primary = metrics["exports"][name], metrics["primary_metric"]
-    facts = [size(export["bytes"]), f"minimum similarity to the model {plain(export['min_cosine'], 4)}"]
-    if primary:
-        eval_set, metric = primary_eval_and_metric(metrics)
-        score = plain(export["metrics"][eval_set][metric], 4)
-        facts.append(f"{primary['name']} {score} (model: {plain(primary['after'], 4)})")
-    return ", ".join([*facts, f"{plain(1000 * export['seconds_per_text'], 1)} ms per text on a CPU"])
 
 
 def _as_text(value: Any) -> str:

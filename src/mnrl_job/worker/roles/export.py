@@ -1,12 +1,13 @@
-"""The role of a worker that exports the saved model to other formats, in the Python environment of the exporters."""
+"""The role of a worker that exports a published model."""
 
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.system.record_files import write_record
-from mnrl_job.worker.export import export
-from mnrl_job.worker.results import Exports
 
 
 def export_role(task: WorkerTask) -> None:
-    """Export to all formats of `MNRL_EXPORT`."""
-    exports = tuple(export(name, task) for name in task.settings.export)
-    write_record(task.scratch / "exports.json", Exports(exports))
+    """Export to the format of the task."""
+    if task.export_format is None:
+        raise ValueError("an export task needs a format")
+    from mnrl_job.worker.export import export  # takes seconds, and other roles do not need it
+
+    write_record(task.scratch / "export.json", export(task.export_format, task))

@@ -21,7 +21,6 @@ from mnrl_job.training.lora import merged
 from mnrl_job.training.token_lengths import measure_lengths
 from mnrl_job.training.train import train
 from mnrl_job.worker.devices import describe_devices, peak_memory
-from mnrl_job.worker.export import check_exportable
 from mnrl_job.worker.guide import run_guide_model
 from mnrl_job.worker.model import describe_model, load_base_model, model_options, save_model
 from mnrl_job.worker.results import WorkerResult
@@ -39,7 +38,6 @@ def train_role(task: WorkerTask) -> None:
     if task.pairs is None or task.batch_plan is None:
         raise ValueError("a training task needs pairs")
     warn_untrained_full_dim(model, settings.matryoshka_dims)
-    check_exportable(model, settings.export)
     before = scores_before(model, task)
     lengths = measure_lengths(model, task.pairs) if state.is_main_process else None
     run_guide_model(task)

@@ -15,9 +15,8 @@ from mnrl_job.training.token_lengths import measure_lengths
 from mnrl_job.training.train import train
 from mnrl_job.training.trial_run import first_steps
 from mnrl_job.worker.devices import describe_devices, peak_memory
-from mnrl_job.worker.export import check_exportable
 from mnrl_job.worker.guide import run_guide_model
-from mnrl_job.worker.model import load_base_model, save_model
+from mnrl_job.worker.model import load_base_model
 from mnrl_job.worker.results import TrialRun
 from mnrl_job.worker.retrieval import estimate_seconds
 
@@ -28,9 +27,6 @@ def trial_run_role(task: WorkerTask) -> None:
     """Train the first steps of the real run, and embed a sample of each eval set."""
     settings, state = task.settings, PartialState()
     model = load_base_model(task).model
-    check_exportable(model, settings.export)
-    if settings.export and state.is_main_process:
-        save_model(model, task.staging)
     started = time.perf_counter()
     if task.pairs is None or task.batch_plan is None:
         raise ValueError("a trial run needs pairs")
