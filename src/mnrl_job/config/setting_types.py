@@ -200,6 +200,10 @@ def _parse_row_filter(value: object) -> object:
     return parse_row_filter(value) if isinstance(value, str) else value
 
 
+def _parse_weight_fraction(value: object) -> object:
+    return 1.0 if str(value).strip().casefold() == "off" else value
+
+
 def _parse_threshold(value: object) -> object:
     return None if str(value).strip().casefold() == "off" else value
 
@@ -245,6 +249,7 @@ IntervalSetting = Annotated[Interval, BeforeValidator(_parse_interval)]
 DurationSetting = Annotated[Duration, BeforeValidator(_parse_duration)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
 Trackers = Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], BeforeValidator(_parse_trackers)]
+WeightFraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(_parse_weight_fraction)]
 SimilarityThreshold = Annotated[Annotated[float, Field(gt=0.5, le=1)] | None, BeforeValidator(_parse_threshold)]
 Cutoffs = Annotated[tuple[int, ...], BeforeValidator(_parse_cutoffs)]
 Dimensions = Annotated[

@@ -10,6 +10,7 @@ from mnrl_job.config.setting_types import (
     Prompt,
     RankRange,
     RankRangeSetting,
+    WeightFraction,
     setting,
 )
 
@@ -91,6 +92,12 @@ class TrainingSettings(BaseModel):
     weight_decay: float = setting(0.01, "weight decay of AdamW", "a number of at least 0", ge=0)
     lr_scheduler: Literal["linear", "cosine", "constant_with_warmup"] = setting(
         "linear", "learning rate schedule after warm-up", "linear, cosine or constant_with_warmup"
+    )
+    weight_interpolation: WeightFraction = setting(
+        1.0,
+        "fraction of the trained weights in the published model, the rest is the base model's (WiSE-FT); below 1 it "
+        "forgets less of other domains",
+        "a number from 0 to 1, or off for 1",
     )
     scale: float = setting(20.0, "factor applied to the cosine similarity (1 / temperature)", "a number above 0", gt=0)
     query_prompt: Prompt | None = setting(

@@ -103,6 +103,7 @@ class TrainingSettings(TypedDict):
     epochs: int
     global_batch_size: int
     learning_rate: float
+    weight_interpolation: float
     lora_rank: int | None
     hard_negatives: int
 

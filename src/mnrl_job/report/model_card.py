@@ -131,7 +131,7 @@ def _training(metrics: Mapping[str, Any]) -> str:
         f"{training['global_batch_size']} pairs, {training['negatives_per_anchor']} negatives per anchor",
         f"- loss `{training['loss']}`{_options(training)}",
         *_base(metrics["model"]),
-        *_adapter(training),
+        *_weights(training),
         f"- learning rate {training['learning_rate']:g}, precision {training['precision']}, "
         f"final loss {training['final_loss']:.4f}",
         "- " + ", ".join(f"{name} {version}" for name, version in packages.items()),
@@ -198,10 +198,15 @@ def _base(model: dict[str, Any]) -> list[str]:
     return adapter + [f"- assumed of the base model: {phrase}" for phrase in assumptions(model["assumed"])]
 
 
-def _adapter(training: dict[str, Any]) -> list[str]:
+def _weights(training: dict[str, Any]) -> list[str]:
+    """How the weights differ from those of plain fine-tuning."""
+    alpha = training["weight_interpolation"]
+    interpolation = f"- weights interpolated with the base model's: {alpha:g} trained, {1 - alpha:g} base (WiSE-FT)"
+    lines = [interpolation] if alpha < 1 else []
     if training["lora_rank"] is None:
-        return []
-    return [
+        return lines
+    adapter = (
         f"- LoRA adapter of rank {training['lora_rank']} with {training['trainable_parameters']} parameters, merged "
         "into this model; `adapter/` of the run has it separately"
-    ]
+    )
+    return [*lines, adapter]

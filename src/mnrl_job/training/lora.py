@@ -74,6 +74,14 @@ def merged(model: SentenceTransformer, base: SentenceTransformer) -> SentenceTra
     return base
 
 
+@torch.no_grad()
+def scale_adapter(model: SentenceTransformer, factor: float) -> None:
+    """Multiply what the adapter adds to the base weights: weight interpolation for LoRA."""
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            weight.mul_(factor)
+
+
 def write_adapter(model: SentenceTransformer, base: str, folder: Path) -> None:
     """Save the adapter in peft's format, on the first rank. Collective.
 

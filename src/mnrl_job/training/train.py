@@ -13,7 +13,7 @@ from mnrl_job.training.callbacks.checkpoints import CheckpointSpec
 from mnrl_job.training.callbacks.tracking import report_to
 from mnrl_job.training.data_order_digest import data_order_digest
 from mnrl_job.training.inputs import AttemptFolders, TrainingData
-from mnrl_job.training.lora import ADAPTER, write_adapter
+from mnrl_job.training.lora import ADAPTER, scale_adapter, write_adapter
 from mnrl_job.training.results import Training
 from mnrl_job.training.trainer import PlannedTrainer
 
@@ -67,6 +67,7 @@ def train(
     if best:
         best.restore()
     if settings.lora_rank:
+        scale_adapter(model, settings.weight_interpolation)
         write_adapter(model, settings.base_model, folders.staging / ADAPTER)
     totals = trainer.totals()
     return Training(

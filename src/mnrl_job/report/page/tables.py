@@ -104,9 +104,15 @@ def training_rows(metrics: Mapping[str, Any]) -> Rows:
         (f"hard negatives mined at step {count(mining['step'])}", _mining(mining))
         for mining in training["hard_negative_mining"]
     ]
+    if training["weight_interpolation"] < 1:
+        rows.append(("weight interpolation", _interpolation(training["weight_interpolation"])))
     if training["best_step"] is not None:
         rows.append(("final weights", f"those of step {count(training['best_step'])}, which scored best"))
     return tuple(rows)
+
+
+def _interpolation(alpha: float) -> str:
+    return f"{alpha:g} of the trained weights, {1 - alpha:g} of the base model's"
 
 
 def _mining(mining: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ from functools import partial
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from sentence_transformers import SentenceTransformer
 
 from mnrl_job.embedding.loading import load_model, warn_untrained_full_dim
 from mnrl_job.errors import DataError
@@ -20,6 +21,7 @@ from mnrl_job.training.inputs import AttemptFolders, TrainingData
 from mnrl_job.training.lora import merged
 from mnrl_job.training.token_lengths import measure_lengths
 from mnrl_job.training.train import train
+from mnrl_job.training.weight_interpolation import interpolate
 from mnrl_job.worker.devices import describe_devices, peak_memory
 from mnrl_job.worker.guide import run_guide_model
 from mnrl_job.worker.model import describe_model, load_base_model, model_options, save_model
@@ -47,9 +49,7 @@ def train_role(task: WorkerTask) -> None:
     score = partial(primary_score, model, task) if settings.eval_interval else None
     data, folders = TrainingData(task.pairs, task.batch_plan), AttemptFolders(task.scratch, task.staging)
     training = train(model, settings, data, folders, checkpoint_spec, score)
-    if settings.lora_rank or is_sharded():
-        make_plain = merged if settings.lora_rank else unsharded
-        model = make_plain(model, load_model(task.model, model_options(settings), settings.base_model).model)
+    model = final_model(task, model)
     after = evaluate_all(model, task, "after")
     if state.is_main_process:
         save_model(model, task.staging)
@@ -58,6 +58,18 @@ def train_role(task: WorkerTask) -> None:
         devices = (describe_devices(state),)
         result = WorkerResult(facts, before, devices, peak_memory(), after, training, lengths)
         write_record(task.scratch / "result.json", result)
+
+
+def final_model(task: WorkerTask, trained: SentenceTransformer) -> SentenceTransformer:
+    """The model to publish, whole on every rank: adapters merged, shards gathered, weights interpolated. Collective."""
+    settings = task.settings
+    load_base = partial(load_model, task.model, model_options(settings), settings.base_model)
+    if settings.lora_rank:  # `train` has scaled the adapter
+        return merged(trained, load_base().model)
+    model = unsharded(trained, load_base().model) if is_sharded() else trained
+    if settings.weight_interpolation < 1:
+        interpolate(model, load_base().model, settings.weight_interpolation)
+    return model
 
 
 def check_same_inputs(inputs: dict[str, str]) -> None:
