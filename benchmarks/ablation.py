@@ -73,10 +73,10 @@ def train(arm: str, model_path: str, train_data: Path, eval_data: Path) -> dict[
         folder = Path(name)
         pairs = write_pairs([(row["anchor"], row["positive"]) for _, row in read_rows(train_data)], folder)
         eval_set = read_evalset(LocalSource("eval", "eval", (), eval_data), folder / "eval")
-        batching = ours(pairs, settings.seed, folder)
+        batch_plan = ours(pairs, settings.seed, folder)
         for patch in patches:
             patch.start()
-        done = train_model(model, settings, TrainingData(pairs, batching), AttemptFolders(folder, folder))
+        done = train_model(model, settings, TrainingData(pairs, batch_plan), AttemptFolders(folder, folder))
         mock.patch.stopall()
         scored = evaluate(model, eval_set, EvaluationOptions(done.precision, METRIC_CUTOFFS), folder / "after.jsonl")
     return {

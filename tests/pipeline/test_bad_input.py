@@ -104,13 +104,7 @@ CASES = {
         lambda path: write_pairs(path / "same.jsonl", [(f"q {i}", "one answer") for i in range(20)]),
         {"MNRL_TRAIN_DATA": "same.jsonl"},
         65,
-        "MNRL_TRAIN_DATA: the 20 training pairs have one positive",
-    ),
-    "a planned batch that cannot be filled": (
-        lambda path: write_pairs(path / "few.jsonl", [(f"q {i}", f"answer {i % 7}") for i in range(20)]),
-        {"MNRL_TRAIN_DATA": "few.jsonl", "MNRL_BATCHING": "planned"},
-        64,
-        r"MNRL_BATCH_SIZE=8: .*\b7 distinct positives; .*\b7 or less",
+        "MNRL_TRAIN_DATA: all 20 training pairs have the same positive",
     ),
     "a metric of an eval set that is not there": (
         None,

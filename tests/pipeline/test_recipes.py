@@ -42,7 +42,6 @@ def shaped(tmp_path_factory, tiny_model):
         "MNRL_HARDNESS": "hard_negatives:5",
         "MNRL_MATRYOSHKA_DIMS": "16,4",
         "MNRL_QUERY_PROMPT": "add ",
-        "MNRL_BATCHING": "masked",
         "MNRL_LEARNING_RATE": "1e-3",
     }
     write_jsonl(folder / "pairs.jsonl", REPEATED)
@@ -168,10 +167,10 @@ def test_hard_negatives_that_were_mined_are_told(guided):
         ({"MNRL_LOSS": "guided", "MNRL_GUIDE_MODEL": "guide"}, None),
         ({"MNRL_LOSS": "guided", "MNRL_GUIDE_MODEL": "guide", "MNRL_LORA_RANK": "4"}, None),
         (
-            {"MNRL_LOSS": "gte", "MNRL_HARDNESS": "5", "MNRL_MATRYOSHKA_DIMS": "32,8", "MNRL_BATCHING": "masked"},
+            {"MNRL_LOSS": "gte", "MNRL_HARDNESS": "5", "MNRL_MATRYOSHKA_DIMS": "32,8"},
             REPEATED,
         ),
-        ({"MNRL_LOSS": "symmetric", "MNRL_BATCHING": "masked"}, REPEATED),
+        ({"MNRL_LOSS": "symmetric"}, REPEATED),
     ],
 )
 def test_each_recipe_teaches_two_workers_what_it_teaches_one(tmp_path, tiny_model, options, rows):

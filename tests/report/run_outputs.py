@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalData, EvalSet, write_evalset
 from mnrl_job.data.pairs import Pairs, SourceRecord
@@ -73,7 +72,6 @@ def make_run_outputs(
         seconds={"fetch": 0.4, "prepare": 1.25, **({"verify": 3.0} if trained else {})},
         attempts=[attempt()],
         pairs=pairs(folder) if trained else None,
-        batch_plan=BatchPlan(folder / "labels", folder / "plan", "planned", 60) if trained else None,
         verification=Verification(True, 384, 1e-7, 1e-5, (1, 384)) if trained else None,
     )
     if trained:
@@ -184,12 +182,9 @@ def audit() -> dict[str, Any]:
         "contradictions": {"negatives": 1, "examples": example},
         "oddities": {"html": {"rows": 2, "examples": example}, "mojibake": {"rows": 0, "examples": []}},
         "batches": {
-            "mode": "planned",
-            "why": "duplicates can be kept apart",
             "batch_size": 8,
             "batches_an_epoch": {"faq": 60},
-            "largest_batch_that_uses_nearly_all_rows": 30,
-            "largest_batch_at_most": 60,
+            "largest_batch_without_duplicates": 30,
             "false_negatives_in_a_batch": {"at_random": 1.25, "as_planned": 0.0},
         },
         "eval": {

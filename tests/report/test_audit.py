@@ -32,14 +32,12 @@ def audit():
         "near_duplicates": {"groups": 2, "texts": 5, "largest": 3, "examples": [["one text", "one  text!"]]},
         "contradictions": {"negatives": 1, "examples": [{"anchor": "torn", "positive": "p"}]},
         "batches": {
-            "mode": "planned",
-            "why": "duplicates can be kept apart",
             "batch_size": 8,
             "batches_an_epoch": {"faq": 11},
             "rows_used_an_epoch": 88,
-            "false_negatives_in_a_batch": {"at_random": 1.25, "as_planned": 0.0},
-            "largest_batch_that_uses_nearly_all_rows": 30,
-            "largest_batch_at_most": 60,
+            "false_negatives_in_a_batch": {"at_random": 1.25, "as_planned": 0.25},
+            "masked_share_of_negatives": 0.0045,
+            "largest_batch_without_duplicates": 30,
         },
         "oddities": {
             "html": {"rows": 1, "examples": [{"anchor": "q", "positive": "<b>x</b>"}]},
@@ -70,8 +68,8 @@ def test_the_text_has_all_findings_and_nothing_that_was_not_found(audit):
         "5 near-duplicate documents: In 2 groups, the largest of 3; a group counts as one.",
         "1 contradictory negatives: They are positives of the same query in other rows, and not used as negatives.",
         "11 batches of 8 from faq",
-        "0.0 false negatives expected in a batch: In a random batch 1.2. Batches are planned: duplicates can be kept "
-        "apart.",
+        "0.2 false negatives in a batch, before masking: A random batch would contain 1.2. They are masked in the "
+        "loss.",
         "1 pairs with markup",
         "anchor q | positive <b>x</b>",
     ):
@@ -147,18 +145,25 @@ def test_problems_are_warnings_with_a_remedy(audit):
         "batches": "passed",
     }
     assert all(finding.remedy for finding in findings.values() if finding.status == "warning")
-    scarce = audit["batches"] | {"rows_used_an_epoch": 16}
-    (batches,) = [one for one in audit_findings(audit | {"batches": scarce}) if one.check == "batches"]
-    assert batches.status == "warning"
-    assert batches.remedy == "see the most frequent texts below, and the weights of the sources", (
-        "30 is no smaller than 8"
-    )
-    larger = scarce | {"batch_size": 64, "rows_used_an_epoch": 0}
-    (batches,) = [one for one in audit_findings(audit | {"batches": larger}) if one.check == "batches"]
-    assert batches.remedy == "a batch of 30 would use nearly all rows"
-    (batches,) = [
-        one
-        for one in audit_findings(audit | {"batches": larger | {"largest_batch_that_uses_nearly_all_rows": 1}})
-        if one.check == "batches"
-    ]
-    assert "a batch of 1" not in batches.remedy
+
+
+@pytest.mark.parametrize(
+    ("facts", "remedy"),
+    [
+        ({"rows_used_an_epoch": 16}, "lower the batch size, or change the weights of the sources"),
+        ({"masked_share_of_negatives": 0.2}, "a batch size of 30 or less avoids that"),
+        (
+            {"masked_share_of_negatives": 0.2, "largest_batch_without_duplicates": 1},
+            "see the most frequent texts below",
+        ),
+    ],
+)
+def test_batches_that_waste_rows_or_negatives_are_a_warning(audit, facts, remedy):
+    batches = audit["batches"] | facts
+    (finding,) = [one for one in audit_findings(audit | {"batches": batches}) if one.check == "batches"]
+    assert (finding.status, finding.remedy) == ("warning", remedy)
+
+
+def test_the_largest_batch_without_duplicates_is_shown_if_it_is_smaller_than_the_batch(audit):
+    audit["batches"]["largest_batch_without_duplicates"] = 4
+    assert "4 is the largest batch size without duplicates in a batch" in lines_of(audit_text(audit))

@@ -43,7 +43,7 @@ def test_reading_downloading_deduplicating_and_planning_send_heartbeats(tmp_path
     store = LocalStore(tmp_path / "in", "the input")
     texts = [f"answer number {i % 12_000} to a question" for i in range(24_000)]
     write_columns(tmp_path / "texts.arrow", text=texts)
-    rule = PlanConfig(4, (SourceShare(40),))
+    config = PlanConfig(4, (SourceShare(40),), seed=1, epochs=3)
     groups = np.arange(80).reshape(40, 2)
     assert count_heartbeats(lambda: list(read_rows(path))) == 2
     assert count_heartbeats(lambda: download(store, list(store.list_objects()), tmp_path / "copy")) >= 1
@@ -53,7 +53,7 @@ def test_reading_downloading_deduplicating_and_planning_send_heartbeats(tmp_path
         )
         == 3
     )
-    assert count_heartbeats(lambda: plan_epochs(groups, rule, (10,), seed=1, epochs=3, max_steps=None)) == 3
+    assert count_heartbeats(lambda: plan_epochs(groups, config)) == 3
 
 
 def test_progress_has_the_number_of_rows_read(tmp_path, caplog):

@@ -46,4 +46,4 @@ def four_steps(folder: Path) -> FourSteps:
     write_labels(folder / "labels.arrow", np.stack([np.arange(32), 100 + np.arange(32) % 8], axis=1))
     np.save(folder / "plan.npy", PLAN)
     pairs = Pairs(folder / "pairs.arrow", ("anchor", "positive"), 32, 32, {}, (), ())
-    return FourSteps(folder, pairs, BatchPlan(folder / "labels.arrow", folder / "plan.npy", "planned", len(PLAN)))
+    return FourSteps(folder, pairs, BatchPlan(folder / "labels.arrow", folder / "plan.npy", len(PLAN)))

@@ -112,7 +112,8 @@ def unequal(folder: Path) -> dict[str, object]:
         return count
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mnrl_job.training.trainer.chunk_budget_for", lambda *_: ChunkBudget(24, 24, 1))
+        budget = 24 - 12 * PartialState().process_index
+        patch.setattr("mnrl_job.training.trainer.chunk_budget_for", lambda *_: ChunkBudget(budget, budget, 1))
         patch.setattr("mnrl_job.training.losses.mnrl.embed", counted("chunks", embed))
         wrapped = torch.nn.parallel.DistributedDataParallel
         patch.setattr(wrapped, "_sync_buffers", counted("buffers", wrapped._sync_buffers))

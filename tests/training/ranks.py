@@ -64,6 +64,9 @@ def loss(
         label = torch.cat([torch.arange(len(groups))[own, None], groups[own]], dim=1)
         if name == "ours":
             batch = batch_of(model, columns, 3, label)
+            if (path := folder / "known_positives.json").exists():
+                known = torch.tensor(json.loads(path.read_text()))
+                batch["known_positives"] = known[torch.isin(known[:, 0], label[:, 1])]
             batch |= {"guide": guide_of(batch, label)} if objective == "guided" else {}
         value = one(batch, label[:, :3])
         value.backward()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnrl_job.batching.batch_plan import BatchPlan
-from mnrl_job.batching.planning import PlanConfig, SourceShare, batches_by_source, plan_epochs
+from mnrl_job.batching.planning import PlanConfig, SourceShare, plan_epochs
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.tables import write_columns, write_labels
@@ -47,13 +47,12 @@ def make_run(tmp_path, tiny_model, batch_size):
     groups = np.stack([np.arange(40), 100 + np.arange(40) % 8], axis=1)
     write_columns(tmp_path / "pairs.arrow", anchor=[a for a, _ in texts], positive=[p for _, p in texts])
     write_labels(tmp_path / "labels.arrow", groups)
-    rule = PlanConfig(batch_size, (SourceShare(40),))
-    plan = np.concatenate(plan_epochs(groups, rule, batches_by_source(groups, rule), 42, EPOCHS, None))
+    plan = np.concatenate(plan_epochs(groups, PlanConfig(batch_size, (SourceShare(40),), 42, EPOCHS)))
     np.save(tmp_path / "plan.npy", plan)
     shutil.copytree(tiny_model, tmp_path / "model")
     write_record(tmp_path / "pairs.json", Pairs(tmp_path / "pairs.arrow", ("anchor", "positive"), 40, 40, {}, (), ()))
-    batching = BatchPlan(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", len(plan))
-    write_record(tmp_path / "batching.json", batching)
+    batch_plan = BatchPlan(tmp_path / "labels.arrow", tmp_path / "plan.npy", len(plan))
+    write_record(tmp_path / "batching.json", batch_plan)
     settings = Settings(batch_size=batch_size, epochs=EPOCHS).model_dump_json()
     (tmp_path / "settings.json").write_text(settings, encoding="utf-8")
     return tmp_path, plan

@@ -83,7 +83,7 @@ def test_a_step_of_the_trainer_does_not_wait_for_the_gpu(tiny_model, tmp_path, p
     write_labels(tmp_path / "labels.arrow", np.arange(2 * len(texts)).reshape(2, -1).T)
     np.save(tmp_path / "plan.npy", np.arange(len(texts)).reshape(steps, -1))
     pairs = Pairs(tmp_path / "pairs.arrow", ("anchor", "positive"), len(texts), len(texts), {}, (), ())
-    batch_plan = BatchPlan(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", steps)
+    batch_plan = BatchPlan(tmp_path / "labels.arrow", tmp_path / "plan.npy", steps)
     settings = Settings(batch_size=len(PAIRS), precision=precision)
     trainer = PlannedTrainer(
         load(tiny_model, "cuda"), settings, TrainingData(pairs, batch_plan), AttemptFolders(tmp_path, tmp_path)

@@ -42,7 +42,7 @@ def trainer_of(tmp_path):
     write_labels(tmp_path / "labels.arrow", np.arange(2 * ROWS).reshape(2, ROWS).T)
     np.save(tmp_path / "plan.npy", np.arange(ROWS)[None])
     pairs = Pairs(tmp_path / "pairs.arrow", ("anchor", "positive"), ROWS, ROWS, {}, (), ())
-    batch_plan = BatchPlan(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", 1)
+    batch_plan = BatchPlan(tmp_path / "labels.arrow", tmp_path / "plan.npy", 1)
     write_record(tmp_path / "pairs.json", pairs)
     write_record(tmp_path / "batching.json", batch_plan)
 

@@ -33,10 +33,10 @@ def data(tmp_path):
     given = Ragged(10_000 + np.arange(offsets[-1]), offsets)
     write_labels(tmp_path / "labels.arrow", np.stack([rows, ROWS + rows], axis=1), given)
     np.save(tmp_path / "plan.npy", np.random.default_rng(1).permutation(ROWS).reshape(-1, BATCH))
-    np.save(tmp_path / "barred.npy", rows % 7 == 0)
+    np.save(tmp_path / "non_minable.npy", rows % 7 == 0)
     pairs = Pairs(tmp_path / "pairs.arrow", ("anchor", "positive", "negatives"), ROWS, ROWS, {}, (), ())
     files = (tmp_path / name for name in ("labels.arrow", "plan.npy"))
-    batch_plan = BatchPlan(*files, "planned", ROWS // BATCH, (0, 100), tmp_path / "barred.npy")
+    batch_plan = BatchPlan(*files, ROWS // BATCH, (0, 100), tmp_path / "non_minable.npy")
     return TrainingData(pairs, batch_plan)
 
 
@@ -52,7 +52,7 @@ def test_a_trial_run_has_the_first_batches_of_the_run(data, tmp_path):
     assert (pairs.rows, batch_plan.steps, batch_plan.epochs) == (4 * BATCH, 4, (0,))
     rows = np.unique(np.load(data.batch_plan.plan)[:4])
     assert np.array_equal(read_groups(batch_plan.labels), read_groups(data.batch_plan.labels)[rows])
-    assert np.array_equal(np.load(batch_plan.barred), rows % 7 == 0)
+    assert np.array_equal(np.load(batch_plan.non_minable), rows % 7 == 0)
     negatives, all_negatives = read_negatives(batch_plan.labels), read_negatives(data.batch_plan.labels)
     assert [len(row["negatives"]) for row in read_table(pairs.path).to_pylist()] == negatives.counts.tolist()
     assert negatives.values.tolist() == all_negatives.select(rows).values.tolist()

@@ -1,123 +1,176 @@
-"""Dealing rows to batches so that no two rows of a batch share a group.
+"""Assignment of rows to batches so that the rows of each group are spread as evenly as possible.
 
-Groups are the vertices of a graph, a row is an edge between its anchor's and its positive's group, a batch is a colour:
-this is edge colouring with colours of equal size. Most rows are dealt in waves, many at a time, the rows of the largest
-groups first while there is room everywhere. The few rows that then fit nowhere are placed one by one along alternating
-paths (Kempe chains), as in the proof of König's theorem. Rows whose groups nobody shares fit anywhere; they come last.
+With groups as vertices and each row as an edge between its anchor's and its positive's group, T batches are T colors
+of an edge coloring with color classes of equal size. A group of more than T rows is first split into groups of T, each
+of which can be once in every batch. If no text is both an anchor and a positive, the graph is bipartite, and the
+coloring exists by the theorems of König and de Werra.
+
+Most rows are assigned in bulk, largest groups first. Rows that then fit nowhere are placed along alternating paths,
+unless their group was split: such duplicates share batches anyway. Rows whose groups occur once fit anywhere and come
+last.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnrl_job.batching.kempe_chains import NOWHERE, Chains
-from mnrl_job.batching.max_batches import Keys, Rows
+from mnrl_job.batching.kempe_chains import UNASSIGNED, KempeChains
 
-ROUNDS_PER_WAVE = 12
-# A wave takes the groups of sizes 4^k to 4^(k+1).
-WAVE_BITS = 2
+# Shape (rows, 2): the group of each row's anchor and positive.
+Groups = NDArray[np.int64]
+Rows = NDArray[np.int64]
+Batches = NDArray[np.int64]
+
+ATTEMPTS_PER_ROUND = 12
+# A round takes the groups of 4^k to 4^(k+1) rows.
+ROUND_BITS = 2
 
 
-def assign_batches(keys: Keys, batches: int, batch_size: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Deal rows to `batches` batches of at most `batch_size`.
+def assign_batches(groups: Groups, batches: int, rng: np.random.Generator) -> Batches:
+    """Assign rows to batches of equal size.
 
     Args:
-        keys: the groups of each row, shape (rows, 2); no group stands in one column more than `batches` times.
-        batches: how many.
-        batch_size: rows of a batch; there are at most `batches * batch_size` rows.
-        rng: decides whatever is left open.
+        groups: of the rows, of which there are a multiple of `batches`.
+        batches: number of batches.
+        rng: decides between equally good assignments.
 
     Returns:
-        The batch of each row, shape (rows,); `NOWHERE` for a row that could not be placed.
+        The batch of each row, shape (rows,).
     """
-    table = _Table(keys, batches, batch_size, rng)
-    unplaced = np.concatenate(
-        [np.empty(0, dtype=np.int64), *(table.wave(rows) for rows in _waves(keys, table.sizes, rng))]
+    if not batches:
+        return np.empty(0, dtype=np.int64)
+    sizes = group_sizes(groups)
+    assignment = _Assignment(split_large_groups(groups, batches), batches, rng)
+    unassigned = np.concatenate(
+        [np.empty(0, dtype=np.int64), *(assignment.assign_round(rows) for rows in assignment.rounds())]
     )
-    if len(unplaced):
-        Chains(keys, table.batch, table.fill, batch_size).place(unplaced.tolist())
-    table.fill_up(rng.permutation(np.flatnonzero(table.sizes[keys].max(axis=1) == 1)))
-    return table.batch
+    repairable = unassigned[(sizes[groups[unassigned]] <= batches).all(axis=1)]
+    if len(repairable):
+        chains = KempeChains(assignment.groups, assignment.batch, assignment.fill, assignment.batch_size)
+        chains.place(repairable.tolist())
+    assignment.fill_up()
+    return assignment.batch
 
 
-def _waves(keys: Keys, sizes: NDArray[np.int64], rng: np.random.Generator) -> list[Rows]:
-    """Rows that share a group with others, the largest groups first; rows of one group stand together."""
-    largest = sizes[keys].max(axis=1)
-    rows = rng.permutation(np.flatnonzero(largest > 1))
-    leading = np.where(sizes[keys[rows, 0]] > sizes[keys[rows, 1]], keys[rows, 0], keys[rows, 1])
-    # Groups of one size come in random order, too.
-    turn = np.empty(len(sizes), dtype=np.int64)
-    turn[np.lexsort((rng.permutation(len(sizes)), -sizes))] = np.arange(len(sizes))
-    rows = rows[np.argsort(turn[leading], kind="stable")]
-    wave = np.log2(largest[rows]).astype(np.int64) // WAVE_BITS
-    return np.split(rows, np.flatnonzero(np.diff(wave)) + 1) if len(rows) else []
+def group_sizes(groups: Groups) -> NDArray[np.int64]:
+    """Number of rows of each group, as anchor or positive; a row of one group in both columns counts once."""
+    sizes = np.bincount(groups.ravel(), minlength=1)
+    same = groups[:, 0] == groups[:, 1]
+    return np.asarray(sizes - np.bincount(groups[same, 0], minlength=len(sizes)))
 
 
-class _Table:
-    """Batches being filled. `sizes` counts the rows of each group."""
+def split_large_groups(groups: Groups, limit: int) -> Groups:
+    """Split each group of more than `limit` rows into as few as possible, all but one of `limit` rows."""
+    sizes = group_sizes(groups)
+    new_groups = np.maximum(-(-sizes // limit) - 1, 0)
+    if not new_groups.any():
+        return groups
+    flat = groups.ravel().copy()
+    same = np.flatnonzero(groups[:, 0] == groups[:, 1])
+    large = new_groups[flat] > 0
+    large[2 * same + 1] = False
+    part = rank_among_equals(flat[large]) // limit
+    first_new = len(sizes) + np.cumsum(new_groups) - new_groups
+    flat[large] = np.where(part > 0, first_new[flat[large]] + part - 1, flat[large])
+    flat[2 * same + 1] = flat[2 * same]
+    return flat.reshape(-1, 2)
 
-    def __init__(self, keys: Keys, batches: int, batch_size: int, rng: np.random.Generator) -> None:
-        self.batch = np.full(len(keys), NOWHERE, dtype=np.int64)
+
+def rank_among_equals(values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each value the number of equal values before it."""
+    order = np.argsort(values, kind="stable")
+    starts = np.flatnonzero(np.diff(values[order], prepend=values.min(initial=0) - 1))
+    ranks = np.empty(len(values), dtype=np.int64)
+    ranks[order] = np.arange(len(values)) - np.repeat(starts, np.diff(starts, append=len(values)))
+    return ranks
+
+
+class _Assignment:
+    """Batches being filled.
+
+    Attributes:
+        groups: of the rows, none with more rows than there are batches.
+        batch: of each row, or `UNASSIGNED`.
+        fill: number of rows in each batch.
+        batch_size: rows of a full batch.
+    """
+
+    def __init__(self, groups: Groups, batches: int, rng: np.random.Generator) -> None:
+        self.groups = groups
+        self.batch = np.full(len(groups), UNASSIGNED, dtype=np.int64)
         self.fill = np.zeros(batches, dtype=np.int64)
-        self.sizes = np.bincount(keys.ravel(), minlength=1)
-        own = keys[:, 0] == keys[:, 1]
-        self.sizes -= np.bincount(keys[own, 0], minlength=len(self.sizes))
-        self._keys = keys
-        self._batch_size = batch_size
+        self.batch_size = len(groups) // batches
+        self._sizes = group_sizes(groups)
         self._rng = rng
-        self._seen = _Seen()
+        self._assigned = _IntegerSet()
 
-    def wave(self, rows: Rows) -> Rows:
-        """Deal these rows; those that meet their group are dealt again. Returns the rows that found no place."""
-        for _ in range(ROUNDS_PER_WAVE):
-            to = self._seats(len(rows))
-            fits = self._fits(rows[: len(to)], to)
-            self._seat(rows[: len(to)][fits], to[fits])
-            rows = np.concatenate([rows[: len(to)][~fits], rows[len(to) :]])
+    def rounds(self) -> list[Rows]:
+        """Rows that share a group with others, the largest groups first, each group's rows in succession."""
+        sizes = self._sizes[self.groups]
+        largest = sizes.max(axis=1)
+        rows = self._rng.permutation(np.flatnonzero(largest > 1))
+        larger_group = np.where(sizes[rows, 0] > sizes[rows, 1], self.groups[rows, 0], self.groups[rows, 1])
+        # Groups of equal size come in random order, too.
+        position = np.empty(len(self._sizes), dtype=np.int64)
+        by_size = np.lexsort((self._rng.permutation(len(self._sizes)), -self._sizes))
+        position[by_size] = np.arange(len(self._sizes))
+        rows = rows[np.argsort(position[larger_group], kind="stable")]
+        number = np.log2(largest[rows]).astype(np.int64) // ROUND_BITS
+        return np.split(rows, np.flatnonzero(np.diff(number)) + 1) if len(rows) else []
+
+    def assign_round(self, rows: Rows) -> Rows:
+        """Assign rows in bulk; those that collide are tried again elsewhere. Returns the rows that fit nowhere."""
+        for _ in range(ATTEMPTS_PER_ROUND):
+            slots = self._free_slots(len(rows))
+            fits = self._fits(rows[: len(slots)], slots)
+            self._assign(rows[: len(slots)][fits], slots[fits])
+            rows = np.concatenate([rows[: len(slots)][~fits], rows[len(slots) :]])
             if not fits.any():
                 break
         return rows
 
-    def fill_up(self, rows: Rows) -> None:
-        """Seat rows whose groups nobody shares, in the fullest batches first, so that as many as possible are full."""
-        order = np.argsort(-self.fill, kind="stable")
-        to = np.repeat(order, np.maximum(self._batch_size - self.fill[order], 0))[: len(rows)]
-        self._seat(rows[: len(to)], to)
+    def fill_up(self) -> None:
+        """Assign the remaining rows, and those in excess of a batch's size, to the batches that have room."""
+        excess = (self.fill > self.batch_size)[self.batch] & (self.batch != UNASSIGNED)
+        excess[excess] = rank_among_equals(self.batch[excess]) >= self.batch_size
+        self.batch[excess] = UNASSIGNED
+        rows = self._rng.permutation(np.flatnonzero(self.batch == UNASSIGNED))
+        self.batch[rows] = np.repeat(np.arange(len(self.fill)), np.maximum(self.batch_size - self.fill, 0))
 
-    def _seats(self, count: int) -> NDArray[np.int64]:
-        """Up to `count` free seats, the emptiest batches first; consecutive seats are in different batches."""
-        at_level = np.cumsum(np.bincount(self.fill, minlength=self._batch_size + 1))[: self._batch_size]
-        top = int(np.searchsorted(np.cumsum(at_level), count)) + 1
-        free = self._rng.permutation(np.flatnonzero(self.fill < min(top, self._batch_size)))
-        room = min(top, self._batch_size) - self.fill[free]
-        seats = np.repeat(free, room)
-        level = np.arange(len(seats)) - np.repeat(np.cumsum(room) - room, room) + self.fill[seats]
-        return seats[np.argsort(level, kind="stable")][:count]
+    def _free_slots(self, count: int) -> Batches:
+        """Up to `count` free slots, the emptiest batches first; consecutive slots are in different batches."""
+        slots_by_level = np.cumsum(np.bincount(self.fill, minlength=self.batch_size + 1))[: self.batch_size]
+        top = min(int(np.searchsorted(np.cumsum(slots_by_level), count)) + 1, self.batch_size)
+        free = self._rng.permutation(np.flatnonzero(self.fill < top))
+        room = top - self.fill[free]
+        slots = np.repeat(free, room)
+        level = np.arange(len(slots)) - np.repeat(np.cumsum(room) - room, room) + self.fill[slots]
+        return slots[np.argsort(level, kind="stable")][:count]
 
-    def _fits(self, rows: Rows, to: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Mark the rows whose groups are neither in their batch nor claimed there by an earlier of these rows."""
-        codes = self._codes(rows, to)
-        fits = ~self._seen.holds(codes).any(axis=1)
-        codes[~fits] = NOWHERE
+    def _fits(self, rows: Rows, slots: Batches) -> NDArray[np.bool_]:
+        """Mark rows whose groups are not yet in their batch, nor taken there by an earlier one of these rows."""
+        codes = self._codes(rows, slots)
+        fits = ~self._assigned.contains(codes).any(axis=1)
+        codes[~fits] = UNASSIGNED
         first = np.zeros(codes.size, dtype=bool)
         first[np.unique(codes, return_index=True)[1]] = True
-        return np.asarray(fits & (first.reshape(-1, 2) | (codes == NOWHERE)).all(axis=1))
+        return np.asarray(fits & (first.reshape(-1, 2) | (codes == UNASSIGNED)).all(axis=1))
 
-    def _seat(self, rows: Rows, to: NDArray[np.int64]) -> None:
-        self.batch[rows] = to
-        self.fill += np.bincount(to, minlength=len(self.fill))
-        codes = self._codes(rows, to)
-        self._seen.add(codes[codes != NOWHERE])
+    def _assign(self, rows: Rows, slots: Batches) -> None:
+        self.batch[rows] = slots
+        self.fill += np.bincount(slots, minlength=len(self.fill))
+        codes = self._codes(rows, slots)
+        self._assigned.add(codes[codes != UNASSIGNED])
 
-    def _codes(self, rows: Rows, to: NDArray[np.int64]) -> NDArray[np.int64]:
-        """A number for each group in its batch, shape (rows, 2); `NOWHERE` where the group has but this row."""
-        keys = self._keys[rows]
-        codes = np.where(self.sizes[keys] > 1, to[:, None] * len(self.sizes) + keys, NOWHERE)
-        codes[keys[:, 0] == keys[:, 1], 1] = NOWHERE
+    def _codes(self, rows: Rows, slots: Batches) -> NDArray[np.int64]:
+        """A number for each group in its batch, shape (rows, 2); `UNASSIGNED` for a group of one row."""
+        groups = self.groups[rows]
+        codes = np.where(self._sizes[groups] > 1, slots[:, None] * len(self._sizes) + groups, UNASSIGNED)
+        codes[groups[:, 0] == groups[:, 1], 1] = UNASSIGNED
         return codes
 
 
-class _Seen:
-    """A growing set of numbers: sorted runs, merged when they are of similar length."""
+class _IntegerSet:
+    """A growing set of integers: sorted runs, merged when they are of similar length."""
 
     def __init__(self) -> None:
         self._runs: list[NDArray[np.int64]] = []
@@ -128,9 +181,9 @@ class _Seen:
             run = np.sort(np.concatenate([self._runs.pop(), run]))
         self._runs.append(run)
 
-    def holds(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
-        found = np.zeros(numbers.shape, dtype=bool)
+    def contains(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        result = np.zeros(numbers.shape, dtype=bool)
         for run in self._runs:
             if len(run):
-                found |= run[np.minimum(np.searchsorted(run, numbers), len(run) - 1)] == numbers
-        return found
+                result |= run[np.minimum(np.searchsorted(run, numbers), len(run) - 1)] == numbers
+        return result

@@ -1,19 +1,18 @@
-"""The global batch plan: which rows meet, in which step, on all ranks together.
+"""The global batch plan: which rows share a batch, in which step, on all ranks together.
 
-In MNRL every other positive of the batch is a negative, so two rows that share a group must not meet: one's positive
-would be pushed away as the other's negative. The plan of an epoch is a pure function of (groups, rule, seed, epoch), so
-every rank has the same one without talking, and one process or eight train on the same batches.
+In MNRL every other positive of the batch is a negative. So the rows of a group are spread as evenly as possible over
+the batches, which keeps duplicates apart wherever that is possible; the loss masks what is left. The plan of an epoch
+is a pure function of (groups, config, epoch), so every rank computes the same one, and one process or eight train on
+the same batches.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnrl_job.batching.batch_assignment import assign_batches
-from mnrl_job.batching.max_batches import Keys, max_batches, usable_rows
+from mnrl_job.batching.batch_assignment import Groups, assign_batches, group_sizes
 from mnrl_job.system.heartbeat import heartbeat
 
 Plan = NDArray[np.int64]
@@ -21,7 +20,7 @@ Plan = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class SourceShare:
-    """A source's part of the data: so many consecutive rows, and its weight in the mixture, if it was given one."""
+    """A source's consecutive rows of the data, and its weight in the mixture, if it was given one."""
 
     rows: int
     weight: float | None = None
@@ -29,118 +28,102 @@ class SourceShare:
 
 @dataclass(frozen=True, slots=True)
 class PlanConfig:
-    """How rows become batches.
+    """What decides the batches of a run, beside the groups of its rows.
 
     Attributes:
         batch_size: rows of a global batch.
-        shares: the sources, in the order of their rows. A batch is of one source.
-        masked: rows that share a group may meet; the loss must then leave them out as negatives.
+        sources: in the order of their rows. A batch is of one source.
+        seed: the run's.
+        epochs: of the run.
+        max_steps: where the run ends, if earlier.
     """
 
     batch_size: int
-    shares: tuple[SourceShare, ...]
-    masked: bool = False
+    sources: tuple[SourceShare, ...]
+    seed: int
+    epochs: int = 1
+    max_steps: int | None = None
 
 
-def batches_by_source(groups: Keys, rule: PlanConfig) -> tuple[int, ...]:
-    """How many batches of each source an epoch has.
+def batches_by_source(config: PlanConfig) -> tuple[int, ...]:
+    """Number of batches of each source in an epoch.
 
-    Without weights each source gives all the batches it can fill. With weights (1 where none is given) batches stand in
-    the proportion of the weights, as many as the source that runs out first allows.
+    Without weights each source contributes all the batches it can fill. With weights (default 1) batches are in the
+    proportion of the weights, as many as the source that runs out first allows.
     """
-    most = [
-        len(keys) // rule.batch_size if rule.masked else max_batches(keys, rule.batch_size)
-        for _, keys in _by_source(groups, rule)
-    ]
-    if all(share.weight is None for share in rule.shares):
-        return tuple(most)
-    weights = [1.0 if share.weight is None else share.weight for share in rule.shares]
-    unit = min(count / weight for count, weight in zip(most, weights, strict=True))
-    # A hair more before rounding down, so that 3 * (1 / 3) is 1.
+    full_batches = [source.rows // config.batch_size for source in config.sources]
+    if all(source.weight is None for source in config.sources):
+        return tuple(full_batches)
+    weights = [1.0 if source.weight is None else source.weight for source in config.sources]
+    unit = min(count / weight for count, weight in zip(full_batches, weights, strict=True))
+    # The small addend makes 3 * (1 / 3) round to 1.
     return tuple(int(unit * weight + 1e-9) for weight in weights)
 
 
-def plan_epoch(groups: Keys, rule: PlanConfig, counts: Sequence[int], seed: int, epoch: int) -> Plan:
-    """Lay out one epoch.
+def plan_epoch(groups: Groups, config: PlanConfig, epoch: int) -> Plan:
+    """Plan one epoch.
 
-    No two rows of a batch share a group (unless the rule is `masked`), no row is used twice. Which rows are left out,
-    where not all fill a batch, and in which order the batches come is random, anew in each epoch: nothing is carried
-    over into the next.
+    No row is used twice. Which rows are left out, where a source's do not fill the last batch, and the order of the
+    batches are random, anew in each epoch: nothing is carried over into the next.
 
     Args:
-        groups: anchor group and positive group of each row (further columns are ignored), shape (rows, columns).
-        rule: how rows become batches.
-        counts: batches of each source, from `batches_by_source`.
-        seed: the run's seed.
+        groups: anchor group and positive group of each row, shape (rows, 2).
+        config: of the run.
         epoch: counts from 0.
 
     Returns:
         Row numbers, shape (steps, batch_size).
     """
-    rng = np.random.default_rng((seed, epoch))
-    parts = [np.empty((0, rule.batch_size), dtype=np.int64)]
-    for (start, keys), count in zip(_by_source(groups, rule), counts, strict=True):
-        rows = _drawn(len(keys), rule, count, rng) if rule.masked else _planned(keys, rule, count, rng)
-        parts.append(start + rows)
-    return rng.permutation(np.concatenate(parts))
+    rng = np.random.default_rng((config.seed, epoch))
+    starts = np.cumsum([0, *(source.rows for source in config.sources)]).tolist()
+    batches = [np.empty((0, config.batch_size), dtype=np.int64)]
+    for (start, stop), count in zip(pairwise(starts), batches_by_source(config), strict=True):
+        rows = start + rng.permutation(stop - start)[: count * config.batch_size]
+        batch_of_row = assign_batches(groups[rows], count, rng)
+        batches.append(rows[np.argsort(batch_of_row, kind="stable")].reshape(count, config.batch_size))
+    return rng.permutation(np.concatenate(batches))
 
 
-def plan_epochs(
-    groups: Keys, rule: PlanConfig, counts: Sequence[int], seed: int, epochs: int, max_steps: int | None
-) -> list[Plan]:
-    """Each epoch of a run, the last one cut at `max_steps`. Shapes (steps, batch_size)."""
+def plan_epochs(groups: Groups, config: PlanConfig) -> list[Plan]:
+    """Each epoch of a run, the last one cut at `max_steps`; shapes (steps, batch_size)."""
     plans: list[Plan] = []
-    left = max_steps
-    for epoch in range(epochs):
-        plans.append(plan_epoch(groups, rule, counts, seed, epoch)[:left])
+    remaining = config.max_steps
+    for epoch in range(config.epochs):
+        plans.append(plan_epoch(groups, config, epoch)[:remaining])
         heartbeat()
-        if left is not None:
-            left -= len(plans[-1])
-            if not left:
+        if remaining is not None:
+            remaining -= len(plans[-1])
+            if not remaining:
                 break
     return plans
 
 
-def _by_source(groups: Keys, rule: PlanConfig) -> list[tuple[int, Keys]]:
-    """The first row and the groups of each source."""
-    starts = np.cumsum([0, *(share.rows for share in rule.shares)])
-    return [(start, groups[start:stop, :2]) for start, stop in pairwise(starts.tolist())]
+def largest_batch_without_duplicates(groups: Groups) -> int:
+    """The largest batch size at which the rows of every group fit into different batches."""
+    return len(groups) // int(group_sizes(groups).max(initial=1))
 
 
-def _drawn(rows: int, rule: PlanConfig, count: int, rng: np.random.Generator) -> Plan:
-    return rng.permutation(rows)[: count * rule.batch_size].reshape(count, rule.batch_size)
-
-
-def _planned(keys: Keys, rule: PlanConfig, count: int, rng: np.random.Generator) -> Plan:
-    order = rng.permutation(len(keys))
-    rows = rng.permutation(order[usable_rows(keys[order], count)])[: count * rule.batch_size]
-    batch = assign_batches(keys[rows], count, rule.batch_size, rng)
-    whole = np.flatnonzero(np.bincount(batch[batch >= 0], minlength=count) == rule.batch_size)
-    dealt = np.argsort(batch, kind="stable")
-    dealt = dealt[np.isin(batch[dealt], whole)]
-    return rows[dealt].reshape(-1, rule.batch_size)
-
-
-def false_negatives_at_random(groups: Keys, batch_size: int) -> float:
-    """How many false negatives a batch of rows drawn at random is to be expected to hold."""
+def false_negatives_at_random(groups: Groups, batch_size: int) -> float:
+    """Expected number of false negatives in a batch of random rows, before masking."""
     rows = len(groups)
-    return _sharing(np.zeros(rows, dtype=np.int64), groups) * batch_size * (batch_size - 1) / max(1, rows * (rows - 1))
+    pairs = _false_negative_pairs(np.zeros(rows, dtype=np.int64), groups)
+    return pairs * batch_size * (batch_size - 1) / max(1, rows * (rows - 1))
 
 
-def false_negatives_in(groups: Keys, plan: Plan) -> float:
-    """How many false negatives a batch of the plan holds, on average."""
-    batch = np.repeat(np.arange(len(plan)), plan.shape[1])
-    return _sharing(batch, groups[plan.ravel()]) / max(1, len(plan))
+def false_negatives_in(groups: Groups, plan: Plan) -> float:
+    """Average number of false negatives in a batch of the plan, before masking.
 
-
-def _sharing(batch: NDArray[np.int64], groups: Keys) -> int:
-    """How often one row's positive would wrongly be a negative of another row's anchor in the same batch.
-
-    That is the case for each of two rows that share their anchor's group or their positive's.
+    Counts rows that share a group. The loss also masks positives that only rows outside the batch give an anchor.
     """
+    batch_of_row = np.repeat(np.arange(len(plan)), plan.shape[1])
+    return _false_negative_pairs(batch_of_row, groups[plan.ravel()]) / max(1, len(plan))
+
+
+def _false_negative_pairs(batch_of_row: NDArray[np.int64], groups: Groups) -> int:
+    """Number of ordered pairs of rows in the same batch that share their anchor's or their positive's group."""
     span = groups.max(initial=0) + 1
-    anchors, positives = (np.unique(batch * span + groups[:, side], return_inverse=True)[1] for side in (0, 1))
+    anchors, positives = (np.unique(batch_of_row * span + groups[:, side], return_inverse=True)[1] for side in (0, 1))
     both = anchors * (positives.max(initial=0) + 1) + positives
-    by_anchor, by_positive, by_both = (np.unique(one, return_counts=True)[1] for one in (anchors, positives, both))
-    pairs = [int((counts * (counts - 1)).sum()) for counts in (by_anchor, by_positive, by_both)]
-    return pairs[0] + pairs[1] - pairs[2]
+    counts = [np.unique(codes, return_counts=True)[1] for codes in (anchors, positives, both)]
+    same_anchor, same_positive, same_both = (int((count * (count - 1)).sum()) for count in counts)
+    return same_anchor + same_positive - same_both

@@ -119,11 +119,15 @@ def _unknown_names(names: Mapping[str, str | None], where: str) -> list[str]:
     for name in sorted(names):
         has_our_prefix = name.startswith(PREFIX) or name.upper() in known
         if has_our_prefix and name not in (*known, IMAGE, GIT_SHA):
-            match = _closest_setting(name.upper(), known)
-            hint = f"did you mean {match}?" if match else "see `mnrl-job settings`"
-            hint = REMOVED.get(name.removeprefix(PREFIX).lower(), hint)
-            problems.append(f"{name}{where} is not a setting; {hint}")
+            problems.append(f"{name}{where} {_hint(name.upper(), known)}")
     return problems
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    if reason := REMOVED.get(name.removeprefix(PREFIX).lower()):
+        return f"is no longer a setting: {reason}; remove it"
+    match = _closest_setting(name, known)
+    return f"is not a setting; did you mean {match}?" if match else "is not a setting; see `mnrl-job settings`"
 
 
 def _closest_setting(name: str, known: Sequence[str]) -> str | None:

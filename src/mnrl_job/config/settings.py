@@ -27,8 +27,11 @@ RENAMED = {
     "patience": "early_stopping_patience",
     "track": "report_to",
 }
-# Settings that were replaced by something else: what to use instead.
-REMOVED = {"export": "export a published run with `mnrl-job export RUN_URI --format FORMAT`"}
+# Former settings without a successor, and what applies instead.
+REMOVED = {
+    "batching": "duplicates are kept apart where possible, and masked where not",
+    "export": "export a published run with `mnrl-job export RUN_URI --format FORMAT`",
+}
 # Leading and trailing whitespace of these is part of the value.
 KEEP_WHITESPACE = ("query_prompt", "document_prompt")
 

@@ -20,12 +20,6 @@ class TrainingSettings(BaseModel):
 
     epochs: int = setting(1, "passes over the training data", "an integer of at least 1", ge=1)
     max_steps: int | None = setting(None, "stop after this many steps", "an integer of at least 1", ge=1)
-    batching: Literal["auto", "planned", "masked"] = setting(
-        "auto",
-        "planned: duplicates never share a batch; masked: they may, but are not used as negatives; auto: "
-        "planned, unless texts repeat too often to fill the batches",
-        "auto, planned or masked",
-    )
     batch_size: int = setting(
         64,
         "global batch size over all devices; the pairs of a batch use one another's positives as negatives",

@@ -184,7 +184,7 @@ def check_data(
                 findings.add(finding)
         if prepared:
             check_eval_names(settings, prepared.eval_sets)
-            task = worker_task(settings, attempt, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
+            task = worker_task(settings, attempt, inputs, prepared.eval_sets, prepared.pairs, prepared.batch_plan)
             return task, prepared.audit
     return None
 

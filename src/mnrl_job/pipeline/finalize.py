@@ -141,7 +141,6 @@ def record_run(
         gate=gate,
         seconds=timer.seconds,
         pairs=results.pairs,
-        batch_plan=results.task.batch_plan,
         verification=results.verification,
         attempts=attempt.history.records(attempt.store()),
     )

@@ -1,180 +1,142 @@
-"""From groups to the batch plan of a run: whether duplicates are kept apart or masked, and how much is used."""
+"""From groups to the batch plan of a run, and what the audit says about it."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any, Literal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mnrl_job.batching.batch_plan import BatchPlan
-from mnrl_job.batching.max_batches import largest_batch, largest_single_batch, max_batches
 from mnrl_job.batching.planning import (
     PlanConfig,
-    SourceShare,
     batches_by_source,
     false_negatives_at_random,
     false_negatives_in,
-    plan_epoch,
+    largest_batch_without_duplicates,
     plan_epochs,
 )
-from mnrl_job.config.settings import Settings
-from mnrl_job.data.integer_sets import distinct_dense
 from mnrl_job.data.pairs import Pairs, SourceRecord
 from mnrl_job.data.ragged import Ragged
 from mnrl_job.data.tables import NO_GROUP, write_labels
 from mnrl_job.errors import DataError, SettingsError
-from mnrl_job.runs.attempt import Attempt
+from mnrl_job.report.audit import MAX_MASKED
 from mnrl_job.system.logs import log, warn
 
-# `auto` masks where planned batches use less than this share of masked ones' rows (docs/internals/performance.md).
-WORTH_MASKING = 0.9
-
-# Below this share of the rows that could be used, the user should know.
-WORTH_A_WARNING = 0.9
-
-NEARLY_ALL = 0.98
+# Warn if an epoch uses less than this share of the rows that could fill batches.
+MIN_ROWS_USED = 0.9
 
 
-def lay_out(
-    settings: Settings, attempt: Attempt, pairs: Pairs, groups: NDArray[np.int64], negatives: Ragged
+def plan_batches(
+    config: PlanConfig, pairs: Pairs, groups: NDArray[np.int64], negatives: Ragged, folder: Path
 ) -> tuple[BatchPlan, dict[str, Any]]:
-    """Choose how batches are made and plan the whole run.
+    """Plan the batches of the whole run.
+
+    Args:
+        config: batch size, mixture and length of the run.
+        pairs: to train on.
+        groups: of their anchors and positives, shape (rows, 2).
+        negatives: the groups of the negatives that each row was given.
+        folder: where the plan's files are written.
 
     Returns:
-        What the workers need, and the facts for the audit.
+        The plan, and the facts for the audit.
 
     Raises:
-        DataError: there is nothing that a positive could be told from.
+        DataError: all rows have the same anchor or positive, and there are no negatives.
         SettingsError: no batch can be filled.
     """
     refuse_without_contrast(groups, negatives)
-    rule, counts, why = choose_rule(settings, pairs.sources, groups)
-    epochs = plan_epochs(groups, rule, counts, settings.seed, settings.epochs, settings.max_steps)
+    refuse_large_batch(pairs.sources, config.batch_size)
+    epochs = plan_epochs(groups, config)
     plan = np.concatenate(epochs)
-    starts = np.cumsum([0, *map(len, epochs[:-1])])
-    labels, path = attempt.scratch / "labels.arrow", attempt.scratch / "plan.npy"
+    epoch_starts = np.cumsum([0, *map(len, epochs[:-1])])
+    labels, path = folder / "labels.arrow", folder / "plan.npy"
     write_labels(labels, groups, negatives if "negatives" in pairs.columns else None)
     np.save(path, plan)
+    counts = batches_by_source(config)
     batches = {source.name: count for source, count in zip(pairs.sources, counts, strict=True)}
-    tell_use(settings, pairs, batches)
-    mode: Literal["masked", "planned"] = "masked" if rule.masked else "planned"
+    false_negatives = false_negatives_in(groups, epochs[0])
     facts = {
-        "mode": mode,
-        "why": why,
-        "batch_size": settings.batch_size,
+        "batch_size": config.batch_size,
         "batches_an_epoch": batches,
-        "rows_used_an_epoch": sum(counts) * settings.batch_size,
+        "rows_used_an_epoch": sum(counts) * config.batch_size,
         "false_negatives_in_a_batch": {
-            "at_random": round(false_negatives_at_random(groups, settings.batch_size), 3),
-            "as_planned": 0.0 if rule.masked else round(false_negatives_in(groups, epochs[0]), 3),
+            "at_random": round(false_negatives_at_random(groups, config.batch_size), 3),
+            "as_planned": round(false_negatives, 3),
         },
-        **largest_batches(pairs.sources, groups),
+        "masked_share_of_negatives": round(false_negatives / (config.batch_size * (config.batch_size - 1)), 4),
+        "largest_batch_without_duplicates": largest_batch_of_sources(pairs.sources, counts, groups),
     }
-    return BatchPlan(labels, path, mode, len(plan), tuple(starts.tolist())), facts
+    report_rows_used(config.batch_size, pairs, batches)
+    report_masking(facts)
+    return BatchPlan(labels, path, len(plan), tuple(epoch_starts.tolist())), facts
 
 
-def largest_batches(sources: Sequence[SourceRecord], groups: NDArray[np.int64]) -> dict[str, int]:
-    """How large a batch without repetitions could be, where nearly all rows are to be used, and at most.
-
-    A batch is of one source, so a size that suits the large ones may be too large for the others.
-    """
-    parts = [part for part in np.split(groups, np.cumsum([one.rows for one in sources])) if len(part)]
-    sizes = sorted((largest_batch(part, NEARLY_ALL) for part in parts), reverse=True)
-    enough = (
-        size for size in sizes[:-1] if sum(max_batches(part, size) * size for part in parts) >= NEARLY_ALL * len(groups)
+def largest_batch_of_sources(sources: Sequence[SourceRecord], batches: Sequence[int], groups: NDArray[np.int64]) -> int:
+    """The largest batch size at which no batch of any source used needs to repeat a text."""
+    bounds = pairwise(np.cumsum([0, *(source.rows for source in sources)]).tolist())
+    return min(
+        largest_batch_without_duplicates(groups[start:stop])
+        for (start, stop), count in zip(bounds, batches, strict=True)
+        if count
     )
-    return {
-        "largest_batch_that_uses_nearly_all_rows": next(enough, sizes[-1]),
-        "largest_batch_at_most": max(largest_single_batch(part) for part in parts),
-    }
-
-
-def choose_rule(
-    settings: Settings, sources: Sequence[SourceRecord], groups: NDArray[np.int64]
-) -> tuple[PlanConfig, tuple[int, ...], str]:
-    """Planned batches where they use enough of the data, else masked ones; or as `MNRL_BATCHING` says.
-
-    Returns:
-        The rule, the batches of each source in an epoch, and why it is this rule.
-
-    Raises:
-        SettingsError: no batch can be filled.
-    """
-    size = settings.batch_size
-    anchors, positives = (len(distinct_dense(groups[:, side])) for side in (0, 1))
-    scarce = f"{anchors} distinct anchors" if anchors < positives else f"{positives} distinct positives"
-    repeats = f"{len(groups)} pairs have {scarce}"
-    planned = PlanConfig(size, tuple(SourceShare(source.rows, source.weight) for source in sources))
-    masked = replace(planned, masked=True)
-    refuse_large_batch(sources, size)
-    most = batches_by_source(groups, masked)
-    if settings.batching == "masked":
-        return masked, most, "MNRL_BATCHING=masked"
-    counts = batches_by_source(groups, planned)
-    # A plan may fall short of the count where a text is an anchor here and a positive there.
-    filled = len(plan_epoch(groups, planned, counts, settings.seed, 0))
-    if settings.batching == "planned":
-        if not filled:
-            possible = min(largest_batches(sources, groups)["largest_batch_at_most"], size - 1)
-            lower = f"set it to {possible} or less, or " if possible > 1 else ""
-            raise SettingsError(
-                f"MNRL_BATCH_SIZE={size}: no batch can be filled without repeating a text, the {repeats}; "
-                f"{lower}set MNRL_BATCHING=masked"
-            )
-        return planned, counts, "MNRL_BATCHING=planned"
-    if filled >= WORTH_MASKING * sum(most):
-        return planned, counts, "duplicates can be kept apart"
-    why = f"{repeats}: kept apart they fill {filled} of {sum(most)} batches of {size}"
-    warn(f"{why}; so duplicates may meet in a batch, and do not count as negatives (MNRL_BATCHING=masked)")
-    return masked, most, why
 
 
 def refuse_without_contrast(groups: NDArray[np.int64], negatives: Ragged) -> None:
-    """Data that cannot teach, however batches are made.
+    """Refuse data without any negative, however batches are made.
 
     Raises:
-        DataError: there is but one anchor or one positive, and no negative.
+        DataError: all rows have the same anchor or positive, and there are no negatives.
     """
     for column, text in zip(groups.T, ("anchor", "positive"), strict=True):
         if (column == column[0]).all() and (negatives.values == NO_GROUP).all():
             raise DataError(
-                f"MNRL_TRAIN_DATA: the {len(groups)} training pairs have one {text} between them, so there is nothing "
-                f"to tell it from; give pairs with different {text}s, or negatives"
+                f"MNRL_TRAIN_DATA: all {len(groups)} training pairs have the same {text}, so there are no negatives "
+                f"to train against; give pairs with different {text}s, or negatives"
             )
 
 
-def refuse_large_batch(sources: Sequence[SourceRecord], size: int) -> None:
-    """Sources that cannot fill a batch, however batches are made.
+def refuse_large_batch(sources: Sequence[SourceRecord], batch_size: int) -> None:
+    """Refuse sources that cannot fill a batch.
 
     Raises:
         SettingsError: no source has the rows of a batch, or one has not and weights bind the others to it.
     """
     largest, smallest = (choose(sources, key=lambda source: source.rows) for choose in (max, min))
-    if size > largest.rows:
+    if batch_size > largest.rows:
         of = "training pairs" if len(sources) == 1 else "training pairs of the largest source"
         raise SettingsError(
-            f"MNRL_BATCH_SIZE={size} is larger than the {largest.rows} {of}; set it to {largest.rows} or less"
+            f"MNRL_BATCH_SIZE={batch_size} is larger than the {largest.rows} {of}; set it to {largest.rows} or less"
         )
-    if size > smallest.rows and any(source.weight is not None for source in sources):
+    if batch_size > smallest.rows and any(source.weight is not None for source in sources):
         raise SettingsError(
-            f"MNRL_BATCH_SIZE={size} is larger than the {smallest.rows} training pairs of {smallest.name}, and by the "
-            "weights in MNRL_TRAIN_DATA the other sources stand still without it; lower it, or take out the weights "
-            "or this source"
+            f"MNRL_BATCH_SIZE={batch_size} is larger than the {smallest.rows} training pairs of {smallest.name}, and "
+            "by the weights in MNRL_TRAIN_DATA no other source contributes batches without it; lower it, or remove "
+            "the weights or this source"
         )
 
 
-def tell_use(settings: Settings, pairs: Pairs, batches: dict[str, int]) -> None:
-    """How many of the rows an epoch uses; a warning where it is few, or a source is not used at all."""
-    steps, size = sum(batches.values()), settings.batch_size
-    used = f"{steps} batches of {size} use {steps * size} of {pairs.rows} pairs an epoch"
+def report_rows_used(batch_size: int, pairs: Pairs, batches: dict[str, int]) -> None:
+    """Log the rows used per epoch; warn if they are few, or a source is not used at all."""
+    steps = sum(batches.values())
+    usage = f"{steps} batches of {batch_size} use {steps * batch_size} of {pairs.rows} pairs per epoch"
     weighted = any(source.weight is not None for source in pairs.sources)
-    lack = "get no batch by the weights" if weighted else f"fill no batch of {size}"
+    reason = "get no batch by the weights" if weighted else f"fill no batch of {batch_size}"
     for source in pairs.sources:
         if not batches[source.name] and source.rows:
-            warn(f"{source.name}: its {source.rows} pairs {lack}, so none of them is trained on")
-    if steps * size < WORTH_A_WARNING * (pairs.rows // size * size):
-        others = " or other weights" if weighted else ""
-        warn(f"{used}; a smaller MNRL_BATCH_SIZE{others} may use more, see `batches` and `skew` in audit.json")
-    elif steps * size < pairs.rows:
-        log(f"{used}; which are left out changes with the epoch")
+            warn(f"{source.name}: its {source.rows} pairs {reason}, so none of them is trained on")
+    if steps * batch_size < MIN_ROWS_USED * (pairs.rows // batch_size * batch_size):
+        remedy = "a smaller MNRL_BATCH_SIZE" + (" or other weights" if weighted else "")
+        warn(f"{usage}; {remedy} may use more, see `batches` in audit.json")
+    elif steps * batch_size < pairs.rows:
+        log(f"{usage}; the rows left out change with the epoch")
+
+
+def report_masking(facts: dict[str, Any]) -> None:
+    """Warn if duplicates cost many of the negatives."""
+    share, largest = facts["masked_share_of_negatives"], facts["largest_batch_without_duplicates"]
+    if share > MAX_MASKED:
+        remedy = f"with MNRL_BATCH_SIZE={largest} or less none would be" if largest > 1 else "see `skew` in audit.json"
+        warn(f"texts repeat so often that {share:.0%} of the in-batch negatives are duplicates and masked; {remedy}")

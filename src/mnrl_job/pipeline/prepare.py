@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from mnrl_job.batching.batch_plan import BatchPlan
+from mnrl_job.batching.planning import PlanConfig, SourceShare
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.pairs import Pairs
@@ -17,7 +18,7 @@ from mnrl_job.errors import DataError
 from mnrl_job.pipeline.data_requirements import check_batch_size, check_hardness
 from mnrl_job.pipeline.holdout import hold_out_eval_set
 from mnrl_job.pipeline.leakage import apply_leakage_policy, group_and_find_leaks
-from mnrl_job.pipeline.plan_batches import lay_out
+from mnrl_job.pipeline.plan_batches import plan_batches
 from mnrl_job.runs.attempt import Attempt
 
 
@@ -26,7 +27,7 @@ class Prepared:
     """What the workers train and evaluate on, and the content of `audit.json`."""
 
     pairs: Pairs
-    batching: BatchPlan
+    batch_plan: BatchPlan
     eval_sets: tuple[EvalSet, ...]
     audit: dict[str, Any]
 
@@ -60,10 +61,19 @@ def prepare(
         negatives, negatives_held_out = without_held_out(groups.group_ids, negatives, is_held_out)
     pairs, negatives = select_pairs(read, negatives, selected, attempt.scratch / "train.arrow")
     check_hardness(settings.hardness, settings.num_hard_negatives, pairs)  # no selected pair may have negatives
-    batching, facts = lay_out(settings, attempt, pairs, groups.group_ids[selected], negatives)
+    batch_plan, facts = plan_batches(
+        plan_config(settings, pairs), pairs, groups.group_ids[selected], negatives, attempt.scratch
+    )
     if settings.num_hard_negatives:
-        barred = attempt.scratch / "barred.npy"
-        np.save(barred, np.isin(groups.joint_positives, groups.joint_relevant)[selected])
-        batching = replace(batching, barred=barred)
+        non_minable = attempt.scratch / "non_minable.npy"
+        np.save(non_minable, np.isin(groups.joint_positives, groups.joint_relevant)[selected])
+        batch_plan = replace(batch_plan, non_minable=non_minable)
     content = audit(read, pairs, groups, leaks, eval_sets)
-    return Prepared(pairs, batching, eval_sets, content | {"negatives_held_out": negatives_held_out, "batches": facts})
+    content |= {"negatives_held_out": negatives_held_out, "batches": facts}
+    return Prepared(pairs, batch_plan, eval_sets, content)
+
+
+def plan_config(settings: Settings, pairs: Pairs) -> PlanConfig:
+    """The settings that decide the batches."""
+    sources = tuple(SourceShare(source.rows, source.weight) for source in pairs.sources)
+    return PlanConfig(settings.batch_size, sources, settings.seed, settings.epochs, settings.max_steps)

@@ -42,14 +42,14 @@ def worker_task(
     inputs: Inputs,
     eval_sets: tuple[EvalSet, ...],
     pairs: Pairs | None = None,
-    batching: BatchPlan | None = None,
+    batch_plan: BatchPlan | None = None,
 ) -> WorkerTask:
     """The task of the workers. The batch plan counts as an input: all ranks must use the same."""
     hashes = input_hashes(inputs, eval_sets, pairs)
     if settings.accelerate_config:
         hashes["accelerate_config"] = sha256_of([Path(settings.accelerate_config)])
-    if batching:
-        hashes[BATCH_PLAN] = sha256_of([batching.plan])
+    if batch_plan:
+        hashes[BATCH_PLAN] = sha256_of([batch_plan.plan])
     return WorkerTask(
         settings=settings.model_copy(update={"run_id": attempt.run_id}),
         model=inputs.model,
@@ -59,5 +59,5 @@ def worker_task(
         eval_sets=eval_sets,
         inputs=hashes,
         pairs=pairs,
-        batch_plan=batching,
+        batch_plan=batch_plan,
     )

@@ -76,7 +76,7 @@ def train_on_node(settings: Settings, attempt: Attempt, devices: Devices, agent:
             )
             prepared = prepare(settings, attempt, pairs, eval_sets, nodes.max_nodes * devices.workers)
             check_eval_names(settings, prepared.eval_sets)
-        task = worker_task(settings, attempt, inputs, prepared.eval_sets, prepared.pairs, prepared.batching)
+        task = worker_task(settings, attempt, inputs, prepared.eval_sets, prepared.pairs, prepared.batch_plan)
         identity = run_identity(settings, task.inputs)
         resume = partial(resume_task, attempt, upload, identity)
         bm25 = start_bm25(task.eval_sets if nodes.is_first else (), settings.metric_cutoffs)

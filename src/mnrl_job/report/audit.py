@@ -11,6 +11,8 @@ from mnrl_job.system.finding import Finding
 from mnrl_job.training.results import TokenLengths
 
 MAX_CHARACTERS = 90
+# Warn if more than this share of a query's in-batch negatives is masked.
+MAX_MASKED = 0.1
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -36,13 +38,17 @@ def audit_findings(audit: dict[str, Any]) -> Iterator[Finding]:
         detail = f"{contradicting} negatives are positives of the same anchor elsewhere; they are not used as negatives"
         yield Finding("contradictions", "warning", detail, "see the examples below; remove one of the two")
     steps = sum(batches["batches_an_epoch"].values())
-    detail = f"{steps} of {batches['batch_size']} pairs per epoch, {batches['mode']}: {batches['why']}"
+    detail = f"{steps} of {batches['batch_size']} pairs per epoch"
     if batches["rows_used_an_epoch"] < audit["rows_to_train_on"] // 2:
-        max_batch = batches["largest_batch_that_uses_nearly_all_rows"]
-        remedy = "see the most frequent texts below, and the weights of the sources"
-        if 1 < max_batch < batches["batch_size"]:
-            remedy = f"a batch of {max_batch} would use nearly all rows"
+        remedy = "lower the batch size, or change the weights of the sources"
         yield Finding("batches", "warning", f"{detail}; less than half of the pairs are used", remedy)
+    elif batches["masked_share_of_negatives"] > MAX_MASKED:
+        largest = batches["largest_batch_without_duplicates"]
+        masked = f"{batches['masked_share_of_negatives']:.0%} of the in-batch negatives are duplicates and masked"
+        remedy = "see the most frequent texts below"
+        if largest > 1:
+            remedy = f"a batch size of {largest} or less avoids that"
+        yield Finding("batches", "warning", f"{detail}; {masked}", remedy)
     else:
         yield Finding("batches", "passed", detail)
 

@@ -125,12 +125,11 @@ def _batches(batches: dict[str, Any] | None) -> Iterator[Highlight]:
         plain(batches["false_negatives_in_a_batch"][key], 1) for key in ("at_random", "as_planned")
     )
     if at_random != plain(0, 1):
-        meaning = f"In a random batch {at_random}. Batches are {batches['mode']}: {batches['why']}."
-        yield Highlight(as_planned, "false negatives expected in a batch", meaning)
-    if batches["largest_batch_that_uses_nearly_all_rows"] < batches["batch_size"]:
-        meaning = f"At most {count(batches['largest_batch_at_most'])} without repeating a text."
-        largest = count(batches["largest_batch_that_uses_nearly_all_rows"])
-        yield Highlight(largest, "is the largest batch size that uses 98 % of the rows", meaning)
+        meaning = f"A random batch would contain {at_random}. They are masked in the loss."
+        yield Highlight(as_planned, "false negatives in a batch, before masking", meaning)
+    if batches["largest_batch_without_duplicates"] < batches["batch_size"]:
+        largest = count(batches["largest_batch_without_duplicates"])
+        yield Highlight(largest, "is the largest batch size without duplicates in a batch")
 
 
 def _truncated(lengths: dict[str, Any] | None) -> Iterator[Highlight]:

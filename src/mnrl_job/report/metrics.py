@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.config.settings import GIT_SHA, IMAGE
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.pairs import Pairs
@@ -54,7 +53,6 @@ class Run:
     seconds: dict[str, float]
     attempts: list[AttemptRecord]
     pairs: Pairs | None = None
-    batch_plan: BatchPlan | None = None
     verification: Verification | None = None
 
 
@@ -85,7 +83,7 @@ def build_metrics(run: Run) -> Metrics:
             },
         },
         "data": {"train": _train_data(run.pairs, run.result.training), "eval": _eval_data(run.eval_sets)},
-        "training": _training(run.training_settings, run.result.training, run.batch_plan),
+        "training": _training(run.training_settings, run.result.training),
         "evaluation": {comparison.name: _evaluation(comparison) for comparison in run.comparisons},
         "primary_metric": _primary_metric(run.primary, run.comparisons),
         "gate": {"passed": run.gate.passed, "rule": run.gate.rule, "failed": list(run.gate.failed)},
@@ -149,15 +147,12 @@ def _eval_data(eval_sets: tuple[EvalSet, ...]) -> dict[str, EvalData]:
     }
 
 
-def _training(
-    settings: TrainingSettings, training: Training | None, batch_plan: BatchPlan | None
-) -> TrainingFacts | None:
-    if training is None or batch_plan is None:
+def _training(settings: TrainingSettings, training: Training | None) -> TrainingFacts | None:
+    if training is None:
         return None
     return {
         **settings,
         "steps": training.steps,
-        "batching": batch_plan.mode,
         "rows_digest": training.rows_digest,
         "negatives_per_anchor": training.negatives_per_anchor,
         "masked_per_anchor": round(training.masked_per_anchor, 4),

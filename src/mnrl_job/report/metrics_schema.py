@@ -110,7 +110,6 @@ class TrainingSettings(TypedDict):
 
 class TrainingFacts(TrainingSettings):
     steps: int
-    batching: Literal["planned", "masked"]
     rows_digest: str
     negatives_per_anchor: int
     masked_per_anchor: float

@@ -26,8 +26,10 @@ from mnrl_job.training.row_texts import ColumnTexts, RowTexts
 
 # A rank's slice of a batch. `chunks` hold the texts; `order` permutes their concatenated embeddings into all anchors,
 # then all positives, then all negatives. `label` has the number of each row and the groups of its anchor and positive,
-# `negatives` the row number of each negative, the group of that row's anchor and its own. `tokens` and `padded_tokens`
-# are counts. With a guide model, `guide` has its embeddings of the texts, shape (texts, dimension).
+# `negatives` the row number of each negative, the group of that row's anchor and its own.
+# `known_positives`, only if an anchor of the data has several, are groups of the rows' anchors and of all their
+# positives. `tokens` and `padded_tokens` are counts. With a guide model, `guide` has its embeddings of the texts, shape
+# (texts, dimension).
 Batch = dict[str, Any]
 
 
@@ -71,7 +73,7 @@ class TokenCollator(SentenceTransformerDataCollator):
         return Batch(
             chunks=chunks,
             order=torch.from_numpy(np.concatenate(order).argsort()),
-            **_labels(label, self.row_texts),
+            **row_labels(label, self.row_texts),
             tokens=sum(map(len, texts)),
             padded_tokens=sum(chunk["input_ids"].numel() for chunk in chunks),
             **_guide_embeddings(self.guide, column_texts),
@@ -109,7 +111,7 @@ class TextCollator(SentenceTransformerDataCollator):
         return Batch(
             chunks=chunks,
             order=torch.arange(sum(len(indices) for _, indices in column_texts)),
-            **_labels(label, self.row_texts),
+            **row_labels(label, self.row_texts),
             tokens=0,
             padded_tokens=0,
             **_guide_embeddings(self.guide, column_texts),
@@ -151,8 +153,12 @@ def build_collator(
     return TokenCollator(model.preprocess, columns, budget, row_texts)
 
 
-def _labels(label: NDArray[np.int64], row_texts: RowTexts) -> dict[str, torch.Tensor]:
-    return {"label": torch.from_numpy(label), "negatives": torch.from_numpy(row_texts.negative_labels(label))}
+def row_labels(label: NDArray[np.int64], row_texts: RowTexts) -> dict[str, torch.Tensor]:
+    """The labels of some rows and of their negatives, and the known positives of their anchors."""
+    labels = {"label": torch.from_numpy(label), "negatives": torch.from_numpy(row_texts.negative_labels(label))}
+    if row_texts.positives:
+        labels["known_positives"] = torch.from_numpy(row_texts.positives.pairs_of(label[:, 1]))
+    return labels
 
 
 def _guide_embeddings(guide: Guide | None, column_texts: ColumnTexts) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from mnrl_job.data.ragged import Ragged
 from mnrl_job.training.hard_negatives.mining_rounds import HardNegatives
+from mnrl_job.training.known_positives import KnownPositives
 
 ANCHOR, POSITIVE, NEGATIVE = range(3)
 
@@ -22,10 +23,12 @@ class RowTexts:
     Attributes:
         given: the groups of the negatives that come with each row.
         mined: those mined for it, which are positives of other rows; None without mining.
+        positives: of the anchors that have several; None if none has.
     """
 
     given: Ragged
     mined: HardNegatives | None = None
+    positives: KnownPositives | None = None
 
     def of_rows(self, rows: NDArray[np.int64]) -> ColumnTexts:
         """The texts of some rows: all anchors, all positives, then all negatives."""

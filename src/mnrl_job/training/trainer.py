@@ -20,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from mnrl_job.batching.planning import Plan
 from mnrl_job.config.settings import Settings
-from mnrl_job.data.tables import read_negatives
+from mnrl_job.data.tables import read_groups, read_negatives
 from mnrl_job.embedding.chunk_budget import chunk_budget_for
 from mnrl_job.embedding.flat_buffer import unflatten
 from mnrl_job.embedding.out_of_memory import is_out_of_memory
@@ -38,6 +38,7 @@ from mnrl_job.training.fsdp import check_checkpoint, full_tensor, prepare_for_fs
 from mnrl_job.training.gradient_accumulation import CastWeight, cast_weights
 from mnrl_job.training.guide import FOLDER, read_guide
 from mnrl_job.training.inputs import AttemptFolders, TrainingData
+from mnrl_job.training.known_positives import find_known_positives
 from mnrl_job.training.lora import ADAPTER, read_adapter, write_adapter
 from mnrl_job.training.losses.contrastive_loss import LossConfig
 from mnrl_job.training.losses.mnrl import GlobalBatchLoss, OutOfMemoryOnSomeRank, Totals
@@ -86,8 +87,8 @@ class PlannedTrainer(SentenceTransformerTrainer):
         budget = chunk_budget_for(model, state.device, settings.mini_batch_size)
         collate = build_collator(model, data.pairs, budget, scratch / "tokens", given)
         self.negatives = mine_hard_negatives(model, settings, data, self.plan, self.precision, scratch)
-        if self.negatives:
-            collate.row_texts = replace(collate.row_texts, mined=self.negatives)
+        positives = find_known_positives(read_groups(data.batch_plan.labels))
+        collate.row_texts = replace(collate.row_texts, mined=self.negatives, positives=positives)
         if settings.loss == "guided":
             collate.guide = read_guide(scratch / FOLDER, data.pairs.columns)
         loss_config = LossConfig(settings.scale, settings.loss, settings.hardness)

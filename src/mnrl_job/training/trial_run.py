@@ -25,7 +25,7 @@ def first_steps(data: TrainingData, steps: int, folder: Path) -> TrainingData:
     rows, renumbered = np.unique(plan, return_inverse=True)
     negatives = read_negatives(batch_plan.labels).select(rows)
     columns = pairs.columns if len(negatives.values) else pairs.columns[:2]
-    paths = [folder / name for name in ("pairs.arrow", "labels.arrow", "plan.npy", "barred.npy")]
+    paths = [folder / name for name in ("pairs.arrow", "labels.arrow", "plan.npy", "non_minable.npy")]
     if is_local_main_process():
         folder.mkdir()
         selected = np.zeros(pairs.rows, dtype=bool)
@@ -33,11 +33,11 @@ def first_steps(data: TrainingData, steps: int, folder: Path) -> TrainingData:
         write_table(paths[0], read_table(pairs.path).select(columns).filter(pa.array(selected)))
         write_labels(paths[1], read_groups(batch_plan.labels)[rows], negatives if "negatives" in columns else None)
         np.save(paths[2], renumbered.reshape(plan.shape))
-        if batch_plan.barred:
-            np.save(paths[3], np.load(batch_plan.barred)[rows])
+        if batch_plan.non_minable:
+            np.save(paths[3], np.load(batch_plan.non_minable)[rows])
     PartialState().wait_for_everyone()
-    barred = paths[3] if batch_plan.barred else None
+    non_minable = paths[3] if batch_plan.non_minable else None
     return TrainingData(
         replace(pairs, path=paths[0], columns=columns, rows=len(rows)),
-        replace(batch_plan, labels=paths[1], plan=paths[2], steps=len(plan), epochs=(0,), barred=barred),
+        replace(batch_plan, labels=paths[1], plan=paths[2], steps=len(plan), epochs=(0,), non_minable=non_minable),
     )

@@ -48,7 +48,7 @@ def data(tmp_path_factory):
     write_labels(folder / "labels.arrow", np.stack([np.arange(32), 100 + np.arange(32) % 8], axis=1))
     np.save(folder / "plan.npy", PLAN)
     pairs = Pairs(folder / "pairs.arrow", ("anchor", "positive"), 32, 32, {}, (), ())
-    batch_plan = BatchPlan(folder / "labels.arrow", folder / "plan.npy", "planned", len(PLAN), (0, 4))
+    batch_plan = BatchPlan(folder / "labels.arrow", folder / "plan.npy", len(PLAN), (0, 4))
     return TrainingData(pairs, batch_plan)
 
 

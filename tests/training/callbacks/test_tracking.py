@@ -46,7 +46,7 @@ def run_training(tmp_path, tiny_model, caplog):
     write_labels(tmp_path / "labels.arrow", np.stack([np.arange(32), 100 + np.arange(32) % 8], axis=1))
     np.save(tmp_path / "plan.npy", np.arange(32).reshape(STEPS, 8))
     pairs = Pairs(tmp_path / "pairs.arrow", ("anchor", "positive"), 32, 32, {}, (), ())
-    batching = BatchPlan(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", STEPS)
+    batch_plan = BatchPlan(tmp_path / "labels.arrow", tmp_path / "plan.npy", STEPS)
 
     def start(*trackers):
         caplog.clear()
@@ -54,7 +54,7 @@ def run_training(tmp_path, tiny_model, caplog):
         started = time.monotonic()
         with caplog.at_level(logging.WARNING, "mnrl_job"):
             settings = SETTINGS.model_copy(update={"report_to": trackers})
-            train(model, settings, TrainingData(pairs, batching), AttemptFolders(tmp_path, tmp_path))
+            train(model, settings, TrainingData(pairs, batch_plan), AttemptFolders(tmp_path, tmp_path))
         seconds = time.monotonic() - started
         weights = torch.cat([weight.detach().ravel() for weight in model.parameters()])
         return weights, seconds, [record.getMessage() for record in caplog.records if record.name == "mnrl_job"]

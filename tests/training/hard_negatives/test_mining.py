@@ -54,7 +54,7 @@ def data(tmp_path):
     write_labels(tmp_path / "labels.arrow", np.arange(2 * ROWS).reshape(2, ROWS).T)
     np.save(tmp_path / "plan.npy", np.arange(ROWS).reshape(3, -1))
     pairs = Pairs(tmp_path / "pairs.arrow", ("anchor", "positive"), ROWS, ROWS, {}, (), ())
-    return TrainingData(pairs, BatchPlan(tmp_path / "labels.arrow", tmp_path / "plan.npy", "planned", 3))
+    return TrainingData(pairs, BatchPlan(tmp_path / "labels.arrow", tmp_path / "plan.npy", 3))
 
 
 def texts_of(pairs):

@@ -5,6 +5,7 @@ from torch.nn.functional import normalize
 
 from mnrl_job.training.losses import contrastive_loss as module
 from mnrl_job.training.losses.contrastive_loss import LossConfig, contrastive_loss
+from mnrl_job.training.losses.false_negatives import BatchLabels
 
 ROWS, DIMENSION, SCALE = 8, 5, 20.0
 FOUR = ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc")
@@ -45,8 +46,15 @@ def guides_of(columns, rows=ROWS):
     return embeddings(columns, rows, seed=8).detach()
 
 
+def batch_labels(labels, known=()):
+    """Labels of the documents with pairs of an anchor and a known positive."""
+    return BatchLabels(labels, torch.tensor([*known], dtype=torch.int64).reshape(-1, 2))
+
+
 def ours(made, labels, objective, own=slice(None), scale=SCALE, hardness=None):
+    """`labels` are a tensor where there are no known positives."""
     guides = sides_of(guides_of(len(made) - 1, made.shape[1]).to(made.dtype)) if objective == "guided" else None
+    labels = labels if isinstance(labels, BatchLabels) else batch_labels(labels)
     return contrastive_loss(*sides_of(made), labels, own, LossConfig(scale, objective, hardness), guides)
 
 

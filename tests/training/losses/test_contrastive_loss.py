@@ -28,6 +28,7 @@ from tests.training.losses.embeddings import (
     ROWS,
     SCALE,
     apart,
+    batch_labels,
     embeddings,
     gradient,
     guides_of,
@@ -118,7 +119,7 @@ def test_one_row_with_many_negatives_costs_those_and_not_as_many_for_every_row()
     labels = torch.stack([torch.arange(4496) % 4096, torch.arange(4496) % 4096, 4096 + torch.arange(4496)], dim=1)
     labels[4096:, :2] = 7
     value, masked = contrastive_loss(
-        queries, documents, labels, slice(0, 8), LossConfig(SCALE, "mnrl", Hardness("hard_negatives", 5))
+        queries, documents, batch_labels(labels), slice(0, 8), LossConfig(SCALE, "mnrl", Hardness("hard_negatives", 5))
     )
     assert masked.item() == 0
     scores = SCALE * queries[:8] @ documents.T
@@ -181,7 +182,9 @@ def test_the_host_never_waits_for_a_value(objective):
     """Fake tensors have none to wait for."""
     with FakeTensorMode():
         made = torch.randn(3, ROWS, DIMENSION, requires_grad=True)
-        value, masked = ours(made, torch.zeros(2 * ROWS, 3, dtype=torch.int64), objective)
+        value, masked = ours(
+            made, batch_labels(torch.zeros(2 * ROWS, 3, dtype=torch.int64), [(0, 0), (0, 1)]), objective
+        )
         assert gradient(value, made).shape == made.shape
         with pytest.raises(DataDependentOutputException):
             masked.item()
@@ -191,14 +194,16 @@ def test_the_host_never_waits_for_a_value(objective):
 MEASURE = """
 import resource, sys, torch
 from mnrl_job.training.losses.contrastive_loss import LossConfig, contrastive_loss
+from mnrl_job.training.losses.false_negatives import BatchLabels
 objective, own = sys.argv[1], int(sys.argv[2])
 torch.set_num_threads(1)
 sides = [torch.randn(65_536, 384) for _ in range(2)]
 for side in sides:
     side.div_(side.norm(dim=1, keepdim=True)).requires_grad_()
-labels = torch.arange(3 * 65_536).reshape(-1, 3)
+documents = torch.arange(3 * 65_536).reshape(-1, 3)
+labels, config = BatchLabels(documents, documents[:0, 1:]), LossConfig(20.0, objective)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-contrastive_loss(*sides, labels, slice(1024, 1024 + own), LossConfig(20.0, objective))[0].backward()
+contrastive_loss(*sides, labels, slice(1024, 1024 + own), config)[0].backward()
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 

@@ -13,8 +13,13 @@ from mnrl_job.data.tables import NO_GROUP
 from mnrl_job.training.callbacks.progress import Progress, RecordedStep
 from mnrl_job.training.losses import embedding_stats as checks
 from mnrl_job.training.losses.embedding_stats import CollapseDetector, EmbeddingStats, compute_stats, to_embedding_stats
+from tests.training.losses.embeddings import batch_labels
 
 GOOD = EmbeddingStats(0.9, 0.125, 0.8, 0.2, 0.1)
+
+
+def stats_of(queries, documents, labels):
+    return to_embedding_stats(compute_stats(queries, documents, batch_labels(labels)))
 
 
 @pytest.fixture
@@ -29,7 +34,7 @@ def batch():
 
 def test_statistics_equal_a_direct_computation(batch):
     queries, documents, _labels = batch
-    found = to_embedding_stats(compute_stats(*batch))
+    found = stats_of(*batch)
     scores = queries @ documents.T
     positives = scores.diagonal()
     others = scores.masked_fill(torch.eye(8, 16, dtype=torch.bool), -2)
@@ -45,32 +50,30 @@ def test_a_false_negative_does_not_count(batch):
     queries, documents, labels = batch
     documents = documents.clone()
     documents[1] = queries[0]
-    assert to_embedding_stats(compute_stats(queries, documents, labels)).in_batch_accuracy < 1
+    assert stats_of(queries, documents, labels).in_batch_accuracy < 1
     labels[1, 2] = labels[0, 2]
     documents[8:] = documents[0]
     labels[8:, 2] = NO_GROUP
-    found = to_embedding_stats(compute_stats(queries, documents, labels))
+    found = stats_of(queries, documents, labels)
     assert found.hardest_negative_score < 1
     assert found.chance == pytest.approx((6 / 8 + 2 / 7) / 8, abs=1e-5)
 
 
 def test_only_a_sample_of_a_large_batch_is_looked_at_and_all_of_it_scored(batch, monkeypatch):
-    whole = compute_stats(*batch)
+    whole = stats_of(*batch)
     monkeypatch.setattr(checks, "SAMPLED_ROWS", 4)
     queries, documents, _labels = batch
-    even = to_embedding_stats(compute_stats(*batch))
+    even = stats_of(*batch)
     assert even.positive_score == pytest.approx((queries @ documents.T).diagonal()[::2].mean().item(), abs=1e-5)
-    assert even.chance == to_embedding_stats(whole).chance
+    assert even.chance == whole.chance
     monkeypatch.setattr(checks, "TILE_BYTES", 1)
-    assert to_embedding_stats(compute_stats(*batch)).positive_score == pytest.approx(
-        (queries[0] @ documents[0]).item(), abs=1e-5
-    )
+    assert stats_of(*batch).positive_score == pytest.approx((queries[0] @ documents[0]).item(), abs=1e-5)
 
 
 def test_without_negatives_statistics_are_none(batch):
     queries, documents, labels = batch
     labels[:, 1] = 7
-    found = to_embedding_stats(compute_stats(queries, documents[:8], labels[:8]))
+    found = stats_of(queries, documents[:8], labels[:8])
     assert (found.in_batch_accuracy, found.chance, found.hardest_negative_score) == (None, None, None)
     assert CollapseDetector().update(found) is None
 
@@ -78,7 +81,7 @@ def test_without_negatives_statistics_are_none(batch):
 def test_similar_unrelated_documents_are_a_collapse():
     same = normalize(torch.ones(8, 16))
     labels = torch.arange(24).reshape(8, 3)
-    found = to_embedding_stats(compute_stats(same, same, labels))
+    found = stats_of(same, same, labels)
     assert (found.in_batch_accuracy, found.anisotropy) == (0.0, 1.0)
     alarm = CollapseDetector()
     assert [alarm.update(GOOD) for _ in range(5)] == [None] * 4 + [""]

@@ -12,6 +12,7 @@ from tests.training.losses.embeddings import (
     DIRECTIONS,
     MODES,
     SCALE,
+    batch_labels,
     embeddings,
     gradient,
     guides_of,
@@ -22,27 +23,31 @@ from tests.training.losses.embeddings import (
 )
 
 
-def counts(direction, rows, one, row, column):
+def counts(direction, rows, known, one, row, column):
     """Whether a text of a row counts in the softmax of another row, said in words rather than in tensors.
 
     Args:
         direction: what is compared with what, as the library calls it.
         rows: groups of the texts of each row, the anchor first.
+        known: pairs of an anchor and a positive of the data.
         one: row whose softmax it is.
         row: row of the other text.
         column: 0 for its anchor, 1 for its positive, 2 for its negative.
     """
-    (anchor, positive, _), text = rows[one], rows[row][column]
-    same_anchor = rows[row][0] == anchor
+    (anchor, positive, _), (other_anchor, other_positive, _) = rows[one], rows[row]
+    text = rows[row][column]
+    same_anchor = other_anchor == anchor
+    relevant = {anchor, positive} | {document for query, document in known if query == anchor}
     if direction == "query_to_query":
-        return not ({anchor, positive} & {text} or rows[row][1] in (anchor, positive))
+        relevant_to_other = {document for query, document in known if query == other_anchor}
+        return not (relevant & {other_anchor, other_positive} or relevant_to_other & {anchor, positive})
     if direction == "doc_to_query":
-        return counts("query_to_doc", rows, row, one, 1)
+        return counts("query_to_doc", rows, known, row, one, 1)
     if direction in ("doc_to_doc", "pos_to_pos") and one == row:
         return False
     if column == 1:
-        return one == row or not (text in (anchor, positive) or same_anchor)
-    return text != NO_GROUP and (text not in (anchor, positive) or same_anchor)
+        return one == row or not (text in relevant or same_anchor)
+    return text != NO_GROUP and (text not in relevant or same_anchor)
 
 
 def weighed(mode, one, row, column):
@@ -51,7 +56,7 @@ def weighed(mode, one, row, column):
     return {"in_batch_negatives": one != row, "hard_negatives": hard, "all_negatives": one != row or hard}[mode]
 
 
-def dense(made, rows, objective, own, hardness):
+def dense(made, rows, objective, own, hardness, known):
     """The loss with all scores at once, and how many of them were left out from the queries to the documents."""
     sides = {"query": (made[0], [0]), "doc": (made[1:].flatten(0, 1), [1, 2]), "pos": (made[1], [1])}
     guides = {name: guides_of(2, len(rows))[numbers].flatten(0, 1) for name, (_, numbers) in sides.items()}
@@ -61,7 +66,7 @@ def dense(made, rows, objective, own, hardness):
         them, columns = sides[right]
         counted = torch.tensor(
             [
-                [counts(direction, rows, one, row, column) for column in columns for row in range(len(rows))]
+                [counts(direction, rows, known, one, row, column) for column in columns for row in range(len(rows))]
                 for one in range(len(rows))
             ]
         )[own]
@@ -97,14 +102,15 @@ HARDNESS = st.none() | st.builds(Hardness, st.sampled_from(MODES), st.just(9.0))
     ends=st.tuples(st.integers(0, 7), st.integers(1, 8)),
     rows_at_once=st.integers(1, 8),
     hardness=HARDNESS,
+    known=st.sets(st.tuples(GROUPS, GROUPS), max_size=12),
 )
-def test_false_negatives_are_left_out_in_every_direction(objective, rows, ends, rows_at_once, hardness):
+def test_false_negatives_are_left_out_in_every_direction(objective, rows, ends, rows_at_once, hardness, known):
     made, start = embeddings(2, len(rows)), min(ends[0], len(rows) - 1)
     own = slice(start, max(ends[1], start + 1))
-    expected, left_out = dense(made, rows, objective, own, hardness)
+    expected, left_out = dense(made, rows, objective, own, hardness, known)
     with pytest.MonkeyPatch.context() as patch:
         set_tiles(patch, rows_at_once, made)
-        value, masked = ours(made, labels_of(rows), objective, own, hardness=hardness)
+        value, masked = ours(made, batch_labels(labels_of(rows), known), objective, own, hardness=hardness)
     assert masked.item() == left_out
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(gradient(value, made), gradient(expected, made), rtol=1e-10, atol=1e-12)
@@ -121,11 +127,13 @@ def test_negatives_that_are_not_there_are_as_good_as_masked_ones(objective, rows
     queries, documents = sides_of(made)
     guides = [*sides_of(guides_of(2, count))] if objective == "guided" else None
     config = LossConfig(SCALE, objective, hardness)
-    expected, _ = contrastive_loss(queries, documents, labels, slice(None), config, guides)
+    expected, _ = contrastive_loss(queries, documents, batch_labels(labels), slice(None), config, guides)
     guides = (guides[0], guides[1][places]) if guides else None
     with pytest.MonkeyPatch.context() as patch:
         set_tiles(patch, rows_at_once, made)
-        value, masked = contrastive_loss(queries, documents[places], labels[places], slice(None), config, guides)
+        value, masked = contrastive_loss(
+            queries, documents[places], batch_labels(labels[places]), slice(None), config, guides
+        )
     assert masked.item() <= len(rows) * len(places)
     torch.testing.assert_close(value, expected, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(gradient(value, made), gradient(expected, made), rtol=1e-10, atol=1e-12)

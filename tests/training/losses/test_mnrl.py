@@ -36,11 +36,12 @@ def apart(columns):
     return labels_of(torch.arange(rows * len(columns)).reshape(rows, -1).tolist())
 
 
-def value_and_gradients(model, loss, columns, labels, rows_at_once=8):
+def value_and_gradients(model, loss, columns, labels, rows_at_once=8, known=None):
     model.zero_grad()
     ours = isinstance(loss, GlobalBatchLoss)
     if ours:
         batch = batch_of(model, columns, rows_at_once, labels)
+        batch |= {"known_positives": torch.tensor(known)} if known else {}
         batch |= {"guide": guide_of(batch, labels)} if loss.config.objective == "guided" else {}
         value = loss(batch, labels[:, :3])
     else:
@@ -114,6 +115,24 @@ def test_two_ranks_mask_what_one_would(two_ranks, tmp_path, tiny_model, model):
     assert found["ours"]["value"] == pytest.approx(value, abs=1e-12)
     flat = torch.cat([gradient.ravel() for gradient in gradients.values()]).tolist()
     assert found["ours"]["gradients"] == pytest.approx(flat, rel=1e-9, abs=1e-12)
+
+
+def test_two_ranks_mask_the_positives_that_anchors_have_outside_the_batch(two_ranks, tmp_path, tiny_model, model):
+    """The first anchor is also that of a row outside the batch, whose positive is that of the last row."""
+    labels = apart(COLUMNS)
+    known = [[labels[0, 1].item(), positive] for positive in (labels[0, 2].item(), labels[7, 2].item())]
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "columns.json").write_text(json.dumps(COLUMNS), encoding="utf-8")
+    (tmp_path / "groups.json").write_text(json.dumps(labels[:, 1:].tolist()), encoding="utf-8")
+    (tmp_path / "known_positives.json").write_text(json.dumps(known), encoding="utf-8")
+    result = two_ranks.ask("loss", tmp_path, "ours")["ours"]
+    loss = GlobalBatchLoss(model, LossConfig(20))
+    value, gradients = value_and_gradients(model, loss, COLUMNS, labels, known=known)
+    assert int(loss.counts.masked) == 1
+    assert result["value"] == pytest.approx(value, abs=1e-12)
+    flat = torch.cat([gradient.ravel() for gradient in gradients.values()]).tolist()
+    assert result["gradients"] == pytest.approx(flat, rel=1e-9, abs=1e-12)
+    assert value_and_gradients(model, loss, COLUMNS, labels)[0] > value
 
 
 def test_two_ranks_whose_rows_differ_in_their_negatives_learn_what_one_does(two_ranks, tmp_path, tiny_model, model):

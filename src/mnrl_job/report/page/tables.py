@@ -91,7 +91,6 @@ def training_rows(metrics: Mapping[str, Any]) -> Rows:
             f"{training['epochs']} epoch(s)",
         ),
         ("negatives per query", count(training["negatives_per_anchor"])),
-        ("batches", training["batching"]),
         ("precision", training["precision"]),
     ]
     if training["masked_per_anchor"]:

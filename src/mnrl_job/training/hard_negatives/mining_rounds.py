@@ -80,7 +80,7 @@ class HardNegatives:
         """Computed only if a round is due, which may not be the case in a resumed run."""
         batch_plan = self._data.batch_plan
         rows = self._data.pairs.rows
-        non_minable = np.load(batch_plan.barred) if batch_plan.barred else np.zeros(rows, dtype=bool)
+        non_minable = np.load(batch_plan.non_minable) if batch_plan.non_minable else np.zeros(rows, dtype=bool)
         return find_candidates(self._groups, read_negatives(batch_plan.labels), non_minable, distinct_dense(self._plan))
 
     def due(self, epoch: int) -> bool:

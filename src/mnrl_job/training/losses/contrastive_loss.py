@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from mnrl_job.config.setting_types import Hardness
 from mnrl_job.training.losses.false_negatives import (
+    BatchLabels,
     false_documents_of_positives,
     false_negatives,
     false_positives_of_positives,
@@ -46,7 +47,7 @@ class LossConfig:
 def contrastive_loss(
     queries: torch.Tensor,
     documents: torch.Tensor,
-    labels: torch.Tensor,
+    labels: BatchLabels,
     local_rows: slice,
     config: LossConfig,
     guide: EmbeddingPair | None = None,
@@ -68,7 +69,7 @@ def contrastive_loss(
         queries: anchors of the global batch, of unit length, shape (rows, dimension).
         documents: all positives in the order of the rows, then all negatives in any order, of unit length;
             shape (documents, dimension).
-        labels: row number, group of the row's anchor and own group of each document, shape (documents, 3).
+        labels: of the documents, and the known positives of the anchors.
         local_rows: the rows whose loss is computed. Rows of other ranks receive gradients from these.
         config: scale, objective and hardness.
         guide: a guide model's embeddings of queries and documents, of unit length, for "guided".
@@ -89,12 +90,12 @@ _QUERIES, _DOCUMENTS, _POSITIVES = 0, 1, 2
 class _Direction(NamedTuple):
     """What is compared with what. The positives come first among the documents: row i of either side is of row i.
 
-    `mask` takes the labels of some rows, of all rows and of all negatives.
+    `mask` takes the labels of some rows, of all rows and of all negatives, and the known positives.
     """
 
     left: int
     right: int
-    mask: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    mask: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 # A softmax over one or more directions. The first compares queries and documents: its diagonal holds the positives.
@@ -117,7 +118,7 @@ _OBJECTIVES: dict[Objective, tuple[_Partition, ...]] = {
 class _Targets(NamedTuple):
     """What queries and documents are compared by; none of it has a gradient."""
 
-    labels: torch.Tensor
+    labels: BatchLabels
     local_rows: slice
     config: LossConfig
     guide: EmbeddingPair | None
@@ -162,8 +163,9 @@ class _TileAccumulator:
     def _scores(self, direction: _Direction, rows: slice) -> torch.Tensor:
         """Scores of some rows, shape (rows, right embeddings); -inf where a false negative is masked."""
         count = len(self.embeddings[_QUERIES])
-        labels, config = self.targets.labels, self.targets.config
-        mask = direction.mask(labels[rows], labels[:count], labels[count:])
+        labels, config = self.targets.labels.documents, self.targets.config
+        known = self.targets.labels.known_positives
+        mask = direction.mask(labels[rows], labels[:count], labels[count:], known)
         if self.guide:
             mask.logical_or_(self._guide_mask(direction, rows))
         scores = config.scale * self.embeddings[direction.left][rows] @ self.embeddings[direction.right].T
@@ -233,7 +235,7 @@ class _TiledContrastiveLoss(torch.autograd.Function):
             embeddings=_with_positives(sides),
             targets=targets,
             row_weight=1 / (len(partitions) * (stop - start)),
-            masked=torch.zeros_like(targets.labels[0, 0]),
+            masked=torch.zeros_like(targets.labels.documents[0, 0]),
             gradients=_with_positives(gradients),
             guide=_with_positives(targets.guide or ()),
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from mnrl_job.training.losses.contrastive_loss import TILE_BYTES
-from mnrl_job.training.losses.false_negatives import false_negatives
+from mnrl_job.training.losses.false_negatives import BatchLabels, false_negatives
 
 SAMPLED_ROWS = 256
 WINDOW = 5
@@ -39,13 +39,13 @@ class EmbeddingStats:
     anisotropy: float | None
 
 
-def compute_stats(queries: torch.Tensor, documents: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def compute_stats(queries: torch.Tensor, documents: torch.Tensor, labels: BatchLabels) -> torch.Tensor:
     """The fields of `EmbeddingStats` in order, on the device, without synchronizing; NaN for None.
 
     Args:
         queries: anchors of the global batch, of unit length, shape (rows, dimension).
         documents: all positives, then all negatives; shape (documents, dimension).
-        labels: of the documents, as for `contrastive_loss`.
+        labels: as for `contrastive_loss`.
     """
     with torch.no_grad(), torch.autocast(queries.device.type, enabled=False):
         rows = len(queries)
@@ -54,12 +54,13 @@ def compute_stats(queries: torch.Tensor, documents: torch.Tensor, labels: torch.
         documents = documents.float()
         scores = queries[sample].float() @ documents.T
         positive = scores.gather(1, sample[:, None])[:, 0]
-        mask = false_negatives(labels[sample], labels[:rows], labels[rows:])
+        positives, negatives = labels.documents[:rows], labels.documents[rows:]
+        mask = false_negatives(positives[sample], positives, negatives, labels.known_positives)
         scores.masked_fill_(mask, -torch.inf).scatter_(1, sample[:, None], -torch.inf)
-        negatives = scores.isfinite().sum(dim=1)
-        has_negatives = negatives > 0
+        negative_count = scores.isfinite().sum(dim=1)
+        has_negatives = negative_count > 0
         hardest = scores.amax(dim=1)
-        by_query = ((positive > hardest).float(), 1 / (negatives + 1), positive, hardest)
+        by_query = ((positive > hardest).float(), 1 / (negative_count + 1), positive, hardest)
         means = [torch.where(has_negatives, values, torch.nan).nanmean() for values in by_query]
         total = documents[:rows].sum(dim=0)
         return torch.stack([*means, (total @ total - rows) / (rows * (rows - 1))])

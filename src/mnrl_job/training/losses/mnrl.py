@@ -20,9 +20,10 @@ from mnrl_job.embedding.tokens import Features
 from mnrl_job.errors import first_line
 from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.training.collator import Batch
-from mnrl_job.training.distributed import StepVotes, all_gather_ints
+from mnrl_job.training.distributed import StepVotes, all_gather_ints, all_gather_uneven
 from mnrl_job.training.losses.contrastive_loss import EmbeddingPair, LossConfig, contrastive_loss
 from mnrl_job.training.losses.embedding_stats import compute_stats
+from mnrl_job.training.losses.false_negatives import BatchLabels
 from mnrl_job.training.losses.gather import gather_embeddings, gather_labels
 from mnrl_job.training.losses.sub_chunks import split_chunk, split_to_count
 
@@ -117,30 +118,31 @@ class GlobalBatchLoss(nn.Module):
         Ranks may differ in their number of rows and negatives.
 
         Args:
-            batch: the texts of this rank's rows, the labels of their negatives, for "guided" the guide's embeddings.
+            batch: this rank's rows, as returned by a collator.
             labels: row number and groups of anchor and positive of each row, shape (rows, 3).
 
         Raises:
             OutOfMemoryOnSomeRank: on every rank, so that all can retry.
         """
         chunks = [part for chunk in batch["chunks"] for part in split_chunk(chunk, self.sub_chunks)]
-        negatives = len(batch["negatives"])
+        negatives, known = len(batch["negatives"]), batch.get("known_positives", labels[:0, 1:])
         if self.sync_chunk_count:
-            rows, counts, most = self._exchange_counts(len(labels), negatives, len(chunks))
-            embeddings, error = self._embed_chunks(split_to_count(chunks, most))
+            rows, counts, known_counts, chunk_counts = self._exchange_counts(
+                len(labels), negatives, len(known), len(chunks)
+            )
+            embeddings, error = self._embed_chunks(split_to_count(chunks, max(chunk_counts)))
         else:
             embeddings, error = self._embed_chunks(chunks)
-            rows, counts, _ = self._exchange_counts(
-                len(labels), OUT_OF_MEMORY if embeddings is None else negatives, len(chunks)
-            )
+            negatives = OUT_OF_MEMORY if embeddings is None else negatives
+            rows, counts, known_counts = self._exchange_counts(len(labels), negatives, len(known))
         if embeddings is None or OUT_OF_MEMORY in counts:
             raise OutOfMemoryOnSomeRank(error or "another rank is out of device memory")
         embeddings = embeddings[batch["order"]]
         embeddings = nn.functional.normalize(embeddings.to(torch.promote_types(embeddings.dtype, torch.float32)))
         queries, documents = gather_embeddings(embeddings, rows, counts)
-        global_labels = gather_labels(torch.cat([labels, batch["negatives"]]), rows, counts)
-        first = sum(rows[: self.rank])
-        local_rows = slice(first, first + len(labels))
+        known = torch.cat(all_gather_uneven(known, known_counts)) if any(known_counts) else known
+        global_labels = BatchLabels(gather_labels(torch.cat([labels, batch["negatives"]]), rows, counts), known)
+        local_rows = slice(sum(rows[: self.rank]), sum(rows[: self.rank + 1]))
         guide = gather_embeddings(batch["guide"], rows, counts) if "guide" in batch else None
         loss, masked = self._sum_over_dims((queries, documents), global_labels, local_rows, guide)
         if self.collect_stats:
@@ -150,7 +152,7 @@ class GlobalBatchLoss(nn.Module):
             self.counts.padded_tokens + batch["padded_tokens"],
             self.counts.negatives + len(labels) * (len(documents) - 1),
             self.counts.masked + masked,
-            (*self.counts.batches, global_labels[: len(queries), 0]),
+            (*self.counts.batches, global_labels.documents[: len(queries), 0]),
             (*self.counts.losses, loss.detach()),
         )
         # The weight is exactly 1 if all ranks have the same number of rows.
@@ -188,21 +190,21 @@ class GlobalBatchLoss(nn.Module):
         self.sub_chunks *= 2
         return True
 
-    def _exchange_counts(self, rows: int, negatives: int, chunks: int) -> tuple[list[int], list[int], int]:
-        """The only message between hosts in a step: rows and negatives of each rank, and the maximum of chunks."""
-        by_rank = all_gather_ints([rows, negatives, chunks, *self.votes.local()])
-        self.votes.update([votes for _, _, _, *votes in by_rank])
-        return [row[0] for row in by_rank], [row[1] for row in by_rank], max(row[2] for row in by_rank)
+    def _exchange_counts(self, *counts: int) -> list[list[int]]:
+        """The only message between hosts in a step: each of these counts by rank."""
+        by_rank = all_gather_ints([*counts, *self.votes.local()])
+        self.votes.update([rank[len(counts) :] for rank in by_rank])
+        return [[rank[index] for rank in by_rank] for index in range(len(counts))]
 
     def _sum_over_dims(
-        self, embeddings: EmbeddingPair, labels: torch.Tensor, local_rows: slice, guide: EmbeddingPair | None
+        self, embeddings: EmbeddingPair, labels: BatchLabels, local_rows: slice, guide: EmbeddingPair | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss of the local rows and the number of masked documents, see `contrastive_loss`.
 
         With Matryoshka dimensions it is the sum of the losses of truncated embeddings (Kusupati et al. 2022, arXiv
         2205.13147, equation 1, all weights 1). The guide's embeddings are never truncated.
         """
-        losses, masked = [], labels.new_zeros(())
+        losses, masked = [], labels.documents.new_zeros(())
         for dimension in self.matryoshka_dims or (embeddings[0].shape[1],):
             queries, documents = embeddings
             if self.matryoshka_dims:
