@@ -32,7 +32,7 @@ class Published:
 def publish(folder: Path, model: Path) -> None:
     """Make the run in a new folder."""
     folder.mkdir()
-    settings = fill(folder, model) | {"MNRL_EPOCHS": "3"}
+    settings = fill(folder, model) | {"MNRL_EPOCHS": "3", "MNRL_GENERAL_GUARD": "off"}
     rows = [(f"{anchor} {EVIL}", f"{positive} {EVIL}") for anchor, positive in PAIRS]
     write_pairs(folder / "pairs.jsonl", [*rows, rows[0], LEAKED])
     content = json.loads((folder / "faq.json").read_text())

@@ -176,6 +176,8 @@ def _row(finding: Finding) -> str:
 
 def conclude(outcome: "RunOutcome") -> None:
     """Print the metrics as a table to stdout, then log the result."""
+    from mnrl_job.evaluation.general_guard import guard_summary
+
     if outcome.by_peer:
         logs.log(f"node 0 has published {outcome.uri}")
         return
@@ -185,7 +187,8 @@ def conclude(outcome: "RunOutcome") -> None:
     show(outcome.metrics)
     primary = outcome.metrics["primary_metric"]
     word = "finished" if primary and (primary["delta"] or 0) < 0 else "succeeded"
-    logs.log(f"{word}: {_verdict(primary)}the run is in {outcome.uri}")
+    general = guard_summary(outcome.metrics["evaluation"])
+    logs.log(f"{word}: {_verdict(primary)}{general}{'; ' * bool(general)}the run is in {outcome.uri}")
 
 
 def show(metrics: Mapping[str, Any]) -> None:

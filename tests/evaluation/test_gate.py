@@ -95,3 +95,49 @@ def test_failures_name_the_metric_its_change_and_the_threshold():
         "faq.mrr@10 changed by +0.0400, MNRL_MIN_GAIN is 0.05",
         "general.mrr@10 fell by 0.2500, and MNRL_GUARD_EVALS guards it",
     )
+
+
+@pytest.mark.parametrize(
+    ("config", "guard", "failed", "warned"),
+    [
+        ({}, {"delta": -0.06, "p_value": 0.01}, False, True),
+        ({}, {"delta": -0.06, "p_value": 0.06}, False, False),
+        ({}, {"delta": 0.06, "p_value": 0.01}, False, False),
+        ({"max_guard_loss": 0.05}, {"delta": -0.06, "p_value": 0.01}, True, False),
+        ({"max_guard_loss": 0.05}, {"delta": -0.06, "p_value": 0.06}, True, False),
+        ({"max_guard_loss": 0.05, "max_p_value": 0.05}, {"delta": -0.06, "p_value": 0.06}, False, False),
+        ({"max_guard_loss": 0.05}, {"delta": -0.04, "p_value": 0.01}, False, True),
+        ({"max_guard_loss": 0.05}, {"delta": 0.04, "p_value": 0.01}, False, False),
+        ({"max_guard_loss": 0.05}, {"delta": -0.3, "p_value": 0.01, "before": 0.49}, False, True),
+        ({"max_guard_loss": 0.05, "min_gain": -1}, {"delta": -0.3, "p_value": 0.01}, True, False),
+    ],
+)
+def test_a_loss_of_general_search_fails_only_above_a_limit_that_is_set_and_is_warned_of_otherwise(
+    config, guard, failed, warned
+):
+    sets = comparison("faq", 0.1, 0.001, GAIN), comparison("general-search", **guard)
+    result = evaluate_gate(GateConfig(PRIMARY, **config), sets)
+    assert bool(result.failed) == failed
+    assert any("the model forgets" in warning for warning in result.warnings) == warned
+
+
+def test_the_loss_of_general_search_is_named_with_its_limit_and_a_remedy():
+    sets = comparison("faq", 0.1, 0.001, GAIN), comparison("general-search", -0.06, 0.01, (-0.08, -0.03), before=0.56)
+    result = evaluate_gate(GateConfig(("faq", "mrr@10"), max_guard_loss=0.05), sets)
+    assert result.failed == (
+        "general search: ndcg@10 fell from 0.56 to 0.50, by 0.0600, MNRL_MAX_GUARD_LOSS is 0.05; the model forgets: "
+        "lower MNRL_LEARNING_RATE or train fewer steps",
+    )
+    assert "general-search.ndcg@10 falls by 0.05 at most" in result.rule
+    assert evaluate_gate(GateConfig(PRIMARY), sets).warnings == (
+        "general search: ndcg@10 fell from 0.56 to 0.50 (95 % interval of the change -0.08 to -0.03); the model "
+        "forgets: lower MNRL_LEARNING_RATE or train fewer steps",
+    )
+
+
+def test_a_base_model_below_one_half_on_general_search_is_not_judged_by_it():
+    sets = comparison("faq", 0.1, 0.001, GAIN), comparison("general-search", -0.3, 0.01, before=0.4)
+    result = evaluate_gate(GateConfig(PRIMARY, max_guard_loss=0.05), sets)
+    assert result.passed
+    assert "general-search" not in result.rule
+    assert "MNRL_MAX_GUARD_LOSS does not apply: ndcg@10 of the base model is 0.40, below 0.5" in result.warnings[0]

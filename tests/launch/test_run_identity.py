@@ -14,7 +14,7 @@ def settings_hash(settings):
     return run_identity(settings, {}).settings_hash
 
 
-@pytest.mark.parametrize("changes", [{"max_p_value": 0.05}, {"min_gain": 0.1}])
+@pytest.mark.parametrize("changes", [{"weight_interpolation": 0.5}, {"min_gain": 0.1}, {"max_guard_loss": 0.1}])
 def test_post_training_settings_may_change_for_a_checkpoint_but_not_for_a_published_run(changes):
     before, after = Settings(), Settings(**changes)
     assert resume_identity(before) == resume_identity(after)

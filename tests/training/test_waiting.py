@@ -1,7 +1,7 @@
 """The host waits for the device nowhere while a batch is embedded, compared and learnt from. It sends it one tensor."""
 
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pyarrow as pa
 import pytest
@@ -112,6 +112,7 @@ def test_a_step_of_the_trainer_is_sent_off_without_waiting(run, model, monkeypat
         done.append(len(operations.calls))
         return found
 
+    monkeypatch.setattr("mnrl_job.training.step_context.fast_dropout", nullcontext)
     monkeypatch.setattr(trainer.PlannedTrainer, "training_step", watched)
     run(model, precision=precision)
     assert len(done) == 4

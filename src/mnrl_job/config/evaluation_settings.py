@@ -1,5 +1,7 @@
 """Settings of metrics, early stopping and the gate."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ValidationInfo, field_validator
 
 from mnrl_job.config.setting_types import (
@@ -54,6 +56,19 @@ class EvaluationSettings(BaseModel):
         le=1,
     )
     guard_evals: Names = setting((), "gate: eval sets whose score must not fall", "names of eval sets, comma separated")
+    general_guard: Literal["on", "off"] = setting(
+        "on",
+        "score a bundled set of general search before and after training, to show what the model forgets",
+        "on or off",
+    )
+    max_guard_loss: float | None = setting(
+        None,
+        "gate: maximum loss of ndcg@10 on the bundled set of general search; applies only if the base model scores 0.5 "
+        "or more on it",
+        "a number from 0 to 1",
+        ge=0,
+        le=1,
+    )
 
     @field_validator("primary_metric")
     @classmethod
@@ -69,6 +84,13 @@ class EvaluationSettings(BaseModel):
         if patience is not None and info.data.get("eval_interval", True) is None:
             raise ValueError("requires MNRL_EVAL_INTERVAL")
         return patience
+
+    @field_validator("max_guard_loss")
+    @classmethod
+    def _has_general_guard(cls, loss: float | None, info: ValidationInfo) -> float | None:
+        if loss is not None and info.data.get("general_guard") == "off":
+            raise ValueError("requires MNRL_GENERAL_GUARD=on")
+        return loss
 
     @property
     def primary_eval(self) -> tuple[str, str]:

@@ -4,10 +4,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mnrl_job.config.settings import NO_GATE
+from mnrl_job.evaluation.general_guard import GENERAL_SEARCH, guard_metric
 from mnrl_job.evaluation.primary_eval import PERFECT_SCORE, judged_by
 from mnrl_job.evaluation.significance import Comparison
 
 ACCEPT = f"MNRL_MIN_GAIN={NO_GATE:g} accepts it"
+FORGETTING = "the model forgets: lower MNRL_LEARNING_RATE or train fewer steps"
+# A base model below this, such as one for German or for code, is not judged by the general guard.
+MIN_BASE_SCORE = 0.5
+SIGNIFICANCE_LEVEL = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +26,17 @@ class GateConfig:
     min_gain: float | None = None
     max_p_value: float | None = None
     guard_evals: tuple[str, ...] = ()
+    max_guard_loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """Whether a run passed its gate, the rule in words, and the parts of it that failed."""
+    """Whether a run passed its gate, the rule in words, the parts of it that failed, and what to warn of besides."""
 
     passed: bool
     rule: str
     failed: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,8 @@ def evaluate_gate(config: GateConfig, comparisons: tuple[Comparison, ...], colla
 
     Unless `min_gain` is set, the primary metric must not be significantly worse, and the embeddings must not have
     collapsed. With `max_p_value` a gain must be significant, and a loss of a guard eval set fails only if significant.
+    With `max_guard_loss` the general guard must not fall by more, if the base model scores at least `MIN_BASE_SCORE` on
+    it. Otherwise a significant fall is a warning.
 
     Args:
         config: the thresholds.
@@ -56,11 +65,13 @@ def evaluate_gate(config: GateConfig, comparisons: tuple[Comparison, ...], colla
     if primary := judged_by(name, comparisons):
         checks += [_gain(config, primary, metric), *_significant_gain(config, primary, metric)]
     checks += _guards(config, comparisons, metric)
+    general_check, warnings = _general_guard(config, comparisons)
+    checks += general_check
     if config.min_gain != NO_GATE:
         failure = f"the embeddings collapsed: {collapse} ({ACCEPT})"
         checks.append(_Check("the embeddings do not collapse", failure if collapse else ""))
     failed = tuple(check.failure for check in checks if check.failure)
-    return GateResult(not failed, "; ".join(check.rule for check in checks) or "none", failed)
+    return GateResult(not failed, "; ".join(check.rule for check in checks) or "none", failed, warnings)
 
 
 def _gain(config: GateConfig, primary: Comparison, metric: str) -> _Check:
@@ -99,3 +110,29 @@ def _guards(config: GateConfig, comparisons: tuple[Comparison, ...], metric: str
         fell = guard.delta[metric] < 0 and guard.p_value[metric] <= (config.max_p_value or 1)
         failure = f"{guard.name}.{metric} fell by {-guard.delta[metric]:.4f}, and MNRL_GUARD_EVALS guards it"
         yield _Check(f"{guard.name}.{metric} does not fall", failure if fell else "")
+
+
+def _general_guard(
+    config: GateConfig, comparisons: tuple[Comparison, ...]
+) -> tuple[tuple[_Check, ...], tuple[str, ...]]:
+    """The rule of the general guard, where it applies, and warnings."""
+    guard = next((comparison for comparison in comparisons if comparison.name == GENERAL_SEARCH), None)
+    if guard is None:
+        return (), ()
+    metric, limit = guard_metric(guard.before), config.max_guard_loss
+    before, after, p_value = guard.before[metric], guard.after[metric], guard.p_value[metric]
+    low, high = guard.confidence_interval[metric]
+    fall = f"general search: {metric} fell from {before:.2f} to {after:.2f}"
+    checks, warnings = [], []
+    if limit is not None and before >= MIN_BASE_SCORE:
+        fell_too_far = before - after > limit and p_value <= (config.max_p_value or 1)
+        failure = f"{fall}, by {before - after:.4f}, MNRL_MAX_GUARD_LOSS is {limit:g}; {FORGETTING}"
+        checks.append(_Check(f"{guard.name}.{metric} falls by {limit:g} at most", failure if fell_too_far else ""))
+    elif limit is not None:
+        warnings.append(
+            f"general search: MNRL_MAX_GUARD_LOSS does not apply: {metric} of the base model is {before:.2f}, "
+            f"below {MIN_BASE_SCORE:g}"
+        )
+    if after < before and p_value <= SIGNIFICANCE_LEVEL and not any(check.failure for check in checks):
+        warnings.append(f"{fall} (95 % interval of the change {low:+.2f} to {high:+.2f}); {FORGETTING}")
+    return tuple(checks), tuple(warnings)

@@ -33,7 +33,7 @@ NON_RESULT_SETTINGS = {
     "report_to",
 }
 # These apply after training: a run that failed the gate may resume with other values.
-POST_TRAINING_SETTINGS = {"weight_interpolation", "min_gain", "max_p_value", "guard_evals"}
+POST_TRAINING_SETTINGS = {"weight_interpolation", "min_gain", "max_p_value", "guard_evals", "max_guard_loss"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,12 @@ from mnrl_job.pipeline.check_model import check_model
 from mnrl_job.pipeline.findings import Findings
 from mnrl_job.pipeline.inputs import (
     check_eval_names,
+    check_reserved_names,
     input_uris,
     needed_scratch_bytes,
     read_eval_sets,
     read_options,
+    with_general_guard,
 )
 from mnrl_job.pipeline.prepare import prepare
 from mnrl_job.pipeline.published import is_published
@@ -168,6 +170,7 @@ def check_data(
             seconds = time.perf_counter() - started
             size = f"{located.remote_bytes / 1e6:.1f} MB"
             findings.passed("fetch", f"{size} in {seconds:.1f} s, size and checksum verified")
+        check_reserved_names(inputs, settings.general_guard)
         eval_sets = read_eval_sets(inputs, attempt.scratch, settings.max_bad_row_ratio)
         pairs = read_pairs(inputs.train, read_options(settings), attempt.scratch / "pairs.arrow")
         rejected = f"{sum(pairs.rejected.values())} rejected"
@@ -178,13 +181,14 @@ def check_data(
         prepared = None
         with findings.checking("batches", SettingsError):
             prepared = prepare(settings, attempt, pairs, eval_sets, attempt.nodes.max_nodes * devices.workers)
-            for eval_set in prepared.eval_sets:
+            eval_sets = with_general_guard(prepared.eval_sets, settings.general_guard, attempt.scratch)
+            for eval_set in eval_sets:
                 findings.passed(f"eval set {eval_set.name}", describe_eval_set(eval_set))
             for finding in audit_findings(prepared.audit):
                 findings.add(finding)
         if prepared:
             check_eval_names(settings, prepared.eval_sets)
-            task = worker_task(settings, attempt, inputs, prepared.eval_sets, prepared.pairs, prepared.batch_plan)
+            task = worker_task(settings, attempt, inputs, eval_sets, prepared.pairs, prepared.batch_plan)
             return task, prepared.audit
     return None
 

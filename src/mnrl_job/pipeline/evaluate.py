@@ -7,7 +7,13 @@ from mnrl_job.errors import SettingsError
 from mnrl_job.launch.nodes import find_nodes
 from mnrl_job.launch.workers import start_workers
 from mnrl_job.pipeline.finalize import RunOutcome, RunResults, finalize, start_bm25
-from mnrl_job.pipeline.inputs import check_eval_names, get_inputs, read_eval_sets
+from mnrl_job.pipeline.inputs import (
+    check_eval_names,
+    check_reserved_names,
+    get_inputs,
+    read_eval_sets,
+    with_general_guard,
+)
 from mnrl_job.pipeline.open_attempt import open_attempt
 from mnrl_job.pipeline.published import finish_if_published
 from mnrl_job.pipeline.tasks import worker_task
@@ -41,8 +47,10 @@ def evaluate(settings: Settings) -> RunOutcome:
             with timer(Phase.FETCH):
                 inputs = get_inputs(settings, attempt, devices, trains=False)
             with timer(Phase.PREPARE):
+                check_reserved_names(inputs, settings.general_guard)
                 eval_sets = read_eval_sets(inputs, attempt.scratch, settings.max_bad_row_ratio)
                 check_eval_names(settings, eval_sets)
+                eval_sets = with_general_guard(eval_sets, settings.general_guard, attempt.scratch)
             task = worker_task(settings, attempt, inputs, eval_sets)
             bm25 = start_bm25(eval_sets, settings.metric_cutoffs)
             result = workers.run(task, "result.json", WorkerResult)

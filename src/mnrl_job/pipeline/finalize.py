@@ -125,8 +125,16 @@ def record_run(
     training = results.result.training
     gate = GateResult(passed=True, rule="none")
     if training:
-        config = GateConfig(settings.primary_eval, settings.min_gain, settings.max_p_value, settings.guard_evals)
+        config = GateConfig(
+            settings.primary_eval,
+            settings.min_gain,
+            settings.max_p_value,
+            settings.guard_evals,
+            settings.max_guard_loss,
+        )
         gate = evaluate_gate(config, comparisons, training.collapse)
+        for warning in gate.warnings:
+            warn(warning)
     outcome = "succeeded" if gate.passed else GateError.kind
     attempt.history.update(attempt.store(), outcome=outcome, last_step=training.steps if training else 0)
     return Run(

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from mnrl_job.config.settings import NO_GATE, Settings
 from mnrl_job.data.columns import ColumnNames
@@ -12,6 +13,7 @@ from mnrl_job.data.listing import list_inputs
 from mnrl_job.data.read_evalset import read_evalset
 from mnrl_job.data.read_pairs import ReadOptions
 from mnrl_job.errors import SettingsError, by_kind
+from mnrl_job.evaluation.general_guard import GENERAL_SEARCH, read_general_search
 from mnrl_job.launch.accelerate_config import check_accelerate_file
 from mnrl_job.runs.attempt import Attempt
 from mnrl_job.system.devices import Devices
@@ -72,6 +74,28 @@ def read_eval_sets(inputs: Inputs, scratch: Path, max_bad_row_ratio: float) -> t
     return tuple(read_evalset(source, scratch / "eval" / source.name, max_bad_row_ratio) for source in inputs.evals)
 
 
+def check_reserved_names(inputs: Inputs, general_guard: Literal["on", "off"]) -> None:
+    """Check that no eval set has the name of the general guard.
+
+    Raises:
+        SettingsError: one has.
+    """
+    if general_guard == "on" and any(source.name == GENERAL_SEARCH for source in inputs.evals):
+        raise SettingsError(
+            f"MNRL_EVAL_DATA: {GENERAL_SEARCH!r} is the name of the bundled set of general search; give the eval set "
+            "another (NAME=URI), or set MNRL_GENERAL_GUARD=off"
+        )
+
+
+def with_general_guard(
+    eval_sets: tuple[EvalSet, ...], general_guard: Literal["on", "off"], scratch: Path
+) -> tuple[EvalSet, ...]:
+    """Append the general guard to the eval sets, if it is on. Without an eval set there is none either."""
+    if general_guard == "off" or not eval_sets:
+        return eval_sets
+    return (*eval_sets, read_general_search(scratch / "eval" / GENERAL_SEARCH))
+
+
 def check_eval_names(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> None:
     """Check that the eval sets that settings name exist, and that there is one if there is a gate.
 
@@ -85,9 +109,9 @@ def check_eval_names(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> None
     for name, origin in required.items():
         if name not in names:
             raise SettingsError(f"{origin}: no eval set is named {name!r}; there are: {', '.join(names) or 'none'}")
-    gate_settings = (settings.min_gain, settings.max_p_value, settings.eval_interval)
+    gate_settings = (settings.min_gain, settings.max_p_value, settings.max_guard_loss, settings.eval_interval)
     if not names and any(value not in (None, NO_GATE) for value in gate_settings):
         raise SettingsError(
-            "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE and MNRL_EVAL_INTERVAL need an eval set; name one in MNRL_EVAL_DATA, or "
-            "hold training pairs out (MNRL_HOLDOUT_RATIO)"
+            "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE, MNRL_MAX_GUARD_LOSS and MNRL_EVAL_INTERVAL need an eval set; name one in "
+            "MNRL_EVAL_DATA, or hold training pairs out (MNRL_HOLDOUT_RATIO)"
         )

@@ -13,7 +13,14 @@ from mnrl_job.launch.run_identity import RunIdentity, run_identity
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.launch.workers import start_workers
 from mnrl_job.pipeline.finalize import RunOutcome, RunResults, finalize, start_bm25
-from mnrl_job.pipeline.inputs import check_eval_names, get_inputs, read_eval_sets, read_options
+from mnrl_job.pipeline.inputs import (
+    check_eval_names,
+    check_reserved_names,
+    get_inputs,
+    read_eval_sets,
+    read_options,
+    with_general_guard,
+)
 from mnrl_job.pipeline.open_attempt import open_attempt
 from mnrl_job.pipeline.prepare import prepare
 from mnrl_job.pipeline.published import finish_if_published
@@ -67,6 +74,7 @@ def train_on_node(settings: Settings, attempt: Attempt, devices: Devices, agent:
         with timer(Phase.FETCH):
             inputs = get_inputs(settings, attempt, devices)
         with timer(Phase.PREPARE):
+            check_reserved_names(inputs, settings.general_guard)
             eval_sets = read_eval_sets(inputs, attempt.scratch, settings.max_bad_row_ratio)
             pairs = read_pairs(inputs.train, read_options(settings), attempt.scratch / "pairs.arrow")
             log(
@@ -76,7 +84,8 @@ def train_on_node(settings: Settings, attempt: Attempt, devices: Devices, agent:
             )
             prepared = prepare(settings, attempt, pairs, eval_sets, nodes.max_nodes * devices.workers)
             check_eval_names(settings, prepared.eval_sets)
-        task = worker_task(settings, attempt, inputs, prepared.eval_sets, prepared.pairs, prepared.batch_plan)
+            eval_sets = with_general_guard(prepared.eval_sets, settings.general_guard, attempt.scratch)
+        task = worker_task(settings, attempt, inputs, eval_sets, prepared.pairs, prepared.batch_plan)
         identity = run_identity(settings, task.inputs)
         resume = partial(resume_task, attempt, upload, identity)
         bm25 = start_bm25(task.eval_sets if nodes.is_first else (), settings.metric_cutoffs)

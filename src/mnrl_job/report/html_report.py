@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalSet
+from mnrl_job.evaluation.general_guard import guard_summary
 from mnrl_job.report.highlights import find_highlights
 from mnrl_job.report.page.curves import evaluation_charts, training_curves
 from mnrl_job.report.page.formatting import count, signed, timestamp, truncate
@@ -49,6 +50,7 @@ def render_report(
         **_inline_assets(),
         metrics=metrics,
         verdict=reach_verdict(metrics, log),
+        general_search=guard_summary(metrics["evaluation"]),
         slope_chart=slope_chart(metrics),
         metric_tables=metric_tables(metrics),
         explorers=_explorers(staging / "rankings", metrics, eval_sets),

@@ -5,6 +5,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from mnrl_job.evaluation.general_guard import GENERAL_SEARCH, guard_summary
 from mnrl_job.report.assumptions import assumptions
 from mnrl_job.storage import is_hub_id
 from mnrl_job.system.json_text import dumps
@@ -97,10 +98,16 @@ def _evaluation(metrics: Mapping[str, Any]) -> str:
                 f"| {evaluation['delta'][metric]:+.4f} | {low:+.4f} to {high:+.4f} |"
             )
     return (
-        "\n".join(lines + _evaluation_by_dimension(metrics))
+        "\n".join(lines + _evaluation_by_dimension(metrics) + _general_search(metrics))
         if metrics["evaluation"]
         else "The model was not evaluated."
     )
+
+
+def _general_search(metrics: Mapping[str, Any]) -> list[str]:
+    if summary := guard_summary(metrics["evaluation"]):
+        return ["", f"`{GENERAL_SEARCH}` is bundled with mnrl-job and shows what training forgets; {summary}."]
+    return []
 
 
 def _evaluation_by_dimension(metrics: Mapping[str, Any]) -> list[str]:
