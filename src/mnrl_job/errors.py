@@ -37,12 +37,7 @@ class JobError(Exception):
 
     def as_dict(self) -> dict[str, Any]:
         """The content of the termination log; `failure.json` also has the details."""
-        return {
-            "exit_code": self.code,
-            "class": self.kind,
-            "message": str(self),
-            "retry_helps": self.retry_helps,
-        }
+        return {"exit_code": self.code, "class": self.kind, "message": str(self), "retry_helps": self.retry_helps}
 
 
 class SettingsError(JobError):

@@ -14,11 +14,9 @@ FILE = "progress.json"
 
 
 def find_problem(path: Path, now: float) -> str:
-    """What is wrong with the run; empty if it is healthy.
+    """What is wrong with the run at this time, in seconds since 1970; empty if it is healthy.
 
-    Args:
-        path: of `progress.json`; missing before a run starts, and for commands other than `train` and `evaluate`.
-        now: the current time, in seconds since 1970.
+    `progress.json` is missing before a run starts, and for commands other than `train` and `evaluate`.
     """
     if not path.exists():
         return ""

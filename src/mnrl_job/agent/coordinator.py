@@ -24,14 +24,7 @@ class _Received:
 
 
 class Coordinator:
-    """Derives the state of the group from the reports of all nodes, including node 0.
-
-    Args:
-        nodes: of the run.
-        incarnation: random id of node 0's process.
-        timeouts: of nodes and workers.
-        now: the time.
-    """
+    """Derives the state of the group from reports of all nodes, also node 0, whose process is `incarnation`."""
 
     def __init__(self, nodes: Nodes, incarnation: str, timeouts: GroupTimeouts, now: float) -> None:
         self.state = GroupState(incarnation)
@@ -91,7 +84,6 @@ class Coordinator:
         return waiting if is_complete or now - self._candidates_at >= self._timeouts.last_call else ()
 
     def start_round(self, members: tuple[int, ...], checkpoint: str | None) -> None:
-        """Start a round with these nodes, resuming from a checkpoint."""
         self.state = replace(
             self.state,
             round=self.state.round + 1,
@@ -108,7 +100,6 @@ class Coordinator:
             self.state = replace(self.state, failure=failure)
 
     def publish(self) -> None:
-        """End the run as published."""
         self.state = replace(self.state, is_published=True)
 
     def all_know_outcome(self, now: float) -> bool:

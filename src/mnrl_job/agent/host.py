@@ -2,11 +2,13 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from mnrl_job.agent.coordinator import Coordinator
-from mnrl_job.agent.messages import GroupTimeouts, NodeReport, decode_report, describe, encode
+from mnrl_job.agent.messages import GroupTimeouts, NodeReport, describe
 from mnrl_job.agent.node_group import GROUP, NODE, Heartbeats, NodeGroup
 from mnrl_job.agent.signed_store import SignatureError, SignedStore
 from mnrl_job.errors import EnvironmentFailure, HangTimeout
@@ -16,8 +18,6 @@ from mnrl_job.system.logs import warn
 
 
 class HostGroup(NodeGroup):
-    """See `NodeGroup`."""
-
     def __init__(
         self, nodes: Nodes, messages: SignedStore, timeouts: GroupTimeouts, heartbeats: Callable[[], Heartbeats]
     ) -> None:
@@ -27,19 +27,17 @@ class HostGroup(NodeGroup):
         self._unsigned_nodes: set[int] = set()
 
     def publish(self) -> None:
-        """Broadcast that the run is published."""
         with self._lock:
             self._coordinator.publish()
         self._wake.set()
 
     def _start_round_if_ready(self, find_checkpoint: Callable[[], str | None]) -> None:
-        if not self._ready_members():
-            return
-        checkpoint = find_checkpoint()  # takes time, in which nodes may be lost
-        with self._lock:
-            if members := self._ready_members():
-                self._coordinator.start_round(members, checkpoint)
-        self._wake.set()
+        if self._ready_members():
+            checkpoint = find_checkpoint()  # takes time, in which nodes may be lost
+            with self._lock:
+                if members := self._ready_members():
+                    self._coordinator.start_round(members, checkpoint)
+            self._wake.set()
 
     def _may_close(self) -> bool:
         with self._lock:
@@ -59,7 +57,7 @@ class HostGroup(NodeGroup):
             self._detect_hang()
             self.state = replace(self._coordinator.update(now), sequence=self.state.sequence + 1)
             self._coordinator.state = self.state
-            message = encode(self.state)
+            message = asdict(self.state)
         self._messages.write(GROUP, message)
 
     def _detect_hang(self) -> None:
@@ -72,12 +70,12 @@ class HostGroup(NodeGroup):
     def _read_report(self, node: int) -> NodeReport | None:
         try:
             message = self._messages.read(NODE.format(node))
-            return decode_report(message) if message else None
+            return TypeAdapter(NodeReport).validate_python(message) if message else None
         except SignatureError as error:
             if node not in self._unsigned_nodes:
                 self._unsigned_nodes.add(node)
                 warn(f"{error}; it is ignored")
-        except ValueError:
+        except ValueError:  # sent by another version of this program
             failure = EnvironmentFailure(
                 f"node {node} runs a different version of mnrl-job than node 0; run the same image on all nodes"
             )

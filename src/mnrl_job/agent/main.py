@@ -90,7 +90,6 @@ def _no_check() -> None:
 
 
 def _train(task: AgentTask, group: NodeGroup, store: dist.Store, supervisor: Supervisor) -> None:
-    """Run the workers of this node, in as many rounds as needed."""
     agent = WorkerAgent(task, group, GroupRendezvous(group, store, supervisor, task.run_id))
     try:
         agent.run()
@@ -99,7 +98,6 @@ def _train(task: AgentTask, group: NodeGroup, store: dist.Store, supervisor: Sup
 
 
 def _wait_until_published(group: NodeGroup, supervisor: Supervisor) -> None:
-    """Wait for node 0 to verify, report and publish."""
     if isinstance(group, HostGroup):
         supervisor.wait_until_published(group.check)
         group.publish()

@@ -1,9 +1,7 @@
 """Messages between nodes: each node reports to node 0, which broadcasts the state of the group."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
-
-from pydantic import TypeAdapter
 
 from mnrl_job.errors import HangTimeout, InternalError, JobError, PeerFailed, Preempted, by_kind
 from mnrl_job.launch.fingerprint import Fingerprint
@@ -12,13 +10,9 @@ from mnrl_job.system.secrets import redact
 
 @dataclass(frozen=True, slots=True)
 class GroupTimeouts:
-    """Timeouts in seconds.
+    """Timeouts in seconds: of heartbeats of a node, to wait for (MIN) nodes to join, without progress of any worker.
 
-    Attributes:
-        node: a node without a heartbeat for this long is lost.
-        join: to wait for all nodes to join, or in an elastic run for MIN nodes.
-        hang: the run is aborted if no worker of any node makes progress for this long.
-        last_call: an elastic round with fewer than MAX nodes waits this long for more.
+    An elastic round with fewer than MAX nodes waits `last_call` for more.
     """
 
     node: float
@@ -29,15 +23,10 @@ class GroupTimeouts:
 
 @dataclass(frozen=True, slots=True)
 class NodeFailure:
-    """Why a node failed.
+    """Why a node failed. `message` names the node, `trace` is the traceback of an internal error.
 
-    Attributes:
-        node: its number.
-        kind: of the error.
-        message: names the node.
-        trace: traceback of an internal error.
-        for_all_nodes: whether all nodes exit with the same code, since no single node is at fault.
-        dumps_stacks: whether workers dump their stacks before they are stopped.
+    `for_all_nodes`: all nodes exit with the same code, since no single node is at fault. `dumps_stacks`: workers dump
+    their stacks before they are stopped.
     """
 
     node: int
@@ -57,19 +46,10 @@ class NodeFailure:
 class NodeReport:
     """What a node sends to node 0, about once a second.
 
-    Attributes:
-        node: its rank.
-        incarnation: random id of this process; a restarted node has another.
-        sequence: number of the report.
-        host_incarnation: of node 0, once it has answered.
-        nodes: MIN:MAX, as configured on this node.
-        fingerprint: of the run, once its data is prepared.
-        round: the last one it has started.
-        is_waiting: whether it waits for the next round; its workers are not running.
-        heartbeats: the last of each of its workers.
-        failure: that it exits with.
-        has_trained: whether its workers succeeded.
-        knows_outcome: whether it knows that the run is published, or why it failed.
+    The random id of a process is its `incarnation`, that of node 0 `host_incarnation`, once it has answered. `nodes` is
+    MIN:MAX, as configured. `fingerprint` follows once the data is prepared, `heartbeats` are the last of each worker.
+    The `round` is the last one started; a node that `is_waiting` for the next has no running workers. A node
+    `knows_outcome` once it knows that the run is published, or why it failed.
     """
 
     node: int
@@ -88,20 +68,12 @@ class NodeReport:
 
 @dataclass(frozen=True, slots=True)
 class GroupState:
-    """What node 0 broadcasts.
+    """What node 0 broadcasts, with its own incarnation and that of each node that reports, by rank.
 
-    Attributes:
-        incarnation: of node 0.
-        sequence: number of the state.
-        incarnations: of each node that reports, by rank.
-        round: of workers, counted from 1; 0 before the first.
-        members: ranks of its nodes, in order.
-        checkpoint: name of the one to resume from, None to start from the beginning.
-        is_broken: whether a member is lost, so that this round's workers cannot continue.
-        is_resizing: whether nodes join or leave, so that this round's workers save a checkpoint and exit.
-        refused: nodes that may not join, and why.
-        failure: why the run ends, on all nodes.
-        is_published: whether the run is published.
+    The `round` of workers is counted from 1; it has the nodes `members`, in order, and resumes from `checkpoint`, None
+    for the beginning. It `is_broken` if a member is lost, so that its workers cannot continue, and `is_resizing` if
+    nodes join or leave, so that its workers save a checkpoint and exit. `refused` nodes may not join. `failure` is why
+    the run ends.
     """
 
     incarnation: str
@@ -118,31 +90,7 @@ class GroupState:
 
     @property
     def is_over(self) -> bool:
-        """Whether the run has ended."""
         return self.is_published or self.failure is not None
-
-
-def encode(message: NodeReport | GroupState) -> dict[str, Any]:
-    """As JSON values."""
-    return asdict(message)
-
-
-def decode_report(message: dict[str, Any]) -> NodeReport:
-    """Inverse of `encode`.
-
-    Raises:
-        ValueError: it was sent by another version of this program.
-    """
-    return TypeAdapter(NodeReport).validate_python(message)
-
-
-def decode_state(message: dict[str, Any]) -> GroupState:
-    """Inverse of `encode`.
-
-    Raises:
-        ValueError: it was sent by another version of this program.
-    """
-    return TypeAdapter(GroupState).validate_python(message)
 
 
 def describe(node: int, error: JobError, for_all_nodes: bool = False) -> NodeFailure:

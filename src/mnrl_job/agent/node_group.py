@@ -4,6 +4,7 @@ Every node reports about once a second, in a separate thread and connection, so 
 its workers are blocked in, even if its network cable was pulled.
 """
 
+import secrets
 import threading
 import time
 import traceback
@@ -13,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from mnrl_job.agent.messages import GroupState, GroupTimeouts, NodeFailure, NodeReport, as_error, describe
-from mnrl_job.agent.signed_store import SignedStore, new_incarnation
+from mnrl_job.agent.signed_store import SignedStore
 from mnrl_job.errors import HangTimeout, InternalError, JobError, first_line
 from mnrl_job.launch.nodes import Nodes
 
@@ -28,16 +29,9 @@ Heartbeats = tuple[dict[str, Any], ...]
 
 
 class NodeGroup(ABC):
-    """The nodes of a run, as one of them sees them.
+    """The nodes of a run, as one of them sees them. `state` is the last one received from node 0.
 
-    Args:
-        nodes: of the run.
-        messages: store of the messages.
-        timeouts: of nodes and workers.
-        heartbeats: returns the last ones of this node's workers.
-
-    Attributes:
-        state: the last one received from node 0.
+    `heartbeats` returns the last ones of this node's workers.
     """
 
     def __init__(
@@ -48,7 +42,7 @@ class NodeGroup(ABC):
         self._messages = messages
         self._timeouts = timeouts
         self._heartbeats = heartbeats
-        self._report = NodeReport(nodes.rank, new_incarnation(), nodes=str(nodes))
+        self._report = NodeReport(nodes.rank, secrets.token_hex(16), nodes=str(nodes))
         self._lost: JobError | None = None
         self._lock = threading.RLock()
         self._closing = threading.Event()
@@ -61,11 +55,7 @@ class NodeGroup(ABC):
         return self._report.round
 
     def open(self, check: Callable[[], None]) -> None:
-        """Start to report and to receive.
-
-        Args:
-            check: called while waiting for the rank to become free; raises to stop.
-        """
+        """Start to report and to receive. `check` is called while the rank is not free yet; it raises to stop."""
         self._thread.start()
 
     def report(self, **changes: Any) -> None:
@@ -106,11 +96,9 @@ class NodeGroup(ABC):
         return self.state.failure is not None and self.state.failure.dumps_stacks
 
     def next_round(self, find_checkpoint: Callable[[], str | None], poll: Callable[[], None]) -> GroupState:
-        """Wait for the next round of workers.
+        """Wait for the next round of workers, calling `poll`, which raises to stop.
 
-        Args:
-            find_checkpoint: returns the name of the newest one; called at node 0, before each round.
-            poll: called while waiting; raises to stop.
+        Before each round node 0 calls `find_checkpoint`, which returns the name of the newest one.
 
         Raises:
             JobError: the failure that this node exits with.
@@ -180,7 +168,6 @@ class NodeGroup(ABC):
         """Start the next round, if this is node 0 and enough nodes wait for it."""
 
     def _find_lost(self) -> JobError | None:
-        """The error of a lost node 0, if it is lost."""
         return self._lost
 
     def _next_report(self, host_incarnation: str) -> NodeReport:
@@ -202,7 +189,6 @@ class NodeGroup(ABC):
             time.sleep(POLL_SECONDS)
 
     def _run(self) -> None:
-        """Body of the thread."""
         while True:
             self._wake.clear()
             is_last = self._closing.is_set()

@@ -3,8 +3,11 @@
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import asdict
 
-from mnrl_job.agent.messages import GroupState, GroupTimeouts, decode_state, encode
+from pydantic import TypeAdapter
+
+from mnrl_job.agent.messages import GroupState, GroupTimeouts
 from mnrl_job.agent.node_group import GROUP, HEARTBEAT_SECONDS, NODE, Heartbeats, NodeGroup, lost_host
 from mnrl_job.agent.signed_store import Message, SignatureError, SignedStore
 from mnrl_job.errors import EnvironmentFailure, JobError, SettingsError
@@ -12,8 +15,6 @@ from mnrl_job.launch.nodes import Nodes
 
 
 class PeerGroup(NodeGroup):
-    """See `NodeGroup`."""
-
     def __init__(
         self, nodes: Nodes, messages: SignedStore, timeouts: GroupTimeouts, heartbeats: Callable[[], Heartbeats]
     ) -> None:
@@ -68,7 +69,7 @@ class PeerGroup(NodeGroup):
     def _exchange(self) -> None:
         with self._lock:
             self._report = self._next_report(self.state.incarnation)
-            message = encode(self._report)
+            message = asdict(self._report)
         self._messages.write(NODE.format(self.nodes.rank), message)
         state = self._read_state()
         if state and state.sequence > self.state.sequence and self._is_for_this_process(state):
@@ -78,13 +79,13 @@ class PeerGroup(NodeGroup):
     def _read_state(self) -> GroupState | None:
         try:
             message = self._messages.read(GROUP)
-            return decode_state(message) if message else None
+            return TypeAdapter(GroupState).validate_python(message) if message else None
         except SignatureError as error:
             self._signature_failure = SettingsError(
                 f"node 0 belongs to another run or has a different MNRL_GROUP_SECRET ({error}); "
                 "give all nodes the same MNRL_RUN_ID and secret"
             )
-        except ValueError:
+        except ValueError:  # sent by another version of this program
             self._lost = EnvironmentFailure(
                 "node 0 runs a different version of mnrl-job than this node; run the same image on all nodes"
             )

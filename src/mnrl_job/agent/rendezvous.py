@@ -12,14 +12,7 @@ from mnrl_job.agent.supervisor import Supervisor
 
 
 class GroupRendezvous(RendezvousHandler):
-    """Rendezvous of this node's workers with those of the other nodes.
-
-    Args:
-        group: the nodes of the run.
-        store: for the workers, too.
-        supervisor: fetches the checkpoint of each round.
-        run_id: of the run.
-    """
+    """Rendezvous of this node's workers with those of the other nodes. The workers use the `store`, too."""
 
     def __init__(self, group: NodeGroup, store: dist.Store, supervisor: Supervisor, run_id: str) -> None:
         self._group = group

@@ -2,7 +2,6 @@
 
 import hmac
 import json
-import os
 from typing import Any
 
 import torch.distributed as dist
@@ -20,12 +19,7 @@ class SignedStore:
     """Messages between the nodes of one run.
 
     The signature is an HMAC-SHA256 (RFC 2104) over run id, key and message, so that a message cannot be moved to
-    another key or another run. Messages are not encrypted.
-
-    Args:
-        store: of the messages.
-        run_id: of the run.
-        secret: shared by its nodes; without one, only messages of other runs are detected.
+    another key or another run. Without a secret only messages of other runs are detected. Messages are not encrypted.
     """
 
     def __init__(self, store: dist.Store, run_id: str, secret: str) -> None:
@@ -34,7 +28,6 @@ class SignedStore:
         self._secret = secret.encode()
 
     def write(self, key: str, message: Message) -> None:
-        """Replace the message at a key."""
         text = dumps(message)
         self._store.set(key, f"{self._sign(key, text)}\n{text}")
 
@@ -54,8 +47,3 @@ class SignedStore:
 
     def _sign(self, key: str, text: str) -> str:
         return hmac.new(self._secret, "\n".join((self._run_id, key, text)).encode(), "sha256").hexdigest()
-
-
-def new_incarnation() -> str:
-    """A random id of a process, so that messages signed by an earlier process of the same node are ignored."""
-    return os.urandom(16).hex()

@@ -18,12 +18,9 @@ PORT_SECONDS = 120.0
 
 
 def serve(port: int, timeout: float, check: Callable[[], None]) -> dist.TCPStore:
-    """Serve the store on all addresses of this machine.
+    """Serve the store on all addresses of this machine. `timeout` of requests is in seconds.
 
-    Args:
-        port: to listen on.
-        timeout: of requests, in seconds.
-        check: called while the port is in use, for instance by the attempt before; raises to stop.
+    While the port is in use, for instance by the attempt before, `check` is called; it raises to stop.
 
     Raises:
         HangTimeout: the port stays in use.
@@ -55,13 +52,9 @@ def serve(port: int, timeout: float, check: Callable[[], None]) -> dist.TCPStore
 
 
 def connect(address: tuple[str, int], timeout: float, join_timeout: float, check: Callable[[], None]) -> dist.TCPStore:
-    """Connect to the store of node 0, which may not have started yet.
+    """Connect to the store of node 0, which may not have started yet. Times are in seconds, `timeout` is of requests.
 
-    Args:
-        address: host and port of node 0.
-        timeout: of requests, in seconds.
-        join_timeout: to wait for node 0, in seconds.
-        check: called while waiting; raises to stop.
+    While waiting, `check` is called, which raises to stop.
 
     Raises:
         HangTimeout: node 0 cannot be reached.

@@ -21,10 +21,9 @@ Value = TypeVar("Value")
 
 
 class Supervisor:
-    """The supervisor of this node, as its agent sees it.
+    """The supervisor of this node, as its agent sees it; `path` is the file of the agent's status.
 
-    Args:
-        path: file of the agent's status.
+    While a method waits it calls `check`, which raises to stop.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,11 +33,6 @@ class Supervisor:
         threading.Thread(target=self._receive, daemon=True).start()
 
     def wait_for_fingerprint(self, check: Callable[[], None]) -> Fingerprint:
-        """Wait until the data is prepared.
-
-        Args:
-            check: called while waiting; raises to stop.
-        """
         return self._wait(lambda message: message.fingerprint, check)
 
     def request_task(self, state: GroupState | None, check: Callable[[], None]) -> str | None:
@@ -46,7 +40,7 @@ class Supervisor:
 
         Args:
             state: of a round that has started; None at node 0, which picks the newest checkpoint before.
-            check: called while waiting; raises to stop.
+            check: called while waiting.
 
         Returns:
             The checkpoint's name, None to start from the beginning.
@@ -61,11 +55,6 @@ class Supervisor:
         write_record(self._path, self._status)
 
     def wait_until_published(self, check: Callable[[], None]) -> None:
-        """Wait until the supervisor knows that the run is published.
-
-        Args:
-            check: called while waiting; raises to stop.
-        """
         self._wait(lambda message: message.is_published or None, check)
 
     def check(self) -> None:

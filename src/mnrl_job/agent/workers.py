@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 from typing import Any
 
@@ -99,7 +100,7 @@ class WorkerAgent(LocalElasticAgent):
             self._shutdown(signal.SIGTERM, timeout=self._shutdown_timeout)
             return
         if self._group.is_hung():
-            dump_stacks(self._running_pids())
+            dump_stacks(process.pid for process in self._processes() if process.poll() is None)
         self._shutdown(signal.SIGKILL, timeout=0)
 
     def _failure(self) -> JobError | None:
@@ -120,9 +121,8 @@ class WorkerAgent(LocalElasticAgent):
             self._pcontext.close(death, timeout=self._shutdown_timeout if is_saving else 0)
 
     def _exit_codes(self) -> list[int | None]:
-        handlers = getattr(self._pcontext, "subprocess_handlers", {})
-        return [handler.proc.poll() for _, handler in sorted(handlers.items())]
+        return [process.poll() for process in self._processes()]
 
-    def _running_pids(self) -> list[int]:
+    def _processes(self) -> list[subprocess.Popen[bytes]]:
         handlers = getattr(self._pcontext, "subprocess_handlers", {})
-        return [handler.proc.pid for handler in handlers.values() if handler.proc.poll() is None]
+        return [handler.proc for _, handler in sorted(handlers.items())]

@@ -77,8 +77,15 @@ def find_beir_folder(root: Path, split: str, expected: str) -> BeirFolder:
     return BeirFolder(corpus, queries, qrels)
 
 
-def parse_id(row: dict[str, Any], where: str) -> str | BadRow:
-    """The id of a query or document, an integer as text, or why it is unusable."""
+def read_ids(path: Path) -> Iterator[tuple[str, dict[str, Any], str | BadRow]]:
+    """Yield the location of each query or document, its row, and its id or why it is unusable."""
+    for line, row in read_rows(path):
+        where = f"{path}:{line}"
+        yield (where, {}, row) if isinstance(row, BadRow) else (where, row, _parse_id(row, where))
+
+
+def _parse_id(row: dict[str, Any], where: str) -> str | BadRow:
+    """The id, an integer as text, or why it is unusable."""
     if "_id" not in row:
         return BadRow(where, "missing column", f"_id; found {', '.join(row) or 'nothing'}")
     value = row["_id"]
@@ -111,15 +118,8 @@ def _require_file(root: Path, name: str, expected: str) -> Path:
 
 
 def _read_passages(path: Path) -> Iterator[Passage | BadRow]:
-    for line, row in read_rows(path):
-        where = f"{path}:{line}"
-        identifier = row if isinstance(row, BadRow) else parse_id(row, where)
-        if isinstance(row, BadRow):
-            yield row
-        elif isinstance(identifier, BadRow):
-            yield identifier
-        else:
-            yield parse_passage(row, identifier, where)
+    for where, row, identifier in read_ids(path):
+        yield identifier if isinstance(identifier, BadRow) else parse_passage(row, identifier, where)
 
 
 def _parse_qrel(where: str, row: dict[str, Any]) -> Qrel:

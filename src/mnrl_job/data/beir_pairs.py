@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from mnrl_job.data.beir import BeirFolder, Qrel, find_beir_folder, find_file, parse_id, parse_passage
+from mnrl_job.data.beir import BeirFolder, Qrel, find_beir_folder, find_file, parse_passage, read_ids
 from mnrl_job.data.clean_text import ParsedRow
 from mnrl_job.data.file_formats.common import BadRow
-from mnrl_job.data.file_formats.rows import read_rows
 from mnrl_job.errors import DataError
 
 SPLITS = ("train", "dev", "test")
@@ -82,13 +81,9 @@ def _parse_score(qrel: Qrel) -> float | None:
 def _collect_texts(path: Path, wanted: set[str], texts: TextsById) -> Iterator[BadRow]:
     """Fill `texts` with those of the wanted ids. Yield the rows whose id cannot be read."""
     is_empty = True
-    for line, row in read_rows(path):
+    for where, row, identifier in read_ids(path):
         is_empty = False
-        where = f"{path}:{line}"
-        identifier = row if isinstance(row, BadRow) else parse_id(row, where)
-        if isinstance(row, BadRow):
-            yield row
-        elif isinstance(identifier, BadRow):
+        if isinstance(identifier, BadRow):
             yield identifier
         elif identifier in texts:
             texts[identifier] = BadRow(where, "duplicate id", repr(identifier))

@@ -16,7 +16,8 @@ ParsedRow = tuple[Texts, ...] | BadRow | None
 
 def extract_pairs(row: dict[str, Any], columns: Columns, where: str) -> tuple[Texts, ...] | BadRow:
     """Each positive of a row with its anchor and all its negatives. One unusable text makes the row unusable."""
-    anchor = _extract_anchor(row, columns.anchor, where)
+    name = columns.anchor
+    anchor = clean_text(row[name], name, where) if name in row else _missing_column(row, name, where)
     if isinstance(anchor, BadRow):
         return anchor
     positives = _extract_texts(row, columns.positive, columns, where)
@@ -54,10 +55,6 @@ def type_name(value: object) -> str:
 def is_empty(value: object) -> bool:
     """Whether a cell has no value: null, a blank text or an empty list."""
     return value is None or value == [] or (isinstance(value, str) and is_blank(value))
-
-
-def _extract_anchor(row: dict[str, Any], name: str, where: str) -> str | BadRow:
-    return clean_text(row[name], name, where) if name in row else _missing_column(row, name, where)
 
 
 def _extract_texts(row: dict[str, Any], name: str, columns: Columns, where: str) -> Texts | BadRow:

@@ -15,14 +15,9 @@ from mnrl_job.errors import DataError
 
 @dataclass(slots=True)
 class Survey:
-    """The columns of a file, and how many of their texts are stringified values.
+    """The columns of a file, and how many of their texts are stringified values, by column and type.
 
-    Attributes:
-        names: of all columns, in the order they first appear.
-        filled: the columns with a value in some row.
-        texts: number of texts by column.
-        stringified: number of stringified values by column and type.
-        first: where the first of these is.
+    `names` are in the order they first appear, `filled` have a value in some row, `first` is where the first value is.
     """
 
     names: dict[str, None] = field(default_factory=dict)

@@ -52,11 +52,6 @@ class Columns:
 def find_columns(names: Iterable[str], configured: ColumnNames, where: str) -> Columns:
     """Map column names to their roles. Case and surrounding whitespace matter only between names that differ by these.
 
-    Args:
-        names: all columns of the file.
-        configured: the columns that the user names.
-        where: the file, for error messages.
-
     Raises:
         DataError: anchor or positive are missing or ambiguous.
     """

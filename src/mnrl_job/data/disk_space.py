@@ -23,13 +23,9 @@ LENGTH_BYTES = 8
 
 
 def needed_bytes(located: LocatedInputs, *, trains: bool = True, adapter_only: bool = False, keeps_best: bool) -> int:
-    """An estimate of the scratch space of a run.
+    """An estimate of the scratch space of a run that trains, or only evaluates.
 
-    Args:
-        located: its inputs.
-        trains: whether it trains, or only evaluates.
-        adapter_only: whether checkpoints hold a LoRA adapter only.
-        keeps_best: whether the best weights are kept, also in each checkpoint.
+    With `adapter_only` checkpoints hold a LoRA adapter only; with `keeps_best` the best weights are kept, also in each.
     """
     data = sum(source.bytes for source in (*located.train, *located.evals))
     needed = located.remote_bytes + PREPARED_PER_BYTE * data

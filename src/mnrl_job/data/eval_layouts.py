@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from mnrl_job.data.beir import Passage, Qrel, find_beir_folder
+from mnrl_job.data.beir import BeirFolder, Passage, Qrel, find_beir_folder
 from mnrl_job.data.clean_text import clean_text, type_name
 from mnrl_job.data.file_formats.common import BadRow, is_unicode
 from mnrl_job.data.file_formats.opening import READ_ERRORS, open_bytes
@@ -18,29 +18,7 @@ EXPECTED = (
 )
 
 
-class Layout(Protocol):
-    """An eval set that is not read yet. Each row is yielded, or why it is unusable."""
-
-    @property
-    def files(self) -> tuple[Path, ...]: ...
-
-    @property
-    def queries_file(self) -> Path: ...
-
-    @property
-    def corpus_file(self) -> Path: ...
-
-    @property
-    def qrels_file(self) -> Path: ...
-
-    def queries(self) -> Iterator[Passage | BadRow]: ...
-
-    def corpus(self) -> Iterator[Passage | BadRow]: ...
-
-    def qrels(self) -> Iterator[Qrel | BadRow]: ...
-
-
-def find_layout(root: Path, files: tuple[Path, ...]) -> Layout:
+def find_layout(root: Path, files: tuple[Path, ...]) -> "Layout":
     """The layout of the folder `root`, or of the one file.
 
     Raises:
@@ -56,14 +34,7 @@ def find_layout(root: Path, files: tuple[Path, ...]) -> Layout:
 
 @dataclass(frozen=True, slots=True)
 class JsonFile:
-    """An eval set in one JSON file.
-
-    Attributes:
-        path: of the file.
-        query_texts: by id.
-        document_texts: by id.
-        relevant_docs: of each query a list of document ids, or scores by document id.
-    """
+    """An eval set in one JSON file: texts by id, and of each query a list of document ids, or scores by document id."""
 
     path: Path
     query_texts: dict[str, Any]
@@ -108,6 +79,10 @@ class JsonFile:
                 yield BadRow(
                     where, "invalid judgments", "expected a list of ids, or an object of ids and integer scores"
                 )
+
+
+# An eval set that is not read yet. Each row is yielded, or why it is unusable.
+Layout = BeirFolder | JsonFile
 
 
 def _read_json(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

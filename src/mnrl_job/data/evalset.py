@@ -11,20 +11,11 @@ from mnrl_job.system.files import sha256_of
 
 @dataclass(frozen=True, slots=True)
 class EvalSet:
-    """An eval set as Arrow files in `folder`: queries, corpus, qrels.
+    """An eval set as Arrow files in `folder`: queries, corpus, qrels. The hash is of the files it was read from.
 
-    Attributes:
-        name: by which settings and metrics refer to it.
-        uri: where it comes from.
-        folder: of the Arrow files.
-        queries: number of queries.
-        documents: number of documents in the corpus.
-        judgements: number of relevance judgments.
-        unjudged_queries: number of queries left out because they have no relevant document.
-        sha256: of the files it was read from.
-        own_documents: number of queries that are also in the corpus, under the same id.
-        rejected: number of unusable rows, by reason.
-        bad_rows: the first unusable rows.
+    Queries without a relevant document are left out and counted (`unjudged_queries`). `own_documents` counts queries
+    that are also in the corpus, under the same id. Unusable rows are counted by reason; `bad_rows` are the first of
+    them.
     """
 
     name: str

@@ -8,12 +8,7 @@ Partition = dict[str, str]
 
 
 def partitions_of(files: tuple[Path, ...], root: Path) -> dict[Path, Partition]:
-    """The columns of each file by the names of its folders below `root`.
-
-    Args:
-        files: of a source.
-        root: its folder; if it is a glob or a file, the common parent folder of the files is used.
-    """
+    """The columns of each file by its folders below `root`, or below their common parent if that is no folder."""
     if not files:
         return {}
     base = root if root.is_dir() else os.path.commonpath([file.parent for file in files])

@@ -49,16 +49,9 @@ class LocatedInputs:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The inputs on this machine.
+    """The inputs on this machine. A model is a folder or a Hub id; its hash is of the folder's files, None for an id.
 
-    Attributes:
-        train: training data.
-        evals: eval sets.
-        model: a folder or a Hub id.
-        model_sha256: of the folder's files in order; None for a Hub id.
-        guide: as `model`; empty if there is none.
-        guide_sha256: as `model_sha256`.
-        listing: of the inputs when they were located.
+    `listing` is of the inputs when they were located.
     """
 
     train: tuple[LocalSource, ...]

@@ -24,10 +24,9 @@ def distinct_dense(numbers: Integers) -> Integers:
 
 
 def distinct_pairs(pairs: Integers) -> Integers:
-    """The distinct pairs, in ascending order, shape (distinct pairs, 2).
+    """The distinct pairs, in ascending order, shape (pairs, 2), as the argument.
 
-    Args:
-        pairs: not negative; the product of the columns' maxima is below 2 ** 63. Shape (pairs, 2).
+    They are not negative, and the product of the columns' maxima is below 2 ** 63.
     """
     span = int(pairs[:, 1].max(initial=0)) + 1
     return np.stack(np.divmod(distinct(pairs[:, 0] * span + pairs[:, 1]), span), axis=1)

@@ -87,13 +87,9 @@ class ValueCounts:
 
 @dataclass(frozen=True, slots=True)
 class LabelProblem:
-    """Why not all rows can be trained on without asking the user.
+    """Why not all rows can be trained on without asking the user; `where` is the row that shows it.
 
-    Attributes:
-        column: the label column.
-        where: the row that shows the problem.
-        description: of the problem.
-        suggestion: a condition for `MNRL_ROW_FILTER`, if one can be inferred.
+    `suggestion` is a condition for `MNRL_ROW_FILTER`, if one can be inferred.
     """
 
     column: str
@@ -103,7 +99,6 @@ class LabelProblem:
 
 
 def may_be_label(name: str) -> bool:
-    """Whether a column with this name may hold labels."""
     key = _letters(name)
     return any(pattern.fullmatch(key) for pattern in (LABEL, SPLIT, EXCLUSION_FLAG, AMBIGUOUS, AMBIGUOUS_SPLIT))
 
@@ -166,7 +161,6 @@ def _is_label(key: str, present: list[float | str]) -> bool:
 
 
 def _is_excluding(value: float | str, key: str) -> bool:
-    """Whether a label marks rows that should not be trained on."""
     if SPLIT.fullmatch(key) or AMBIGUOUS_SPLIT.fullmatch(key):
         return isinstance(value, str) and value.casefold() in HELD_OUT_SPLITS
     if EXCLUSION_FLAG.fullmatch(key):

@@ -7,7 +7,6 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from mnrl_job.config.setting_types import Source
 from mnrl_job.data.inputs import InputUris, Listing, LocatedInputs
 from mnrl_job.data.sources import ResolvedSource, locate, locate_model
 from mnrl_job.errors import JobError
@@ -29,18 +28,13 @@ def list_inputs(located: LocatedInputs, accelerate_config: str | None = None) ->
 def list_available_inputs(uris: InputUris, accelerate_config: str | None = None) -> dict[str, Listing]:
     """The listings of the inputs that still exist and can be accessed."""
     style = uris.addressing_style
-
-    def locate_all(sources: tuple[Source, ...], variable: str) -> tuple[ResolvedSource, ...]:
-        located = (_suppress_errors(partial(locate, source, variable, style)) for source in sources)
-        return tuple(filter(None, located))
-
-    located = LocatedInputs(
-        locate_all(uris.train, "MNRL_TRAIN_DATA"),
-        locate_all(uris.evals, "MNRL_EVAL_DATA"),
-        _suppress_errors(partial(locate_model, uris.model, style)),
-        _suppress_errors(partial(locate_model, uris.guide, style, "MNRL_GUIDE_MODEL")) if uris.guide else None,
+    train, evals = (
+        tuple(filter(None, (_suppress_errors(partial(locate, source, variable, style)) for source in sources)))
+        for sources, variable in ((uris.train, "MNRL_TRAIN_DATA"), (uris.evals, "MNRL_EVAL_DATA"))
     )
-    return list_inputs(located, accelerate_config)
+    model = _suppress_errors(partial(locate_model, uris.model, style))
+    guide = _suppress_errors(partial(locate_model, uris.guide, style, "MNRL_GUIDE_MODEL")) if uris.guide else None
+    return list_inputs(LocatedInputs(train, evals, model, guide), accelerate_config)
 
 
 def find_changed_input(before: Mapping[str, Listing], now: Mapping[str, Listing]) -> str | None:

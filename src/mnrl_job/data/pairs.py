@@ -8,21 +8,11 @@ from mnrl_job.data.file_formats.common import BadRow
 
 @dataclass(frozen=True, slots=True)
 class SourceRecord:
-    """How one source was read.
+    """How one source was read: the number of its files and their rows, and the `rows` of training pairs made of them.
 
-    Attributes:
-        name: of the source.
-        uri: as given.
-        files: number of files.
-        rows_read: rows in the files.
-        rows: training pairs made of them.
-        sha256: of the bytes of its files, in order.
-        columns: role -> column in the first file; for BEIR data the file.
-        ignored_columns: unused columns.
-        not_relevant: rows judged not relevant, which give no pair.
-        filtered: rows that `MNRL_ROW_FILTER` excludes.
-        weight: of the source in each epoch; None for its number of pairs.
-        notes: what the user should know about how it was read.
+    `columns` are by role, those of the first file, or for BEIR data the file; the hash is of the files' bytes in order.
+    Rows that are `not_relevant` give no pair. Without `weight` a source counts by its number of pairs. `notes` are for
+    the user.
     """
 
     name: str
@@ -41,16 +31,10 @@ class SourceRecord:
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """The training pairs as one Arrow file.
+    """The training pairs as one Arrow file, in the order of the sources.
 
-    Attributes:
-        path: of the file.
-        columns: anchor, positive and, if any row has some, negatives: a list of texts, which may be empty.
-        rows: number of pairs.
-        rows_read: rows in the files of all sources.
-        rejected: number of unusable rows, by reason.
-        bad_rows: the first unusable rows.
-        sources: in the order of their rows.
+    `columns` are anchor, positive and, if any row has some, negatives: a list of texts, which may be empty. Unusable
+    rows are counted by reason in `rejected`; `bad_rows` are the first of them.
     """
 
     path: Path

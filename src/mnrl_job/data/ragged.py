@@ -45,5 +45,4 @@ def offsets_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def no_values(rows: int) -> Ragged:
-    """Empty rows."""
     return Ragged(np.empty(0, dtype=np.int64), np.zeros(rows + 1, dtype=np.int64))

@@ -86,7 +86,6 @@ def _open(source: LocalSource, options: ReadOptions) -> Reader:
 
 
 def _usable_pairs(source: LocalSource, reader: Reader, counts: RowCounts) -> Iterator[Texts]:
-    """Yield the texts of each pair, and count all rows."""
     rows: Iterator[tuple[str, ParsedRow]] = (
         reader.read() if isinstance(reader, TabularSource) else read_beir_pairs(reader)
     )

@@ -17,19 +17,10 @@ LOGGED_BAD_ROWS = 10
 
 @dataclass(slots=True)
 class RowCounts:
-    """Counts over all sources.
+    """Counts over all sources. A row with several positives gives several pairs.
 
-    Attributes:
-        read: rows in the files.
-        pairs: training pairs made of them; a row with several positives gives several.
-        not_relevant: rows judged not relevant.
-        filtered: rows that `MNRL_ROW_FILTER` excludes.
-        rejected: unusable rows, by reason.
-        bad_rows: the first unusable rows.
-        negatives: pairs by their number of negatives.
-        first_negatives: where the first pair with this number of negatives is.
-        missing: texts that look like missing values.
-        first_missing: the first of these texts, and where it is.
+    `negatives` counts pairs by their number of negatives; `first_negatives` is where the first of each is. `missing`
+    counts texts that look like missing values.
     """
 
     read: int = 0

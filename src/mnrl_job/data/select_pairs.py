@@ -14,13 +14,9 @@ from mnrl_job.data.tables import read_table, write_table
 
 
 def select_pairs(pairs: Pairs, negatives: Ragged, selected: NDArray[np.bool_], path: Path) -> tuple[Pairs, Ragged]:
-    """The selected pairs, written to `path` unless all are selected, and their negatives.
+    """The selected pairs, written to `path` unless all are selected, and the group ids of their negatives.
 
-    Args:
-        pairs: to select from.
-        negatives: group ids of each row's negatives.
-        selected: a mask, shape (rows,).
-        path: of the new Arrow file. It has no column of negatives if no selected pair has any.
+    `selected` is a mask, shape (rows,). The new file has no column of negatives if no selected pair has any.
     """
     if selected.all():
         return pairs, negatives

@@ -25,17 +25,9 @@ WEIGHTS = ("*.safetensors", "pytorch_model*.bin", "adapter_model.bin")
 
 @dataclass(frozen=True, slots=True)
 class ResolvedSource:
-    """A source that exists: local `files`, or remote `entries` still to be downloaded.
+    """A source that exists: local `files` in the folder or file `root`, or `entries` of `store` still to be downloaded.
 
-    Attributes:
-        name: of the source.
-        uri: as given.
-        files: of a local source.
-        root: the local folder or file.
-        store: of a remote source.
-        base_uri: the URI of the store.
-        entries: of the store.
-        weight: of the source in training.
+    `uri` is as given, `base_uri` that of the store.
     """
 
     name: str
@@ -54,16 +46,9 @@ class ResolvedSource:
 
 @dataclass(frozen=True, slots=True)
 class LocalSource:
-    """A source whose files are on this machine, in a stable order.
+    """A source whose files are on this machine, in a stable order; `root` is the folder, or the single file.
 
-    Attributes:
-        name: of the source.
-        uri: as given.
-        files: in order.
-        root: the folder; for a single file the file.
-        download_folder: of a remote source, else None.
-        base_uri: what was downloaded to it.
-        weight: of the source in training.
+    Of a remote source `base_uri` was downloaded to `download_folder`.
     """
 
     name: str
@@ -162,11 +147,6 @@ def fetch(located: ResolvedSource, folder: Path) -> LocalSource:
 
 def locate_model(name: str, addressing_style: str = "auto", variable: str = "MNRL_BASE_MODEL") -> ResolvedSource | None:
     """Find the files of a model in a folder or prefix; None for a Hub id.
-
-    Args:
-        name: of the model, as given.
-        addressing_style: of S3.
-        variable: the setting, for error messages.
 
     Raises:
         NotFound: the folder does not exist, or has no weights.

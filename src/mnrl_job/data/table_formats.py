@@ -25,12 +25,7 @@ MAX_LOG_FILES = 100
 
 
 def refuse_table_files(files: Collection[str], logs: Iterable[str], where: str) -> None:
-    """Refuse data files of a table.
-
-    Args:
-        files: paths or keys of the files to read.
-        logs: paths or keys of possible log files, relative to the same folder.
-        where: the setting and its value, for the message.
+    """Refuse data files of a table. `logs` are paths or keys of possible log files, from the same folder as `files`.
 
     Raises:
         DataError: naming the kind of table, and how to export it.

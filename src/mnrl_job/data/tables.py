@@ -28,7 +28,6 @@ def write_columns(path: Path, **columns: Iterable[Any]) -> None:
 
 
 def read_table(path: Path) -> pa.Table:
-    """Map a table into memory."""
     with pa.memory_map(str(path)) as source:
         return pa.ipc.open_stream(source).read_all()
 
@@ -64,13 +63,7 @@ def take(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> pa.ChunkedArray:
 
 
 def write_labels(path: Path, groups: NDArray[np.int64], negatives: Ragged | None = None) -> None:
-    """Write the labels of each row: its number and the groups of its texts.
-
-    Args:
-        path: of the file.
-        groups: of each row's anchor and positive, shape (rows, 2).
-        negatives: the groups of each row's negatives; None if no row has any.
-    """
+    """Write of each row its number, the groups of its anchor and positive, shape (rows, 2), and of its negatives."""
     labels = np.column_stack([np.arange(len(groups)), groups])
     columns = {"label": pa.FixedSizeListArray.from_arrays(pa.array(labels.ravel()), labels.shape[1])}
     if negatives is not None:

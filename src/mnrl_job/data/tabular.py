@@ -18,15 +18,9 @@ from mnrl_job.errors import DataError
 
 @dataclass(frozen=True, slots=True)
 class FileSchema:
-    """The columns of a file.
+    """The columns of a file: all, those with a role, possible labels, and those of the row filter.
 
-    Attributes:
-        names: of all columns.
-        columns: those with a role.
-        labels: those that may label a row.
-        conditions: of the row filter, with the columns they apply to.
-        has_negatives: whether any row has a negative.
-        notes: what the user should know about the file.
+    `has_negatives`: whether any row has a negative. `notes` are for the user.
     """
 
     names: tuple[str, ...]
@@ -43,14 +37,10 @@ class FileSchema:
 
 @dataclass(frozen=True, slots=True)
 class TabularSource:
-    """The files of a source, whose columns are known.
+    """The files of a source, whose columns are known; `schemas` are of the files that have rows.
 
-    Attributes:
-        files: in order.
-        schemas: of the files that have rows.
-        partitions: columns in the names of the files' folders. Columns of the same name in a file take precedence.
-        label_values: filled by reading: the labels of the selected rows, by column.
-        filter_values: filled by reading: the values that the row filter is applied to, in all rows, by column.
+    `partitions` are columns in the names of the files' folders; columns of the same name in a file take precedence.
+    Reading fills `label_values`, of the selected rows, and `filter_values`, of all rows, for the row filter.
     """
 
     files: tuple[Path, ...]

@@ -24,21 +24,15 @@ class Leaks:
 
     @property
     def rows(self) -> NDArray[np.int64]:
-        """The rows of these pairs."""
         return np.flatnonzero(np.any(list(self.masks.values()), axis=0)) if self.masks else np.empty(0, dtype=np.int64)
 
 
 def audit(
     read: Pairs, trained: Pairs, groups: TextGroups, leaks: Leaks, eval_sets: Sequence[EvalSet]
 ) -> dict[str, Any]:
-    """Describe the data.
+    """Describe the data: the pairs as they were `read`, with their groups and leaks, and those left to be `trained` on.
 
-    Args:
-        read: the pairs as they were read.
-        trained: the pairs left to train on, without those removed or held out.
-        groups: of the texts of `read`.
-        leaks: the pairs of `read` that also occur in an eval set.
-        eval_sets: given or held out.
+    `eval_sets` are those given or held out.
     """
     table = read_table(read.path)
     leaked = leaks.rows

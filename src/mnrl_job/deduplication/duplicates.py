@@ -14,12 +14,7 @@ TOP_TEXTS = 10
 
 
 def describe_duplicates(table: pa.Table, groups: TextGroups) -> dict[str, Any]:
-    """The part of `audit.json` about duplicates.
-
-    Args:
-        table: the training pairs.
-        groups: of their texts.
-    """
+    """The part of `audit.json` about duplicates in the training pairs."""
     anchor_groups, positive_groups = groups.group_ids.T
     anchors, positives = (np.unique(ids, return_inverse=True)[1] for ids in groups.text_ids.T)
     contradicting_rows = distinct(groups.negatives.rows[groups.contradictions])

@@ -40,13 +40,10 @@ class TextGroups:
 
 
 def find_groups(pairs: Pairs, relevant: Column | None, threshold: float | None, folder: Path) -> TextGroups:
-    """Group the texts.
+    """Group the texts of the training pairs and the relevant documents of the eval sets, if there are any.
 
-    Args:
-        pairs: the training pairs.
-        relevant: the relevant documents of the eval sets, if there are any.
-        threshold: Jaccard similarity of near-duplicates; None to group only equal documents.
-        folder: for files that are too large for memory.
+    `threshold` is the Jaccard similarity of near-duplicates, None to group only equal documents. What is too large for
+    memory is in `folder`.
     """
     columns = [Column(pairs.path, name) for name in pairs.columns[1:]]
     negative_offsets = no_values(pairs.rows).offsets

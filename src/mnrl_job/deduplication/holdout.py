@@ -52,16 +52,10 @@ def choose_rows(group_ids: NDArray[np.int64], ratio: float, seed: int) -> NDArra
 
 
 def hold_out(pairs: Pairs, groups: TextGroups, ratio: float, seed: int) -> HeldOut:
-    """Make an eval set of some of the pairs.
+    """Make an eval set of at most `ratio` of the pairs.
 
     The corpus holds the held-out positives and up to `MAX_OTHER_DOCUMENTS` other positives as distractors, one of each
     group of near-duplicates. All positives that an anchor is paired with are relevant to it.
-
-    Args:
-        pairs: the training pairs.
-        groups: of their texts.
-        ratio: maximum fraction of the rows to hold out.
-        seed: of the run.
 
     Raises:
         DataError: nothing can be held out.
@@ -94,13 +88,8 @@ def without_held_out(
 ) -> tuple[Ragged, int]:
     """Drop negatives that are in a group with a held-out text, so that training does not use it.
 
-    Args:
-        group_ids: of anchors and positives, shape (rows, 2).
-        negatives: group ids of the negatives of each row.
-        is_held_out: the rows held out, shape (rows,).
-
-    Returns:
-        The group ids of the negatives, with `NO_GROUP` for dropped ones, and the number of these.
+    `group_ids` are of anchors and positives, shape (rows, 2). Returns the negatives with `NO_GROUP` for dropped ones,
+    and the number of these.
     """
     dropped = np.isin(negatives.values, group_ids[is_held_out]) & ~is_held_out[negatives.rows]
     return Ragged(np.where(dropped, NO_GROUP, negatives.values), negatives.offsets), int(dropped.sum())

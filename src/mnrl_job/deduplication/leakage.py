@@ -57,12 +57,7 @@ def find_leaks(
 ) -> list[NDArray[np.bool_]]:
     """Mark the pairs whose anchor is (nearly) an eval query and whose positive is (nearly) a document relevant to it.
 
-    Args:
-        pairs: the training pairs.
-        groups: of their texts and the relevant documents.
-        relevant_pairs: of the eval sets.
-        threshold: Jaccard similarity of near-duplicates; None for equal texts only.
-        folder: for temporary files.
+    `threshold` is the Jaccard similarity of near-duplicates, None for equal texts only.
 
     Returns:
         A mask for each eval set, shape (rows,).

@@ -61,7 +61,6 @@ class Signatures:
     starts: NDArray[np.int64]
 
     def first(self, count: int) -> "Signatures":
-        """Those of the first `count` texts."""
         return Signatures(self.ids[:count], self.bands[:count], self.pairs, self.starts[: count + 1])
 
 
@@ -82,10 +81,8 @@ _ChunkSignatures = tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int32
 def compute_signatures(columns: Sequence[Column], threshold: float | None, folder: Path) -> Signatures:
     """Compute the signatures of the texts of all columns, one column after another.
 
-    Args:
-        columns: of texts.
-        threshold: Jaccard similarity of near-duplicates; None to compute ids only.
-        folder: an empty folder for the memory-mapped arrays.
+    `threshold` is the Jaccard similarity of near-duplicates, None to compute ids only. The memory-mapped arrays are in
+    `folder`, which must be empty.
     """
     rows_per_band = band_rows(threshold) if threshold else 0
     chunks = [

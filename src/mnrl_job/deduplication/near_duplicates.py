@@ -39,12 +39,7 @@ def find_representatives(signatures: Signatures, threshold: float | None) -> NDA
 
 
 def label_components(edges: NDArray[np.int64], nodes: int) -> NDArray[np.int64]:
-    """The connected component of each node, shape (nodes,).
-
-    Args:
-        edges: pairs of nodes, shape (edges, 2).
-        nodes: number of nodes.
-    """
+    """The connected component of each node, shape (nodes,), by the `edges`: pairs of nodes, shape (edges, 2)."""
     graph = coo_array((np.ones(len(edges), dtype=bool), (edges[:, 0], edges[:, 1])), shape=(nodes, nodes))
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
 

@@ -8,9 +8,9 @@ matter. It is used only if it separates the eval queries from the eval documents
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from mnrl_job.data.evalset import EvalSet
@@ -37,14 +37,10 @@ QUESTION_MARKS = ("?", "？", "؟")
 
 @dataclass(frozen=True, slots=True)
 class SwappedColumns:
-    """A source whose columns seem to be swapped.
+    """A source whose columns seem to be swapped, with the median lengths of its anchors and positives.
 
-    Attributes:
-        source: with the names of its columns.
-        anchor_characters: median length of its anchors.
-        positive_characters: median length of its positives.
-        query_like_positives: fraction of rows whose positive is more like an eval query than its anchor is; None if the
-            words of the eval sets do not separate queries from documents.
+    `query_like_positives` is the fraction of rows whose positive is more like an eval query than its anchor is; None if
+    the words of the eval sets do not separate queries from documents.
     """
 
     source: SourceRecord
@@ -68,9 +64,7 @@ class _Sample:
 def find_swapped_columns(pairs: Pairs, eval_sets: Sequence[EvalSet]) -> list[SwappedColumns]:
     """The sources whose anchors look like documents and whose positives look like queries.
 
-    Args:
-        pairs: as they were read.
-        eval_sets: those given, not one held out from these pairs.
+    `eval_sets` are those given, not one held out from these pairs.
     """
     evals = _sample_eval_sets(eval_sets)
     weights = _train_classifier(evals)
@@ -80,7 +74,11 @@ def find_swapped_columns(pairs: Pairs, eval_sets: Sequence[EvalSet]) -> list[Swa
         if source.rows:
             rows = start + _spaced_rows(source.rows)
             sample = _Sample(*(take(table[name], rows).to_pylist() for name in ("anchor", "positive")))
-            query_like = 1 - _accuracy(sample, weights) if weights else None
+            query_like = (
+                1 - _fraction_above(*(_scores(texts, weights) for texts in (sample.queries, sample.documents)))
+                if weights
+                else None
+            )
             if _is_swapped(sample, evals, query_like):
                 lengths = _median_length(sample.queries), _median_length(sample.documents)
                 swapped.append(SwappedColumns(source, *lengths, query_like))
@@ -100,15 +98,11 @@ def _is_swapped(sample: _Sample, evals: _Sample, query_like_positives: float | N
 
 
 def _sample_eval_sets(eval_sets: Sequence[EvalSet]) -> _Sample:
-    queries, documents = (
-        [
-            text
-            for eval_set in eval_sets
-            for text in _sample_column(read_table(eval_set.folder / f"{part}.arrow")["text"])
-        ]
-        for part in ("queries", "corpus")
-    )
-    return _Sample(queries, documents)
+    parts: dict[str, list[str]] = {"queries": [], "corpus": []}
+    for eval_set, part in product(eval_sets, parts):
+        column = read_table(eval_set.folder / f"{part}.arrow")["text"]
+        parts[part] += take(column, _spaced_rows(len(column))).to_pylist()
+    return _Sample(*parts.values())
 
 
 def _train_classifier(evals: _Sample) -> dict[str, float] | None:
@@ -132,11 +126,6 @@ def _word_weights(sample: _Sample) -> dict[str, float]:
     }
 
 
-def _accuracy(sample: _Sample, weights: dict[str, float]) -> float:
-    """The fraction of rows whose anchor is more like a query than its positive is."""
-    return _fraction_above(_scores(sample.queries, weights), _scores(sample.documents, weights))
-
-
 def _fraction_above(scores: NDArray[np.float64], others: NDArray[np.float64]) -> float:
     """How often a score is above the other; ties count half."""
     return float(np.mean((scores > others) + 0.5 * (scores == others)))
@@ -155,11 +144,6 @@ def _words(text: str) -> list[str]:
 
 def _median_length(texts: list[str]) -> int:
     return int(np.median([len(text) for text in texts])) if texts else 0
-
-
-def _sample_column(column: pa.ChunkedArray) -> list[str]:
-    texts: list[str] = take(column, _spaced_rows(len(column))).to_pylist()
-    return texts
 
 
 def _spaced_rows(rows: int) -> NDArray[np.int64]:

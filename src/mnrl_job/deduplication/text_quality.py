@@ -41,10 +41,10 @@ def describe_text_quality(table: pa.Table) -> dict[str, Any]:
     """The number of rows with each sign of a broken text, with a few examples."""
     anchor, positive = table["anchor"], table["positive"]
     masks = {
-        "mojibake": _matches_any(anchor, positive, MOJIBAKE),
-        "html": _matches_any(anchor, positive, HTML),
+        "mojibake": _matches(anchor, MOJIBAKE) | _matches(positive, MOJIBAKE),
+        "html": _matches(anchor, HTML) | _matches(positive, HTML),
         "one_word_positives": _matches(positive, ONE_WORD),
-        "words_for_missing_values": _matches_any(anchor, positive, NO_VALUE),
+        "words_for_missing_values": _matches(anchor, NO_VALUE) | _matches(positive, NO_VALUE),
         "anchor_equals_positive": np.asarray(pc.equal(anchor, positive)),
     }
     return {
@@ -60,7 +60,6 @@ def example_pairs(table: pa.Table, rows: NDArray[np.int64]) -> list[dict[str, st
 
 
 def shortened_texts(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> list[str]:
-    """The shortened texts of the given rows."""
     return [shorten(text) for text in take(column, rows).to_pylist()]
 
 
@@ -68,10 +67,6 @@ def shorten(text: str) -> str:
     """The first `MAX_CHARACTERS`. Secrets are redacted before, as a truncated one would no longer be recognized."""
     text = redact(text)
     return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"
-
-
-def _matches_any(anchor: pa.ChunkedArray, positive: pa.ChunkedArray, pattern: str) -> NDArray[np.bool_]:
-    return _matches(anchor, pattern) | _matches(positive, pattern)
 
 
 def _matches(column: pa.ChunkedArray, pattern: str) -> NDArray[np.bool_]:

@@ -58,13 +58,7 @@ def merge(
     load_base: Callable[[], SentenceTransformer],
     subject: str,
 ) -> SentenceTransformer:
-    """The base model with the adapter merged into its weights.
-
-    Args:
-        adapter: from `find_adapter`.
-        load: loads a model with the library.
-        load_base: loads the base model as any other.
-        subject: the start of error messages.
+    """The base model with the adapter merged into its weights. `load` uses the library, `load_base` loads as any model.
 
     Raises:
         DataError: the adapter does not fit its base model, or is of a kind that cannot be merged.

@@ -13,12 +13,10 @@ from mnrl_job.system.logs import warn
 def find_assumptions(
     model: SentenceTransformer, padding_token: str | None = None, configured: Collection[Kind] = ()
 ) -> Assumptions:
-    """The assumptions made about a model.
+    """The assumptions made about a model, as it will be used.
 
-    Args:
-        model: as it will be used.
-        padding_token: the token chosen for padding, if the tokenizer had none.
-        configured: the kinds of texts whose prompt the user has set, even to an empty one.
+    `padding_token` was chosen if the tokenizer had none; `configured` are the kinds of texts whose prompt the user has
+    set, even to an empty one.
     """
     # The library records arguments for each module that a folder lists, and none for those it adds by default.
     added = [] if model.module_kwargs else [module for module in model if isinstance(module, Pooling)]

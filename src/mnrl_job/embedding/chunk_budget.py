@@ -21,14 +21,7 @@ FREE_MEMORY_FRACTION = 0.25
 
 @dataclass(frozen=True, slots=True)
 class ModelSize:
-    """What determines a model's time and memory per token.
-
-    Attributes:
-        weights: number of parameters, without embedding tables.
-        tensors: number of weight tensors.
-        width: hidden size.
-        layers: of the backbone.
-    """
+    """What determines a model's time and memory per token: parameters without embedding tables, hidden size, layers."""
 
     weights: int
     tensors: int
@@ -62,13 +55,7 @@ def gpu_chunk_budget(size: ModelSize, multiprocessors: int, free_bytes: int) -> 
     its activations take 34 bytes per hidden unit and layer (Korthikanti et al. 2022, arXiv 2205.05198, equation 1,
     without the attention term, which is not kept).
 
-    Args:
-        size: of the model.
-        multiprocessors: of the GPU.
-        free_bytes: of its memory.
-
-    Returns:
-        Tokens and rows are a power of two, so that small differences in free memory do not change results.
+    Tokens and rows are a power of two, so that small differences in free memory do not change results.
     """
     seconds_per_token = 6 * size.weights / (multiprocessors * FLOPS_PER_MULTIPROCESSOR)
     overhead = max(1, round(LAUNCH_SECONDS_PER_TENSOR * size.tensors / seconds_per_token))

@@ -50,19 +50,13 @@ def chunk_sizes(most: int) -> NDArray[np.int64]:
 
 
 def chunk_by_length(lengths: NDArray[np.int64], budget: ChunkBudget, longest: int) -> list[Chunk]:
-    """Split texts into chunks such that padded tokens plus overhead are minimal.
+    """Split texts into chunks, the longest texts first, such that padded tokens plus overhead are minimal.
 
     By dynamic programming over the texts from long to short: the cheapest split of the first j texts ends with the
     cheapest last chunk, from i to j. A text over the budget is a chunk of its own. For texts of one width the choices
     soon repeat periodically, and the rest is extrapolated: a million texts take a second.
 
-    Args:
-        lengths: tokens of each text, shape (texts,).
-        budget: of a chunk.
-        longest: tokens of the longest text of all batches.
-
-    Returns:
-        The chunks, the longest texts first.
+    `lengths` has the tokens of each text, shape (texts,); `longest` is of all batches.
     """
     order = np.argsort(-lengths, kind="stable")
     widths: list[int] = padded_widths(lengths[order], longest).tolist()

@@ -18,7 +18,7 @@ from mnrl_job.embedding.nonfinite import check_finite
 from mnrl_job.embedding.precision import Precision, autocast
 from mnrl_job.embedding.prompts import Kind, find_prompt, token_file
 from mnrl_job.embedding.rank_slice import rank_slice
-from mnrl_job.embedding.tokens import TEXTS_PER_BATCH, read_or_tokenize
+from mnrl_job.embedding.tokens import TEXTS_PER_BATCH, Tokens, read_or_tokenize
 from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.logs import shows_progress
 from mnrl_job.system.preemption import raise_if_stop_requested
@@ -32,42 +32,36 @@ def encode(
 ) -> torch.Tensor:
     """Same as the library's `encode_query` and `encode_document`, normalized and in fp32. Collective.
 
-    Args:
-        model: on this rank's device.
-        texts: the same on every rank.
-        kind: selects the prompt, and the route in models with two.
-        precision: of the forward pass.
-        tokens: file for the tokens of these texts, one for each prompt; read if it exists.
-
-    Returns:
-        Shape (texts, dimension), the same on every rank.
+    The kind selects the prompt, and the route in models with two. The file `tokens`, one for each prompt, is read if it
+    exists. The result, shape (texts, dimension), is the same on every rank, as are the texts.
 
     Raises:
         Preempted: this process was asked to stop.
         NonFiniteEmbedding: the model returns NaN or infinity for a text.
     """
     model.eval()
-    embeddings = _encode(model, texts, kind, precision, tokens)
-    check_finite(embeddings, texts, kind)
-    return embeddings
-
-
-def _encode(
-    model: SentenceTransformer, texts: pa.ChunkedArray, kind: Kind, precision: Precision, tokens: Path
-) -> torch.Tensor:
     prompt = find_prompt(model, kind)
     preprocess = partial(model.preprocess, prompt=prompt, task=kind)
     columns = read_or_tokenize([preprocess], model.tokenizer, [texts], [token_file(tokens, prompt)])
+    embeddings = torch.zeros(len(texts), int(model.get_embedding_dimension() or 0), device=PartialState().device)
     if columns is None:
-        return _encode_texts(model, texts.to_pylist(), kind, precision)
-    (tokenized,) = columns
+        _encode_texts(model, texts.to_pylist(), kind, precision, embeddings)
+    else:
+        _encode_tokens(model, columns[0], kind, precision, embeddings)
+    gathered: torch.Tensor = reduce(embeddings, "sum")
+    check_finite(gathered, texts, kind)
+    return gathered
+
+
+def _encode_tokens(
+    model: SentenceTransformer, tokenized: Tokens, kind: Kind, precision: Precision, embeddings: torch.Tensor
+) -> None:
     state = PartialState()
     # Sorted by length: every n-th chunk balances the ranks.
     budget = chunk_budget_for(model, state.device)
     chunks = chunk_by_length(tokenized.lengths, budget, int(tokenized.lengths.max()))
     local = chunks[state.process_index :: state.num_processes]
     shown = state.is_main_process and shows_progress() and len(local) > MIN_CHUNKS_SHOWN
-    embeddings = torch.zeros(len(texts), int(model.get_embedding_dimension() or 0), device=state.device)
     with torch.inference_mode(), autocast(precision, state.device):
         for chunk in tqdm(local, desc=f"embedding each {kind}", unit="chunk", disable=not shown):
             raise_if_stop_requested()
@@ -76,21 +70,18 @@ def _encode(
             features, rows = to_device([features, torch.from_numpy(chunk.rows)], state.device)
             chunk_embeddings = embed(model, features, task=kind).float()[:, : model.truncate_dim]
             embeddings[rows] = torch.nn.functional.normalize(chunk_embeddings)
-    gathered: torch.Tensor = reduce(embeddings, "sum")
-    return gathered
 
 
-def _encode_texts(model: SentenceTransformer, texts: list[str], kind: Kind, precision: Precision) -> torch.Tensor:
+def _encode_texts(
+    model: SentenceTransformer, texts: list[str], kind: Kind, precision: Precision, embeddings: torch.Tensor
+) -> None:
     """With the library's methods, one slice per rank."""
     state = PartialState()
     library_encode = model.encode_query if kind == "query" else model.encode_document
     local = rank_slice(len(texts), state.process_index, state.num_processes)
-    embeddings = torch.zeros(len(texts), int(model.get_embedding_dimension() or 0), device=state.device)
     with autocast(precision, state.device):
         for first in range(local.start, local.stop, TEXTS_PER_BATCH):
             raise_if_stop_requested()
             heartbeat()
             rows = slice(first, min(first + TEXTS_PER_BATCH, local.stop))
             embeddings[rows] = library_encode(texts[rows], convert_to_tensor=True, normalize_embeddings=True).float()
-    gathered: torch.Tensor = reduce(embeddings, "sum")
-    return gathered

@@ -41,11 +41,7 @@ def is_fault_of_device(error: BaseException) -> bool:
 def explain(error: Exception, name: str, variable: str, is_folder: bool) -> JobError:
     """Convert an error of the libraries. They wrap causes several times; the first known one in the chain counts.
 
-    Args:
-        error: raised while loading.
-        name: of the model, as given.
-        variable: the setting that names it.
-        is_folder: whether it is on this machine.
+    `is_folder`: whether the model is on this machine.
     """
     subject = f"{variable}: {name} cannot be loaded"
     error = _tokenizer_error(error, name)
@@ -110,7 +106,6 @@ def _from_hub(error: BaseException, subject: str) -> JobError | None:
 
 
 def _from_system(error: BaseException, subject: str) -> JobError | None:
-    """Errors of the operating system about the Hub's cache or the folder."""
     if any(message in str(error) for message in DISK_FULL):
         return EnvironmentFailure(
             f"{subject}: {constants.HF_HUB_CACHE} is full; free space, or set HF_HOME to a larger folder"

@@ -30,14 +30,7 @@ FP32 = {"dtype": torch.float32}
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """How to configure a model after loading; None keeps the model's own.
-
-    Attributes:
-        max_seq_length: tokens at which texts are truncated.
-        query_prompt: prepended to queries.
-        document_prompt: prepended to documents.
-        matryoshka_dims: dimensions to truncate embeddings to, largest first.
-    """
+    """How to configure a model after loading; None keeps the model's own. The largest of `matryoshka_dims` is first."""
 
     max_seq_length: int | None = None
     query_prompt: str | None = None
@@ -55,12 +48,7 @@ class Loaded:
 
 
 def load_model(path: str, options: ModelOptions, name: str = "") -> Loaded:
-    """Load and configure the base model.
-
-    Args:
-        path: a folder, or a Hub id with an optional `@revision`.
-        options: prompts, maximum length and dimensions.
-        name: `MNRL_BASE_MODEL` as the user gave it, if `path` may be a local copy of it.
+    """Load and configure the base model from `path`, as for `load`; `name` is `MNRL_BASE_MODEL` as the user gave it.
 
     Raises:
         JobError: it cannot be loaded or is incomplete; see `load`.
@@ -102,10 +90,7 @@ def warn_untrained_full_dim(model: SentenceTransformer, matryoshka_dims: tuple[i
 def load(path: str, variable: str, name: str = "") -> Loaded:
     """Load a model as it was published, in fp32, and verify that nothing is missing or randomly initialized.
 
-    Args:
-        path: a folder, or a Hub id with an optional `@revision`.
-        variable: the setting that names it.
-        name: the model's name as the user gave it, if `path` may be a local copy of an S3 prefix.
+    `path` is a folder, or a Hub id with an optional `@revision`; if it is a local copy of an S3 prefix, `name` is that.
 
     Raises:
         JobError: it cannot be loaded, see `load_errors`.
@@ -116,7 +101,7 @@ def load(path: str, variable: str, name: str = "") -> Loaded:
     subject = f"{variable}: {shown}"
     repository, revision = split_revision(path)
     adapter: Adapter | None = None
-    with _explained(path, shown, variable), verified_loading(subject) as report:
+    with _explained(path, shown, variable), verified_loading(subject) as poolers:
         refuse_pointers(Path(repository), subject)
         adapter = find_adapter(repository, revision or None, subject)
         if adapter is None:
@@ -125,7 +110,7 @@ def load(path: str, variable: str, name: str = "") -> Loaded:
             base = adapter.base
             load_base = lambda: load(base, f"{variable}: base model of the adapter {shown}").model  # noqa: E731
             model = merge(adapter, lambda path: _load_with_library(path, revision), load_base, subject)
-    check_weights(model, report, subject)
+    check_weights(model, poolers, subject)
     check_vocabulary(model, subject)
     padding_token = ensure_padding(model, subject)
     pad_inputs(model)
@@ -150,7 +135,6 @@ def _load_with_library(path: str, revision: str) -> SentenceTransformer:
 
 @contextmanager
 def _explained(path: str, shown: str, variable: str) -> Iterator[None]:
-    """Convert errors of the libraries into ours."""
     is_folder = Path(path).is_dir()
     try:
         yield

@@ -22,10 +22,7 @@ IMPLEMENTATIONS = ("sdpa", "eager", "flash_attention_2")
 def embed(model: nn.Module, features: Features, **options: Any) -> torch.Tensor:
     """The sentence embeddings of a chunk, shape (texts, dimension).
 
-    Args:
-        model: a Sentence Transformers model, possibly wrapped for distributed training.
-        features: of the chunk, on the model's device; not modified.
-        options: for the model's modules.
+    The model may be wrapped for distributed training. The features are on its device, and are not modified.
     """
     features = dict(features)
     with _known_padding(features.pop(PADDED, None)):

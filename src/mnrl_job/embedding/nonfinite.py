@@ -19,12 +19,7 @@ class NonFiniteEmbedding(DataError):
 
 
 def check_finite(embeddings: torch.Tensor, texts: pa.ChunkedArray, kind: Kind) -> None:
-    """Check all embeddings at once, so that the device is synchronized only once.
-
-    Args:
-        embeddings: shape (texts, dimension).
-        texts: as many.
-        kind: of the texts.
+    """Check all embeddings, shape (texts, dimension), at once, so that the device is synchronized only once.
 
     Raises:
         NonFiniteEmbedding: for the first such text.

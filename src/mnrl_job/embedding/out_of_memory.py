@@ -12,7 +12,6 @@ LIBRARY_MESSAGES = re.compile(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch, CUDA, cuBLAS, cuDNN or NCCL ran out of memory."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and bool(LIBRARY_MESSAGES.search(str(error)))

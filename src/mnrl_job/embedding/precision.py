@@ -34,5 +34,4 @@ def cpu_has_bf16() -> bool:
 
 
 def autocast(precision: Precision, device: torch.device) -> torch.autocast:
-    """The autocast context of this precision."""
     return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")

@@ -105,14 +105,7 @@ def read_or_tokenize(
 ) -> list[Tokens] | None:
     """The tokens of some columns of texts; missing files are written by the first worker of this machine.
 
-    Args:
-        preprocess: the model's, for each column with its prompt.
-        tokenizer: of the model.
-        columns: the texts.
-        paths: of each column's tokens.
-
-    Returns:
-        The tokens of each column; None for models whose input is not token ids.
+    `preprocess` is the model's, for each column with its prompt. None for models whose input is not token ids.
     """
     formats: list[InputFormat] = []
     for preprocess_column, texts in zip(preprocess, columns, strict=True):

@@ -19,10 +19,6 @@ REMEDY = "use the model with its original tokenizer files"
 def check_vocabulary(model: SentenceTransformer, subject: str) -> None:
     """Check that every token has an embedding, and that the tokenizer is the model's own.
 
-    Args:
-        model: just loaded.
-        subject: the start of error messages.
-
     Raises:
         DataError: the tokenizer does not fit the embeddings.
     """
@@ -47,10 +43,7 @@ def check_vocabulary(model: SentenceTransformer, subject: str) -> None:
 
 
 def ensure_padding(model: SentenceTransformer, subject: str) -> str | None:
-    """Set a padding token if the tokenizer has none; the attention mask hides it.
-
-    Returns:
-        The token that was set; None if the tokenizer has one.
+    """Set a padding token if the tokenizer has none, and return it; the attention mask hides it.
 
     Raises:
         DataError: no token can be used for padding.

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,39 +18,29 @@ LAYER_INDEX = re.compile(r"(?<=\.)\d+(?=\.)")
 REMEDY = "use the model as it was published, with all its files"
 
 
-@dataclass(slots=True)
-class LoadReport:
-    """What transformers reported while loading. `poolers` are pooler weights that were in no file."""
-
-    poolers: list[str] = field(default_factory=list)
-
-
 @contextmanager
-def verified_loading(subject: str) -> Iterator[LoadReport]:
-    """Refuse loading problems that transformers would only print.
-
-    Args:
-        subject: the start of error messages.
+def verified_loading(subject: str) -> Iterator[list[str]]:
+    """Refuse loading problems that transformers would only print; yields the pooler weights that were in no file.
 
     Raises:
         DataError: weights are missing from the files, or weights in the files do not fit the model.
     """
-    report = LoadReport()
+    poolers: list[str] = []
 
     def check(model: nn.Module, *_: Any, loading_info: Any, **__: Any) -> None:
-        report.poolers += [name for name in loading_info.missing_keys if POOLER.search(name)]
+        poolers.extend(name for name in loading_info.missing_keys if POOLER.search(name))
         _refuse_problems(model, loading_info, subject)
 
     library = vars(modeling_utils)
     original = library["log_state_dict_report"]
     library["log_state_dict_report"] = check
     try:
-        yield report
+        yield poolers
     finally:
         library["log_state_dict_report"] = original
 
 
-def check_weights(model: SentenceTransformer, report: LoadReport, subject: str) -> None:
+def check_weights(model: SentenceTransformer, poolers: list[str], subject: str) -> None:
     """Check that all weights are finite, and that no randomly initialized pooler is used.
 
     Raises:
@@ -59,10 +48,8 @@ def check_weights(model: SentenceTransformer, report: LoadReport, subject: str) 
     """
     modalities = getattr(model[0], "modality_config", {})
     outputs = [modality["method_output_name"] for modality in modalities.values()]
-    if report.poolers and "pooler_output" in outputs:
-        raise DataError(
-            f"{subject}: its files lack the weight {min(report.poolers)}, which its embeddings need; {REMEDY}"
-        )
+    if poolers and "pooler_output" in outputs:
+        raise DataError(f"{subject}: its files lack the weight {min(poolers)}, which its embeddings need; {REMEDY}")
     named = list(model.named_parameters())
     if not named or bool(torch.stack([_is_finite(weight) for _, weight in named]).all()):
         return
@@ -76,7 +63,6 @@ def _is_finite(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _refuse_problems(model: nn.Module, info: Any, subject: str) -> None:
-    """Raise for the most severe problem that transformers found."""
     problems = [*info.error_msgs, *info.conversion_errors.values()]
     if problems:
         raise DataError(f"{subject}: {' '.join(problems[0].split())}; {REMEDY}")
@@ -101,7 +87,6 @@ def _refuse_problems(model: nn.Module, info: Any, subject: str) -> None:
 
 
 def _missing_reason(model: nn.Module, missing: list[str], unexpected: Iterable[str]) -> str:
-    """Why weights are missing, by the names in the files, and the remedy."""
     for name in missing:
         for other in sorted(unexpected):
             if other.endswith(f".{name}"):

@@ -15,10 +15,8 @@ MAX_CORPUS_BYTES = 100_000_000
 def bm25_metrics(eval_set: EvalSet, cutoffs: Sequence[int]) -> dict[str, float] | None:
     """Score BM25 on an eval set, in Lucene's variant (k1 1.5, b 0.75; Kamphuis et al. 2020, Lù 2024).
 
-    Tokens are words of at least two letters, without stop words or stemming, as the language is unknown.
-
-    Returns:
-        The mean metrics; None if the corpus is too large or has no words.
+    Tokens are words of at least two letters, without stop words or stemming, as the language is unknown. The mean
+    metrics are None if the corpus is too large or has no words.
     """
     queries, corpus = (read_table(eval_set.folder / f"{name}.arrow") for name in ("queries", "corpus"))
     if corpus["text"].nbytes > MAX_CORPUS_BYTES:

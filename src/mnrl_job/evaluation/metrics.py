@@ -37,5 +37,4 @@ def _dcg(relevances: Sequence[int]) -> float:
 
 
 def mean_metrics(queries: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each metric over the queries."""
     return {name: math.fsum(query[name] for query in queries) / len(queries) for name in queries[0]}

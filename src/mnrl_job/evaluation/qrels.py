@@ -11,13 +11,9 @@ from mnrl_job.data.tables import read_table
 
 @dataclass(frozen=True, slots=True)
 class Qrels:
-    """The relevance judgments that rankings are evaluated with.
+    """The relevance judgments of rankings: ids of queries and corpus, in order; grades of the relevant documents.
 
-    Attributes:
-        queries: their ids, in order.
-        documents: the ids of the corpus, in order.
-        grades: the relevant documents of each query with their grades.
-        own: the queries that are left out of their own rankings, where the document with their id stands.
+    `own` are the queries that are left out of their own rankings, where the document with their id stands.
     """
 
     queries: list[str]

@@ -52,14 +52,10 @@ class SignificanceResult:
 
 
 def significance_test(gains: NDArray[np.float64], seed: int) -> list[SignificanceResult]:
-    """Test the gain of each metric over the queries, with the same resamples for all metrics.
+    """Test the gain of each metric over the queries, shape (queries, metrics), with the same resamples for all metrics.
 
     The interval is the percentile bootstrap over queries (Efron 1979); the p-value that of a two-sided
     sign-flip randomization test (Smucker et al. 2007). It counts the observed outcome, so it is never 0.
-
-    Args:
-        gains: after minus before, shape (queries, metrics).
-        seed: seed of the resampling.
     """
     rng = np.random.default_rng(seed)
     queries = len(gains)

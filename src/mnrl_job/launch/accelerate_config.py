@@ -13,12 +13,7 @@ REMEDY = "expected distributed_type: FSDP and fsdp_version: 2"
 
 
 def check_accelerate_file(name: str, workers: int, nodes: Nodes = SINGLE_NODE) -> None:
-    """Check that the file is supported, and warn of options that are ignored.
-
-    Args:
-        name: path of the file.
-        workers: number of processes per node.
-        nodes: of the run.
+    """Check that the file is supported with `workers` per node, and warn of options that are ignored.
 
     Raises:
         NotFound: the file does not exist.

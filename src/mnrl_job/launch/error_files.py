@@ -5,7 +5,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,12 +33,8 @@ class WorkerError:
 def root_cause(folder: Path, codes: Sequence[int | None], oom_kills: int = 0) -> JobError:
     """The first error that is not internal; else a worker that was killed; else the first internal error.
 
-    When one worker is gone, the others fail too: their collectives break, or their runtime aborts them.
-
-    Args:
-        folder: of the workers' error files, `rank-N.json`.
-        codes: exit codes of all workers, by rank; negative for a signal.
-        oom_kills: number of processes that the kernel killed meanwhile because memory was exhausted.
+    When one worker is gone, the others fail too: their collectives break, or their runtime aborts them. Exit codes are
+    by rank, negative for a signal; `oom_kills` counts processes that the kernel killed meanwhile.
     """
     errors = sorted((read_record(path, WorkerError) for path in folder.glob("rank-*.json")), key=lambda error: error.at)
     explained = [error for error in errors if error.kind != InternalError.kind]
@@ -77,9 +73,7 @@ def _by_exit_codes(codes: list[int | None]) -> JobError:
 def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobError | None]) -> NoReturn:
     """Run the body of a worker or an agent, and exit with its code; after a failure write an error file.
 
-    Args:
-        body: of the process.
-        explain: converts a library's exception to a `JobError`; None means an internal error.
+    `explain` converts a library's exception to a `JobError`; None means an internal error.
     """
     if os.environ.get(WAIT_FOR_TASK):
         sys.stdin.read()  # until the supervisor closes it or exits
@@ -91,7 +85,9 @@ def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobErro
         failure = known or InternalError(f"{type(error).__name__}: {error}")
         trace = failure.trace if isinstance(failure, InternalError) else ""
         try:
-            _write_error_file(os.environ, failure, trace if known else traceback.format_exc())
+            message, trace = redact(str(failure)), redact(trace if known else traceback.format_exc())
+            report = WorkerError(failure.kind, message, trace, time.monotonic(), redacted(failure.details))
+            write_record(Path(os.environ[ERROR_FILE]), report)
         except OSError:  # the disk is full
             warn(str(failure))
         code = failure.code
@@ -99,11 +95,3 @@ def worker_main(body: Callable[[], None], explain: Callable[[Exception], JobErro
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _write_error_file(environ: Mapping[str, str], failure: JobError, trace: str) -> None:
-    path = Path(environ[ERROR_FILE])
-    write_record(
-        path,
-        WorkerError(failure.kind, redact(str(failure)), redact(trace), time.monotonic(), redacted(failure.details)),
-    )

@@ -12,13 +12,7 @@ PACKAGES = ("mnrl-job", "sentence-transformers", "transformers", "accelerate", "
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What a node is about to train.
-
-    Attributes:
-        identity: of the run, as this node sees it.
-        versions: of Python and the packages that train.
-        workers: how many this node starts.
-    """
+    """What a node is about to train, its versions of Python and packages, and how many workers it starts."""
 
     identity: RunIdentity
     versions: dict[str, str]
@@ -26,19 +20,12 @@ class Fingerprint:
 
 
 def fingerprint(identity: RunIdentity, workers: int) -> Fingerprint:
-    """The fingerprint of this node."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
     return Fingerprint(identity, versions, workers)
 
 
 def find_mismatch(first: Fingerprint, other: Fingerprint, node: int) -> JobError | None:
-    """The error for the first difference between a node and node 0; None where there is none.
-
-    Args:
-        first: of node 0.
-        other: of the other node.
-        node: rank of the other node.
-    """
+    """The error for the first difference between `node` and node 0 (`first`); None where there is none."""
     difference = first.identity.find_difference(other.identity)
     if difference and difference.kind == "settings":
         values = f"MNRL_{difference.name.upper()}={difference.actual!r}, node 0 has {difference.expected!r}"

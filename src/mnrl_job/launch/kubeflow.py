@@ -31,12 +31,6 @@ class Reporter:
     _closing: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
-    @classmethod
-    def from_environment(cls) -> "Reporter | None":
-        """None outside of a TrainJob."""
-        url = os.environ.get(URL)
-        return cls(url) if url else None
-
     def report(self, progress: dict[str, Any]) -> None:
         """Send this within seconds, unless it is superseded."""
         self._latest = progress
@@ -69,15 +63,11 @@ class Reporter:
         }
         if "eta_seconds" in progress:
             status["estimatedRemainingSeconds"] = progress["eta_seconds"]
-        request = urllib.request.Request(  # noqa: S310 - the controller's URL
-            self.url, dumps({"trainerStatus": status}).encode(), self._headers(), method="POST"
-        )
+        headers = {"Content-Type": "application/json"}
+        if path := os.environ.get(TOKEN):  # read for each request, since it rotates
+            headers["Authorization"] = f"Bearer {Path(path).read_text(encoding='utf-8').strip()}"
+        data = dumps({"trainerStatus": status}).encode()
+        request = urllib.request.Request(self.url, data, headers, method="POST")  # noqa: S310 - the controller's URL
         certificate = os.environ.get(CERTIFICATE)
         trusted = ssl.create_default_context(cafile=certificate) if certificate else None
         urllib.request.urlopen(request, timeout=REQUEST_SECONDS, context=trusted).close()  # noqa: S310
-
-    def _headers(self) -> dict[str, str]:
-        """The token is read for each request, since it rotates."""
-        path = os.environ.get(TOKEN)
-        token = Path(path).read_text(encoding="utf-8").strip() if path else ""
-        return {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})

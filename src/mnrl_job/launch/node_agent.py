@@ -44,19 +44,10 @@ SECRET = "MNRL_JOB_GROUP_SECRET"  # noqa: S105 - the name of a variable
 
 @dataclass(frozen=True, slots=True)
 class AgentTask:
-    """Arguments of an agent.
+    """Arguments of an agent: the `command` of a worker, and environment variables of each (`identities`).
 
-    Attributes:
-        nodes: of the run.
-        run_id: of the run.
-        folder: of this agent.
-        command: of a worker.
-        identities: environment variables of each worker.
-        node_timeout: seconds without a heartbeat after which a node is lost.
-        join_timeout: seconds to wait for nodes to join.
-        hang_seconds: seconds without progress of any worker after which the run is aborted.
-        stop_seconds: time between SIGTERM and SIGKILL of a worker.
-        log_format: as in the settings.
+    In seconds: a node without a heartbeat for `node_timeout` is lost, nodes have `join_timeout` to join, without
+    progress for `hang_seconds` the run is aborted, a worker has `stop_seconds` between SIGTERM and SIGKILL.
     """
 
     nodes: Nodes
@@ -77,7 +68,6 @@ class AgentTask:
 
     @property
     def worker_files(self) -> Path:
-        """Folder of the workers' heartbeats and error files."""
         return self.folder / WORKERS
 
     @property
@@ -88,13 +78,9 @@ class AgentTask:
 
 @dataclass(frozen=True, slots=True)
 class SupervisorMessage:
-    """A message to the agent. Exactly one field is set.
+    """A message to the agent: the data is prepared, the requested task is written, or the run failed or is published.
 
-    Attributes:
-        fingerprint: the data is prepared, so workers can be started.
-        task_request: the task for this request of the agent is written; its workers resume from `checkpoint`.
-        failure: this node failed, as `kind`, `message` and `trace`.
-        is_published: the run is published.
+    The workers of the task resume from `checkpoint`; `failure` has `kind`, `message` and `trace`.
     """
 
     fingerprint: Fingerprint | None = None
@@ -106,14 +92,10 @@ class SupervisorMessage:
 
 @dataclass(frozen=True, slots=True)
 class AgentStatus:
-    """Status of the agent.
+    """Status of the agent. `task_request` counts the tasks requested, one for each round of workers.
 
-    Attributes:
-        task_request: number of tasks requested so far, one for each round of workers.
-        checkpoint: name of the checkpoint that the requested round resumes from; None to start from the beginning.
-        is_waiting: whether it waits for other nodes; no workers are running.
-        has_trained: whether its workers succeeded.
-        is_published: whether node 0 has published the run.
+    The requested round resumes from `checkpoint`; None starts from the beginning. While it is waiting for other nodes,
+    no workers are running.
     """
 
     task_request: int = 0
@@ -185,11 +167,8 @@ class NodeAgent:
     ) -> Record:
         """Train with the workers of all nodes, in as many rounds as needed.
 
-        Args:
-            task: of this node's workers.
-            fingerprint: of this node, to be compared with the others'.
-            resume: returns the task of a round, given the name of the checkpoint to resume from.
-            result_type: of the workers.
+        `fingerprint` is compared with the other nodes'. `resume` returns the task of a round, given the name of the
+        checkpoint to resume from.
         """
         self._send(SupervisorMessage(fingerprint=fingerprint))
         last: list[dict[str, Any]] = []

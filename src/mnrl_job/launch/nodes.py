@@ -53,7 +53,6 @@ class Nodes:
 
     @property
     def is_single(self) -> bool:
-        """Whether there are no other nodes."""
         return self.max_nodes == 1
 
     @property
@@ -81,7 +80,8 @@ def find_nodes(
     nodes = num_nodes or _num_nodes(environ)
     multiple_tasks = _multiple_tasks(environ)
     if nodes.max_nodes == 1:
-        if multiple_tasks and num_nodes is None and slurm.is_step(environ):
+        # A batch script, which srun did not start, has only the variables of the job.
+        if multiple_tasks and num_nodes is None and environ.get(slurm.STEP_TASKS):
             raise SettingsError(multiple_tasks[0])
         return SINGLE_NODE
     rank, name = (node_rank, "MNRL_NODE_RANK") if node_rank is not None else _rank(environ)
@@ -101,13 +101,10 @@ def find_nodes(
 
 
 def interface_to(host: str) -> str | None:
-    """The network interface to reach a host; gloo would use that of this machine's own name.
+    """The network interface to reach a host, None if it is not known; gloo would use that of this machine's own name.
 
     Debian and Ubuntu resolve a machine's own name to 127.0.1.1, which other machines cannot reach. Node 0 then uses the
     interface to external addresses. If the host is given as a loopback address, all nodes are on one machine.
-
-    Returns:
-        None if there is none, or the host is not known.
     """
     own = _own_addresses(host)
     if own and all(map(_is_loopback, own)) and not (host == "localhost" or _is_loopback(host)):
@@ -131,7 +128,6 @@ def _own_addresses(host: str) -> list[str]:
 
 
 def _addresses_in_use() -> list[str]:
-    """Addresses of the interfaces that are up and not loopback."""
     up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
     internet = (socket.AF_INET, socket.AF_INET6)
     return [

@@ -48,19 +48,13 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class RunIdentity:
-    """What determines the result of a run.
-
-    Attributes:
-        settings: those that can change the result, as JSON values.
-        inputs: SHA-256 by input, the batch plan among them.
-    """
+    """What determines the result of a run: settings, as JSON values, and SHA-256 by input, also of the batch plan."""
 
     settings: dict[str, Any]
     inputs: dict[str, str]
 
     @property
     def settings_hash(self) -> str:
-        """SHA-256 over the settings."""
         return hashlib.sha256(dumps(self.settings, sort_keys=True).encode()).hexdigest()
 
     def for_resume(self) -> "RunIdentity":

@@ -29,8 +29,3 @@ def multiple_tasks(environ: Mapping[str, str]) -> str | None:
     if environ.get(LOCAL_RANK, "0") != "0":
         return f"{LOCAL_RANK}={environ[LOCAL_RANK]}"
     return None
-
-
-def is_step(environ: Mapping[str, str]) -> bool:
-    """Whether srun started this process; a batch script has only the variables of the job."""
-    return bool(environ.get(STEP_TASKS))

@@ -21,12 +21,9 @@ Heartbeat = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class WorkerTimeouts:
-    """Timeouts of workers, and who is informed of their progress.
+    """Timeouts of workers: without progress of any worker, and between SIGTERM and SIGKILL of the job.
 
-    Attributes:
-        hang_seconds: abort when no worker makes progress for this long.
-        grace_seconds: time between SIGTERM and SIGKILL of the job.
-        on_heartbeat: called with the heartbeat of the first worker when any worker makes progress.
+    `on_heartbeat` is called with the heartbeat of the first worker when any worker makes progress.
     """
 
     hang_seconds: float
@@ -35,15 +32,11 @@ class WorkerTimeouts:
 
 
 class Watchdog:
-    """Polls the heartbeats of workers.
+    """Polls the heartbeats of workers: `read` returns the last ones by the worker's name.
 
-    A worker that waits for another makes no progress either, so it is a hang only if none of them does. The time is
-    added up between polls, and limited for each, so that setting the clock or suspending the machine does not matter.
-
-    Args:
-        read: returns the last heartbeats, by the worker's name.
-        hang_seconds: abort when no heartbeat changes for this long.
-        on_heartbeat: called with the first heartbeat when any of them changed.
+    A worker that waits for another makes no progress either, so it is a hang only if none of them does for
+    `hang_seconds`. The time is added up between polls, and limited for each, so that setting the clock or suspending
+    the machine does not matter. `on_heartbeat` is called with the first heartbeat when any of them changed.
     """
 
     def __init__(

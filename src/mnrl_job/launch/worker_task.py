@@ -12,19 +12,10 @@ from mnrl_job.data.pairs import Pairs
 
 @dataclass(frozen=True, slots=True)
 class WorkerTask:
-    """What a worker reads, and where it writes.
+    """What a worker reads, and where it writes: temporary files to `scratch`, what will be published to `staging`.
 
-    Attributes:
-        settings: of the run, with its `run_id`. Secrets are masked in a worker.
-        model: folder or Hub id of the base model.
-        scratch: folder of temporary files.
-        staging: folder of what will be published.
-        eval_sets: to score the model on.
-        inputs: SHA-256 by input; the same on all ranks of all nodes.
-        pairs: the training data.
-        batch_plan: of the training data.
-        resume: folder of the checkpoint to resume from.
-        guide: folder or Hub id of the guide model; empty if there is none.
+    Secrets of the settings are masked in a worker. `model` and `guide` (which may be empty) are folders or Hub ids.
+    `inputs`, SHA-256 by input, are the same on all ranks of all nodes. `resume` is the folder of a checkpoint.
     """
 
     settings: Settings

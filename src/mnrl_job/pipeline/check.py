@@ -39,11 +39,7 @@ from mnrl_job.tracking.packages import check_packages
 
 
 def check(settings: Settings, report: Callable[[Finding], None]) -> tuple[tuple[Finding, ...], dict[str, Any] | None]:
-    """Run all checks, except those that depend on a failed one.
-
-    Args:
-        settings: already valid.
-        report: called with each finding at once.
+    """Run all checks, except those that depend on a failed one; `report` is called with each finding at once.
 
     Returns:
         The findings, and the content of `audit.json`, None where the data is unusable.
@@ -158,11 +154,7 @@ def check_machine(
 def check_data(
     settings: Settings, attempt: Attempt, located: LocatedInputs, devices: Devices, findings: Findings
 ) -> tuple[WorkerTask, dict[str, Any]] | None:
-    """Download, read and prepare everything as `train` does.
-
-    Returns:
-        The task of the workers, and the audit; None where the data is unusable.
-    """
+    """Download, read and prepare as `train` does. Returns task and audit, None where the data is unusable."""
     with findings.checking("data"):
         started = time.perf_counter()
         inputs = fetch_inputs(located, input_uris(settings), attempt.inputs)
@@ -194,7 +186,6 @@ def check_data(
 
 
 def describe_eval_set(eval_set: EvalSet) -> str:
-    """Its size, and the rows it excludes."""
     size = f"{eval_set.queries} queries over {eval_set.documents} documents"
     if eval_set.own_documents:
         size += f"; {eval_set.own_documents} queries are also in the corpus, and excluded from their own rankings"

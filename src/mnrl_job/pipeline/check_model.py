@@ -21,8 +21,7 @@ def check_model(
 ) -> TokenLengths | None:
     """Load the model and train a few steps; estimate the time of a run.
 
-    Returns:
-        The token lengths of the training texts, None where the model fails or does not count tokens.
+    Returns the token lengths of the training texts, None where the model fails or does not count tokens.
     """
     steps = task.batch_plan.steps if task.batch_plan else 0
     with findings.checking("model"):

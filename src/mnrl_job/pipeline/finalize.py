@@ -155,7 +155,6 @@ def record_run(
 
 
 def training_settings(settings: Settings) -> TrainingSettings:
-    """The settings of the training that `metrics.json` reports."""
     return {
         "loss": settings.loss,
         "guide_model": settings.guide_model or None,
@@ -190,14 +189,7 @@ def publish(
 ) -> RunOutcome:
     """Publish the staged files, unless another attempt was first; then remove checkpoints and leftovers.
 
-    Only the attempt that published reports to experiment trackers.
-
-    Args:
-        attempt: the attempt.
-        timer: of its phases.
-        run: for `metrics.json`.
-        inputs: the entries of the manifest about the inputs.
-        tracker_results: for experiment trackers.
+    Only the attempt that published reports to experiment trackers. `inputs` are entries of the manifest.
 
     Raises:
         GateError: the model failed the gate; everything is published, without `_SUCCESS`.

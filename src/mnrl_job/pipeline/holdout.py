@@ -17,10 +17,7 @@ HOLDOUT = "holdout"
 def hold_out_eval_set(
     pairs: Pairs, groups: TextGroups, ratio: float, seed: int, scratch: Path
 ) -> tuple[tuple[EvalSet, ...], NDArray[np.bool_]]:
-    """Write the eval set below `scratch`; with a ratio of 0 there is none.
-
-    Returns:
-        The eval set, and a mask of the pairs held out, shape (rows,).
+    """Write the eval set below `scratch`; with a ratio of 0 none. Also returns a mask of the pairs, shape (rows,).
 
     Raises:
         DataError: nothing can be held out.

@@ -22,13 +22,9 @@ CONSEQUENCES = {"remove": "they are removed", "keep": "its metrics will be too h
 def group_and_find_leaks(
     pairs: Pairs, eval_sets: Sequence[EvalSet], threshold: float | None, folder: Path
 ) -> tuple[TextGroups, dict[str, NDArray[np.bool_]]]:
-    """Group the texts, and mark the pairs that also occur in an eval set.
+    """Group the texts, and mark the pairs that also occur in an eval set given by the user.
 
-    Args:
-        pairs: the training pairs.
-        eval_sets: given by the user.
-        threshold: Jaccard similarity of near-duplicates; None for equal texts only.
-        folder: for temporary files; must not exist.
+    `threshold` is the Jaccard similarity of near-duplicates, None for equal texts only; `folder` must not exist.
 
     Returns:
         The groups, and by the name of each eval set a mask of shape (rows,).

@@ -17,7 +17,6 @@ from mnrl_job.system.files import sha256_of
 
 
 def agent_task(settings: Settings, attempt: Attempt, devices: Devices) -> AgentTask:
-    """The task of this node's agent."""
     folder = attempt.scratch / "agent"
     return AgentTask(
         nodes=attempt.nodes,

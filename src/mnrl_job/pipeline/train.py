@@ -111,14 +111,9 @@ def resume_task(
     task: WorkerTask,
     checkpoint: str | None = NEWEST,
 ) -> WorkerTask:
-    """The task of the workers, with the checkpoint to resume from.
+    """The task of the workers, with the named checkpoint to resume from, or the newest if any; None starts at step 0.
 
-    Args:
-        attempt: this attempt.
-        upload: uploads the newest checkpoint of this attempt, see `upload_checkpoints`.
-        identity: of the run.
-        task: of the workers.
-        checkpoint: its name; by default the newest, if there is one. None starts at step 0.
+    `upload` uploads the newest checkpoint of this attempt, see `upload_checkpoints`.
 
     Raises:
         SettingsError: the checkpoint was made with other settings.

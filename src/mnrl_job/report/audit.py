@@ -22,7 +22,6 @@ def with_lengths(audit: dict[str, Any], lengths: TokenLengths | None) -> dict[st
 
 
 def audit_findings(audit: dict[str, Any]) -> Iterator[Finding]:
-    """Findings of `check` about the training pairs."""
     duplicates, batches, leakage = audit["duplicates"], audit["batches"], audit["leakage"]
     yield Finding(
         "training pairs",
@@ -64,12 +63,11 @@ def audit_text(audit: dict[str, Any]) -> str:
     for highlight in find_highlights(audit):
         meaning = f": {highlight.meaning}" if highlight.meaning else ""
         lines.append(_line(highlight.number, f"{highlight.title}{meaning}"))
-        lines += [_line("", " | ".join(_text(name, text) for name, text in example)) for example in highlight.examples]
+        lines += [
+            _line("", " | ".join(truncate(f"{name} {text}", MAX_CHARACTERS) for name, text in example))
+            for example in highlight.examples
+        ]
     return "\n".join(lines)
-
-
-def _text(name: str, text: str) -> str:
-    return truncate(f"{name} {text}", MAX_CHARACTERS)
 
 
 def _line(number: str, text: str) -> str:

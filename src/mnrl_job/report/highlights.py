@@ -29,7 +29,6 @@ class Highlight:
 
 
 def find_highlights(audit: dict[str, Any]) -> tuple[Highlight, ...]:
-    """The highlights of `audit.json`."""
     return (
         *_excluded(audit),
         *_eval_sets(audit.get("eval", {})),

@@ -33,15 +33,9 @@ def render_report(
     settings_sha256: str,
     inputs: Mapping[str, str],
 ) -> str:
-    """Render the page from the outputs of a run.
+    """Render the page from the outputs of a run, in `staging` and `metrics`, the content of `metrics.json`.
 
-    Args:
-        staging: the folder with `rankings/` and, after training, `training_log.jsonl` and `audit.json`.
-        metrics: the content of `metrics.json`.
-        settings: all settings, which the page lists.
-        eval_sets: the eval sets, for the texts of the rankings.
-        settings_sha256: hash of the settings that can change the result.
-        inputs: SHA-256 of each input by name.
+    `settings_sha256` is of the settings that can change the result; `inputs` has the SHA-256 of each input by name.
     """
     log = _read_log(staging / "training_log.jsonl")
     audit_path = staging / "audit.json"

@@ -97,11 +97,7 @@ def _evaluation(metrics: Mapping[str, Any]) -> str:
                 f"| {evaluation['before'][metric]:.4f} | {evaluation['after'][metric]:.4f} "
                 f"| {evaluation['delta'][metric]:+.4f} | {low:+.4f} to {high:+.4f} |"
             )
-    return (
-        "\n".join(lines + _evaluation_by_dimension(metrics) + _general_search(metrics))
-        if metrics["evaluation"]
-        else "The model was not evaluated."
-    )
+    return "\n".join(lines + _evaluation_by_dimension(metrics) + _general_search(metrics))
 
 
 def _general_search(metrics: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mnrl_job.config.settings import Settings
+from mnrl_job.config.settings import Settings, env_name
 from mnrl_job.health import FILE
 from mnrl_job.launch.nodes import SINGLE_NODE, Nodes, find_nodes
 from mnrl_job.launch.run_identity import run_identity
@@ -100,11 +100,9 @@ def check_homes(settings: Settings) -> None:
     Raises:
         SettingsError: the user has no home.
     """
-    paths = {"MNRL_OUTPUT": [settings.output], "MNRL_BASE_MODEL": [settings.base_model]}
-    paths |= {"MNRL_GUIDE_MODEL": [settings.guide_model]}
-    paths |= {"MNRL_TRAIN_DATA": [source.uri for source in settings.train_data]}
-    paths |= {"MNRL_EVAL_DATA": [source.uri for source in settings.eval_data]}
-    for variable, candidates in paths.items():
-        for path in candidates:
-            if path.startswith("~"):
-                expand_user(path, variable)
+    paths = [(env_name(field), getattr(settings, field)) for field in ("output", "base_model", "guide_model")]
+    for field in ("train_data", "eval_data"):
+        paths += [(env_name(field), source.uri) for source in getattr(settings, field)]
+    for variable, path in paths:
+        if path.startswith("~"):
+            expand_user(path, variable)

@@ -49,14 +49,9 @@ class AttemptRecord(TypedDict):
 
 
 class AttemptHistory:
-    """Records this attempt and lists all. It never fails a run: errors of the store are ignored.
+    """Records this attempt and lists all, if this node `writes`. It never fails a run: errors of the store are ignored.
 
-    Attributes:
-        has_started: whether this attempt was recorded at all.
-
-    Args:
-        name: of this attempt.
-        writes: whether this node is the one that writes.
+    `has_started`: whether this attempt was recorded at all.
     """
 
     def __init__(self, name: str, writes: bool = True) -> None:
@@ -75,8 +70,8 @@ class AttemptHistory:
             with suppress(JobError):
                 store.write(f"{FOLDER}/{self._state.name}.json", dumps(asdict(self._state)).encode())
 
-    def records(self, store: Store) -> list[AttemptRecord]:
-        """All attempts at this run in order, this one last, as `metrics.json` lists them."""
+    def records(self, store: Store) -> list[dict[str, Any]]:
+        """All attempts at this run in order, this one last, with the entries of `AttemptRecord`."""
         states = []
         with suppress(JobError):
             for entry in store.list_objects(f"{FOLDER}/"):
@@ -88,15 +83,8 @@ class AttemptHistory:
         return [_as_record(state, next_step) for state, next_step in zip(attempts, next_steps, strict=True)]
 
 
-def _as_record(state: AttemptState, next_first_step: int) -> AttemptRecord:
+def _as_record(state: AttemptState, next_first_step: int) -> dict[str, Any]:
     # A killed attempt may not have recorded its last checkpoint, from which the next one resumed.
     last_step = max(state.last_step, next_first_step)
-    return {
-        "started_at": state.started_at,
-        "ended_at": state.ended_at,
-        "outcome": state.outcome,
-        "message": state.message or None,
-        "seconds": state.seconds,
-        "steps_done": last_step - state.first_step,
-        "steps_lost": last_step - max(state.first_step, next_first_step),
-    }
+    done, lost = last_step - state.first_step, last_step - max(state.first_step, next_first_step)
+    return asdict(state) | {"message": state.message or None, "steps_done": done, "steps_lost": lost}

@@ -37,11 +37,7 @@ class Checkpoint:
 
 @contextmanager
 def upload_checkpoints(attempt: Attempt) -> Iterator[Callable[[], None]]:
-    """Upload the newest checkpoint while workers write them, and once more at the end.
-
-    Yields:
-        A function that uploads the newest checkpoint at once, if it is not uploaded yet.
-    """
+    """Upload the newest checkpoint while workers write them, and at the end; yields a function to do so at once."""
     uploader = _CheckpointUploader(attempt)
     ended = threading.Event()
     thread = threading.Thread(target=uploader.poll_until, args=(ended,), daemon=True)
@@ -171,12 +167,7 @@ def remove(store: Store, name: str = "") -> None:
 
 
 def fetch_newest(store: Store, folder: Path, identity: RunIdentity) -> Checkpoint | None:
-    """Download the newest valid checkpoint; None where there is none. Damaged ones are removed.
-
-    Args:
-        store: the run's.
-        folder: to download to.
-        identity: of this run; the checkpoint must be one of the same run.
+    """Download the newest valid checkpoint to `folder`; None where there is none. Damaged ones are removed.
 
     Raises:
         SettingsError: the checkpoint was made with other settings.

@@ -74,10 +74,7 @@ def clear_unfinished(store: Store, lease: PublishLease) -> None:
 
 
 def upload(staging: Path, store: Store, lease: PublishLease, done: dict[str, FileRecord]) -> dict[str, FileRecord]:
-    """Create the staged files that are not in `done`, and read them back.
-
-    Returns:
-        Size and SHA-256 of each file by its path in the run.
+    """Create the staged files that are not in `done`, and read them back. Returns size and SHA-256 of all by path.
 
     Raises:
         JobError: the output cannot be written, or does not return what was written.
@@ -121,14 +118,9 @@ def commit_run(
 
 
 def record_failure(store: Store, failure: JobError, where: dict[str, object]) -> None:
-    """Write `failure.json` beside an unfinished run, never beside a complete one.
+    """Write `failure.json` beside an unfinished run, never beside a complete one; `where` is its phase and step.
 
     An error while writing it is only logged: it must not hide the failure itself.
-
-    Args:
-        store: the run.
-        failure: to record.
-        where: the phase and step in which it happened.
     """
     try:
         if store.stat(MARKER) is None:

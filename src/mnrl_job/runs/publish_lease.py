@@ -28,7 +28,6 @@ from mnrl_job.system.json_text import dumps
 from mnrl_job.system.logs import log
 
 FOLDER = ".leases"
-DEAD = ("Z", "X")  # process states in /proc: zombie, dead
 LEASE_SECONDS = 60.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.3, 5.0
 RELEASE_SECONDS = 10.0
@@ -150,14 +149,12 @@ def _holder() -> bytes:
 
 def _process(pid: int) -> list[str] | None:
     """An identity that no other process ever has: boot, PID namespace, PID and start time. None for an ended one."""
-    try:
+    with suppress(OSError):
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = str(Path("/proc/self/ns/pid").readlink())
         stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    state, started = stat[0], stat[19]
-    return None if state in DEAD else [boot, namespace, str(pid), started]
+        return None if stat[0] in ("Z", "X") else [boot, namespace, str(pid), stat[19]]  # zombie, dead
+    return None
 
 
 def _process_has_ended(store: Store, entry: Entry) -> bool:

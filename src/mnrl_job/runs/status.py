@@ -1,12 +1,13 @@
 """The status of a run: `progress.json` in the work folder, and Kubeflow where it listens."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mnrl_job.launch.kubeflow import Reporter
+from mnrl_job.launch.kubeflow import URL, Reporter
 from mnrl_job.system import timestamps
 from mnrl_job.system.json_text import dumps
 from mnrl_job.system.logs import SECONDS_BETWEEN_LINES, log, warn
@@ -22,17 +23,10 @@ SHUTDOWN_SECONDS = 3.0
 
 
 class Status:
-    """Phase and progress of a run, and how long a preemption will take.
+    """Phase and progress of a run in `path`, `progress.json`, and how long a preemption will take.
 
-    Attributes:
-        phase: the current one.
-
-    Args:
-        path: of `progress.json`.
-        run_id: of the run.
-        grace_seconds: time between SIGTERM and SIGKILL.
-        hang_seconds: time without progress after which workers are aborted.
-        reports: whether this node reports to Kubeflow.
+    `grace_seconds` is the time between SIGTERM and SIGKILL; after `hang_seconds` without progress workers are aborted.
+    `reports`: whether this node reports to Kubeflow.
     """
 
     def __init__(
@@ -48,7 +42,8 @@ class Status:
         self._written_at = 0.0
         self._started = self._logged_at = self._entered_at = time.monotonic()
         self._seconds_joining_before = 0.0
-        self._kubeflow = Reporter.from_environment() if reports else None
+        url = os.environ.get(URL)  # in a TrainJob
+        self._kubeflow = Reporter(url) if reports and url else None
         self._write()
 
     @property

@@ -15,14 +15,7 @@ from mnrl_job.system.logs import warn
 
 
 def verify_run(store: Store, scratch: Path) -> Path:
-    """Compare every file of a run with its manifest.
-
-    Args:
-        store: the run.
-        scratch: where a remote run's files are downloaded to.
-
-    Returns:
-        The folder that holds the run's files.
+    """Compare every file of a run with its manifest. A remote run is downloaded to `scratch`. Returns the run's folder.
 
     Raises:
         NotFound: there is no run, or it was never finished.

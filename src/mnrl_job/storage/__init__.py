@@ -10,13 +10,8 @@ __all__ = ["Entry", "LocalStore", "Store", "is_hub_id", "is_remote", "local_path
 def open_store(uri: str, variable: str, addressing_style: str = "auto", attempts: int | None = None) -> Store:
     """The store for a path, `file://` or `s3://` URI. Nothing is read or written yet.
 
-    Open it when it is needed and do not keep it: credentials may rotate.
-
-    Args:
-        uri: the location.
-        variable: the setting it comes from, for error messages.
-        addressing_style: S3 addressing style: `auto`, `path` or `virtual`.
-        attempts: attempts per request; None for the default.
+    Open it when it is needed and do not keep it: credentials may rotate. `variable`, the setting of the URI, is for
+    error messages; the addressing style is `auto`, `path` or `virtual`; `attempts` are per request.
 
     Raises:
         SettingsError: the scheme is not supported, or the URI is malformed.

@@ -53,11 +53,7 @@ class Store(Protocol):
         """Write a small object atomically, replacing any existing one."""
 
     def create(self, key: str, source: Path | bytes) -> Entry | None:
-        """Write an object atomically unless the key exists.
-
-        Returns:
-            None if the key exists. A store without conditional writes overwrites it.
-        """
+        """Write an object atomically. None if the key exists; without conditional writes it is overwritten."""
 
     def matches_checksum(self, entry: Entry, path: Path, wait: Wait = lambda _: None) -> bool | None:
         """Whether a file matches the object's checksum in the store; None if the store has none.

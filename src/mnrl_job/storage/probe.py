@@ -15,7 +15,7 @@ def probe(store: Store) -> bool:
     """Write a small object, read it back, create it again conditionally, delete it.
 
     Returns:
-        Whether the store conditional conditional writes.
+        Whether the store enforces conditional writes.
 
     Raises:
         JobError: an operation is denied or has no effect.

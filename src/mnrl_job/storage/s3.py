@@ -186,9 +186,8 @@ class S3Store:
         is_full = (start, stop) == (0, entry.size)
         span: Any = {} if is_full else {"Range": f"bytes={start}-{stop - 1}"}
         with self._translate_errors(entry.key):
-            return self.client.get_object(Bucket=self.bucket, Key=self._key(entry.key), IfMatch=entry.version, **span)[
-                "Body"
-            ]
+            key = self._key(entry.key)
+            return self.client.get_object(Bucket=self.bucket, Key=key, IfMatch=entry.version, **span)["Body"]
 
     def _put(self, key: str, body: bytes, condition: Any) -> str:
         """Upload an object with its Content-MD5, which buckets with Object Lock require. Returns its ETag."""
@@ -197,7 +196,6 @@ class S3Store:
         return self._retry_corrupted(lambda: put(**target, Body=body, ContentMD5=content_md5(body)))["ETag"]
 
     def _retry_corrupted(self, send: Callable[[], Result]) -> Result:
-        """Retry an upload that was corrupted in transit."""
         for attempt in range(1, self.attempts):
             try:
                 return send()

@@ -10,7 +10,6 @@ from mnrl_job.storage.part_tracker import Wait
 
 
 def content_md5(body: bytes) -> str:
-    """The Content-MD5 header of a body."""
     return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
 
 
@@ -23,11 +22,8 @@ def part_count(etag: str) -> int | None:
 def etag_of(path: Path, size: int, part_size: int | None = None, wait: Wait = lambda _: None) -> str:
     """The ETag S3 computes: the MD5, or for a multipart upload the MD5 of the parts' MD5s, and their number.
 
-    Args:
-        path: the file; it may still be downloading.
-        size: its final size in bytes.
-        part_size: bytes of each part but the last; None for an object sent whole.
-        wait: called with `stop` before the bytes up to `stop` are read.
+    The file may still be downloading: `size` is the final one, and `wait(stop)` is called before the bytes up to `stop`
+    are read. `part_size` is of each part but the last; None for an object sent whole.
     """
     step = part_size or max(1, size)
     digests = [_md5(path, start, min(start + step, size), wait) for start in range(0, max(1, size), step)]

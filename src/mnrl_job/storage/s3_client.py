@@ -7,7 +7,7 @@ import boto3.session
 from botocore.config import Config
 
 from mnrl_job import __version__
-from mnrl_job.storage.s3_credentials import Backoff, await_credentials, before_signing
+from mnrl_job.storage.s3_credentials import Backoff, await_credentials
 from mnrl_job.system.threads import THREADS
 
 if TYPE_CHECKING:
@@ -17,12 +17,7 @@ CONNECT_SECONDS, READ_SECONDS = 10, 60
 
 
 def make_client(addressing_style: str, attempts: int, backoff: Backoff) -> "S3Client":
-    """A client with the current credentials.
-
-    Args:
-        addressing_style: `auto`, `path` or `virtual`.
-        attempts: attempts per request, also to the credential provider.
-        backoff: seconds to wait after the first, second … attempt to get credentials.
+    """A client with the current credentials; `attempts` are per request, also to the credential provider.
 
     Raises:
         BotoCoreError: the configuration is invalid, or there are no credentials.
@@ -47,7 +42,8 @@ def make_client(addressing_style: str, attempts: int, backoff: Backoff) -> "S3Cl
     session = boto3.session.Session(region_name=os.environ.get("AWS_REGION") or None)
     await_credentials(session, attempts, backoff)
     client = session.client("s3", config=config)
-    client.meta.events.register("before-sign.s3", before_signing(session, attempts, backoff))
+    # Long transfers outlive their first credentials.
+    client.meta.events.register("before-sign.s3", lambda **_: await_credentials(session, attempts, backoff))
     if os.environ.get("AWS_REQUEST_PAYER") == "requester":
         client.meta.events.register("before-call.s3", _accept_charges)
     if not client.meta.endpoint_url.startswith(("http://", "https://")):

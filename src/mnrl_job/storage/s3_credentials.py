@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from boto3.session import Session
 from botocore import exceptions as boto
@@ -42,12 +41,9 @@ def is_unavailable(error: Exception) -> bool:
 
 
 def await_credentials(session: Session, attempts: int, backoff: Backoff) -> None:
-    """Wait until there are valid credentials, or waiting is pointless.
+    """Wait until there are valid credentials, or waiting is pointless; `backoff` gives the seconds after each attempt.
 
-    Args:
-        session: finds credentials and renews expired ones.
-        attempts: attempts in all; the last one is the request that needs the credentials, which reports the failure.
-        backoff: seconds to wait after the first, second … attempt.
+    The last of the `attempts` is the request that needs the credentials, which reports the failure.
     """
     for attempt in range(1, attempts):
         try:
@@ -60,12 +56,3 @@ def await_credentials(session: Session, attempts: int, backoff: Backoff) -> None
             if not is_unavailable(error):
                 return
         time.sleep(backoff(attempt))
-
-
-def before_signing(session: Session, attempts: int, backoff: Backoff) -> Callable[..., None]:
-    """A handler of `before-sign` events: long transfers outlive their first credentials."""
-
-    def wait(**_: Any) -> None:
-        await_credentials(session, attempts, backoff)
-
-    return wait

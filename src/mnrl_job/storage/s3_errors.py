@@ -23,13 +23,8 @@ NO_RESPONSE = (
 TRANSIENT_CODES = {
     *("RequestTimeout", "IncompleteBody", "BadDigest", "XAmzContentSHA256Mismatch", "InvalidPart", "NoSuchUpload"),
     *("SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequestsException"),
-    *(
-        "IDPCommunicationError",
-        "BandwidthLimitExceeded",
-        "ClientDisconnected",
-        "OperationAborted",
-        "ConditionalRequestConflict",
-    ),
+    *("IDPCommunicationError", "BandwidthLimitExceeded", "ClientDisconnected"),
+    *("OperationAborted", "ConditionalRequestConflict"),
 }
 TRANSIENT_STATUS = {408, 409, 416, 425, 429, 499}
 # Permanent errors among the 5xx.
@@ -126,7 +121,6 @@ def _is_kms_error(code: str) -> bool:
 
 
 def _denied_message(error: Exception, code: str, reason: str) -> str:
-    """The cause and the remedy."""
     if isinstance(error, NO_CREDENTIALS):
         return f"{reason}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, AWS_PROFILE, or give the pod a role"
     if _is_invalid_header(error):
@@ -148,7 +142,6 @@ def _denied_message(error: Exception, code: str, reason: str) -> str:
 
 
 def _is_permanent(error: Exception, code: str, status: int) -> bool:
-    """Whether a retry of the request cannot succeed."""
     if isinstance(error, BotoCoreError | ResponseParserError):
         return _is_certificate_error(error) or not isinstance(error, NO_RESPONSE)
     if code in TRANSIENT_CODES or status in TRANSIENT_STATUS:

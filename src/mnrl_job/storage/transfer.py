@@ -140,15 +140,9 @@ def _download_parts(
 
 
 def upload(store: Store, files: Mapping[str, Path], guard: WriteGuard = nullcontext) -> dict[str, str]:
-    """Create objects from files and read every byte back.
+    """Create objects from files and read every byte back. Returns the SHA-256 of each file by key.
 
-    Args:
-        store: the destination.
-        files: the files by key.
-        guard: entered around each write; raises if this process may no longer write.
-
-    Returns:
-        The SHA-256 of each file by key.
+    `guard` is entered around each write; it raises if this process may no longer write.
 
     Raises:
         StorageError: the verification of an upload failed.
@@ -156,20 +150,17 @@ def upload(store: Store, files: Mapping[str, Path], guard: WriteGuard = nullcont
     sizes = {key: path.stat().st_size for key, path in files.items()}
     large = [key for key, size in sizes.items() if size > PART_SIZE]
     digests: dict[str, str] = {}
-
-    def digest(key: str) -> None:
-        digests[key] = sha256_of([files[key]])
-
     with progress(f"uploading {len(files)} file(s)", 2 * sum(sizes.values())) as advance:
+
+        def digest(key: str) -> None:
+            digests[key] = sha256_of([files[key]])
 
         def send(key: str) -> None:
             _upload_one(store, key, files[key], guard, advance)
 
-        def digest_and_send(key: str) -> None:
-            digest(key)
-            send(key)
-
-        parallel(digest_and_send, [key for key in sizes if key not in large])
+        small = [key for key in sizes if key not in large]
+        parallel(digest, small)
+        parallel(send, small)
         for key in large:
             parallel(call, [partial(digest, key), partial(send, key)])
     return digests

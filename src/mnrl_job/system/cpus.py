@@ -46,9 +46,7 @@ def _quota(folder: Path) -> float | None:
         if (limit := folder / "cpu.max").exists():
             quota, period = limit.read_text(encoding="utf-8").split()
         else:
-            quota, period = (
-                (folder / f"cpu.cfs_{name}_us").read_text(encoding="utf-8") for name in ("quota", "period")
-            )
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
         return int(quota) / int(period) if int(quota) > 0 else None
     except (OSError, ValueError):
         return None

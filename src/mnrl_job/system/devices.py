@@ -29,13 +29,7 @@ class Devices:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A GPU that the driver lists.
-
-    Attributes:
-        uuid: `GPU-…`.
-        mig_enabled: whether it is in MIG mode, in which only its instances can be used.
-        instances: UUIDs (`MIG-…`) of its MIG instances, as far as the driver lists them.
-    """
+    """A GPU that the driver lists. In MIG mode only its instances can be used, as far as the driver lists them."""
 
     uuid: str
     mig_enabled: bool = False
@@ -129,9 +123,7 @@ def _query_gpu(handle: Any) -> Gpu:
         indices = range(pynvml.nvmlDeviceGetMaxMigDeviceCount(handle))
     except pynvml.NVMLError:
         return Gpu(uuid)
-    return Gpu(
-        uuid, mig_enabled=True, instances=tuple(filter(None, (_instance_uuid(handle, index) for index in indices)))
-    )
+    return Gpu(uuid, True, tuple(filter(None, (_instance_uuid(handle, index) for index in indices))))
 
 
 def _instance_uuid(handle: Any, index: int) -> str | None:

@@ -153,7 +153,6 @@ def scratch_error(error: OSError, action: str) -> JobError:
 
 
 def storage_error(error: OSError, action: str) -> JobError:
-    """The JobError for an OSError."""
     message = f"{action}: {error.strerror or error}"
     if error.errno in (errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG):
         return SettingsError(f"{message}; name a folder")

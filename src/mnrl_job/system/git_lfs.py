@@ -6,6 +6,5 @@ POINTER_START = b"version https://git-lfs.github.com/spec/"
 
 
 def is_lfs_pointer(path: Path) -> bool:
-    """Whether a file is a Git LFS pointer."""
     with path.open("rb") as handle:
         return handle.read(len(POINTER_START)) == POINTER_START

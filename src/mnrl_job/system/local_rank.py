@@ -20,9 +20,8 @@ def apply_identity() -> None:
     """Complete the environment of a worker that an agent started with nothing but its local rank."""
     if identities := os.environ.get(IDENTITIES):
         os.environ.update(json.loads(identities)[int(os.environ["LOCAL_RANK"])])
-        if (
-            os.environ["WORLD_SIZE"] == "1"
-        ):  # the last worker of an elastic run: libraries would take it for distributed
+        # The last worker of an elastic run: libraries would take it for distributed.
+        if os.environ["WORLD_SIZE"] == "1":
             for name in DISTRIBUTED:
                 os.environ.pop(name, None)
 

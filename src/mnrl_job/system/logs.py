@@ -88,7 +88,6 @@ def log(message: str, **fields: Any) -> None:
 
 
 def warn(message: str, **fields: Any) -> None:
-    """Log a warning."""
     LOG.warning(message, extra={"fields": fields})
 
 

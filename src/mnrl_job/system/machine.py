@@ -25,11 +25,10 @@ def disk(folder: Path, needed: int) -> Finding:
     """Whether `folder` has `needed` bytes for copies of remote inputs, prepared data and the trained model."""
     free = shutil.disk_usage(folder).free
     detail = f"{free / 1e9:.1f} GB free in {folder}, about {needed / 1e9:.1f} GB needed"
-    if free < needed:
-        return Finding(
-            "disk", "failed", detail, "free space, or set MNRL_WORK_DIR to a larger disk", EnvironmentFailure.kind
-        )
-    return Finding("disk", "passed", detail)
+    if free >= needed:
+        return Finding("disk", "passed", detail)
+    remedy = "free space, or set MNRL_WORK_DIR to a larger disk"
+    return Finding("disk", "failed", detail, remedy, EnvironmentFailure.kind)
 
 
 def disk_full_error(error: BaseException, scratch: Path) -> EnvironmentFailure | None:

@@ -77,7 +77,6 @@ def record_sigterm() -> None:
 
 
 def stop_requested() -> bool:
-    """Whether this process was asked to stop."""
     return _request.time is not None
 
 
@@ -97,5 +96,4 @@ def raise_if_stop_requested() -> None:
 
 
 def stopped_by(name: str) -> Preempted:
-    """The error for a stop requested by this signal."""
     return Preempted(f"stopped on request ({name}); nothing was published, start the job again")

@@ -1,10 +1,10 @@
 """Pass frozen records between processes as JSON files."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
+from pydantic_core import to_jsonable_python
 
 from mnrl_job.system.json_text import dumps
 
@@ -12,8 +12,8 @@ Record = TypeVar("Record")
 
 
 def write_record(path: Path, record: Any) -> None:
-    """Write a record as JSON, atomically. Secrets in a pydantic model are masked."""
-    write_text(path, dumps(asdict(record), default=_as_json, ensure_ascii=False))
+    """Write a record, or a tuple of them, as JSON, atomically. Secrets in a pydantic model are masked."""
+    write_text(path, dumps(to_jsonable_python(record), ensure_ascii=False))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -24,9 +24,4 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_record(path: Path, kind: type[Record]) -> Record:
-    """Read a record that `write_record` wrote."""
     return TypeAdapter(kind).validate_json(path.read_bytes())
-
-
-def _as_json(value: Any) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)

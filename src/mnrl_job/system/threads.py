@@ -1,14 +1,13 @@
 """Threads for I/O-bound work and for work in the background."""
 
-import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, as_completed
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar, cast
+from typing import TypeVar
 from weakref import WeakSet
 
 from mnrl_job.system.cpus import usable_cpus
@@ -23,53 +22,40 @@ THREADS = min(16, max(4, 2 * usable_cpus()))
 _threads = WeakSet[threading.Thread]()
 
 
-@dataclass(slots=True)
-class _Outcome(Generic[Result]):
-    """The result or error of a call."""
-
-    call: Callable[[], Result]
-    result: Result | None = None
-    error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            self.result = self.call()
-        except BaseException as error:
-            self.error = error
+def _run(future: Future[Result], call: Callable[[], Result]) -> None:
+    try:
+        future.set_result(call())
+    except BaseException as error:
+        future.set_exception(error)
 
 
 def parallel(function: Callable[[Item], Result], items: Sequence[Item], threads: int = THREADS) -> list[Result]:
-    """Apply `function` to all items in parallel, until the first failure.
+    """Apply `function` to all items in parallel, until the first failure; the results are in the order of the items.
 
     The threads are daemons: neither a signal nor a failure waits for the timeout of a stalled connection.
-
-    Returns:
-        The results, in the order of the items.
 
     Raises:
         Exception: the first that `function` raised. Calls in progress are not waited for.
     """
-    outcomes = [_Outcome(partial(function, item)) for item in items]
-    pending, done = deque(outcomes), queue.SimpleQueue[_Outcome[Result]]()
+    futures = [Future[Result]() for _ in items]
+    pending = deque(zip(futures, items, strict=True))
 
     def work() -> None:
         with suppress(IndexError):  # no item is left
             while True:
-                outcome = pending.popleft()
-                outcome.run()
-                done.put(outcome)
+                future, item = pending.popleft()
+                _run(future, partial(function, item))
 
-    for _ in range(min(threads, len(outcomes))):
+    for _ in range(min(threads, len(items))):
         thread = threading.Thread(target=work, daemon=True)
         _threads.add(thread)
         thread.start()
     try:
-        for _ in outcomes:
-            if (error := done.get().error) is not None:
-                raise error
+        for future in as_completed(futures):
+            future.result()
     finally:
         pending.clear()
-    return [cast("Result", outcome.result) for outcome in outcomes]
+    return [future.result() for future in futures]
 
 
 def join_threads(timeout: float) -> None:
@@ -80,19 +66,7 @@ def join_threads(timeout: float) -> None:
 
 
 def background(call: Callable[[], Result]) -> Callable[[], Result]:
-    """Start a call in a background thread.
-
-    Returns:
-        A function that waits for its result, and raises what it raised.
-    """
-    outcome = _Outcome(call)
-    thread = threading.Thread(target=outcome.run, daemon=True)
-    thread.start()
-
-    def result() -> Result:
-        thread.join()
-        if outcome.error is not None:
-            raise outcome.error
-        return cast("Result", outcome.result)
-
-    return result
+    """Start a call in a background thread. Returns a function that waits for its result, or raises what it raised."""
+    future = Future[Result]()
+    threading.Thread(target=_run, args=(future, call), daemon=True).start()
+    return future.result

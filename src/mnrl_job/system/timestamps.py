@@ -4,10 +4,8 @@ from datetime import UTC, datetime
 
 
 def format_utc(time: datetime) -> str:
-    """Format a time."""
     return time.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def now() -> str:
-    """The current time."""
     return format_utc(datetime.now(UTC))

@@ -25,7 +25,6 @@ def disabled_warning(name: str, cause: BaseException | str) -> str:
 
 
 def check_packages(names: Sequence[str]) -> Iterator[Finding]:
-    """Whether the packages of these trackers are installed."""
     for name in names:
         if version := _version(name):
             yield Finding(f"tracker {name}", "passed", f"{version} is installed")

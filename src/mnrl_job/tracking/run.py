@@ -32,7 +32,6 @@ class TrackedRun:
 
 
 def tracked_run(settings: Settings, scratch: Path, staging: Path) -> TrackedRun:
-    """The run of these settings."""
     texts = {env_name(field): redact(as_text(getattr(settings, field))) for field in Settings.model_fields}
     return TrackedRun(settings.run_id, {name: text for name, text in texts.items() if text}, scratch, staging)
 

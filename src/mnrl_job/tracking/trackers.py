@@ -1,11 +1,15 @@
-"""Adapters of TensorBoard, W&B and MLflow. Their packages are optional, so they are imported where they are used."""
+"""Adapters of TensorBoard, W&B and MLflow. Their packages are optional, so they are imported where they are used.
+
+Each creates a run, or resumes that of an earlier attempt (unless `is_new`), and returns its location. Any method may
+raise, or block forever. `finish(None)` leaves the run to another process.
+"""
 
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from shutil import copyfile
-from typing import Any, Protocol
+from typing import Any
 
 from mnrl_job.tracking.run import TrackedRun, outcome, scores
 
@@ -32,21 +36,6 @@ MLFLOW_DEFAULTS = {
 }
 MLFLOW_TAG = "mnrl_job.run_id"
 MLFLOW_METRICS_PER_REQUEST = 500  # the server accepts 1,000
-
-
-class Tracker(Protocol):
-    """One run at a tracker. Any method may raise, or block forever. `is_new`: it has nothing of earlier attempts."""
-
-    is_new: bool
-
-    def start(self, run: TrackedRun) -> str:
-        """Create the run, or resume that of an earlier attempt. Returns its location."""
-
-    def log_results(self, metrics: Mapping[str, Any], page: Path) -> None:
-        """Add the content of `metrics.json` and the HTML report."""
-
-    def finish(self, succeeded: bool | None) -> None:
-        """End the run; None if another process resumes it."""
 
 
 class TensorBoard:

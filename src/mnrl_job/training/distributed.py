@@ -15,8 +15,7 @@ _host_group: dist.ProcessGroup | None = None
 def init_host_group(timeout: timedelta) -> None:
     """Create the group over which ranks with GPUs exchange host tensors. Collective, called once at the start.
 
-    Args:
-        timeout: of its collectives. In a step a rank may wait long for one that reads or compiles.
+    The timeout is long: in a step a rank may wait for one that reads or compiles.
     """
     global _host_group
     if not is_single_process() and dist.get_backend() != "gloo":
@@ -24,16 +23,10 @@ def init_host_group(timeout: timedelta) -> None:
 
 
 def all_gather_with_grad(tensor: torch.Tensor) -> torch.Tensor:
-    """The rows of all ranks in rank order, by one collective in either direction.
+    """The rows of all ranks, the same number on each, in rank order, by one collective in either direction.
 
     A rank's gradient is the sum of the gradients on all ranks, as in the library's `all_gather_with_grad`. A single
-    process gets its tensor back.
-
-    Args:
-        tensor: rows of this rank, the same number on every rank, shape (rows, ...).
-
-    Returns:
-        Shape (ranks * rows, ...).
+    process gets its tensor back. Shapes (rows, ...) and (ranks * rows, ...).
     """
     if is_single_process():
         return tensor
@@ -42,12 +35,7 @@ def all_gather_with_grad(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def all_gather_uneven(tensor: torch.Tensor, counts: Sequence[int]) -> list[torch.Tensor]:
-    """The rows of each rank, if ranks have different numbers of rows; also one collective in either direction.
-
-    Args:
-        tensor: rows of this rank, shape (rows, ...).
-        counts: number of rows of each rank.
-    """
+    """As `all_gather_with_grad`, if ranks have different numbers of rows (`counts`)."""
     most = max(counts)
     padding = tensor.new_zeros(most - len(tensor), *tensor.shape[1:])
     gathered = all_gather_with_grad(torch.cat([tensor, padding]) if len(padding) else tensor)
@@ -94,15 +82,12 @@ class StepVotes:
         self._voters[name] = vote
 
     def local(self) -> list[int]:
-        """The current votes of this rank."""
         return [int(vote()) for vote in self._voters.values()]
 
     def update(self, by_rank: Sequence[Sequence[int]]) -> None:
-        """Count the votes of each rank."""
         self._results = {name: any(votes) for name, votes in zip(self._voters, zip(*by_rank, strict=True), strict=True)}
 
     def passed(self, name: str) -> bool:
-        """Whether any rank voted for it."""
         return self._voters[name]() if is_single_process() else self._results[name]
 
 

@@ -62,13 +62,8 @@ def attention(
 ) -> torch.Tensor:
     """Scaled dot-product attention with dropout on its weights (Vaswani et al. 2017, equation 1).
 
-    Args:
-        query: shape (..., tokens, dimension).
-        key: same shape.
-        value: same shape.
-        mask: boolean, True where a token may attend, or a bias added to the scores; shape (..., tokens, tokens).
-        p: dropout probability.
-        scale: multiplies the scores.
+    Query, key and value have the shape (..., tokens, dimension). The mask, of shape (..., tokens, tokens), is boolean,
+    True where a token may attend, or a bias added to the scores.
     """
     if torch.is_autocast_enabled("cpu"):
         query, key, value = (tensor.to(torch.get_autocast_dtype("cpu")) for tensor in (query, key, value))

@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import DistributedType, PartialState
@@ -11,6 +10,7 @@ from sentence_transformers import SentenceTransformer
 from torch.distributed.tensor import DTensor
 
 from mnrl_job.errors import SettingsError
+from mnrl_job.training.gradient_accumulation import leaf_uses
 
 FORWARDED_PREFIXES = ("ACCELERATE_", "FSDP_", "PARALLELISM_CONFIG_")
 USE_FSDP = "ACCELERATE_USE_FSDP"
@@ -46,7 +46,6 @@ def enable_cpu_fsdp(state: PartialState) -> None:
 
 
 def is_sharded() -> bool:
-    """Whether models are sharded in training."""
     return os.environ.get(USE_FSDP) == "true" and PartialState().num_processes > 1
 
 
@@ -78,21 +77,9 @@ def prepare_for_fsdp(model: SentenceTransformer) -> None:
     """
     vars(model)["base_model_prefix"] = "transformers_model"
     embeddings = model.eval()(send_to_device(model.preprocess(["a text"]), model.device))["sentence_embedding"]
-    used = _leaf_ids(embeddings)
+    used = {id(weight) for _, weight in leaf_uses(embeddings.grad_fn)}
     for weight in model.parameters():
         weight.requires_grad_(weight.requires_grad and id(weight) in used)
-
-
-def _leaf_ids(result: torch.Tensor) -> set[int]:
-    """The ids of the weights that a result's gradient would reach."""
-    seen: set[Any] = set()
-    stack: list[Any] = [result.grad_fn]
-    while stack:
-        node = stack.pop()
-        if node is not None and node not in seen:
-            seen.add(node)
-            stack.extend(next_node for next_node, _ in node.next_functions)
-    return {id(node.variable) for node in seen if hasattr(node, "variable")}
 
 
 def full_tensor(weight: torch.Tensor) -> torch.Tensor:

@@ -38,16 +38,13 @@ class CastWeight:
 def cast_weights(model: SentenceTransformer, chunks: Iterable[Features]) -> list[CastWeight]:
     """Find, by the autograd graph, the trained weights that autocast casts wherever they are used.
 
-    Called under the autocast of training.
-
-    Args:
-        model: in evaluation mode, so that no random number is drawn.
-        chunks: model input of each kind that occurs in training.
+    Called under the autocast of training, with the model in evaluation mode, so that no random number is drawn, and
+    with model input of each kind that occurs in training.
     """
     cast, plain = set[int](), set[int]()
     for chunk in chunks:
         embeddings = embed(model, send_to_device(chunk, model.device))
-        for user, weight in _leaf_uses(embeddings.grad_fn):
+        for user, weight in leaf_uses(embeddings.grad_fn):
             (cast if user.name() == CAST_NODE else plain).add(id(weight))
     parameters = (
         (module, name, weight) for module in model.modules() for name, weight in module.named_parameters(recurse=False)
@@ -59,10 +56,7 @@ def cast_weights(model: SentenceTransformer, chunks: Iterable[Features]) -> list
 def fp32_accumulation(model: SentenceTransformer, weights: Iterable[CastWeight], dtype: torch.dtype) -> Iterator[None]:
     """During a step, forward and backward, cast these weights once and sum their gradients in the weights' precision.
 
-    Args:
-        model: called once for each chunk.
-        weights: of the model.
-        dtype: to cast them to.
+    The model is called once for each chunk.
     """
     weights = list(weights)
     sums: dict[int, _GradientSum] = {}
@@ -92,8 +86,7 @@ def fp32_accumulation(model: SentenceTransformer, weights: Iterable[CastWeight],
 def sharded_fp32_accumulation(model: nn.Module) -> Iterator[None]:
     """During a step, forward and backward, sum the gradients of weights gathered by FSDP2 in fp32.
 
-    Args:
-        model: prepared by accelerate, its trained weights gathered in bf16 or fp16 for each chunk.
+    FSDP gathers the trained weights in bf16 or fp16 for each chunk.
     """
     units = [module for module in model.modules() if isinstance(module, FSDPModule)]
 
@@ -178,7 +171,7 @@ class _Alias(torch.autograd.Function):
         return None, None
 
 
-def _leaf_uses(root: Any) -> Iterator[tuple[Any, torch.Tensor]]:
+def leaf_uses(root: Any) -> Iterator[tuple[Any, torch.Tensor]]:
     """The nodes of an autograd graph that use a leaf, each with the leaf."""
     seen: set[Any] = set()
     stack: list[Any] = [root]

@@ -54,14 +54,7 @@ class Guide:
 
 
 def embed_by_guide(model: SentenceTransformer, pairs: Pairs, plan: Plan, precision: Precision, folder: Path) -> None:
-    """Write the files of `read_guide` for the rows of a plan. Collective.
-
-    Args:
-        model: the guide, on this rank's device.
-        pairs: the training pairs.
-        plan: row numbers, shape (steps, batch size).
-        precision: of the guide's forward pass.
-        folder: on this machine.
+    """Write the files of `read_guide` for the rows of a plan, shape (steps, batch size), on this machine. Collective.
 
     Raises:
         Preempted: this process was asked to stop.

@@ -34,13 +34,10 @@ UNUSED = r".*\bpooler\b.*"
 
 
 def add_adapter(model: SentenceTransformer, rank: int, seed: int, precision: Precision) -> None:
-    """Add an adapter to every linear layer of the backbone and freeze all other weights.
+    """Add an adapter of rank r to every linear layer of the backbone, in place, and freeze all other weights.
 
-    Args:
-        model: changed in place.
-        rank: r, the rank of each product.
-        seed: of A, which is random initially.
-        precision: to cast frozen weights to; autocast would cast them anew for each chunk and keep the copies.
+    The seed is of A, which is random initially. Frozen weights are cast to `precision`; autocast would cast them anew
+    for each chunk and keep the copies.
 
     Raises:
         SettingsError: the model has no such layers.
@@ -63,11 +60,7 @@ def add_adapter(model: SentenceTransformer, rank: int, seed: int, precision: Pre
 
 
 def merged(model: SentenceTransformer, base: SentenceTransformer) -> SentenceTransformer:
-    """Merge the trained adapter of `model` into `base`, a freshly loaded base model.
-
-    Returns:
-        `base`, a plain model.
-    """
+    """Merge the trained adapter of `model` into `base`, a freshly loaded base model, and return that."""
     lora = _inject(base, _config(model))
     _copy(_full_weights(model), base)
     lora.merge_and_unload(safe_merge=True)
@@ -83,13 +76,7 @@ def scale_adapter(model: SentenceTransformer, factor: float) -> None:
 
 
 def write_adapter(model: SentenceTransformer, base: str, folder: Path) -> None:
-    """Save the adapter in peft's format, on the first rank. Collective.
-
-    Args:
-        model: with an adapter.
-        base: the user's name of the base model, with an optional `@revision`.
-        folder: to write to.
-    """
+    """Save the adapter in peft's format, on the first rank; `base` is the user's name of the base model. Collective."""
     weights = _full_weights(model)
     if not PartialState().is_main_process:
         return

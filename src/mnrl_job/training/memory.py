@@ -33,11 +33,9 @@ ROWS_PER_BLOCK = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class RandomState:
-    """torch's random state before a step, so that a retry draws the same dropout.
+    """torch's random state before a step, so that a retry draws the same dropout: of the CPU and of any GPU.
 
-    Attributes:
-        cpu: state of the CPU's generator.
-        gpu: state of this rank's GPU; None on a CPU. It is a seed and an offset on the host: no synchronization.
+    That of a GPU is a seed and an offset on the host: no synchronization.
     """
 
     cpu: torch.Tensor

@@ -10,13 +10,10 @@ from mnrl_job.system.local_rank import ROUND, STORE
 
 
 def process_group(timeout: timedelta) -> dict[str, Any]:
-    """The arguments of `torch.distributed.init_process_group`; none for a single process.
+    """The arguments of `torch.distributed.init_process_group`; none for a single process. The timeout is for joining.
 
     By default rank 0 would listen on all addresses, even if all workers are on one machine. And each round of workers
     needs its own keys, since those of the previous round are still in the store.
-
-    Args:
-        timeout: for joining.
     """
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     if world_size == 1:

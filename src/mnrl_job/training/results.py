@@ -36,24 +36,11 @@ class MiningRound(TypedDict):
 class Training:
     """The result of a training.
 
-    Attributes:
-        steps: steps trained.
-        rows_used: distinct rows trained on.
-        rows_digest: digest of the rows in order, see `data_order_digest`.
-        final_loss: the last loss logged.
-        negatives_per_anchor: other documents of a batch, on average.
-        masked_per_anchor: how many of them did not count as negatives.
-        precision: of the forward pass.
-        seconds: of training, without evaluation and mining.
-        seconds_waited: of these, waiting for batches.
-        tokens: read without padding, over all ranks.
-        padded_tokens: read with padding.
-        activation_recompute: whether activations of some chunks were recomputed.
-        trainable_parameters: numbers trained; with LoRA a small part of the model's.
-        scores: of the model during training.
-        best_step: the step whose weights were restored.
-        hard_negative_mining: one for each round.
-        collapse: why the embeddings of the final weights have collapsed; empty if not, None if it is too early to say.
+    `rows_used` are distinct; `rows_digest` is of the rows in order, see `data_order_digest`. Negatives are the other
+    documents of a batch, on average; those masked did not count. `seconds` are without evaluation and mining; in
+    `seconds_waited` of them the trainer waited for batches. Tokens are over all ranks. With `activation_recompute`
+    activations of some chunks were recomputed. The weights of `best_step` were restored. `collapse` is why the
+    embeddings of the final weights have collapsed; empty if not, None if it is too early to say.
     """
 
     steps: int

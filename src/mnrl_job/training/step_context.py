@@ -7,11 +7,7 @@ from sentence_transformers import SentenceTransformer
 
 from mnrl_job.embedding.precision import DTYPES, Precision, autocast
 from mnrl_job.training.dropout import fast_dropout
-from mnrl_job.training.gradient_accumulation import (
-    CastWeight,
-    fp32_accumulation,
-    sharded_fp32_accumulation,
-)
+from mnrl_job.training.gradient_accumulation import CastWeight, fp32_accumulation, sharded_fp32_accumulation
 
 
 @contextmanager
@@ -20,11 +16,7 @@ def step_context(
 ) -> Iterator[None]:
     """One autocast context for all chunks, gradients accumulated in fp32, and fast dropout on a CPU.
 
-    Args:
-        model: in training.
-        precision: of the forward pass.
-        cast_weights: the weights that autocast casts; empty if FSDP casts them.
-        sharded: whether FSDP shards the model.
+    `cast_weights` are those that autocast casts; none if FSDP, which shards the model, casts them.
     """
     with ExitStack() as stack:
         stack.enter_context(autocast(precision, model.device))

@@ -29,9 +29,7 @@ def train(
     """Fine-tune `model` in place with MultipleNegativesRankingLoss over the global batch.
 
     With LoRA an adapter is added to the model and only the adapter is trained; `training.lora.merged` returns a plain
-    model.
-
-    The loss is that of Henderson et al. 2017 (arXiv 1705.00652), section 4.4, on scaled cosine similarities.
+    model. The loss is that of Henderson et al. 2017 (arXiv 1705.00652), section 4.4, on scaled cosine similarities.
 
     Args:
         model: trained in place, the same on every rank afterwards.

@@ -27,15 +27,9 @@ class OptimizerConfig:
 def training_args(
     optimizer: OptimizerConfig, plan: Plan, precision: Precision, seed: int, folder: Path, prefetch: bool
 ) -> SentenceTransformerTrainingArguments:
-    """The arguments of `PlannedTrainer`.
+    """The arguments of `PlannedTrainer` for a plan of shape (steps, batch size); checkpoints are written to `folder`.
 
-    Args:
-        optimizer: learning rate and schedule.
-        plan: row numbers, shape (steps, batch size).
-        precision: of the forward pass.
-        seed: of all random numbers.
-        folder: where checkpoints are written.
-        prefetch: whether processes may collate batches ahead; they do not see negatives mined in later epochs.
+    `prefetch`: processes may collate batches ahead; they do not see negatives mined in later epochs.
     """
     on_gpu = PartialState().device.type == "cuda"
     return SentenceTransformerTrainingArguments(

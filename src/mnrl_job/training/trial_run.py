@@ -13,13 +13,7 @@ from mnrl_job.training.inputs import TrainingData
 
 
 def first_steps(data: TrainingData, steps: int, folder: Path) -> TrainingData:
-    """The rows of the first steps, renumbered, in the same batches as in the full run. Collective.
-
-    Args:
-        data: of the run.
-        steps: how many steps.
-        folder: for the new files, on this machine.
-    """
+    """The rows of the first steps, renumbered, in the same batches as in the full run, in `folder`. Collective."""
     pairs, batch_plan = data.pairs, data.batch_plan
     plan = np.load(batch_plan.plan, mmap_mode="r")[:steps]
     rows, renumbered = np.unique(plan, return_inverse=True)

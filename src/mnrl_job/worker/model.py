@@ -30,7 +30,6 @@ def load_base_model(task: WorkerTask) -> Loaded:
 
 
 def model_options(settings: Settings) -> ModelOptions:
-    """How the base model is configured."""
     return ModelOptions(
         settings.max_seq_length, settings.query_prompt, settings.document_prompt, settings.matryoshka_dims
     )

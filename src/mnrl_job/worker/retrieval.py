@@ -31,13 +31,7 @@ SAMPLE_SIZE = 64
 
 @dataclass(frozen=True, slots=True)
 class EvaluationOptions:
-    """How a model is evaluated.
-
-    Attributes:
-        precision: of the embeddings; similarities are computed in fp32.
-        cutoffs: the k of the metrics.
-        dimensions: also evaluate embeddings truncated to each of these.
-    """
+    """How a model is evaluated, also truncated to each of `dimensions`; similarities are computed in fp32."""
 
     precision: Precision
     cutoffs: Sequence[int]
@@ -88,15 +82,9 @@ def estimate_seconds(model: SentenceTransformer, eval_set: EvalSet, precision: P
 
 
 def rank(queries: torch.Tensor, corpus: torch.Tensor, judged: Qrels, cutoffs: Sequence[int]) -> Iterator[QueryResult]:
-    """Rank the corpus for each query, in tiles of queries that fit into memory.
+    """Rank the corpus for each query, in tiles of queries that fit into memory, by embeddings in the order of `judged`.
 
-    A document with the id of the query is excluded from its ranking, as in BEIR.
-
-    Args:
-        queries: embeddings, shape (queries, dimension).
-        corpus: embeddings, shape (documents, dimension).
-        judged: ids in the order of both, and the relevant documents.
-        cutoffs: the k of the metrics.
+    A document with the id of the query is excluded from its ranking, as in BEIR. The metrics are at each of `cutoffs`.
     """
     row_of = {identifier: row for row, identifier in enumerate(judged.documents)}
     depth = min(max(*cutoffs, TOP_DOCUMENTS), len(row_of))
@@ -110,17 +98,14 @@ def rank(queries: torch.Tensor, corpus: torch.Tensor, judged: Qrels, cutoffs: Se
         scores = queries[start : start + tile_size] @ corpus.T
         scores[excluded_rows.slice(start, len(tile))] = -torch.inf
         rankings = rank_rows(scores, relevant_rows.slice(start, len(tile)), depth)
-        for query, ranked in zip(tile, rankings, strict=True):
-            ranking = [
-                (judged.documents[row], score)
-                for row, score in zip(ranked.rows, ranked.scores, strict=True)
-                if score > -math.inf
-            ]
+        for query, (best_rank, best_score, rows, top_scores) in zip(tile, rankings, strict=True):
+            top = zip(rows, top_scores, strict=True)
+            ranking = [(judged.documents[row], score) for row, score in top if score > -math.inf]
             grades = [judged.grades[query].get(document, 0) for document, _ in ranking]
             yield QueryResult(
                 query_id=query,
-                rank=ranked.rank,
-                score=ranked.score,
+                rank=best_rank,
+                score=best_score,
                 metrics=ranking_metrics(grades, list(judged.grades[query].values()), cutoffs),
                 top=tuple(ranking[:TOP_DOCUMENTS]),
             )
@@ -128,11 +113,9 @@ def rank(queries: torch.Tensor, corpus: torch.Tensor, judged: Qrels, cutoffs: Se
 
 @dataclass(frozen=True, slots=True)
 class DocumentRows:
-    """A ragged array: rows of documents for each query, on the device.
+    """Rows of documents for each query, on the device.
 
-    Attributes:
-        pairs: rows of query and document, ordered by query, shape (2, n).
-        offsets: of each query in `pairs`, shape (queries + 1,).
+    `pairs` are rows of query and document, ordered by query, shape (2, n), `offsets` those of each query in it.
     """
 
     pairs: torch.Tensor
@@ -151,23 +134,18 @@ class DocumentRows:
         return queries - first, documents
 
 
-@dataclass(frozen=True, slots=True)
-class RankedRows:
-    """The ranking of one query: rank and score of its best relevant document; rows and scores of the top documents."""
-
-    rank: int
-    score: float
-    rows: list[int]
-    scores: list[float]
-
-
-def rank_rows(scores: torch.Tensor, relevant: tuple[torch.Tensor, torch.Tensor], depth: int) -> Iterator[RankedRows]:
+def rank_rows(
+    scores: torch.Tensor, relevant: tuple[torch.Tensor, torch.Tensor], depth: int
+) -> Iterator[tuple[int, float, list[int], list[float]]]:
     """Rank documents on the device, and copy all results to the host at once, since each copy synchronizes.
 
     Args:
         scores: shape (queries, documents).
         relevant: rows and columns of the relevant ones.
         depth: number of top documents.
+
+    Yields:
+        For each query rank and score of its best relevant document, rows and scores of the top documents.
     """
     top = scores.topk(depth, dim=1)
     best = scores.new_full((len(scores),), -torch.inf).scatter_reduce_(0, relevant[0], scores[relevant], "amax")
@@ -179,4 +157,4 @@ def rank_rows(scores: torch.Tensor, relevant: tuple[torch.Tensor, torch.Tensor],
     for (rank, score), top_rows, top_scores in zip(
         on_host[:, :2].tolist(), rows, on_host[:, 2 + depth :].tolist(), strict=True
     ):
-        yield RankedRows(int(rank), score, top_rows, top_scores)
+        yield int(rank), score, top_rows, top_scores

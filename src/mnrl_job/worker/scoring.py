@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
 
@@ -30,25 +30,18 @@ from mnrl_job.worker.retrieval import EvaluationOptions, evaluate
 BEFORE = "before.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Scores:
-    """A model's scores on all eval sets."""
-
-    evaluations: tuple[Evaluation, ...]
-
-
 def scores_before(model: SentenceTransformer, task: WorkerTask) -> tuple[Evaluation, ...]:
     """Score the base model. A resumed run takes the scores from the checkpoint, with the other extra files."""
     if task.resume is None:
         evaluations = evaluate_all(model, task, "before")
         if PartialState().is_main_process:
-            write_record(task.scratch / BEFORE, Scores(evaluations))
+            write_record(task.scratch / BEFORE, evaluations)
         return evaluations
     if is_local_main_process():
         for path in extra_checkpoint_files(task):
             if (task.resume / path.name).exists():
                 copyfile(task.resume / path.name, path)
-    evaluations = read_record(task.resume / BEFORE, Scores).evaluations
+    evaluations = read_record(task.resume / BEFORE, tuple[Evaluation, ...])
     return tuple(replace(scores, results=task.scratch / scores.results.name) for scores in evaluations)
 
 
@@ -72,13 +65,11 @@ def primary_score(model: SentenceTransformer, task: WorkerTask) -> float:
 
 
 def evaluation_options(settings: Settings) -> EvaluationOptions:
-    """How a worker's model is evaluated."""
     precision = choose_precision(settings.precision, PartialState().device)
     return EvaluationOptions(precision, settings.metric_cutoffs, settings.matryoshka_dims)
 
 
 def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tuple[Evaluation, ...]:
-    """Score the model on every eval set."""
     _, metric = task.settings.primary_eval
     options = evaluation_options(task.settings)
     evaluations = []

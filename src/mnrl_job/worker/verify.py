@@ -55,7 +55,6 @@ def record_probes(model: SentenceTransformer, path: Path) -> None:
 
 
 def recorded_probes(path: Path) -> torch.Tensor:
-    """The embeddings that `record_probes` wrote."""
     return torch.tensor(json.loads(path.read_text(encoding="utf-8"))["embeddings"])
 
 

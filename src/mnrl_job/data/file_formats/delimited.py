@@ -63,8 +63,6 @@ def _tee(lines: Iterable[str], copy: list[str]) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class _Header:
-    """The names of the columns, and the same folded for comparison."""
-
     names: tuple[str, ...]
     folded: list[str]
 

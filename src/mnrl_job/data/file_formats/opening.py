@@ -71,12 +71,7 @@ def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def refuse_foreign(path: Path, head: bytes, expected: bytes = b"") -> None:
-    """Refuse a file of another kind.
-
-    Args:
-        path: of the file, for the message.
-        head: its first bytes.
-        expected: the first bytes of the right kind, if they are known.
+    """Refuse a file of another kind by its first bytes; `expected` are those of the right kind, if they are known.
 
     Raises:
         DataError: naming the kind of file.

@@ -12,11 +12,7 @@ QUOTE_RULE = "quote texts that contain quotation marks, and double the marks ins
 def strip_padded_quotes(values: list[str], raw: list[str], separator: str, columns: int) -> list[str]:
     """The fields, with quotation marks removed from texts that follow a space, as in `a, "b"`.
 
-    Args:
-        values: the fields, as parsed with these marks as part of the text.
-        raw: the lines of the record.
-        separator: of the fields.
-        columns: the expected number of fields; if removing the marks gives another number, `values` are returned.
+    If the lines of the record, `raw`, then have another number of fields than expected, `values` are returned.
     """
     if not any(text.startswith(" ") and text.lstrip(" ").startswith('"') for text in values):
         return values

@@ -22,28 +22,15 @@ REMEDIES = {
     "save the sheet as CSV UTF-8": (".xlsx", ".xlsm", ".xls", ".ods", ".numbers"),
     "rename it to .csv, .tsv or .jsonl, by its content": (".txt", ".tab", ".dat", ".data", ""),
     "write the table as .parquet or .jsonl": (".pkl", ".pickle", ".feather", ".arrow", ".orc", ".avro", ".npy"),
-    "decompress it, or use .gz or .zst": (
-        ".bz2",
-        ".xz",
-        ".zip",
-        ".7z",
-        ".rar",
-        ".lz4",
-        ".snappy",
-        ".tar",
-        ".tgz",
-    ),
+    "decompress it, or use .gz or .zst": (".bz2", ".xz", ".zip", ".7z", ".rar", ".lz4", ".snappy", ".tar", ".tgz"),
 }
 
 
 def read_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Row]:
     """Yield (line, row) for each row of a file; `line` counts from 1, and for Parquet counts rows.
 
-    A row that cannot be parsed is yielded as a `BadRow`. Blank lines are skipped.
-
-    Args:
-        path: of the file; its suffixes determine the format.
-        columns: the columns to read from Parquet; rows of text formats have all columns.
+    A row that cannot be parsed is yielded as a `BadRow`. Blank lines are skipped. The path's suffixes determine the
+    format. Of Parquet only the given columns are read; rows of text formats have all columns.
 
     Raises:
         DataError: the format is unknown, or the file is damaged.

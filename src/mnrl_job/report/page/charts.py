@@ -53,19 +53,10 @@ class Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
-def line_chart(
-    title: str,
-    steps: Sequence[int],
-    series: Sequence[Series],
-    from_zero: bool = False,
-) -> Chart | None:
-    """Draw lines over the steps; None without values.
+def line_chart(title: str, steps: Sequence[int], series: Sequence[Series], from_zero: bool = False) -> Chart | None:
+    """Draw lines over the steps; None without values. The description is of the first line that is not faint.
 
-    Args:
-        title: title of the chart.
-        steps: the steps on the x-axis.
-        series: the lines; the description is of the first that is not faint.
-        from_zero: whether the y-axis must include zero.
+    With `from_zero` the y-axis includes zero.
     """
     values = [value for line in series for value in line.values if value is not None]
     shown = [line for line in series if any(value is not None for value in line.values)]

@@ -28,12 +28,7 @@ class Curves:
 
 
 def training_curves(log: Log, batch_size: int) -> Curves:
-    """Draw the charts of a training log.
-
-    Args:
-        log: the lines of the log.
-        batch_size: pairs per step.
-    """
+    """Draw the charts of a training log, by its lines and the pairs per step."""
     if not log:
         return Curves((), (), (), "", False, "")
     warnings = [f"{line['collapse']} (step {line['step']:,})" for line in log if line.get("collapse")]

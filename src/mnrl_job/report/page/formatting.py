@@ -60,12 +60,10 @@ def join_words(values: Iterable[str]) -> str:
 
 
 def one_line(text: str) -> str:
-    """A text without line breaks."""
     return " ".join(text.split())
 
 
 def truncate(text: str, characters: int) -> str:
-    """A text on one line, truncated to this length."""
     line = one_line(text)
     return line if len(line) <= characters else line[: characters - 1] + "…"
 

@@ -70,17 +70,11 @@ class Explorer:
 
 
 def build_explorer(rankings: Path, eval_set: EvalSet, metric: str) -> Explorer:
-    """Read the rankings of an eval set and their texts.
-
-    Args:
-        rankings: the rankings file.
-        eval_set: the eval set with the texts.
-        metric: the metric that decides wins and losses.
-    """
+    """Read the rankings of an eval set and their texts; `metric` decides wins and losses."""
     with rankings.open("rb") as handle:
         lines = [_select(json.loads(line), metric) for line in handle]
     compared = bool(lines and lines[0]["after"])
-    gains = [_gain(line) for line in lines]
+    gains = [line["after"]["value"] - line["before"]["value"] if line["after"] else 0.0 for line in lines]
     if len(lines) > MAX_QUERIES:
         largest = sorted(range(len(lines)), key=lambda index: -abs(gains[index]))[:MAX_QUERIES]
         lines = [lines[index] for index in sorted(largest)]
@@ -109,17 +103,12 @@ def in_script(value: Any) -> Markup:
 
 
 def _select(line: dict[str, Any], metric: str) -> dict[str, Any]:
-    """The needed fields of a line of the rankings."""
     rankings = {
         when: {"rank": side["rank"], "score": side["score"], "value": side["metrics"][metric], "top": side["top"][0][0]}
         for when in ("before", "after")
         if (side := line.get(when))
     }
     return {"query": line["query_id"], "before": rankings["before"], "after": rankings.get("after")}
-
-
-def _gain(line: dict[str, Any]) -> float:
-    return float(line["after"]["value"] - line["before"]["value"]) if line["after"] else 0.0
 
 
 def _with_texts(lines: list[dict[str, Any]], eval_set: EvalSet) -> list[QueryChange]:
@@ -153,7 +142,6 @@ def _texts(path: Path, ids: Iterable[str], characters: int) -> dict[str, str]:
 
 
 def _most_relevant(path: Path, queries: set[str]) -> dict[str, str]:
-    """The most relevant document of each query."""
     best: dict[str, tuple[int, str]] = {}
     for batch in read_table(path).to_batches():
         for query, document, grade in zip(*(column.to_pylist() for column in batch.columns), strict=True):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mnrl_job.config.settings import Settings, env_name
+from mnrl_job.config.settings import Settings, as_text, env_name
 from mnrl_job.report.assumptions import assumptions
 from mnrl_job.report.page.formatting import count, percent, plain, seconds, size
 
@@ -44,16 +44,16 @@ def setting_rows(settings: Settings) -> tuple[SettingRow, ...]:
     return tuple(
         SettingRow(
             name=env_name(name),
-            value=_as_text(getattr(settings, name)),
-            changed=getattr(settings, name) != field.default,
+            value=", ".join(map(str, value)) if isinstance(value, tuple) else as_text(value),
+            changed=value != field.default,
             meaning=str(field.description),
         )
         for name, field in Settings.model_fields.items()
+        for value in (getattr(settings, name),)
     )
 
 
 def phase_rows(metrics: Mapping[str, Any]) -> tuple[PhaseRow, ...]:
-    """The duration of each phase."""
     durations = metrics["performance"]["seconds"]
     names = PHASE_NAMES if metrics["training"] else PHASE_NAMES | {"evaluate_before": "evaluating"}
     by_name = {name: durations[key] for key, name in names.items() if key in durations}
@@ -62,7 +62,6 @@ def phase_rows(metrics: Mapping[str, Any]) -> tuple[PhaseRow, ...]:
 
 
 def speed_rows(metrics: Mapping[str, Any]) -> Rows:
-    """Throughput and memory of the whole run."""
     performance = metrics["performance"]
     rows: dict[str, tuple[str, Callable[[float], str]]] = {
         "pairs_per_second": ("pairs per second", lambda value: f"{value:,.1f}"),
@@ -79,7 +78,6 @@ def speed_rows(metrics: Mapping[str, Any]) -> Rows:
 
 
 def training_rows(metrics: Mapping[str, Any]) -> Rows:
-    """A summary of the training."""
     training, parameters = metrics["training"], metrics["model"]["parameters"]
     if training is None:
         return ()
@@ -120,7 +118,6 @@ def _mining(mining: Mapping[str, Any]) -> str:
 
 
 def lineage_rows(metrics: Mapping[str, Any], settings_sha256: str) -> Rows:
-    """The model, code and machine of the run."""
     model, environment = metrics["model"], metrics["environment"]
     max_length = model["max_seq_length"]
     length = f"texts truncated at {max_length} tokens" if max_length else "texts not truncated"
@@ -145,7 +142,6 @@ def lineage_rows(metrics: Mapping[str, Any], settings_sha256: str) -> Rows:
 
 
 def input_hashes(metrics: Mapping[str, Any], inputs: Mapping[str, str]) -> Rows:
-    """The SHA-256 of every input by name."""
     train = metrics["data"]["train"]
     uris = {f"train/{source['name']}": source["uri"] for source in train["sources"]} if train else {}
     return tuple((f"{name} ({uris[name]})" if name in uris else name, digest) for name, digest in inputs.items())
@@ -156,11 +152,3 @@ def _verified(verification: dict[str, Any] | None) -> str:
         return ""
     difference, tolerance = verification["max_difference"], verification["tolerance"]
     return f"embeddings equal those in memory (largest difference {difference:.1e}, tolerance {tolerance:.1e})"
-
-
-def _as_text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(map(str, value))
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "" if value is None else str(value)

@@ -22,12 +22,7 @@ class Verdict:
 
 
 def reach_verdict(metrics: Mapping[str, Any], log: list[dict[str, Any]]) -> Verdict:
-    """Assess the run by its primary metric, with warnings about other results.
-
-    Args:
-        metrics: the content of `metrics.json`.
-        log: the lines of `training_log.jsonl`.
-    """
+    """Assess the run by its primary metric, with warnings about other results and from the training log."""
     primary = metrics["primary_metric"]
     if primary is None:
         claim = "without an eval set it is unknown whether the model improved"

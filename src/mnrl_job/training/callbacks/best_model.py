@@ -34,21 +34,10 @@ class EvalSchedule:
     patience: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StepScores:
-    """The scores of a training, in order."""
-
-    scores: tuple[StepScore, ...]
-
-
 class BestModelCallback(TrainerCallback):
     """Evaluates the model during training and stops it when patience is exhausted.
 
     A checkpoint of the same step is saved first, so that a resumed run can repeat the evaluation.
-
-    Attributes:
-        scores: by step, so far.
-        seconds: spent on evaluation by this attempt.
 
     Args:
         model: in training; its trained weights are kept.
@@ -76,7 +65,7 @@ class BestModelCallback(TrainerCallback):
         self._folder = folder
         self._last_evaluated = time.monotonic()
         resumed = resume is not None and (resume / SCORES).exists()
-        self.scores = read_record(resume / SCORES, StepScores).scores if resume and resumed else ()
+        self.scores = read_record(resume / SCORES, tuple[StepScore, ...]) if resume and resumed else ()
 
     @property
     def best(self) -> StepScore:
@@ -118,7 +107,7 @@ class BestModelCallback(TrainerCallback):
         if is_local_main_process():
             if is_best:
                 save_file(self._weights(), self._folder / WEIGHTS)
-            write_record(self._folder / SCORES, StepScores(self.scores))
+            write_record(self._folder / SCORES, self.scores)
         self._last_evaluated = time.monotonic()
         self.seconds += self._last_evaluated - started
         comparison = "best so far" if is_best else f"best so far {self.best.value:.4f} at step {self.best.step}"

@@ -28,12 +28,9 @@ WORTH_SAVING_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class CheckpointSpec:
-    """What checkpoints contain besides the trainer's state.
+    """What checkpoints contain besides the trainer's state, and the one to `resume` from.
 
-    Attributes:
-        identity: what a resumed run must have in common with this run.
-        extra_files: files that are copied into each checkpoint.
-        resume: folder of the checkpoint to resume from.
+    A resumed run must have the same `identity`; `extra_files` are copied into each checkpoint.
     """
 
     identity: dict[str, Any]
@@ -41,19 +38,13 @@ class CheckpointSpec:
     resume: Path | None
 
     def resumed_totals(self) -> Totals:
-        """The totals up to the checkpoint."""
         return read_record(self.resume / TOTALS, Totals) if self.resume else Totals()
 
 
 class Checkpoints(TrainerCallback):
     """Has the trainer save weights, optimizer, scheduler, scaler and random states, and adds the files of the spec.
 
-    Args:
-        interval: between checkpoints.
-        spec: what checkpoints contain.
-        votes: with the other ranks in each step.
-        totals: of the training so far; collective.
-        best: evaluates the model after a step; a stop does not wait for it.
+    `totals` are collective. `best` evaluates the model after a step; a stop does not wait for it.
     """
 
     def __init__(
@@ -88,7 +79,6 @@ class Checkpoints(TrainerCallback):
             self._started = time.monotonic()
 
     def _due(self) -> bool:
-        """Whether to save a checkpoint after this step."""
         elapsed = time.monotonic() - self._saved
         if self._step == self._last:
             due = elapsed > WORTH_SAVING_SECONDS

@@ -23,14 +23,8 @@ class DivergenceMonitor:
     """Checks the losses of a run, step by step.
 
     A loss that is not finite ends the run at once. It has exploded if its mean over the last 50 steps is at least that
-    of random scores, ln(documents) for each term, and twice that of the first 50 steps. Embeddings that have collapsed
-    into one point give random scores too.
-
-    Args:
-        pairs: the training pairs as an Arrow file, to name rows by their anchors.
-        documents: number of documents a query is compared with, on average.
-        learning_rate: named in the message.
-        terms: number of losses that are summed.
+    of random scores, ln(documents) for each of the summed terms, and twice that of the first 50 steps. A query is
+    compared with this many documents on average. Embeddings that have collapsed into one point give random scores too.
     """
 
     def __init__(self, pairs: Path, documents: float, learning_rate: float, terms: int = 1) -> None:
@@ -41,12 +35,7 @@ class DivergenceMonitor:
         self._recent: deque[float] = deque(maxlen=WINDOW)
 
     def update(self, step: int, batches: Sequence[NDArray[np.int64]], losses: Sequence[float]) -> None:
-        """Check the steps up to `step`.
-
-        Args:
-            step: the number of the last of them.
-            batches: their rows, each of shape (batch size,).
-            losses: their losses.
+        """Check the steps up to `step`, by their rows, each of shape (batch size,), and losses.
 
         Raises:
             Diverged: with the step and its rows.

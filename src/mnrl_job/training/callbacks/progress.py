@@ -33,16 +33,10 @@ SECONDS_BETWEEN_FLUSHES = 1.0
 
 @dataclass(frozen=True, slots=True)
 class RecordedStep:
-    """A step to be logged, whose tensors are still on the device.
+    """A step to be logged, whose tensors are still on the device; `seconds` are of this attempt's training so far.
 
-    Attributes:
-        step: its number, from 1.
-        epoch: as counted by the trainer.
-        learning_rate: of the step.
-        losses: number of steps whose losses are summed.
-        seconds: of this attempt's training so far.
-        memory_bytes: in use.
-        tensors: `loss`, the mean over all rows, and if available `grad_norm` and embedding `stats`.
+    `losses` is the number of steps whose losses are summed. `tensors` are `loss`, the mean over all rows, and if
+    available `grad_norm` and embedding `stats`.
     """
 
     step: int
@@ -57,14 +51,8 @@ class RecordedStep:
 class Progress(TrainerCallback):
     """Logs the training. `loss` is the last loss logged, the mean over all rows; `digest` that of the rows so far.
 
-    Steps are logged with a delay: `record` keeps their tensors, `flush` copies all of them to the host at once.
-
-    Args:
-        path: of the training log.
-        plan: the rows of each step.
-        loss: has the rows and the loss of each step trained.
-        divergence: checks the losses.
-        is_main: whether this rank writes logs.
+    Steps are logged with a delay: `record` keeps their tensors, `flush` copies all of them to the host at once. The
+    rank that `is_main` writes the logs.
     """
 
     def __init__(
@@ -169,7 +157,6 @@ class Progress(TrainerCallback):
         self._flushed = time.monotonic()
 
     def _check(self, batches: list[NDArray[np.int64]], losses: list[float]) -> None:
-        """Update digest and divergence monitor with the next steps."""
         self._checked += len(losses)
         self.digest = data_order_digest(batches, self.digest)
         self._divergence.update(self._checked, batches, losses)
@@ -190,21 +177,19 @@ class Progress(TrainerCallback):
         elapsed = time.monotonic() - self._started
         return round(elapsed / (step - self._resumed_at) * (len(self._plan) - step))
 
-    def _log(self, step: RecordedStep, logs: dict[str, float], stats: EmbeddingStats | None) -> None:
+    def _log(self, recorded: RecordedStep, logs: dict[str, float], stats: EmbeddingStats | None) -> None:
         self.loss = logs["loss"]
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{self.loss:.4f}")
-        if self._is_main:
-            self._write(step, logs.get("grad_norm"), stats)
-
-    def _write(self, recorded: RecordedStep, grad_norm: float | None, stats: EmbeddingStats | None) -> None:
+        if not self._is_main:
+            return
         step, pairs = recorded.step, (recorded.step - self._resumed_at) * self._plan.shape[1]
         line = {
             "step": step,
             "total_steps": len(self._plan),
             "loss": self.loss,
             "learning_rate": recorded.learning_rate,
-            "grad_norm": grad_norm,
+            "grad_norm": logs.get("grad_norm"),
             "pairs_per_second": round(pairs / max(recorded.seconds, 1e-9), 2),
             "seconds": round(self._seconds_before + recorded.seconds, 3),
             "memory_bytes": recorded.memory_bytes,

@@ -36,12 +36,7 @@ CALLBACKS = {"tensorboard": TensorBoardCallback, "wandb": WandbCallback, "mlflow
 
 
 class TrackerCallback(TrainerCallback):
-    """Forwards events to a callback of transformers in a thread. The first error disables the tracker, with a warning.
-
-    Args:
-        name: the tracker.
-        run: the run to report.
-    """
+    """Passes events to a callback of transformers in a thread. The first error disables the tracker, and is logged."""
 
     def __init__(self, name: str, run: TrackedRun) -> None:
         self._name = name

@@ -32,13 +32,9 @@ NO_ROW = -1
 
 @dataclass(frozen=True, slots=True)
 class MiningConfig:
-    """How hard negatives are mined.
+    """How hard negatives are mined: their number for each row, and the ranks of the documents considered.
 
-    Attributes:
-        num_negatives: for each row.
-        ranks: of the documents considered.
-        relative_margin: by this fraction of the positive's similarity a negative must be less similar.
-        every_epoch: whether they are mined anew for each epoch.
+    By the fraction `relative_margin` of the positive's similarity a negative must be less similar.
     """
 
     num_negatives: int
@@ -72,13 +68,10 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class MiningResult:
-    """Mined negatives.
+    """The mean similarity of queries to their negatives, and to their positives.
 
-    Attributes:
-        rows: for each row of the pairs the rows whose positives are its negatives, then `NO_ROW`;
-            shape (rows of the pairs, negatives).
-        similarity: mean similarity of queries and their negatives.
-        positive_similarity: mean similarity of queries and their positives.
+    `rows` has for each row of the pairs the rows whose positives are its negatives, then `NO_ROW`; shape (rows of the
+    pairs, negatives).
     """
 
     rows: NDArray[np.int32]
@@ -89,13 +82,10 @@ class MiningResult:
 def find_candidates(
     groups: NDArray[np.int64], given: Ragged, non_minable: NDArray[np.bool_], rows: NDArray[np.int64]
 ) -> Candidates:
-    """Deduplicate the texts of some rows by group.
+    """Deduplicate the texts of those `rows` to mine negatives for, by group. Only their positives may be negatives.
 
-    Args:
-        groups: of the anchors and positives of the pairs, shape (rows of the pairs, 2).
-        given: groups of the negatives that come with each row of the pairs.
-        non_minable: rows whose positive is never a negative, shape (rows of the pairs,).
-        rows: the rows to mine negatives for, and the only ones whose positives may be negatives.
+    The other arguments are of all rows of the pairs: groups of anchor and positive, shape (rows, 2), groups of the
+    negatives that come with each row, and whether its positive is never a negative.
     """
     rows = rows[np.argsort(groups[rows, 0], kind="stable")]
     anchors, queries, query_of = np.unique(groups[rows, 0], return_index=True, return_inverse=True)
@@ -125,18 +115,9 @@ def mine(
     precision: Precision,
     folder: Path,
 ) -> MiningResult:
-    """Mine negatives with the model's current weights, split over all ranks. Collective.
+    """Mine negatives with the model's current weights, on all ranks. Collective, with the same result everywhere.
 
-    Args:
-        model: on this rank's device.
-        pairs: the training pairs.
-        candidates: texts of these pairs.
-        config: how many negatives, and from which documents.
-        precision: of the forward pass.
-        folder: for tokens, reused in the next round.
-
-    Returns:
-        The same on every rank.
+    `folder` is for tokens, reused in the next round.
 
     Raises:
         Preempted: this process was asked to stop.
@@ -165,23 +146,13 @@ def search(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Rank the documents for this rank's slice of the queries, tile by tile, without synchronizing with the device.
 
-    Args:
-        queries: embeddings, of unit length, shape (queries, dimension).
-        documents: embeddings, of unit length, shape (documents, dimension).
-        candidates: whose embeddings they are.
-        config: how many negatives, and from which documents.
+    The embeddings have unit length, shapes (queries, dimension) and (documents, dimension).
 
     Yields:
         Rows; the indices of the documents selected for each and their similarities, -inf if there are too few,
         shape (rows, negatives); the similarities of the positives, shape (rows,).
     """
-    arrays = (
-        candidates.non_minable,
-        candidates.relevant,
-        candidates.rows,
-        candidates.query_of,
-        candidates.document_of,
-    )
+    arrays = (candidates.non_minable, candidates.relevant, candidates.rows, candidates.query_of, candidates.document_of)
     non_minable, relevant, rows, query_of, document_of = (
         torch.from_numpy(array).to(queries.device) for array in arrays
     )

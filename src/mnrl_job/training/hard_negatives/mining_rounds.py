@@ -1,7 +1,6 @@
 """The mined negatives of a training: mined when due, looked up by row, saved in checkpoints."""
 
 import time
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -28,27 +27,11 @@ NEGATIVES_FILE, ROUNDS_FILE = "hard_negatives.npy", "mining_rounds.json"
 MIN_FOUND = 0.9
 
 
-@dataclass(frozen=True, slots=True)
-class MiningRounds:
-    """The mining rounds of a training, in order."""
-
-    rounds: tuple[MiningRound, ...]
-
-
 class HardNegatives:
-    """The current negatives of each row, and how they were mined.
+    """The current negatives of each row, the rounds in which they were mined, and the seconds that this attempt took.
 
-    Attributes:
-        rounds: of mining, first to last.
-        seconds: spent on mining by this attempt.
-
-    Args:
-        model: in training.
-        config: how negatives are mined.
-        precision: of the forward pass.
-        data: the training pairs and their groups.
-        plan: row numbers, shape (steps, batch size).
-        folder: on this machine; a resumed run finds the files of its checkpoint there.
+    The plan has row numbers, shape (steps, batch size). A resumed run finds the files of its checkpoint in `folder`, on
+    this machine.
     """
 
     def __init__(
@@ -72,7 +55,7 @@ class HardNegatives:
         self._rows = np.full((data.pairs.rows, config.num_negatives), NO_ROW, dtype=np.int32)
         PartialState().wait_for_everyone()  # the first worker of this machine copies them from the checkpoint
         if (folder / ROUNDS_FILE).exists():
-            self.rounds = read_record(folder / ROUNDS_FILE, MiningRounds).rounds
+            self.rounds = read_record(folder / ROUNDS_FILE, tuple[MiningRound, ...])
             self._rows = np.load(folder / NEGATIVES_FILE)
 
     @cached_property
@@ -108,7 +91,7 @@ class HardNegatives:
         self._log(mining_round)
         if is_local_main_process():
             np.save(self._folder / NEGATIVES_FILE, self._rows)
-            write_record(self._folder / ROUNDS_FILE, MiningRounds(self.rounds))
+            write_record(self._folder / ROUNDS_FILE, self.rounds)
 
     def of_rows(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Number of negatives of each row, the rows whose positives they are, and their groups."""

@@ -11,7 +11,6 @@ from mnrl_job.worker.scoring import evaluate_all
 
 
 def evaluate_role(task: WorkerTask) -> None:
-    """Score the model on all eval sets."""
     loaded = load_base_model(task)
     before = evaluate_all(loaded.model, task, "before")
     state = PartialState()
