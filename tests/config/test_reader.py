@@ -137,7 +137,7 @@ def test_an_old_flag_is_refused_with_the_new_one(mnrl_job, old, new):
 
 def test_the_removed_export_setting_exits_with_64_and_names_the_command(mnrl_job):
     (problem,) = find_problems(environ=REQUIRED | {"MNRL_EXPORT": "onnx"})
-    assert problem.startswith("MNRL_EXPORT is not a setting; export a published run with `mnrl-job export ")
+    assert problem.startswith("MNRL_EXPORT is no longer a setting: export a published run with `mnrl-job export ")
     result = mnrl_job("train", "--export", "onnx")
     assert result.code == 64
     assert "`mnrl-job export RUN_URI --format FORMAT`" in result.last_line

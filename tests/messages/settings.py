@@ -59,7 +59,8 @@ SETTINGS: Catalogue = {
     "a setting that became a command": (
         environment(MNRL_EXPORT="onnx"),
         64,
-        "MNRL_EXPORT is not a setting; export a published run with `mnrl-job export RUN_URI --format FORMAT`",
+        "MNRL_EXPORT is no longer a setting: export a published run with `mnrl-job export RUN_URI --format FORMAT`; "
+        "remove it",
     ),
     "a filter that is none": (
         environment(MNRL_ROW_FILTER="label>=1 or split=train"),
