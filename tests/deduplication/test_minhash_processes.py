@@ -118,7 +118,9 @@ def test_a_run_stopped_while_computing_signatures_leaves_no_process_behind(tmp_p
     assert process_ids
     assert "Traceback" not in errors, "helpers leave the answer to the parent"
     assert run.returncode == 75, errors
-    assert f"stopped on request ({signal_.name}); nothing was published" in errors.strip().splitlines()[-1]
+    # A signal while the pool is made leaves semaphores, which Python's resource tracker warns of after us.
+    lines = [line for line in errors.strip().splitlines() if "resource_tracker" not in line]
+    assert f"stopped on request ({signal_.name}); nothing was published" in lines[-1]
     assert not set(process_ids) & set(pgrep("-f", "spawn_main"))
 
 

@@ -145,7 +145,7 @@ def progress(tmp_path):
             for step in range(start + 1, (number + 1) * 12 // attempts + 1):
                 checks = GOOD if step <= 6 else replace(GOOD, anisotropy=0.99)
                 one.loss = 0.5
-                one._write(RecordedStep(step, 0.0, 1e-5, 1, 0.1, 0, {}), None, checks)
+                one._log(RecordedStep(step, 0.0, 1e-5, 1, 0.1, 0, {}), {"loss": 0.5}, checks)
         return one
 
     return follow
