@@ -26,7 +26,7 @@ from mnrl_job.data.file_formats.rows import read_rows
 from mnrl_job.data.read_evalset import read_evalset
 from mnrl_job.data.sources import LocalSource
 from mnrl_job.embedding import chunks
-from mnrl_job.embedding.chunks import Chunk
+from mnrl_job.embedding.chunks import Chunk, ChunkBudget
 from mnrl_job.training import collator, step_context, trainer
 from mnrl_job.training.inputs import AttemptFolders, TrainingData
 from mnrl_job.training.train import train as train_model
@@ -46,12 +46,27 @@ def whole_columns(lengths: np.ndarray, *_: Any) -> list[Chunk]:
     return [Chunk(some, int(lengths[some].max())) for some in np.split(np.arange(len(lengths)), 2)]
 
 
+def token_budget(lengths: np.ndarray, budget: ChunkBudget, longest: int) -> list[Chunk]:
+    """From long to short, as many texts in each chunk as its budget of tokens takes; no dynamic programming."""
+    order = np.argsort(-lengths, kind="stable")
+    widths = chunks.padded_widths(lengths[order], longest)
+    sizes = chunks.chunk_sizes(min(budget.rows, len(order)))
+    split, start = [], 0
+    while start < len(order):
+        fitting = (sizes * widths[start] <= budget.tokens) & (start + sizes <= len(order))
+        size = int(sizes[fitting].max(initial=1))
+        split.append(Chunk(order[start : start + size], int(widths[start])))
+        start += size
+    return split
+
+
 # What is replaced once it is started, and environment variables that are set, in each arm.
 ARMS: dict[str, tuple[list[Any], dict[str, str]]] = {
     "everything on": ([], {}),
     "fp32": ([], {}),
     "not in length order, 16 texts at once": ([mock.patch.object(collator, "chunk_by_length", as_they_come)], {}),
     "each column at once": ([mock.patch.object(collator, "chunk_by_length", whole_columns)], {}),
+    "chunks filled up to the budget": ([mock.patch.object(collator, "chunk_by_length", token_budget)], {}),
     "every width and number of texts": (
         [
             mock.patch.object(chunks, "padded_widths", np.minimum),
