@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 from mnrl_job.config.setting_types import Source
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.pairs import Pairs
-from mnrl_job.data.sources import LocalSource, ResolvedSource, fetch, locate, locate_model, rejoin_commas
+from mnrl_job.data.sources import LocalSource, ResolvedSource, fetch, locate_all, locate_model
 from mnrl_job.system.files import sha256_of
 
 
@@ -70,13 +70,9 @@ def locate_inputs(uris: InputUris) -> LocatedInputs:
         JobError: the first that is missing, denied or malformed.
     """
     style = uris.addressing_style
-    train, evals = (
-        tuple(locate(source, variable, style) for source in rejoin_commas(sources, variable, style))
-        for sources, variable in ((uris.train, "MNRL_TRAIN_DATA"), (uris.evals, "MNRL_EVAL_DATA"))
-    )
     return LocatedInputs(
-        train,
-        evals,
+        locate_all(uris.train, "MNRL_TRAIN_DATA", style),
+        locate_all(uris.evals, "MNRL_EVAL_DATA", style),
         locate_model(uris.model, style),
         locate_model(uris.guide, style, "MNRL_GUIDE_MODEL") if uris.guide else None,
     )

@@ -1,6 +1,5 @@
 """Detect changed inputs by their listings, without reading them."""
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -10,7 +9,7 @@ from pathlib import Path
 from mnrl_job.data.inputs import InputUris, Listing, LocatedInputs
 from mnrl_job.data.sources import ResolvedSource, locate, locate_model
 from mnrl_job.errors import JobError
-from mnrl_job.system.json_text import dumps
+from mnrl_job.system.json_text import sha256_of_json
 
 
 def list_inputs(located: LocatedInputs, accelerate_config: str | None = None) -> dict[str, Listing]:
@@ -64,5 +63,4 @@ def _list_files(located: ResolvedSource) -> Listing:
         status = file.stat()
         # Whole seconds: some mounts truncate modification times.
         files.append((os.path.relpath(file, folder), status.st_size, str(int(status.st_mtime))))
-    digest = hashlib.sha256(dumps(sorted(files)).encode())
-    return {"files": len(files), "bytes": sum(size for _, size, _ in files), "sha256": digest.hexdigest()}
+    return {"files": len(files), "bytes": sum(size for _, size, _ in files), "sha256": sha256_of_json(sorted(files))}

@@ -122,6 +122,16 @@ def rejoin_commas(sources: tuple[Source, ...], variable: str, addressing_style: 
     return sources
 
 
+def locate_all(sources: tuple[Source, ...], variable: str, addressing_style: str) -> tuple[ResolvedSource, ...]:
+    """Locate the sources of a setting.
+
+    Raises:
+        JobError: as `locate`.
+    """
+    rejoined = rejoin_commas(sources, variable, addressing_style)
+    return tuple(locate(source, variable, addressing_style) for source in rejoined)
+
+
 def fetch(located: ResolvedSource, folder: Path) -> LocalSource:
     """Download a remote source below `folder`, where a later attempt finds it again; a local one is used in place.
 

@@ -1,12 +1,11 @@
 """Run identity: whether two attempts, nodes or ranks belong to the same run, and what differs if not."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from mnrl_job.config.settings import Settings
-from mnrl_job.system.json_text import dumps
+from mnrl_job.system.json_text import sha256_of_json
 
 # The name of the batch plan among the inputs; it is computed from the others.
 BATCH_PLAN = "batches"
@@ -55,7 +54,7 @@ class RunIdentity:
 
     @property
     def settings_hash(self) -> str:
-        return hashlib.sha256(dumps(self.settings, sort_keys=True).encode()).hexdigest()
+        return sha256_of_json(self.settings)
 
     def for_resume(self) -> "RunIdentity":
         """What an attempt must share with the checkpoint that it resumes from."""

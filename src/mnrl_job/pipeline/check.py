@@ -163,7 +163,7 @@ def check_data(
             size = f"{located.remote_bytes / 1e6:.1f} MB"
             findings.passed("fetch", f"{size} in {seconds:.1f} s, size and checksum verified")
         check_reserved_names(inputs, settings.general_guard)
-        eval_sets = read_eval_sets(inputs, attempt.scratch, settings.max_bad_row_ratio)
+        eval_sets = read_eval_sets(inputs.evals, attempt.scratch, settings.max_bad_row_ratio)
         pairs = read_pairs(inputs.train, read_options(settings), attempt.scratch / "pairs.arrow")
         rejected = f"{sum(pairs.rejected.values())} rejected"
         filtered = f", {pairs.filtered} excluded by MNRL_ROW_FILTER" if pairs.filtered else ""

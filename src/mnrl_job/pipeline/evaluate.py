@@ -48,7 +48,7 @@ def evaluate(settings: Settings) -> RunOutcome:
                 inputs = get_inputs(settings, attempt, devices, trains=False)
             with timer(Phase.PREPARE):
                 check_reserved_names(inputs, settings.general_guard)
-                eval_sets = read_eval_sets(inputs, attempt.scratch, settings.max_bad_row_ratio)
+                eval_sets = read_eval_sets(inputs.evals, attempt.scratch, settings.max_bad_row_ratio)
                 check_eval_names(settings, eval_sets)
                 eval_sets = with_general_guard(eval_sets, settings.general_guard, attempt.scratch)
             task = worker_task(settings, attempt, inputs, eval_sets)

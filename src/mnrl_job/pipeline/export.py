@@ -12,12 +12,12 @@ from typing import Any
 from mnrl_job.config.setting_types import ExportFormat
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalSet
-from mnrl_job.data.read_evalset import read_evalset
-from mnrl_job.data.sources import fetch, locate, rejoin_commas
+from mnrl_job.data.sources import fetch, locate_all
 from mnrl_job.errors import DataError, JobError, SettingsError
 from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.launch.workers import run_workers
+from mnrl_job.pipeline.inputs import read_eval_sets
 from mnrl_job.report.export_report import export_card, export_metrics
 from mnrl_job.report.json_file import write_json
 from mnrl_job.runs.attempt import work_dir
@@ -32,7 +32,7 @@ from mnrl_job.storage.uri import join
 from mnrl_job.system.devices import Devices
 from mnrl_job.system.files import scratch_folder
 from mnrl_job.system.home import provide_home
-from mnrl_job.system.json_text import dumps
+from mnrl_job.system.json_text import sha256_of_json
 from mnrl_job.system.logs import log, warn
 from mnrl_job.system.machine import translate_disk_full
 from mnrl_job.system.preemption import raise_on_signal
@@ -111,14 +111,10 @@ def get_eval_sets(settings: Settings, scratch: Path, recorded: Mapping[str, Any]
         DataError: one has the name of an eval set of the run, but contains other data.
         JobError: one is missing or unusable.
     """
-    variable, style = "MNRL_EVAL_DATA", settings.s3_addressing_style
-    sources = [
-        fetch(locate(source, variable, style), scratch / "inputs")
-        for source in rejoin_commas(settings.eval_data, variable, style)
-    ]
-    eval_sets = tuple(
-        read_evalset(source, scratch / "eval" / source.name, settings.max_bad_row_ratio) for source in sources
-    )
+    variable = "MNRL_EVAL_DATA"
+    located = locate_all(settings.eval_data, variable, settings.s3_addressing_style)
+    sources = [fetch(source, scratch / "inputs") for source in located]
+    eval_sets = read_eval_sets(sources, scratch, settings.max_bad_row_ratio)
     for eval_set in eval_sets:
         known = recorded.get(eval_set.name)
         if known and known["sha256"] != eval_set.sha256:
@@ -146,7 +142,7 @@ def is_exported(target: Store, facts: Mapping[str, str]) -> bool:
         DataError: its manifest is missing or damaged.
     """
     try:
-        return already_published(target, facts_hash(facts)) is not None
+        return already_published(target, sha256_of_json(facts)) is not None
     except SettingsError as error:
         raise SettingsError(
             f"{target.label} was exported from another run that had this id; exports are never overwritten: remove it, "
@@ -161,11 +157,6 @@ def publish(target: Store, staging: Path, facts: Mapping[str, str]) -> None:
             return
         clear_unfinished(target, lease)
         files = upload(staging, target, lease, {})
-        commit_run(target, lease, staging, {**facts, "settings_sha256": facts_hash(facts)}, files)
+        commit_run(target, lease, staging, {**facts, "settings_sha256": sha256_of_json(facts)}, files)
     with suppress(JobError):  # the export is complete; the next attempt removes what is left
         remove_leftovers(target)
-
-
-def facts_hash(facts: Mapping[str, str]) -> str:
-    """SHA-256 of what determines an export."""
-    return hashlib.sha256(dumps(dict(facts), sort_keys=True).encode()).hexdigest()

@@ -1,5 +1,6 @@
 """Locates, downloads and reads the inputs of a run or a check."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -12,6 +13,7 @@ from mnrl_job.data.inputs import Inputs, InputUris, LocatedInputs, fetch_inputs,
 from mnrl_job.data.listing import list_inputs
 from mnrl_job.data.read_evalset import read_evalset
 from mnrl_job.data.read_pairs import ReadOptions
+from mnrl_job.data.sources import LocalSource
 from mnrl_job.errors import SettingsError, by_kind
 from mnrl_job.evaluation.general_guard import GENERAL_SEARCH, read_general_search
 from mnrl_job.launch.accelerate_config import check_accelerate_file
@@ -69,9 +71,9 @@ def get_inputs(settings: Settings, attempt: Attempt, devices: Devices, trains: b
     return replace(fetch_inputs(located, uris, attempt.inputs), listing=listing)
 
 
-def read_eval_sets(inputs: Inputs, scratch: Path, max_bad_row_ratio: float) -> tuple[EvalSet, ...]:
+def read_eval_sets(sources: Iterable[LocalSource], scratch: Path, max_bad_row_ratio: float) -> tuple[EvalSet, ...]:
     """Read and check every given eval set. Up to `max_bad_row_ratio` of the rows of each part may be unusable."""
-    return tuple(read_evalset(source, scratch / "eval" / source.name, max_bad_row_ratio) for source in inputs.evals)
+    return tuple(read_evalset(source, scratch / "eval" / source.name, max_bad_row_ratio) for source in sources)
 
 
 def check_reserved_names(inputs: Inputs, general_guard: Literal["on", "off"]) -> None:

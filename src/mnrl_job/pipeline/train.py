@@ -75,7 +75,7 @@ def train_on_node(settings: Settings, attempt: Attempt, devices: Devices, agent:
             inputs = get_inputs(settings, attempt, devices)
         with timer(Phase.PREPARE):
             check_reserved_names(inputs, settings.general_guard)
-            eval_sets = read_eval_sets(inputs, attempt.scratch, settings.max_bad_row_ratio)
+            eval_sets = read_eval_sets(inputs.evals, attempt.scratch, settings.max_bad_row_ratio)
             pairs = read_pairs(inputs.train, read_options(settings), attempt.scratch / "pairs.arrow")
             log(
                 f"read {pairs.rows} pairs from {len(inputs.train)} source(s)",

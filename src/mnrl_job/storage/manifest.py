@@ -3,14 +3,13 @@
 A checkpoint's manifest also has a SHA-256 of itself; that of a run's manifest is in `_SUCCESS`.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
 from mnrl_job.system.files import atomic_write, sha256_of
-from mnrl_job.system.json_text import dumps
+from mnrl_job.system.json_text import dumps, sha256_of_json
 
 MANIFEST = "manifest.json"
 
@@ -44,7 +43,7 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of([path])}
         for path in paths
     }
-    digest = _digest({**facts, "files": files})
+    digest = sha256_of_json({**facts, "files": files})
     atomic_write(folder / MANIFEST, format_manifest({**facts, "sha256": digest}, files))
 
 
@@ -52,7 +51,7 @@ def read_valid_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a folder, without its own SHA-256; None where a file, or the manifest, is missing or damaged."""
     try:
         manifest = parse_manifest((folder / MANIFEST).read_bytes())
-        if manifest is None or manifest.pop("sha256", None) != _digest(manifest):
+        if manifest is None or manifest.pop("sha256", None) != sha256_of_json(manifest):
             return None
         return None if any(find_damage(folder, manifest["files"])) else manifest
     except OSError:
@@ -78,7 +77,3 @@ def manifest_files(folder: Path) -> list[str]:
         FileNotFoundError: there is no manifest.
     """
     return [*json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"], MANIFEST]
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(dumps(content, sort_keys=True).encode()).hexdigest()

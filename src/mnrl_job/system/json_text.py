@@ -1,5 +1,6 @@
 """Strict JSON: Python's writer also emits NaN and Infinity, which are not JSON."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -12,6 +13,11 @@ def dumps(content: Any, **options: Any) -> str:
         return json.dumps(content, allow_nan=False, **options)
     except ValueError:
         return json.dumps(_finite(content), allow_nan=False, **options)
+
+
+def sha256_of_json(content: Any) -> str:
+    """SHA-256 of JSON content, whatever the order of its keys."""
+    return hashlib.sha256(dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _finite(content: Any) -> Any:
