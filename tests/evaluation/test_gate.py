@@ -126,12 +126,12 @@ def test_the_loss_of_general_search_is_named_with_its_limit_and_a_remedy():
     result = evaluate_gate(GateConfig(("faq", "mrr@10"), max_guard_loss=0.05), sets)
     assert result.failed == (
         "general search: ndcg@10 fell from 0.56 to 0.50, by 0.0600, MNRL_MAX_GUARD_LOSS is 0.05; the model forgets: "
-        "lower MNRL_LEARNING_RATE or train fewer steps",
+        "lower MNRL_WEIGHT_INTERPOLATION or MNRL_LEARNING_RATE, or train fewer steps",
     )
     assert "general-search.ndcg@10 falls by 0.05 at most" in result.rule
     assert evaluate_gate(GateConfig(PRIMARY), sets).warnings == (
         "general search: ndcg@10 fell from 0.56 to 0.50 (95 % interval of the change -0.08 to -0.03); the model "
-        "forgets: lower MNRL_LEARNING_RATE or train fewer steps",
+        "forgets: lower MNRL_WEIGHT_INTERPOLATION or MNRL_LEARNING_RATE, or train fewer steps",
     )
 
 
