@@ -120,6 +120,10 @@ def other_scale(input, p=0.5, training=True, inplace=False):  # noqa: A002
     return functional.dropout(input, p, training, inplace) * (1 - p)
 
 
+def other_rate(input, p=0.5, training=True, inplace=False):  # noqa: A002
+    return functional.dropout(input, p / 2, training, inplace) * (1 - p / 2) / (1 - p)
+
+
 def changed_attention(*arguments, **options):
     return functional.scaled_dot_product_attention(*arguments, **options | {"scale": 1.0})
 
@@ -133,6 +137,7 @@ def attention_without_scale(query, key, value, attn_mask=None, dropout_p=0.0, is
     [
         ("TORCH_DROPOUT", changed_signature),
         ("TORCH_DROPOUT", other_scale),
+        ("TORCH_DROPOUT", other_rate),
         ("TORCH_ATTENTION", changed_attention),
         ("TORCH_ATTENTION", attention_without_scale),
     ],
