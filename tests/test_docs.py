@@ -19,6 +19,7 @@ from mnrl_job.config.settings import Settings, env_name, flag_name
 from mnrl_job.errors import JobError, SettingsError
 from tests.documents import PAGES, Block, anchors, assignments, blocks, read, relative_links
 from tests.examples import write_pairs
+from tests.kubernetes.new_run import make_copy
 from tests.program import ROOT, run_command
 
 DOCS = ROOT / "docs"
@@ -187,6 +188,14 @@ def test_operating_on_a_laptop_and_what_it_cost(checkout):
         cost = next(block for block in blocks(DOCS / "operating.md") if block.text.startswith("jq "))
         shutil.copy(run / "metrics.json", checkout.folder)
         assert "device(s) held for" in checkout.start("sh", "-euc", cost.text).stdout
+
+
+def test_a_run_on_kubernetes_is_made_by_one_command_that_prints_what_the_page_shows(tmp_path):
+    page = ROOT / "k8s" / "README.md"
+    made = next(block for block in blocks(page) if block.text.startswith("scripts/new-run"))
+    shown = next(block for block in blocks(page) if block.text.startswith("k8s/runs/"))
+    done = make_copy(tmp_path).new_run(*made.text.replace("…", "0" * 64).split()[1:])
+    assert done.stdout == shown.text, done.stderr
 
 
 @pytest.mark.slow
