@@ -38,8 +38,8 @@ class Copy:
 
 
 def make_copy(folder: Path) -> Copy:
-    folder.mkdir(exist_ok=True)
-    shutil.copytree(K8S, folder / "k8s")
+    """Without runs that somebody has made here."""
+    shutil.copytree(K8S, folder / "k8s", ignore=shutil.ignore_patterns("runs"))
     (folder / "scripts").mkdir()
     shutil.copy(ROOT / "scripts" / "new-run", folder / "scripts")
     return Copy(folder)

@@ -46,9 +46,9 @@ def test_its_settings_are_its_own_and_no_other_file_changes(copy):
     }
     written = {path.relative_to(copy.runs) for path in copy.runs.rglob("*") if path.is_file()}
     assert {str(path) for path in written} == {"faq-7/kustomization.yaml", "faq-7/settings.env"}
-    for path in K8S.rglob("*"):
-        if path.is_file():
-            assert (copy.folder / "k8s" / path.relative_to(K8S)).read_bytes() == path.read_bytes()
+    shared = [path for path in (copy.folder / "k8s").rglob("*") if path.is_file() and copy.runs not in path.parents]
+    assert len(shared) > len(OVERLAYS)
+    assert all(path.read_bytes() == (K8S / path.relative_to(copy.folder / "k8s")).read_bytes() for path in shared)
 
 
 def test_eval_data_and_output_are_told(copy):
