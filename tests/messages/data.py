@@ -236,14 +236,14 @@ EVAL_SETS: Catalogue = {
     "a gate without an eval set": (
         without_eval_sets(min_gain=0.1),
         64,
-        "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE, MNRL_MAX_GUARD_LOSS and MNRL_EVAL_INTERVAL need an eval set; name one in "
-        "MNRL_EVAL_DATA, or hold training pairs out (MNRL_HOLDOUT_RATIO)",
+        "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE and MNRL_MAX_GUARD_LOSS need an eval set; name one in MNRL_EVAL_DATA, or "
+        "hold training pairs out (MNRL_HOLDOUT_RATIO)",
     ),
     "a limit on the loss of general search without an eval set": (
         without_eval_sets(max_guard_loss=0.1),
         64,
-        "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE, MNRL_MAX_GUARD_LOSS and MNRL_EVAL_INTERVAL need an eval set; name one in "
-        "MNRL_EVAL_DATA, or hold training pairs out (MNRL_HOLDOUT_RATIO)",
+        "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE and MNRL_MAX_GUARD_LOSS need an eval set; name one in MNRL_EVAL_DATA, or "
+        "hold training pairs out (MNRL_HOLDOUT_RATIO)",
     ),
     "an eval set with the name of the general guard": (
         with_eval_set_named("general-search"),

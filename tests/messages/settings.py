@@ -33,7 +33,7 @@ SETTINGS: Catalogue = {
     "a number beyond its bound": (
         environment(MNRL_LEARNING_RATE="2"),
         64,
-        "MNRL_LEARNING_RATE='2' is invalid; expected a number above 0 and up to 1",
+        "MNRL_LEARNING_RATE='2' is invalid; expected auto or a number above 0 and up to 1",
     ),
     "none of a few words": (
         environment(MNRL_PRECISION="fp8"),

@@ -14,6 +14,7 @@ from mnrl_job.embedding.model_facts import ModelFacts
 from mnrl_job.evaluation.gate import GateResult
 from mnrl_job.evaluation.results import Evaluation, QueryResult
 from mnrl_job.evaluation.significance import Comparison, compare
+from mnrl_job.evaluation.weight_selection import ALPHAS, InterpolationPoint
 from mnrl_job.pipeline.finalize import training_settings
 from mnrl_job.report.html_report import render_report
 from mnrl_job.report.metrics import Run, build_metrics
@@ -113,6 +114,7 @@ def worker_result(names: tuple[str, ...], trained: bool) -> WorkerResult:
         return WorkerResult(MODEL, scored, ("1 x CPU (2 threads)",), 900_000_000)
     training = Training(
         steps=60,
+        learning_rate=1e-3,
         rows_used=480,
         rows_digest="0123456789abcdef",
         final_loss=0.1234,
@@ -127,6 +129,10 @@ def worker_result(names: tuple[str, ...], trained: bool) -> WorkerResult:
         trainable_parameters=22_713_216,
         scores=(StepScore(20, 0.5), StepScore(40, 0.6), StepScore(60, 0.55)),
         best_step=40,
+        weight_interpolation=0.5,
+        interpolation_points=tuple(
+            InterpolationPoint(alpha, 0.5 + alpha / 10, 0.56 - alpha / 20, alpha >= 0.5) for alpha in ALPHAS
+        ),
     )
     return WorkerResult(MODEL, scored, ("1 x NVIDIA H100",), 5_000_000_000, scored, training)
 

@@ -130,7 +130,9 @@ def test_charts_have_descriptions_and_tables(run):
         "Loss",
         "Learning rate",
         "Gradient norm",
-        "faq.ndcg@10 while training",
+        "Selection split while training",
+        "Your pairs by fraction of trained weights",
+        "General search by fraction of trained weights",
         "In-batch accuracy",
         "Margin of the positive",
         "Anisotropy",
@@ -142,6 +144,8 @@ def test_charts_have_descriptions_and_tables(run):
     assert re.search(r"to 0 at step 60; lowest 0 at step 60, highest 0.001 at step 6", drawn[1])
     faint = [attrs for attrs in page.attributes("polyline") if attrs["class"] == "line faint"]
     assert len(faint) == 5, "what was logged, behind a running mean"
+    assert drawn[4].endswith("From 0.5 at α 0 to 0.6 at α 1; lowest 0.5 at α 0, highest 0.6 at α 1.")
+    assert "a mixture of the trained weights, 0.5 of it," in page.text
     assert "No collapse." in page.text
 
 

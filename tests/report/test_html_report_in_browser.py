@@ -174,7 +174,7 @@ def test_without_javascript_only_the_table_of_all_queries_is_missing(opened):
     page = opened(java_script_enabled=False)
     assert page.locator("#explorer").is_hidden()
     assert page.locator(".changes li").first.is_visible()
-    assert page.locator("svg[role=img]").count() == 10
+    assert page.locator("svg[role=img]").count() == 12
     assert page.get_by_text("rankings/ next to this page has the same data").is_visible()
     assert opened().get_by_text("rankings/ next to this page has the same data").is_hidden()
 

@@ -27,7 +27,7 @@ def test_every_weight_lies_between_the_base_and_the_trained_one(load, alpha):
     base, model = load(), load()
     change(model, [""])
     trained = {name: weight.clone() for name, weight in model.state_dict().items()}
-    interpolate(model, base, alpha)
+    interpolate(model, base.state_dict(), model.state_dict(), alpha)
     for name, weight in model.state_dict().items():
         start = base.state_dict()[name]
         torch.testing.assert_close(weight, start + alpha * (trained[name] - start))
@@ -38,7 +38,7 @@ def test_scaling_an_adapter_interpolates_the_merged_weights(load):
     add_adapter(model, 3, 42, "fp32")
     change(model, ["lora_"])
     expected = merged(model, load())
-    interpolate(expected, load(), 0.3)
+    interpolate(expected, load().state_dict(), expected.state_dict(), 0.3)
     scale_adapter(model, 0.3)
     for name, weight in merged(model, load()).state_dict().items():
         torch.testing.assert_close(weight, expected.state_dict()[name])

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from mnrl_job.config.setting_types import Source
@@ -23,6 +24,7 @@ from mnrl_job.pipeline.inputs import (
     needed_scratch_bytes,
     read_eval_sets,
     read_options,
+    selection_sets,
     with_general_guard,
 )
 from mnrl_job.pipeline.prepare import prepare
@@ -180,8 +182,9 @@ def check_data(
                 findings.add(finding)
         if prepared:
             check_eval_names(settings, prepared.eval_sets)
+            selection = selection_sets(prepared.selection_split, settings.general_guard, attempt.scratch)
             task = worker_task(settings, attempt, inputs, eval_sets, prepared.pairs, prepared.batch_plan)
-            return task, prepared.audit
+            return replace(task, selection=selection), prepared.audit
     return None
 
 

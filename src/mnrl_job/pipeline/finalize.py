@@ -163,8 +163,6 @@ def training_settings(settings: Settings) -> TrainingSettings:
         "hardness": str(settings.hardness) if settings.hardness else None,
         "epochs": settings.epochs,
         "global_batch_size": settings.batch_size,
-        "learning_rate": settings.learning_rate,
-        "weight_interpolation": settings.weight_interpolation,
         "lora_rank": settings.lora_rank,
         "hard_negatives": settings.num_hard_negatives,
     }

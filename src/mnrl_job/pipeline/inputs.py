@@ -17,6 +17,7 @@ from mnrl_job.data.sources import LocalSource
 from mnrl_job.errors import SettingsError, by_kind
 from mnrl_job.evaluation.general_guard import GENERAL_SEARCH, read_general_search
 from mnrl_job.launch.accelerate_config import check_accelerate_file
+from mnrl_job.launch.worker_task import SelectionSets
 from mnrl_job.runs.attempt import Attempt
 from mnrl_job.system.devices import Devices
 from mnrl_job.system.logs import warn
@@ -98,6 +99,14 @@ def with_general_guard(
     return (*eval_sets, read_general_search(scratch / "eval" / GENERAL_SEARCH))
 
 
+def selection_sets(split: EvalSet | None, general_guard: Literal["on", "off"], scratch: Path) -> SelectionSets | None:
+    """The eval sets to select weights on; of the general guard the half that is not reported."""
+    if split is None:
+        return None
+    folder = scratch / "selection" / GENERAL_SEARCH
+    return SelectionSets(split, read_general_search(folder, reported=False) if general_guard == "on" else None)
+
+
 def check_eval_names(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> None:
     """Check that the eval sets that settings name exist, and that there is one if there is a gate.
 
@@ -111,9 +120,9 @@ def check_eval_names(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> None
     for name, origin in required.items():
         if name not in names:
             raise SettingsError(f"{origin}: no eval set is named {name!r}; there are: {', '.join(names) or 'none'}")
-    gate_settings = (settings.min_gain, settings.max_p_value, settings.max_guard_loss, settings.eval_interval)
+    gate_settings = (settings.min_gain, settings.max_p_value, settings.max_guard_loss)
     if not names and any(value not in (None, NO_GATE) for value in gate_settings):
         raise SettingsError(
-            "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE, MNRL_MAX_GUARD_LOSS and MNRL_EVAL_INTERVAL need an eval set; name one in "
-            "MNRL_EVAL_DATA, or hold training pairs out (MNRL_HOLDOUT_RATIO)"
+            "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE and MNRL_MAX_GUARD_LOSS need an eval set; name one in MNRL_EVAL_DATA, or "
+            "hold training pairs out (MNRL_HOLDOUT_RATIO)"
         )

@@ -19,6 +19,7 @@ from mnrl_job.pipeline.inputs import (
     get_inputs,
     read_eval_sets,
     read_options,
+    selection_sets,
     with_general_guard,
 )
 from mnrl_job.pipeline.open_attempt import open_attempt
@@ -85,7 +86,9 @@ def train_on_node(settings: Settings, attempt: Attempt, devices: Devices, agent:
             prepared = prepare(settings, attempt, pairs, eval_sets, nodes.max_nodes * devices.workers)
             check_eval_names(settings, prepared.eval_sets)
             eval_sets = with_general_guard(prepared.eval_sets, settings.general_guard, attempt.scratch)
+            selection = selection_sets(prepared.selection_split, settings.general_guard, attempt.scratch)
         task = worker_task(settings, attempt, inputs, eval_sets, prepared.pairs, prepared.batch_plan)
+        task = replace(task, selection=selection)
         identity = run_identity(settings, task.inputs)
         resume = partial(resume_task, attempt, upload, identity)
         bm25 = start_bm25(task.eval_sets if nodes.is_first else (), settings.metric_cutoffs)

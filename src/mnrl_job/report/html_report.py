@@ -14,7 +14,7 @@ from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.evaluation.general_guard import guard_summary
 from mnrl_job.report.highlights import find_highlights
-from mnrl_job.report.page.curves import evaluation_charts, training_curves
+from mnrl_job.report.page.curves import evaluation_charts, interpolation_charts, training_curves
 from mnrl_job.report.page.formatting import count, signed, timestamp, truncate
 from mnrl_job.report.page.metric_rows import metric_tables, slope_chart
 from mnrl_job.report.page.query_explorer import Explorer, build_explorer
@@ -50,6 +50,7 @@ def render_report(
         explorers=_explorers(staging / "rankings", metrics, eval_sets),
         curves=training_curves(log, settings.batch_size),
         evaluation_charts=evaluation_charts(metrics),
+        interpolation_charts=interpolation_charts(metrics),
         training=training_rows(metrics),
         speed=speed_rows(metrics),
         phases=phase_rows(metrics),

@@ -205,6 +205,8 @@ def _weights(training: dict[str, Any]) -> list[str]:
     """How the weights differ from those of plain fine-tuning."""
     alpha = training["weight_interpolation"]
     interpolation = f"- weights interpolated with the base model's: {alpha:g} trained, {1 - alpha:g} base (WiSE-FT)"
+    if training["interpolation_points"]:
+        interpolation += ", chosen on training pairs kept for it"
     lines = [interpolation] if alpha < 1 else []
     if training["lora_rank"] is None:
         return lines

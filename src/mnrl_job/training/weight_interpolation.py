@@ -4,20 +4,32 @@ Wortsman et al. 2022 (WiSE-FT, arXiv 2109.01903), section 2; for embedding model
 2311.13534).
 """
 
+from collections.abc import Mapping
+
 import torch
 from sentence_transformers import SentenceTransformer
 
+# Published where `auto` has no pairs to choose on; see docs/recipes.md for what it was chosen on.
+DEFAULT_ALPHA = 0.7
+
+Weights = Mapping[str, torch.Tensor]
+
 
 @torch.no_grad()
-def interpolate(model: SentenceTransformer, base: SentenceTransformer, alpha: float) -> None:
+def interpolate(model: SentenceTransformer, base: Weights, trained: Weights, alpha: float) -> None:
     """Set the weights of `model` to `base + alpha (trained - base)`, in place.
 
     Args:
-        model: trained.
-        base: the model that was fine-tuned, with the same architecture.
+        model: with the same architecture as the base model; `trained` may be its own weights.
+        base: weights of the model that was fine-tuned.
+        trained: weights after training.
         alpha: fraction of the trained weights, from 0 to 1.
     """
-    base_weights = base.state_dict()
     for name, weight in model.state_dict().items():
         if weight.is_floating_point():
-            weight.copy_(torch.lerp(base_weights[name].to(weight), weight, alpha))
+            weight.copy_(torch.lerp(base[name].to(weight), trained[name].to(weight), alpha))
+
+
+def copy_weights(model: SentenceTransformer) -> Weights:
+    """A copy of the weights in host memory."""
+    return {name: weight.detach().to("cpu", copy=True) for name, weight in model.state_dict().items()}

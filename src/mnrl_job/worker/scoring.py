@@ -53,15 +53,19 @@ def extra_checkpoint_files(task: WorkerTask) -> tuple[Path, ...]:
     return (task.scratch / BEFORE, *results, *best, *mined, task.staging / "training_log.jsonl")
 
 
-def primary_score(model: SentenceTransformer, task: WorkerTask) -> float:
-    """The primary metric of the model during training."""
-    name, metric = task.settings.primary_eval
-    eval_set = judged_by(name, task.eval_sets)
-    if eval_set is None:
-        raise ValueError("the primary metric needs an eval set")
+def selection_score(model: SentenceTransformer, task: WorkerTask) -> float:
+    """The primary metric on the selection split, by which the best weights are chosen during training."""
+    if task.selection is None:
+        raise ValueError("scores during training need a selection split")
+    _, metric = task.settings.primary_eval
+    return evaluate_selection_set(model, task, task.selection.split).metrics[metric]
+
+
+def evaluate_selection_set(model: SentenceTransformer, task: WorkerTask, eval_set: EvalSet) -> Evaluation:
+    """Evaluate on a set that is not reported. The next call overwrites the results. Collective."""
     options = replace(evaluation_options(task.settings), dimensions=())
     with locating_undefined_embeddings(eval_set, "in"):
-        return evaluate(model, eval_set, options, task.scratch / "during.jsonl").metrics[metric]
+        return evaluate(model, eval_set, options, task.scratch / "selection.jsonl")
 
 
 def evaluation_options(settings: Settings) -> EvaluationOptions:
