@@ -85,7 +85,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         prepare_model(model, settings, self.precision)
         given = read_negatives(data.batch_plan.labels)
         budget = chunk_budget_for(model, state.device, settings.mini_batch_size)
-        collate = build_collator(model, data.pairs, budget, scratch / "tokens", given)
+        collate = build_collator(model, data.pairs, budget, given)
         self.negatives = mine_hard_negatives(model, settings, data, self.plan, self.precision, scratch)
         positives = find_known_positives(read_groups(data.batch_plan.labels))
         collate.row_texts = replace(collate.row_texts, mined=self.negatives, positives=positives)

@@ -15,7 +15,7 @@ from huggingface_hub.utils.tqdm import enable_progress_bars
 from transformers.utils.logging import disable_progress_bar
 
 from mnrl_job.embedding.out_of_memory import is_out_of_memory
-from mnrl_job.errors import EnvironmentFailure, JobError, OutOfMemory, first_line
+from mnrl_job.errors import EnvironmentFailure, InternalError, JobError, OutOfMemory, first_line
 from mnrl_job.launch.error_files import worker_main
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.system import logs
@@ -36,6 +36,8 @@ def explain(error: Exception, scratch: Path) -> JobError | None:
     """Convert a library's exception to a `JobError`; None if it is unknown."""
     if is_out_of_memory(error):
         return OutOfMemory(f"out of device memory: {first_line(error)}; lower MNRL_BATCH_SIZE or MNRL_MAX_SEQ_LENGTH")
+    if (message := first_line(error)).startswith("DataLoader worker (pid"):
+        return InternalError(f"a process that tokenizes batches died: {message}")
     return disk_full_error(error, scratch)
 
 
