@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mnrl_job.deduplication.groups import find_groups
-from mnrl_job.deduplication.holdout import choose_rows, find_components, hold_out
+from mnrl_job.deduplication.holdout import HoldoutLimits, choose_rows, find_components, hold_out
 from mnrl_job.deduplication.text_similarity import normalize, word_pairs
 from mnrl_job.errors import DataError
 from tests.deduplication.rows import LONG, pairs_of, text_groups
@@ -19,7 +19,7 @@ GROUPS = st.lists(st.tuples(st.integers(0, 30), st.integers(20, 60)), min_size=1
 @given(groups=GROUPS, ratio=st.sampled_from([0.1, 0.3, 0.5]))
 def test_no_group_is_both_held_out_and_trained_on_and_the_ratio_is_respected(groups, ratio):
     try:
-        held = choose_rows(groups, ratio, seed=1)
+        held = choose_rows(groups, groups[:, 0], HoldoutLimits(ratio, 1000), seed=1)
     except DataError:
         sizes = np.unique(find_components(groups), return_counts=True)[1]
         assert sizes.min() > len(groups) * ratio, "only where no set of rows is small enough"
@@ -43,7 +43,7 @@ def held_out_pairs(pairs, tmp_path):
     rows = [(anchor, " ".join([positive] * 2)) for anchor, positive in rows]
     read = pairs(rows)
     groups = find_groups(read, None, 0.9, tmp_path / "texts")
-    return rows, groups, hold_out(read, groups, 0.2, seed=3)
+    return rows, groups, hold_out(read, groups, HoldoutLimits(0.2, 1000), seed=3)
 
 
 def test_the_eval_set_consists_of_held_out_pairs_and_other_documents(held_out_pairs):
@@ -83,7 +83,7 @@ def test_no_training_pair_is_a_near_duplicate_of_a_held_out_one(rows, tmp_path_f
     read = pairs_of(rows, folder)
     groups = find_groups(read, None, 0.9, folder / "texts")
     try:
-        held_out = hold_out(read, groups, 0.5, seed=1)
+        held_out = hold_out(read, groups, HoldoutLimits(0.5, 1000), seed=1)
     except DataError:
         return
     remaining = [row for row, held in zip(rows, held_out.rows, strict=True) if not held]
@@ -99,7 +99,7 @@ def test_the_corpus_consists_of_held_out_positives_and_a_sample_of_others(pairs,
     monkeypatch.setattr("mnrl_job.deduplication.holdout.MAX_OTHER_DOCUMENTS", 7)
     read = pairs([(f"question {i}", f"answer {i} {i} {i}") for i in range(50)])
     groups = find_groups(read, None, 0.9, tmp_path / "texts")
-    held_out = hold_out(read, groups, 0.2, seed=1)
+    held_out = hold_out(read, groups, HoldoutLimits(0.2, 1000), seed=1)
     assert len(held_out.data.corpus) == 10 + 7
     assert {held_out.data.corpus[document] for _, document in held_out.data.qrels} == {
         f"answer {i} {i} {i}" for i in np.flatnonzero(held_out.rows)
@@ -108,20 +108,38 @@ def test_the_corpus_consists_of_held_out_positives_and_a_sample_of_others(pairs,
 
 def test_the_same_seed_holds_out_the_same_rows():
     groups = np.arange(200).reshape(-1, 2)
-    assert (choose_rows(groups, 0.1, 1) == choose_rows(groups, 0.1, 1)).all()
-    assert (choose_rows(groups, 0.1, 1) != choose_rows(groups, 0.1, 2)).any()
+    first, again, other = (choose_rows(groups, groups[:, 0], HoldoutLimits(0.1, 1000), seed) for seed in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+@given(groups=GROUPS, max_queries=st.integers(1, 20))
+def test_no_more_than_the_allowed_queries_are_held_out_and_whole_groups_of_them(groups, max_queries):
+    try:
+        held = choose_rows(groups, groups[:, 0], HoldoutLimits(0.9, max_queries), seed=1)
+    except DataError:
+        return
+    assert 0 < len(set(groups[held, 0].tolist())) <= max_queries
+    assert not set(groups[held].ravel().tolist()) & set(groups[~held].ravel().tolist())
+
+
+def test_a_limit_of_queries_counts_equal_anchors_once():
+    anchors = np.arange(100) // 4
+    groups = np.stack([anchors, 1000 + np.arange(100)], axis=1)
+    assert choose_rows(groups, anchors, HoldoutLimits(0.5, 3), seed=1).sum() == 3 * 4
+    assert choose_rows(groups, anchors, HoldoutLimits(0.5, 1000), seed=1).sum() == 12 * 4
 
 
 def test_nothing_can_be_held_out_of_a_single_component():
-    with pytest.raises(DataError, match=r"^MNRL_HOLDOUT_RATIO=0\.1: .*\b20 rows.*MNRL_EVAL_DATA"):
-        choose_rows(np.stack([np.arange(20), np.full(20, 99)], axis=1), 0.1, 1)
+    with pytest.raises(DataError, match=r"^MNRL_HOLDOUT_RATIO=0\.1, MNRL_HOLDOUT_MAX_QUERIES=1000: .*\b20 rows"):
+        choose_rows(np.stack([np.arange(20), np.full(20, 99)], axis=1), np.arange(20), HoldoutLimits(0.1, 1000), 1)
 
 
 def test_pairs_are_held_out_of_more_text_than_arrow_can_concatenate(huge, pairs, monkeypatch):
     monkeypatch.setattr("mnrl_job.deduplication.holdout.read_table", lambda _: huge)
     monkeypatch.setattr("mnrl_job.deduplication.holdout.MAX_OTHER_DOCUMENTS", 5)
     ids = np.arange(2 * huge.num_rows).reshape(-1, 2)
-    held_out = hold_out(pairs([("q", "a")]), text_groups(ids), 1e-4, seed=1)
+    held_out = hold_out(pairs([("q", "a")]), text_groups(ids), HoldoutLimits(1e-4, 1000), seed=1)
     assert [query[:4] for query in held_out.data.queries.values()] == [
         f"{row % 400:04}" for row in np.flatnonzero(held_out.rows)
     ]

@@ -73,3 +73,6 @@ class DataSettings(BaseModel):
     holdout_ratio: float = setting(
         0.1, "fraction of the training data held out if there is no eval data", "a number from 0 to 0.9", ge=0, le=0.9
     )
+    holdout_max_queries: int = setting(
+        10_000, "maximum number of queries held out if there is no eval data", "an integer of at least 1", ge=1
+    )

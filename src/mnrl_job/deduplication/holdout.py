@@ -18,6 +18,14 @@ MAX_OTHER_DOCUMENTS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
+class HoldoutLimits:
+    """How much is held out at most: a fraction of the rows, and distinct queries."""
+
+    ratio: float
+    max_queries: int
+
+
+@dataclass(frozen=True, slots=True)
 class HeldOut:
     """An eval set made of training pairs; `rows` marks them, shape (rows,)."""
 
@@ -30,29 +38,37 @@ def find_components(group_ids: NDArray[np.int64]) -> NDArray[np.int64]:
     return label_components(group_ids, int(group_ids.max(initial=0)) + 1)[group_ids[:, 0]]
 
 
-def choose_rows(group_ids: NDArray[np.int64], ratio: float, seed: int) -> NDArray[np.bool_]:
-    """Choose whole components in random order, as long as they fit into `ratio` of the rows. Shape (rows,).
+def choose_rows(
+    group_ids: NDArray[np.int64], query_ids: NDArray[np.int64], limits: HoldoutLimits, seed: int
+) -> NDArray[np.bool_]:
+    """Choose whole components in random order, as long as they fit into the limits. Shape (rows,).
+
+    Equal anchors have equal `query_ids`, and are in one component.
 
     Raises:
         DataError: none fits, so nothing can be held out.
     """
     components, sizes = np.unique(find_components(group_ids), return_inverse=True, return_counts=True)[1:]
-    budget = int(len(group_ids) * ratio)
+    first_rows = np.unique(query_ids, return_index=True)[1]
+    queries = np.bincount(components[first_rows], minlength=len(sizes))
+    rows_left, queries_left = int(len(group_ids) * limits.ratio), limits.max_queries
     is_chosen = np.zeros(len(sizes), dtype=bool)
     for component in np.random.default_rng((seed, 1)).permutation(len(sizes)):
-        if sizes[component] <= budget:
+        if sizes[component] <= rows_left and queries[component] <= queries_left:
             is_chosen[component] = True
-            budget -= int(sizes[component])
+            rows_left -= int(sizes[component])
+            queries_left -= int(queries[component])
     if not is_chosen.any():
         raise DataError(
-            f"MNRL_HOLDOUT_RATIO={ratio:g}: no group of the {len(group_ids)} rows is small enough to hold out; "
-            "give MNRL_EVAL_DATA, more pairs, or MNRL_HOLDOUT_RATIO=0 to train without evaluation"
+            f"MNRL_HOLDOUT_RATIO={limits.ratio:g}, MNRL_HOLDOUT_MAX_QUERIES={limits.max_queries}: no group of the "
+            f"{len(group_ids)} rows is small enough to hold out; give MNRL_EVAL_DATA, more pairs, or "
+            "MNRL_HOLDOUT_RATIO=0 to train without evaluation"
         )
     return np.asarray(is_chosen[components])
 
 
-def hold_out(pairs: Pairs, groups: TextGroups, ratio: float, seed: int) -> HeldOut:
-    """Make an eval set of at most `ratio` of the pairs.
+def hold_out(pairs: Pairs, groups: TextGroups, limits: HoldoutLimits, seed: int) -> HeldOut:
+    """Make an eval set of some of the pairs.
 
     The corpus holds the held-out positives and up to `MAX_OTHER_DOCUMENTS` other positives as distractors, one of each
     group of near-duplicates. All positives that an anchor is paired with are relevant to it.
@@ -60,7 +76,7 @@ def hold_out(pairs: Pairs, groups: TextGroups, ratio: float, seed: int) -> HeldO
     Raises:
         DataError: nothing can be held out.
     """
-    is_held_out = choose_rows(groups.group_ids, ratio, seed)
+    is_held_out = choose_rows(groups.group_ids, groups.text_ids[:, 0], limits, seed)
     table = read_table(pairs.path).select(["anchor", "positive"])
     queries: dict[str, str] = {}
     corpus: dict[str, str] = {}

@@ -13,7 +13,7 @@ from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.select_pairs import select_pairs
 from mnrl_job.deduplication.audit import audit
 from mnrl_job.deduplication.groups import without_contradictions
-from mnrl_job.deduplication.holdout import without_held_out
+from mnrl_job.deduplication.holdout import HoldoutLimits, without_held_out
 from mnrl_job.errors import DataError
 from mnrl_job.pipeline.data_requirements import check_batch_size, check_hardness
 from mnrl_job.pipeline.holdout import hold_out_eval_set
@@ -56,7 +56,8 @@ def prepare(
         )
     negatives, negatives_held_out = without_contradictions(groups), 0
     if not eval_sets:
-        eval_sets, is_held_out = hold_out_eval_set(read, groups, settings.holdout_ratio, settings.seed, attempt.scratch)
+        limits = HoldoutLimits(settings.holdout_ratio, settings.holdout_max_queries)
+        eval_sets, is_held_out = hold_out_eval_set(read, groups, limits, settings.seed, attempt.scratch)
         selected &= ~is_held_out
         negatives, negatives_held_out = without_held_out(groups.group_ids, negatives, is_held_out)
     pairs, negatives = select_pairs(read, negatives, selected, attempt.scratch / "train.arrow")
