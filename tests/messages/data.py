@@ -4,7 +4,10 @@ import gzip
 import json
 from functools import partial
 
+import numpy as np
+
 from mnrl_job.config.row_filter import parse_row_filter
+from mnrl_job.deduplication.holdout import HoldoutLimits, choose_rows
 from mnrl_job.pipeline.data_requirements import check_batch_size
 from tests.messages.provoking import (
     BEIR,
@@ -182,6 +185,12 @@ ROWS: Catalogue = {
     ),
 }
 EVAL_SETS: Catalogue = {
+    "nothing to hold out": (
+        partial(choose_rows, np.array([[0, 9], [1, 9]]), np.array([0, 1]), HoldoutLimits(0.5, 1), seed=1),
+        65,
+        "MNRL_HOLDOUT_RATIO=0.5, MNRL_HOLDOUT_MAX_QUERIES=1: no group of the 2 rows is small enough to hold out; give "
+        "MNRL_EVAL_DATA, more pairs, or MNRL_HOLDOUT_RATIO=0 to train without evaluation",
+    ),
     "a folder without queries": (
         beir(queries=None),
         65,

@@ -37,7 +37,10 @@ def explain(error: Exception, scratch: Path) -> JobError | None:
     if is_out_of_memory(error):
         return OutOfMemory(f"out of device memory: {first_line(error)}; lower MNRL_BATCH_SIZE or MNRL_MAX_SEQ_LENGTH")
     if (message := first_line(error)).startswith("DataLoader worker (pid"):
-        return InternalError(f"a process that tokenizes batches died: {message}")
+        return InternalError(
+            f"a process that tokenizes batches died ({message}); start again; if it was killed, the machine may have "
+            "run out of memory"
+        )
     return disk_full_error(error, scratch)
 
 
