@@ -220,5 +220,5 @@ def test_make_train_ends_as_the_readme_shows(checkout):
     assert train.returncode == 0, train.stderr
     shown = next(block for block in blocks(ROOT / "README.md") if block.text.startswith("support-faq\n"))
     header, row = shown.text.splitlines()[1:3]
-    assert f"\nsupport-faq\n{header}\n{row[:9]}" in train.stdout
+    assert f"\nsupport-faq\n{header}\n{row[:7]}" in train.stdout
     assert "the run is in runs/" in train.stderr

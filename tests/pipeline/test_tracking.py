@@ -104,7 +104,7 @@ def test_a_run_succeeds_without_its_trackers_and_stdout_has_only_the_table(mnrl_
     }
     ended = mnrl_job("train", **good | tracked)
     assert ended.code == 0, ended.stderr
-    assert ended.stdout.startswith("\nfaq\n  metric")
+    assert ended.stdout.startswith("\nfaq\nmetric ")
     warnings = [line for line in ended.stderr.splitlines() if "MNRL_REPORT_TO" in line]
     assert len(warnings) == 2, ended.stderr
     assert any("No module named 'wandb'" in line for line in warnings)

@@ -7,8 +7,10 @@ from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.launch.workers import run_workers
 from mnrl_job.pipeline.findings import Findings
+from mnrl_job.report.page import formatting
 from mnrl_job.system.devices import Devices
 from mnrl_job.system.finding import Finding
+from mnrl_job.system.quantities import file_size
 from mnrl_job.training.results import TokenLengths
 from mnrl_job.worker.results import TrialRun
 
@@ -32,7 +34,7 @@ def check_model(
             "model",
             f"loads and trains on {trial_run.device} with torch {trial_run.torch}: "
             f"{trial_run.parameters / 1e6:.1f} million parameters, "
-            f"peak memory {trial_run.peak_memory_bytes / 1e9:.1f} GB",
+            f"peak memory {file_size(trial_run.peak_memory_bytes)}",
         )
         findings.passed("expected time", expected_time(task, steps, trial_run, 2 * loading_seconds))
         if speed:
@@ -53,7 +55,7 @@ def expected_time(task: WorkerTask, steps: int, trial_run: TrialRun, startup_sec
         f"{steps} steps of {trial_run.step_seconds:.2f} s, {evaluations} evaluations of "
         f"{trial_run.evaluation_seconds:.1f} s, start-up {startup_seconds:.0f} s"
     )
-    return f"about {_duration(total)}: {parts}" + (f", mining {mining:.0f} s" if mining else "")
+    return f"about {formatting.seconds(total)}: {parts}" + (f", mining {mining:.0f} s" if mining else "")
 
 
 def evaluations_during(steps: int, step_seconds: float, interval: Interval | None) -> int:
@@ -74,15 +76,10 @@ def check_grace_period(size: int, speed: float, grace_seconds: float) -> Finding
     """How many checkpoints of `size` bytes can be uploaded between SIGTERM and SIGKILL."""
     seconds = size / speed
     fit = int(grace_seconds / seconds)
-    detail = f"uploading a checkpoint ({size / 1e6:.0f} MB) takes {seconds:.1f} s; {fit} fit into {grace_seconds:g} s"
+    written = f"writing a checkpoint ({file_size(size)}) to the output takes {seconds:.1f} s"
+    detail = f"{written}; {fit} fit into {grace_seconds:g} s"
     if fit < 1:
         enough = round(2 * seconds + grace_seconds)
         remedy = f"set terminationGracePeriodSeconds (docker stop -t) and MNRL_GRACE_PERIOD to at least {enough} s"
         return Finding("grace period", "warning", detail, remedy)
     return Finding("grace period", "passed", detail)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -19,7 +19,7 @@ from mnrl_job.evaluation.general_guard import GENERAL_SEARCH, read_general_searc
 from mnrl_job.launch.accelerate_config import check_accelerate_file
 from mnrl_job.runs.attempt import Attempt
 from mnrl_job.system.devices import Devices
-from mnrl_job.system.logs import warn
+from mnrl_job.system.logs import log, warn
 from mnrl_job.system.machine import caches, disk, shared_memory
 
 
@@ -55,6 +55,7 @@ def get_inputs(settings: Settings, attempt: Attempt, devices: Devices, trains: b
     """
     if settings.accelerate_config:
         check_accelerate_file(settings.accelerate_config, devices.workers, attempt.nodes)
+    log(f"run {attempt.run_id}: reading the data", run_id=attempt.run_id)
     uris = input_uris(settings)
     located = locate_inputs(uris)
     for finding in (

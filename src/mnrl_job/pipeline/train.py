@@ -34,6 +34,7 @@ from mnrl_job.storage.probe import probe
 from mnrl_job.system.devices import Devices, find_devices
 from mnrl_job.system.logs import log
 from mnrl_job.system.phases import Phase
+from mnrl_job.system.quantities import plural
 from mnrl_job.worker.results import Verification, WorkerResult
 
 
@@ -78,7 +79,7 @@ def train_on_node(settings: Settings, attempt: Attempt, devices: Devices, agent:
             eval_sets = read_eval_sets(inputs.evals, attempt.scratch, settings.max_bad_row_ratio)
             pairs = read_pairs(inputs.train, read_options(settings), attempt.scratch / "pairs.arrow")
             log(
-                f"read {pairs.rows} pairs from {len(inputs.train)} source(s)",
+                f"read {pairs.rows} pairs from {plural(len(inputs.train), 'source')}",
                 rejected=pairs.rejected,
                 filtered=pairs.filtered,
             )

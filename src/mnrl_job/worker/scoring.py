@@ -73,12 +73,13 @@ def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tup
     _, metric = task.settings.primary_eval
     options = evaluation_options(task.settings)
     evaluations = []
+    prefix = f"{when} training, " if task.pairs else ""
     for eval_set in task.eval_sets:
         results = task.scratch / f"{when}-{eval_set.name}.jsonl"
         enter_phase(Phase(f"evaluate_{when}"))
+        log(f"{prefix}{eval_set.name}: scoring {eval_set.queries} queries over {eval_set.documents} documents")
         with locating_undefined_embeddings(eval_set, when):
             evaluation = evaluate(model, eval_set, options, results)
-        prefix = f"{when} training, " if task.pairs else ""
         log(f"{prefix}{eval_set.name}: {metric} {evaluation.metrics[metric]:.4f}", seconds=evaluation.seconds)
         evaluations.append(evaluation)
     if task.pairs and when == "before":
