@@ -27,25 +27,23 @@ def show_result(metrics: Mapping[str, Any], uri: str = "") -> None:
     """Print the scores; of a run that succeeded, given its URI, also the files and how to use the model."""
     from rich.console import Group
 
-    scores = {name: score_rows(evaluation, metrics) for name, evaluation in metrics["evaluation"].items()}
-    blocks = [block for name, rows in scores.items() for block in (text(f"\n{name}", "bold"), _table(rows))]
-    fields: Row = {"evaluation": scores}
+    primary = (metrics["primary_metric"] or {"name": ""})["name"].rpartition(".")[2]
+    fields: Row = {"evaluation": {}}
+    blocks: list[Any] = []
+    for name, evaluation in metrics["evaluation"].items():
+        shown = dict.fromkeys((primary, *(metric for metric in SHOWN_METRICS if metric in evaluation["before"])))
+        rows = {metric: _row(evaluation, metric) for metric in shown}
+        blocks += [text(f"\n{name}", "bold"), _table("metric", rows)]
+        fields["evaluation"][name] = rows
+        if dimensions := {size: _row(scores, primary) for size, scores in evaluation["dimensions"].items()}:
+            blocks.append(_table(f"{primary} at dimension", dimensions))
+            rows[primary]["dimensions"] = dimensions
     if uri:
         fields |= {"verification": metrics["verification"], "report": join(uri, "report.html")}
         fields |= {"model": join(uri, "model")} if metrics["verification"] else {}
         blocks += [text(line, style, wrap=False) for line, style in _usage(fields)]
     if blocks:
         show(Group(*blocks, ""), "result", fields)
-
-
-def score_rows(evaluation: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, Row]:
-    """The shown metrics of an eval set, and the primary one by dimension, each with its values by column."""
-    primary = metrics["primary_metric"]["name"].rpartition(".")[2]
-    shown = dict.fromkeys((primary, *(metric for metric in SHOWN_METRICS if metric in evaluation["before"])))
-    rows = {metric: _row(evaluation, metric) for metric in shown}
-    for dimension, scores in evaluation["dimensions"].items():
-        rows[f"{primary}, {dimension} dimensions"] = _row(scores, primary)
-    return rows
 
 
 def _row(scores: Mapping[str, Any], metric: str) -> Row:
@@ -58,9 +56,9 @@ def _row(scores: Mapping[str, Any], metric: str) -> Row:
     return row | {name: scores[name][metric] for name in HEADERS if name in scores}
 
 
-def _table(rows: dict[str, Row]) -> Any:
+def _table(head: str, rows: dict[str, Row]) -> Any:
     columns = list(next(iter(rows.values())))
-    table = new_table("metric", *(HEADERS.get(column, column) for column in columns))
+    table = new_table(head, *(HEADERS.get(column, column) for column in columns))
     for metric, row in rows.items():
         low, high = row.get("confidence_interval", (0, 0))
         color = "green" if low > 0 else "red" if high < 0 else ""
