@@ -17,7 +17,6 @@ from tests.messages.provoking import (
     lines,
     training,
     training_folder,
-    with_eval_set_named,
     without_eval_sets,
 )
 
@@ -244,12 +243,6 @@ EVAL_SETS: Catalogue = {
         64,
         "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE, MNRL_MAX_GUARD_LOSS and MNRL_EVAL_INTERVAL need an eval set; name one in "
         "MNRL_EVAL_DATA, or hold training pairs out (MNRL_HOLDOUT_RATIO)",
-    ),
-    "an eval set with the name of the general guard": (
-        with_eval_set_named("general-search"),
-        64,
-        "MNRL_EVAL_DATA: 'general-search' is the name of the bundled set of general search; give the eval set another "
-        "(NAME=URI), or set MNRL_GENERAL_GUARD=off",
     ),
 }
 BATCHES: Catalogue = {

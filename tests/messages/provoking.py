@@ -12,13 +12,12 @@ from mnrl_job.config.dotenv_file import read_dotenv
 from mnrl_job.config.reader import read_settings
 from mnrl_job.config.setting_types import Source
 from mnrl_job.config.settings import Settings
-from mnrl_job.data.inputs import Inputs
 from mnrl_job.data.pairs import SourceRecord
 from mnrl_job.data.ragged import no_values
 from mnrl_job.data.read_evalset import read_evalset
-from mnrl_job.data.sources import LocalSource, fetch, locate, locate_model
+from mnrl_job.data.sources import fetch, locate, locate_model
 from mnrl_job.launch.nodes import find_nodes
-from mnrl_job.pipeline.inputs import check_eval_names, check_reserved_names
+from mnrl_job.pipeline.inputs import check_eval_names
 from mnrl_job.pipeline.plan_batches import refuse_large_batch, refuse_without_contrast
 from mnrl_job.runs.publish import already_published
 from mnrl_job.runs.verify import verify_run
@@ -164,11 +163,6 @@ def batches(positives: int, sources: tuple[int, ...] = (20,), **settings: object
 
 def without_eval_sets(**settings: object) -> Provoke:
     return lambda: check_eval_names(Settings(**settings), ())
-
-
-def with_eval_set_named(name: str) -> Provoke:
-    source = LocalSource(name, "faq.json", (), Path("faq.json"))
-    return lambda: check_reserved_names(Inputs((), (source,), "", None), "on")
 
 
 def published(files: Mapping[str, str]) -> Provoke:

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mnrl_job.config.evaluation_settings import GENERAL_SEARCH
 from mnrl_job.config.settings import NO_GATE
-from mnrl_job.evaluation.general_guard import GENERAL_SEARCH, guard_metric
+from mnrl_job.evaluation.general_guard import guard_metric
 from mnrl_job.evaluation.primary_eval import PERFECT_SCORE, judged_by
 from mnrl_job.evaluation.significance import Comparison
 

@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mnrl_job.config.evaluation_settings import GENERAL_SEARCH
 from mnrl_job.data.beir import Passage, Qrel, find_beir_folder
 from mnrl_job.data.evalset import EvalData, EvalSet, write_evalset
 from mnrl_job.data.file_formats.common import BadRow
 from mnrl_job.system.files import sha256_of
 
-GENERAL_SEARCH = "general-search"
 FOLDER = Path(__file__).with_name("general_search")
 
 

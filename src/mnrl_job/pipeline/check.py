@@ -18,7 +18,6 @@ from mnrl_job.pipeline.check_model import check_model
 from mnrl_job.pipeline.findings import Findings
 from mnrl_job.pipeline.inputs import (
     check_eval_names,
-    check_reserved_names,
     input_uris,
     needed_scratch_bytes,
     read_eval_sets,
@@ -162,7 +161,6 @@ def check_data(
             seconds = time.perf_counter() - started
             size = f"{located.remote_bytes / 1e6:.1f} MB"
             findings.passed("fetch", f"{size} in {seconds:.1f} s, size and checksum verified")
-        check_reserved_names(inputs, settings.general_guard)
         eval_sets = read_eval_sets(inputs.evals, attempt.scratch, settings.max_bad_row_ratio)
         pairs = read_pairs(inputs.train, read_options(settings), attempt.scratch / "pairs.arrow")
         rejected = f"{sum(pairs.rejected.values())} rejected"

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from mnrl_job.config.evaluation_settings import GENERAL_SEARCH
 from mnrl_job.config.settings import NO_GATE, Settings
 from mnrl_job.data.columns import ColumnNames
 from mnrl_job.data.disk_space import needed_bytes
@@ -15,7 +16,7 @@ from mnrl_job.data.read_evalset import read_evalset
 from mnrl_job.data.read_pairs import ReadOptions
 from mnrl_job.data.sources import LocalSource
 from mnrl_job.errors import SettingsError, by_kind
-from mnrl_job.evaluation.general_guard import GENERAL_SEARCH, read_general_search
+from mnrl_job.evaluation.general_guard import read_general_search
 from mnrl_job.launch.accelerate_config import check_accelerate_file
 from mnrl_job.runs.attempt import Attempt
 from mnrl_job.system.devices import Devices
@@ -74,19 +75,6 @@ def get_inputs(settings: Settings, attempt: Attempt, devices: Devices, trains: b
 def read_eval_sets(sources: Iterable[LocalSource], scratch: Path, max_bad_row_ratio: float) -> tuple[EvalSet, ...]:
     """Read and check every given eval set. Up to `max_bad_row_ratio` of the rows of each part may be unusable."""
     return tuple(read_evalset(source, scratch / "eval" / source.name, max_bad_row_ratio) for source in sources)
-
-
-def check_reserved_names(inputs: Inputs, general_guard: Literal["on", "off"]) -> None:
-    """Check that no eval set has the name of the general guard.
-
-    Raises:
-        SettingsError: one has.
-    """
-    if general_guard == "on" and any(source.name == GENERAL_SEARCH for source in inputs.evals):
-        raise SettingsError(
-            f"MNRL_EVAL_DATA: {GENERAL_SEARCH!r} is the name of the bundled set of general search; give the eval set "
-            "another (NAME=URI), or set MNRL_GENERAL_GUARD=off"
-        )
 
 
 def with_general_guard(

@@ -15,7 +15,6 @@ from mnrl_job.launch.workers import start_workers
 from mnrl_job.pipeline.finalize import RunOutcome, RunResults, finalize, start_bm25
 from mnrl_job.pipeline.inputs import (
     check_eval_names,
-    check_reserved_names,
     get_inputs,
     read_eval_sets,
     read_options,
@@ -74,7 +73,6 @@ def train_on_node(settings: Settings, attempt: Attempt, devices: Devices, agent:
         with timer(Phase.FETCH):
             inputs = get_inputs(settings, attempt, devices)
         with timer(Phase.PREPARE):
-            check_reserved_names(inputs, settings.general_guard)
             eval_sets = read_eval_sets(inputs.evals, attempt.scratch, settings.max_bad_row_ratio)
             pairs = read_pairs(inputs.train, read_options(settings), attempt.scratch / "pairs.arrow")
             log(

@@ -5,7 +5,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from mnrl_job.evaluation.general_guard import GENERAL_SEARCH, guard_summary
+from mnrl_job.config.evaluation_settings import GENERAL_SEARCH
+from mnrl_job.evaluation.general_guard import guard_summary
 from mnrl_job.report.assumptions import assumptions
 from mnrl_job.storage import is_hub_id
 from mnrl_job.system.json_text import dumps
