@@ -55,7 +55,7 @@ def upload_checkpoints(attempt: Attempt) -> Iterator[Callable[[], None]]:
         finish()
         if uploader.step is None:
             raise
-        raise Preempted(f"stopped on request; start the job again to resume from step {uploader.step}") from None
+        raise Preempted(f"stopped on request; {attempt.rerun} to resume from step {uploader.step}") from None
     finally:
         finish()
 
