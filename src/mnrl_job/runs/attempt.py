@@ -37,8 +37,6 @@ class Attempt:
     """
 
     run_id: str
-    origin: Literal["given", "unfinished", "new"]
-    rerun: str
     started_at: datetime
     settings_hash: str
     run_uri: str
@@ -50,6 +48,8 @@ class Attempt:
     history: AttemptHistory
     timeouts: WorkerTimeouts
     nodes: Nodes = SINGLE_NODE
+    origin: Literal["given", "unfinished", "new"] = "given"
+    rerun: str = "start the job again"
 
     def store(self, attempts: int | None = None) -> Store:
         """The run's store, opened anew: credentials may have been rotated."""
@@ -81,8 +81,6 @@ def start_attempt(
         status = Status((parent or scratch) / FILE, run_id, grace, hang, nodes.is_first)
         attempt = Attempt(
             run_id=run_id,
-            origin="given" if given else "unfinished" if unfinished else "new",
-            rerun="start the job again" + " without MNRL_RUN_ID=new" * (settings.run_id == NEW),
             started_at=now,
             settings_hash=settings_hash,
             run_uri=join(settings.output, run_id),
@@ -94,6 +92,8 @@ def start_attempt(
             history=AttemptHistory(scratch.name, nodes.is_first),
             timeouts=WorkerTimeouts(hang, grace, status.on_heartbeat),
             nodes=nodes,
+            origin="given" if given else "unfinished" if unfinished else "new",
+            rerun="start the job again" + " without MNRL_RUN_ID=new" * (settings.run_id == NEW),
         )
         attempt.staging.mkdir()
         try:
