@@ -98,7 +98,7 @@ def test_a_failure_before_the_first_step_keeps_the_run_that_was_to_be_resumed(sc
 
 
 def test_a_run_named_new_gets_a_generated_id(tmp_path):
-    with start_attempt(Settings(output=str(tmp_path), run_id="new")) as attempt:
+    with start_attempt(Settings(output=str(tmp_path), run_id="new"), pytest.fail) as attempt:
         assert re.fullmatch(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{6}", attempt.run_id)
         assert attempt.rerun == "start the job again without MNRL_RUN_ID=new"
 

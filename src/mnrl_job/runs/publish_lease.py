@@ -156,7 +156,7 @@ def _live_leases(
             continue
         if version != entry.version:
             if not observed:
-                log(f"{store.label}: another attempt may be at work on this run; waiting for it")
+                log(f"{store.label}: another attempt may be at work on this run; waiting")
             observed[entry.key] = entry.version, _now()
         live.append(entry.key)
     return live
