@@ -20,6 +20,7 @@ MORE = {
     "evaluate": "It writes the same files as `train`, but for the model.",
     "export": "[Formats, and what is checked](exports.md).",
     "verify": "[What it compares](storage.md#verify).",
+    "compare": "[What it compares](report.md#comparing-runs).",
     "settings": "Values are shown with where each came from: flag, environment, `.env` or default.",
 }
 

@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -14,10 +14,9 @@ import click
 
 from mnrl_job import __version__
 from mnrl_job.config import documentation
-from mnrl_job.config.dotenv_file import read_dotenv
-from mnrl_job.config.reader import read_settings
+from mnrl_job.config.flags import with_settings
 from mnrl_job.config.setting_types import ExportFormat
-from mnrl_job.config.settings import PREFIX, REMOVED, RENAMED, Settings, accepts, flag_name
+from mnrl_job.config.settings import REMOVED, RENAMED, Settings, flag_name
 from mnrl_job.errors import GateError, InternalError, JobError, SettingsError, by_kind
 from mnrl_job.system import logs
 from mnrl_job.system.finding import Finding
@@ -42,35 +41,6 @@ EXPORT_SETTINGS = (
     "log_format",
 )
 SHOWN_METRICS = ("ndcg@10", "mrr@10", "recall@10", "accuracy@1")
-
-
-def with_settings(command: Callable[..., Any], fields: Iterable[str] = Settings.model_fields) -> Callable[..., Any]:
-    """Add a flag for each of these settings to a command, which receives all settings and the origin of each."""
-
-    @functools.wraps(command)
-    def call(**flags: Any) -> Any:
-        own_flags = {name: flags.pop(name) for name in list(flags) if name not in Settings.model_fields}
-        name = click.get_current_context().command.name or ""
-        dotenv = read_dotenv(Path(".env"))
-        settings, origins = read_settings(name, flags, os.environ, dotenv)
-        export_other_variables(dotenv, os.environ)
-        logs.set_up(settings.log_format)
-        return command(settings, origins, **own_flags)
-
-    wrapped: Callable[..., Any] = call
-    for field in reversed(list(fields)):
-        default = documentation.default_text(field)
-        description = Settings.model_fields[field].description
-        text = f"{description}. Takes {accepts(field)}." + (f" Default: {default}." if default else "")
-        wrapped = click.option(flag_name(field), field, metavar="VALUE", help=text)(wrapped)
-    return wrapped
-
-
-def export_other_variables(dotenv: Mapping[str, str | None], environ: MutableMapping[str, str]) -> None:
-    """Export variables of `.env` that are not settings (HF_TOKEN, …), unless the environment has them."""
-    for name, value in dotenv.items():
-        if value is not None and not name.startswith(PREFIX):
-            environ.setdefault(name, value)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -152,6 +122,27 @@ def export(settings: Settings, _origins: dict[str, str], uri: str, formats: tupl
 
 
 @commands.command()
+@click.argument("runs", metavar="RUN RUN...", nargs=-1)
+@click.option(
+    "--output",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="comparison.html",
+    metavar="FILE",
+    help="The page to write. Default: comparison.html.",
+)
+@functools.partial(with_settings, fields=("work_dir", "s3_addressing_style", "log_format"))
+def compare(settings: Settings, _origins: dict[str, str], runs: tuple[str, ...], page: Path) -> None:
+    """Compare published runs with the first one on the same queries: a table with paired intervals, and a page."""
+    from mnrl_job.pipeline.compare import compare_runs
+
+    for pair in compare_runs(runs, page, settings):
+        click.echo(redact(f"A is {pair.uris[0]}, B is {pair.uris[1]}"))
+        show(pair.metrics, pair.labels)
+    logs.log(f"compared {len(runs)} runs; the page is {page}")
+
+
+@commands.command()
 @click.option(
     "--format", "output_format", type=click.Choice(["table", "env", "json-schema", "markdown"]), default="table"
 )
@@ -191,22 +182,24 @@ def conclude(outcome: "RunOutcome") -> None:
     logs.log(f"{word}: {_verdict(primary)}{general}{'; ' * bool(general)}the run is in {outcome.uri}")
 
 
-def show(metrics: Mapping[str, Any]) -> None:
+def show(metrics: Mapping[str, Any], labels: tuple[str, str] = ("before", "after")) -> None:
     """Print the metrics of each eval set as a table to stdout."""
     primary = metrics["primary_metric"]
     for name, evaluation in metrics["evaluation"].items():
         metric = primary["name"].rpartition(".")[2]
         click.echo(
-            "\n".join([f"\n{name}\n{_table(evaluation, metric)}", *_dimensions(evaluation["dimensions"], metric)])
+            "\n".join(
+                [f"\n{name}\n{_table(evaluation, metric, labels)}", *_dimensions(evaluation["dimensions"], metric)]
+            )
         )
     if metrics["evaluation"]:
         click.echo()
 
 
-def _table(evaluation: dict[str, Any], primary: str) -> str:
+def _table(evaluation: dict[str, Any], primary: str, labels: tuple[str, str]) -> str:
     bm25, before, after = evaluation["bm25"], evaluation["before"], evaluation["after"]
-    header = f"  {'metric':<14}" + f"{'bm25':>8}" * bool(bm25) + f"{'before':>8}"
-    lines = [header + (f"{'after':>8}{'gain':>9}   {'95 % interval':<21}won/lost/tied" if after else "")]
+    header = f"  {'metric':<14}" + f"{'bm25':>8}" * bool(bm25) + f"{labels[0]:>8}"
+    lines = [header + (f"{labels[1]:>8}{'gain':>9}   {'95 % interval':<21}won/lost/tied" if after else "")]
     for metric in dict.fromkeys((primary, *(shown for shown in SHOWN_METRICS if shown in before))):
         line = f"  {metric:<14}" + (f"{bm25[metric]:>8.4f}" if bm25 else "") + f"{before[metric]:>8.4f}"
         if after:

@@ -1,5 +1,6 @@
 """How to provoke a refusal by the cheapest layer that says it, in the current folder, where `model` is a model."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from mnrl_job.data.ragged import no_values
 from mnrl_job.data.read_evalset import read_evalset
 from mnrl_job.data.sources import LocalSource, fetch, locate, locate_model
 from mnrl_job.launch.nodes import find_nodes
+from mnrl_job.pipeline.compare import compare_runs
 from mnrl_job.pipeline.inputs import check_eval_names, check_reserved_names
 from mnrl_job.pipeline.plan_batches import refuse_large_batch, refuse_without_contrast
 from mnrl_job.runs.publish import already_published
@@ -185,6 +187,22 @@ def verified(files: Mapping[str, str]) -> Provoke:
     def provoke() -> None:
         write({f"out/r/{name}": content for name, content in files.items()})
         verify_run(open_store("out/r", "URI"), Path("scratch"))
+
+    return provoke
+
+
+def compared(**eval_sets: str) -> Provoke:
+    """Compare runs, by name, which have one eval set with this hash."""
+
+    def provoke() -> None:
+        for run, digest in eval_sets.items():
+            metrics = json.dumps({"data": {"eval": {"faq": {"sha256": digest}}}})
+            record = {"bytes": len(metrics), "sha256": hashlib.sha256(metrics.encode()).hexdigest()}
+            manifest = json.dumps({"files": {"metrics.json": record}})
+            marker = json.dumps({"manifest_sha256": hashlib.sha256(manifest.encode()).hexdigest()})
+            files = {"metrics.json": metrics, "manifest.json": manifest, "_SUCCESS": marker}
+            write({f"out/{run}/{name}": content for name, content in files.items()})
+        compare_runs([f"out/{run}" for run in eval_sets], Path("comparison.html"), Settings())
 
     return provoke
 

@@ -2,17 +2,17 @@
 
 import json
 import re
-from dataclasses import replace
 
 import pytest
 
-from mnrl_job.data.tables import write_columns
+from mnrl_job.config.settings import Settings
 from mnrl_job.report.page import query_explorer
 from mnrl_job.report.page.charts import Series, line_chart, scale
 from mnrl_job.report.page.formatting import signed
 from mnrl_job.report.page.verdict import reach_verdict
+from mnrl_job.report.rankings import write_rankings
 from tests.report.page_reader import Reader, data_of
-from tests.report.run_outputs import EVIL, log, make_run_outputs
+from tests.report.run_outputs import EVIL, TITLE, log, make_run_outputs, query_result, rank_before
 
 LOSS = (-0.15, -0.05)
 
@@ -33,11 +33,10 @@ def test_the_verdict_comes_first_with_the_gain_and_its_significance(run):
     low, high = evaluation["confidence_interval"]["ndcg@10"]
     text = Reader(page).text
     assert page.index("<h1") < page.index("<h2")
-    assert f"Better: ndcg@10 rose by {evaluation['delta']['ndcg@10']:.3f}" in text
-    assert (
-        f"{evaluation['before']['ndcg@10']:.3f} → {evaluation['after']['ndcg@10']:.3f} on faq, 95 % interval {low:+.3f}"
-        in text
-    )
+    assert "Better: of 30 questions, 5 → 13 get a right answer first 30 → 30 find one among the first ten." in text
+    scores = f"{evaluation['before']['ndcg@10']:.3f} → {evaluation['after']['ndcg@10']:.3f}"
+    gain = f"ndcg@10 rose by {evaluation['delta']['ndcg@10']:.3f}: {scores} on faq, 95 % interval {low:+.3f}"
+    assert gain in text
     assert f"to {high:+.3f}, p = {evaluation['p_value']['ndcg@10']:.4f} over 30 queries" in text
     assert "Significant: the interval lies entirely above zero" in text
 
@@ -189,8 +188,9 @@ def test_secrets_are_redacted(run, monkeypatch):
     run.metrics["model"]["base"] = "https://user:hidden-word@host/model?token=abc"
     write = (run.staging / "audit.json").read_text().replace("single", "with hf_very_secret in it")
     (run.staging / "audit.json").write_text(write.replace('"rows": 1,', '"rows": 2,'))
+    results = [query_result(number, rank_before(number)) for number in range(30)]
     texts = {f"q{number}": "x " * 117 + "hf_very_secret" for number in range(30)}  # one would see hf_v
-    write_columns(run.eval_sets[0].folder / "queries.arrow", id=texts, text=texts.values())
+    write_rankings(run.staging / "rankings" / "faq.jsonl", texts, results, results)
     page = run.page()
     assert "hf_v" not in page
     assert "hidden-word" not in page
@@ -202,7 +202,8 @@ def test_the_page_of_an_evaluation_shows_its_scores(tmp_path):
     run = make_run_outputs(tmp_path, queries=30, trained=False)
     page = run.page()
     text = Reader(page).text
-    assert f"Scored: ndcg@10 is {run.metrics['evaluation']['faq']['before']['ndcg@10']:.3f}" in text
+    assert "Scored: of 30 questions, 5 get a right answer first" in text
+    assert f"ndcg@10 is {run.metrics['evaluation']['faq']['before']['ndcg@10']:.3f} on faq" in text
     assert "Nothing was trained" in text
     assert "after" not in data_of(page)
     for absent in ("Training", "Embeddings", "Data", "Largest wins", "95 % interval"):
@@ -224,7 +225,7 @@ def test_the_primary_eval_set_comes_first(tmp_path):
     run.metrics["primary_metric"] |= {"name": "manuals.mrr@10", "before": 0.4, "after": 0.5, "delta": 0.1}
     page = run.page()
     reader = Reader(page)
-    assert "Better: mrr@10 rose by" in reader.text
+    assert "mrr@10 rose by" in reader.text
     assert data_of(page, 0)["metric"] == data_of(page, 1)["metric"] == "mrr@10"
     assert reader.text.index("manuals: 30 queries") < reader.text.index("faq: 30 queries")
     assert len(reader.attributes("option")) == 2
@@ -268,7 +269,73 @@ def test_signed_numbers():
 
 def test_an_empty_rankings_file_has_no_queries(run):
     (run.staging / "rankings" / "faq.jsonl").write_text("")
-    explorer = query_explorer.build_explorer(
-        run.staging / "rankings" / "faq.jsonl", replace(run.eval_sets[0]), "ndcg@10"
-    )
+    explorer = query_explorer.build_explorer("faq", [], "ndcg@10", run.eval_sets[0])
     assert (explorer.queries, explorer.won, explorer.tied) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("rises", "claim", "detail"),
+    [
+        (True, "of 30 questions, 5 → 13 get a right answer first", "30 → 30 find one among the first ten."),
+        (False, "ndcg@10 fell by 0.100", "Of 30 questions, 5 → 13 get a right answer first, 30 → 30 find one"),
+    ],
+)
+def test_the_claim_is_in_plain_words_unless_the_primary_metric_moved_the_other_way(run, rises, claim, detail):
+    if not rises:
+        set_change(run, -0.1, LOSS, 0.001)
+        run.metrics["primary_metric"]["delta"] = -0.1
+    page = Reader(run.page())
+    assert f"{'Better' if rises else 'Worse'}: {claim} {detail}" in page.text
+
+
+def test_the_title_of_a_document_is_told_apart_from_its_text(run):
+    page = run.page()
+    assert f"{TITLE}\tthe text" in data_of(page)["texts"]
+    assert ("b", {"class": "title"}) in Reader(page).elements
+    assert f"relevant {TITLE} the text" in Reader(page).text
+
+
+def test_what_to_do_next_follows_from_the_findings(run):
+    text = Reader(run.page()).text
+    for expected in (
+        "Look at these rows : 21 rejected, 4 also in an eval set, 1 with a negative that is a positive elsewhere",
+        "Look at the queries that got worse : 4 of 30",
+        "Add training pairs : 480 are few",
+        "Mine hard negatives (MNRL_NUM_HARD_NEGATIVES) : at the end 98.",
+        "Enlarge MNRL_BATCH_SIZE : at the end 98.",
+    ):
+        assert expected in text, expected
+    run.metrics["training"]["hard_negatives"] = 3
+    run.metrics["data"]["train"]["rows_used"] = 100_000
+    (run.staging / "training_log.jsonl").write_text(json.dumps(log()[0]) + "\n")
+    set_change(run, 0.01, (-0.02, 0.04), 0.4)
+    text = Reader(run.page()).text
+    assert "Add eval queries : a change of 0.010 takes about 270 to prove, there are 30" in text
+    for absent in ("Add training pairs", "Mine hard negatives", "Enlarge"):
+        assert absent not in text
+
+
+def test_three_wins_and_losses_come_before_the_rest(run):
+    text = Reader(run.page()).text
+    assert "5 more wins" in text
+    assert "1 more losses" in text
+
+
+def test_bands_are_named_and_labels_of_equal_scores_are_one(run):
+    run.metrics["primary_metric"] |= {"before": 1.0, "after": 1.0, "delta": 0.0}
+    page = run.page()
+    assert "95 % interval" in re.findall(r'<span class="key band">(.*?)</span>', page)
+    assert "margin" in re.findall(r'<span class="key band">(.*?)</span>', page)
+    labels = re.findall(r'<text class="mark" x="([\d.]+)" y="30">(.*?)</text>', page)
+    assert [label for _, label in labels] == ["before 1.000 → after 1.000"]
+    assert 100 < float(labels[0][0]) < 360
+
+
+@pytest.mark.parametrize(
+    ("output", "folder"), [("runs", "'runs/r-1/model'"), ("s3://b/runs", "'model'"), ("a 'b'", '''"a 'b'/r-1/model"''')]
+)
+def test_the_page_says_how_to_use_the_model(run, output, folder):
+    run.settings = Settings(output=output)
+    text = Reader(run.page()).text
+    assert f"model = SentenceTransformer({folder})" in text
+    assert ("aws s3 cp --recursive s3://b/runs/r-1/model model" in text) == output.startswith("s3:")

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from mnrl_job.report.page.formatting import short
 
@@ -14,7 +14,7 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 36
 TABLE_ROWS = 12
 MIN_SMOOTHED_POINTS = 40
 
-Kind = Literal["main", "other", "faint", "reference"]
+Kind = Literal["main", "other", "faint", "reference", "band"]
 Values = Sequence[float | None]
 
 
@@ -53,10 +53,12 @@ class Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
-def line_chart(title: str, steps: Sequence[int], series: Sequence[Series], from_zero: bool = False) -> Chart | None:
+def line_chart(
+    title: str, steps: Sequence[int], series: Sequence[Series], from_zero: bool = False, band: str = ""
+) -> Chart | None:
     """Draw lines over the steps; None without values. The description is of the first line that is not faint.
 
-    With `from_zero` the y-axis includes zero.
+    With `from_zero` the y-axis includes zero. `band` names the area between the main line and the other.
     """
     values = [value for line in series for value in line.values if value is not None]
     shown = [line for line in series if any(value is not None for value in line.values)]
@@ -68,16 +70,16 @@ def line_chart(title: str, steps: Sequence[int], series: Sequence[Series], from_
     description = _describe(described, steps)
     parts = [*_axes(x_scale, y_scale), *_band(steps, shown, x_scale, y_scale)]
     parts += [_line(line, steps, x_scale, y_scale) for line in sorted(shown, key=lambda line: line.kind != "faint")]
-    svg = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        WIDTH, HEIGHT, f"{title}. {description}", Markup("").join(parts)
+    svg = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}" data-x="{} {}" data-steps="{}">{}</svg>').format(
+        WIDTH, HEIGHT, f"{title}. {description}", LEFT, WIDTH - RIGHT, " ".join(map(str, steps)), Markup("").join(parts)
     )
     columns = [line for line in shown if line.kind != "faint"]
     rows = [
-        (f"{steps[index]:,}", *("–" if (value := line.values[index]) is None else short(value) for line in columns))
-        for index in spread_indices(len(steps))
+        (f"{steps[index]:,}", *(_value(line.values[index]) for line in columns)) for index in spread_indices(len(steps))
     ]
-    legend = tuple((line.kind, line.name) for line in shown) if len(shown) > 1 else ()
-    return Chart(title, description, svg, legend, ("step", *(line.name for line in columns)), tuple(rows))
+    legend: list[tuple[Kind, str]] = [(line.kind, line.name) for line in shown] if len(shown) > 1 else []
+    legend += [("band", band)] * bool(band)
+    return Chart(title, description, svg, tuple(legend), ("step", *(line.name for line in columns)), tuple(rows))
 
 
 def smoothed(name: str, values: Values) -> list[Series]:
@@ -113,6 +115,10 @@ def spread_indices(points: int) -> list[int]:
     """At most 12 indices, evenly spread, with the first and the last."""
     count = min(points, TABLE_ROWS)
     return sorted({round(number * (points - 1) / max(1, count - 1)) for number in range(count)})
+
+
+def _value(value: float | None) -> str:
+    return "–" if value is None else short(value)
 
 
 def _describe(line: Series, steps: Sequence[int]) -> str:
@@ -161,4 +167,6 @@ def _line(line: Series, steps: Sequence[int], x_scale: Scale, y_scale: Scale) ->
     if len(points) == 1:
         return Markup('<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="3.5"/>').format(line.kind, *points[0])
     coordinates = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return Markup('<polyline class="line {}" points="{}"/>').format(escape(line.kind), coordinates)
+    return Markup('<polyline class="line {}" points="{}" data-name="{}" data-values="{}"/>').format(
+        line.kind, coordinates, line.name, " ".join(map(_value, line.values))
+    )

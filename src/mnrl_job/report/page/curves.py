@@ -65,7 +65,7 @@ def _embeddings(log: Log) -> tuple[Chart, ...]:
     anisotropy = smoothed("mean cosine", _column(log, "anisotropy"))
     return _not_empty(
         line_chart("In-batch accuracy", steps, accuracy, from_zero=True),
-        line_chart("Margin of the positive", steps, [positive, negative]),
+        line_chart("Margin of the positive", steps, [positive, negative], band="margin"),
         line_chart("Anisotropy", steps, anisotropy, from_zero=True),
     )
 
