@@ -62,6 +62,21 @@ def test_a_training_compared_with_its_base_model_has_the_gain_and_interval_that_
     ]
 
 
+def test_the_results_after_training_are_compared(mnrl_job, published, evaluated, tmp_path):
+    def worsen(line):
+        metrics = {name: value / 2 for name, value in line["after"]["metrics"].items()}
+        return line | {"after": line["after"] | {"rank": 9, "metrics": metrics}}
+
+    copy = shutil.copytree(published.run, tmp_path / "copy")
+    change(copy, "rankings/faq.jsonl", worsen)
+    ended = mnrl_job("compare", str(evaluated), str(copy))
+    assert ended.code == 0, ended.stderr
+    reported = read_metrics(published.run)["evaluation"]["faq"]
+    before, after = reported["before"]["ndcg@10"], reported["after"]["ndcg@10"] / 2
+    assert f"{before:>8.4f}{after:>8.4f}{after - before:>+9.4f}" in ended.stdout
+    assert data_of((tmp_path / "comparison.html").read_text())["after"]["rank"] == [9, 9, 9]
+
+
 def test_runs_on_s3_are_compared_without_reading_their_models(mnrl_job, moto, published, evaluated):
     moto.put("compared/base", evaluated)
     moto.put("compared/r", published.run)
