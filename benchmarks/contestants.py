@@ -24,6 +24,8 @@ from typing import Any
 import psutil
 
 BATCH = 64
+# That of the stock recipe; comparisons are of the same training.
+LEARNING_RATE = 2e-5
 CUT = 256
 CHUNK_TOKENS = 1024
 GIB = 2**30
@@ -51,6 +53,7 @@ def ours(contest: Contest, command: str = "train", **settings: str | int) -> Fac
     name = f"run-{len(list(runs.glob('*')))}"
     shared: dict[str, str | int] = {"base_model": contest.model, "output": str(runs), "run_id": name}
     shared |= {"eval_data": f"eval={contest.data / 'eval'}", "max_seq_length": CUT, "log_format": "json"}
+    shared |= {"learning_rate": LEARNING_RATE, "weight_interpolation": "off", "general_guard": "off"}
     if command == "train":
         shared |= {"train_data": str(pairs(contest)), "batch_size": BATCH}
     chosen = {f"MNRL_{key.upper()}": str(value) for key, value in (shared | settings).items()}

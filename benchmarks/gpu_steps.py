@@ -79,7 +79,7 @@ def train_ours(recipe: Recipe, timer: "Timer | None" = None) -> Trained:
     np.save(folder / "plan.npy", np.arange(len(rows)).reshape(recipe.steps, recipe.batch))
     data = Pairs(folder / "pairs.arrow", ("anchor", "positive"), len(rows), len(rows), {}, (), ())
     batch_plan = BatchPlan(folder / "labels.arrow", folder / "plan.npy", recipe.steps)
-    settings = Settings(batch_size=recipe.batch)
+    settings = Settings(batch_size=recipe.batch, learning_rate=2e-5)
     trainer = PlannedTrainer(recipe.model(), settings, TrainingData(data, batch_plan), AttemptFolders(folder, folder))
     if timer:
         trainer.add_callback(timer)

@@ -67,7 +67,13 @@ def compare_recipes(data: Path, rows: int, folder: Path) -> Iterator[dict[str, A
 
 
 def common(seed: int) -> dict[str, Any]:
-    return {"batch_size": BATCH, "seed": seed, "precision": PRECISION, "guide_model": "the base model"}
+    return {
+        "batch_size": BATCH,
+        "learning_rate": 2e-5,
+        "seed": seed,
+        "precision": PRECISION,
+        "guide_model": "the base model",
+    }
 
 
 def read_pairs(data: Path, rows: int, eval_set: EvalSet, folder: Path) -> tuple[Pairs, TextGroups]:

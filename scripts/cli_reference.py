@@ -13,14 +13,19 @@ Made by `make docs`; do not edit.
 `mnrl-job COMMAND` and, in a checkout, `python entrypoint.py COMMAND` are the same program; the image takes COMMAND
 as its first argument. `--help` explains each option. Results go to stdout, the log to stderr. The last line
 of the log says how it ended, as does the [exit code](exit-codes.md).
+
+On a terminal both are text, in color unless `NO_COLOR` is set or `TERM` is `dumb`. Otherwise, and with
+`MNRL_LOG_FORMAT=json`, every line of both is JSON, with the result as fields: `kubectl logs POD | jq` works. Text
+for a pipe (`MNRL_LOG_FORMAT=text`) has 80 columns. `settings` and `--help` always print what was asked for.
 """
 MORE = {
     "train": "[What it writes](metrics.md), [how to stop and resume it](interruptions.md).",
     "check": "[What it checks](storage.md#check).",
     "evaluate": "It writes the same files as `train`, but for the model.",
-    "export": "[Formats, and what is checked](exports.md).",
+    "export": "Each export is compared and scored. [Formats, and what is checked](exports.md).",
     "verify": "[What it compares](storage.md#verify).",
-    "settings": "Values are shown with where each came from: flag, environment, `.env` or default.",
+    "settings": "As a table with where each value came from, as `env.example`, as a JSON schema or in Markdown.",
+    "compare": "[What it compares](report.md#comparing-runs).",
 }
 
 

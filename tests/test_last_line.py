@@ -11,7 +11,7 @@ from mnrl_job.pipeline.finalize import RunOutcome
 def content(before, after):
     delta = None if after is None else after - before
     primary = {"name": "faq.ndcg@10", "before": before, "after": after, "delta": delta, "saturated": before >= 1}
-    return {"evaluation": {}, "primary_metric": primary}
+    return {"evaluation": {}, "primary_metric": primary, "verification": None}
 
 
 @pytest.mark.parametrize(
@@ -37,5 +37,5 @@ def test_it_says_what_became_of_the_score(before, after, line, caplog):
 
 def test_a_run_without_an_eval_set_says_so(caplog):
     with caplog.at_level(logging.INFO, "mnrl_job"):
-        conclude(RunOutcome("out/r", {"evaluation": {}, "primary_metric": None}))
+        conclude(RunOutcome("out/r", {"evaluation": {}, "primary_metric": None, "verification": None}))
     assert caplog.messages[-1] == "succeeded: not evaluated; the run is in out/r"

@@ -101,6 +101,12 @@ def test_credentials_in_an_s3_uri_are_refused_unquoted(mnrl_job):
     assert not leaks(ended.stdout, ended.stderr)
 
 
+def test_a_usage_error_shows_no_password(mnrl_job):
+    ended = mnrl_job("verify", "runs/r", f"https://somebody:{PASSWORD}@host/runs")
+    assert ended.code == 64
+    assert not leaks(ended.stdout, ended.stderr)
+
+
 def test_the_settings_page_shows_no_password(mnrl_job):
     given = {"MNRL_OUTPUT": f"https://somebody:{PASSWORD}@host/runs", "MNRL_GROUP_SECRET": GROUP_SECRET}
     ended = mnrl_job("settings", **given)

@@ -12,6 +12,4 @@ export MNRL_BASE_MODEL="${MNRL_BASE_MODEL-$("$here/../../scripts/base-model" "$b
 export MNRL_OUTPUT="${MNRL_OUTPUT-runs}"
 export MNRL_EPOCHS="${MNRL_EPOCHS-6}"
 export MNRL_BATCH_SIZE="${MNRL_BATCH_SIZE-64}"
-export MNRL_WEIGHT_INTERPOLATION="${MNRL_WEIGHT_INTERPOLATION-0.5}"
-export MNRL_LEARNING_RATE="${MNRL_LEARNING_RATE-3e-4}"
 exec "$bin/mnrl-job" train

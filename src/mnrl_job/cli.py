@@ -2,11 +2,11 @@
 
 import contextlib
 import functools
-import logging
+import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -14,14 +14,13 @@ import click
 
 from mnrl_job import __version__
 from mnrl_job.config import documentation
-from mnrl_job.config.dotenv_file import read_dotenv
-from mnrl_job.config.reader import read_settings
+from mnrl_job.config.flags import with_settings
 from mnrl_job.config.setting_types import ExportFormat
-from mnrl_job.config.settings import PREFIX, REMOVED, RENAMED, Settings, accepts, flag_name
+from mnrl_job.config.settings import REMOVED, RENAMED, Settings, flag_name
 from mnrl_job.errors import GateError, InternalError, JobError, SettingsError, by_kind
 from mnrl_job.system import logs
-from mnrl_job.system.finding import Finding
 from mnrl_job.system.json_text import dumps
+from mnrl_job.system.quantities import plural
 from mnrl_job.system.secrets import redact, redacted
 
 if TYPE_CHECKING:
@@ -41,36 +40,6 @@ EXPORT_SETTINGS = (
     "s3_addressing_style",
     "log_format",
 )
-SHOWN_METRICS = ("ndcg@10", "mrr@10", "recall@10", "accuracy@1")
-
-
-def with_settings(command: Callable[..., Any], fields: Iterable[str] = Settings.model_fields) -> Callable[..., Any]:
-    """Add a flag for each of these settings to a command, which receives all settings and the origin of each."""
-
-    @functools.wraps(command)
-    def call(**flags: Any) -> Any:
-        own_flags = {name: flags.pop(name) for name in list(flags) if name not in Settings.model_fields}
-        name = click.get_current_context().command.name or ""
-        dotenv = read_dotenv(Path(".env"))
-        settings, origins = read_settings(name, flags, os.environ, dotenv)
-        export_other_variables(dotenv, os.environ)
-        logs.set_up(settings.log_format)
-        return command(settings, origins, **own_flags)
-
-    wrapped: Callable[..., Any] = call
-    for field in reversed(list(fields)):
-        default = documentation.default_text(field)
-        description = Settings.model_fields[field].description
-        text = f"{description}. Takes {accepts(field)}." + (f" Default: {default}." if default else "")
-        wrapped = click.option(flag_name(field), field, metavar="VALUE", help=text)(wrapped)
-    return wrapped
-
-
-def export_other_variables(dotenv: Mapping[str, str | None], environ: MutableMapping[str, str]) -> None:
-    """Export variables of `.env` that are not settings (HF_TOKEN, …), unless the environment has them."""
-    for name, value in dotenv.items():
-        if value is not None and not name.startswith(PREFIX):
-            environ.setdefault(name, value)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
@@ -86,7 +55,7 @@ def commands() -> None:
 @commands.command()
 @with_settings
 def train(settings: Settings, _origins: dict[str, str]) -> None:
-    """Fine-tune on pairs, evaluate before and after, verify and publish."""
+    """Fine-tune, score before and after, verify, publish."""
     from mnrl_job.pipeline.train import train
 
     conclude(train(settings))
@@ -95,7 +64,7 @@ def train(settings: Settings, _origins: dict[str, str]) -> None:
 @commands.command()
 @with_settings
 def evaluate(settings: Settings, _origins: dict[str, str]) -> None:
-    """Score the base model on the eval sets, without training."""
+    """Score the base model, without training."""
     from mnrl_job.pipeline.evaluate import evaluate
 
     conclude(evaluate(settings))
@@ -104,25 +73,25 @@ def evaluate(settings: Settings, _origins: dict[str, str]) -> None:
 @commands.command()
 @with_settings
 def check(settings: Settings, _origins: dict[str, str]) -> None:
-    """Check everything that a training run needs, and estimate how long it takes."""
+    """Check all that a run needs, and estimate its time."""
     from mnrl_job.pipeline.check import check
-    from mnrl_job.report.audit import audit_text
+    from mnrl_job.report.audit import show_audit, show_finding
 
-    findings, audit = check(settings, lambda finding: click.echo(_row(finding)))
+    findings, audit = check(settings, show_finding)
     if audit:
-        click.echo(redact(f"\n{audit_text(audit)}\n"))
+        show_audit(audit)
     failed = [finding for finding in findings if finding.status == "failed"]
     warnings = sum(finding.status == "warning" for finding in findings)
     if failed:
         raise by_kind(failed[0].kind, failed[0].message)
-    logs.log(f"ready to train: {len(findings) - warnings} checks passed, {warnings} warning(s)")
+    logs.log(f"ready to train: {plural(len(findings) - warnings, 'check')} passed, {plural(warnings, 'warning')}")
 
 
 @commands.command()
 @click.argument("uri")
 @functools.partial(with_settings, fields=("work_dir", "s3_addressing_style", "num_processes", "log_format"))
 def verify(settings: Settings, _origins: dict[str, str], uri: str) -> None:
-    """Re-check a published run: marker, manifest, every hash, and that the model gives the same embeddings."""
+    """Check a published run: its files, and its embeddings."""
     from mnrl_job.pipeline.verify import verify
 
     result = verify(uri, settings)
@@ -142,13 +111,34 @@ def verify(settings: Settings, _origins: dict[str, str], uri: str) -> None:
 )
 @functools.partial(with_settings, fields=EXPORT_SETTINGS)
 def export(settings: Settings, _origins: dict[str, str], uri: str, formats: tuple[ExportFormat, ...]) -> None:
-    """Export a published run to ONNX, OpenVINO or 8-bit ONNX; compare, score and publish each beside it."""
+    """Export a published model to ONNX or OpenVINO."""
     from mnrl_job.pipeline.export import export_run
-    from mnrl_job.report.export_report import export_line
+    from mnrl_job.report.export_report import show_exports
 
     _, metric = settings.primary_eval
-    for report in export_run(uri, formats, settings):
-        click.echo(export_line(report, metric))
+    show_exports(export_run(uri, formats, settings), metric)
+
+
+@commands.command()
+@click.argument("runs", metavar="RUN RUN...", nargs=-1)
+@click.option(
+    "--output",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="comparison.html",
+    metavar="FILE",
+    help="The page to write. Default: comparison.html.",
+)
+@functools.partial(with_settings, fields=("work_dir", "s3_addressing_style", "log_format"))
+def compare(settings: Settings, _origins: dict[str, str], runs: tuple[str, ...], page: Path) -> None:
+    """Compare published runs with the first one on the same queries: a table with paired intervals, and a page."""
+    from mnrl_job.pipeline.compare import compare_runs
+    from mnrl_job.report.run_result import show_result
+
+    for pair in compare_runs(runs, page, settings):
+        logs.log(f"A is {pair.uris[0]}, B is {pair.uris[1]}")
+        show_result(pair.metrics, labels=pair.labels)
+    logs.log(f"compared {len(runs)} runs; the page is {page}")
 
 
 @commands.command()
@@ -157,7 +147,7 @@ def export(settings: Settings, _origins: dict[str, str], uri: str, formats: tupl
 )
 @with_settings
 def settings(settings: Settings, origins: dict[str, str], output_format: str) -> None:
-    """Print all settings: a table with current values, env.example, a JSON schema or Markdown."""
+    """Print all settings and their values."""
     formats = {
         "env": documentation.as_env,
         "json-schema": documentation.as_json_schema,
@@ -167,16 +157,10 @@ def settings(settings: Settings, origins: dict[str, str], output_format: str) ->
     click.echo(documentation.as_table(settings, origins) if is_table else formats[output_format]())
 
 
-def _row(finding: Finding) -> str:
-    """A finding as a line of the table, and its remedy as a second one."""
-    color = {"passed": "green", "warning": "yellow", "failed": "red"}[finding.status]
-    line = f"{click.style(f'{finding.status:<8}', fg=color)} {finding.check:<22} {finding.detail}"
-    return redact(line + (f"\n{'':<32}-> {finding.remedy}" if finding.remedy else ""))
-
-
 def conclude(outcome: "RunOutcome") -> None:
     """Print the metrics as a table to stdout, then log the result."""
     from mnrl_job.evaluation.general_guard import guard_summary
+    from mnrl_job.report.run_result import show_result
 
     if outcome.by_peer:
         logs.log(f"node 0 has published {outcome.uri}")
@@ -184,48 +168,11 @@ def conclude(outcome: "RunOutcome") -> None:
     if outcome.metrics is None:
         logs.log(f"{outcome.uri} is already published with these settings; nothing to do")
         return
-    show(outcome.metrics)
+    show_result(outcome.metrics, outcome.uri)
     primary = outcome.metrics["primary_metric"]
     word = "finished" if primary and (primary["delta"] or 0) < 0 else "succeeded"
     general = guard_summary(outcome.metrics["evaluation"])
     logs.log(f"{word}: {_verdict(primary)}{general}{'; ' * bool(general)}the run is in {outcome.uri}")
-
-
-def show(metrics: Mapping[str, Any]) -> None:
-    """Print the metrics of each eval set as a table to stdout."""
-    primary = metrics["primary_metric"]
-    for name, evaluation in metrics["evaluation"].items():
-        metric = primary["name"].rpartition(".")[2]
-        click.echo(
-            "\n".join([f"\n{name}\n{_table(evaluation, metric)}", *_dimensions(evaluation["dimensions"], metric)])
-        )
-    if metrics["evaluation"]:
-        click.echo()
-
-
-def _table(evaluation: dict[str, Any], primary: str) -> str:
-    bm25, before, after = evaluation["bm25"], evaluation["before"], evaluation["after"]
-    header = f"  {'metric':<14}" + f"{'bm25':>8}" * bool(bm25) + f"{'before':>8}"
-    lines = [header + (f"{'after':>8}{'gain':>9}   {'95 % interval':<21}won/lost/tied" if after else "")]
-    for metric in dict.fromkeys((primary, *(shown for shown in SHOWN_METRICS if shown in before))):
-        line = f"  {metric:<14}" + (f"{bm25[metric]:>8.4f}" if bm25 else "") + f"{before[metric]:>8.4f}"
-        if after:
-            low, high = evaluation["confidence_interval"][metric]
-            counts = "/".join(str(count) for count in evaluation["wins_losses"][metric].values())
-            gain = evaluation["delta"][metric]
-            line += f"{after[metric]:>8.4f}{gain:>+9.4f}   {low:+.4f} to {high:+.4f}   {counts}"
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def _dimensions(dimensions: dict[str, Any], metric: str) -> list[str]:
-    """The primary metric with truncated embeddings, a line per dimension."""
-    lines = [f"  {metric} with embeddings cut to"] if dimensions else []
-    for dimension, scores in dimensions.items():
-        before, after = scores["before"][metric], scores["after"] and scores["after"][metric]
-        line = f"  {dimension:<14}{before:>8.4f}"
-        lines.append(line + (f"{after:>8.4f}{after - before:>+9.4f}" if scores["after"] else ""))
-    return lines
 
 
 def _verdict(primary: Mapping[str, Any] | None) -> str:
@@ -252,15 +199,8 @@ def _run_command() -> int:
     logs.set_up("text" if log_format == "text" else "json" if log_format == "json" else "auto")
     try:
         commands.main(standalone_mode=False)
-    except click.NoSuchOption as error:
-        field = error.option_name.removeprefix("--").replace("-", "_")
-        if reason := REMOVED.get(field):
-            return fail(SettingsError(f"{error.option_name} is no longer an option: {reason}; remove it"))
-        renamed = RENAMED.get(field)
-        hint = f"{error.message} Did you mean {flag_name(renamed)!r}?" if renamed else error.format_message()
-        return fail(SettingsError(hint))
     except click.ClickException as error:
-        return fail(SettingsError(error.format_message()))
+        return fail_usage(error)
     except (click.Abort, KeyboardInterrupt):
         return fail(InternalError("interrupted"))
     except JobError as error:
@@ -270,26 +210,47 @@ def _run_command() -> int:
     return 0
 
 
+def fail_usage(error: click.ClickException) -> int:
+    """Show a usage error as click does, also for options of earlier versions; but exit as for bad settings."""
+    if isinstance(error, click.NoSuchOption):
+        field = error.option_name.removeprefix("--").replace("-", "_")
+        if reason := REMOVED.get(field):
+            error = click.UsageError(f"{error.option_name} is no longer an option: {reason}; remove it", error.ctx)
+        elif renamed := RENAMED.get(field):
+            error = click.UsageError(f"{error.message} Did you mean {flag_name(renamed)!r}?", error.ctx)
+    failure = SettingsError(error.format_message())
+    if logs.are_json():
+        return fail(failure)
+    error.show(shown := io.StringIO())
+    click.echo(redact(shown.getvalue()), err=True, nl=False)
+    write_termination_log(failure)
+    return failure.code
+
+
 def fail(failure: JobError) -> int:
     """Log a failure: a traceback for a bug, one message for all else. Returns the exit code."""
-    if isinstance(failure, InternalError) and failure.trace:
-        click.echo(redact(failure.trace), err=True)
+    trace = failure.trace if isinstance(failure, InternalError) else ""
+    if trace and not logs.are_json():
+        click.echo(redact(trace), err=True)
     if isinstance(failure, GateError) and failure.metrics:
-        show(failure.metrics)
+        from mnrl_job.report.run_result import show_result
+
+        show_result(failure.metrics)
     retry = "; a retry may help" if failure.retry_helps else ""
-    fields = failure.as_dict()
-    logs.LOG.log(
-        logging.ERROR,
-        f"{failure} (exit {failure.code}, {failure.kind}{retry})",
-        extra={"fields": fields | {"message": str(failure)}},
-    )
+    fields = failure.as_dict() | ({"traceback": trace} if trace else {})
+    logs.LOG.error(f"{failure} (exit {failure.code}, {failure.kind}{retry})", extra={"fields": fields})
+    write_termination_log(failure)
+    return failure.code
+
+
+def write_termination_log(failure: JobError) -> None:
+    """Write the failure where Kubernetes shows it, if there is such a file."""
     with contextlib.suppress(OSError):
         if TERMINATION_LOG.exists():
-            short = fields | {"message": redact(str(failure))[:TERMINATION_LOG_CHARACTERS]}
+            short = failure.as_dict() | {"message": redact(str(failure))[:TERMINATION_LOG_CHARACTERS]}
             line = dumps(redacted(short), ensure_ascii=False) + "\n"
             # Unpaired surrogates, as in a file's name, become JSON escapes.
             TERMINATION_LOG.write_text(line, encoding="utf-8", errors="backslashreplace")
-    return failure.code
 
 
 if __name__ == "__main__":

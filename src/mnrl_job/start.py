@@ -25,5 +25,9 @@ def main() -> NoReturn:
 
 
 def _exit_preempted(_number: int, _frame: FrameType | None) -> None:
-    os.write(sys.stderr.fileno(), f"stopped on request (exit {PREEMPTED}, preempted)\n".encode())
+    message = f"stopped on request (exit {PREEMPTED}, preempted)"
+    log_format = os.environ.get("MNRL_LOG_FORMAT", "").strip()
+    if log_format == "json" or (log_format != "text" and not sys.stderr.isatty()):
+        message = f'{{"level": "error", "message": "{message}", "exit_code": {PREEMPTED}, "class": "preempted"}}'
+    os.write(sys.stderr.fileno(), f"{message}\n".encode())
     os._exit(PREEMPTED)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from mnrl_job.cli import export_other_variables
+from mnrl_job.config.flags import export_other_variables
 from mnrl_job.config.reader import read_settings
 from tests.config.reading import REQUIRED, find_problems
 

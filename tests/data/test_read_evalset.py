@@ -39,7 +39,7 @@ def test_any_corrupted_byte_of_a_gzipped_json_file_is_refused(tmp_path):
 def test_titles_precede_texts(tmp_path):
     folder = beir(tmp_path / "set")
     write_jsonl(folder / "corpus.jsonl", [{"_id": "d1", "title": "T", "text": "x"}, {"_id": "d2", "text": "y"}])
-    assert content(read(folder, tmp_path / "out"))["corpus"][0] == {"id": "d1", "text": "T x"}
+    assert content(read(folder, tmp_path / "out"))["corpus"][0] == {"id": "d1", "text": "T x", "title": 2}
 
 
 def test_queries_without_a_relevant_document_are_left_out_and_counted(tmp_path):
@@ -139,7 +139,7 @@ def test_ids_may_be_integers(tmp_path):
     )
     single = as_json(tmp_path / "s.json", {"1": "one", "2": "two"}, {"7": "first", "8": "second"}, {"1": [7], "2": [8]})
     assert content(read(folder, tmp_path / "a")) == content(read(single, tmp_path / "b"))
-    assert content(read(folder, tmp_path / "a"))["corpus"][0] == {"id": "7", "text": "first"}
+    assert content(read(folder, tmp_path / "a"))["corpus"][0] == {"id": "7", "text": "first", "title": 0}
 
 
 @pytest.mark.parametrize("title", [None, float("nan"), ""])

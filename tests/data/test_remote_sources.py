@@ -91,7 +91,7 @@ def test_an_eval_set_on_s3_is_read_like_one_in_a_folder(server, uri, tmp_path):
     put(server, uri, {"set.json": json.dumps(single).encode()})
     for name in ("beir", "beir/", "set.json"):
         eval_set = read_evalset(fetch_uri(f"{uri}/{name}", tmp_path), tmp_path / "out" / name)
-        assert read_table(eval_set.folder / "corpus.arrow").to_pylist() == [{"id": "d", "text": "two"}]
+        assert read_table(eval_set.folder / "corpus.arrow").to_pylist() == [{"id": "d", "text": "two", "title": 0}]
 
 
 def test_an_error_in_an_eval_set_names_the_object(server, uri, tmp_path):
@@ -114,7 +114,7 @@ def test_a_deleted_object_is_not_read_from_an_earlier_download(server, uri, tmp_
     server.client().delete_object(Bucket=BUCKET, Key=f"{prefix_of(uri)}set/corpus.jsonl")
     put(server, uri, {"set/corpus.jsonl.gz": gzip.compress(text("d", "NEW").encode())})
     eval_set = read_evalset(fetch_uri(f"{uri}/set", tmp_path), tmp_path / "out")
-    assert read_table(eval_set.folder / "corpus.arrow").to_pylist() == [{"id": "d", "text": "NEW"}]
+    assert read_table(eval_set.folder / "corpus.arrow").to_pylist() == [{"id": "d", "text": "NEW", "title": 0}]
 
 
 def test_the_log_of_differing_numbers_of_negatives_names_the_objects(server, uri, tmp_path, caplog):

@@ -13,7 +13,7 @@ from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.loading import load
 from mnrl_job.embedding.nonfinite import NonFiniteEmbedding
 from mnrl_job.errors import DataError, Diverged
-from mnrl_job.worker.scoring import evaluate_all, primary_score
+from mnrl_job.worker.scoring import evaluate_all, selection_score
 from mnrl_job.worker.verify import record_probes
 from tests.embedding.folders import TEXTS
 
@@ -57,11 +57,12 @@ def test_a_model_of_another_kind_is_looked_at_too(static_model, tmp_path):
 @pytest.fixture
 def task(eval_file, tmp_path, tiny_model):
     from mnrl_job.config.settings import Settings
-    from mnrl_job.launch.worker_task import WorkerTask
+    from mnrl_job.launch.worker_task import SelectionSets, WorkerTask
 
     source = LocalSource("faq", str(eval_file), (eval_file,), eval_file)
     eval_set = read_evalset(source, tmp_path / "eval")
-    return WorkerTask(Settings(), str(tiny_model), tmp_path, tmp_path, (eval_set,), {})
+    selection = SelectionSets(eval_set)
+    return WorkerTask(Settings(), str(tiny_model), tmp_path, tmp_path, (eval_set,), {}, selection=selection)
 
 
 @pytest.mark.parametrize(("when", "error"), [("before", DataError), ("after", Diverged)])
@@ -73,7 +74,7 @@ def test_the_place_in_the_eval_set_is_told_and_whose_fault_it_is(spoilt, task, w
 
 def test_while_training_it_has_diverged(spoilt, task):
     with pytest.raises(Diverged, match=r"\bfaq\b"):
-        primary_score(spoilt, task)
+        selection_score(spoilt, task)
 
 
 def test_the_fixed_texts_are_not_recorded_as_nan(spoilt, tiny_model, tmp_path):

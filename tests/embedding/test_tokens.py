@@ -1,5 +1,7 @@
 """Tokens on disk give the model exactly the input that the library's preprocessing gives."""
 
+from functools import partial
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -59,8 +61,7 @@ def test_a_prompt_and_padding_on_the_left_are_the_librarys_too(tiny_model, tmp_p
     model = SentenceTransformer(str(tiny_model), device="cpu")
     model.tokenizer.padding_side = "left"
 
-    def preprocess(texts):
-        return model.preprocess(texts, prompt="is there ")
+    preprocess = partial(model.preprocess, prompt="is there ")
 
     found = kept(model, TEXTS, tmp_path / "tokens.arrow", preprocess)
     expected = dict(preprocess([TEXTS[0], TEXTS[5]]))
@@ -80,13 +81,17 @@ def test_a_model_without_token_ids_has_no_input_format(static_model):
 
 
 def test_an_input_format_that_does_not_rebuild_the_input_is_rejected(model):
-    def strange(texts):
-        features = model.preprocess(texts)
-        return features | {"token_type_ids": torch.ones_like(features["input_ids"])}
+    def strange(texts, **options):
+        features = model.preprocess(texts, **options)
+        return features if options else features | {"token_type_ids": torch.ones_like(features["input_ids"])}
+
+    def more(texts, **options):
+        return model.preprocess(texts, **options) | {"more": torch.ones(3)}
+
+    def padded(texts, **_):
+        return model.preprocess(texts)
 
     assert detect_input_format(model.preprocess, model.tokenizer, TEXTS) is not None
     assert detect_input_format(strange, model.tokenizer, TEXTS) is None
-    assert (
-        detect_input_format(lambda texts: model.preprocess(texts) | {"more": torch.ones(3)}, model.tokenizer, TEXTS)
-        is None
-    )
+    assert detect_input_format(more, model.tokenizer, TEXTS) is None
+    assert detect_input_format(padded, model.tokenizer, TEXTS[:1] * 2) is None

@@ -34,6 +34,16 @@ def test_all_queries_are_distinct_and_none_is_found_by_its_words_alone_too_easil
     assert bm25_metrics(general_search, (10,))["ndcg@10"] < 0.5
 
 
+def test_weights_are_selected_on_the_queries_that_do_not_report(general_search, tmp_path):
+    other = read_general_search(tmp_path / "other", reported=False)
+    reported, selecting = (
+        set(read_table(half.folder / "queries.arrow")["id"].to_pylist()) for half in (general_search, other)
+    )
+    assert len(selecting) == len(reported) == 200
+    assert not reported & selecting
+    assert other.documents == general_search.documents
+
+
 def test_it_is_identified_by_its_bundled_files(general_search, tmp_path):
     assert read_general_search(tmp_path / "again").sha256 == general_search.sha256
     assert "Princeton" in (FOLDER / "LICENSE").read_text(encoding="utf-8")

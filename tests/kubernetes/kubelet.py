@@ -20,10 +20,14 @@ from tests.hosts import NAMES, Host
 from tests.kubernetes.controllers import Pod
 from tests.kubernetes.rendering import Manifest, environment, of_kind
 from tests.program import ROOT
+from tests.servers.s3 import KEYS
 
 PATIENCE_SECONDS = 900
 # What a user has made, by Secret and key; files often end with a line break.
-SECRETS = {"mnrl-job-group": {"secret": "0123456789abcdef\n"}}
+SECRETS = {
+    "mnrl-job-group": {"secret": "0123456789abcdef\n"},
+    "mnrl-job-s3": dict(zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), KEYS, strict=True)),
+}
 HOME = "/opt/mnrl-job"
 IMAGE = {
     "PATH": f"{HOME}/bin:/usr/bin:/bin",
@@ -120,6 +124,7 @@ class Kubelet:
         own = {
             name: value if isinstance(value, str) else _taken(pod, value)
             for name, value in environment(self.manifests, container).items()
+            if not _is_missing(value)
         }
         return IMAGE | baked | own | pod.added | {"MNRL_MIN_GPUS": "0"}  # there is none to see here
 
@@ -157,6 +162,12 @@ class Kubelet:
 def _mount(source: Path, target: str, read_only: bool) -> str:
     made = f"mkdir -p {target} && mount --rbind {source} {target}"
     return f"{made} && mount -o remount,bind,ro {target}" if read_only else made
+
+
+def _is_missing(value: str | dict[str, Any]) -> bool:
+    """Whether it is an optional key that the user's Secret lacks."""
+    source = {} if isinstance(value, str) else value.get("secretKeyRef", {})
+    return bool(source.get("optional")) and source["key"] not in SECRETS[source["name"]]
 
 
 def _taken(pod: Pod, source: dict[str, Any]) -> str:

@@ -2,15 +2,21 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from tests import hosts
 from tests.kubernetes.controllers import pods_of
 from tests.kubernetes.kubelet import Kubelet, give, termination_message
+from tests.kubernetes.new_run import IMAGE, make_copy
 from tests.kubernetes.rendering import K8S, with_components
 from tests.scenes import make_scene
+from tests.servers.s3 import KEYS
 
 LACKING = hosts.why_not() or next((f"{name} is missing" for name in ("tini", "setpriv") if not shutil.which(name)), "")
 pytestmark = [pytest.mark.manifests, pytest.mark.skipif(bool(LACKING), reason=LACKING)]
@@ -69,6 +75,42 @@ def test_the_nodes_find_one_another_check_train_and_publish(name, train, tmp_pat
     waited = kubelets[1].folder / "volumes" / pods[1].hostname / "work" / "progress.json"
     # As long as that may take, which the probe of the pod that waits must allow, too.
     assert json.loads(waited.read_text())["phase"] == "publish"
+
+
+@contextmanager
+def s3_server(folder, machine):
+    """An S3 server on a machine, at the port of MinIO. Its buckets are the folders in a folder."""
+    rclone = str(Path(sys.executable).with_name("rclone"))
+    words = (rclone, "serve", "s3", "--auth-key", ",".join(KEYS), "--addr", f"{machine.address}:9000", str(folder))
+    server = subprocess.Popen(machine.command(*words))
+    try:
+        yield f"http://{machine.address}:9000"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_a_new_run_trains_on_data_in_s3_and_publishes_there(tmp_path, tiny_model, pair):
+    bucket = tmp_path / "s3" / "bucket"
+    bucket.mkdir(parents=True)
+    make_scene(bucket, tiny_model)
+    with s3_server(bucket.parent, pair[0]) as endpoint:
+        manifests = make_copy(tmp_path / "copy").render(
+            *(
+                "faq-7",
+                "--image",
+                IMAGE,
+                "--train-data",
+                "s3://bucket/pairs.jsonl",
+                "--eval-data",
+                "s3://bucket/faq.json",
+            ),
+            *("MNRL_BASE_MODEL=s3://bucket/model", "MNRL_BATCH_SIZE=8", "MNRL_LEAKAGE_POLICY=keep"),
+            *(f"AWS_ENDPOINT_URL_S3={endpoint}", "MNRL_S3_ADDRESSING_STYLE=path", "AWS_REGION=us-east-1"),
+        )
+        (pod,), (kubelet,), ends = play(tmp_path, manifests, pair)
+    assert ends == [("train", 0)], kubelet.log(pod, ends[0][0])[-3000:]
+    assert (bucket / "runs" / "faq-7" / "_SUCCESS").exists()
 
 
 def test_bad_settings_end_in_the_check_with_their_code_and_a_message(tmp_path, claim, pair):

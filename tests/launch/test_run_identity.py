@@ -16,7 +16,8 @@ def settings_hash(settings):
 
 @pytest.mark.parametrize("changes", [{"weight_interpolation": 0.5}, {"min_gain": 0.1}, {"max_guard_loss": 0.1}])
 def test_post_training_settings_may_change_for_a_checkpoint_but_not_for_a_published_run(changes):
-    before, after = Settings(), Settings(**changes)
+    before = Settings(weight_interpolation="off")
+    after = before.model_copy(update=changes)
     assert resume_identity(before) == resume_identity(after)
     assert settings_hash(before) != settings_hash(after)
 
@@ -24,6 +25,11 @@ def test_post_training_settings_may_change_for_a_checkpoint_but_not_for_a_publis
 def test_settings_that_change_the_training_may_not_change():
     assert resume_identity(Settings()) != resume_identity(Settings(seed=1))
     assert settings_hash(Settings()) == settings_hash(Settings(output="elsewhere"))
+
+
+def test_a_fraction_may_not_replace_auto_which_keeps_pairs_from_training():
+    difference = resume_identity(Settings()).find_difference(resume_identity(Settings(weight_interpolation=0.5)))
+    assert difference == Difference("settings", "weight_interpolation", "auto", "a number")
 
 
 def test_how_nodes_find_and_authenticate_each_other_may_change():

@@ -1,6 +1,5 @@
 """It is a hang when no worker makes progress, whatever the clock and a suspended machine do."""
 
-import signal
 import subprocess
 import sys
 import time
@@ -82,16 +81,19 @@ def test_a_suspended_machine_is_not_a_hang(watched):
     poll_at(1, 2, 9000, 9001)
 
 
-def test_a_hung_worker_prints_its_stacks(monkeypatch):
+def test_the_stacks_of_a_hung_worker_are_in_the_log(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(watchdog, "DUMP_SECONDS", 2.0)
     code = (
-        "import faulthandler, signal, time; faulthandler.register(signal.SIGUSR1); print(1, flush=True); time.sleep(99)"
+        "import faulthandler, signal, sys, time; faulthandler.register(signal.SIGUSR1, open(sys.argv[1], 'w'));"
+        "print(1, flush=True); time.sleep(99)"
     )
-    worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    worker.stdout.readline()
-    watchdog.dump_stacks([worker.pid])
-    worker.send_signal(signal.SIGKILL)
-    assert "line 1 in <module>" in worker.communicate()[1]
+    command = [sys.executable, "-c", code, tmp_path / "heartbeat-0.stacks"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as worker:
+        worker.stdout.readline()
+        watchdog.dump_stacks([worker.pid], tmp_path)
+        worker.kill()
+    (message,) = caplog.messages
+    assert "line 1 in <module>" in message
 
 
 def test_a_heartbeat_is_written_at_once_in_a_new_phase_and_twice_a_second_after(tmp_path, monkeypatch):

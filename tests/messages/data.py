@@ -12,12 +12,12 @@ from tests.messages.provoking import (
     batches,
     beir,
     evaluation,
+    holding_out,
     input_at,
     judged,
     lines,
     training,
     training_folder,
-    with_eval_set_named,
     without_eval_sets,
 )
 
@@ -182,6 +182,12 @@ ROWS: Catalogue = {
     ),
 }
 EVAL_SETS: Catalogue = {
+    "nothing to hold out": (
+        holding_out([("a", "same"), ("b", "same")], holdout_ratio=0.5, holdout_max_queries=1),
+        65,
+        "MNRL_HOLDOUT_RATIO=0.5, MNRL_HOLDOUT_MAX_QUERIES=1: no group of the 2 rows is small enough to hold out; give "
+        "MNRL_EVAL_DATA, more pairs, or MNRL_HOLDOUT_RATIO=0 to train without evaluation",
+    ),
     "a folder without queries": (
         beir(queries=None),
         65,
@@ -236,20 +242,14 @@ EVAL_SETS: Catalogue = {
     "a gate without an eval set": (
         without_eval_sets(min_gain=0.1),
         64,
-        "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE, MNRL_MAX_GUARD_LOSS and MNRL_EVAL_INTERVAL need an eval set; name one in "
-        "MNRL_EVAL_DATA, or hold training pairs out (MNRL_HOLDOUT_RATIO)",
+        "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE and MNRL_MAX_GUARD_LOSS need an eval set; name one in MNRL_EVAL_DATA, or "
+        "hold training pairs out (MNRL_HOLDOUT_RATIO)",
     ),
     "a limit on the loss of general search without an eval set": (
         without_eval_sets(max_guard_loss=0.1),
         64,
-        "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE, MNRL_MAX_GUARD_LOSS and MNRL_EVAL_INTERVAL need an eval set; name one in "
-        "MNRL_EVAL_DATA, or hold training pairs out (MNRL_HOLDOUT_RATIO)",
-    ),
-    "an eval set with the name of the general guard": (
-        with_eval_set_named("general-search"),
-        64,
-        "MNRL_EVAL_DATA: 'general-search' is the name of the bundled set of general search; give the eval set another "
-        "(NAME=URI), or set MNRL_GENERAL_GUARD=off",
+        "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE and MNRL_MAX_GUARD_LOSS need an eval set; name one in MNRL_EVAL_DATA, or "
+        "hold training pairs out (MNRL_HOLDOUT_RATIO)",
     ),
 }
 BATCHES: Catalogue = {

@@ -1,5 +1,6 @@
 """How to provoke a refusal by the cheapest layer that says it, in the current folder, where `model` is a model."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -12,19 +13,22 @@ from mnrl_job.config.dotenv_file import read_dotenv
 from mnrl_job.config.reader import read_settings
 from mnrl_job.config.setting_types import Source
 from mnrl_job.config.settings import Settings
-from mnrl_job.data.inputs import Inputs
 from mnrl_job.data.pairs import SourceRecord
 from mnrl_job.data.ragged import no_values
 from mnrl_job.data.read_evalset import read_evalset
-from mnrl_job.data.sources import LocalSource, fetch, locate, locate_model
+from mnrl_job.data.sources import fetch, locate, locate_model
+from mnrl_job.deduplication.groups import find_groups
 from mnrl_job.launch.nodes import find_nodes
-from mnrl_job.pipeline.inputs import check_eval_names, check_reserved_names
+from mnrl_job.pipeline.compare import compare_runs
+from mnrl_job.pipeline.holdout import hold_out_eval_set
+from mnrl_job.pipeline.inputs import check_eval_names
 from mnrl_job.pipeline.plan_batches import refuse_large_batch, refuse_without_contrast
 from mnrl_job.runs.publish import already_published
 from mnrl_job.runs.verify import verify_run
 from mnrl_job.storage import open_store
 from mnrl_job.storage.s3_errors import explain
 from tests.data.reading import read
+from tests.deduplication.rows import Rows, pairs_of
 
 Provoke = Callable[[], object]
 # How to provoke it, the exit code, the sentence.
@@ -166,11 +170,6 @@ def without_eval_sets(**settings: object) -> Provoke:
     return lambda: check_eval_names(Settings(**settings), ())
 
 
-def with_eval_set_named(name: str) -> Provoke:
-    source = LocalSource(name, "faq.json", (), Path("faq.json"))
-    return lambda: check_reserved_names(Inputs((), (source,), "", None), "on")
-
-
 def published(files: Mapping[str, str]) -> Provoke:
     """Publish a run where these files of one stand."""
 
@@ -185,6 +184,22 @@ def verified(files: Mapping[str, str]) -> Provoke:
     def provoke() -> None:
         write({f"out/r/{name}": content for name, content in files.items()})
         verify_run(open_store("out/r", "URI"), Path("scratch"))
+
+    return provoke
+
+
+def compared(**eval_sets: str) -> Provoke:
+    """Compare runs, by name, which have one eval set with this hash."""
+
+    def provoke() -> None:
+        for run, digest in eval_sets.items():
+            metrics = json.dumps({"data": {"eval": {"faq": {"sha256": digest}}}})
+            record = {"bytes": len(metrics), "sha256": hashlib.sha256(metrics.encode()).hexdigest()}
+            manifest = json.dumps({"files": {"metrics.json": record}})
+            marker = json.dumps({"manifest_sha256": hashlib.sha256(manifest.encode()).hexdigest()})
+            files = {"metrics.json": metrics, "manifest.json": manifest, "_SUCCESS": marker}
+            write({f"out/{run}/{name}": content for name, content in files.items()})
+        compare_runs([f"out/{run}" for run in eval_sets], Path("comparison.html"), Settings())
 
     return provoke
 
@@ -207,3 +222,14 @@ def without_tokenizer(folder: Path) -> None:
 def cut_off(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
+
+
+def holding_out(rows: Rows, **settings: object) -> Provoke:
+    """Hold an eval set out of these pairs."""
+
+    def provoke() -> None:
+        read_rows = pairs_of(rows, Path("pairs"))
+        groups = find_groups(read_rows, None, 0.9, Path("texts"))
+        hold_out_eval_set(Settings(**settings), read_rows, groups, Path())
+
+    return provoke

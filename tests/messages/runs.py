@@ -13,6 +13,7 @@ from tests.messages.provoking import (
     Catalogue,
     base_model,
     boto,
+    compared,
     cut_off,
     loaded,
     output_at,
@@ -159,6 +160,16 @@ PUBLISHING: Catalogue = {
         verified({"manifest.json": "{}"}),
         66,
         "URI: out/r: no _SUCCESS, it was never finished; give the URI of a finished run (OUTPUT/RUN_ID)",
+    ),
+    "one run to compare": (
+        compared(a="abc"),
+        64,
+        "RUN: give two or more different runs (OUTPUT/RUN_ID); given: out/a",
+    ),
+    "runs of different eval sets": (
+        compared(a="abc", b="def"),
+        65,
+        "RUN: out/a, out/b have no eval set in common; evaluate the models on one",
     ),
 }
 DEVICES: Catalogue = {

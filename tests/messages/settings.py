@@ -33,7 +33,7 @@ SETTINGS: Catalogue = {
     "a number beyond its bound": (
         environment(MNRL_LEARNING_RATE="2"),
         64,
-        "MNRL_LEARNING_RATE='2' is invalid; expected a number above 0 and up to 1",
+        "MNRL_LEARNING_RATE='2' is invalid; expected auto or a number above 0 and up to 1",
     ),
     "none of a few words": (
         environment(MNRL_PRECISION="fp8"),
@@ -97,6 +97,12 @@ SETTINGS: Catalogue = {
         64,
         "MNRL_SEED='7' has literal quotes, which `docker run --env-file` and Kubernetes keep; expected an integer "
         "from 0 to 4294967295, without quotes",
+    ),
+    "an eval set with the name of the general guard": (
+        environment(MNRL_EVAL_DATA="general-search=faq.json"),
+        64,
+        "MNRL_EVAL_DATA: 'general-search' is the name of the bundled set of general search; give the eval set another "
+        "(NAME=URI), or set MNRL_GENERAL_GUARD=off",
     ),
     "a token with a line break": (
         environment(HF_TOKEN="hf_1\n"),  # noqa: S106 - it is none

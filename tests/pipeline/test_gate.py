@@ -73,10 +73,6 @@ def test_a_run_with_collapsed_embeddings_fails_the_gate_also_when_it_is_resumed(
             {"MNRL_EVAL_DATA": "", "MNRL_HOLDOUT_RATIO": "0", "MNRL_MIN_GAIN": "0"},
             "MNRL_MIN_GAIN, .*MNRL_EVAL_DATA.*MNRL_HOLDOUT_RATIO",
         ),
-        (
-            {"MNRL_EVAL_DATA": "", "MNRL_HOLDOUT_RATIO": "0", "MNRL_EVAL_INTERVAL": "5"},
-            "MNRL_EVAL_INTERVAL .*MNRL_EVAL_DATA.*MNRL_HOLDOUT_RATIO",
-        ),
         ({"MNRL_EARLY_STOPPING_PATIENCE": "2"}, "MNRL_EARLY_STOPPING_PATIENCE='2' .*MNRL_EVAL_INTERVAL"),
         ({"MNRL_ACCELERATE_CONFIG": "fsdp.yaml", "MNRL_EVAL_INTERVAL": "5"}, "MNRL_ACCELERATE_CONFIG='fsdp.yaml' "),
     ],

@@ -53,7 +53,7 @@ def test_without_an_eval_set_there_is_no_general_search(mnrl_job, good, tmp_path
 
 def test_an_eval_set_of_the_same_name_is_refused_unless_the_guard_is_off(mnrl_job, good):
     named = {"MNRL_EVAL_DATA": "general-search=faq.json"}
-    ended = mnrl_job("evaluate", **good | ON | named)
+    ended = mnrl_job("evaluate", **good | ON | named | {"MNRL_BASE_MODEL": "./missing"})
     assert ended.code == 64, ended.stderr
     assert "'general-search' is the name of the bundled set" in ended.last_line
     assert mnrl_job("evaluate", **good | named).code == 0

@@ -1,6 +1,8 @@
 """Whole runs with everything on S3, on both kinds of server: inputs, base model, output, failures, second attempts."""
 
 import json
+import signal
+import time
 
 import pytest
 
@@ -8,7 +10,7 @@ from tests.examples import PAIRS
 from tests.program import start_command
 from tests.s3_runs import furnish, settings_for
 from tests.servers.proxy import Fault, proxied
-from tests.servers.s3 import objects, put
+from tests.servers.s3 import objects, prefix_of, put
 
 
 @pytest.fixture
@@ -83,6 +85,24 @@ def test_two_attempts_at_once_leave_one_run_and_both_end_well(rclone, tmp_path, 
     assert {name: len(content) for name, content in run.items() if name in files} == {
         name: facts["bytes"] for name, facts in files.items()
     }
+
+
+@pytest.mark.slow
+def test_the_same_command_resumes_a_stopped_run_without_a_run_id(mnrl_job, moto, place_on_moto, tmp_path):
+    long = {"MNRL_RUN_ID": "", "MNRL_EPOCHS": "300", "MNRL_CHECKPOINT_INTERVAL": "20"}
+    environment = settings_for(place_on_moto, **long) | moto.environment
+    process = start_command(tmp_path, ["train"], tmp_path / "log", **environment)
+    while not any("/checkpoints/step-" in key for key in moto.objects(prefix_of(f"{place_on_moto}/runs"))):
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 75, (tmp_path / "log").read_text()
+    ended = mnrl_job("train", **environment)
+    assert ended.code == 0, ended.stderr
+    assert "resuming from step" in ended.stderr
+    run, *others = {key.split("/")[0] for key in objects(moto, f"{place_on_moto}/runs")}
+    assert others == []
+    assert "_SUCCESS" in objects(moto, f"{place_on_moto}/runs/{run}")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """The page that a real run leaves, of a training on harmful texts."""
 
+import ast
 import hashlib
 import json
+import re
+from html import unescape
 
 from tests.examples import EVIL, PAIRS
 from tests.report.page_reader import Reader, data_of
@@ -20,3 +23,13 @@ def test_the_page_of_a_training_is_hashed_and_shows_harmful_pairs_and_queries_as
     assert {"Loss", "In-batch accuracy", "Anisotropy", "Memory in GB"} <= set(drawn)
     assert manifest["settings_sha256"] in reader.text
     assert all(digest in reader.text for digest in manifest["inputs"].values())
+
+
+def test_the_python_of_the_page_loads_the_model_and_searches(published, capsys, monkeypatch):
+    (code,) = re.findall(
+        r"<code>(from sentence_transformers.*?)</code>", (published.run / "report.html").read_text(), re.DOTALL
+    )
+    monkeypatch.chdir(published.folder)
+    exec(unescape(code), {})  # noqa: S102
+    (hits,) = ast.literal_eval(capsys.readouterr().out)
+    assert {hit["corpus_id"] for hit in hits} == {0, 1}

@@ -35,7 +35,9 @@ RECIPE = {
 def scene(tmp_path_factory, tiny_model):
     scene = make_scene(tmp_path_factory.mktemp("resume"), tiny_model)
     pairs = [(f"{anchor} {mark}", f"{positive} {mark} again") for mark in "xyz" for anchor, positive in PAIRS]
-    write_pairs(scene.folder / "pairs.jsonl", [*pairs[:-1], LONG])
+    write_pairs(
+        scene.folder / "pairs.jsonl", [*pairs[:-1], LONG, ("print the receipt", "receipts are on the orders page")]
+    )
     (scene.folder / "fsdp.yaml").write_text(FSDP2)
     return scene
 

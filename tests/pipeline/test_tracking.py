@@ -20,7 +20,11 @@ SETTINGS = {"MNRL_EPOCHS": "3", "MNRL_CHECKPOINT_INTERVAL": "6", "MNRL_EVAL_INTE
 
 @pytest.fixture
 def scene(tmp_path, tiny_model):
-    return make_scene(tmp_path, tiny_model)
+    """Of 25 pairs, one of which is kept to select weights on."""
+    scene = make_scene(tmp_path, tiny_model)
+    with (scene.folder / "pairs.jsonl").open("a") as pairs:
+        pairs.write('{"anchor": "print the receipt", "positive": "receipts are on the orders page"}\n')
+    return scene
 
 
 @pytest.fixture
@@ -104,7 +108,7 @@ def test_a_run_succeeds_without_its_trackers_and_stdout_has_only_the_table(mnrl_
     }
     ended = mnrl_job("train", **good | tracked)
     assert ended.code == 0, ended.stderr
-    assert ended.stdout.startswith("\nfaq\n  metric")
+    assert ended.stdout.startswith("\nfaq\nmetric ")
     warnings = [line for line in ended.stderr.splitlines() if "MNRL_REPORT_TO" in line]
     assert len(warnings) == 2, ended.stderr
     assert any("No module named 'wandb'" in line for line in warnings)

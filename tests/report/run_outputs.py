@@ -10,10 +10,12 @@ from typing import Any
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalData, EvalSet, write_evalset
 from mnrl_job.data.pairs import Pairs, SourceRecord
+from mnrl_job.data.tables import read_table
 from mnrl_job.embedding.model_facts import ModelFacts
 from mnrl_job.evaluation.gate import GateResult
 from mnrl_job.evaluation.results import Evaluation, QueryResult
 from mnrl_job.evaluation.significance import Comparison, compare
+from mnrl_job.evaluation.weight_selection import ALPHAS, InterpolationPoint
 from mnrl_job.pipeline.finalize import training_settings
 from mnrl_job.report.html_report import render_report
 from mnrl_job.report.metrics import Run, build_metrics
@@ -23,6 +25,7 @@ from mnrl_job.worker.results import Verification, WorkerResult
 from tests.examples import EVIL
 
 METRICS = ("accuracy@1", "mrr@10", "ndcg@10", "recall@10", "ndcg@100")
+TITLE = "How to reset"
 MODEL = ModelFacts(22_713_216, 384, 256, "abc123", "", EVIL)
 
 
@@ -56,7 +59,8 @@ def make_run_outputs(
     for eval_set in eval_sets:
         before = [query_result(number, rank_before(number)) for number in range(queries)]
         after = [query_result(number, rank_after(number)) for number in range(queries)] if trained else []
-        write_rankings(staging / "rankings" / f"{eval_set.name}.jsonl", before, after)
+        texts = {row["id"]: row["text"] for row in read_table(eval_set.folder / "queries.arrow").to_pylist()}
+        write_rankings(staging / "rankings" / f"{eval_set.name}.jsonl", texts, before, after)
         means = {metric: sum(result.metrics[metric] for result in before) / queries for metric in METRICS}
         comparisons.append(compare(eval_set.name, before, after, 1) if trained else Comparison(eval_set.name, means))
     run = Run(
@@ -93,11 +97,13 @@ def rank_after(number: int) -> int:
 def make_eval_set(folder: Path, name: str, queries: int) -> EvalSet:
     texts = {f"q{number}": f"query {number} about topic {number % 97}" for number in range(queries)}
     corpus = {f"d{number}": f"document {number} says: {'all there is to say ' * 20}" for number in range(queries)}
+    titles = {"d6": len(TITLE)}
+    corpus["d6"] = f"{TITLE} the text"
     for number in (3, 4, 5):  # one wins, one ties, one loses
         texts[f"q{number}"] = f"{EVIL} {number}"
         corpus[f"d{number}"] = f"{EVIL} document {number}"
     qrels = {(f"q{number}", f"d{number}"): 1 for number in range(queries)}
-    return write_evalset(name, f"s3://bucket/{name}", folder, EvalData(texts, corpus, qrels))
+    return write_evalset(name, f"s3://bucket/{name}", folder, EvalData(texts, corpus, qrels, titles=titles))
 
 
 def query_result(number: int, rank: int) -> QueryResult:
@@ -113,6 +119,7 @@ def worker_result(names: tuple[str, ...], trained: bool) -> WorkerResult:
         return WorkerResult(MODEL, scored, ("1 x CPU (2 threads)",), 900_000_000)
     training = Training(
         steps=60,
+        learning_rate=1e-3,
         rows_used=480,
         rows_digest="0123456789abcdef",
         final_loss=0.1234,
@@ -127,6 +134,10 @@ def worker_result(names: tuple[str, ...], trained: bool) -> WorkerResult:
         trainable_parameters=22_713_216,
         scores=(StepScore(20, 0.5), StepScore(40, 0.6), StepScore(60, 0.55)),
         best_step=40,
+        weight_interpolation=0.5,
+        interpolation_points=tuple(
+            InterpolationPoint(alpha, 0.5 + alpha / 10, 0.56 - alpha / 20, alpha >= 0.5) for alpha in ALPHAS
+        ),
     )
     return WorkerResult(MODEL, scored, ("1 x NVIDIA H100",), 5_000_000_000, scored, training)
 
@@ -197,3 +208,8 @@ def audit() -> dict[str, Any]:
             "columns": {"positive": {"p50": 40.0, "p90": 90.0, "p99": 200.0, "p100": 700.0, "truncated": 0.004}},
         },
     }
+
+
+def set_change(run: Any, delta: float, interval: tuple[float, float], p_value: float) -> None:
+    for key, value in (("delta", delta), ("confidence_interval", interval), ("p_value", p_value)):
+        run.metrics["evaluation"]["faq"][key]["ndcg@10"] = value

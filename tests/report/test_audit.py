@@ -2,7 +2,7 @@
 
 import pytest
 
-from mnrl_job.report.audit import audit_findings, audit_text, with_lengths
+from mnrl_job.report.audit import audit_findings, audit_rows, show_audit, with_lengths
 from mnrl_job.training.results import TokenLengths
 
 
@@ -44,6 +44,10 @@ def audit():
             "mojibake": {"rows": 0, "examples": []},
         },
     }
+
+
+def audit_text(audit):
+    return "\n".join(f"{number} {line}" for number, line in audit_rows(audit))
 
 
 def lines_of(text):
@@ -92,9 +96,10 @@ def test_the_first_few_of_many_examples_are_shown(audit):
     assert "one text!" in shown
 
 
-def test_control_characters_are_replaced(audit):
+def test_control_characters_are_replaced(audit, capsys):
     audit["leakage"]["examples"] = [{"anchor": "a\x1b[31mred\x9b0m\x07 question\r\nwith é and 你好", "positive": "p"}]
-    lines = lines_of(audit_text(audit))
+    show_audit(audit)
+    lines = lines_of(capsys.readouterr().out)
     assert "anchor a\ufffd[31mred\ufffd0m\ufffd question with é and 你好 | positive p" in lines
 
 

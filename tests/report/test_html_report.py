@@ -2,100 +2,15 @@
 
 import json
 import re
-from dataclasses import replace
 
 import pytest
 
-from mnrl_job.data.tables import write_columns
+from mnrl_job.config.settings import Settings
 from mnrl_job.report.page import query_explorer
-from mnrl_job.report.page.charts import Series, line_chart, scale
 from mnrl_job.report.page.formatting import signed
-from mnrl_job.report.page.verdict import reach_verdict
+from mnrl_job.report.rankings import write_rankings
 from tests.report.page_reader import Reader, data_of
-from tests.report.run_outputs import EVIL, log, make_run_outputs
-
-LOSS = (-0.15, -0.05)
-
-
-@pytest.fixture
-def run(tmp_path):
-    return make_run_outputs(tmp_path, queries=30)
-
-
-def set_change(run, delta, interval, p_value):
-    for key, value in (("delta", delta), ("confidence_interval", interval), ("p_value", p_value)):
-        run.metrics["evaluation"]["faq"][key]["ndcg@10"] = value
-
-
-def test_the_verdict_comes_first_with_the_gain_and_its_significance(run):
-    page = run.page()
-    evaluation = run.metrics["evaluation"]["faq"]
-    low, high = evaluation["confidence_interval"]["ndcg@10"]
-    text = Reader(page).text
-    assert page.index("<h1") < page.index("<h2")
-    assert f"Better: ndcg@10 rose by {evaluation['delta']['ndcg@10']:.3f}" in text
-    assert (
-        f"{evaluation['before']['ndcg@10']:.3f} → {evaluation['after']['ndcg@10']:.3f} on faq, 95 % interval {low:+.3f}"
-        in text
-    )
-    assert f"to {high:+.3f}, p = {evaluation['p_value']['ndcg@10']:.4f} over 30 queries" in text
-    assert "Significant: the interval lies entirely above zero" in text
-
-
-@pytest.mark.parametrize(
-    ("delta", "interval", "p_value", "word", "sure"),
-    [
-        (-0.1, (-0.15, -0.05), 0.001, "Worse", "Significant"),
-        (0.01, (-0.02, 0.04), 0.4, "Not proven", "Not significant"),
-        (0.01, (0.001, 0.02), 0.06, "Not proven", "Not significant"),
-        (0.0, (0.0, 0.0), 1.0, "No change", "Not significant"),
-        (-0.1, (-0.15, -0.05), 0.25, "Worse", "Borderline"),
-    ],
-)
-def test_the_verdict_depends_on_the_interval_and_the_p_value(run, delta, interval, p_value, word, sure):
-    evaluation = run.metrics["evaluation"]["faq"]
-    evaluation["delta"]["ndcg@10"], evaluation["confidence_interval"]["ndcg@10"], evaluation["p_value"]["ndcg@10"] = (
-        delta,
-        interval,
-        p_value,
-    )
-    verdict = reach_verdict(run.metrics, [])
-    assert (verdict.label, verdict.interpretation.partition(":")[0]) == (word, sure)
-
-
-@pytest.mark.parametrize(
-    ("delta", "interval", "p_value", "word"),
-    [(0.0, (0.0, 0.0), 1.0, "Cannot tell"), (-0.01, (-0.02, 0.0), 0.4, "Cannot tell"), (-0.1, LOSS, 0.001, "Worse")],
-)
-def test_the_verdict_on_a_saturated_eval_set_is_that_it_cannot_tell(run, delta, interval, p_value, word):
-    evaluation, metric = run.metrics["evaluation"]["faq"], "ndcg@10"
-    evaluation["delta"][metric], evaluation["confidence_interval"][metric], evaluation["p_value"][metric] = (
-        delta,
-        interval,
-        p_value,
-    )
-    run.metrics["primary_metric"]["saturated"] = True
-    verdict = reach_verdict(run.metrics, [])
-    assert verdict.label == word
-    assert ("this eval set cannot show a gain" in verdict.claim) == (word == "Cannot tell")
-    assert "Not proven" not in Reader(run.page()).text
-
-
-def test_the_verdict_warns_of_losses_a_failed_gate_and_a_collapse(tmp_path):
-    run = make_run_outputs(tmp_path, queries=30, names=("faq", "other"))
-    other = run.metrics["evaluation"]["other"]
-    other["delta"]["ndcg@10"], other["confidence_interval"]["ndcg@10"] = -0.2, (-0.3, -0.1)
-    run.metrics["gate"] = {"passed": False, "rule": "a gain of 0.5", "failed": ["it rose by less than 0.5"]}
-    lines = log()
-    lines[30]["collapse"] = "unrelated documents look alike"
-    (run.staging / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    text = Reader(run.page()).text
-    assert "ndcg@10 fell significantly on other (−0.200)." in text
-    assert "The gate was not passed: it rose by less than 0.5." in text
-    assert "The embeddings collapsed at step 31: unrelated documents look alike." in text
-    assert "No collapse." not in text
-    run.metrics["training"]["collapse"] = ""
-    assert "They had not at the step whose weights were kept." in Reader(run.page()).text
+from tests.report.run_outputs import EVIL, TITLE, log, make_run_outputs, query_result, rank_before, set_change
 
 
 def test_all_queries_are_in_the_data_and_the_largest_changes_in_the_text(run):
@@ -122,42 +37,6 @@ def test_only_the_largest_changes_of_very_many_queries_are_shown(run, monkeypatc
     assert len(data["query"]) == 5
     assert all(before != after for before, after in zip(data["before"]["rank"], data["after"]["rank"], strict=True))
     assert "The 5 largest changes of faq are shown; rankings/faq.jsonl has all 30 queries" in Reader(page).text
-
-
-def test_charts_have_descriptions_and_tables(run):
-    page = Reader(run.page())
-    titles = [
-        "Loss",
-        "Learning rate",
-        "Gradient norm",
-        "faq.ndcg@10 while training",
-        "In-batch accuracy",
-        "Margin of the positive",
-        "Anisotropy",
-    ]
-    titles += ["Pairs per second", "Elapsed time in seconds", "Memory in GB"]
-    drawn = [attrs["aria-label"] for attrs in page.attributes("svg") if attrs.get("role") == "img"]
-    assert [label.partition(". ")[0] for label in drawn] == titles
-    assert "From 0.001 at step" not in drawn[0]
-    assert re.search(r"to 0 at step 60; lowest 0 at step 60, highest 0.001 at step 6", drawn[1])
-    faint = [attrs for attrs in page.attributes("polyline") if attrs["class"] == "line faint"]
-    assert len(faint) == 5, "what was logged, behind a running mean"
-    assert "No collapse." in page.text
-
-
-def test_too_few_steps_do_not_rule_out_a_collapse(run):
-    (run.staging / "training_log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log()[:3]))
-    text = Reader(run.page()).text
-    assert "Too few steps were logged to check" in text
-    assert "No collapse." not in text
-
-
-def test_a_chart_can_have_one_point_equal_points_or_none():
-    assert "circle" in line_chart("Loss", [1], [Series("loss", [0.5])]).svg
-    assert "polyline" in line_chart("Loss", [1, 2], [Series("loss", [0.5, 0.5])]).svg
-    assert line_chart("Loss", [1, 2], [Series("loss", [None, None])]) is None
-    assert scale(0, 1, 0, 100).ticks == (0, 0.25, 0.5, 0.75, 1)
-    assert scale(1, 7, 0, 100, loose=False, integer=True).ticks == (2, 4, 6)
 
 
 def test_markup_in_texts_is_escaped(run):
@@ -189,8 +68,9 @@ def test_secrets_are_redacted(run, monkeypatch):
     run.metrics["model"]["base"] = "https://user:hidden-word@host/model?token=abc"
     write = (run.staging / "audit.json").read_text().replace("single", "with hf_very_secret in it")
     (run.staging / "audit.json").write_text(write.replace('"rows": 1,', '"rows": 2,'))
+    results = [query_result(number, rank_before(number)) for number in range(30)]
     texts = {f"q{number}": "x " * 117 + "hf_very_secret" for number in range(30)}  # one would see hf_v
-    write_columns(run.eval_sets[0].folder / "queries.arrow", id=texts, text=texts.values())
+    write_rankings(run.staging / "rankings" / "faq.jsonl", texts, results, results)
     page = run.page()
     assert "hf_v" not in page
     assert "hidden-word" not in page
@@ -202,21 +82,12 @@ def test_the_page_of_an_evaluation_shows_its_scores(tmp_path):
     run = make_run_outputs(tmp_path, queries=30, trained=False)
     page = run.page()
     text = Reader(page).text
-    assert f"Scored: ndcg@10 is {run.metrics['evaluation']['faq']['before']['ndcg@10']:.3f}" in text
+    assert "Scored: of 30 questions, 5 get a right answer first" in text
+    assert f"ndcg@10 is {run.metrics['evaluation']['faq']['before']['ndcg@10']:.3f} on faq" in text
     assert "Nothing was trained" in text
     assert "after" not in data_of(page)
     for absent in ("Training", "Embeddings", "Data", "Largest wins", "95 % interval"):
         assert absent not in text, absent
-
-
-def test_without_eval_sets_the_verdict_is_not_evaluated(run):
-    run.eval_sets.clear()
-    run.metrics |= {"evaluation": {}, "primary_metric": None}
-    run.metrics["training"] |= {"scores": [], "best_step": None}
-    text = Reader(run.page()).text
-    assert "Not evaluated: without an eval set" in text
-    assert "All queries" not in text
-    assert "Learning rate" in text
 
 
 def test_the_primary_eval_set_comes_first(tmp_path):
@@ -224,7 +95,7 @@ def test_the_primary_eval_set_comes_first(tmp_path):
     run.metrics["primary_metric"] |= {"name": "manuals.mrr@10", "before": 0.4, "after": 0.5, "delta": 0.1}
     page = run.page()
     reader = Reader(page)
-    assert "Better: mrr@10 rose by" in reader.text
+    assert "mrr@10 rose by" in reader.text
     assert data_of(page, 0)["metric"] == data_of(page, 1)["metric"] == "mrr@10"
     assert reader.text.index("manuals: 30 queries") < reader.text.index("faq: 30 queries")
     assert len(reader.attributes("option")) == 2
@@ -268,7 +139,48 @@ def test_signed_numbers():
 
 def test_an_empty_rankings_file_has_no_queries(run):
     (run.staging / "rankings" / "faq.jsonl").write_text("")
-    explorer = query_explorer.build_explorer(
-        run.staging / "rankings" / "faq.jsonl", replace(run.eval_sets[0]), "ndcg@10"
-    )
+    explorer = query_explorer.build_explorer("faq", [], "ndcg@10", run.eval_sets[0])
     assert (explorer.queries, explorer.won, explorer.tied) == (0, 0, 0)
+
+
+def test_the_title_of_a_document_is_told_apart_from_its_text(run):
+    page = run.page()
+    assert f"{TITLE}\tthe text" in data_of(page)["texts"]
+    assert ("b", {"class": "title"}) in Reader(page).elements
+    assert f"relevant {TITLE} the text" in Reader(page).text
+
+
+def test_what_to_do_next_follows_from_the_findings(run):
+    text = Reader(run.page()).text
+    for expected in (
+        "Look at these rows : 21 rejected, 4 also in an eval set, 1 with a negative that is a positive elsewhere",
+        "Look at the queries that got worse : 4 of 30",
+        "Add training pairs : 480 are few",
+        "Mine hard negatives (MNRL_NUM_HARD_NEGATIVES) : at the end 98.",
+        "Enlarge MNRL_BATCH_SIZE : at the end 98.",
+    ):
+        assert expected in text, expected
+    run.metrics["training"]["hard_negatives"] = 3
+    run.metrics["data"]["train"]["rows_used"] = 100_000
+    (run.staging / "training_log.jsonl").write_text(json.dumps(log()[0]) + "\n")
+    set_change(run, 0.01, (-0.02, 0.04), 0.4)
+    text = Reader(run.page()).text
+    assert "Add eval queries : a change of 0.010 takes about 270 to prove, there are 30" in text
+    for absent in ("Add training pairs", "Mine hard negatives", "Enlarge"):
+        assert absent not in text
+
+
+def test_three_wins_and_losses_come_before_the_rest(run):
+    text = Reader(run.page()).text
+    assert "5 more wins" in text
+    assert "1 more losses" in text
+
+
+@pytest.mark.parametrize(
+    ("output", "folder"), [("runs", "'runs/r-1/model'"), ("s3://b/runs", "'model'"), ("a 'b'", '''"a 'b'/r-1/model"''')]
+)
+def test_the_page_says_how_to_use_the_model(run, output, folder):
+    run.settings = Settings(output=output)
+    text = Reader(run.page()).text
+    assert f"model = SentenceTransformer({folder})" in text
+    assert ("aws s3 cp --recursive s3://b/runs/r-1/model model" in text) == output.startswith("s3:")

@@ -1,11 +1,13 @@
 """The page in a browser: keyboard, screen readers, dark mode, print, and 10,000 queries."""
 
 import json
+import re
 import shutil
 import time
 
 import pytest
 
+from mnrl_job.report.comparison_report import RunPair, comparison_page, pair_metrics
 from tests.report.run_outputs import make_run_outputs
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -44,7 +46,18 @@ def pages(tmp_path_factory):
         path = folder / "report.html"
         path.write_text(make_run_outputs(folder, queries=60, **options).page(), encoding="utf-8")
         uris[name] = path.as_uri()
+    uris["compared"] = (folder / "comparison.html").as_uri()
+    (folder / "comparison.html").write_text(comparison_of(make_run_outputs(folder / "c", queries=60)), encoding="utf-8")
     return uris
+
+
+def comparison_of(run):
+    """The page of three runs, with the results before and after the training of one."""
+    rankings = [json.loads(line) for line in (run.staging / "rankings" / "faq.jsonl").read_text().splitlines()]
+    metrics = pair_metrics(
+        run.metrics, {name: facts | {"bm25": None} for name, facts in run.metrics["evaluation"].items()}
+    )
+    return comparison_page([RunPair(("s3://runs/a", f"s3://runs/{name}"), {"faq": rankings}, metrics) for name in "bc"])
 
 
 @pytest.fixture
@@ -77,7 +90,15 @@ def column(page, number):
 
 
 @pytest.mark.parametrize(
-    ("name", "scheme"), [("one", "light"), ("one", "dark"), ("two", "light"), ("evaluate", "dark")]
+    ("name", "scheme"),
+    [
+        ("one", "light"),
+        ("one", "dark"),
+        ("two", "light"),
+        ("evaluate", "dark"),
+        ("compared", "light"),
+        ("compared", "dark"),
+    ],
 )
 def test_axe_finds_no_violations_with_all_details_open(opened, name, scheme):
     page = opened(name, color_scheme=scheme)
@@ -174,15 +195,42 @@ def test_without_javascript_only_the_table_of_all_queries_is_missing(opened):
     page = opened(java_script_enabled=False)
     assert page.locator("#explorer").is_hidden()
     assert page.locator(".changes li").first.is_visible()
-    assert page.locator("svg[role=img]").count() == 10
+    assert page.locator("svg[role=img]").count() == 12
     assert page.get_by_text("rankings/ next to this page has the same data").is_visible()
     assert opened().get_by_text("rankings/ next to this page has the same data").is_hidden()
 
 
 @pytest.mark.parametrize("width", [320, 1280])
-def test_nothing_overflows_the_page(opened, width):
-    page = opened(viewport={"width": width, "height": 800})
+@pytest.mark.parametrize("name", ["one", "compared"])
+def test_nothing_overflows_the_page(opened, name, width):
+    page = opened(name, viewport={"width": width, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_settings_keep_their_width_on_a_phone(opened):
+    page = opened(viewport={"width": 320, "height": 800})
+    widths = page.locator(".settings tbody tr:first-child td").evaluate_all("all => all.map((one) => one.clientWidth)")
+    assert min(width for width in widths if width) > 200
+
+
+def test_a_chart_shows_its_values_under_the_pointer_and_by_keyboard(opened):
+    page = opened()
+    figure = page.locator("figure", has_text="Learning rate").first
+    figure.locator("svg").hover(position={"x": 60, "y": 40})
+    assert re.match(r"step \d+: learning rate 0\.\d+$", figure.locator(".reading").inner_text())
+    slider = figure.locator("input")
+    slider.focus()
+    page.keyboard.press("End")
+    page.keyboard.press("ArrowLeft")
+    assert slider.get_attribute("aria-valuetext") == "step 59: learning rate 1.85e−5"
+    assert figure.locator(".reading").inner_text() == "step 59: learning rate 1.85e−5"
+
+
+def test_the_code_that_uses_the_model_can_be_copied(opened):
+    page = opened(permissions=["clipboard-read", "clipboard-write"])
+    page.locator(".copyable + button").click()
+    assert page.locator(".copyable + button").inner_text() == "Copied"
+    assert page.evaluate("navigator.clipboard.readText()") == page.locator(".copyable").inner_text()
 
 
 def test_the_printed_page_is_black_on_white_without_controls(opened):

@@ -33,8 +33,16 @@ def test_a_prefix_lists_the_objects_below_it_at_any_depth_and_no_others(store):
     assert read_bytes(below, odd) == f"d/e/{odd}".encode()
 
 
+def test_the_folders_one_level_down_are_listed_and_nothing_else(store):
+    for key in ("a", "b c/d", "b c/e/f", "ü+%41/g"):
+        store.write(key, b"x")
+    assert sorted(store.list_folders()) == ["b c", "ü+%41"]
+    assert list(store.join("b c").list_folders()) == ["e"]
+
+
 def test_a_store_without_objects_is_empty(store):
     assert keys(store) == []
+    assert list(store.list_folders()) == []
     assert store.stat("a") is None
     assert read_bytes(store, "a/b") is None
     store.remove_incomplete()

@@ -1,13 +1,16 @@
 """Uploads are verified through every fault, and stop once the guard refuses."""
 
 import hashlib
+import re
 from contextlib import contextmanager
 
 import pytest
 
 from mnrl_job.errors import DeniedError, StorageError
+from mnrl_job.storage import LocalStore
 from mnrl_job.storage.base import read_bytes
 from mnrl_job.storage.transfer import upload
+from mnrl_job.system import logs
 from tests.servers.proxy import Fault
 from tests.servers.s3 import objects, open_at, open_uploads
 from tests.storage.transfers import (
@@ -87,3 +90,18 @@ def test_an_object_of_another_writer_is_not_deleted_once_the_guard_refuses(store
     with pytest.raises(StorageError, match=r"lost the claim|/a: changed"):
         upload(store, write_files(tmp_path / "staged", {"a": b"of mine"}), once)
     assert read_bytes(store, "a") == b"of another"
+
+
+def test_a_transfer_that_takes_time_is_logged_with_its_size_and_one_that_takes_none_is_not(
+    store, tmp_path, monkeypatch, caplog
+):
+    caplog.set_level("INFO", "mnrl_job")
+    (tmp_path / "file").write_bytes(b"x" * 34_000)
+    monkeypatch.setattr(logs, "MIN_SECONDS", 60.0)
+    upload(store, {"quick": tmp_path / "file"})
+    assert caplog.messages == []
+    monkeypatch.setattr(logs, "MIN_SECONDS", 0.0)
+    upload(store, {"slow": tmp_path / "file"})
+    verb = "saving" if isinstance(store, LocalStore) else "uploading"
+    (message,) = caplog.messages
+    assert re.fullmatch(rf"{verb} 1 file \(34 kB\) took \d\.\d s", message)

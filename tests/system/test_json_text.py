@@ -52,7 +52,7 @@ def test_every_writer_of_json_uses_null_for_nan(number, tmp_path, monkeypatch):
     write_json(tmp_path / "metrics.json", {"loss": number})
     write_record(tmp_path / "result.json", Figures({"loss": (number,)}))
     result = QueryResult("q", 1, number, {"ndcg@10": number}, (("d", number),))
-    write_rankings(tmp_path / "rankings.jsonl", [result], [result])
+    write_rankings(tmp_path / "rankings.jsonl", {"q": "text"}, [result], [result])
     monkeypatch.setenv(heartbeat.FILE, str(tmp_path / "heart.json"))
     heartbeat.enter_phase(Phase.TRAIN, loss=number)
     written = [path.read_text(encoding="utf-8") for path in tmp_path.iterdir()]

@@ -57,7 +57,7 @@ def test_batches_bring_what_the_guide_found_for_their_rows(model, static_model, 
     embed_by_guide(model, pairs, np.arange(8).reshape(1, 8), "fp32", tmp_path / "guide")
     given = Ragged(np.arange(100, 100 + len(EVERY)), offsets_of(np.array([len(texts) for texts in NEGATIVES])))
     for one in (model, static_model):
-        collate = build_collator(one, pairs, default_chunk_budget(torch.device("cpu")), tmp_path / "tokens", given)
+        collate = build_collator(one, pairs, default_chunk_budget(torch.device("cpu")), given)
         collate.guide = read_guide(tmp_path / "guide", pairs.columns)
         batch = collate([{"label": [row, row, 10 + row]} for row in (5, 0, 4)])
         texts = [row[5] for row in (ANCHORS, POSITIVES)] + NEGATIVES[5] + NEGATIVES[4]

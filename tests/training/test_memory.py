@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from mnrl_job.data.tables import read_table
 from mnrl_job.embedding.chunks import ChunkBudget
 from mnrl_job.embedding.precision import autocast
 from mnrl_job.errors import SettingsError
@@ -14,18 +15,20 @@ from mnrl_job.training.collator import build_collator
 from tests.training.four_steps import PLAN
 
 
-def test_activation_memory_is_measured_with_padding(run, model, tmp_path):
+def test_activation_memory_is_measured_with_padding(run, model):
     """Without anything to mask, attention keeps less."""
-    columns = build_collator(model.train(), run.pairs, ChunkBudget(100, 100, 1), tmp_path / "some").columns
-    column = max(columns, key=lambda one: int(one.lengths.max()))
-    row, length = column.lengths.argmax(), int(column.lengths.max())
-    one, two = (memory.saved_bytes(model, column.features(np.repeat(row, copies), length)) for copies in (1, 2))
-    assert memory.bytes_per_token(model, columns) > (two - one) / length
+    collate = build_collator(model.train(), run.pairs, ChunkBudget(100, 100, 1))
+    text = max(collate.sampled(), key=len)
+    features = (collate.columns[0].input_format.features([text] * copies, len(text)) for copies in (1, 2))
+    one, two = (memory.saved_bytes(model, copies) for copies in features)
+    assert memory.bytes_per_token(model, collate) > (two - one) / len(text)
 
 
-def test_tokens_are_counted_for_the_largest_slice_of_a_batch(run, model, tmp_path):
-    collate = build_collator(model, run.pairs, ChunkBudget(100, 100, 1), tmp_path / "some")
-    lengths = collate.columns[0].lengths + collate.columns[1].lengths
+def test_tokens_are_counted_for_the_largest_slice_of_a_batch(run, model):
+    collate = build_collator(model, run.pairs, ChunkBudget(100, 100, 1))
+    lengths = np.array([collate.count_tokens(np.array([row])) for row in range(32)])
+    texts = [read_table(run.pairs.path)[name][9].as_py() for name in ("anchor", "positive")]
+    assert lengths[9] == sum(len(model.tokenizer(text)["input_ids"]) for text in texts)
     plan = np.array([[0, 1, 2, 3], [8, 9, 10, 12]])
     assert memory.max_tokens_per_rank(collate, plan, 1) == lengths[plan].sum(axis=1).max()
     assert memory.max_tokens_per_rank(collate, plan, 2) == max(lengths[half].sum() for half in plan.reshape(-1, 2))
@@ -33,10 +36,19 @@ def test_tokens_are_counted_for_the_largest_slice_of_a_batch(run, model, tmp_pat
     assert memory.max_tokens_per_rank(collate, plan, 3) == max(lengths[third].sum() for third in thirds)
 
 
-def test_activations_are_kept_if_they_fit_beside_gradients_and_optimizer_state(run, model, tmp_path, monkeypatch):
-    collate = build_collator(model.train(), run.pairs, ChunkBudget(100, 100, 1), tmp_path / "some")
+def test_the_largest_batch_of_a_long_plan_is_found_by_its_texts(run, model, monkeypatch):
+    """As where long texts are rare, and of a source of their own."""
+    monkeypatch.setattr(memory, "SAMPLED_ROWS", 4)
+    collate = build_collator(model, run.pairs, ChunkBudget(100, 100, 1))
+    by_length = np.argsort(collate.bytes_of_rows(), kind="stable")
+    plan = np.concatenate([np.tile(by_length[:4], (50, 1)), by_length[None, -4:], np.tile(by_length[:4], (50, 1))])
+    assert memory.max_tokens_per_rank(collate, plan, 1) == collate.count_tokens(by_length[-4:])
+
+
+def test_activations_are_kept_if_they_fit_beside_gradients_and_optimizer_state(run, model, monkeypatch):
+    collate = build_collator(model.train(), run.pairs, ChunkBudget(100, 100, 1))
     tokens = memory.MAX_PADDING_RATIO * memory.max_tokens_per_rank(collate, PLAN, 2)
-    needed = tokens * memory.bytes_per_token(model, collate.columns) / memory.HOST_FRACTION
+    needed = tokens * memory.bytes_per_token(model, collate) / memory.HOST_FRACTION
     trained = 12 * sum(weight.numel() for weight in model.parameters())
     for free, enough in ((needed + trained + 10, math.inf), (needed + trained - 10, 0)):
         monkeypatch.setattr(memory, "free_memory", lambda free=free: 2 * free)
@@ -59,21 +71,21 @@ def test_measuring_memory_does_not_change_dropout(run, model, tiny_model, monkey
     assert other_losses == pytest.approx(losses, abs=1e-5 if precision == "fp32" else 1e-3)
 
 
-def test_activations_are_counted_once_and_cast_weights_are_not(run, model, tmp_path):
+def test_activations_are_counted_once_and_cast_weights_are_not(run, model):
     """Each layer keeps some tens of numbers for each hidden unit of a token; the weights in bf16 would be far more."""
-    columns = build_collator(model.train(), run.pairs, ChunkBudget(100, 100, 1), tmp_path / "some").columns
+    collate = build_collator(model.train(), run.pairs, ChunkBudget(100, 100, 1))
     hidden, layers = 32, 2
     with autocast("bf16", model.device):
-        rounded = memory.bytes_per_token(model, columns)
-    assert layers * 10 * hidden * 2 < rounded < memory.bytes_per_token(model, columns) < layers * 50 * hidden * 4
+        rounded = memory.bytes_per_token(model, collate)
+    assert layers * 10 * hidden * 2 < rounded < memory.bytes_per_token(model, collate) < layers * 50 * hidden * 4
 
 
-def test_with_gradient_checkpointing_only_layer_inputs_are_counted(run, model, tmp_path):
-    columns = build_collator(model.train(), run.pairs, ChunkBudget(100, 100, 1), tmp_path / "some").columns
-    kept = memory.bytes_per_token(model, columns)
+def test_with_gradient_checkpointing_only_layer_inputs_are_counted(run, model):
+    collate = build_collator(model.train(), run.pairs, ChunkBudget(100, 100, 1))
+    kept = memory.bytes_per_token(model, collate)
     memory.checkpoint_layers(model)
     hidden, layers = 32, 2
-    assert layers * hidden * 4 < memory.bytes_per_token(model, columns) < kept / 3
+    assert layers * hidden * 4 < memory.bytes_per_token(model, collate) < kept / 3
 
 
 def test_gradient_checkpointing_without_supporting_layers_is_refused(run, static_model):

@@ -1,13 +1,16 @@
 """A training run in this process: memory, loss options, prompts and LoRA."""
 
+import os
+import signal
 from dataclasses import replace
 
 import pytest
 import torch
+from torch.utils.data import get_worker_info
 
 from mnrl_job.config.setting_types import Hardness
 from mnrl_job.embedding.loading import ModelOptions, load_model
-from mnrl_job.training import memory
+from mnrl_job.training import memory, token_columns, trainer
 from mnrl_job.training.data_order_digest import data_order_digest
 from mnrl_job.training.guide import FOLDER, embed_by_guide
 from mnrl_job.training.lora import merged
@@ -34,6 +37,44 @@ def test_chunk_size_and_recomputation_do_not_change_the_result(run, model, tiny_
     assert recomputed.padded_tokens < kept.padded_tokens
     assert other_losses == pytest.approx(losses, abs=1e-5)
     torch.testing.assert_close(weights(other), weights(model), rtol=0, atol=1e-4)
+
+
+@pytest.fixture
+def loader_processes(monkeypatch):
+    """Two, as for a GPU, which tokenize all but one text of each column."""
+
+    def args_with_loaders(*arguments):
+        args = build_training_args(*arguments)
+        args.dataloader_num_workers, args.dataloader_prefetch_factor = 2, 1
+        return args
+
+    build_training_args = trainer.build_training_args
+    monkeypatch.setattr(trainer, "build_training_args", args_with_loaders)
+    monkeypatch.setattr(token_columns, "SAMPLED_TEXTS", 1)
+
+
+def test_training_is_the_same_with_batches_tokenized_in_other_processes(run, model, tiny_model, request):
+    expected = run(model)[1]
+    request.getfixturevalue("loader_processes")
+    other = load_model(str(tiny_model), ModelOptions()).model
+    assert run(other)[1] == pytest.approx(expected, abs=1e-5)
+    torch.testing.assert_close(weights(other), weights(model), rtol=0, atol=1e-5)
+
+
+@pytest.mark.usefixtures("loader_processes")
+def test_a_tokenizing_process_that_is_killed_ends_the_training(run, model, monkeypatch):
+    """At once, not as a hang."""
+
+    def read(self, indices):
+        if get_worker_info() and 9 in indices:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read_before(self, indices)
+
+    read_before = token_columns.TokenColumn.read
+    monkeypatch.setattr(token_columns.TokenColumn, "read", read)
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        run(model)
+    assert (run.folder / "training_log.jsonl").read_text().count('"step"') <= 1
 
 
 def test_a_model_without_token_ids_is_trained(run, static_model):
@@ -108,9 +149,7 @@ def test_recomputed_activations_give_the_same_training(run, model, tiny_model, m
 
 @pytest.mark.parametrize("again", ["nothing", "layers", "chunks"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_lora_trains_the_adapter_while_the_model_is_frozen(
-    run, model, tiny_model, tmp_path, monkeypatch, again, precision
-):
+def test_lora_trains_the_adapter_while_the_model_is_frozen(run, model, tiny_model, monkeypatch, again, precision):
     from sentence_transformers import SentenceTransformer
 
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
@@ -129,4 +168,3 @@ def test_lora_trains_the_adapter_while_the_model_is_frozen(
     still = [name for name, weight in plain.named_parameters() if "LayerNorm" in name or "embeddings" in name]
     assert still
     assert all(torch.equal(plain.state_dict()[name], before[name]) for name in still)
-    assert (tmp_path / "adapter" / "adapter_model.safetensors").exists()

@@ -13,6 +13,7 @@ from mnrl_job.data.ragged import Ragged, offsets_of
 from mnrl_job.data.tables import read_groups, read_negatives, read_table, write_columns, write_labels
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.system.record_files import read_record
+from mnrl_job.training import token_columns
 from mnrl_job.training.inputs import TrainingData
 from mnrl_job.training.trial_run import first_steps
 from mnrl_job.worker.results import TrialRun
@@ -70,12 +71,13 @@ def test_a_trial_run_tokenizes_only_the_texts_of_its_steps(data, tmp_path, tiny_
     monkeypatch.setattr("mnrl_job.training.token_lengths.SAMPLED_ROWS", 50)
     settings = Settings(batch_size=BATCH, precision="fp32", learning_rate=1e-3)
     pairs, batch_plan = data.pairs, data.batch_plan
+    tokenized, token_ids = [], token_columns.token_ids
+    monkeypatch.setattr(token_columns, "token_ids", lambda how, texts: tokenized.extend(texts) or token_ids(how, texts))
     task = WorkerTask(settings, str(tiny_model), tmp_path, tmp_path, (), {}, pairs, batch_plan)
     trial_run_role(task)
-    tokenized = {path.stem: len(read_table(path)) for path in (tmp_path / "tokens").glob("*.arrow")}
-    planned = np.load(batch_plan.plan)[:TRIAL_STEPS]
-    negatives = int(read_negatives(batch_plan.labels).counts[planned].sum())
-    assert tokenized == {"anchor": planned.size, "positive": planned.size, "negatives": negatives}
+    planned = read_table(pairs.path).take(np.load(batch_plan.plan)[:TRIAL_STEPS].ravel()).to_pydict()
+    negatives = [text for texts in planned["negatives"] for text in texts]
+    assert set(tokenized) == {*planned["anchor"], *planned["positive"], *negatives}
     result = read_record(tmp_path / "trial_run.json", TrialRun)
     assert (result.lengths.rows, set(result.lengths.columns)) == (50, {"anchor", "positive", "negatives"})
     assert len([json.loads(line) for line in (tmp_path / "training_log.jsonl").open()]) == TRIAL_STEPS

@@ -179,12 +179,12 @@ def test_a_causal_model_keeps_its_mask(padded):
     assert torch.equal(embed(model, features | {PADDED: padded}), embed(model, features))
 
 
-def test_a_batch_is_one_tensor_whatever_it_holds(run, model, tmp_path):
+def test_a_batch_is_one_tensor_whatever_it_holds(run, model):
     """So it reaches the device in one copy, and the other process in one file."""
     from mnrl_job.embedding.chunks import ChunkBudget
     from mnrl_job.training.collator import FlatBufferCollator, build_collator
 
-    collate = build_collator(model, run.pairs, ChunkBudget(40, 3, 1), tmp_path / "some")
+    collate = build_collator(model, run.pairs, ChunkBudget(40, 3, 1))
     rows = [{"label": [row, row, 100 + row]} for row in range(16)]
     flat = FlatBufferCollator(collate)(rows)
     assert sum(torch.is_tensor(one) for one in flat.values()) == 1

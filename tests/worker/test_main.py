@@ -1,7 +1,9 @@
 """Exceptions of libraries in a worker, its model, and inputs that differ between ranks."""
 
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from mnrl_job.config.settings import Settings
 from mnrl_job.embedding.assumptions import find_assumptions
 from mnrl_job.embedding.loading import Loaded
-from mnrl_job.errors import OutOfMemory
+from mnrl_job.errors import InternalError, OutOfMemory
 from mnrl_job.evaluation.results import Evaluation
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.system.record_files import write_record
@@ -26,6 +28,24 @@ def test_out_of_device_memory_has_its_own_code_and_a_remedy(tmp_path):
     assert isinstance(error, OutOfMemory)
     assert error.code == 79
     assert re.search(r"\b2\.00 GiB.*MNRL_BATCH_SIZE", str(error))
+
+
+def test_a_data_loader_process_that_dies_is_an_error_in_one_line(tmp_path):
+    loader = torch.utils.data.DataLoader([1], num_workers=1, collate_fn=lambda _: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(RuntimeError) as raised:
+        list(loader)
+    error = explain(raised.value, tmp_path)
+    assert isinstance(error, InternalError)
+    assert re.fullmatch(r".*tokenizes.*pid.*", str(error))
+
+
+def test_an_exception_in_a_data_loader_process_keeps_its_traceback(tmp_path):
+    def fail(_):
+        raise RuntimeError("some reason")
+
+    with pytest.raises(RuntimeError) as raised:
+        list(torch.utils.data.DataLoader([1], num_workers=1, collate_fn=fail))
+    assert explain(raised.value, tmp_path) is None
 
 
 def test_an_unknown_exception_is_an_internal_error(tmp_path):
@@ -62,6 +82,7 @@ def test_ranks_with_different_inputs_exit_before_training(tmp_path):
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
             "MNRL_JOB_ERROR_FILE": str(tmp_path / f"rank-{rank}.json"),
+            "MNRL_JOB_HEARTBEAT": str(tmp_path / f"heartbeat-{rank}"),
         }
         environment = clean_environment(**shared, **identity)
         start = forked.Start(["train", str(task)], tmp_path, environment, log, log, module="mnrl_job.worker.__main__")

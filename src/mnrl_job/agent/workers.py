@@ -100,7 +100,8 @@ class WorkerAgent(LocalElasticAgent):
             self._shutdown(signal.SIGTERM, timeout=self._shutdown_timeout)
             return
         if self._group.is_hung():
-            dump_stacks(process.pid for process in self._processes() if process.poll() is None)
+            pids = (process.pid for process in self._processes() if process.poll() is None)
+            dump_stacks(pids, self._task.worker_files)
         self._shutdown(signal.SIGKILL, timeout=0)
 
     def _failure(self) -> JobError | None:

@@ -18,6 +18,10 @@ SOURCES = f"one or more of uri, name=uri or name:weight=uri, {PLACES}"
 EVAL_SOURCES = f"one or more of uri or name=uri, {PLACES}"
 
 
+# The run id that stands for a generated one.
+NEW = "new"
+
+
 class DataSettings(BaseModel):
     """What a run reads and writes, and which rows it uses."""
 
@@ -34,8 +38,9 @@ class DataSettings(BaseModel):
     output: str = setting("", "where to write the run, as OUTPUT/RUN_ID/", "a folder or an s3:// prefix")
     run_id: str = setting(
         "",
-        "name of the run; the same name resumes it; generated from time and settings if empty",
-        "letters, digits, '.', '_' and '-', at most 128",
+        "name of the run; the same name resumes it; if empty, the unfinished run with the same settings and inputs is "
+        "resumed if there is one, else a name is generated; new always generates one",
+        "letters, digits, '.', '_' and '-', at most 128, or new",
         pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,127})?$",
     )
     work_dir: str = setting(
@@ -72,4 +77,7 @@ class DataSettings(BaseModel):
     )
     holdout_ratio: float = setting(
         0.1, "fraction of the training data held out if there is no eval data", "a number from 0 to 0.9", ge=0, le=0.9
+    )
+    holdout_max_queries: int = setting(
+        10_000, "maximum number of queries held out if there is no eval data", "an integer of at least 1", ge=1
     )

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
 from mnrl_job.config.settings import REQUIRED, Settings, accepts, as_text, env_name
+from mnrl_job.system.console import render, text
 from mnrl_job.system.json_text import dumps
-from mnrl_job.system.secrets import redact
 
 BOOLEANS = ("true", "false", "yes", "no", "on", "off", "1", "0")
 
@@ -16,22 +16,19 @@ def default_text(field: str) -> str:
 
 
 def as_table(settings: Settings, origins: Mapping[str, str]) -> str:
-    """Name, value, origin and meaning of each setting, one per line."""
-    rows = [
-        (
-            env_name(field),
-            redact(as_text(getattr(settings, field))) or "-",
-            origins.get(field, "default"),
-            info.description or "",
-        )
-        for field, info in Settings.model_fields.items()
-    ]
-    header = ("SETTING", "VALUE", "FROM", "MEANING")
-    widths = [min(44, max(len(row[column]) for row in [header, *rows])) for column in range(3)]
-    return "\n".join(
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip()
-        for row in [header, *rows]
-    )
+    """Name, value and origin of each setting, with its meaning below."""
+    from rich.console import Group
+    from rich.padding import Padding
+
+    width = max(len(env_name(field)) for field in Settings.model_fields)
+    blocks: list[Any] = []
+    for field, info in Settings.model_fields.items():
+        line = text(f"{env_name(field):<{width}}  {as_text(getattr(settings, field)) or '-'}", wrap=False)
+        if field in origins:
+            line.stylize("bold green", width + 2)
+            line.append(f"  (from {origins[field]})")
+        blocks += [line, Padding(text(info.description or "", "dim"), (0, 0, 0, 4))]
+    return render(Group(*blocks))
 
 
 def as_env() -> str:

@@ -14,6 +14,8 @@ from mnrl_job.config.setting_types import (
     setting,
 )
 
+# The name of the bundled eval set that `MNRL_GENERAL_GUARD` adds.
+GENERAL_SEARCH = "general-search"
 METRIC = f"{'|'.join(RANKING_METRICS)}@k with k from MNRL_METRIC_CUTOFFS, or NAME.metric for an eval set"
 
 

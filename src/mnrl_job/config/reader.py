@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import ValidationError
 
 from mnrl_job.config.credentials import invalid_credentials
+from mnrl_job.config.evaluation_settings import GENERAL_SEARCH
 from mnrl_job.config.service_links import is_service_link
 from mnrl_job.config.settings import (
     GIT_SHA,
@@ -23,6 +24,10 @@ from mnrl_job.config.settings import (
 )
 from mnrl_job.errors import SettingsError
 
+RESERVED_NAME = (
+    f"MNRL_EVAL_DATA: {GENERAL_SEARCH!r} is the name of the bundled set of general search; give the eval set another "
+    "(NAME=URI), or set MNRL_GENERAL_GUARD=off"
+)
 QUOTED = re.compile(r"""(["'])(?:(?!\1).)*\1|“[^”]*”|‘[^’]*’""", re.DOTALL)
 
 
@@ -55,6 +60,8 @@ def read_settings(
     problems += invalid.values()
     if settings and (settings.loss == "guided") != bool(settings.guide_model):
         problems += [_guide_problem(settings)]
+    if settings and command != "export" and settings.general_guard == "on":
+        problems += [RESERVED_NAME for source in settings.eval_data if source.name == GENERAL_SEARCH]
     problems += [
         f"{env_name(field)} is required: {accepts(field)}" for field in REQUIRED[command] if _is_missing(field, values)
     ]

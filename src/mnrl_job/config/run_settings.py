@@ -69,6 +69,6 @@ class RunSettings(BaseModel):
         "auto", "bucket addressing of S3 requests; most S3-compatible stores need path", "auto, path or virtual"
     )
     log_format: Literal["auto", "text", "json"] = setting(
-        "auto", "format of the log on stderr; auto: text on a terminal, else JSON lines", "auto, text or json"
+        "auto", "format of log and results; auto: text if stderr is a terminal, else JSON lines", "auto, text or json"
     )
     report_to: Trackers = setting((), "experiment trackers to report to", "tensorboard, wandb, mlflow, comma separated")

@@ -249,7 +249,9 @@ IntervalSetting = Annotated[Interval, BeforeValidator(_parse_interval)]
 DurationSetting = Annotated[Duration, BeforeValidator(_parse_duration)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_parse_names)]
 Trackers = Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], BeforeValidator(_parse_trackers)]
-WeightFraction = Annotated[float, Field(ge=0, le=1), BeforeValidator(_parse_weight_fraction)]
+WeightFraction = Annotated[
+    Annotated[float, Field(ge=0, le=1)] | Literal["auto"], BeforeValidator(_parse_weight_fraction)
+]
 SimilarityThreshold = Annotated[Annotated[float, Field(gt=0.5, le=1)] | None, BeforeValidator(_parse_threshold)]
 Cutoffs = Annotated[tuple[int, ...], BeforeValidator(_parse_cutoffs)]
 Dimensions = Annotated[

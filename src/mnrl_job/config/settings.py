@@ -66,6 +66,7 @@ REQUIRED = {
     "evaluate": ("eval_data", "output"),
     "verify": (),
     "export": (),
+    "compare": (),
     "settings": (),
 }
 

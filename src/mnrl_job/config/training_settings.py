@@ -81,17 +81,21 @@ class TrainingSettings(BaseModel):
         "train embeddings that can be truncated to these dimensions (Matryoshka)",
         "integers in descending order, comma separated, none above the model's dimension: 768,256,64",
     )
-    learning_rate: float = setting(2e-5, "peak learning rate of AdamW", "a number above 0 and up to 1", gt=0, le=1)
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = setting(
+        "auto",
+        "peak learning rate of AdamW; auto: from the steps of an epoch, the size of the model and LoRA",
+        "auto or a number above 0 and up to 1",
+    )
     warmup_ratio: float = setting(0.1, "fraction of steps used for warm-up", "a number from 0 to 1", ge=0, le=1)
     weight_decay: float = setting(0.01, "weight decay of AdamW", "a number of at least 0", ge=0)
     lr_scheduler: Literal["linear", "cosine", "constant_with_warmup"] = setting(
         "linear", "learning rate schedule after warm-up", "linear, cosine or constant_with_warmup"
     )
     weight_interpolation: WeightFraction = setting(
-        1.0,
+        "auto",
         "fraction of the trained weights in the published model, the rest is the base model's (WiSE-FT); below 1 it "
-        "forgets less of other domains",
-        "a number from 0 to 1, or off for 1",
+        "forgets less of other domains; auto: chosen on training pairs kept for it",
+        "auto, a number from 0 to 1, or off for 1",
     )
     scale: float = setting(20.0, "factor applied to the cosine similarity (1 / temperature)", "a number above 0", gt=0)
     query_prompt: Prompt | None = setting(

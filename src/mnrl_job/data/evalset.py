@@ -35,13 +35,15 @@ class EvalSet:
 class EvalData:
     """The texts of queries and corpus by id, and the relevance of (query id, document id).
 
-    The queries in `in_corpus` are also documents, under the same id; these are excluded from their rankings.
+    The queries in `in_corpus` are also documents, under the same id; these are excluded from their rankings. `titles`
+    has the number of leading characters that are the title, of each document with one.
     """
 
     queries: Mapping[str, str]
     corpus: Mapping[str, str]
     qrels: Mapping[tuple[str, str], int]
     in_corpus: frozenset[str] = frozenset()
+    titles: Mapping[str, int] = field(default_factory=dict)
 
 
 def write_evalset(name: str, uri: str, folder: Path, data: EvalData) -> EvalSet:
@@ -53,7 +55,8 @@ def write_evalset(name: str, uri: str, folder: Path, data: EvalData) -> EvalSet:
         text=data.queries.values(),
         in_corpus=(query in data.in_corpus for query in data.queries),
     )
-    write_columns(folder / "corpus.arrow", id=data.corpus, text=data.corpus.values())
+    titles = (data.titles.get(document, 0) for document in data.corpus)
+    write_columns(folder / "corpus.arrow", id=data.corpus, text=data.corpus.values(), title=titles)
     write_columns(
         folder / "qrels.arrow",
         query=(query for query, _ in data.qrels),

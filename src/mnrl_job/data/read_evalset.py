@@ -114,11 +114,14 @@ def _read(layout: Layout, checkers: tuple[_RowChecker, ...], max_bad_row_ratio: 
     corpus: dict[str, str] = {}
     qrels: dict[tuple[str, str], int] = {}
     in_corpus = set()
+    titles: dict[str, int] = {}
     for query in _unique(layout.queries(), query_checker, queries):
         queries[query.identifier] = query.text
     query_checker.check(layout.queries_file, max_bad_row_ratio)
     for document in _unique(layout.corpus(), document_checker, corpus):
         corpus[document.identifier] = document.text
+        if title := len(document.text) - len(document.untitled):
+            titles[document.identifier] = title
         if _is_same_text(queries.get(document.identifier), document):
             in_corpus.add(document.identifier)
     document_checker.check(layout.corpus_file, max_bad_row_ratio)
@@ -130,7 +133,7 @@ def _read(layout: Layout, checkers: tuple[_RowChecker, ...], max_bad_row_ratio: 
         elif isinstance(relevance, int):
             qrels[qrel.query, qrel.document] = relevance
     qrel_checker.check(layout.qrels_file, max_bad_row_ratio)
-    return EvalData(queries, corpus, qrels, frozenset(in_corpus))
+    return EvalData(queries, corpus, qrels, frozenset(in_corpus), titles)
 
 
 def _unique(rows: Iterable[Passage | BadRow], checker: _RowChecker, texts: Mapping[str, str]) -> Iterator[Passage]:
@@ -197,6 +200,7 @@ def _with_relevant_documents(data: EvalData) -> EvalData:
         data.corpus,
         {pair: relevance for pair, relevance in qrels.items() if pair[0] in judged},
         data.in_corpus & judged,
+        data.titles,
     )
 
 

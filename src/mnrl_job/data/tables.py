@@ -62,6 +62,11 @@ def take(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> pa.ChunkedArray:
     return pa.chunked_array(taken, pa.large_string()).take(np.argsort(order))
 
 
+def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
+    """At most so many of `count` rows, from the first to the last."""
+    return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
+
+
 def write_labels(path: Path, groups: NDArray[np.int64], negatives: Ragged | None = None) -> None:
     """Write of each row its number, the groups of its anchor and positive, shape (rows, 2), and of its negatives."""
     labels = np.column_stack([np.arange(len(groups)), groups])

@@ -1,4 +1,4 @@
-"""Hold out training pairs as an eval set, in whole groups."""
+"""Hold out training pairs as an eval set, in whole groups: for reporting, or for selecting weights."""
 
 from dataclasses import dataclass
 
@@ -12,17 +12,8 @@ from mnrl_job.data.ragged import Ragged
 from mnrl_job.data.tables import NO_GROUP, read_table, take
 from mnrl_job.deduplication.groups import TextGroups
 from mnrl_job.deduplication.near_duplicates import label_components
-from mnrl_job.errors import DataError
 
 MAX_OTHER_DOCUMENTS = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOut:
-    """An eval set made of training pairs; `rows` marks them, shape (rows,)."""
-
-    rows: NDArray[np.bool_]
-    data: EvalData
 
 
 def find_components(group_ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -30,37 +21,49 @@ def find_components(group_ids: NDArray[np.int64]) -> NDArray[np.int64]:
     return label_components(group_ids, int(group_ids.max(initial=0)) + 1)[group_ids[:, 0]]
 
 
-def choose_rows(group_ids: NDArray[np.int64], ratio: float, seed: int) -> NDArray[np.bool_]:
-    """Choose whole components in random order, as long as they fit into `ratio` of the rows. Shape (rows,).
+@dataclass(frozen=True, slots=True)
+class HoldoutSpec:
+    """What to hold out at most, and how many distractors to add: in all, and for each query.
 
-    Raises:
-        DataError: none fits, so nothing can be held out.
+    `stream` of the seed keeps two hold-outs of a run independent.
+    """
+
+    rows: int
+    queries: int
+    other_documents: int
+    seed: int
+    stream: int = 1
+    documents_per_query: int | None = None
+
+
+def choose_rows(group_ids: NDArray[np.int64], query_ids: NDArray[np.int64], spec: HoldoutSpec) -> NDArray[np.bool_]:
+    """Choose whole components in random order, as long as they fit. Shape (rows,); none may fit.
+
+    Equal anchors have equal `query_ids`, and are in one component.
     """
     components, sizes = np.unique(find_components(group_ids), return_inverse=True, return_counts=True)[1:]
-    budget = int(len(group_ids) * ratio)
+    first_rows = np.unique(query_ids, return_index=True)[1]
+    queries = np.bincount(components[first_rows], minlength=len(sizes))
+    rows_left, queries_left = spec.rows, spec.queries
     is_chosen = np.zeros(len(sizes), dtype=bool)
-    for component in np.random.default_rng((seed, 1)).permutation(len(sizes)):
-        if sizes[component] <= budget:
+    for component in np.random.default_rng((spec.seed, spec.stream)).permutation(len(sizes)):
+        if sizes[component] <= rows_left and queries[component] <= queries_left:
             is_chosen[component] = True
-            budget -= int(sizes[component])
-    if not is_chosen.any():
-        raise DataError(
-            f"MNRL_HOLDOUT_RATIO={ratio:g}: no group of the {len(group_ids)} rows is small enough to hold out; "
-            "give MNRL_EVAL_DATA, more pairs, or MNRL_HOLDOUT_RATIO=0 to train without evaluation"
-        )
+            rows_left -= int(sizes[component])
+            queries_left -= int(queries[component])
     return np.asarray(is_chosen[components])
 
 
-def hold_out(pairs: Pairs, groups: TextGroups, ratio: float, seed: int) -> HeldOut:
-    """Make an eval set of at most `ratio` of the pairs.
+def hold_out(
+    pairs: Pairs, groups: TextGroups, is_candidate: NDArray[np.bool_], spec: HoldoutSpec
+) -> tuple[NDArray[np.bool_], EvalData]:
+    """Make an eval set of candidate rows. Returns a mask of the rows held out, shape (rows,), and the texts.
 
-    The corpus holds the held-out positives and up to `MAX_OTHER_DOCUMENTS` other positives as distractors, one of each
-    group of near-duplicates. All positives that an anchor is paired with are relevant to it.
-
-    Raises:
-        DataError: nothing can be held out.
+    The corpus holds the held-out positives and other positives of candidates as distractors, one of each group of
+    near-duplicates. All positives that an anchor is paired with are relevant to it.
     """
-    is_held_out = choose_rows(groups.group_ids, ratio, seed)
+    is_held_out = np.zeros(pairs.rows, dtype=bool)
+    is_held_out[is_candidate] = choose_rows(groups.group_ids[is_candidate], groups.text_ids[is_candidate, 0], spec)
     table = read_table(pairs.path).select(["anchor", "positive"])
     queries: dict[str, str] = {}
     corpus: dict[str, str] = {}
@@ -75,12 +78,18 @@ def hold_out(pairs: Pairs, groups: TextGroups, ratio: float, seed: int) -> HeldO
         queries.setdefault(query, row["anchor"])
         corpus.setdefault(document, row["positive"])
         qrels[query, document] = 1
-    others = np.random.default_rng((seed, 2)).permutation(np.flatnonzero(~is_held_out))[:MAX_OTHER_DOCUMENTS]
+    generator = np.random.default_rng((spec.seed, spec.stream + 1))
+    others = generator.permutation(np.flatnonzero(is_candidate & ~is_held_out))[: _distractors(spec, len(queries))]
     for group_id, positive in zip(
         groups.group_ids[others, 1].tolist(), take(table["positive"], others).to_pylist(), strict=True
     ):
         corpus.setdefault(f"d{group_id}", positive)
-    return HeldOut(is_held_out, EvalData(queries, corpus, qrels))
+    return is_held_out, EvalData(queries, corpus, qrels)
+
+
+def _distractors(spec: HoldoutSpec, queries: int) -> int:
+    per_query = spec.documents_per_query
+    return spec.other_documents if per_query is None else min(spec.other_documents, per_query * queries)
 
 
 def without_held_out(

@@ -34,12 +34,12 @@ def default_chunk_budget(device: torch.device, rows: int | Literal["auto"] = "au
 
 
 def padded_widths(lengths: NDArray[np.int64], longest: int) -> NDArray[np.int64]:
-    """Widths that texts are padded to: at most an eighth more for long texts, never more than the longest has.
+    """Widths that texts are padded to: at most an eighth more for long texts, no more than `longest` or than they have.
 
     Matrix products are compiled per shape, which on a CPU costs as much as some tokens; so there are few widths.
     """
     steps = np.select([lengths <= 32, lengths <= 128], [4, 8], 16)
-    return np.asarray(np.minimum(-(-lengths // steps) * steps, longest))
+    return np.asarray(np.minimum(-(-lengths // steps) * steps, np.maximum(lengths, longest)))
 
 
 def chunk_sizes(most: int) -> NDArray[np.int64]:
@@ -56,7 +56,7 @@ def chunk_by_length(lengths: NDArray[np.int64], budget: ChunkBudget, longest: in
     cheapest last chunk, from i to j. A text over the budget is a chunk of its own. For texts of one width the choices
     soon repeat periodically, and the rest is extrapolated: a million texts take a second.
 
-    `lengths` has the tokens of each text, shape (texts,); `longest` is of all batches.
+    `lengths` has the tokens of each text, shape (texts,); `longest` is that of a sample of all batches.
     """
     order = np.argsort(-lengths, kind="stable")
     widths: list[int] = padded_widths(lengths[order], longest).tolist()

@@ -42,12 +42,12 @@ def encode(
     model.eval()
     prompt = find_prompt(model, kind)
     preprocess = partial(model.preprocess, prompt=prompt, task=kind)
-    columns = read_or_tokenize([preprocess], model.tokenizer, [texts], [token_file(tokens, prompt)])
+    tokenized = read_or_tokenize(preprocess, model.tokenizer, texts, token_file(tokens, prompt))
     embeddings = torch.zeros(len(texts), int(model.get_embedding_dimension() or 0), device=PartialState().device)
-    if columns is None:
+    if tokenized is None:
         _encode_texts(model, texts.to_pylist(), kind, precision, embeddings)
     else:
-        _encode_tokens(model, columns[0], kind, precision, embeddings)
+        _encode_tokens(model, tokenized, kind, precision, embeddings)
     gathered: torch.Tensor = reduce(embeddings, "sum")
     check_finite(gathered, texts, kind)
     return gathered

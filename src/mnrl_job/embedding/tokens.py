@@ -1,6 +1,9 @@
-"""Texts tokenized once, stored as memory-mapped Arrow files, and padded no further than a chunk needs."""
+"""Texts as token ids, padded no further than a chunk needs.
 
-from collections.abc import Callable, Iterator, Sequence
+Those to embed are tokenized once, into memory-mapped Arrow files; those to train on when a batch needs them.
+"""
+
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +21,16 @@ from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.local_rank import is_local_main_process
 
 TEXTS_PER_BATCH = 10_000
-# The library pads to the longest text of a call.
+# Limits the memory of a call.
 TEXTS_PER_CALL = 256
+# Half of the library's time goes into padding and tensors.
+UNPADDED: dict[str, Any] = {"text": {"padding": False}, "common": {"return_tensors": None}}
 PROBED_TEXTS = 64
 # Key of a chunk's features: whether any of its texts is padded. Read by `masks.embed`, not by the model.
 PADDED = "padded"
 
 Features = dict[str, Any]
-Preprocess = Callable[[list[str]], Features]
+Preprocess = Callable[..., Features]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,10 @@ def detect_input_format(preprocess: Preprocess, tokenizer: Any, texts: list[str]
     """
     if not isinstance(tokenizer, PreTrainedTokenizerBase) or tokenizer.pad_token_id is None:
         return None
-    expected = preprocess(texts[:PROBED_TEXTS])
+    texts = texts[:PROBED_TEXTS]
+    if not isinstance(preprocess(texts, processing_kwargs=UNPADDED).get("input_ids"), list):
+        return None
+    expected = preprocess(texts)
     tensors = {name: value for name, value in expected.items() if torch.is_tensor(value)}
     known = ("input_ids", "attention_mask", "token_type_ids")
     if not {"input_ids", "attention_mask"} <= set(tensors) <= set(known):
@@ -86,39 +94,43 @@ def detect_input_format(preprocess: Preprocess, tokenizer: Any, texts: list[str]
     pads_left = tokenizer.padding_side == "left"
     names = tuple(name for name in known if name in tensors)
     input_format = InputFormat(names, tokenizer.pad_token_id, pads_left, constants)
-    built = input_format.features(_without_padding(expected), expected["input_ids"].shape[1])
+    built = input_format.features(token_ids(preprocess, texts), expected["input_ids"].shape[1])
     return input_format if all(torch.equal(built[name], tensors[name]) for name in tensors) else None
 
 
+def token_ids(preprocess: Preprocess, texts: list[str]) -> list[NDArray[np.int32]]:
+    """The ids of each text, truncated as the model does, using the tokenizer's threads."""
+    calls = (texts[start : start + TEXTS_PER_CALL] for start in range(0, len(texts), TEXTS_PER_CALL))
+    return [
+        np.array(ids, dtype=np.int32)
+        for call in calls
+        for ids in preprocess(call, processing_kwargs=UNPADDED)["input_ids"]
+    ]
+
+
 def tokenize(preprocess: Preprocess, texts: pa.ChunkedArray, path: Path) -> None:
-    """Write the token ids of a column of texts, truncated as the model does, using the tokenizer's threads."""
+    """Write the token ids of a column of texts."""
     schema = pa.schema([("ids", pa.list_(pa.int32()))])
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for start in range(0, len(texts), TEXTS_PER_BATCH):
             heartbeat()
-            ids = _token_ids(preprocess, texts.slice(start, TEXTS_PER_BATCH).to_pylist())
+            ids = token_ids(preprocess, texts.slice(start, TEXTS_PER_BATCH).to_pylist())
             writer.write_batch(pa.record_batch([pa.array(ids, schema.field("ids").type)], schema=schema))
 
 
-def read_or_tokenize(
-    preprocess: Sequence[Preprocess], tokenizer: Any, columns: Sequence[pa.ChunkedArray], paths: Sequence[Path]
-) -> list[Tokens] | None:
-    """The tokens of some columns of texts; missing files are written by the first worker of this machine.
+def read_or_tokenize(preprocess: Preprocess, tokenizer: Any, texts: pa.ChunkedArray, path: Path) -> Tokens | None:
+    """The tokens of a column of texts; a missing file is written by the first worker of this machine.
 
-    `preprocess` is the model's, for each column with its prompt. None for models whose input is not token ids.
+    `preprocess` is the model's, with a prompt. None for models whose input is not token ids.
     """
-    formats: list[InputFormat] = []
-    for preprocess_column, texts in zip(preprocess, columns, strict=True):
-        input_format = detect_input_format(preprocess_column, tokenizer, texts.slice(0, PROBED_TEXTS).to_pylist())
-        if input_format is None:
-            return None
-        formats.append(input_format)
+    input_format = detect_input_format(preprocess, tokenizer, texts.slice(0, PROBED_TEXTS).to_pylist())
+    if input_format is None:
+        return None
     with _first_of_machine_first():
-        for preprocess_column, texts, path in zip(preprocess, columns, paths, strict=True):
-            if is_local_main_process() and not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                tokenize(preprocess_column, texts, path)
-    return [read_tokens(path, input_format) for path, input_format in zip(paths, formats, strict=True)]
+        if is_local_main_process() and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            tokenize(preprocess, texts, path)
+    return read_tokens(path, input_format)
 
 
 @contextmanager
@@ -137,19 +149,3 @@ def read_tokens(path: Path, input_format: InputFormat) -> Tokens:
     parts = tuple((np.asarray(chunk.values), np.asarray(chunk.offsets)) for chunk in chunks)
     lengths = [np.diff(offsets) for _, offsets in parts] or [np.empty(0)]
     return Tokens(input_format, np.concatenate(lengths).astype(np.int64), parts)
-
-
-def _token_ids(preprocess: Preprocess, texts: list[str]) -> list[NDArray[np.int32]]:
-    """The ids of each text. Texts are sorted by length, since the library pads to the longest of a call."""
-    order = np.argsort([len(text) for text in texts], kind="stable")
-    ids: list[NDArray[np.int32]] = [np.empty(0, dtype=np.int32)] * len(texts)
-    for rows in np.split(order, range(TEXTS_PER_CALL, len(order), TEXTS_PER_CALL)):
-        features = preprocess([texts[row] for row in rows])
-        for row, text_ids in zip(rows, _without_padding(features), strict=True):
-            ids[row] = text_ids
-    return ids
-
-
-def _without_padding(features: Features) -> list[NDArray[np.int32]]:
-    pairs = zip(features["input_ids"].numpy(), features["attention_mask"].numpy().astype(bool), strict=True)
-    return [ids[mask].astype(np.int32) for ids, mask in pairs]

@@ -3,15 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mnrl_job.config.evaluation_settings import GENERAL_SEARCH
 from mnrl_job.config.settings import NO_GATE
-from mnrl_job.evaluation.general_guard import GENERAL_SEARCH, guard_metric
+from mnrl_job.evaluation.general_guard import MIN_BASE_SCORE, guard_metric
 from mnrl_job.evaluation.primary_eval import PERFECT_SCORE, judged_by
 from mnrl_job.evaluation.significance import Comparison
 
 ACCEPT = f"MNRL_MIN_GAIN={NO_GATE:g} accepts it"
 FORGETTING = "the model forgets: lower MNRL_WEIGHT_INTERPOLATION or MNRL_LEARNING_RATE, or train fewer steps"
-# A base model below this, such as one for German or for code, is not judged by the general guard.
-MIN_BASE_SCORE = 0.5
 SIGNIFICANCE_LEVEL = 0.05
 
 

@@ -5,22 +5,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mnrl_job.config.evaluation_settings import GENERAL_SEARCH
 from mnrl_job.data.beir import Passage, Qrel, find_beir_folder
 from mnrl_job.data.evalset import EvalData, EvalSet, write_evalset
 from mnrl_job.data.file_formats.common import BadRow
 from mnrl_job.system.files import sha256_of
 
-GENERAL_SEARCH = "general-search"
 FOLDER = Path(__file__).with_name("general_search")
 
 
-def read_general_search(folder: Path) -> EvalSet:
-    """Write the queries that are for reporting, those with odd numbers, and the corpus as an eval set into `folder`.
+# A base model below this, such as one for German or for code, is not judged by the guard.
+MIN_BASE_SCORE = 0.5
 
-    The queries with even numbers are reserved for choosing weights, so that the reported score stays unbiased.
+
+def read_general_search(folder: Path, reported: bool = True) -> EvalSet:
+    """Write half of the queries and the corpus as an eval set into `folder`.
+
+    Queries with odd numbers are reported; weights are selected on the others, so that the reported score stays
+    unbiased.
     """
     files = find_beir_folder(FOLDER, "test", "install mnrl-job again")
-    queries = {query.identifier: query.text for query in _passages(files.queries()) if _is_reported(query.identifier)}
+    queries = {
+        query.identifier: query.text
+        for query in _passages(files.queries())
+        if _is_reported(query.identifier) == reported
+    }
     corpus = {document.identifier: document.text for document in _passages(files.corpus())}
     qrels = {
         (qrel.query, qrel.document): int(qrel.score)

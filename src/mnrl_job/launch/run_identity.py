@@ -32,7 +32,7 @@ NON_RESULT_SETTINGS = {
     "report_to",
 }
 # These apply after training: a run that failed the gate may resume with other values.
-POST_TRAINING_SETTINGS = {"weight_interpolation", "min_gain", "max_p_value", "guard_evals", "max_guard_loss"}
+POST_TRAINING_SETTINGS = {"min_gain", "max_p_value", "guard_evals", "max_guard_loss"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,8 @@ class RunIdentity:
     def for_resume(self) -> "RunIdentity":
         """What an attempt must share with the checkpoint that it resumes from."""
         settings = {name: value for name, value in self.settings.items() if name not in POST_TRAINING_SETTINGS}
+        if settings.get("weight_interpolation", "auto") != "auto":  # auto keeps pairs from training
+            settings["weight_interpolation"] = "a number"
         return RunIdentity(settings, self.inputs)
 
     def find_difference(self, actual: "RunIdentity") -> Difference | None:

@@ -6,9 +6,12 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mnrl_job.errors import HangTimeout
+from mnrl_job.system.heartbeat import STACKS
+from mnrl_job.system.logs import warn
 from mnrl_job.system.phases import Phase
 
 SECONDS_BETWEEN_POLLS = 0.5
@@ -81,12 +84,15 @@ class Watchdog:
         )
 
 
-def dump_stacks(pids: Iterable[int]) -> None:
-    """Have workers print the stacks of their threads."""
+def dump_stacks(pids: Iterable[int], folder: Path) -> None:
+    """Have workers write the stacks of their threads to files in their folder, and log them."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGUSR1)
     time.sleep(DUMP_SECONDS)
+    for path in sorted(folder.glob(f"*{STACKS}")):
+        if stacks := path.read_text(errors="replace").rstrip():
+            warn(f"stacks of a worker without progress\n{stacks}")
 
 
 def _phase(heartbeat: Heartbeat) -> Phase:

@@ -11,6 +11,14 @@ from mnrl_job.data.pairs import Pairs
 
 
 @dataclass(frozen=True, slots=True)
+class SelectionSets:
+    """Eval sets on which weights are selected, and which are not reported: kept training pairs, and general search."""
+
+    split: EvalSet
+    guard: EvalSet | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerTask:
     """What a worker reads, and where it writes: temporary files to `scratch`, what will be published to `staging`.
 
@@ -26,6 +34,7 @@ class WorkerTask:
     inputs: dict[str, str]
     pairs: Pairs | None = None
     batch_plan: BatchPlan | None = None
+    selection: SelectionSets | None = None
     resume: Path | None = None
     guide: str = ""
     export_format: ExportFormat | None = None

@@ -24,6 +24,7 @@ from mnrl_job.system import heartbeat
 from mnrl_job.system.cpus import usable_cpus
 from mnrl_job.system.devices import VISIBLE, Devices
 from mnrl_job.system.local_rank import STORE, WORKER
+from mnrl_job.system.logs import log
 from mnrl_job.system.machine import oom_kills
 from mnrl_job.system.parent_death import SUPERVISOR
 from mnrl_job.system.preemption import defer_preemption, raise_if_stop_requested, seconds_since_stop_requested
@@ -80,10 +81,13 @@ class WorkerGroup:
     def run_once(self, task: WorkerTask, result_file: str, result_type: type[Record]) -> Record:
         """As `run`, but without replacing workers that have exited."""
         write_record(task.scratch / TASK, task)
+        if self.processes:
+            log("reloading the saved model to verify it" if self.role == "verify" else "loading PyTorch and the model")
         for process in self.processes:
             if process.stdin is not None:
                 process.stdin.close()
-        _wait(self.processes, Watchdog(self._heartbeats, self.timeouts.hang_seconds, self.timeouts.on_heartbeat))
+        watchdog = Watchdog(self._heartbeats, self.timeouts.hang_seconds, self.timeouts.on_heartbeat)
+        _wait(self.processes, watchdog, self.folder)
         self.timeouts.on_heartbeat(self._heartbeats()["worker 0"])
         if any(process.returncode for process in self.processes):
             codes = [process.returncode for process in self.processes]
@@ -180,7 +184,7 @@ def worker_environment(devices: Devices) -> dict[str, str]:
     return defaults | inherited
 
 
-def _wait(workers: list[subprocess.Popen[bytes]], watchdog: Watchdog) -> None:
+def _wait(workers: list[subprocess.Popen[bytes]], watchdog: Watchdog, folder: Path) -> None:
     """Wait until all workers have exited, or one has failed and the others had a moment to exit too.
 
     Raises:
@@ -193,7 +197,7 @@ def _wait(workers: list[subprocess.Popen[bytes]], watchdog: Watchdog) -> None:
         try:
             watchdog.poll()
         except HangTimeout:
-            dump_stacks(worker.pid for worker, code in zip(workers, codes, strict=True) if code is None)
+            dump_stacks((worker.pid for worker, code in zip(workers, codes, strict=True) if code is None), folder)
             raise
         if deadline is None and any(codes):
             deadline = time.monotonic() + SIBLINGS_SECONDS

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from mnrl_job.config.setting_types import Source
@@ -18,11 +19,11 @@ from mnrl_job.pipeline.check_model import check_model
 from mnrl_job.pipeline.findings import Findings
 from mnrl_job.pipeline.inputs import (
     check_eval_names,
-    check_reserved_names,
     input_uris,
     needed_scratch_bytes,
     read_eval_sets,
     read_options,
+    selection_sets,
     with_general_guard,
 )
 from mnrl_job.pipeline.prepare import prepare
@@ -35,6 +36,7 @@ from mnrl_job.system import machine
 from mnrl_job.system.devices import Devices, describe_gpus, find_devices
 from mnrl_job.system.finding import Finding
 from mnrl_job.system.preemption import raise_on_signal
+from mnrl_job.system.quantities import file_size, plural
 from mnrl_job.tracking.packages import check_packages
 
 
@@ -92,7 +94,7 @@ def check_output(settings: Settings, attempt: Attempt, findings: Findings) -> fl
             return None
         writes = "conditional writes" if probe(store) else "no conditional writes, so attempts lock"
         speed = write_speed(store)
-        findings.passed("output", f"{attempt.run_uri}: can write, read and delete; {writes}; {speed / 1e6:.0f} MB/s")
+        findings.passed("output", f"{attempt.run_uri}: can write, read and delete; {writes}; {file_size(speed)}/s")
         return speed
     return None
 
@@ -113,7 +115,7 @@ def check_inputs(settings: Settings, findings: Findings) -> LocatedInputs | None
     for check, name in names.items():
         with findings.checking(check):
             model = models[check] = locate_model(name, style, f"MNRL_{check.replace(' ', '_').upper()}")
-            size = f"{model.bytes / 1e6:.0f} MB" if model else "a Hub id, loaded below"
+            size = file_size(model.bytes) if model else "a Hub id, loaded below"
             findings.passed(check, f"{name}: {size}")
     if not all((*train, *evals)) or models.keys() != names.keys():
         return None
@@ -126,7 +128,7 @@ def _locate(findings: Findings, source: Source, variable: str, addressing_style:
     with findings.checking(check):
         located = locate(source, variable, addressing_style)
         files = len(located.files) or len(located.entries)
-        findings.passed(check, f"{located.uri}: {files} file(s), {located.bytes / 1e6:.1f} MB")
+        findings.passed(check, f"{located.uri}: {plural(files, 'file')}, {file_size(located.bytes)}")
         return located
     return None
 
@@ -138,7 +140,7 @@ def check_machine(
     devices = None
     with findings.checking("devices"):
         devices = find_devices(settings.num_processes, settings.min_gpus)
-        findings.passed("devices", f"{describe_gpus()}; {devices.workers} worker(s)")
+        findings.passed("devices", f"{describe_gpus()}; {plural(devices.workers, 'worker')}")
     if devices and settings.accelerate_config:
         with findings.checking("accelerate config"):
             check_accelerate_file(settings.accelerate_config, devices.workers, attempt.nodes)
@@ -160,9 +162,8 @@ def check_data(
         inputs = fetch_inputs(located, input_uris(settings), attempt.inputs)
         if located.remote_bytes:
             seconds = time.perf_counter() - started
-            size = f"{located.remote_bytes / 1e6:.1f} MB"
+            size = file_size(located.remote_bytes)
             findings.passed("fetch", f"{size} in {seconds:.1f} s, size and checksum verified")
-        check_reserved_names(inputs, settings.general_guard)
         eval_sets = read_eval_sets(inputs.evals, attempt.scratch, settings.max_bad_row_ratio)
         pairs = read_pairs(inputs.train, read_options(settings), attempt.scratch / "pairs.arrow")
         rejected = f"{sum(pairs.rejected.values())} rejected"
@@ -180,8 +181,9 @@ def check_data(
                 findings.add(finding)
         if prepared:
             check_eval_names(settings, prepared.eval_sets)
+            selection = selection_sets(prepared.selection_split, settings.general_guard, attempt.scratch)
             task = worker_task(settings, attempt, inputs, eval_sets, prepared.pairs, prepared.batch_plan)
-            return task, prepared.audit
+            return replace(task, selection=selection), prepared.audit
     return None
 
 

@@ -1,14 +1,19 @@
 """The trial run of a check: a few training steps on the real devices, for expected time and memory."""
 
 import time
+from collections.abc import Iterable
 
 from mnrl_job.config.setting_types import Interval
+from mnrl_job.data.evalset import EvalSet
+from mnrl_job.evaluation.weight_selection import ALPHAS, MIN_QUERIES
 from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.launch.workers import run_workers
 from mnrl_job.pipeline.findings import Findings
+from mnrl_job.report.page import formatting
 from mnrl_job.system.devices import Devices
 from mnrl_job.system.finding import Finding
+from mnrl_job.system.quantities import file_size
 from mnrl_job.training.results import TokenLengths
 from mnrl_job.worker.results import TrialRun
 
@@ -32,7 +37,7 @@ def check_model(
             "model",
             f"loads and trains on {trial_run.device} with torch {trial_run.torch}: "
             f"{trial_run.parameters / 1e6:.1f} million parameters, "
-            f"peak memory {trial_run.peak_memory_bytes / 1e9:.1f} GB",
+            f"peak memory {file_size(trial_run.peak_memory_bytes)}",
         )
         findings.passed("expected time", expected_time(task, steps, trial_run, 2 * loading_seconds))
         if speed:
@@ -46,14 +51,21 @@ def expected_time(task: WorkerTask, steps: int, trial_run: TrialRun, startup_sec
     """The expected duration of the run, with its largest parts."""
     settings = task.settings
     mining_rounds = settings.epochs if settings.mines_every_epoch else int(settings.num_hard_negatives > 0)
-    evaluations = 2 + evaluations_during(steps, trial_run.step_seconds, settings.eval_interval)
-    mining = mining_rounds * embedding_seconds(task, trial_run.evaluation_seconds)
-    total = startup_seconds + evaluations * trial_run.evaluation_seconds + steps * trial_run.step_seconds + mining
+    evaluated = texts_of(task.eval_sets)
+    per_text = trial_run.evaluation_seconds / evaluated if evaluated else 0.0
+    mining = mining_rounds * per_text * 2 * task.pairs.rows if task.pairs else 0.0
+    selecting = per_text * selection_texts(
+        task, evaluations_during(steps, trial_run.step_seconds, settings.eval_interval)
+    )
+    total = startup_seconds + 2 * trial_run.evaluation_seconds + steps * trial_run.step_seconds + mining + selecting
     parts = (
-        f"{steps} steps of {trial_run.step_seconds:.2f} s, {evaluations} evaluations of "
+        f"{steps} steps of {trial_run.step_seconds:.2f} s, 2 evaluations of "
         f"{trial_run.evaluation_seconds:.1f} s, start-up {startup_seconds:.0f} s"
     )
-    return f"about {_duration(total)}: {parts}" + (f", mining {mining:.0f} s" if mining else "")
+    more = {"mining": mining, "selecting weights": selecting}
+    return f"about {formatting.seconds(total)}: {parts}" + "".join(
+        f", {what} {part:.0f} s" for what, part in more.items() if part
+    )
 
 
 def evaluations_during(steps: int, step_seconds: float, interval: Interval | None) -> int:
@@ -64,25 +76,28 @@ def evaluations_during(steps: int, step_seconds: float, interval: Interval | Non
     return -(-steps // interval_steps)
 
 
-def embedding_seconds(task: WorkerTask, evaluation_seconds: float) -> float:
-    """The expected time to embed all training pairs, from that of the eval sets."""
-    texts = sum(eval_set.queries + eval_set.documents for eval_set in task.eval_sets)
-    return 2 * task.pairs.rows * evaluation_seconds / texts if task.pairs and texts else 0.0
+def texts_of(eval_sets: Iterable[EvalSet]) -> int:
+    return sum(eval_set.queries + eval_set.documents for eval_set in eval_sets)
+
+
+def selection_texts(task: WorkerTask, evaluations: int) -> int:
+    """How many texts are embedded to select weights: during training, and for weight interpolation after it."""
+    if task.selection is None:
+        return 0
+    sets = filter(None, (task.selection.split, task.selection.guard))
+    is_selected = task.settings.weight_interpolation == "auto" and task.selection.split.queries >= MIN_QUERIES
+    mixtures = len(ALPHAS) if is_selected else 0
+    return evaluations * texts_of([task.selection.split]) + mixtures * texts_of(sets)
 
 
 def check_grace_period(size: int, speed: float, grace_seconds: float) -> Finding:
     """How many checkpoints of `size` bytes can be uploaded between SIGTERM and SIGKILL."""
     seconds = size / speed
     fit = int(grace_seconds / seconds)
-    detail = f"uploading a checkpoint ({size / 1e6:.0f} MB) takes {seconds:.1f} s; {fit} fit into {grace_seconds:g} s"
+    written = f"writing a checkpoint ({file_size(size)}) to the output takes {seconds:.1f} s"
+    detail = f"{written}; {fit} fit into {grace_seconds:g} s"
     if fit < 1:
         enough = round(2 * seconds + grace_seconds)
         remedy = f"set terminationGracePeriodSeconds (docker stop -t) and MNRL_GRACE_PERIOD to at least {enough} s"
         return Finding("grace period", "warning", detail, remedy)
     return Finding("grace period", "passed", detail)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -9,7 +9,6 @@ from mnrl_job.launch.workers import start_workers
 from mnrl_job.pipeline.finalize import RunOutcome, RunResults, finalize, start_bm25
 from mnrl_job.pipeline.inputs import (
     check_eval_names,
-    check_reserved_names,
     get_inputs,
     read_eval_sets,
     with_general_guard,
@@ -47,7 +46,6 @@ def evaluate(settings: Settings) -> RunOutcome:
             with timer(Phase.FETCH):
                 inputs = get_inputs(settings, attempt, devices, trains=False)
             with timer(Phase.PREPARE):
-                check_reserved_names(inputs, settings.general_guard)
                 eval_sets = read_eval_sets(inputs.evals, attempt.scratch, settings.max_bad_row_ratio)
                 check_eval_names(settings, eval_sets)
                 eval_sets = with_general_guard(eval_sets, settings.general_guard, attempt.scratch)

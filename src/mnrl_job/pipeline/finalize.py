@@ -9,6 +9,7 @@ from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.inputs import Listing
 from mnrl_job.data.pairs import Pairs
+from mnrl_job.data.tables import read_table
 from mnrl_job.errors import GateError, JobError
 from mnrl_job.evaluation.bm25 import bm25_metrics
 from mnrl_job.evaluation.dimensions import by_dimension
@@ -93,7 +94,7 @@ def finalize(settings: Settings, attempt: Attempt, timer: PhaseTimer, results: R
     """
     comparisons = tuple(
         replace(
-            compare_eval_set(results.task, results.result, eval_set.name, settings.seed),
+            compare_eval_set(results.task, results.result, eval_set, settings.seed),
             bm25=results.bm25[eval_set.name],
         )
         for eval_set in results.task.eval_sets
@@ -104,12 +105,15 @@ def finalize(settings: Settings, attempt: Attempt, timer: PhaseTimer, results: R
     return publish(attempt, timer, run, inputs, tracker_results)
 
 
-def compare_eval_set(task: WorkerTask, result: WorkerResult, name: str, seed: int) -> Comparison:
+def compare_eval_set(task: WorkerTask, result: WorkerResult, eval_set: EvalSet, seed: int) -> Comparison:
     """Compare one eval set before and after training, and write its `rankings/` file."""
+    name = eval_set.name
     before = next(evaluation for evaluation in result.before if evaluation.name == name)
     after = next((evaluation for evaluation in result.after if evaluation.name == name), None)
     query_results = read_results(before.results), read_results(after.results) if after else []
-    write_rankings(task.staging / "rankings" / f"{name}.jsonl", *query_results)
+    queries = read_table(eval_set.folder / "queries.arrow")
+    texts = dict(zip(queries["id"].to_pylist(), queries["text"].to_pylist(), strict=True))
+    write_rankings(task.staging / "rankings" / f"{name}.jsonl", texts, *query_results)
     comparison = compare(name, *query_results, seed) if after else Comparison(name, before.metrics)
     return replace(comparison, dimensions=by_dimension(before, after))
 
@@ -163,8 +167,6 @@ def training_settings(settings: Settings) -> TrainingSettings:
         "hardness": str(settings.hardness) if settings.hardness else None,
         "epochs": settings.epochs,
         "global_batch_size": settings.batch_size,
-        "learning_rate": settings.learning_rate,
-        "weight_interpolation": settings.weight_interpolation,
         "lora_rank": settings.lora_rank,
         "hard_negatives": settings.num_hard_negatives,
     }

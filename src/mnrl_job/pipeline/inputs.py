@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from mnrl_job.config.evaluation_settings import GENERAL_SEARCH
 from mnrl_job.config.settings import NO_GATE, Settings
 from mnrl_job.data.columns import ColumnNames
 from mnrl_job.data.disk_space import needed_bytes
@@ -15,11 +16,12 @@ from mnrl_job.data.read_evalset import read_evalset
 from mnrl_job.data.read_pairs import ReadOptions
 from mnrl_job.data.sources import LocalSource
 from mnrl_job.errors import SettingsError, by_kind
-from mnrl_job.evaluation.general_guard import GENERAL_SEARCH, read_general_search
+from mnrl_job.evaluation.general_guard import read_general_search
 from mnrl_job.launch.accelerate_config import check_accelerate_file
+from mnrl_job.launch.worker_task import SelectionSets
 from mnrl_job.runs.attempt import Attempt
 from mnrl_job.system.devices import Devices
-from mnrl_job.system.logs import warn
+from mnrl_job.system.logs import log, warn
 from mnrl_job.system.machine import caches, disk, shared_memory
 
 
@@ -55,6 +57,7 @@ def get_inputs(settings: Settings, attempt: Attempt, devices: Devices, trains: b
     """
     if settings.accelerate_config:
         check_accelerate_file(settings.accelerate_config, devices.workers, attempt.nodes)
+    log(f"run {attempt.run_id}: reading the data", run_id=attempt.run_id)
     uris = input_uris(settings)
     located = locate_inputs(uris)
     for finding in (
@@ -76,19 +79,6 @@ def read_eval_sets(sources: Iterable[LocalSource], scratch: Path, max_bad_row_ra
     return tuple(read_evalset(source, scratch / "eval" / source.name, max_bad_row_ratio) for source in sources)
 
 
-def check_reserved_names(inputs: Inputs, general_guard: Literal["on", "off"]) -> None:
-    """Check that no eval set has the name of the general guard.
-
-    Raises:
-        SettingsError: one has.
-    """
-    if general_guard == "on" and any(source.name == GENERAL_SEARCH for source in inputs.evals):
-        raise SettingsError(
-            f"MNRL_EVAL_DATA: {GENERAL_SEARCH!r} is the name of the bundled set of general search; give the eval set "
-            "another (NAME=URI), or set MNRL_GENERAL_GUARD=off"
-        )
-
-
 def with_general_guard(
     eval_sets: tuple[EvalSet, ...], general_guard: Literal["on", "off"], scratch: Path
 ) -> tuple[EvalSet, ...]:
@@ -96,6 +86,14 @@ def with_general_guard(
     if general_guard == "off" or not eval_sets:
         return eval_sets
     return (*eval_sets, read_general_search(scratch / "eval" / GENERAL_SEARCH))
+
+
+def selection_sets(split: EvalSet | None, general_guard: Literal["on", "off"], scratch: Path) -> SelectionSets | None:
+    """The eval sets to select weights on; of the general guard the half that is not reported."""
+    if split is None:
+        return None
+    folder = scratch / "selection" / GENERAL_SEARCH
+    return SelectionSets(split, read_general_search(folder, reported=False) if general_guard == "on" else None)
 
 
 def check_eval_names(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> None:
@@ -111,9 +109,9 @@ def check_eval_names(settings: Settings, eval_sets: tuple[EvalSet, ...]) -> None
     for name, origin in required.items():
         if name not in names:
             raise SettingsError(f"{origin}: no eval set is named {name!r}; there are: {', '.join(names) or 'none'}")
-    gate_settings = (settings.min_gain, settings.max_p_value, settings.max_guard_loss, settings.eval_interval)
+    gate_settings = (settings.min_gain, settings.max_p_value, settings.max_guard_loss)
     if not names and any(value not in (None, NO_GATE) for value in gate_settings):
         raise SettingsError(
-            "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE, MNRL_MAX_GUARD_LOSS and MNRL_EVAL_INTERVAL need an eval set; name one in "
-            "MNRL_EVAL_DATA, or hold training pairs out (MNRL_HOLDOUT_RATIO)"
+            "MNRL_MIN_GAIN, MNRL_MAX_P_VALUE and MNRL_MAX_GUARD_LOSS need an eval set; name one in MNRL_EVAL_DATA, or "
+            "hold training pairs out (MNRL_HOLDOUT_RATIO)"
         )

@@ -1,4 +1,4 @@
-"""Prepare the training data: remove leaked pairs, hold out an eval set, plan the batches, write the audit."""
+"""Prepare the training data: remove leaked pairs, hold out eval sets, plan the batches, write the audit."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,7 +16,7 @@ from mnrl_job.deduplication.groups import without_contradictions
 from mnrl_job.deduplication.holdout import without_held_out
 from mnrl_job.errors import DataError
 from mnrl_job.pipeline.data_requirements import check_batch_size, check_hardness
-from mnrl_job.pipeline.holdout import hold_out_eval_set
+from mnrl_job.pipeline.holdout import hold_out_eval_set, hold_out_selection_split
 from mnrl_job.pipeline.leakage import apply_leakage_policy, group_and_find_leaks
 from mnrl_job.pipeline.plan_batches import plan_batches
 from mnrl_job.runs.attempt import Attempt
@@ -24,12 +24,13 @@ from mnrl_job.runs.attempt import Attempt
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What the workers train and evaluate on, and the content of `audit.json`."""
+    """What the workers train, evaluate and select weights on, and the content of `audit.json`."""
 
     pairs: Pairs
     batch_plan: BatchPlan
     eval_sets: tuple[EvalSet, ...]
     audit: dict[str, Any]
+    selection_split: EvalSet | None = None
 
 
 def prepare(
@@ -54,11 +55,15 @@ def prepare(
             "MNRL_TRAIN_DATA: every training pair also occurs in an eval set; "
             "give other pairs, or set MNRL_LEAKAGE_POLICY=keep"
         )
-    negatives, negatives_held_out = without_contradictions(groups), 0
+    is_held_out = np.zeros(read.rows, dtype=bool)
     if not eval_sets:
-        eval_sets, is_held_out = hold_out_eval_set(read, groups, settings.holdout_ratio, settings.seed, attempt.scratch)
-        selected &= ~is_held_out
-        negatives, negatives_held_out = without_held_out(groups.group_ids, negatives, is_held_out)
+        eval_sets, is_held_out = hold_out_eval_set(settings, read, groups, attempt.scratch)
+    selection_split, is_split = hold_out_selection_split(
+        settings, read, groups, selected & ~is_held_out, attempt.scratch
+    )
+    is_held_out |= is_split
+    selected &= ~is_held_out
+    negatives, negatives_held_out = without_held_out(groups.group_ids, without_contradictions(groups), is_held_out)
     pairs, negatives = select_pairs(read, negatives, selected, attempt.scratch / "train.arrow")
     check_hardness(settings.hardness, settings.num_hard_negatives, pairs)  # no selected pair may have negatives
     batch_plan, facts = plan_batches(
@@ -70,7 +75,7 @@ def prepare(
         batch_plan = replace(batch_plan, non_minable=non_minable)
     content = audit(read, pairs, groups, leaks, eval_sets)
     content |= {"negatives_held_out": negatives_held_out, "batches": facts}
-    return Prepared(pairs, batch_plan, eval_sets, content)
+    return Prepared(pairs, batch_plan, eval_sets, content, selection_split)
 
 
 def plan_config(settings: Settings, pairs: Pairs) -> PlanConfig:

@@ -1,19 +1,20 @@
-"""The audit for `check`: findings, and a text with the same highlights as the HTML report."""
+"""The audit for `check`: findings, and rows with the same highlights as the HTML report."""
 
-import re
+import logging
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
 from mnrl_job.report.highlights import describe_lengths, find_highlights
 from mnrl_job.report.page.formatting import truncate
+from mnrl_job.system.console import new_grid, show, text
 from mnrl_job.system.finding import Finding
 from mnrl_job.training.results import TokenLengths
 
 MAX_CHARACTERS = 90
 # Warn if more than this share of a query's in-batch negatives is masked.
 MAX_MASKED = 0.1
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+STATUSES = {"passed": ("green", logging.INFO), "warning": ("yellow", logging.WARNING), "failed": ("red", logging.ERROR)}
 
 
 def with_lengths(audit: dict[str, Any], lengths: TokenLengths | None) -> dict[str, Any]:
@@ -52,24 +53,38 @@ def audit_findings(audit: dict[str, Any]) -> Iterator[Finding]:
         yield Finding("batches", "passed", detail)
 
 
-def audit_text(audit: dict[str, Any]) -> str:
-    """The sources and highlights of the audit as lines of text."""
-    lines = [_line(f"{source['rows']:,}", f"{source['name']} ({source['uri']})") for source in audit["sources"]]
-    lines.append(_line(f"{audit['rows_to_train_on']:,}", "to train on"))
+def show_finding(finding: Finding) -> None:
+    """Print a row with the status, the check and the details, with the remedy below."""
+    color, level = STATUSES[finding.status]
+    grid = new_grid(7, 20, None)
+    remedy = f"\n-> {finding.remedy}" if finding.remedy else ""
+    grid.add_row(text(finding.status, color), text(finding.check), text(finding.detail + remedy))
+    show(grid, f"{finding.check}: {finding.detail}", asdict(finding), level)
+
+
+def show_audit(audit: dict[str, Any]) -> None:
+    """Print the sources and highlights of the audit to stdout."""
+    from rich.console import Group
+
+    grid = new_grid(None, None)
+    grid.columns[0].justify = "right"
+    for number, line in audit_rows(audit):
+        grid.add_row(text(number), text(line))
+    highlights = [asdict(highlight) for highlight in find_highlights(audit)]
+    fields: dict[str, Any] = {name: audit.get(name) for name in ("sources", "rows_to_train_on", "token_lengths")}
+    show(Group("", grid, ""), "audit of the training data", fields | {"highlights": highlights})
+
+
+def audit_rows(audit: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The sources and highlights as numbers and what they count."""
+    for source in audit["sources"]:
+        yield f"{source['rows']:,}", f"{source['name']} ({source['uri']})"
+    yield f"{audit['rows_to_train_on']:,}", "to train on"
     lengths = audit.get("token_lengths") or {"columns": {}}
-    lines += [
-        _line("", f"{name} tokens: median {describe_lengths(column)}") for name, column in lengths["columns"].items()
-    ]
+    for name, column in lengths["columns"].items():
+        yield "", f"{name} tokens: median {describe_lengths(column)}"
     for highlight in find_highlights(audit):
         meaning = f": {highlight.meaning}" if highlight.meaning else ""
-        lines.append(_line(highlight.number, f"{highlight.title}{meaning}"))
-        lines += [
-            _line("", " | ".join(truncate(f"{name} {text}", MAX_CHARACTERS) for name, text in example))
-            for example in highlight.examples
-        ]
-    return "\n".join(lines)
-
-
-def _line(number: str, text: str) -> str:
-    """Without control characters, which a terminal would interpret."""
-    return f"  {number:>9}  {CONTROL.sub(chr(0xFFFD), text)}"
+        yield highlight.number, f"{highlight.title}{meaning}"
+        for example in highlight.examples:
+            yield "", " | ".join(truncate(f"{name} {value}", MAX_CHARACTERS) for name, value in example)

@@ -1,9 +1,11 @@
 """An export in numbers, `export.json`, and its model card."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from mnrl_job.system.console import new_table, show, text
+from mnrl_job.system.quantities import file_size
 from mnrl_job.worker.results import Export
 
 LOAD_RUN = 'SentenceTransformer("path/to/this/folder")'
@@ -47,7 +49,7 @@ def export_card(run_card: str, report: Mapping[str, Any], metric: str) -> str:
         "",
         f"## Exported to {report['format']}",
         "",
-        f"{report['bytes'] / 1e6:.1f} MB, made with {packages}. The smallest cosine similarity of an embedding to "
+        f"{file_size(report['bytes'])}, made with {packages}. The smallest cosine similarity of an embedding to "
         f"that of the trained model is {report['min_cosine']:.4f}.",
     ]
     if report["metrics"]:
@@ -58,15 +60,16 @@ def export_card(run_card: str, report: Mapping[str, Any], metric: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def export_line(report: Mapping[str, Any], metric: str) -> str:
-    """Size, similarity, speed and scores of an export on one line."""
-    seconds, pytorch_seconds = report["seconds_per_text"], report["pytorch_seconds_per_text"]
-    line = (
-        f"{report['format']:<9}{report['bytes'] / 1e6:>9.1f} MB   cosine similarity >= {report['min_cosine']:.4f}   "
-        f"{1000 * seconds:.1f} ms per text (PyTorch {1000 * pytorch_seconds:.1f} ms)"
-    )
-    for name, metrics in report["metrics"].items():
-        delta = report["delta"].get(name, {})
-        change = f" ({delta[metric]:+.4f})" if metric in delta else ""
-        line += f"   {name}.{metric} {metrics[metric]:.4f}{change}"
-    return line
+def show_exports(reports: Iterable[Mapping[str, Any]], metric: str) -> None:
+    """Print size, similarity, speed and scores of each export to stdout, as soon as it is published."""
+    for report in reports:
+        table = new_table(
+            "format", "size", "min cosine", "ms/text", "PyTorch", "eval set", metric, "change", texts=(0, 5)
+        )
+        milliseconds = (f"{1000 * report[name]:.1f}" for name in ("seconds_per_text", "pytorch_seconds_per_text"))
+        figures = (file_size(report["bytes"]), f"{report['min_cosine']:.4f}", *milliseconds)
+        for name, metrics in (report["metrics"] or {"": {}}).items():
+            score = f"{metrics[metric]:.4f}" if metric in metrics else ""
+            change = report["delta"].get(name, {}).get(metric)
+            table.add_row(report["format"], *figures, text(name), score, "" if change is None else f"{change:+.4f}")
+        show(table, f"exported to {report['format']}", report)

@@ -102,13 +102,23 @@ class TrainingSettings(TypedDict):
     hardness: str | None
     epochs: int
     global_batch_size: int
-    learning_rate: float
-    weight_interpolation: float
     lora_rank: int | None
     hard_negatives: int
 
 
+class InterpolationPoint(TypedDict):
+    """Scores with a fraction `alpha` of the trained weights, on texts that are not reported."""
+
+    alpha: float
+    selection: float
+    general_search: float | None
+    within_noise: bool
+
+
 class TrainingFacts(TrainingSettings):
+    learning_rate: float
+    weight_interpolation: float
+    interpolation_points: list[InterpolationPoint]
     steps: int
     rows_digest: str
     negatives_per_anchor: int

@@ -5,7 +5,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from mnrl_job.evaluation.general_guard import GENERAL_SEARCH, guard_summary
+from mnrl_job.config.evaluation_settings import GENERAL_SEARCH
+from mnrl_job.evaluation.general_guard import guard_summary
 from mnrl_job.report.assumptions import assumptions
 from mnrl_job.storage import is_hub_id
 from mnrl_job.system.json_text import dumps
@@ -205,6 +206,8 @@ def _weights(training: dict[str, Any]) -> list[str]:
     """How the weights differ from those of plain fine-tuning."""
     alpha = training["weight_interpolation"]
     interpolation = f"- weights interpolated with the base model's: {alpha:g} trained, {1 - alpha:g} base (WiSE-FT)"
+    if training["interpolation_points"]:
+        interpolation += ", chosen on training pairs kept for it"
     lines = [interpolation] if alpha < 1 else []
     if training["lora_rank"] is None:
         return lines

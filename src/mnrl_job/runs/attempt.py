@@ -1,13 +1,16 @@
 """An attempt at a run: the run's id and URI, the attempt's scratch folder, status and history."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
+from mnrl_job.config.data_settings import NEW
 from mnrl_job.config.settings import Settings, env_name
+from mnrl_job.errors import DataError
 from mnrl_job.health import FILE
 from mnrl_job.launch.nodes import SINGLE_NODE, Nodes, find_nodes
 from mnrl_job.launch.run_identity import run_identity
@@ -21,11 +24,16 @@ from mnrl_job.system.heartbeat import heartbeats_to
 from mnrl_job.system.home import provide_home
 
 
+class CannotResume(DataError):
+    """The unfinished run that was found does not belong to these settings and inputs after all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attempt:
     """One attempt at a run, which is published to `run_uri`. `staging` holds exactly the files to publish.
 
-    `inputs` holds downloaded inputs; below `MNRL_WORK_DIR` the next attempt reuses them.
+    `origin` is that of the run id, and `rerun` says how to resume the run. `inputs` holds downloaded inputs; below
+    `MNRL_WORK_DIR` the next attempt reuses them.
     """
 
     run_id: str
@@ -40,6 +48,8 @@ class Attempt:
     history: AttemptHistory
     timeouts: WorkerTimeouts
     nodes: Nodes = SINGLE_NODE
+    origin: Literal["given", "unfinished", "new"] = "given"
+    rerun: str = "start the job again"
 
     def store(self, attempts: int | None = None) -> Store:
         """The run's store, opened anew: credentials may have been rotated."""
@@ -47,16 +57,22 @@ class Attempt:
 
 
 @contextmanager
-def start_attempt(settings: Settings) -> Iterator[Attempt]:
+def start_attempt(
+    settings: Settings, find_unfinished: Callable[[Settings], str | None] = lambda _: None
+) -> Iterator[Attempt]:
     """Name the run and create the scratch folder, which is removed at the end. Nothing is written to the run's store.
+
+    `find_unfinished` finds the run to resume if the user names none.
 
     Raises:
         JobError: the scratch folder cannot be written, or the nodes cannot be determined.
     """
-    nodes = find_nodes(settings.num_nodes, settings.node_rank, settings.master_addr, settings.run_id, os.environ)
+    given = "" if settings.run_id == NEW else settings.run_id
+    nodes = find_nodes(settings.num_nodes, settings.node_rank, settings.master_addr, given, os.environ)
+    unfinished = None if settings.run_id else find_unfinished(settings)
     now = datetime.now(UTC)
     settings_hash = run_identity(settings, {}).settings_hash
-    run_id = settings.run_id or f"{now:%Y%m%d-%H%M%S}-{settings_hash[:6]}"
+    run_id = given or unfinished or f"{now:%Y%m%d-%H%M%S}-{settings_hash[:6]}"
     parent = work_dir(settings.work_dir)
     with scratch_folder(parent) as scratch:
         check_homes(settings)
@@ -76,6 +92,8 @@ def start_attempt(settings: Settings) -> Iterator[Attempt]:
             history=AttemptHistory(scratch.name, nodes.is_first),
             timeouts=WorkerTimeouts(hang, grace, status.on_heartbeat),
             nodes=nodes,
+            origin="given" if given else "unfinished" if unfinished else "new",
+            rerun="start the job again" + " without MNRL_RUN_ID=new" * (settings.run_id == NEW),
         )
         attempt.staging.mkdir()
         try:

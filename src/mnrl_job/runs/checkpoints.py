@@ -12,10 +12,11 @@ from typing import Any
 from mnrl_job.errors import DataError, HangTimeout, JobError, NotFound, Preempted, SettingsError, StorageError
 from mnrl_job.launch.run_identity import RunIdentity
 from mnrl_job.runs.attempt import Attempt
-from mnrl_job.storage import Store, transfer
+from mnrl_job.storage import LocalStore, Store, transfer
 from mnrl_job.storage.manifest import MANIFEST, manifest_files, read_valid_manifest
 from mnrl_job.system.files import link_or_copy
 from mnrl_job.system.logs import log, warn
+from mnrl_job.system.quantities import file_size
 
 FOLDER = "checkpoints"
 # Where workers write checkpoints, as `checkpoint-STEP`, in the scratch folder.
@@ -55,7 +56,7 @@ def upload_checkpoints(attempt: Attempt) -> Iterator[Callable[[], None]]:
         finish()
         if uploader.step is None:
             raise
-        raise Preempted(f"stopped on request; start the job again to resume from step {uploader.step}") from None
+        raise Preempted(f"stopped on request; {attempt.rerun} to resume from step {uploader.step}") from None
     finally:
         finish()
 
@@ -90,7 +91,7 @@ class _CheckpointUploader:
                 self._upload(steps[-1], held)
             except (JobError, OSError) as error:
                 if not self._warned_of_failure:
-                    warn(f"cannot upload the checkpoint at step {steps[-1]} yet: {error}; training continues")
+                    warn(f"cannot write the checkpoint at step {steps[-1]} to the output: {error}; training continues")
                 self._warned_of_failure = True
             finally:
                 shutil.rmtree(held, ignore_errors=True)
@@ -114,7 +115,7 @@ class _CheckpointUploader:
         transfer.upload(target, files)
         transfer.upload(target, {MANIFEST: manifest})
         self.step, self._warned_of_failure = step, False
-        log(f"uploaded checkpoint at step {step}")
+        log(f"{'saved' if isinstance(store, LocalStore) else 'uploaded'} checkpoint at step {step}")
         seconds = time.monotonic() - started
         self._attempt.status.on_checkpoint(step, seconds)
         self._warn_if_slow(manifest, seconds)
@@ -130,7 +131,7 @@ class _CheckpointUploader:
         self._warned_of_slowness = True
         size = sum(path.stat().st_size for path in uploaded.parent.rglob("*") if path.is_file())
         warn(
-            f"uploading a checkpoint of {size / 1e6:.0f} MB took {seconds:.0f} s, and one is written every "
+            f"writing a checkpoint of {file_size(size)} to the output took {seconds:.0f} s, and one is written every "
             f"{newer[-1] - newer[-2]:.0f} s: some are skipped, so more steps may be lost; raise "
             "MNRL_CHECKPOINT_INTERVAL, or use faster storage"
         )

@@ -29,6 +29,9 @@ from mnrl_job.system.logs import log
 
 FOLDER = ".leases"
 LEASE_SECONDS = 60.0
+# A run with a generated id is under way while an attempt holds a lease here, which excludes nobody.
+UNDER_WAY = "checkpoints/leases"
+UNDER_WAY_SECONDS = 120.0
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.3, 5.0
 RELEASE_SECONDS = 10.0
 
@@ -36,11 +39,12 @@ RELEASE_SECONDS = 10.0
 class PublishLease:
     """A lease; while it is held, write only inside `guard_write`."""
 
-    def __init__(self, store: Store, key: str, seconds: float) -> None:
+    def __init__(self, store: Store, key: str, seconds: float, lapses: bool = True) -> None:
         self.released = threading.Event()
         self._store = store
         self._key = key
         self._seconds = seconds
+        self._lapses = lapses
         self._renewed_at = _now()
         self._writers = 0
         self._idle = threading.Condition()
@@ -80,7 +84,7 @@ class PublishLease:
     def _check(self) -> None:
         if self.released.is_set():
             raise StorageError(f"{self._store.label}: this attempt has released the lease to publish; start again")
-        if _now() - self._renewed_at > self._seconds / 2:
+        if self._lapses and _now() - self._renewed_at > self._seconds / 2:
             raise StorageError(
                 f"{self._store.label}: could not renew the lease to publish for {self._seconds / 2:.0f} s, so another "
                 "attempt may publish; start again"
@@ -104,7 +108,7 @@ def acquire_lease(store: Store, seconds: float = LEASE_SECONDS) -> Iterator[Publ
     key, observed, pause = f"{FOLDER}/{uuid.uuid4().hex}", dict[str, tuple[str, float]](), FIRST_PAUSE_SECONDS
     lease = PublishLease(store, key, seconds).create()
     try:
-        while others := _live_leases(store, key, seconds, observed):
+        while others := _live_leases(store, FOLDER, key, seconds, observed):
             if min(others) < key:  # the smallest key stays, the others back off
                 lease.release()
             time.sleep(random.uniform(0.5, 1) * pause)
@@ -116,24 +120,45 @@ def acquire_lease(store: Store, seconds: float = LEASE_SECONDS) -> Iterator[Publ
         lease.release()
 
 
-def _live_leases(store: Store, own: str, seconds: float, observed: dict[str, tuple[str, float]]) -> list[str]:
-    """The leases of other publishers that have not expired; expired ones are removed."""
+@contextmanager
+def under_way(store: Store) -> Iterator[None]:
+    """Show `is_under_way` that an attempt at the run is; also again after an outage of the storage."""
+    lease = PublishLease(store, f"{UNDER_WAY}/{uuid.uuid4().hex}", UNDER_WAY_SECONDS, lapses=False).create()
+    try:
+        yield
+    finally:
+        lease.release()
+
+
+def is_under_way(store: Store) -> bool:
+    """Whether an attempt at the run is under way, which shows when it renews its lease; waits until that expires."""
+    observed, first = dict[str, tuple[str, float]](), dict[str, str]()
+    while live := _live_leases(store, UNDER_WAY, "", UNDER_WAY_SECONDS, observed):
+        versions = {key: observed[key][0] for key in live}
+        first = first or versions
+        if not versions.items() <= first.items():
+            return True
+        time.sleep(LONGEST_PAUSE_SECONDS)
+    return False
+
+
+def _live_leases(
+    store: Store, folder: str, own: str, seconds: float, observed: dict[str, tuple[str, float]]
+) -> list[str]:
+    """The leases of others that have not expired; expired ones are removed."""
     live = []
-    for entry in store.list_objects(f"{FOLDER}/"):
+    for entry in store.list_objects(f"{folder}/"):
         if entry.key == own:
             continue
         version, since = observed.get(entry.key, ("", 0.0))
-        if version != entry.version:
-            if not observed:
-                log("another attempt is publishing this run; waiting for it")
-            observed[entry.key] = entry.version, _now()
-        elif _now() - since > seconds:
+        if _process_has_ended(store, entry) or (version == entry.version and _now() - since > seconds):
             store.delete(entry.key)
             continue
-        if _process_has_ended(store, entry):
-            store.delete(entry.key)
-        else:
-            live.append(entry.key)
+        if version != entry.version:
+            if not observed:
+                log(f"{store.label}: another attempt may be at work on this run; waiting")
+            observed[entry.key] = entry.version, _now()
+        live.append(entry.key)
     return live
 
 

@@ -93,7 +93,7 @@ class Status:
         seconds = {
             "a step": self._facts.get("step_seconds", 0.0),
             "saving": self._facts.get("save_seconds", 0.0),
-            "uploading": upload_seconds,
+            "writing it to the output": upload_seconds,
         }
         needed = sum(seconds.values()) + SHUTDOWN_SECONDS
         if needed > self._grace_seconds and not self._warned:

@@ -14,8 +14,10 @@ from mnrl_job.storage.transfer import download
 from mnrl_job.system.logs import warn
 
 
-def verify_run(store: Store, scratch: Path) -> Path:
+def verify_run(store: Store, scratch: Path, prefixes: tuple[str, ...] = ("",)) -> Path:
     """Compare every file of a run with its manifest. A remote run is downloaded to `scratch`. Returns the run's folder.
+
+    Only files whose names start with one of `prefixes` are read.
 
     Raises:
         NotFound: there is no run, or it was never finished.
@@ -25,6 +27,7 @@ def verify_run(store: Store, scratch: Path) -> Path:
     entries = {entry.key: entry for entry in store.list_objects() if not entry.key.startswith(PRESERVED)}
     for name in sorted(entries.keys() - files.keys() - {MANIFEST, MARKER}):
         warn(f"{name} is not in the manifest; it was added after publishing")
+    files = {name: record for name, record in files.items() if name.startswith(prefixes)}
     if isinstance(store, LocalStore):
         folder = store.root
     else:

@@ -39,6 +39,9 @@ class Store(Protocol):
     def list_objects(self, prefix: str = "") -> Iterator[Entry]:
         """All objects whose key starts with `prefix`, at any depth."""
 
+    def list_folders(self) -> Iterator[str]:
+        """The names of the folders, or common prefixes, one level down."""
+
     def stat(self, key: str) -> Entry | None:
         """The object, or None if it does not exist."""
 

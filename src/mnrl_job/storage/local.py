@@ -40,6 +40,10 @@ class LocalStore:
                     if key.startswith(prefix) and not name.endswith(PARTIAL) and (entry := self.stat(key)):
                         yield entry
 
+    def list_folders(self) -> Iterator[str]:
+        with self._translate_errors("cannot read"), suppress(FileNotFoundError), os.scandir(self.root) as entries:
+            yield from (entry.name for entry in entries if entry.is_dir())
+
     def stat(self, key: str) -> Entry | None:
         with self._translate_errors("cannot read"):
             try:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -83,13 +84,18 @@ class S3Store:
     def list_objects(self, prefix: str = "") -> Iterator[Entry]:
         root, last = f"{self.prefix}/" if self.prefix else "", None
         with self._translate_errors():
-            pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=root + prefix)
-            for page in pages:
+            for page in self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=root + prefix):
                 for item in page.get("Contents", []):
                     # Consoles create empty objects for folders; rclone lists an object twice while it is overwritten.
                     if item["Key"] != last and not (item["Key"].endswith("/") and item["Size"] == 0):
                         last = item["Key"]
                         yield Entry(item["Key"].removeprefix(root), item["Size"], item["ETag"])
+
+    def list_folders(self) -> Iterator[str]:
+        listing = self.client.get_paginator("list_objects_v2")
+        with self._translate_errors():
+            for page in listing.paginate(Bucket=self.bucket, Prefix=self._key(""), Delimiter="/"):
+                yield from (item["Prefix"].split("/")[-2] for item in page.get("CommonPrefixes", []))
 
     def stat(self, key: str) -> Entry | None:
         with self._translate_errors(key):
@@ -128,11 +134,7 @@ class S3Store:
             with self._translate_errors(key):
                 return self._retry_corrupted(lambda: self._create_in_parts(key, source))
         body = source if isinstance(source, bytes) else source.read_bytes()
-
-        def send(condition: Any) -> str:
-            return self._put(key, body, condition)
-
-        return self._conditionally(key, len(body), send)
+        return self._conditionally(key, len(body), partial(self._put, key, body))
 
     def matches_checksum(self, entry: Entry, path: Path, wait: Wait = lambda _: None) -> bool | None:
         etag, parts = entry.version.strip('"'), part_count(entry.version)
@@ -191,9 +193,9 @@ class S3Store:
 
     def _put(self, key: str, body: bytes, condition: Any) -> str:
         """Upload an object with its Content-MD5, which buckets with Object Lock require. Returns its ETag."""
-        target: Any = {"Bucket": self.bucket, "Key": self._key(key), **condition}
-        put = self.client.put_object
-        return self._retry_corrupted(lambda: put(**target, Body=body, ContentMD5=content_md5(body)))["ETag"]
+        content = {"Body": body, "ContentMD5": content_md5(body)}
+        target: Any = {"Bucket": self.bucket, "Key": self._key(key), **content, **condition}
+        return self._retry_corrupted(lambda: self.client.put_object(**target))["ETag"]
 
     def _retry_corrupted(self, send: Callable[[], Result]) -> Result:
         for attempt in range(1, self.attempts):

@@ -10,10 +10,12 @@ from pathlib import Path, PurePosixPath
 
 from mnrl_job.errors import DataError, StorageError
 from mnrl_job.storage.base import PART_SIZE, PARTIAL, Entry, Store
+from mnrl_job.storage.local import LocalStore
 from mnrl_job.storage.part_tracker import PartTracker
 from mnrl_job.system.files import file_lock, scratch_error, sha256_of
 from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.logs import progress, warn
+from mnrl_job.system.quantities import file_size, plural
 from mnrl_job.system.threads import parallel
 
 # Transfers of a file that arrives corrupted.
@@ -36,12 +38,12 @@ def download(store: Store, entries: Sequence[Entry], folder: Path) -> list[Path]
     """
     targets = {entry: folder / _file_name(store, entry.key) for entry in entries}
     _reject_conflicts(store, entries)
-    partial_folder = folder / PARTIAL
+    partial_folder, total = folder / PARTIAL, sum(entry.size for entry in entries)
     try:
         partial_folder.mkdir(parents=True, exist_ok=True)
         with (
             file_lock(partial_folder / "lock"),
-            progress(f"fetching {len(entries)} file(s)", sum(entry.size for entry in entries)) as advance,
+            progress(f"fetching {plural(len(entries), 'file')} ({file_size(total)})", total) as advance,
         ):
             _remove_stale(folder, set(targets.values()))
 
@@ -150,7 +152,8 @@ def upload(store: Store, files: Mapping[str, Path], guard: WriteGuard = nullcont
     sizes = {key: path.stat().st_size for key, path in files.items()}
     large = [key for key, size in sizes.items() if size > PART_SIZE]
     digests: dict[str, str] = {}
-    with progress(f"uploading {len(files)} file(s)", 2 * sum(sizes.values())) as advance:
+    total, verb = sum(sizes.values()), "saving" if isinstance(store, LocalStore) else "uploading"
+    with progress(f"{verb} {plural(len(files), 'file')} ({file_size(total)})", 2 * total) as advance:
 
         def digest(key: str) -> None:
             digests[key] = sha256_of([files[key]])

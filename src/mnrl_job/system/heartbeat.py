@@ -20,6 +20,7 @@ from mnrl_job.system.record_files import write_text
 Facts = dict[str, Any]
 
 FILE = "MNRL_JOB_HEARTBEAT"
+STACKS = ".stacks"  # of a hung worker, beside it
 SECONDS_BETWEEN_WRITES = 0.5
 
 

@@ -1,19 +1,23 @@
 """Logging to stderr: text on a terminal, JSON lines otherwise."""
 
 import logging
+import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, TextIO
 
+import click
 from tqdm import tqdm
 
 from mnrl_job.system.json_text import dumps
 from mnrl_job.system.secrets import redact, redacted
 
 SECONDS_BETWEEN_LINES = 30.0
+# Faster transfers are not worth a line, nor a bar.
+MIN_SECONDS = 0.1
 LOG = logging.getLogger("mnrl_job")
 
 
@@ -33,8 +37,12 @@ class _JsonLines(logging.Formatter):
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        text = f"{time.strftime('%H:%M:%S', time.localtime(record.created))}  {level}{record.getMessage()}"
-        return redact(f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text)
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        if is_styled(sys.stderr):
+            level = level and click.style(level, fg="yellow" if record.levelno == logging.WARNING else "red", bold=True)
+            clock = click.style(clock, dim=True)
+        trace = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        return f"{clock}  {level}{redact(record.getMessage() + trace)}"
 
 
 class PipeSafeStream:
@@ -54,6 +62,15 @@ class PipeSafeStream:
     def flush(self) -> None:
         with suppress(BrokenPipeError):
             self._stream.flush()
+
+
+def is_styled(stream: TextIO) -> bool:
+    """Whether escape codes may be written: to a terminal that has them, unless NO_COLOR is set."""
+    return _is_terminal(stream) and not os.environ.get("NO_COLOR")
+
+
+def _is_terminal(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
 def log_format(configured: Literal["auto", "text", "json"]) -> Literal["text", "json"]:
@@ -91,10 +108,21 @@ def warn(message: str, **fields: Any) -> None:
     LOG.warning(message, extra={"fields": fields})
 
 
+def are_json() -> bool:
+    """Whether logs are JSON lines; then results on stdout are, too."""
+    return any(isinstance(handler.formatter, _JsonLines) for handler in logging.getLogger().handlers)
+
+
+def json_line(message: str, level: int, fields: Mapping[str, Any]) -> str:
+    """A line as in the log."""
+    record = LOG.makeRecord(LOG.name, level, "", 0, "%s", (message,), None, extra={"fields": fields})
+    return _JsonLines().format(record)
+
+
 def shows_progress() -> bool:
     """Whether to draw progress bars: stderr is a terminal and logs are text."""
     handlers = logging.getLogger().handlers
-    return sys.stderr.isatty() and bool(handlers) and isinstance(handlers[0].formatter, _Text)
+    return _is_terminal(sys.stderr) and bool(handlers) and isinstance(handlers[0].formatter, _Text)
 
 
 @contextmanager
@@ -106,8 +134,9 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
     """
     started = last_line = time.monotonic()
     done, lock = 0, threading.Lock()
+    hidden = not shows_progress()
     with tqdm(
-        total=total, desc=description, unit="B", unit_scale=True, disable=not shows_progress(), leave=False
+        total=total, desc=description, unit="B", unit_scale=True, disable=hidden, leave=False, delay=MIN_SECONDS
     ) as bar:
 
         def advance(count: int) -> None:
@@ -117,8 +146,9 @@ def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
                 bar.update(count)
                 if bar.disable and time.monotonic() - last_line > SECONDS_BETWEEN_LINES:
                     last_line = time.monotonic()
-                    log(f"{description}: {done / 1e6:.0f} of {total / 1e6:.0f} MB", bytes=done, total=total)
+                    log(f"{description}: {done / total:.0%} done", bytes=done, total=total)
 
         yield advance
     seconds = time.monotonic() - started
-    log(f"{description} took {seconds:.1f} s ({total / 1e6:.1f} MB)", bytes=total, seconds=round(seconds, 3))
+    if seconds >= MIN_SECONDS:
+        log(f"{description} took {seconds:.1f} s", bytes=total, seconds=round(seconds, 3))

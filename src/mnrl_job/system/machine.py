@@ -14,6 +14,7 @@ from mnrl_job.errors import EnvironmentFailure, JobError
 from mnrl_job.system.devices import Devices
 from mnrl_job.system.finding import Finding
 from mnrl_job.system.home import hub_cache, is_writable
+from mnrl_job.system.quantities import file_size, plural
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only its size is read
 MIN_SHARED_MEMORY = 1 << 30
@@ -24,7 +25,7 @@ CGROUP = Path("/sys/fs/cgroup")
 def disk(folder: Path, needed: int) -> Finding:
     """Whether `folder` has `needed` bytes for copies of remote inputs, prepared data and the trained model."""
     free = shutil.disk_usage(folder).free
-    detail = f"{free / 1e9:.1f} GB free in {folder}, about {needed / 1e9:.1f} GB needed"
+    detail = f"{file_size(free)} free in {folder}, about {file_size(needed)} needed"
     if free >= needed:
         return Finding("disk", "passed", detail)
     remedy = "free space, or set MNRL_WORK_DIR to a larger disk"
@@ -62,7 +63,7 @@ def shared_memory(devices: Devices) -> Finding:
     if not devices.gpus:
         return Finding("shared memory", "passed", "not needed on a CPU")
     size = shutil.disk_usage(SHARED_MEMORY).total if SHARED_MEMORY.is_dir() else 0
-    detail = f"{size / 1e6:.0f} MB in {SHARED_MEMORY} for {devices.workers} worker(s)"
+    detail = f"{file_size(size)} in {SHARED_MEMORY} for {plural(devices.workers, 'worker')}"
     if size < MIN_SHARED_MEMORY:
         remedy = "docker run --ipc=host or --shm-size=1g; in Kubernetes mount an emptyDir with medium: Memory there"
         return Finding("shared memory", "warning", detail, remedy)

@@ -3,11 +3,11 @@
 import os
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
@@ -16,13 +16,17 @@ from torch.utils.data import get_worker_info
 
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import Ragged, no_values
-from mnrl_job.data.tables import read_table, take, texts_of
+from mnrl_job.data.tables import read_table, texts_of
 from mnrl_job.embedding.chunks import ChunkBudget, chunk_by_length
 from mnrl_job.embedding.flat_buffer import FlatBuffer, flatten
-from mnrl_job.embedding.prompts import find_prompt, kinds_of, token_file
-from mnrl_job.embedding.tokens import PADDED, InputFormat, Preprocess, Tokens, read_or_tokenize
+from mnrl_job.embedding.prompts import find_prompt, kinds_of
+from mnrl_job.embedding.tokens import PADDED, PROBED_TEXTS, InputFormat, Preprocess, detect_input_format
 from mnrl_job.training.guide import Guide
 from mnrl_job.training.row_texts import ColumnTexts, RowTexts
+from mnrl_job.training.token_columns import TokenColumn
+
+# More than the tokenizers of most languages need.
+BYTES_PER_TOKEN = 8
 
 # A rank's slice of a batch. `chunks` hold the texts; `order` permutes their concatenated embeddings into all anchors,
 # then all positives, then all negatives. `label` has the number of each row and the groups of its anchor and positive,
@@ -34,21 +38,21 @@ Batch = dict[str, Any]
 
 
 class TokenCollator(SentenceTransformerDataCollator):
-    """Reads pre-tokenized texts, and chunks those of all columns together.
+    """Tokenizes the texts of a batch, and chunks those of all columns together.
 
     Only columns whose model input differs in more than the tokens are chunked apart: if their prompts have different
     lengths, and the model excludes the prompt from mean pooling.
     """
 
     def __init__(
-        self, preprocess: Preprocess, columns: Sequence[Tokens], budget: ChunkBudget, row_texts: RowTexts
+        self, preprocess: Preprocess, columns: Sequence[TokenColumn], budget: ChunkBudget, row_texts: RowTexts
     ) -> None:
         super().__init__(preprocess)
         self.columns = columns
         self.budget = budget
         self.row_texts = row_texts
         self.guide: Guide | None = None
-        self.longest = max(int(column.lengths.max()) for column in columns)
+        self.longest = max(map(len, self.sampled()))
         self.formats: list[tuple[InputFormat, list[int]]] = []
         for index, column in enumerate(columns):
             same_format = next((indices for known, indices in self.formats if known == column.input_format), None)
@@ -58,9 +62,10 @@ class TokenCollator(SentenceTransformerDataCollator):
                 same_format.append(index)
 
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
+        _stop_tokenizer_threads()
         label = np.array([row["label"] for row in rows])
         column_texts = self.row_texts.of_rows(label[:, 0])
-        texts = [self.columns[column][index] for column, indices in column_texts for index in indices.tolist()]
+        texts = self._tokens(column_texts)
         column_of = np.repeat([column for column, _ in column_texts], [len(indices) for _, indices in column_texts])
         lengths = np.array([len(text) for text in texts])
         chunks, order = [], []
@@ -79,9 +84,23 @@ class TokenCollator(SentenceTransformerDataCollator):
             **_guide_embeddings(self.guide, column_texts),
         )
 
-    def row_lengths(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Tokens of all texts of each row."""
-        return self.row_texts.row_lengths(rows, [column.lengths for column in self.columns])
+    def sampled(self) -> list[NDArray[np.int32]]:
+        """The token ids of a sample of the texts of all columns."""
+        return [text for column in self.columns for text in column.sample.values()]
+
+    def bytes_of_rows(self) -> NDArray[np.int64]:
+        """Bytes of anchor and positive of each row, each at most about those of the longest text that is not cut."""
+        most = BYTES_PER_TOKEN * self.longest
+        anchor, positive = (pc.binary_length(column.texts).to_numpy() for column in self.columns[:2])
+        total: NDArray[np.int64] = np.minimum(anchor, most).astype(np.int64) + np.minimum(positive, most)
+        return total
+
+    def count_tokens(self, rows: NDArray[np.int64]) -> int:
+        """Tokens of all texts of some rows."""
+        return sum(map(len, self._tokens(self.row_texts.of_rows(rows))))
+
+    def _tokens(self, column_texts: ColumnTexts) -> list[NDArray[np.int32]]:
+        return [text for column, indices in column_texts for text in self.columns[column].read(indices)]
 
 
 class TextCollator(SentenceTransformerDataCollator):
@@ -96,15 +115,14 @@ class TextCollator(SentenceTransformerDataCollator):
         self.guide: Guide | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
-        if get_worker_info():  # a fork does not copy the tokenizer's threads, so it would wait for them forever
-            os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        _stop_tokenizer_threads()
         label = np.array([row["label"] for row in rows])
         column_texts = self.row_texts.of_rows(label[:, 0])
         chunks = []
         for column, indices in column_texts:
             preprocess, texts = self.columns[column]
             if len(indices):
-                features = preprocess(take(texts, indices).to_pylist())
+                features = preprocess([texts[index].as_py() for index in indices.tolist()])
                 if "attention_mask" in features:
                     features |= {PADDED: not bool(features["attention_mask"].all())}
                 chunks.append(features)
@@ -130,27 +148,35 @@ class FlatBufferCollator(SentenceTransformerDataCollator):
 
 
 def build_collator(
-    model: SentenceTransformer, pairs: Pairs, budget: ChunkBudget, folder: Path, given: Ragged | None = None
+    model: SentenceTransformer, pairs: Pairs, budget: ChunkBudget, given: Ragged | None = None
 ) -> TokenCollator | TextCollator:
-    """Tokenize all texts with their prompts, once for all workers of this machine, if the model reads token ids.
+    """Tokenizes texts with their prompts, into chunks if the model reads token ids.
 
     Args:
         model: to be trained.
         pairs: the training pairs.
         budget: of a chunk.
-        folder: for the tokens.
         given: groups of the negatives that come with the rows, if there are any.
     """
     table = read_table(pairs.path)
     prompts = [find_prompt(model, kind) for kind in kinds_of(len(pairs.columns))]
     preprocess = [partial(model.preprocess, prompt=prompt) for prompt in prompts]
-    paths = [token_file(folder / f"{name}.arrow", prompt) for name, prompt in zip(pairs.columns, prompts, strict=True)]
     texts = [texts_of(table, name) for name in pairs.columns]
     row_texts = RowTexts(given or no_values(pairs.rows))
-    columns = read_or_tokenize(preprocess, model.tokenizer, texts, paths)
-    if columns is None:
-        return TextCollator(preprocess, texts, row_texts)
+    columns = []
+    for preprocess_column, column in zip(preprocess, texts, strict=True):
+        probed = column.slice(0, PROBED_TEXTS).to_pylist()
+        input_format = detect_input_format(preprocess_column, model.tokenizer, probed)
+        if input_format is None:
+            return TextCollator(preprocess, texts, row_texts)
+        columns.append(TokenColumn(input_format, preprocess_column, column))
     return TokenCollator(model.preprocess, columns, budget, row_texts)
+
+
+def _stop_tokenizer_threads() -> None:
+    """In a data loader process: a fork does not copy the tokenizer's threads, so it would wait for them forever."""
+    if get_worker_info():
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def row_labels(label: NDArray[np.int64], row_texts: RowTexts) -> dict[str, torch.Tensor]:

@@ -67,12 +67,16 @@ def merged(model: SentenceTransformer, base: SentenceTransformer) -> SentenceTra
     return base
 
 
+def adapter_outputs(model: SentenceTransformer) -> dict[str, nn.Parameter]:
+    """The matrices B: multiplying them multiplies what the adapter adds to the base weights."""
+    return {name: weight for name, weight in model.named_parameters() if "lora_B" in name}
+
+
 @torch.no_grad()
 def scale_adapter(model: SentenceTransformer, factor: float) -> None:
     """Multiply what the adapter adds to the base weights: weight interpolation for LoRA."""
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
-            weight.mul_(factor)
+    for weight in adapter_outputs(model).values():
+        weight.mul_(factor)
 
 
 def write_adapter(model: SentenceTransformer, base: str, folder: Path) -> None:

@@ -1,7 +1,6 @@
 """Whether the activations of a whole batch fit into memory: measured on one text, extrapolated to the largest batch."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +15,7 @@ from mnrl_job.embedding.device_memory import free_gpu_bytes
 from mnrl_job.embedding.masks import embed
 from mnrl_job.embedding.out_of_memory import is_out_of_memory
 from mnrl_job.embedding.rank_slice import rank_slice
-from mnrl_job.embedding.tokens import Features, Tokens
+from mnrl_job.embedding.tokens import Features
 from mnrl_job.errors import SettingsError
 from mnrl_job.system.machine import free_memory
 from mnrl_job.training.collator import TokenCollator
@@ -28,6 +27,8 @@ HOST_FRACTION = 0.5
 TRAINING_BYTES_PER_WEIGHT = 12
 # Upper bound of padded tokens per token.
 MAX_PADDING_RATIO = 1.2
+# Rows of the plan whose tokens are counted.
+SAMPLED_ROWS = 10_000
 ROWS_PER_BLOCK = 1_000_000
 
 
@@ -57,7 +58,7 @@ def activation_token_budget(model: SentenceTransformer, collate: TokenCollator, 
     Called under the autocast of training. If not all fit, a CPU keeps none, since its memory has other users.
     """
     try:
-        budget = free_bytes(model, ranks) / bytes_per_token(model, collate.columns)
+        budget = free_bytes(model, ranks) / bytes_per_token(model, collate)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -89,26 +90,27 @@ def checkpoint_layers(model: SentenceTransformer) -> None:
 
 
 def max_tokens_per_rank(collate: TokenCollator, plan: Plan, ranks: int) -> int:
-    """Tokens of the largest slice of a batch."""
-    steps_per_block = max(1, ROWS_PER_BLOCK // plan.shape[1])
+    """Tokens of the largest slice of a batch, in the steps of a long plan whose texts have the most bytes."""
     slices = [rank_slice(plan.shape[1], rank, ranks) for rank in range(ranks)]
-    starts = range(0, len(plan), steps_per_block)
-    blocks = [plan[start : start + steps_per_block, rows] for start in starts for rows in slices]
-    return max(int(collate.row_lengths(block.ravel()).reshape(block.shape).sum(axis=1).max()) for block in blocks)
+    bytes_of_row = collate.bytes_of_rows()
+    blocks = np.array_split(plan, math.ceil(plan.size / ROWS_PER_BLOCK))
+    bytes_of_step = np.concatenate([bytes_of_row[block].sum(axis=1) for block in blocks])
+    largest = np.argsort(-bytes_of_step, kind="stable")[: max(1, SAMPLED_ROWS // plan.shape[1])]
+    return max(collate.count_tokens(plan[step][rows]) for step in largest for rows in slices)
 
 
-def bytes_per_token(model: SentenceTransformer, columns: Sequence[Tokens]) -> float:
+def bytes_per_token(model: SentenceTransformer, collate: TokenCollator) -> float:
     """Bytes saved for the backward pass per token of the longest text, since attention grows with its square.
 
     Measured as the difference between two copies of the text and one, so that tensors shared by all texts (weights cast
     to bf16) do not count. A short text is added, as in a batch: with padding, attention takes another code path.
     """
-    column = max(columns, key=lambda tokens: int(tokens.lengths.max()))
-    longest, shortest = column.lengths.argmax(), column.lengths.argmin()
-    length = int(column.lengths[longest])
-    batches = (np.array([shortest, *[longest] * copies]) for copies in (1, 2))
-    one, two = (saved_bytes(model, column.features(rows, length)) for rows in batches)
-    return (two - one) / length
+    texts = sorted(collate.sampled(), key=len)
+    shortest, longest = texts[0], texts[-1]
+    input_format, _ = collate.formats[0]
+    batches = ([shortest, *[longest] * copies] for copies in (1, 2))
+    one, two = (saved_bytes(model, input_format.features(batch, len(longest))) for batch in batches)
+    return (two - one) / len(longest)
 
 
 def saved_bytes(model: SentenceTransformer, features: Features) -> int:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from typing_extensions import TypedDict
 
+from mnrl_job.evaluation.weight_selection import InterpolationPoint
+
 
 @dataclass(frozen=True, slots=True)
 class TokenLengths:
@@ -40,10 +42,12 @@ class Training:
     documents of a batch, on average; those masked did not count. `seconds` are without evaluation and mining; in
     `seconds_waited` of them the trainer waited for batches. Tokens are over all ranks. With `activation_recompute`
     activations of some chunks were recomputed. The weights of `best_step` were restored. `collapse` is why the
-    embeddings of the final weights have collapsed; empty if not, None if it is too early to say.
+    embeddings of the final weights have collapsed; empty if not, None if it is too early to say. The fraction
+    `weight_interpolation` of the trained weights is published, selected by the `interpolation_points`, if any.
     """
 
     steps: int
+    learning_rate: float
     rows_used: int
     rows_digest: str
     final_loss: float
@@ -60,3 +64,5 @@ class Training:
     best_step: int | None = None
     hard_negative_mining: tuple[MiningRound, ...] = ()
     collapse: str | None = None
+    weight_interpolation: float = 1.0
+    interpolation_points: tuple[InterpolationPoint, ...] = ()

@@ -52,19 +52,6 @@ class RowTexts:
             labels.append(np.column_stack([np.repeat(label[:, :2], counts, axis=0), groups]))
         return np.concatenate(labels)
 
-    def row_lengths(self, rows: NDArray[np.int64], lengths: list[NDArray[np.int64]]) -> NDArray[np.int64]:
-        """Total length of all texts of each row, shape (rows,).
-
-        Args:
-            rows: row numbers.
-            lengths: of all texts of each column.
-        """
-        total = lengths[ANCHOR][rows] + lengths[POSITIVE][rows]
-        for column, counts, indices, _ in self._negatives(rows):
-            row_of = np.repeat(np.arange(len(rows)), counts)
-            total += np.bincount(row_of, lengths[column][indices], len(rows)).astype(np.int64)
-        return total
-
     def _negatives(
         self, rows: NDArray[np.int64]
     ) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]]:

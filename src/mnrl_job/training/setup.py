@@ -45,17 +45,17 @@ def mine_hard_negatives(
     return negatives
 
 
-def divergence_monitor(settings: Settings, pairs: Path, plan: Plan, given: Ragged) -> DivergenceMonitor:
+def divergence_monitor(
+    settings: Settings, learning_rate: float, pairs: Path, plan: Plan, given: Ragged
+) -> DivergenceMonitor:
     """Compares the loss with that of random scores over the documents of an average batch."""
     documents = plan.shape[1] * (1 + settings.num_hard_negatives) + int(given.counts[plan].sum()) / max(1, len(plan))
-    return DivergenceMonitor(pairs, documents, settings.learning_rate, len(settings.matryoshka_dims) or 1)
+    return DivergenceMonitor(pairs, documents, learning_rate, len(settings.matryoshka_dims) or 1)
 
 
 def build_training_args(
-    settings: Settings, plan: Plan, precision: Precision, folder: Path
+    settings: Settings, learning_rate: float, plan: Plan, precision: Precision, folder: Path
 ) -> SentenceTransformerTrainingArguments:
     """The trainer's arguments. Data loader processes would not see negatives mined in later epochs."""
-    optimizer = OptimizerConfig(
-        settings.learning_rate, settings.warmup_ratio, settings.weight_decay, settings.lr_scheduler
-    )
+    optimizer = OptimizerConfig(learning_rate, settings.warmup_ratio, settings.weight_decay, settings.lr_scheduler)
     return training_args(optimizer, plan, precision, settings.seed, folder, prefetch=not settings.mines_every_epoch)

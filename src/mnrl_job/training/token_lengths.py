@@ -3,12 +3,11 @@
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
 from mnrl_job.data.pairs import Pairs
-from mnrl_job.data.tables import read_table, take, texts_of
+from mnrl_job.data.tables import evenly_spaced, read_table, take, texts_of
 from mnrl_job.embedding.positions import max_tokens
 from mnrl_job.embedding.prompts import find_prompt, kinds_of
 from mnrl_job.training.results import TokenLengths
@@ -28,13 +27,9 @@ def measure_lengths(model: SentenceTransformer, pairs: Pairs) -> TokenLengths | 
     for name, kind in zip(pairs.columns, kinds_of(len(pairs.columns)), strict=True):
         prompt = find_prompt(model, kind) or ""
         column = texts_of(table, name)
-        texts = [prompt + text for text in take(column, _sample(len(column))).to_pylist()]
+        texts = [prompt + text for text in take(column, evenly_spaced(len(column), SAMPLED_ROWS)).to_pylist()]
         lengths = np.array([len(ids) for ids in tokenizer(texts, truncation=False, verbose=False)["input_ids"]])
         values = np.percentile(lengths, PERCENTILES, method="lower").tolist()
         columns[name] = {f"p{percentile}": int(value) for percentile, value in zip(PERCENTILES, values, strict=True)}
         columns[name]["truncated"] = round(float((lengths > limit).mean()), 4) if limit else 0.0
-    return TokenLengths(len(_sample(pairs.rows)), limit, columns)
-
-
-def _sample(count: int) -> NDArray[np.int64]:
-    return np.linspace(0, count - 1, min(count, SAMPLED_ROWS)).astype(np.int64)
+    return TokenLengths(min(pairs.rows, SAMPLED_ROWS), limit, columns)

@@ -8,12 +8,12 @@ from sentence_transformers import SentenceTransformer
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.integer_sets import distinct_dense
 from mnrl_job.errors import InternalError, Preempted
+from mnrl_job.system.logs import log
 from mnrl_job.tracking.run import tracked_run
 from mnrl_job.training.callbacks.checkpoints import CheckpointSpec
 from mnrl_job.training.callbacks.tracking import report_to
 from mnrl_job.training.data_order_digest import data_order_digest
 from mnrl_job.training.inputs import AttemptFolders, TrainingData
-from mnrl_job.training.lora import ADAPTER, scale_adapter, write_adapter
 from mnrl_job.training.results import Training
 from mnrl_job.training.trainer import PlannedTrainer
 
@@ -50,6 +50,8 @@ def train(
     trainer = PlannedTrainer(model, settings, data, folders, checkpoint_spec, score)
     loss, progress, best = trainer.global_loss, trainer.progress, trainer.best
     resume = checkpoint_spec.resume if checkpoint_spec else None
+    if settings.learning_rate == "auto":
+        log(f"learning rate {trainer.learning_rate:g}, see MNRL_LEARNING_RATE")
     with report_to(trainer, settings.report_to, tracked_run(settings, folders.scratch, folders.staging)):
         trainer.train(resume_from_checkpoint=str(resume) if resume else None)
     last_step, plan = trainer.state.global_step, trainer.plan
@@ -64,12 +66,10 @@ def train(
         )
     if best:
         best.restore()
-    if settings.lora_rank:
-        scale_adapter(model, settings.weight_interpolation)
-        write_adapter(model, settings.base_model, folders.staging / ADAPTER)
     totals = trainer.totals()
     return Training(
         steps=len(plan),
+        learning_rate=trainer.learning_rate,
         rows_used=len(distinct_dense(plan)),
         rows_digest=progress.digest,
         final_loss=progress.loss,

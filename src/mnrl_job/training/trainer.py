@@ -39,6 +39,7 @@ from mnrl_job.training.gradient_accumulation import CastWeight, cast_weights
 from mnrl_job.training.guide import FOLDER, read_guide
 from mnrl_job.training.inputs import AttemptFolders, TrainingData
 from mnrl_job.training.known_positives import find_known_positives
+from mnrl_job.training.learning_rate import choose_learning_rate
 from mnrl_job.training.lora import ADAPTER, read_adapter, write_adapter
 from mnrl_job.training.losses.contrastive_loss import LossConfig
 from mnrl_job.training.losses.mnrl import GlobalBatchLoss, OutOfMemoryOnSomeRank, Totals
@@ -57,6 +58,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         settings: of the run.
         plan: row numbers, shape (steps, batch size).
         precision: of the forward pass.
+        learning_rate: the peak of the schedule.
         global_loss: the loss, with its counters.
         progress: the last loss, and the digest of the rows trained on.
         best: evaluates during training and keeps the best weights; None without `MNRL_EVAL_INTERVAL`.
@@ -80,12 +82,14 @@ class PlannedTrainer(SentenceTransformerTrainer):
         self.plan: Plan = np.load(data.batch_plan.plan, mmap_mode="r")[: settings.max_steps]
         self.epochs = data.batch_plan.epochs
         self.precision = choose_precision(settings.precision, state.device)
+        epochs = sum(start < len(self.plan) for start in self.epochs)
+        self.learning_rate = choose_learning_rate(settings, model, math.ceil(len(self.plan) / epochs))
         self.seconds_waited = 0.0
         self._step = 0
         prepare_model(model, settings, self.precision)
         given = read_negatives(data.batch_plan.labels)
         budget = chunk_budget_for(model, state.device, settings.mini_batch_size)
-        collate = build_collator(model, data.pairs, budget, scratch / "tokens", given)
+        collate = build_collator(model, data.pairs, budget, given)
         self.negatives = mine_hard_negatives(model, settings, data, self.plan, self.precision, scratch)
         positives = find_known_positives(read_groups(data.batch_plan.labels))
         collate.row_texts = replace(collate.row_texts, mined=self.negatives, positives=positives)
@@ -93,13 +97,13 @@ class PlannedTrainer(SentenceTransformerTrainer):
             collate.guide = read_guide(scratch / FOLDER, data.pairs.columns)
         loss_config = LossConfig(settings.scale, settings.loss, settings.hardness)
         self.global_loss = GlobalBatchLoss(model, loss_config, state.process_index, settings.matryoshka_dims)
-        divergence = divergence_monitor(settings, data.pairs.path, self.plan, given)
+        divergence = divergence_monitor(settings, self.learning_rate, data.pairs.path, self.plan, given)
         log_path = folders.staging / "training_log.jsonl"
         self.progress = Progress(log_path, self.plan, self.global_loss, divergence, is_main=state.is_main_process)
         labels = Dataset.from_file(str(data.batch_plan.labels)).select_columns("label")
         super().__init__(
             model=model,
-            args=build_training_args(settings, self.plan, self.precision, scratch / "trainer"),
+            args=build_training_args(settings, self.learning_rate, self.plan, self.precision, scratch / "trainer"),
             data_collator=FlatBufferCollator(collate),
             train_dataset=labels,
             loss=self.global_loss,

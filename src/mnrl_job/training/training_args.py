@@ -10,8 +10,8 @@ from mnrl_job.batching.planning import Plan
 from mnrl_job.embedding.precision import Precision
 from mnrl_job.training.fsdp import is_sharded
 
-# Data loader processes per GPU; on a CPU they would compete with training.
-LOADER_PROCESSES = 2
+# Processes per GPU that tokenize and collate batches, each one batch ahead; on a CPU they would compete with training.
+LOADER_PROCESSES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,10 @@ def training_args(
 ) -> SentenceTransformerTrainingArguments:
     """The arguments of `PlannedTrainer` for a plan of shape (steps, batch size); checkpoints are written to `folder`.
 
-    `prefetch`: processes may collate batches ahead; they do not see negatives mined in later epochs.
+    `prefetch`: processes may tokenize and collate batches ahead; they do not see negatives mined in later epochs.
     """
     on_gpu = PartialState().device.type == "cuda"
+    loaders = LOADER_PROCESSES if on_gpu and prefetch else 0
     return SentenceTransformerTrainingArguments(
         output_dir=str(folder),
         num_train_epochs=1,
@@ -51,7 +52,8 @@ def training_args(
         accelerator_config={"use_configured_state": True, "non_blocking": on_gpu},
         dataloader_drop_last=True,
         dataloader_pin_memory=on_gpu,
-        dataloader_num_workers=LOADER_PROCESSES if on_gpu and prefetch else 0,
+        dataloader_num_workers=loaders,
+        dataloader_prefetch_factor=1 if loaders else None,
         logging_steps=log_interval(len(plan)),
         logging_first_step=True,
         logging_nan_inf_filter=False,

@@ -4,20 +4,37 @@ Wortsman et al. 2022 (WiSE-FT, arXiv 2109.01903), section 2; for embedding model
 2311.13534).
 """
 
+from collections.abc import Mapping
+
 import torch
 from sentence_transformers import SentenceTransformer
 
+# Published where `auto` has no pairs to choose on; see docs/recipes.md for what it was chosen on.
+DEFAULT_ALPHA = 0.7
+
+Weights = Mapping[str, torch.Tensor]
+
+
+def own_weights(model: SentenceTransformer) -> Weights:
+    """The weights in the model itself, those of tied layers once."""
+    floats = ((name, tensor) for name, tensor in model.state_dict().items() if tensor.is_floating_point())
+    return dict({tensor.data_ptr(): (name, tensor) for name, tensor in floats}.values())
+
+
+def host_copy(weights: Weights) -> Weights:
+    """A copy in host memory."""
+    return {name: weight.detach().to("cpu", copy=True) for name, weight in weights.items()}
+
 
 @torch.no_grad()
-def interpolate(model: SentenceTransformer, base: SentenceTransformer, alpha: float) -> None:
-    """Set the weights of `model` to `base + alpha (trained - base)`, in place.
+def interpolate(weights: Weights, base: Weights, trained: Weights, alpha: float) -> None:
+    """Set weights to `base + alpha (trained - base)`, in place.
 
     Args:
-        model: trained.
-        base: the model that was fine-tuned, with the same architecture.
+        weights: in the model; those that are not trained may be left out.
+        base: of the model that was fine-tuned.
+        trained: after training; may be `weights` itself.
         alpha: fraction of the trained weights, from 0 to 1.
     """
-    base_weights = base.state_dict()
-    for name, weight in model.state_dict().items():
-        if weight.is_floating_point():
-            weight.copy_(torch.lerp(base_weights[name].to(weight), weight, alpha))
+    for name, weight in weights.items():
+        weight.copy_(torch.lerp(base[name].to(weight), trained[name].to(weight), alpha))

@@ -29,6 +29,7 @@ from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.logs import log
 from mnrl_job.system.phases import Phase
+from mnrl_job.system.quantities import file_size
 from mnrl_job.worker.results import Export
 from mnrl_job.worker.retrieval import EvaluationOptions, evaluate
 from mnrl_job.worker.verify import PROBES, embed_probes, recorded_probes
@@ -95,7 +96,7 @@ def export(name: ExportFormat, task: WorkerTask) -> Export:
         pytorch_seconds_per_text=pytorch_seconds,
         packages=packages | {RUNTIMES[backend]: importlib.metadata.version(RUNTIMES[backend])},
     )
-    log(f"exported to {name}: {sum(files.values()) / 1e6:.1f} MB", seconds=time.perf_counter() - started)
+    log(f"exported to {name}: {file_size(sum(files.values()))}", seconds=time.perf_counter() - started)
     return result
 
 

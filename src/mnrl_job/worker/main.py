@@ -15,10 +15,10 @@ from huggingface_hub.utils.tqdm import enable_progress_bars
 from transformers.utils.logging import disable_progress_bar
 
 from mnrl_job.embedding.out_of_memory import is_out_of_memory
-from mnrl_job.errors import EnvironmentFailure, JobError, OutOfMemory, first_line
+from mnrl_job.errors import EnvironmentFailure, InternalError, JobError, OutOfMemory, first_line
 from mnrl_job.launch.error_files import worker_main
 from mnrl_job.launch.worker_task import WorkerTask
-from mnrl_job.system import logs
+from mnrl_job.system import heartbeat, logs
 from mnrl_job.system.machine import disk_full_error
 from mnrl_job.system.phases import SILENT_PHASE_FACTOR
 from mnrl_job.system.record_files import read_record
@@ -36,13 +36,19 @@ def explain(error: Exception, scratch: Path) -> JobError | None:
     """Convert a library's exception to a `JobError`; None if it is unknown."""
     if is_out_of_memory(error):
         return OutOfMemory(f"out of device memory: {first_line(error)}; lower MNRL_BATCH_SIZE or MNRL_MAX_SEQ_LENGTH")
+    if (message := first_line(error)).startswith("DataLoader worker (pid"):
+        return InternalError(
+            f"a process that tokenizes batches died ({message}); start again; if it was killed, the machine may have "
+            "run out of memory"
+        )
     return disk_full_error(error, scratch)
 
 
 def run_role(role: Callable[[WorkerTask], None], path: Path) -> None:
     """Set up the process, and run the task in the file at `path`."""
     task = read_record(path, WorkerTask)
-    faulthandler.register(signal.SIGUSR1)  # for the stacks of a hung worker
+    stacks = Path(os.environ[heartbeat.FILE]).with_suffix(heartbeat.STACKS)
+    faulthandler.register(signal.SIGUSR1, file=stacks.open("w"))
     on_cpu = bool(os.environ.get("ACCELERATE_USE_CPU"))
     if not on_cpu and not torch.cuda.is_available():
         raise EnvironmentFailure(

@@ -53,15 +53,19 @@ def extra_checkpoint_files(task: WorkerTask) -> tuple[Path, ...]:
     return (task.scratch / BEFORE, *results, *best, *mined, task.staging / "training_log.jsonl")
 
 
-def primary_score(model: SentenceTransformer, task: WorkerTask) -> float:
-    """The primary metric of the model during training."""
-    name, metric = task.settings.primary_eval
-    eval_set = judged_by(name, task.eval_sets)
-    if eval_set is None:
-        raise ValueError("the primary metric needs an eval set")
+def selection_score(model: SentenceTransformer, task: WorkerTask) -> float:
+    """The primary metric on the selection split, by which the best weights are chosen during training."""
+    if task.selection is None:
+        raise ValueError("scores during training need a selection split")
+    _, metric = task.settings.primary_eval
+    return evaluate_selection_set(model, task, task.selection.split).metrics[metric]
+
+
+def evaluate_selection_set(model: SentenceTransformer, task: WorkerTask, eval_set: EvalSet) -> Evaluation:
+    """Evaluate on a set that is not reported. The next call overwrites the results. Collective."""
     options = replace(evaluation_options(task.settings), dimensions=())
     with locating_undefined_embeddings(eval_set, "in"):
-        return evaluate(model, eval_set, options, task.scratch / "during.jsonl").metrics[metric]
+        return evaluate(model, eval_set, options, task.scratch / "selection.jsonl")
 
 
 def evaluation_options(settings: Settings) -> EvaluationOptions:
@@ -73,12 +77,13 @@ def evaluate_all(model: SentenceTransformer, task: WorkerTask, when: str) -> tup
     _, metric = task.settings.primary_eval
     options = evaluation_options(task.settings)
     evaluations = []
+    prefix = f"{when} training, " if task.pairs else ""
     for eval_set in task.eval_sets:
         results = task.scratch / f"{when}-{eval_set.name}.jsonl"
         enter_phase(Phase(f"evaluate_{when}"))
+        log(f"{prefix}{eval_set.name}: scoring {eval_set.queries} queries over {eval_set.documents} documents")
         with locating_undefined_embeddings(eval_set, when):
             evaluation = evaluate(model, eval_set, options, results)
-        prefix = f"{when} training, " if task.pairs else ""
         log(f"{prefix}{eval_set.name}: {metric} {evaluation.metrics[metric]:.4f}", seconds=evaluation.seconds)
         evaluations.append(evaluation)
     if task.pairs and when == "before":

@@ -209,9 +209,7 @@ def test_batches_hold_mined_negatives_and_their_labels(model, static_model, data
     assert (mined[rows] == NO_ROW).tolist() == [[True, True], [False, False]]
     expected = [positives[number] for number in mined[0]]
     for one, kind in ((model, TokenCollator), (static_model, TextCollator)):
-        collate = build_collator(
-            one, pairs, default_chunk_budget(torch.device("cpu")), tmp_path / f"{kind.__name__}-tokens"
-        )
+        collate = build_collator(one, pairs, default_chunk_budget(torch.device("cpu")))
         collate.row_texts = replace(collate.row_texts, mined=negatives)
         batch = collate([{"label": [row, row, ROWS + row]} for row in rows])
         assert isinstance(collate, kind)

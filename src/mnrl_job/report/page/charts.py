@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from mnrl_job.report.page.formatting import short
 
@@ -14,7 +14,7 @@ LEFT, RIGHT, TOP, BOTTOM = 52, 12, 10, 36
 TABLE_ROWS = 12
 MIN_SMOOTHED_POINTS = 40
 
-Kind = Literal["main", "other", "faint", "reference"]
+Kind = Literal["main", "other", "faint", "reference", "band"]
 Values = Sequence[float | None]
 
 
@@ -53,31 +53,49 @@ class Scale:
         return self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start)
 
 
-def line_chart(title: str, steps: Sequence[int], series: Sequence[Series], from_zero: bool = False) -> Chart | None:
+def line_chart(
+    title: str,
+    steps: Sequence[float],
+    series: Sequence[Series],
+    from_zero: bool = False,
+    band: str = "",
+    unit: str = "step",
+) -> Chart | None:
     """Draw lines over the steps; None without values. The description is of the first line that is not faint.
 
-    With `from_zero` the y-axis includes zero.
+    With `from_zero` the y-axis includes zero. `band` names the area between the main line and the other, `unit` the
+    x-axis, if it is not of steps.
     """
     values = [value for line in series for value in line.values if value is not None]
     shown = [line for line in series if any(value is not None for value in line.values)]
     if not values:
         return None
-    x_scale = scale(min(steps), max(steps), LEFT, WIDTH - RIGHT, loose=False, integer=True)
+    x_scale = scale(min(steps), max(steps), LEFT, WIDTH - RIGHT, loose=False, integer=unit == "step")
     y_scale = scale(min(0.0, *values) if from_zero else min(values), max(values), HEIGHT - BOTTOM, TOP)
     described = next((line for line in shown if line.kind in ("main", "other")), shown[0])
-    description = _describe(described, steps)
-    parts = [*_axes(x_scale, y_scale), *_band(steps, shown, x_scale, y_scale)]
+    description = _describe(described, steps, unit)
+    parts = [*_axes(x_scale, y_scale, unit), *_band(steps, shown, x_scale, y_scale)]
     parts += [_line(line, steps, x_scale, y_scale) for line in sorted(shown, key=lambda line: line.kind != "faint")]
-    svg = Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
-        WIDTH, HEIGHT, f"{title}. {description}", Markup("").join(parts)
+    svg = Markup(
+        '<svg viewBox="0 0 {} {}" role="img" aria-label="{}" data-x="{} {}" data-unit="{}" data-steps="{}">{}</svg>'
+    ).format(
+        WIDTH,
+        HEIGHT,
+        f"{title}. {description}",
+        LEFT,
+        WIDTH - RIGHT,
+        unit,
+        " ".join(map(str, steps)),
+        Markup("").join(parts),
     )
     columns = [line for line in shown if line.kind != "faint"]
     rows = [
-        (f"{steps[index]:,}", *("–" if (value := line.values[index]) is None else short(value) for line in columns))
+        (_number(steps[index]), *(_value(line.values[index]) for line in columns))
         for index in spread_indices(len(steps))
     ]
-    legend = tuple((line.kind, line.name) for line in shown) if len(shown) > 1 else ()
-    return Chart(title, description, svg, legend, ("step", *(line.name for line in columns)), tuple(rows))
+    legend: list[tuple[Kind, str]] = [(line.kind, line.name) for line in shown] if len(shown) > 1 else []
+    legend += [("band", band)] * bool(band)
+    return Chart(title, description, svg, tuple(legend), (unit, *(line.name for line in columns)), tuple(rows))
 
 
 def smoothed(name: str, values: Values) -> list[Series]:
@@ -115,17 +133,26 @@ def spread_indices(points: int) -> list[int]:
     return sorted({round(number * (points - 1) / max(1, count - 1)) for number in range(count)})
 
 
-def _describe(line: Series, steps: Sequence[int]) -> str:
+def _value(value: float | None) -> str:
+    return "–" if value is None else short(value)
+
+
+def _number(x: float) -> str:
+    return f"{x:,.0f}" if x == int(x) else f"{x:g}"
+
+
+def _describe(line: Series, steps: Sequence[float], unit: str) -> str:
     points = [(step, value) for step, value in zip(steps, line.values, strict=True) if value is not None]
     (first_step, first), (last_step, last) = points[0], points[-1]
     lowest, highest = min(points, key=lambda point: point[1]), max(points, key=lambda point: point[1])
     return (
-        f"From {short(first)} at step {first_step:,} to {short(last)} at step {last_step:,}; "
-        f"lowest {short(lowest[1])} at step {lowest[0]:,}, highest {short(highest[1])} at step {highest[0]:,}."
+        f"From {short(first)} at {unit} {_number(first_step)} to {short(last)} at {unit} {_number(last_step)}; "
+        f"lowest {short(lowest[1])} at {unit} {_number(lowest[0])}, "
+        f"highest {short(highest[1])} at {unit} {_number(highest[0])}."
     )
 
 
-def _axes(x_scale: Scale, y_scale: Scale) -> Iterator[Markup]:
+def _axes(x_scale: Scale, y_scale: Scale, unit: str) -> Iterator[Markup]:
     for value in y_scale.ticks:
         yield Markup('<line class="grid" x1="{}" x2="{}" y1="{y:.1f}" y2="{y:.1f}"/>').format(
             LEFT, WIDTH - RIGHT, y=y_scale(value)
@@ -135,12 +162,12 @@ def _axes(x_scale: Scale, y_scale: Scale) -> Iterator[Markup]:
         )
     for value in x_scale.ticks:
         yield Markup('<text class="tick x" x="{:.1f}" y="{}">{}</text>').format(
-            x_scale(value), HEIGHT - BOTTOM + 18, f"{value:,.0f}"
+            x_scale(value), HEIGHT - BOTTOM + 18, _number(value)
         )
-    yield Markup('<text class="tick x" x="{}" y="{}">step</text>').format((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 2)
+    yield Markup('<text class="tick x" x="{}" y="{}">{}</text>').format((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 2, unit)
 
 
-def _band(steps: Sequence[int], series: Sequence[Series], x_scale: Scale, y_scale: Scale) -> Iterator[Markup]:
+def _band(steps: Sequence[float], series: Sequence[Series], x_scale: Scale, y_scale: Scale) -> Iterator[Markup]:
     """Fill the area between the main line and the other."""
     main, other = (next((line for line in series if line.kind == kind), None) for kind in ("main", "other"))
     if main is None or other is None:
@@ -154,11 +181,13 @@ def _band(steps: Sequence[int], series: Sequence[Series], x_scale: Scale, y_scal
     yield Markup('<polygon class="band" points="{}"/>').format(" ".join(f"{x:.1f},{y:.1f}" for x, y in outline))
 
 
-def _line(line: Series, steps: Sequence[int], x_scale: Scale, y_scale: Scale) -> Markup:
+def _line(line: Series, steps: Sequence[float], x_scale: Scale, y_scale: Scale) -> Markup:
     points = [
         (x_scale(step), y_scale(value)) for step, value in zip(steps, line.values, strict=True) if value is not None
     ]
     if len(points) == 1:
         return Markup('<circle class="dot {}" cx="{:.1f}" cy="{:.1f}" r="3.5"/>').format(line.kind, *points[0])
     coordinates = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return Markup('<polyline class="line {}" points="{}"/>').format(escape(line.kind), coordinates)
+    return Markup('<polyline class="line {}" points="{}" data-name="{}" data-values="{}"/>').format(
+        line.kind, coordinates, line.name, " ".join(map(_value, line.values))
+    )

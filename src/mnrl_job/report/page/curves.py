@@ -38,11 +38,21 @@ def training_curves(log: Log, batch_size: int) -> Curves:
 
 
 def evaluation_charts(metrics: Mapping[str, Any]) -> tuple[Chart, ...]:
-    """The primary metric during training, if it was evaluated."""
+    """The score on the selection split during training, if it was evaluated."""
     scores = metrics["training"]["scores"] if metrics["training"] else ()
-    name = metrics["primary_metric"]["name"] if scores else ""
-    series = [Series(name, [score["value"] for score in scores])]
-    return _not_empty(line_chart(f"{name} while training", [score["step"] for score in scores], series))
+    series = [Series("score", [score["value"] for score in scores])]
+    return _not_empty(line_chart("Selection split while training", [score["step"] for score in scores], series))
+
+
+def interpolation_charts(metrics: Mapping[str, Any]) -> tuple[Chart, ...]:
+    """The scores by which the fraction of the trained weights was selected, if they were."""
+    points = metrics["training"]["interpolation_points"] if metrics["training"] else ()
+    alphas = [point["alpha"] for point in points]
+    columns = {"Your pairs": "selection", "General search": "general_search"}
+    series = [Series(name, [point[key] for point in points]) for name, key in columns.items()]
+    return _not_empty(
+        *(line_chart(f"{line.name} by fraction of trained weights", alphas, [line], unit="α") for line in series)
+    )
 
 
 def _training(log: Log) -> tuple[Chart, ...]:
@@ -65,7 +75,7 @@ def _embeddings(log: Log) -> tuple[Chart, ...]:
     anisotropy = smoothed("mean cosine", _column(log, "anisotropy"))
     return _not_empty(
         line_chart("In-batch accuracy", steps, accuracy, from_zero=True),
-        line_chart("Margin of the positive", steps, [positive, negative]),
+        line_chart("Margin of the positive", steps, [positive, negative], band="margin"),
         line_chart("Anisotropy", steps, anisotropy, from_zero=True),
     )
 

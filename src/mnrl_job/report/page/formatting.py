@@ -2,7 +2,13 @@
 
 from collections.abc import Iterable
 
+from markupsafe import Markup, escape
+
+# Between the title of a document and its text.
+TITLE_END = "\t"
 MINUS = "\u2212"
+# With spaces at which no line breaks.
+ARROW = "\u00a0→\u00a0"
 
 
 def plain(value: float, digits: int = 3) -> str:
@@ -64,8 +70,17 @@ def one_line(text: str) -> str:
 
 
 def truncate(text: str, characters: int) -> str:
-    line = one_line(text)
-    return line if len(line) <= characters else line[: characters - 1] + "…"
+    return shorten(one_line(text), characters)
+
+
+def shorten(text: str, characters: int) -> str:
+    return text if len(text) <= characters else text[: characters - 1] + "…"
+
+
+def document(text: str, characters: int) -> Markup:
+    """A truncated document with its title in bold."""
+    title, end, rest = shorten(text, characters).partition(TITLE_END)
+    return Markup('<b class="title">{}</b> {}').format(title, rest) if end else escape(title)
 
 
 def timestamp(text: str) -> str:

@@ -126,12 +126,11 @@ def slope_chart(metrics: Mapping[str, Any]) -> Markup:
         Markup('<circle class="was" cx="{:.1f}" cy="52" r="8"/>').format(position(before)),
         Markup('<circle class="is" cx="{:.1f}" cy="52" r="9"/>').format(position(after)),
     ]
-    apart = abs(position(after) - position(before)) > 120
-    for value, label, side in ((before, "before", -1), (after, "after", 1)):
-        anchor = "middle" if apart else ("end" if (side < 0) == (after >= before) else "start")
-        parts.append(
-            Markup('<text class="mark {}" x="{:.1f}" y="30">{} {}</text>').format(
-                anchor, min(400.0, max(60.0, position(value))), label, plain(value)
-            )
-        )
+    labels = {f"before {plain(before)}": before, f"after {plain(after)}": after}
+    if abs(position(after) - position(before)) < 150:  # one label, as two would overlap
+        labels = {" → ".join(labels): (before + after) / 2}
+    for label, value in labels.items():
+        margin = 5.5 * len(label)
+        x = min(460 - margin, max(margin, position(value)))
+        parts.append(Markup('<text class="mark" x="{:.1f}" y="30">{}</text>').format(x, label))
     return Markup('<svg class="slope" viewBox="0 0 460 86" aria-hidden="true">{}</svg>').format(Markup("").join(parts))

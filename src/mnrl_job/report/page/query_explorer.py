@@ -1,6 +1,5 @@
 """Per-query results: data for the table of the page, and the largest wins and losses as text."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from markupsafe import Markup
 
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.tables import read_table
-from mnrl_job.report.page.formatting import one_line, truncate
+from mnrl_job.report.page.formatting import TITLE_END, one_line, shorten, truncate
 from mnrl_job.system.json_text import dumps
 from mnrl_job.system.secrets import redact, redacted
 
@@ -37,7 +36,7 @@ class QueryRanking:
 
 @dataclass(frozen=True, slots=True)
 class QueryChange:
-    """A query before and after training, with truncated texts; `relevant` is its most relevant document."""
+    """A query before and after training, with truncated texts; `relevant` is its most relevant document if known."""
 
     query: str
     relevant: str
@@ -51,7 +50,10 @@ class QueryChange:
 
 @dataclass(frozen=True, slots=True)
 class Explorer:
-    """The queries of an eval set; `data` is JSON for the table script of the page."""
+    """The queries of an eval set; `data` is JSON for the table script of the page.
+
+    `first` and `first_ten` count those with a relevant document there, before and after. `labels` name these two.
+    """
 
     name: str
     metric: str
@@ -60,6 +62,9 @@ class Explorer:
     compared: bool
     won: int
     lost: int
+    first: tuple[int, ...]
+    first_ten: tuple[int, ...]
+    labels: tuple[str, str]
     wins: tuple[QueryChange, ...]
     losses: tuple[QueryChange, ...]
     data: Markup
@@ -69,11 +74,17 @@ class Explorer:
         return self.queries - self.won - self.lost
 
 
-def build_explorer(rankings: Path, eval_set: EvalSet, metric: str) -> Explorer:
-    """Read the rankings of an eval set and their texts; `metric` decides wins and losses."""
-    with rankings.open("rb") as handle:
-        lines = [_select(json.loads(line), metric) for line in handle]
+def build_explorer(
+    name: str,
+    rankings: Iterable[dict[str, Any]],
+    metric: str,
+    eval_set: EvalSet | None = None,
+    labels: tuple[str, str] = ("before", "after"),
+) -> Explorer:
+    """The queries of rankings; `metric` decides wins and losses. Without an eval set documents are named by id."""
+    lines = [_select(line, metric) for line in rankings]
     compared = bool(lines and lines[0]["after"])
+    sides = [[line[when]["rank"] for line in lines] for when in ("before", "after")[: 1 + compared]]
     gains = [line["after"]["value"] - line["before"]["value"] if line["after"] else 0.0 for line in lines]
     if len(lines) > MAX_QUERIES:
         largest = sorted(range(len(lines)), key=lambda index: -abs(gains[index]))[:MAX_QUERIES]
@@ -81,16 +92,19 @@ def build_explorer(rankings: Path, eval_set: EvalSet, metric: str) -> Explorer:
     changes = _with_texts(lines, eval_set)
     ordered = sorted((change for change in changes if change.gain), key=lambda change: change.gain)
     return Explorer(
-        name=eval_set.name,
+        name=name,
         metric=metric,
         queries=len(gains),
         shown=len(changes),
         compared=compared,
         won=sum(gain > 0 for gain in gains),
         lost=sum(gain < 0 for gain in gains),
+        first=tuple(sum(rank == 1 for rank in ranks) for ranks in sides),
+        first_ten=tuple(sum(rank <= 10 for rank in ranks) for ranks in sides),
+        labels=labels,
         wins=tuple(change for change in ordered[::-1][:LISTED_CHANGES] if change.gain > 0),
         losses=tuple(change for change in ordered[:LISTED_CHANGES] if change.gain < 0),
-        data=in_script(_columns(changes, metric)),
+        data=in_script(_columns(changes, metric) | {"labels": labels}),
     )
 
 
@@ -108,22 +122,29 @@ def _select(line: dict[str, Any], metric: str) -> dict[str, Any]:
         for when in ("before", "after")
         if (side := line.get(when))
     }
-    return {"query": line["query_id"], "before": rankings["before"], "after": rankings.get("after")}
+    return {
+        "id": line["query_id"],
+        "query": line.get("query", line["query_id"]),  # the rankings of older runs have no texts
+        "before": rankings["before"],
+        "after": rankings.get("after"),
+    }
 
 
-def _with_texts(lines: list[dict[str, Any]], eval_set: EvalSet) -> list[QueryChange]:
-    queries = _texts(eval_set.folder / "queries.arrow", (line["query"] for line in lines), QUERY_CHARACTERS)
-    relevant = _most_relevant(eval_set.folder / "qrels.arrow", set(queries))
-    tops = (line[when]["top"] for line in lines for when in ("before", "after") if line[when])
-    documents = _texts(eval_set.folder / "corpus.arrow", {*tops, *relevant.values()}, DOCUMENT_CHARACTERS)
+def _with_texts(lines: list[dict[str, Any]], eval_set: EvalSet | None) -> list[QueryChange]:
+    relevant: dict[str, str] = {}
+    documents: dict[str, str] = {}
+    if eval_set:
+        relevant = _most_relevant(eval_set.folder / "qrels.arrow", {line["id"] for line in lines})
+        tops = (line[when]["top"] for line in lines for when in ("before", "after") if line[when])
+        documents = _document_texts(eval_set.folder, {*tops, *relevant.values()})
 
     def ranking(side: dict[str, Any]) -> QueryRanking:
-        return QueryRanking(side["rank"], side["score"], side["value"], documents[side["top"]])
+        return QueryRanking(side["rank"], side["score"], side["value"], documents.get(side["top"], side["top"]))
 
     return [
         QueryChange(
-            query=queries[line["query"]],
-            relevant=documents[relevant[line["query"]]],
+            query=truncate(line["query"], QUERY_CHARACTERS),
+            relevant=documents.get(relevant.get(line["id"], ""), ""),
             before=ranking(line["before"]),
             after=ranking(line["after"]) if line["after"] else None,
         )
@@ -131,14 +152,24 @@ def _with_texts(lines: list[dict[str, Any]], eval_set: EvalSet) -> list[QueryCha
     ]
 
 
-def _texts(path: Path, ids: Iterable[str], characters: int) -> dict[str, str]:
-    """The truncated texts of these ids without secrets; read one by one, as a corpus may be larger than memory."""
-    table, unique_ids = read_table(path), list(dict.fromkeys(ids))
+def _document_texts(folder: Path, ids: Iterable[str]) -> dict[str, str]:
+    """The truncated texts of these ids without secrets; read one by one, as a corpus may be larger than memory.
+
+    The title of a document ends with `TITLE_END`.
+    """
+    table, unique_ids = read_table(folder / "corpus.arrow"), list(ids)
     rows = pc.index_in(pa.array(unique_ids, table["id"].type), value_set=table["id"]).to_pylist()
     # Redact before truncating, as part of a secret might not be recognized.
-    full = [one_line(table["text"][row].as_py()[: characters + MAX_SECRET_LENGTH]) for row in rows]
+    full = []
+    for row in rows:
+        text, title = table["text"][row].as_py()[: DOCUMENT_CHARACTERS + MAX_SECRET_LENGTH], table["title"][row].as_py()
+        full.append(TITLE_END.join(part for part in (one_line(text[:title]), one_line(text[title:])) if part))
     texts = redact("\n".join(full)).split("\n")
-    return {key: truncate(text, characters) for key, text in zip(unique_ids, texts, strict=True)} if unique_ids else {}
+    return (
+        {key: shorten(text, DOCUMENT_CHARACTERS) for key, text in zip(unique_ids, texts, strict=True)}
+        if unique_ids
+        else {}
+    )
 
 
 def _most_relevant(path: Path, queries: set[str]) -> dict[str, str]:

@@ -26,7 +26,7 @@
       const texts = data.texts;
       const found = (at) => [data.relevant[at], data.before.top[at], data.after ? data.after.top[at] : data.relevant[at]];
       data.search = data.query.map((text, at) =>
-        [text, ...found(at).map((number) => texts[number])].join("\n").toLowerCase());
+        [text, ...found(at).map((number) => texts[number])].join("\n").replaceAll("\t", " ").toLowerCase());
       data.outcome = (data.after ? column(data, "change") : data.before.value).map((value) => {
         if (data.after) return value > 0 ? "won" : value < 0 ? "lost" : "tied";
         return value > 0 ? "won" : "lost";
@@ -61,10 +61,18 @@
   const score = (value) => value.toFixed(3);
   const change = (value) => (value > 0 ? "+" : value < 0 ? "\u2212" : "") + Math.abs(value).toFixed(3);
 
-  function entry(name, text) {
+  function entry(name, ...parts) {
     const pair = element("div");
-    pair.append(element("dt", name), element("dd", text));
+    const text = element("dd");
+    text.append(...parts);
+    pair.append(element("dt", name), text);
     return pair;
+  }
+
+  // A document, whose title ends with a tab.
+  function titled(text) {
+    const [title, ...rest] = text.split("\t");
+    return rest.length ? [element("b", title, "title"), ` ${rest.join(" ")}`] : [title];
   }
 
   function queryCell(data, at) {
@@ -73,13 +81,14 @@
     const details = element("details");
     details.append(element("summary", data.query[at]));
     const list = element("dl");
-    list.append(entry("relevant", data.texts[data.relevant[at]]));
-    for (const when of ["before", "after"]) {
+    const relevant = data.texts[data.relevant[at]];
+    if (relevant) list.append(entry("relevant", ...titled(relevant)));
+    for (const [number, when] of ["before", "after"].entries()) {
       const placing = data[when];
       if (!placing) continue;
       const facts = `rank ${placing.rank[at].toLocaleString("en")}, cosine ${placing.score[at].toFixed(3)}`;
-      const first = placing.rank[at] > 1 ? `; first: ${data.texts[placing.top[at]]}` : "";
-      list.append(entry(data.after ? when : "found", facts + first));
+      const first = placing.rank[at] > 1 ? ["; first: ", ...titled(data.texts[placing.top[at]])] : [];
+      list.append(entry(data.after ? data.labels[number] : "found", facts, ...first));
     }
     details.append(list);
     cell.append(details);
@@ -161,6 +170,54 @@
     document.getElementById("next").addEventListener("click", () => turn({ page: state.page + 1 }));
   }
 
+  // The values of a chart at the step under the pointer, or at that of a slider for keyboards and screen readers.
+  function readable(plot) {
+    const svg = plot.querySelector("svg");
+    const steps = svg.dataset.steps.split(" ");
+    const lines = [...svg.querySelectorAll("[data-values]")].map(({ dataset }) => [dataset.name, dataset.values.split(" ")]);
+    if (!lines.length) return;
+    const [left, right] = svg.dataset.x.split(" ").map(Number);
+    const first = Number(steps[0]);
+    const range = Number(steps.at(-1)) - first;
+    const cursor = document.createElementNS(svg.namespaceURI, "path");
+    cursor.setAttribute("class", "cursor");
+    svg.append(cursor);
+    const slider = Object.assign(element("input"), { type: "range", max: steps.length - 1, value: steps.length - 1 });
+    slider.setAttribute("aria-label", `Step of ${svg.getAttribute("aria-label").split(". ")[0]}`);
+    plot.append(slider);
+    const read = () => {
+      const at = Number(slider.value);
+      const values = lines.map(([name, points]) => `${name} ${points[at]}`).join(", ");
+      const text = `${svg.dataset.unit} ${Number(steps[at]).toLocaleString("en")}: ${values}`;
+      plot.nextElementSibling.textContent = text;
+      slider.setAttribute("aria-valuetext", text);
+      cursor.setAttribute("d", `M${left + (Number(steps[at]) - first) / range * (right - left)} 10V184`);
+    };
+    const point = (event) => {
+      const box = svg.getBoundingClientRect();
+      const x = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
+      const step = first + (x - left) / (right - left) * range;
+      const next = steps.findIndex((one) => Number(one) >= step);
+      const at = next < 0 ? steps.length - 1 : next;
+      slider.value = at && step - Number(steps[at - 1]) < Number(steps[at]) - step ? at - 1 : at;
+      read();
+    };
+    for (const name of ["pointermove", "pointerdown"]) plot.addEventListener(name, point);
+    for (const name of ["input", "focus"]) slider.addEventListener(name, read);
+  }
+
+  function copyable(block) {
+    const button = element("button", "Copy");
+    button.type = "button";
+    button.addEventListener("click", () => {
+      getSelection().selectAllChildren(block);
+      button.textContent = document.execCommand("copy") ? "Copied" : "Selected";
+    });
+    block.after(button);
+  }
+
+  for (const plot of document.querySelectorAll(".plot")) readable(plot);
+  for (const block of document.querySelectorAll(".copyable")) copyable(block);
   if (explorer && sources.length) {
     const compared = Boolean(current().after);
     Object.assign(state, { key: compared ? "change" : "before", down: compared });

@@ -89,6 +89,7 @@ def training_rows(metrics: Mapping[str, Any]) -> Rows:
             f"{training['epochs']} epoch(s)",
         ),
         ("negatives per query", count(training["negatives_per_anchor"])),
+        ("learning rate", f"{training['learning_rate']:g}"),
         ("precision", training["precision"]),
     ]
     if training["masked_per_anchor"]:

@@ -1,17 +1,20 @@
 """The verdict at the top of the page: better or worse, by how much, and whether that is significant."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from mnrl_job.report.page.formatting import count, join_words, p_value, plain, signed
+from mnrl_job.report.page.formatting import ARROW, count, join_words, p_value, plain, signed
+from mnrl_job.report.page.query_explorer import Explorer
 
 SIGNIFICANCE_LEVEL = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`label` and `claim` form the headline; `evidence` has the numbers, `interpretation` explains them."""
+    """`label` and `claim` form the headline, `detail` adds to it; `evidence` has the numbers, explained in
+    `interpretation`.
+    """
 
     tone: Literal["good", "bad", "open"]
     label: str
@@ -19,6 +22,7 @@ class Verdict:
     evidence: str
     interpretation: str
     notes: tuple[str, ...]
+    detail: str = ""
 
 
 def reach_verdict(metrics: Mapping[str, Any], log: list[dict[str, Any]]) -> Verdict:
@@ -37,6 +41,18 @@ def reach_verdict(metrics: Mapping[str, Any], log: list[dict[str, Any]]) -> Verd
     evaluation, notes = metrics["evaluation"][name], tuple(_warnings(metrics, log, name))
     evidence = _evidence(evaluation, name, metric, queries)
     return _compare(evaluation, evidence, metric, primary["saturated"], notes)
+
+
+def in_plain_words(verdict: Verdict, metrics: Mapping[str, Any], explorer: Explorer) -> Verdict:
+    """The verdict with the numbers of queries that find a right answer, as its claim if they agree with it."""
+    first, first_ten = (ARROW.join(map(count, found)) for found in (explorer.first, explorer.first_ten))
+    claim = f"of {count(explorer.queries)} questions, {first} get a right answer first"
+    detail = f"{first_ten} find one among the first ten."
+    change, delta = explorer.first[-1] - explorer.first[0], metrics["primary_metric"]["delta"]
+    if verdict.label == "Scored" or (delta and change * delta > 0):
+        separator = ": " if explorer.compared else " "
+        return replace(verdict, claim=claim, detail=detail, evidence=verdict.claim + separator + verdict.evidence)
+    return replace(verdict, detail=f"{claim[0].upper()}{claim[1:]}, {detail}")
 
 
 def primary_eval_and_metric(metrics: Mapping[str, Any]) -> tuple[str, str]:

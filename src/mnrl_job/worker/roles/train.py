@@ -3,6 +3,7 @@
 from dataclasses import asdict, replace
 from functools import partial
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from sentence_transformers import SentenceTransformer
@@ -18,15 +19,16 @@ from mnrl_job.system.record_files import write_record
 from mnrl_job.training.callbacks.checkpoints import CheckpointSpec
 from mnrl_job.training.fsdp import is_sharded, unsharded
 from mnrl_job.training.inputs import AttemptFolders, TrainingData
-from mnrl_job.training.lora import merged
+from mnrl_job.training.lora import ADAPTER, adapter_outputs, merged, scale_adapter, write_adapter
 from mnrl_job.training.token_lengths import measure_lengths
 from mnrl_job.training.train import train
-from mnrl_job.training.weight_interpolation import interpolate
+from mnrl_job.training.weight_interpolation import Weights, host_copy, own_weights
 from mnrl_job.worker.devices import describe_devices, peak_memory
 from mnrl_job.worker.guide import run_guide_model
 from mnrl_job.worker.model import describe_model, load_base_model, model_options, save_model
 from mnrl_job.worker.results import WorkerResult
-from mnrl_job.worker.scoring import evaluate_all, extra_checkpoint_files, primary_score, scores_before
+from mnrl_job.worker.scoring import evaluate_all, extra_checkpoint_files, scores_before, selection_score
+from mnrl_job.worker.weight_selection import Points, fixed_alpha, select_weights
 
 
 def train_role(task: WorkerTask) -> None:
@@ -46,10 +48,11 @@ def train_role(task: WorkerTask) -> None:
     logs.log(f"training on {task.pairs.rows} pairs with {describe_devices(state)}")
     identity = asdict(run_identity(settings, task.inputs).for_resume())
     checkpoint_spec = CheckpointSpec(identity, extra_checkpoint_files(task), task.resume)
-    score = partial(primary_score, model, task) if settings.eval_interval else None
+    score = partial(selection_score, model, task) if settings.eval_interval else None
     data, folders = TrainingData(task.pairs, task.batch_plan), AttemptFolders(task.scratch, task.staging)
     training = train(model, settings, data, folders, checkpoint_spec, score)
-    model = final_model(task, model)
+    model, alpha, points = final_model(task, model)
+    training = replace(training, weight_interpolation=alpha, interpolation_points=points)
     after = evaluate_all(model, task, "after")
     if state.is_main_process:
         save_model(model, task.staging)
@@ -60,16 +63,36 @@ def train_role(task: WorkerTask) -> None:
         write_record(task.scratch / "result.json", result)
 
 
-def final_model(task: WorkerTask, trained: SentenceTransformer) -> SentenceTransformer:
-    """The model to publish, whole on every rank: adapters merged, shards gathered, weights interpolated. Collective."""
-    settings = task.settings
+def final_model(task: WorkerTask, trained: SentenceTransformer) -> tuple[SentenceTransformer, float, Points]:
+    """The model to publish, whole on every rank: adapters merged, shards gathered, weights interpolated. Collective.
+
+    Also returns the fraction of the trained weights, and the scores it was selected by, if any. Saves the adapter.
+    """
+    settings, alpha = task.settings, fixed_alpha(task)
+    points: Points = ()
     load_base = partial(load_model, task.model, model_options(settings), settings.base_model)
-    if settings.lora_rank:  # `train` has scaled the adapter
-        return merged(trained, load_base().model)
-    model = unsharded(trained, load_base().model) if is_sharded() else trained
-    if settings.weight_interpolation < 1:
-        interpolate(model, load_base().model, settings.weight_interpolation)
-    return model
+    if settings.lora_rank and not is_sharded():  # the adapter alone is interpolated, with nothing
+        outputs = adapter_outputs(trained)
+        nothing = {name: torch.zeros_like(weight) for name, weight in outputs.items()}
+        alpha, points = select_weights(task, trained, outputs, nothing, alpha)
+        write_adapter(trained, settings.base_model, task.staging / ADAPTER)
+        return merged(trained, load_base().model), alpha, points
+    model = trained
+    base: Weights = {}
+    if settings.lora_rank or is_sharded() or alpha != 1:
+        fresh = load_base().model
+        base = host_copy(own_weights(fresh)) if alpha != 1 else {}
+        if settings.lora_rank:
+            model = merged(trained, fresh)
+        elif is_sharded():
+            model = unsharded(trained, fresh)
+        del fresh
+    if alpha != 1:
+        alpha, points = select_weights(task, model, own_weights(model), base, alpha)
+    if settings.lora_rank:
+        scale_adapter(trained, alpha)
+        write_adapter(trained, settings.base_model, task.staging / ADAPTER)
+    return model, alpha, points
 
 
 def check_same_inputs(inputs: dict[str, str]) -> None:
