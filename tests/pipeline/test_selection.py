@@ -38,7 +38,7 @@ def test_a_twentieth_is_kept_from_training_and_from_the_reported_eval_set(prepar
     assert not reported & selection
     corpus = set(read_table(result.selection_split.folder / "corpus.arrow")["text"].to_pylist())
     assert not corpus & set(read_table(holdout.folder / "qrels.arrow")["document"].to_pylist())
-    assert len(corpus) == 4 * len(selection)
+    assert len(corpus) == 2 * len(selection)
 
 
 def test_at_most_a_thousand_pairs_are_kept(prepared):

@@ -21,7 +21,7 @@ MAX_SELECTION_QUERIES = 1_000
 # With fewer rows the split would take more than the choice on its few queries gives back.
 MIN_ROWS_FOR_SELECTION = 5_000
 # Enough to be hard, few enough to be embedded for several weights.
-DISTRACTORS_PER_QUERY = 3
+DISTRACTORS_PER_QUERY = 1
 
 
 def hold_out_eval_set(
