@@ -8,6 +8,7 @@ from mnrl_job.config.setting_types import ExportFormat
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.pairs import Pairs
+from mnrl_job.evaluation.weight_selection import MIN_QUERIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,3 +39,9 @@ class WorkerTask:
     resume: Path | None = None
     guide: str = ""
     export_format: ExportFormat | None = None
+
+    @property
+    def selects_alpha(self) -> bool:
+        """Whether the fraction of the trained weights is selected by scores: with `auto`, and enough queries."""
+        is_auto = self.settings.weight_interpolation == "auto"
+        return is_auto and self.selection is not None and self.selection.split.queries >= MIN_QUERIES

@@ -5,15 +5,14 @@ from collections.abc import Iterable
 
 from mnrl_job.config.setting_types import Interval
 from mnrl_job.data.evalset import EvalSet
-from mnrl_job.evaluation.weight_selection import ALPHAS, MIN_QUERIES
+from mnrl_job.evaluation.weight_selection import ALPHAS
 from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.launch.workers import run_workers
 from mnrl_job.pipeline.findings import Findings
-from mnrl_job.report.page import formatting
 from mnrl_job.system.devices import Devices
 from mnrl_job.system.finding import Finding
-from mnrl_job.system.quantities import file_size
+from mnrl_job.system.quantities import duration, file_size
 from mnrl_job.training.results import TokenLengths
 from mnrl_job.worker.results import TrialRun
 
@@ -63,7 +62,7 @@ def expected_time(task: WorkerTask, steps: int, trial_run: TrialRun, startup_sec
         f"{trial_run.evaluation_seconds:.1f} s, start-up {startup_seconds:.0f} s"
     )
     more = {"mining": mining, "selecting weights": selecting}
-    return f"about {formatting.seconds(total)}: {parts}" + "".join(
+    return f"about {duration(total)}: {parts}" + "".join(
         f", {what} {part:.0f} s" for what, part in more.items() if part
     )
 
@@ -85,8 +84,7 @@ def selection_texts(task: WorkerTask, evaluations: int) -> int:
     if task.selection is None:
         return 0
     sets = filter(None, (task.selection.split, task.selection.guard))
-    is_selected = task.settings.weight_interpolation == "auto" and task.selection.split.queries >= MIN_QUERIES
-    mixtures = len(ALPHAS) if is_selected else 0
+    mixtures = len(ALPHAS) if task.selects_alpha else 0
     return evaluations * texts_of([task.selection.split]) + mixtures * texts_of(sets)
 
 

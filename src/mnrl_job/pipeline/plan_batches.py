@@ -142,7 +142,7 @@ def report_few_steps(config: PlanConfig, steps: int) -> None:
     if config.epochs == 1 and config.max_steps is None and steps < FEW_STEPS:
         log(
             f"{steps} steps are few: if your texts have words that the base model cannot know, try MNRL_EPOCHS=6; that "
-            "tripled the gain on the bundled example, and made no difference on general texts"
+            "tripled the gain on the bundled example, and made little difference on general texts"
         )
 
 

@@ -16,7 +16,7 @@ from mnrl_job.data.evalset import EvalSet
 from mnrl_job.evaluation.general_guard import guard_summary
 from mnrl_job.report.highlights import find_highlights
 from mnrl_job.report.page.curves import evaluation_charts, interpolation_charts, training_curves
-from mnrl_job.report.page.formatting import count, document, seconds, signed, timestamp
+from mnrl_job.report.page.formatting import count, document, signed, timestamp
 from mnrl_job.report.page.metric_rows import metric_tables, slope_chart
 from mnrl_job.report.page.next_steps import next_steps
 from mnrl_job.report.page.query_explorer import Explorer, build_explorer
@@ -24,6 +24,7 @@ from mnrl_job.report.page.tables import input_hashes, lineage_rows, phase_rows, 
 from mnrl_job.report.page.verdict import in_plain_words, primary_eval_and_metric, reach_verdict
 from mnrl_job.storage import is_remote
 from mnrl_job.storage.uri import join
+from mnrl_job.system.quantities import duration
 from mnrl_job.system.secrets import redact
 
 FOLDER = Path(__file__).parent / "page"
@@ -98,7 +99,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: redact(value) if type(value) is str else value,
     )
-    environment.filters.update(count=count, document=document, duration=seconds, timestamp=timestamp, signed=signed)
+    environment.filters.update(count=count, document=document, duration=duration, timestamp=timestamp, signed=signed)
     return environment
 
 

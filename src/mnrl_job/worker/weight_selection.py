@@ -13,7 +13,6 @@ from mnrl_job.evaluation.general_guard import guard_metric
 from mnrl_job.evaluation.results import read_results
 from mnrl_job.evaluation.weight_selection import (
     ALPHAS,
-    MIN_QUERIES,
     InterpolationPoint,
     choose_alpha,
     interpolation_points,
@@ -29,11 +28,11 @@ Points = tuple[InterpolationPoint, ...]
 
 
 def fixed_alpha(task: WorkerTask) -> float | None:
-    """The fraction of the trained weights, unless it is selected: None for `auto` with enough queries to select by."""
+    """The fraction of the trained weights; None if it is selected by scores."""
+    if task.selects_alpha:
+        return None
     alpha = task.settings.weight_interpolation
-    if alpha != "auto":
-        return alpha
-    return None if task.selection and task.selection.split.queries >= MIN_QUERIES else DEFAULT_ALPHA
+    return DEFAULT_ALPHA if alpha == "auto" else alpha
 
 
 def select_weights(

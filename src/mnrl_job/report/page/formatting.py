@@ -39,16 +39,6 @@ def short(value: float) -> str:
     return f"{value:,.4g}".replace("-", MINUS) if abs(value) < 1000 else count(value)
 
 
-def seconds(value: float) -> str:
-    """A duration: `4.2 s`, `3 min 20 s`, `2 h 5 min`."""
-    if value < 60:
-        return f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
-
-
 def size(value: float) -> str:
     """Bytes: `512 MB`, `3.1 GB`."""
     return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"

@@ -6,7 +6,8 @@ from typing import Any
 
 from mnrl_job.config.settings import Settings, as_text, env_name
 from mnrl_job.report.assumptions import assumptions
-from mnrl_job.report.page.formatting import count, percent, plain, seconds, size
+from mnrl_job.report.page.formatting import count, percent, plain, size
+from mnrl_job.system.quantities import duration
 
 Rows = tuple[tuple[str, str], ...]
 
@@ -58,7 +59,7 @@ def phase_rows(metrics: Mapping[str, Any]) -> tuple[PhaseRow, ...]:
     names = PHASE_NAMES if metrics["training"] else PHASE_NAMES | {"evaluate_before": "evaluating"}
     by_name = {name: durations[key] for key, name in names.items() if key in durations}
     longest = max(by_name.values(), default=0.0) or 1.0
-    return tuple(PhaseRow(name, seconds(value), round(100 * value / longest, 1)) for name, value in by_name.items())
+    return tuple(PhaseRow(name, duration(value), round(100 * value / longest, 1)) for name, value in by_name.items())
 
 
 def speed_rows(metrics: Mapping[str, Any]) -> Rows:
