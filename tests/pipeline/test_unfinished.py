@@ -1,6 +1,7 @@
 """Without a run id the same command resumes the unfinished run with the same settings and inputs."""
 
 import json
+import logging
 import os
 import re
 import shutil
@@ -17,7 +18,6 @@ from mnrl_job.pipeline.unfinished import INPUTS, find_unfinished
 from mnrl_job.runs import publish_lease
 from mnrl_job.runs.attempt import start_attempt
 from mnrl_job.storage import open_store
-from mnrl_job.system import logs
 from mnrl_job.system.json_text import dumps
 from tests.scenes import SETTINGS, STEPS, TIMEOUT_SECONDS, make_scene
 
@@ -146,15 +146,13 @@ def test_a_run_that_would_end_so_again_is_not_resumed(settings, code):
 
 
 @pytest.mark.parametrize("settings", ["folder"], indirect=True)
-def test_a_run_with_other_inputs_is_passed_over_and_named(settings, pairs_file, capsys):
+def test_a_run_with_other_inputs_is_passed_over_and_named(settings, pairs_file, caplog):
     older, _ = leave(settings)
-    logs.set_up("text")
     before, status = pairs_file.read_bytes(), pairs_file.stat()
     pairs_file.write_bytes(before + b"\n")
-    assert find_unfinished(settings) is None
-    assert re.search(
-        rf"{older} has other inputs \(train/pairs: changed from .*; starting a new run", capsys.readouterr().err
-    )
+    with caplog.at_level(logging.INFO, "mnrl_job"):
+        assert find_unfinished(settings) is None
+    assert re.search(rf"{older} has other inputs \(train/pairs: changed from .*; starting a new run", caplog.text)
     leave(settings, 1)
     pairs_file.write_bytes(before)
     os.utime(pairs_file, ns=(status.st_atime_ns, status.st_mtime_ns))
