@@ -9,6 +9,7 @@ from mnrl_job.config.setting_types import Source
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.sources import LocalSource, ResolvedSource, fetch, locate_all, locate_model
+from mnrl_job.storage import Store
 from mnrl_job.system.files import sha256_of
 
 
@@ -51,7 +52,8 @@ class LocatedInputs:
 class Inputs:
     """The inputs on this machine. A model is a folder or a Hub id; its hash is of the folder's files, None for an id.
 
-    `listing` is of the inputs when they were located.
+    `listing` is of the inputs when they were located. `prepared` is a prepared data set to use instead of `train` and
+    `evals`.
     """
 
     train: tuple[LocalSource, ...]
@@ -61,6 +63,7 @@ class Inputs:
     guide: str = ""
     guide_sha256: str | None = None
     listing: dict[str, Listing] = field(default_factory=dict)
+    prepared: Store | None = None
 
 
 def locate_inputs(uris: InputUris) -> LocatedInputs:

@@ -3,12 +3,16 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mnrl_job.config.setting_types import Source
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalSet
-from mnrl_job.data.inputs import LocatedInputs, fetch_inputs, locate_inputs
+from mnrl_job.data.inputs import Inputs, LocatedInputs, fetch_inputs, locate_inputs
+from mnrl_job.data.listing import list_inputs
+from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.read_pairs import read_pairs
 from mnrl_job.data.sources import ResolvedSource, locate, locate_model, rejoin_commas
 from mnrl_job.deduplication.orientation import SwappedColumns, find_swapped_columns
@@ -16,6 +20,7 @@ from mnrl_job.errors import SettingsError
 from mnrl_job.launch.accelerate_config import check_accelerate_file
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.pipeline.check_model import check_model
+from mnrl_job.pipeline.find_prepared import find_prepared, location_of
 from mnrl_job.pipeline.findings import Findings
 from mnrl_job.pipeline.inputs import (
     check_eval_names,
@@ -26,6 +31,7 @@ from mnrl_job.pipeline.inputs import (
     selection_sets,
     with_general_guard,
 )
+from mnrl_job.pipeline.load_prepared import load_prepared
 from mnrl_job.pipeline.prepare import prepare
 from mnrl_job.pipeline.published import is_published
 from mnrl_job.pipeline.tasks import worker_task
@@ -159,21 +165,25 @@ def check_data(
     """Download, read and prepare as `train` does. Returns task and audit, None where the data is unusable."""
     with findings.checking("data"):
         started = time.perf_counter()
+        store = find_prepared(settings, located, list_inputs(located))
+        if store:
+            located = replace(located, train=(), evals=())
         inputs = fetch_inputs(located, input_uris(settings), attempt.inputs)
         if located.remote_bytes:
             seconds = time.perf_counter() - started
             size = file_size(located.remote_bytes)
             findings.passed("fetch", f"{size} in {seconds:.1f} s, size and checksum verified")
-        eval_sets = read_eval_sets(inputs.evals, attempt.scratch, settings.max_bad_row_ratio)
-        pairs = read_pairs(inputs.train, read_options(settings), attempt.scratch / "pairs.arrow")
-        rejected = f"{sum(pairs.rejected.values())} rejected"
-        filtered = f", {pairs.filtered} excluded by MNRL_ROW_FILTER" if pairs.filtered else ""
-        findings.passed("rows", f"{pairs.rows} pairs from {pairs.rows_read} rows, {rejected}{filtered}")
-        for swapped in find_swapped_columns(pairs, eval_sets):
-            findings.add(swapped_columns(swapped))
+        scratch, workers = attempt.scratch, attempt.nodes.max_nodes * devices.workers
+        if store:
+            prepare_data = partial(load_prepared, store, settings, scratch, workers)
+        else:
+            pairs, eval_sets = read_data(settings, inputs, scratch, findings)
+            prepare_data = partial(prepare, settings, pairs, eval_sets, scratch, scratch, workers)
         prepared = None
         with findings.checking("batches", SettingsError):
-            prepared = prepare(settings, attempt, pairs, eval_sets, attempt.nodes.max_nodes * devices.workers)
+            prepared = prepare_data()
+            if store:
+                findings.passed("prepared data", f"{location_of(store)}: {prepared.pairs.rows} pairs")
             eval_sets = with_general_guard(prepared.eval_sets, settings.general_guard, attempt.scratch)
             for eval_set in eval_sets:
                 findings.passed(f"eval set {eval_set.name}", describe_eval_set(eval_set))
@@ -185,6 +195,20 @@ def check_data(
             task = worker_task(settings, attempt, inputs, eval_sets, prepared.pairs, prepared.batch_plan)
             return replace(task, selection=selection), prepared.audit
     return None
+
+
+def read_data(
+    settings: Settings, inputs: Inputs, scratch: Path, findings: Findings
+) -> tuple[Pairs, tuple[EvalSet, ...]]:
+    """Read training pairs and eval sets, and report what they are."""
+    eval_sets = read_eval_sets(inputs.evals, scratch, settings.max_bad_row_ratio)
+    pairs = read_pairs(inputs.train, read_options(settings), scratch / "pairs.arrow")
+    rejected = f"{sum(pairs.rejected.values())} rejected"
+    filtered = f", {pairs.filtered} excluded by MNRL_ROW_FILTER" if pairs.filtered else ""
+    findings.passed("rows", f"{pairs.rows} pairs from {pairs.rows_read} rows, {rejected}{filtered}")
+    for swapped in find_swapped_columns(pairs, eval_sets):
+        findings.add(swapped_columns(swapped))
+    return pairs, eval_sets
 
 
 def describe_eval_set(eval_set: EvalSet) -> str:
