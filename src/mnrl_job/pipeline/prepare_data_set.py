@@ -102,7 +102,8 @@ def publish(attempt: Attempt, timer: PhaseTimer) -> None:
             with timer(Phase.PUBLISH):
                 files = upload(attempt.staging, store, lease, {})
             # The name of a data set stands for its settings and inputs.
-            commit_run(store, lease, attempt.staging, {"settings_sha256": attempt.run_id}, files)
+            facts = {"settings_sha256": attempt.run_id, "seconds": timer.seconds}
+            commit_run(store, lease, attempt.staging, facts, files)
     attempt.status.finish()
     with suppress(JobError):  # the data set is complete
         remove_leftovers(store)
