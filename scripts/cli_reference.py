@@ -20,6 +20,7 @@ for a pipe (`MNRL_LOG_FORMAT=text`) has 80 columns. `settings` and `--help` alwa
 """
 MORE = {
     "train": "[What it writes](metrics.md), [how to stop and resume it](interruptions.md).",
+    "prepare": "[Large data](large-data.md).",
     "check": "[What it checks](storage.md#check).",
     "evaluate": "It writes the same files as `train`, but for the model.",
     "export": "Each export is compared and scored. [Formats, and what is checked](exports.md).",
