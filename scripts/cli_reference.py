@@ -49,7 +49,10 @@ def section(name: str, command: click.Command) -> list[str]:
     settings = [option.opts[0] for option in options(command) if option.name in Settings.model_fields]
     own = [option for option in options(command) if option.name not in Settings.model_fields]
     lines = ["", f"## `mnrl-job {name}`", "", f"`{usage}`", "", purpose, ""]
-    lines += [f"- `{option.opts[0]} {option.make_metavar(context)}`" for option in own]
+    lines += [
+        f"- `{option.opts[0]}`" if option.is_flag else f"- `{option.opts[0]} {option.make_metavar(context)}`"
+        for option in own
+    ]
     if len(settings) == len(Settings.model_fields):
         return [*lines, "- every [setting as a flag](#settings-as-flags)"]
     return [*lines, f"- of the [settings](settings.md): {', '.join(f'`{flag}`' for flag in settings)}"]

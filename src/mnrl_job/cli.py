@@ -71,13 +71,14 @@ def evaluate(settings: Settings, _origins: dict[str, str]) -> None:
 
 
 @commands.command()
+@click.option("--full", is_flag=True, help="Read all rows, also of more than 2 million.")
 @with_settings
-def check(settings: Settings, _origins: dict[str, str]) -> None:
+def check(settings: Settings, _origins: dict[str, str], full: bool) -> None:
     """Check all that a run needs, and estimate its time."""
     from mnrl_job.pipeline.check import check
     from mnrl_job.report.audit import show_audit, show_finding
 
-    findings, audit = check(settings, show_finding)
+    findings, audit = check(settings, show_finding, full)
     if audit:
         show_audit(audit)
     failed = [finding for finding in findings if finding.status == "failed"]

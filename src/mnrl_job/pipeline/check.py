@@ -8,14 +8,25 @@ from typing import Any
 from mnrl_job.config.setting_types import Source
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalSet
-from mnrl_job.data.inputs import LocatedInputs, fetch_inputs, locate_inputs
+from mnrl_job.data.inputs import Inputs, LocatedInputs, fetch_inputs, locate_inputs
+from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.read_pairs import read_pairs
+from mnrl_job.data.sample import SampledSource, sample_sources
 from mnrl_job.data.sources import ResolvedSource, locate, locate_model, rejoin_commas
 from mnrl_job.deduplication.orientation import SwappedColumns, find_swapped_columns
 from mnrl_job.errors import SettingsError
 from mnrl_job.launch.accelerate_config import check_accelerate_file
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.pipeline.check_model import check_model
+from mnrl_job.pipeline.check_sample import (
+    check_bad_rows,
+    describe_sample,
+    estimate_workload,
+    for_trial,
+    sample_options,
+    sampled_rows,
+    truncation_findings,
+)
 from mnrl_job.pipeline.findings import Findings
 from mnrl_job.pipeline.inputs import (
     check_eval_names,
@@ -26,6 +37,7 @@ from mnrl_job.pipeline.inputs import (
     selection_sets,
     with_general_guard,
 )
+from mnrl_job.pipeline.predictions import Workload, predict_preparation
 from mnrl_job.pipeline.prepare import prepare
 from mnrl_job.pipeline.published import is_published
 from mnrl_job.pipeline.tasks import worker_task
@@ -40,8 +52,12 @@ from mnrl_job.system.quantities import file_size, plural
 from mnrl_job.tracking.packages import check_packages
 
 
-def check(settings: Settings, report: Callable[[Finding], None]) -> tuple[tuple[Finding, ...], dict[str, Any] | None]:
+def check(
+    settings: Settings, report: Callable[[Finding], None], full: bool = False
+) -> tuple[tuple[Finding, ...], dict[str, Any] | None]:
     """Run all checks, except those that depend on a failed one; `report` is called with each finding at once.
+
+    Of large data a sample is checked, unless `full`.
 
     Returns:
         The findings, and the content of `audit.json`, None where the data is unusable.
@@ -52,25 +68,28 @@ def check(settings: Settings, report: Callable[[Finding], None]) -> tuple[tuple[
         findings.add(finding)
     with raise_on_signal(), start_attempt(settings) as attempt, machine.translate_disk_full(attempt.scratch):
         if attempt.nodes.is_first:
-            audit = check_run(settings, attempt, findings)
+            audit = check_run(settings, attempt, findings, full)
         else:
             audit = None
             check_machine(settings, attempt, check_inputs_exist(settings, attempt, findings), findings)
     return tuple(findings.items), audit
 
 
-def check_run(settings: Settings, attempt: Attempt, findings: Findings) -> dict[str, Any] | None:
+def check_run(settings: Settings, attempt: Attempt, findings: Findings, full: bool) -> dict[str, Any] | None:
     """Run all checks of node 0. Returns the content of `audit.json`, None where the data is unusable."""
     speed = check_output(settings, attempt, findings)
     located = check_inputs(settings, findings)
     devices = check_machine(settings, attempt, located, findings)
     if not located or not devices:
         return None
-    checked = check_data(settings, attempt, located, devices, findings)
+    checked = check_data(settings, attempt, located, devices, findings, full)
     if checked is None:
         return None
-    task, audit = checked
-    return with_lengths(audit, check_model(task, devices, attempt.timeouts, speed, findings))
+    task, work, audit = checked
+    lengths = check_model(task, work, devices, attempt.timeouts, speed, findings)
+    for finding in truncation_findings(lengths) if lengths and work.is_sampled else ():
+        findings.add(finding)
+    return with_lengths(audit, lengths)
 
 
 def check_inputs_exist(settings: Settings, attempt: Attempt, findings: Findings) -> LocatedInputs | None:
@@ -154,37 +173,63 @@ def check_machine(
 
 
 def check_data(
-    settings: Settings, attempt: Attempt, located: LocatedInputs, devices: Devices, findings: Findings
-) -> tuple[WorkerTask, dict[str, Any]] | None:
-    """Download, read and prepare as `train` does. Returns task and audit, None where the data is unusable."""
+    settings: Settings, attempt: Attempt, located: LocatedInputs, devices: Devices, findings: Findings, full: bool
+) -> tuple[WorkerTask, Workload, dict[str, Any]] | None:
+    """Download, read and prepare as `train` does, or a sample. Returns task, work and audit, None if it is unusable."""
     with findings.checking("data"):
-        started = time.perf_counter()
-        inputs = fetch_inputs(located, input_uris(settings), attempt.inputs)
-        if located.remote_bytes:
-            seconds = time.perf_counter() - started
-            size = file_size(located.remote_bytes)
-            findings.passed("fetch", f"{size} in {seconds:.1f} s, size and checksum verified")
+        inputs, sample = fetch_data(settings, attempt, located, findings, full)
         eval_sets = read_eval_sets(inputs.evals, attempt.scratch, settings.max_bad_row_ratio)
-        pairs = read_pairs(inputs.train, read_options(settings), attempt.scratch / "pairs.arrow")
-        rejected = f"{sum(pairs.rejected.values())} rejected"
-        filtered = f", {pairs.filtered} excluded by MNRL_ROW_FILTER" if pairs.filtered else ""
-        findings.passed("rows", f"{pairs.rows} pairs from {pairs.rows_read} rows, {rejected}{filtered}")
+        started = time.perf_counter()
+        options = sample_options(settings) if sample else read_options(settings)
+        pairs = read_pairs(inputs.train, options, attempt.scratch / "pairs.arrow")
+        findings.add(check_bad_rows(pairs, settings.max_bad_row_ratio) if sample else describe_rows(pairs))
         for swapped in find_swapped_columns(pairs, eval_sets):
             findings.add(swapped_columns(swapped))
-        prepared = None
+        work = None
         with findings.checking("batches", SettingsError):
-            prepared = prepare(settings, attempt, pairs, eval_sets, attempt.nodes.max_nodes * devices.workers)
+            planned, source = for_trial(settings, pairs) if sample else (settings, pairs)
+            prepared = prepare(planned, attempt, source, eval_sets, attempt.nodes.max_nodes * devices.workers)
+            seconds = time.perf_counter() - started
+            if sample:
+                work, audit = estimate_workload(settings, sample, pairs, prepared, seconds)
+            else:
+                size = pairs.path.stat().st_size
+                work = Workload(prepared.pairs.rows, size, prepared.batch_plan.steps, seconds)
+                audit = prepared.audit
             eval_sets = with_general_guard(prepared.eval_sets, settings.general_guard, attempt.scratch)
             for eval_set in eval_sets:
                 findings.passed(f"eval set {eval_set.name}", describe_eval_set(eval_set))
-            for finding in audit_findings(prepared.audit):
+            for finding in (*audit_findings(audit), predict_preparation(work, attempt.scratch)):
                 findings.add(finding)
-        if prepared:
+        if work:
             check_eval_names(settings, prepared.eval_sets)
             selection = selection_sets(prepared.selection_split, settings.general_guard, attempt.scratch)
-            task = worker_task(settings, attempt, inputs, eval_sets, prepared.pairs, prepared.batch_plan)
-            return replace(task, selection=selection), prepared.audit
+            task = worker_task(planned, attempt, inputs, eval_sets, prepared.pairs, prepared.batch_plan)
+            return replace(task, selection=selection), work, audit
     return None
+
+
+def fetch_data(
+    settings: Settings, attempt: Attempt, located: LocatedInputs, findings: Findings, full: bool
+) -> tuple[Inputs, tuple[SampledSource, ...]]:
+    """Download the inputs, of large training data a sample. Returns the sample, too, empty if there is none."""
+    sample = () if full else sample_sources(located.train, sampled_rows(settings), attempt.scratch / "sample")
+    if sample:
+        findings.passed("sample", describe_sample(sample))
+        located = replace(located, train=())
+    started = time.perf_counter()
+    inputs = fetch_inputs(located, input_uris(settings), attempt.inputs)
+    if located.remote_bytes:
+        seconds = time.perf_counter() - started
+        size = file_size(located.remote_bytes)
+        findings.passed("fetch", f"{size} in {seconds:.1f} s, size and checksum verified")
+    return replace(inputs, train=sample or inputs.train), sample
+
+
+def describe_rows(pairs: Pairs) -> Finding:
+    rejected = f"{sum(pairs.rejected.values())} rejected"
+    filtered = f", {pairs.filtered} excluded by MNRL_ROW_FILTER" if pairs.filtered else ""
+    return Finding("rows", "passed", f"{pairs.rows} pairs from {pairs.rows_read} rows, {rejected}{filtered}")
 
 
 def describe_eval_set(eval_set: EvalSet) -> str:

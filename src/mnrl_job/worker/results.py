@@ -55,7 +55,10 @@ class WorkerResult:
 
 @dataclass(frozen=True, slots=True)
 class TrialRun:
-    """Measurements of a few training steps; `evaluation_seconds` are for one pass over all eval sets."""
+    """Measurements of a few training steps; `evaluation_seconds` are for one pass over all eval sets.
+
+    All workers together compare a query with a document in `score_seconds`.
+    """
 
     parameters: int
     trainable_parameters: int
@@ -66,3 +69,5 @@ class TrialRun:
     evaluation_seconds: float
     seconds: float
     lengths: TokenLengths | None
+    embedding_dimension: int
+    score_seconds: float

@@ -36,7 +36,7 @@ def read_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Ro
         DataError: the format is unknown, or the file is damaged.
         NotFound: the file cannot be opened.
     """
-    with _translate_read_errors(path):
+    with translate_read_errors(path):
         for count, row in enumerate(_rows(path, columns), 1):
             if count % ROWS_PER_BEAT == 0:
                 heartbeat()
@@ -44,7 +44,7 @@ def read_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Ro
 
 
 def _rows(path: Path, columns: Collection[str] | None) -> Iterator[Row]:
-    suffix = _format_suffix(path)
+    suffix = format_suffix(path)
     if suffix in JSON_LINES:
         return json_rows(path)
     if suffix in SEPARATORS:
@@ -61,9 +61,9 @@ def declared_columns(path: Path) -> dict[str, bool] | None:
         DataError: the file is damaged.
         NotFound: the file cannot be opened.
     """
-    if _format_suffix(path) != PARQUET:
+    if format_suffix(path) != PARQUET:
         return None
-    with _translate_read_errors(path):
+    with translate_read_errors(path):
         return parquet_columns(path)
 
 
@@ -72,7 +72,7 @@ def _remedy(suffix: str) -> str:
     return next((remedy for remedy, suffixes in REMEDIES.items() if suffix in suffixes), default)
 
 
-def _format_suffix(path: Path) -> str:
+def format_suffix(path: Path) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if len(suffixes) > 1 and suffixes[-1] in COMPRESSED:
         return suffixes[-2]
@@ -80,7 +80,7 @@ def _format_suffix(path: Path) -> str:
 
 
 @contextmanager
-def _translate_read_errors(path: Path) -> Iterator[None]:
+def translate_read_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, PermissionError) as error:
