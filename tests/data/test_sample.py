@@ -24,7 +24,7 @@ from tests.servers.proxy import proxied
 from tests.servers.s3 import put
 
 ROWS, WANTED = 20_000, 2_000
-TOLERANT = ReadOptions(max_bad_row_ratio=1.0, recorded_bad_rows=ROWS)
+TOLERANT = ReadOptions(max_bad_row_ratio=1.0)
 
 
 @pytest.fixture(autouse=True)

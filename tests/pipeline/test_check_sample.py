@@ -56,8 +56,8 @@ def test_the_share_of_bad_rows_lies_in_its_interval(tmp_path, monkeypatch, run_l
         bad = {start + row for start in starts for row in range(run_length)}
         (folder := tmp_path / str(seed)).mkdir()
         _, pairs, _ = read_sample(write_rows(folder / "a.jsonl", 20_000, bad), folder)
-        rows = effective_rows(pairs.rows_read, [row.where for row in pairs.bad_rows])
-        low, high = wilson_interval(pairs.rejected["empty"] / pairs.rows_read, rows)
+        share = pairs.rejected["empty"] / pairs.rows_read
+        low, high = wilson_interval(share, effective_rows(pairs.rows_read, share, pairs.bad_rows))
         hits += low <= len(bad) / 20_000 <= high
         assert high - low < (0.03 if run_length == 1 else 0.15)
     assert hits >= 17

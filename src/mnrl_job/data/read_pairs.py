@@ -15,7 +15,7 @@ from mnrl_job.data.clean_text import ParsedRow, Texts
 from mnrl_job.data.columns import ColumnNames
 from mnrl_job.data.file_formats.common import BadRow
 from mnrl_job.data.pairs import Pairs, SourceRecord
-from mnrl_job.data.row_counts import RECORDED_BAD_ROWS, RowCounts, check_row_counts
+from mnrl_job.data.row_counts import RowCounts, check_row_counts
 from mnrl_job.data.row_selection import check_filter, check_labels
 from mnrl_job.data.sources import LocalSource
 from mnrl_job.data.tables import read_table, write_table
@@ -32,12 +32,11 @@ Reader = TabularSource | BeirFolder
 
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
-    """Which columns and rows to read, how many of the rows may be unusable, and how many of these are kept."""
+    """Which columns and rows to read, and how many of the rows may be unusable."""
 
     columns: ColumnNames = field(default_factory=ColumnNames)
     row_filter: RowFilter | None = None
     max_bad_row_ratio: float = 0.0
-    recorded_bad_rows: int = RECORDED_BAD_ROWS
 
 
 def read_pairs(sources: tuple[LocalSource, ...], options: ReadOptions, path: Path) -> Pairs:
@@ -48,7 +47,7 @@ def read_pairs(sources: tuple[LocalSource, ...], options: ReadOptions, path: Pat
     """
     readers = [_open(source, options) for source in sources]
     schema = _schema(any(isinstance(reader, TabularSource) and reader.has_negatives for reader in readers))
-    counts, records = RowCounts(options.recorded_bad_rows), []
+    counts, records = RowCounts(), []
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for source, reader in zip(sources, readers, strict=True):
             before = replace(counts)

@@ -19,11 +19,10 @@ LOGGED_BAD_ROWS = 10
 class RowCounts:
     """Counts over all sources. A row with several positives gives several pairs.
 
-    The first `recorded_bad_rows` are kept. `negatives` counts pairs by their number of negatives; `first_negatives` is
-    where the first of each is. `missing` counts texts that look like missing values.
+    `negatives` counts pairs by their number of negatives; `first_negatives` is where the first of each is. `missing`
+    counts texts that look like missing values.
     """
 
-    recorded_bad_rows: int = RECORDED_BAD_ROWS
     read: int = 0
     pairs: int = 0
     not_relevant: int = 0
@@ -37,7 +36,7 @@ class RowCounts:
 
     def reject(self, bad_row: BadRow) -> None:
         self.rejected[bad_row.reason] += 1
-        if len(self.bad_rows) < self.recorded_bad_rows:
+        if len(self.bad_rows) < RECORDED_BAD_ROWS:
             self.bad_rows.append(bad_row)
 
     def add_pair(self, texts: Texts, where: str) -> None:

@@ -1,7 +1,6 @@
 """What a sample of the training data says about all of it, and how certain that is."""
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
@@ -11,6 +10,7 @@ import numpy as np
 
 from mnrl_job.batching.planning import batches_by_source
 from mnrl_job.config.settings import Settings
+from mnrl_job.data.file_formats.common import BadRow
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.read_pairs import ReadOptions
 from mnrl_job.data.row_counts import LOGGED_BAD_ROWS, count_reasons, sufficient_ratio
@@ -39,18 +39,17 @@ def sampled_rows(settings: Settings) -> int:
 
 
 def sample_options(settings: Settings) -> ReadOptions:
-    """`check_bad_rows` judges the unusable rows, so that reading tolerates and keeps all."""
-    return replace(read_options(settings), max_bad_row_ratio=1.0, recorded_bad_rows=sys.maxsize)
+    """Reading tolerates unusable rows: `check_bad_rows` judges them."""
+    return replace(read_options(settings), max_bad_row_ratio=1.0)
 
 
 def describe_sample(sources: Sequence[SampledSource]) -> str:
     files = [file for source in sources for file in source.sampled.values()]
-    places = sum(len(file.lines) for file in files)
     beginnings = sum(file.is_beginning for file in files)
     return (
         f"of about {sum(source.rows for source in sources)} rows a sample is checked: "
-        f"{file_size(sum(file.read for file in files))} from {plural(places, 'place')} in {len(files)} of "
-        f"{plural(sum(source.files_in_all for source in sources), 'file')}"
+        f"{file_size(sum(file.read for file in files))} from {sum(len(file.lines) for file in files)} places in "
+        f"{len(files)} of {plural(sum(source.files_in_all for source in sources), 'file')}"
         + (f", of {beginnings} of them only the beginning" if beginnings else "")
         + "; counts are of the sample, where they are not said to be of all; --full reads all rows"
     )
@@ -63,7 +62,7 @@ def check_bad_rows(pairs: Pairs, max_bad_row_ratio: float) -> Finding:
         DataError: it is certainly larger than allowed.
     """
     bad, selected = sum(pairs.rejected.values()), pairs.rows_read - pairs.filtered
-    low, high = wilson_interval(bad / selected, effective_rows(selected, [row.where for row in pairs.bad_rows]))
+    low, high = wilson_interval(bad / selected, effective_rows(selected, bad / selected, pairs.bad_rows))
     share = f"{percent(low)} to {percent(high)} of all rows (95 %)"
     if not bad:
         in_runs = wilson_interval(0, max(1, selected // BLOCK_ROWS))[1]
@@ -90,20 +89,19 @@ def wilson_interval(share: float, rows: float) -> tuple[float, float]:
     return max(0.0, (center - width) / (1 + weight)), min(1.0, (center + width) / (1 + weight))
 
 
-def effective_rows(rows: int, bad_rows: Sequence[str]) -> float:
-    """So many independent rows would say as much: rows of a block are alike (Kish's design effect)."""
-    blocks, bad = max(2, rows // BLOCK_ROWS), len(bad_rows)
-    if bad in (0, rows):
+def effective_rows(rows: int, share: float, bad_rows: Sequence[BadRow]) -> float:
+    """So many independent rows would say as much (Kish 1965), by the first bad rows: those of a block are alike."""
+    if not 0 < share < 1:
         return rows
-    squares = sum(count**2 for count in Counter(map(_block_of, bad_rows)).values())
-    variance = (squares - bad**2 / blocks) * blocks / (blocks - 1)
-    return rows / max(1.0, variance / (bad * (1 - bad / rows)))
+    in_block = Counter(map(_block_of, bad_rows)).values()
+    expected, seen = share * BLOCK_ROWS, sum(count**2 for count in in_block) / len(bad_rows)
+    return rows / max(1.0, (seen - expected) / (1 - share))
 
 
-def _block_of(where: str) -> str:
+def _block_of(bad_row: BadRow) -> str:
     """Blocks in the middle of a file have one position; rows with a number are divided as the blocks are."""
-    file, _, line = where.rpartition(":")
-    return f"{file}:{int(line) // BLOCK_ROWS}" if line.isdecimal() else where
+    file, _, line = bad_row.where.rpartition(":")
+    return f"{file}:{int(line) // BLOCK_ROWS}" if line.isdecimal() else bad_row.where
 
 
 def for_trial(settings: Settings, pairs: Pairs) -> tuple[Settings, Pairs]:

@@ -2,20 +2,9 @@
 
 from mnrl_job.storage.base import Entry, Store
 from mnrl_job.storage.local import LocalStore
-from mnrl_job.storage.ranged_file import RangedFile
 from mnrl_job.storage.uri import is_hub_id, is_remote, local_path, split_revision
 
-__all__ = [
-    "Entry",
-    "LocalStore",
-    "RangedFile",
-    "Store",
-    "is_hub_id",
-    "is_remote",
-    "local_path",
-    "open_store",
-    "split_revision",
-]
+__all__ = ["Entry", "LocalStore", "Store", "is_hub_id", "is_remote", "local_path", "open_store", "split_revision"]
 
 
 def open_store(uri: str, variable: str, addressing_style: str = "auto", attempts: int | None = None) -> Store:
