@@ -52,9 +52,10 @@ def as_jsonl(pairs):
     return "".join(json.dumps({"anchor": a, "positive": p}) + "\n" for a, p in pairs).encode()
 
 
-def as_parquet(pairs):
+def as_parquet(pairs, **options):
     anchors, positives = zip(*pairs, strict=True)
-    pq.write_table(pa.table({"anchor": anchors, "positive": positives}), data := io.BytesIO(), row_group_size=999)
+    table = pa.table({"anchor": anchors, "positive": positives})
+    pq.write_table(table, data := io.BytesIO(), **{"row_group_size": 999} | options)
     return data.getvalue()
 
 
@@ -150,11 +151,16 @@ def test_sources_are_sampled_in_proportion(tmp_path):
     assert 2 < first / second < 4
 
 
-@pytest.mark.parametrize("name", KINDS)
+def as_one_row_group(pairs):
+    return as_parquet(pairs, row_group_size=ROWS, use_dictionary=False, data_page_size=4_096)
+
+
+@pytest.mark.parametrize("name", [*KINDS, "large-groups.parquet"])
 def test_from_s3_only_the_sampled_ranges_are_fetched(moto, reach, tmp_path, name, monkeypatch):
     if name.endswith("t"):
         monkeypatch.setattr(sample_file, "HEAD", 1 << 15)
-    data = KINDS[name](difficult_pairs())
+    monkeypatch.setattr(sample_file, "PARQUET_BUFFER", 1 << 12)
+    data = KINDS.get(name, as_one_row_group)(difficult_pairs())
     put(moto, reach(moto), {name: data})
     with proxied(moto) as proxy:
         uri = reach(proxy)

@@ -67,7 +67,8 @@ def _survey(source: ResolvedSource, folder: Path) -> tuple[list[SampledFile], fl
     chosen = [counted[index] for index in evenly_spaced(len(counted), MAX_FILES)]
     estimated = [replace(file, rows=rows) for file, rows in zip(chosen, parallel(estimate_rows, chosen), strict=True)]
     in_all, in_chosen = (sum(file.entry.size for file in some) for some in (counted, chosen))
-    return estimated + [file for file in files if file not in counted], in_all / max(1, in_chosen)
+    others = [file for file in files if is_beir and file.entry.key not in BEIR_ROWS]
+    return estimated + others, in_all / max(1, in_chosen)
 
 
 def _entries_of(source: ResolvedSource) -> list[tuple[str, Store, Entry]]:

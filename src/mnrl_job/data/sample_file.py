@@ -30,7 +30,7 @@ BLOCK_ROWS = 100
 BLOCKS_AT_ONCE = 64
 # Bytes at the beginning of a file that give the length of its rows: several blocks of a zstd frame.
 HEAD = 1 << 18
-PARQUET_BUFFER = 1 << 16
+PARQUET_BUFFER = 1 << 18
 BEIR_ROWS = ("qrels/train.tsv", "qrels/train.tsv.gz")
 # A quotation mark that certainly opens or closes a text: those inside are doubled.
 QUOTE = re.compile(rb'[\r\n,;\t|]"[^"\r\n,;\t|]|(?P<closing>[^"\r\n,;\t|]"[\r\n,;\t|])')
@@ -107,7 +107,8 @@ def sample_file(file: SampledFile, rows: int) -> SampledFile:
 def _sample_row_groups(file: SampledFile, rows: int) -> SampledFile:
     source = RangedFile(file.store, file.entry)
     lines, positions = [1], []
-    with pq.ParquetFile(source, buffer_size=PARQUET_BUFFER, page_checksum_verification=True) as parquet:
+    options = {"buffer_size": PARQUET_BUFFER, "pre_buffer": False}  # else whole columns are fetched
+    with pq.ParquetFile(source, page_checksum_verification=True, **options) as parquet:
         sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
         groups = evenly_spaced(len(sizes), max(1, rows // BLOCK_ROWS)).tolist()
         with pq.ParquetWriter(file.path, parquet.schema_arrow) as writer:

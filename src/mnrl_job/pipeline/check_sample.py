@@ -67,7 +67,8 @@ def check_bad_rows(pairs: Pairs, max_bad_row_ratio: float) -> Finding:
     if not bad:
         in_runs = wilson_interval(0, max(1, selected // BLOCK_ROWS))[1]
         share = f"at most {percent(high)} of all rows (95 %), {percent(in_runs)} if they come in runs"
-    detail = f"{pairs.rows} pairs from {pairs.rows_read} sampled rows, {bad} rejected: {share}"
+    filtered = f", {pairs.filtered} excluded by MNRL_ROW_FILTER" if pairs.filtered else ""
+    detail = f"{pairs.rows} pairs from {pairs.rows_read} sampled rows{filtered}, {bad} rejected: {share}"
     if low <= max_bad_row_ratio or not bad:
         is_unsure = bad and high > max_bad_row_ratio
         remedy = f"MNRL_MAX_BAD_ROW_RATIO={max_bad_row_ratio:g} may be exceeded; count them with --full"
@@ -107,6 +108,10 @@ def _block_of(bad_row: BadRow) -> str:
 def for_trial(settings: Settings, pairs: Pairs) -> tuple[Settings, Pairs]:
     """Settings and pairs that a sample can be planned with: as one source, and with a batch that it can fill."""
     batch_size = min(settings.batch_size, max(1, pairs.rows // MIN_BATCHES))
+    if batch_size < settings.batch_size:
+        warn(
+            f"the sample fills batches of {batch_size} pairs only: time and memory of a step are those of such a batch"
+        )
     merged = replace(pairs.sources[0], rows=pairs.rows, weight=None)
     return settings.model_copy(update={"batch_size": batch_size}), replace(pairs, sources=(merged,))
 
