@@ -77,12 +77,13 @@ def _entries_of(source: ResolvedSource) -> list[tuple[str, Store, Entry]]:
         return [(f"{source.base_uri}/{entry.key}", source.store, entry) for entry in source.entries]
     root = source.root if source.root.is_dir() else Path(os.path.commonpath([file.parent for file in source.files]))
     store = LocalStore(root, str(root))
-    entries = [(str(file), store.stat(file.relative_to(root).as_posix())) for file in source.files]
-    return [(name, store, entry) for name, entry in entries if entry]
+    return [
+        (str(file), store, Entry(file.relative_to(root).as_posix(), file.stat().st_size, "")) for file in source.files
+    ]
 
 
 def _file(folder: Path, name: str, store: Store, entry: Entry) -> SampledFile:
-    path = folder / file_name(store, entry.key)
+    path = folder / (entry.key if isinstance(store, LocalStore) else file_name(store, entry.key))
     path.parent.mkdir(parents=True, exist_ok=True)
     return SampledFile(name, store, entry, path)
 
