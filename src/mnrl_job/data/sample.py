@@ -11,12 +11,11 @@ from mnrl_job.data.sources import LocalSource, ResolvedSource
 from mnrl_job.data.tables import evenly_spaced
 from mnrl_job.storage import Entry, LocalStore, Store
 from mnrl_job.storage.transfer import file_name
-from mnrl_job.system.threads import parallel
+from mnrl_job.system.threads import THREADS, parallel
 
 SAMPLED_ABOVE = 2_000_000
 # Files of a source that are sampled, evenly spaced.
 MAX_FILES = 200
-FILES_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +91,12 @@ def _sample(
     source: ResolvedSource, folder: Path, files: list[SampledFile], weight: float, fraction: float
 ) -> SampledSource:
     """Sample this fraction of the rows of a source, of which each file stands for `weight` files."""
+    threads = max(1, THREADS // len(files))  # of each file: stores have a connection for each of all
 
     def write(file: SampledFile) -> SampledFile:
-        return sample_file(file, round(fraction * weight * file.rows)) if file.rows else _copy(file)
+        return sample_file(file, round(fraction * weight * file.rows), threads) if file.rows else _copy(file)
 
-    sampled = {str(file.path): file for file in parallel(write, files, FILES_AT_ONCE)}
+    sampled = {str(file.path): file for file in parallel(write, files)}
     is_folder = source.base_uri == source.uri.rstrip("/") if source.store else source.root.is_dir()
     paths = "|".join(map(re.escape, sorted(sampled, key=len, reverse=True)))
     return SampledSource(

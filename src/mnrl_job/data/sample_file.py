@@ -90,8 +90,8 @@ def estimate_rows(file: SampledFile) -> int:
     return 1
 
 
-def sample_file(file: SampledFile, rows: int) -> SampledFile:
-    """Write a sample of about so many rows.
+def sample_file(file: SampledFile, rows: int, threads: int) -> SampledFile:
+    """Write a sample of about so many rows, reading it by so many threads.
 
     Raises:
         DataError: a Parquet file is damaged.
@@ -101,7 +101,7 @@ def sample_file(file: SampledFile, rows: int) -> SampledFile:
             return _sample_row_groups(file, rows)
     if file.entry.key in BEIR_ROWS or detect_compression(file.read_range(0, len(GZIP) + 2)):
         return _sample_beginning(file, rows)
-    return _sample_blocks(file, rows)
+    return _sample_blocks(file, rows, threads)
 
 
 def _sample_row_groups(file: SampledFile, rows: int) -> SampledFile:
@@ -134,7 +134,7 @@ def _sample_beginning(file: SampledFile, rows: int) -> SampledFile:
     return replace(file, rows=count * file.entry.size // stop, read=stop)
 
 
-def _sample_blocks(file: SampledFile, rows: int) -> SampledFile:
+def _sample_blocks(file: SampledFile, rows: int, threads: int) -> SampledFile:
     size, total = -(-BLOCK_ROWS * file.entry.size // file.rows), file.entry.size
     count = max(1, round(rows / BLOCK_ROWS))
     if count * size >= total:
@@ -144,7 +144,8 @@ def _sample_blocks(file: SampledFile, rows: int) -> SampledFile:
     with file.path.open("wb") as sample:
         for first in range(0, count, BLOCKS_AT_ONCE):
             some = starts[first : first + BLOCKS_AT_ONCE]
-            for start, block in zip(some, parallel(lambda at: file.read_range(at, at + size), some), strict=True):
+            blocks = parallel(lambda at: file.read_range(at, at + size), some, threads)
+            for start, block in zip(some, blocks, strict=True):
                 ends = _record_ends(block, start) if file.is_delimited else _newlines(block)
                 begin, content = _whole_records(block, ends, start == 0, start + size == total)
                 row_ends += len(ends)
