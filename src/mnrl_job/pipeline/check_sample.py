@@ -159,7 +159,7 @@ def truncation_findings(lengths: TokenLengths) -> Iterator[Finding]:
     for name, column in lengths.columns.items():
         low, high = wilson_interval(column["truncated"], lengths.rows)
         detail = f"{percent(low)} to {percent(high)} of all {name} texts are truncated (95 %)"
-        yield Finding("token lengths", "passed", f"{detail}; {describe_lengths(column)} tokens in the sample")
+        yield Finding(f"{name} tokens", "passed", f"{detail}; {describe_lengths(column)} tokens in the sample")
 
 
 def percent(share: float) -> str:
