@@ -8,12 +8,15 @@ from pathlib import Path
 
 import numpy as np
 from botocore.exceptions import ClientError
+from sentence_transformers import SentenceTransformer
 
+from mnrl_job.batching.batch_plan import BatchPlan
+from mnrl_job.batching.token_shards import TokenShards
 from mnrl_job.config.dotenv_file import read_dotenv
 from mnrl_job.config.reader import read_settings
 from mnrl_job.config.setting_types import Source
 from mnrl_job.config.settings import Settings
-from mnrl_job.data.pairs import SourceRecord
+from mnrl_job.data.pairs import Pairs, SourceRecord
 from mnrl_job.data.ragged import no_values
 from mnrl_job.data.read_evalset import read_evalset
 from mnrl_job.data.sources import fetch, locate, locate_model
@@ -27,6 +30,8 @@ from mnrl_job.runs.publish import already_published
 from mnrl_job.runs.verify import verify_run
 from mnrl_job.storage import open_store
 from mnrl_job.storage.s3_errors import explain
+from mnrl_job.training.shard_files import ShardFiles
+from mnrl_job.worker.tokens import with_usable_tokens
 from tests.data.reading import read
 from tests.deduplication.rows import Rows, pairs_of
 
@@ -110,6 +115,33 @@ def input_at(uri: str, variable: str = "MNRL_TRAIN_DATA") -> Provoke:
     def provoke() -> None:
         (source,) = read_settings("train", {}, NEEDED | {"MNRL_TRAIN_DATA": uri}, {})[0].train_data
         locate(source, variable)
+
+    return provoke
+
+
+TOKENS = TokenShards("tokens", 1, ("abc",), "", ((), ()), 1, 0.0)
+
+
+def begin_step(files: Mapping[str, str]) -> Provoke:
+    """Of a run on prepared tokens whose folder has these files."""
+
+    def provoke() -> None:
+        write(files)
+        ShardFiles(TOKENS, 1, Path("scratch"), "auto").begin_step(0)
+
+    return provoke
+
+
+def with_prepared_tokens(**settings: object) -> Provoke:
+    """Of a model and settings that cannot use them, where there are no texts."""
+
+    def provoke() -> None:
+        model = SentenceTransformer("model", device="cpu")
+        gone = Path("gone")
+        pairs = Pairs(gone, ("anchor", "positive"), 8, 8, {}, (), ())
+        with_usable_tokens(
+            model, Settings().model_copy(update=settings), pairs, BatchPlan(gone, gone, 1, tokens=TOKENS)
+        )
 
     return provoke
 

@@ -1,6 +1,7 @@
 """What is wrong with models, storage, runs that stand there already, and devices."""
 
 from functools import partial
+from hashlib import sha256
 from importlib.metadata import version
 
 from botocore.exceptions import EndpointConnectionError, NoCredentialsError
@@ -12,6 +13,7 @@ from tests.embedding.folders import with_json
 from tests.messages.provoking import (
     Catalogue,
     base_model,
+    begin_step,
     boto,
     compared,
     cut_off,
@@ -21,6 +23,7 @@ from tests.messages.provoking import (
     s3,
     unchanged,
     verified,
+    with_prepared_tokens,
     without_tokenizer,
 )
 
@@ -170,6 +173,31 @@ PUBLISHING: Catalogue = {
         compared(a="abc", b="def"),
         65,
         "RUN: out/a, out/b have no eval set in common; evaluate the models on one",
+    ),
+}
+TOKENS: Catalogue = {
+    "a shard that is gone": (
+        begin_step({}),
+        65,
+        "MNRL_TRAIN_DATA: tokens/000000.arrow is missing; prepare the data again",
+    ),
+    "a shard that is damaged": (
+        begin_step({"tokens/000000.arrow": "x"}),
+        65,
+        f"MNRL_TRAIN_DATA: tokens/000000.arrow is damaged: its SHA-256 is {sha256(b'x').hexdigest()}, not abc; prepare "
+        "the data again",
+    ),
+    "tokens without the negatives to be mined": (
+        with_prepared_tokens(num_hard_negatives=1),
+        64,
+        "MNRL_TRAIN_DATA: cannot train on the prepared tokens: MNRL_NUM_HARD_NEGATIVES adds negatives to each pair; "
+        "prepare the data for it",
+    ),
+    "tokens of another model": (
+        with_prepared_tokens(),
+        64,
+        "MNRL_TRAIN_DATA: cannot train on the prepared tokens: the model has another tokenizer, maximum length or "
+        "prompt; prepare the data for it",
     ),
 }
 DEVICES: Catalogue = {

@@ -18,8 +18,8 @@ STATUSES = {"passed": ("green", logging.INFO), "warning": ("yellow", logging.WAR
 
 
 def with_lengths(audit: dict[str, Any], lengths: TokenLengths | None) -> dict[str, Any]:
-    """The audit with the token lengths counted by the workers."""
-    return audit | {"token_lengths": asdict(lengths) if lengths else None}
+    """The audit with the token lengths counted by the workers, unless the preparation has counted them."""
+    return audit | {"token_lengths": asdict(lengths) if lengths else audit.get("token_lengths")}
 
 
 def audit_findings(audit: dict[str, Any]) -> Iterator[Finding]:

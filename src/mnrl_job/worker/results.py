@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from mnrl_job.batching.token_shards import TokenShards
 from mnrl_job.embedding.model_facts import ModelFacts
 from mnrl_job.evaluation.results import Evaluation
 from mnrl_job.training.results import TokenLengths, Training
@@ -65,4 +66,12 @@ class TrialRun:
     step_seconds: float
     evaluation_seconds: float
     seconds: float
+    lengths: TokenLengths | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """The tokens of the training pairs in plan order, and how long the texts are; None where input is not token ids."""
+
+    tokens: TokenShards | None
     lengths: TokenLengths | None

@@ -28,6 +28,7 @@ from mnrl_job.worker.guide import run_guide_model
 from mnrl_job.worker.model import describe_model, load_base_model, model_options, save_model
 from mnrl_job.worker.results import WorkerResult
 from mnrl_job.worker.scoring import evaluate_all, extra_checkpoint_files, scores_before, selection_score
+from mnrl_job.worker.tokens import with_usable_tokens
 from mnrl_job.worker.weight_selection import Points, fixed_alpha, select_weights
 
 
@@ -43,13 +44,14 @@ def train_role(task: WorkerTask) -> None:
         raise ValueError("a training task needs pairs")
     warn_untrained_full_dim(model, settings.matryoshka_dims)
     before = scores_before(model, task)
-    lengths = measure_lengths(model, task.pairs) if state.is_main_process else None
+    batch_plan = with_usable_tokens(model, settings, task.pairs, task.batch_plan)
+    lengths = measure_lengths(model, task.pairs) if state.is_main_process and not batch_plan.tokens else None
     run_guide_model(task)
     logs.log(f"training on {task.pairs.rows} pairs with {describe_devices(state)}")
     identity = asdict(run_identity(settings, task.inputs).for_resume())
     checkpoint_spec = CheckpointSpec(identity, extra_checkpoint_files(task), task.resume)
     score = partial(selection_score, model, task) if settings.eval_interval else None
-    data, folders = TrainingData(task.pairs, task.batch_plan), AttemptFolders(task.scratch, task.staging)
+    data, folders = TrainingData(task.pairs, batch_plan), AttemptFolders(task.scratch, task.staging)
     training = train(model, settings, data, folders, checkpoint_spec, score)
     model, alpha, points = final_model(task, model)
     training = replace(training, weight_interpolation=alpha, interpolation_points=points)

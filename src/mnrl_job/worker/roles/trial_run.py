@@ -19,6 +19,7 @@ from mnrl_job.worker.guide import run_guide_model
 from mnrl_job.worker.model import load_base_model
 from mnrl_job.worker.results import TrialRun
 from mnrl_job.worker.retrieval import estimate_seconds
+from mnrl_job.worker.tokens import with_usable_tokens
 
 TRIAL_STEPS = 4
 
@@ -30,13 +31,16 @@ def trial_run_role(task: WorkerTask) -> None:
     started = time.perf_counter()
     if task.pairs is None or task.batch_plan is None:
         raise ValueError("a trial run needs pairs")
-    lengths = measure_lengths(model, task.pairs) if state.is_main_process else None
+    batch_plan = with_usable_tokens(model, settings, task.pairs, task.batch_plan)
+    lengths = measure_lengths(model, task.pairs) if state.is_main_process and not batch_plan.tokens else None
     precision = choose_precision(settings.precision, state.device)
     evaluation_seconds = sum(estimate_seconds(model, eval_set, precision) for eval_set in task.eval_sets)
     max_steps = min(TRIAL_STEPS, settings.max_steps or TRIAL_STEPS)
     trial_settings = settings.model_copy(update={"max_steps": max_steps, "report_to": ()})
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    data = first_steps(TrainingData(task.pairs, task.batch_plan), TRIAL_STEPS, task.scratch / "trial-run")
+    data = TrainingData(task.pairs, batch_plan)
+    if batch_plan.tokens is None:
+        data = first_steps(data, TRIAL_STEPS, task.scratch / "trial-run")
     run_guide_model(replace(task, settings=trial_settings, pairs=data.pairs, batch_plan=data.batch_plan))
     training = train(model, trial_settings, data, AttemptFolders(task.scratch, task.staging))
     if state.is_main_process:
