@@ -72,7 +72,9 @@ def write_labels(path: Path, groups: NDArray[np.int64], negatives: Ragged | None
     labels = np.column_stack([np.arange(len(groups)), groups])
     columns = {"label": pa.FixedSizeListArray.from_arrays(pa.array(labels.ravel()), labels.shape[1])}
     if negatives is not None:
-        columns["negatives"] = pa.LargeListArray.from_arrays(pa.array(negatives.offsets), pa.array(negatives.values))
+        columns["negatives"] = pa.LargeListArray.from_arrays(
+            pa.array(negatives.offsets), pa.array(negatives.values, pa.int64())
+        )
     write_table(path, pa.table(columns))
 
 

@@ -1,0 +1,78 @@
+"""Run a function on many inputs in processes, one per usable CPU."""
+
+import multiprocessing
+import os
+import pickle
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mnrl_job.errors import InternalError
+from mnrl_job.system.cpus import usable_cpus
+from mnrl_job.system.heartbeat import heartbeat
+from mnrl_job.system.parent_death import die_with_parent
+
+# Starting a process costs about as much as a few inputs.
+INPUTS_PER_PROCESS = 4
+SECONDS_BETWEEN_HEARTBEATS = 1.0
+
+Input = TypeVar("Input")
+Result = TypeVar("Result")
+
+
+def map_in_processes(
+    function: Callable[[Input], Result], inputs: Sequence[Input], folder: Path, task: str
+) -> Iterator[Result]:
+    """The results in the order of the inputs, which are processed here if they are few.
+
+    Results wait in files below `folder`, which must exist. `task` is for the error message.
+
+    Raises:
+        InternalError: a process was killed.
+    """
+    processes = min(usable_cpus(), len(inputs) // INPUTS_PER_PROCESS)
+    if processes < 2:
+        yield from map(function, inputs)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, context, initializer=_start_process, initargs=(os.getpid(),)) as pool:
+        try:
+            paths = [folder / f"result-{number}" for number in range(len(inputs))]
+            futures = [
+                pool.submit(_write_result, function, each, path) for each, path in zip(inputs, paths, strict=True)
+            ]
+            for future, path in zip(futures, paths, strict=True):
+                _await(future)
+                yield _read_result(path)
+        except BrokenProcessPool as error:
+            raise InternalError(f"a process {task} was killed; the machine may be out of memory") from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _start_process(parent: int) -> None:
+    """Exit with the parent, which alone handles signals."""
+    die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _write_result(function: Callable[[Input], Any], each: Input, path: Path) -> None:
+    """Write to a file, not to the pipe: a process killed halfway would block the parent forever."""
+    with path.open("wb") as file:
+        pickle.dump(function(each), file, pickle.HIGHEST_PROTOCOL)
+
+
+def _await(future: Future[None]) -> None:
+    while not wait([future], SECONDS_BETWEEN_HEARTBEATS).done:
+        heartbeat()
+    future.result()
+
+
+def _read_result(path: Path) -> Any:
+    with path.open("rb") as file:
+        result = pickle.load(file)  # noqa: S301, written by our own process
+    path.unlink()
+    return result
