@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mnrl_job.data.clean_text import is_empty
 from mnrl_job.data.columns import Columns
-from mnrl_job.data.file_formats.common import BadRow
+from mnrl_job.data.file_formats.common import BadRow, Span
 from mnrl_job.data.file_formats.rows import read_rows
 from mnrl_job.data.stringified_lists import OPENERS, StringifiedType, stringified_type
 from mnrl_job.errors import DataError
@@ -30,11 +30,26 @@ class Survey:
         """Whether at least half of a column's texts are of this type."""
         return 0 < self.texts[name] <= 2 * self.stringified[name, kind]
 
+    def merge(self, later: "Survey") -> None:
+        self.names |= later.names
+        self.filled |= later.filled
+        self.texts.update(later.texts)
+        self.stringified.update(later.stringified)
+        self.first = later.first | self.first
 
-def survey_file(path: Path, columns: Collection[str] | None = None) -> Survey:
-    """Read a file once. Of Parquet only the given columns are read."""
+
+@dataclass(frozen=True, slots=True)
+class SurveyTask:
+    """A span of a file. Of Parquet only the given columns are read."""
+
+    path: Path
+    span: Span
+    columns: Collection[str] | None
+
+
+def survey_span(task: SurveyTask) -> Survey:
     survey = Survey()
-    for line, row in read_rows(path, columns):
+    for line, row in read_rows(task.path, task.columns, task.span):
         if isinstance(row, BadRow):
             continue
         if not row.keys() <= survey.names.keys():
@@ -46,7 +61,7 @@ def survey_file(path: Path, columns: Collection[str] | None = None) -> Survey:
                 survey.texts[name] += 1
                 if value[0] in OPENERS and (kind := stringified_type(value)):
                     survey.stringified[name, kind] += 1
-                    survey.first.setdefault((name, kind), f"{path}:{line}")
+                    survey.first.setdefault((name, kind), f"{task.path}:{line}")
     return survey
 
 

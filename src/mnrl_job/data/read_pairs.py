@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ import pyarrow as pa
 from mnrl_job.config.row_filter import RowFilter
 from mnrl_job.data.beir import BeirFolder
 from mnrl_job.data.beir_pairs import find_beir_training_folder, read_beir_pairs
-from mnrl_job.data.clean_text import ParsedRow, Texts
+from mnrl_job.data.clean_text import Texts
 from mnrl_job.data.columns import ColumnNames
 from mnrl_job.data.file_formats.common import BadRow
 from mnrl_job.data.pairs import Pairs, SourceRecord
@@ -19,11 +20,12 @@ from mnrl_job.data.row_counts import RowCounts, check_row_counts
 from mnrl_job.data.row_selection import check_filter, check_labels
 from mnrl_job.data.sources import LocalSource
 from mnrl_job.data.tables import read_table, write_table
-from mnrl_job.data.tabular import TabularSource, inspect_files
+from mnrl_job.data.tabular import TabularPart, TabularSource, inspect_files
 from mnrl_job.errors import DataError
 from mnrl_job.system.files import sha256_of
 from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.logs import warn
+from mnrl_job.system.processes import map_in_processes
 
 TEXTS_PER_BATCH = 20_000
 
@@ -45,17 +47,19 @@ def read_pairs(sources: tuple[LocalSource, ...], options: ReadOptions, path: Pat
     Raises:
         DataError: no usable row, too many unusable ones, missing columns, or a damaged file.
     """
-    readers = [_open(source, options) for source in sources]
-    schema = _schema(any(isinstance(reader, TabularSource) and reader.has_negatives for reader in readers))
-    counts, records = RowCounts(), []
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        for source, reader in zip(sources, readers, strict=True):
-            before = replace(counts)
-            with source.uris_in_errors():
-                for batch in _in_batches(_usable_pairs(source, reader, counts)):
-                    writer.write_batch(_record_batch(batch, schema))
-                    heartbeat(rows_read=counts.read)
-            records.append(_source_record(source, reader, counts, before))
+    with TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as folder:
+        readers = [_open(source, options, Path(folder)) for source in sources]
+        schema = _schema(any(isinstance(reader, TabularSource) and reader.has_negatives for reader in readers))
+        counts, records = RowCounts(), []
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            for source, reader in zip(sources, readers, strict=True):
+                before = replace(counts)
+                with source.uris_in_errors():
+                    for part in _read_parts(reader, schema, Path(folder)):
+                        counts.merge(part.counts, source.restore_uris)
+                        _move_batches(part.path, writer)
+                        heartbeat(rows_read=counts.read)
+                records.append(_source_record(source, reader, counts, before))
     with ExitStack() as stack:
         for source in sources:
             stack.enter_context(source.uris_in_errors())
@@ -78,27 +82,57 @@ def read_pairs(sources: tuple[LocalSource, ...], options: ReadOptions, path: Pat
     )
 
 
-def _open(source: LocalSource, options: ReadOptions) -> Reader:
+def _open(source: LocalSource, options: ReadOptions, folder: Path) -> Reader:
     with source.uris_in_errors():
         return find_beir_training_folder(source.root) or inspect_files(
-            source.files, source.root, options.columns, options.row_filter
+            source.files, source.root, options.columns, options.row_filter, folder
         )
 
 
-def _usable_pairs(source: LocalSource, reader: Reader, counts: RowCounts) -> Iterator[Texts]:
-    rows: Iterator[tuple[str, ParsedRow]] = (
-        reader.read() if isinstance(reader, TabularSource) else read_beir_pairs(reader)
-    )
-    for where, row in rows:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows of a source, whose pairs are written to `path` and counted when they are read."""
+
+    rows: TabularPart | BeirFolder
+    schema: pa.Schema
+    path: Path
+    counts: RowCounts = field(default_factory=RowCounts)
+
+
+def _read_parts(reader: Reader, schema: pa.Schema, folder: Path) -> Iterator[_Part]:
+    rows: Sequence[TabularPart | BeirFolder] = reader.parts if isinstance(reader, TabularSource) else (reader,)
+    parts = [_Part(each, schema, folder / f"{number}.arrow") for number, each in enumerate(rows)]
+    for part in map_in_processes(_read_part, parts, folder, "reading the data"):
+        if isinstance(reader, TabularSource) and isinstance(part.rows, TabularPart):
+            reader.add_values(part.rows)
+        yield part
+
+
+def _move_batches(path: Path, writer: pa.ipc.RecordBatchStreamWriter) -> None:
+    for batch in read_table(path).to_batches():
+        writer.write_batch(batch)
+    path.unlink()
+
+
+def _read_part(part: _Part) -> _Part:
+    with pa.OSFile(str(part.path), "wb") as sink, pa.ipc.new_stream(sink, part.schema) as writer:
+        for batch in _in_batches(_usable_pairs(part)):
+            writer.write_batch(_record_batch(batch, part.schema))
+    return part
+
+
+def _usable_pairs(part: _Part) -> Iterator[Texts]:
+    counts = part.counts
+    for where, row in part.rows.read() if isinstance(part.rows, TabularPart) else read_beir_pairs(part.rows):
         counts.read += 1
         if row is None:
             counts.filtered += 1
         elif isinstance(row, BadRow):
-            counts.reject(source.restore_uris_of(row))
+            counts.reject(row)
         else:
             counts.not_relevant += not row
             for texts in row:
-                counts.add_pair(texts, source.restore_uris(where))
+                counts.add_pair(texts, where)
                 yield texts
 
 
