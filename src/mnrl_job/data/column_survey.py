@@ -38,18 +38,10 @@ class Survey:
         self.first = later.first | self.first
 
 
-@dataclass(frozen=True, slots=True)
-class SurveyTask:
-    """A span of a file. Of Parquet only the given columns are read."""
-
-    path: Path
-    span: Span
-    columns: Collection[str] | None
-
-
-def survey_span(task: SurveyTask) -> Survey:
+def survey_span(path: Path, span: Span, columns: Collection[str] | None = None) -> Survey:
+    """Read a span once. Of Parquet only the given columns are read."""
     survey = Survey()
-    for line, row in read_rows(task.path, task.columns, task.span):
+    for line, row in read_rows(path, columns, span):
         if isinstance(row, BadRow):
             continue
         if not row.keys() <= survey.names.keys():
@@ -61,7 +53,7 @@ def survey_span(task: SurveyTask) -> Survey:
                 survey.texts[name] += 1
                 if value[0] in OPENERS and (kind := stringified_type(value)):
                     survey.stringified[name, kind] += 1
-                    survey.first.setdefault((name, kind), f"{task.path}:{line}")
+                    survey.first.setdefault((name, kind), f"{path}:{line}")
     return survey
 
 

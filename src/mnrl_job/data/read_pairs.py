@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,7 +26,7 @@ from mnrl_job.errors import DataError
 from mnrl_job.system.files import sha256_of
 from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.logs import warn
-from mnrl_job.system.processes import map_in_processes
+from mnrl_job.system.processes import run_in_processes
 
 TEXTS_PER_BATCH = 20_000
 
@@ -55,9 +56,9 @@ def read_pairs(sources: tuple[LocalSource, ...], options: ReadOptions, path: Pat
             for source, reader in zip(sources, readers, strict=True):
                 before = replace(counts)
                 with source.uris_in_errors():
-                    for part in _read_parts(reader, schema, Path(folder)):
-                        counts.merge(part.counts, source.restore_uris)
-                        _move_batches(part.path, writer)
+                    for part_counts, part_path in _read_parts(reader, schema, Path(folder)):
+                        counts.merge(part_counts, source.restore_uris)
+                        _move_batches(part_path, writer)
                         heartbeat(rows_read=counts.read)
                 records.append(_source_record(source, reader, counts, before))
     with ExitStack() as stack:
@@ -89,23 +90,26 @@ def _open(source: LocalSource, options: ReadOptions, folder: Path) -> Reader:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """Rows of a source, whose pairs are written to `path` and counted when they are read."""
+def _read_parts(reader: Reader, schema: pa.Schema, folder: Path) -> Iterator[tuple[RowCounts, Path]]:
+    """The counts of each part of a source, and the Arrow file of its pairs."""
+    parts: Sequence[TabularPart | BeirFolder] = reader.parts if isinstance(reader, TabularSource) else (reader,)
+    paths = [folder / f"{number}.arrow" for number in range(len(parts))]
+    tasks = [partial(_read_part, part, schema, path) for part, path in zip(parts, paths, strict=True)]
+    for path, (part, counts) in zip(paths, run_in_processes(tasks, folder, "reading the data"), strict=True):
+        if isinstance(reader, TabularSource) and isinstance(part, TabularPart):
+            reader.add_values(part)
+        yield counts, path
 
-    rows: TabularPart | BeirFolder
-    schema: pa.Schema
-    path: Path
-    counts: RowCounts = field(default_factory=RowCounts)
 
-
-def _read_parts(reader: Reader, schema: pa.Schema, folder: Path) -> Iterator[_Part]:
-    rows: Sequence[TabularPart | BeirFolder] = reader.parts if isinstance(reader, TabularSource) else (reader,)
-    parts = [_Part(each, schema, folder / f"{number}.arrow") for number, each in enumerate(rows)]
-    for part in map_in_processes(_read_part, parts, folder, "reading the data"):
-        if isinstance(reader, TabularSource) and isinstance(part.rows, TabularPart):
-            reader.add_values(part.rows)
-        yield part
+def _read_part(
+    part: TabularPart | BeirFolder, schema: pa.Schema, path: Path
+) -> tuple[TabularPart | BeirFolder, RowCounts]:
+    """Write the pairs of a part. Returns it, with the values that were found, and the counts."""
+    counts = RowCounts()
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for batch in _in_batches(_usable_pairs(part, counts)):
+            writer.write_batch(_record_batch(batch, schema))
+    return part, counts
 
 
 def _move_batches(path: Path, writer: pa.ipc.RecordBatchStreamWriter) -> None:
@@ -114,16 +118,8 @@ def _move_batches(path: Path, writer: pa.ipc.RecordBatchStreamWriter) -> None:
     path.unlink()
 
 
-def _read_part(part: _Part) -> _Part:
-    with pa.OSFile(str(part.path), "wb") as sink, pa.ipc.new_stream(sink, part.schema) as writer:
-        for batch in _in_batches(_usable_pairs(part)):
-            writer.write_batch(_record_batch(batch, part.schema))
-    return part
-
-
-def _usable_pairs(part: _Part) -> Iterator[Texts]:
-    counts = part.counts
-    for where, row in part.rows.read() if isinstance(part.rows, TabularPart) else read_beir_pairs(part.rows):
+def _usable_pairs(part: TabularPart | BeirFolder, counts: RowCounts) -> Iterator[Texts]:
+    for where, row in part.read() if isinstance(part, TabularPart) else read_beir_pairs(part):
         counts.read += 1
         if row is None:
             counts.filtered += 1

@@ -3,12 +3,13 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mnrl_job.config.row_filter import Condition, RowFilter
 from mnrl_job.data.clean_text import ParsedRow, extract_pairs
-from mnrl_job.data.column_survey import Survey, SurveyTask, refuse_stringified, stringified_notes, survey_span
+from mnrl_job.data.column_survey import Survey, refuse_stringified, stringified_notes, survey_span
 from mnrl_job.data.columns import ColumnNames, Columns, find_column, find_columns, seem_negative
 from mnrl_job.data.file_formats.common import BadRow, Span
 from mnrl_job.data.file_formats.rows import declared_columns, read_rows, split_file
@@ -16,7 +17,7 @@ from mnrl_job.data.hive_partitions import Partition, partitions_of
 from mnrl_job.data.label_columns import ValueCounts, may_be_label
 from mnrl_job.errors import DataError
 from mnrl_job.system.heartbeat import heartbeat
-from mnrl_job.system.processes import map_in_processes
+from mnrl_job.system.processes import run_in_processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,16 +152,13 @@ def inspect_files(
         return _assign_columns(tuple(names), partitions[file], column_names, row_filter, str(file))
 
     declared = {file: declared_columns(file) for file in files}
-    tasks = [
-        SurveyTask(file, span, assign_columns(file, names).used if names else None)
-        for file, names in declared.items()
-        for span in split_file(file)
-    ]
-    spans: dict[Path, list[Span]] = defaultdict(list)
+    used = {file: assign_columns(file, names).used if names else None for file, names in declared.items()}
+    spans = {file: split_file(file) for file in files}
+    parts = [(file, span) for file in files for span in spans[file]]
+    tasks = [partial(survey_span, file, span, used[file]) for file, span in parts]
     surveys: dict[Path, Survey] = defaultdict(Survey)
-    for task, survey in zip(tasks, map_in_processes(survey_span, tasks, folder, "reading the data"), strict=True):
-        spans[task.path].append(task.span)
-        surveys[task.path].merge(survey)
+    for (file, _), survey in zip(parts, run_in_processes(tasks, folder, "reading the data"), strict=True):
+        surveys[file].merge(survey)
         heartbeat()
     schemas = {
         file: _add_survey(assign_columns(file, declared[file] or survey.names), survey)

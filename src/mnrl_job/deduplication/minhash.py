@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import TypeVar
@@ -17,7 +17,7 @@ from mnrl_job.data.ragged import offsets_of
 from mnrl_job.data.tables import read_table, texts_of
 from mnrl_job.deduplication.text_similarity import normalize, text_id, word_pairs
 from mnrl_job.system.heartbeat import heartbeat
-from mnrl_job.system.processes import map_in_processes
+from mnrl_job.system.processes import run_in_processes
 
 PERMUTATIONS = 64
 # The fraction of text pairs with a similarity of exactly the threshold that are found.
@@ -63,16 +63,6 @@ class Signatures:
         return Signatures(self.ids[:count], self.bands[:count], self.pairs, self.starts[: count + 1])
 
 
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """Texts of a column."""
-
-    column: Column
-    start: int
-    count: int
-    rows_per_band: int
-
-
 _ChunkSignatures = tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int32], NDArray[np.int64]]
 
 
@@ -84,14 +74,14 @@ def compute_signatures(columns: Sequence[Column], threshold: float | None, folde
     """
     rows_per_band = band_rows(threshold) if threshold else 0
     chunks = [
-        _Chunk(column, start, TEXTS_PER_CHUNK, rows_per_band)
+        partial(_compute_chunk, column, start, TEXTS_PER_CHUNK, rows_per_band)
         for column in columns
         for start in range(0, len(column.texts()), TEXTS_PER_CHUNK)
     ]
     ids, lengths = [np.empty((0, 2), dtype=np.int64)], [np.zeros(1, dtype=np.int64)]
     folder.mkdir(parents=True, exist_ok=True)
     _texts.cache_clear()
-    signatures = map_in_processes(_compute_chunk, chunks, folder, "computing text signatures")
+    signatures = run_in_processes(chunks, folder, "computing text signatures")
     count = 0
     with (folder / "bands").open("wb") as bands, (folder / "pairs").open("wb") as pairs:
         for chunk_ids, chunk_bands, chunk_pairs, chunk_lengths in signatures:
@@ -124,17 +114,17 @@ def _texts(column: Column) -> pa.ChunkedArray:
     return column.texts()
 
 
-def _compute_chunk(chunk: _Chunk) -> _ChunkSignatures:
-    texts = [normalize(text) for text in _texts(chunk.column).slice(chunk.start, chunk.count).to_pylist()]
+def _compute_chunk(column: Column, start: int, count: int, rows_per_band: int) -> _ChunkSignatures:
+    texts = [normalize(text) for text in _texts(column).slice(start, count).to_pylist()]
     ids = np.array([text_id(text) for text in texts], dtype=np.int64).reshape(-1, 2)
-    if not chunk.rows_per_band:
+    if not rows_per_band:
         empty = np.empty(0, dtype=np.int32)
         return ids, empty.astype(np.uint64), empty, np.zeros(len(texts), dtype=np.int64)
     pairs, lengths = _hash_word_pairs(texts)
     offsets = offsets_of(lengths).astype(np.uint64)
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(pairs, offsets, PERMUTATIONS, SEED)
     digests = _flatten(matrix.to_rows()).reshape(len(texts), PERMUTATIONS)
-    bands = _hash_bands(digests, chunk.rows_per_band)
+    bands = _hash_bands(digests, rows_per_band)
     # Texts without a word have no near-duplicates, so their bands must be unique.
     bands[lengths == 0] = ids[lengths == 0, :1].astype(np.uint64)
     return ids, bands, pairs.astype(np.int32), lengths

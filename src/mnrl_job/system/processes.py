@@ -1,4 +1,4 @@
-"""Run a function on many inputs in processes, one per usable CPU."""
+"""Run many tasks in processes, one per usable CPU."""
 
 import multiprocessing
 import os
@@ -15,40 +15,35 @@ from mnrl_job.system.cpus import usable_cpus
 from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.parent_death import die_with_parent
 
-# Starting a process costs about as much as a few inputs.
-INPUTS_PER_PROCESS = 4
+# Starting a process costs about as much as a few tasks.
+TASKS_PER_PROCESS = 4
 SECONDS_BETWEEN_HEARTBEATS = 1.0
 
-Input = TypeVar("Input")
 Result = TypeVar("Result")
 
 
-def map_in_processes(
-    function: Callable[[Input], Result], inputs: Sequence[Input], folder: Path, task: str
-) -> Iterator[Result]:
-    """The results in the order of the inputs, which are processed here if they are few.
+def run_in_processes(tasks: Sequence[Callable[[], Result]], folder: Path, purpose: str) -> Iterator[Result]:
+    """The results of the tasks in their order. A few tasks are run here.
 
-    Results wait in files below `folder`, which must exist. `task` is for the error message.
+    Results wait in files in `folder`. `purpose` is for the error message.
 
     Raises:
         InternalError: a process was killed.
     """
-    processes = min(usable_cpus(), len(inputs) // INPUTS_PER_PROCESS)
+    processes = min(usable_cpus(), len(tasks) // TASKS_PER_PROCESS)
     if processes < 2:
-        yield from map(function, inputs)
+        yield from (task() for task in tasks)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=_start_process, initargs=(os.getpid(),)) as pool:
         try:
-            paths = [folder / f"result-{number}" for number in range(len(inputs))]
-            futures = [
-                pool.submit(_write_result, function, each, path) for each, path in zip(inputs, paths, strict=True)
-            ]
+            paths = [folder / f"result-{number}" for number in range(len(tasks))]
+            futures = [pool.submit(_write_result, task, path) for task, path in zip(tasks, paths, strict=True)]
             for future, path in zip(futures, paths, strict=True):
                 _await(future)
                 yield _read_result(path)
         except BrokenProcessPool as error:
-            raise InternalError(f"a process {task} was killed; the machine may be out of memory") from error
+            raise InternalError(f"a process {purpose} was killed; the machine may be out of memory") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -59,10 +54,10 @@ def _start_process(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _write_result(function: Callable[[Input], Any], each: Input, path: Path) -> None:
+def _write_result(task: Callable[[], Any], path: Path) -> None:
     """Write to a file, not to the pipe: a process killed halfway would block the parent forever."""
     with path.open("wb") as file:
-        pickle.dump(function(each), file, pickle.HIGHEST_PROTOCOL)
+        pickle.dump(task(), file, pickle.HIGHEST_PROTOCOL)
 
 
 def _await(future: Future[None]) -> None:

@@ -1,6 +1,7 @@
 """Parquet: only the requested columns are read."""
 
 from collections.abc import Collection, Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +26,13 @@ def parquet_columns(path: Path) -> dict[str, bool]:
 
 
 def split_row_groups(path: Path, size: int) -> list[Span]:
-    """Spans of at least `size` bytes of uncompressed values, as far as possible."""
+    """Spans of about `size` bytes each, or of a single row group."""
     check_parquet(path)
-    spans: list[Span] = []
-    start, first, groups, rows, size_of_span = 0, 1, 0, 0, 0
     with pq.ParquetFile(path) as file:
-        for group in map(file.metadata.row_group, range(file.metadata.num_row_groups)):
-            groups, rows, size_of_span = groups + 1, rows + group.num_rows, size_of_span + group.total_byte_size
-            if size_of_span >= size:
-                spans.append(Span(start, first, groups))
-                start, first, groups, rows, size_of_span = start + groups, first + rows, 0, 0, 0
-    return [*spans, Span(start, first, groups)] if groups or not spans else spans
+        rows = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+    step = max(1, len(rows) * size // path.stat().st_size)
+    firsts = list(accumulate(rows, initial=1))
+    return [Span(start, firsts[start], min(step, len(rows) - start)) for start in range(0, len(rows), step)] or [WHOLE]
 
 
 def parquet_rows(path: Path, columns: Collection[str] | None, span: Span = WHOLE) -> Iterator[Row]:
