@@ -76,6 +76,11 @@ def test_labels_that_vary_are_named_by_the_first_row_that_shows_it(tmp_path, rea
     assert f"{path}:61: column split varies" in read_in_parallel(path)
 
 
+def test_a_process_raises_the_error_that_names_a_row(tmp_path, read_in_parallel):
+    path = write_jsonl(tmp_path / "pairs.jsonl", (row(i) | {"score": "high" if i == 70 else 1} for i in range(ROWS)))
+    assert f"{path}:71: MNRL_ROW_FILTER=score>=1" in read_in_parallel(path, row_filter="score>=1")
+
+
 def test_parquet_is_split_by_row_groups(tmp_path, read_in_parallel):
     rows = [row(i) | {"positive": "" if i == 77 else f"answer {i}"} for i in range(ROWS)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "pairs.parquet", row_group_size=9)

@@ -45,7 +45,9 @@ def run_in_processes(tasks: Sequence[Callable[[], Result]], folder: Path, purpos
         except BrokenProcessPool as error:
             raise InternalError(f"a process {purpose} was killed; the machine may be out of memory") from error
         finally:
-            pool.shutdown(cancel_futures=True)
+            # Else a request to stop would wait for tasks that take minutes, such as reading a compressed file.
+            for process in multiprocessing.active_children():
+                process.kill()
 
 
 def _start_process(parent: int) -> None:
