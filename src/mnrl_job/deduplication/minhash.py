@@ -59,9 +59,6 @@ class Signatures:
     pairs: NDArray[np.int32]
     starts: NDArray[np.int64]
 
-    def first(self, count: int) -> "Signatures":
-        return Signatures(self.ids[:count], self.bands[:count], self.pairs, self.starts[: count + 1])
-
 
 _ChunkSignatures = tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int32], NDArray[np.int64]]
 
