@@ -1,6 +1,7 @@
 """Arrow files: written as streams, read as memory maps."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,20 @@ def take(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> pa.ChunkedArray:
         if len(rows_of_chunk):
             taken.append(chunk.cast(pa.large_string()).take(rows_of_chunk - start))
     return pa.chunked_array(taken, pa.large_string()).take(np.argsort(order))
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedTexts:
+    """The texts of some rows of a column, in this order, taken a slice at a time."""
+
+    column: pa.ChunkedArray
+    rows: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def slice(self, start: int, length: int) -> pa.ChunkedArray:
+        return take(self.column, self.rows[start : start + length])
 
 
 def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
