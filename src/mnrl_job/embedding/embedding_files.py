@@ -1,6 +1,6 @@
 """Embeddings of any number of texts: a memory-mapped file on each machine, of which a rank holds parts only."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +71,22 @@ def write_rows(path: Path, shape: tuple[int, int], parts: Iterable[NDArray[np.fl
         for _ in parts:
             pass
     PartialState().wait_for_everyone()
-    # Copy-on-write: torch warns of arrays that are read-only.
-    mapped: NDArray[np.float32] = np.load(path, mmap_mode="c")
+    return _mapped(path)
+
+
+def computed_once(path: Path, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    """An array computed by the first worker of each machine; all map its file. Collective."""
+    if is_local_main_process():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        np.save(path, compute())
+    PartialState().wait_for_everyone()
+    return _mapped(path)
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    """Copy-on-write: torch warns of arrays that are read-only."""
+    mapped: NDArray[Any] = np.load(path, mmap_mode="c")
     return mapped
 
 

@@ -111,15 +111,15 @@ def naive(scores, groups, non_minable, planned, config, row):
 
 
 @pytest.fixture(scope="module")
-def index_path(tmp_path_factory):
-    return tmp_path_factory.mktemp("index") / "index.npy"
+def index_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("index")
 
 
 @pytest.mark.parametrize("lists", ["all documents", "all lists", "some lists"])
 @settings(deadline=None, max_examples=150)
 @given(GROUPS, st.integers(1, 4), st.integers(0, 2), st.sampled_from([0.0, 0.3]), st.data())
 def test_own_groups_and_eval_documents_are_never_mined_and_the_rank_range_is_respected(
-    index_path, lists, groups, count, skipped, margin, data
+    index_folder, lists, groups, count, skipped, margin, data
 ):
     non_minable = np.array(data.draw(st.lists(st.booleans(), min_size=len(groups), max_size=len(groups))))
     planned = data.draw(st.sets(st.integers(0, len(groups) - 1), min_size=1).map(sorted))
@@ -134,9 +134,10 @@ def test_own_groups_and_eval_documents_are_never_mined_and_the_rank_range_is_res
     scores = vectors[0] @ vectors[1].T
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(document_index, "MAX_EXACT", 100 if lists == "all documents" else 0)
-        patch.setattr(document_index, "PROBED_FRACTION", 0.3 if lists == "some lists" else 1)
+        patch.setattr(document_index, "PROBES_PER_BRANCH", 1 if lists == "some lists" else 100)
+        patch.setattr(document_index, "CELLS_OF_QUERY", 2 if lists == "some lists" else 100)
         patch.setattr(document_index, "DOCUMENTS_PER_TILE", 3)
-        index = build_index(documents.numpy(), index_path)
+        index = build_index(documents.numpy(), index_folder)
     seen = 0
     for rows, positions, found, _ in search(queries, index, candidates, config):
         for row, position, score in zip(rows.tolist(), positions, found, strict=True):

@@ -1,10 +1,11 @@
 """Which documents each query is compared with: all of them, or those of the nearest lists of an inverted file.
 
-An inverted file (IVF; Jégou et al. 2011, DOI 10.1109/TPAMI.2010.57, section IV) assigns each document to the nearest of
-some centroids. A query is compared with the documents of its nearest centroids only, by the same scores.
+An inverted file (IVF; Jégou et al. 2011, DOI 10.1109/TPAMI.2010.57, section IV) assigns each document to the list of
+its nearest centroid. A query is compared with the documents of the nearest lists only, by the same scores. So that
+lists can be many and short, their centroids are found by cells of lists.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isqrt
@@ -13,21 +14,53 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import reduce
+from accelerate.utils import broadcast, reduce
 from numpy.typing import NDArray
+from torch.nn.functional import normalize
 
 from mnrl_job.data.ragged import offsets_of
 from mnrl_job.data.tables import evenly_spaced
 from mnrl_job.embedding.device_memory import scores_per_tile
-from mnrl_job.embedding.embedding_files import Embeddings, load, write_rows
+from mnrl_job.embedding.embedding_files import Embeddings, computed_once, load, write_rows
 from mnrl_job.embedding.rank_slice import rank_slice
 from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.preemption import raise_if_stop_requested
 
 DOCUMENTS_PER_TILE = 2**18
-# Above so many documents only the nearest lists are searched: `LISTS_PER_ROOT` times the square root of the documents.
-MAX_EXACT, LISTS_PER_ROOT, PROBED_FRACTION = 1_000_000, 4, 0.02
-SAMPLES_PER_LIST, TRAINING_ROUNDS = 32, 6
+# Above so many documents only the nearest lists are searched. There are `LISTS_PER_ROOT` times the square root of the
+# documents, and a query is compared with `PROBES_PER_BRANCH` times the square root of the lists.
+MAX_EXACT, LISTS_PER_ROOT, PROBES_PER_BRANCH = 1_000_000, 16, 4
+CELLS_OF_DOCUMENT, CELLS_OF_QUERY = 4, 16
+SPREAD_WEIGHT = 0.3
+SAMPLES_PER_CELL, SAMPLES_PER_LIST, TRAINING_ROUNDS = 256, 32, 6
+
+
+@dataclass(frozen=True, slots=True)
+class Centroids:
+    """Those of cells, shape (branches, dimension), and of the lists in each, shape (branches, branches, dimension).
+
+    The shorter a centroid is, the wider its list is spread, and the more likely a document is nearer than the centroid.
+    """
+
+    cells: torch.Tensor
+    lists: torch.Tensor
+
+    def nearest(self, vectors: torch.Tensor, count: int, cells: int) -> torch.Tensor:
+        """The nearest lists in the nearest cells of each vector, shape (vectors, count)."""
+        branches = len(self.cells)
+        spread = SPREAD_WEIGHT * (1 - self.lists.square().sum(dim=2)).clamp_min(0).sqrt()
+        found = [torch.empty((0, count), dtype=torch.int64, device=vectors.device)]
+        for tile in torch.split(vectors, max(1, scores_per_tile(vectors.device) // branches**2)):
+            raise_if_stop_requested()
+            heartbeat()
+            near = (tile @ self.cells.T).topk(min(cells, branches), dim=1).indices
+            is_near = torch.zeros(len(tile), branches, dtype=torch.bool, device=tile.device).scatter_(1, near, True)
+            scores = torch.full((len(tile), branches, branches), -torch.inf, device=tile.device)
+            for cell in range(branches):
+                rows = is_near[:, cell].nonzero()[:, 0]
+                scores[rows, cell] = tile[rows] @ self.lists[cell].T + spread[cell]
+            found.append(scores.flatten(1).topk(count, dim=1, sorted=False).indices)
+        return torch.cat(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +72,7 @@ class DocumentIndex:
         order: the document at each position.
         position: of each document.
         offsets: of each list in `order`, shape (lists + 1,).
-        centroids: of the lists; None to compare each query with all of them.
+        centroids: None to compare each query with all of them.
         probes: with how many lists each query is compared.
     """
 
@@ -47,7 +80,7 @@ class DocumentIndex:
     order: NDArray[np.int64]
     position: NDArray[np.int64]
     offsets: NDArray[np.int64]
-    centroids: torch.Tensor | None
+    centroids: Centroids | None
     probes: int
 
     def bytes_per_query(self, depth: int) -> int:
@@ -58,7 +91,7 @@ class DocumentIndex:
         """The lists that each query is compared with, shape (queries, probes)."""
         if self.centroids is None:
             return torch.arange(self.probes, device=queries.device).expand(len(queries), -1)
-        return nearest(queries, self.centroids, self.probes)
+        return self.centroids.nearest(queries, self.probes, CELLS_OF_QUERY)
 
     def score_tiles(
         self, queries: torch.Tensor, excluded: NDArray[np.int64]
@@ -108,56 +141,79 @@ class DocumentIndex:
         return found, position[pair][order]
 
 
-def build_index(documents: NDArray[np.float32], path: Path) -> DocumentIndex:
-    """An index of all documents, or above `MAX_EXACT` an inverted file, whose embeddings are in `path`. Collective."""
+def build_index(documents: NDArray[np.float32], folder: Path) -> DocumentIndex:
+    """An index of all documents; above `MAX_EXACT` an inverted file, with its embeddings in `folder`. Collective."""
     count = len(documents)
     if count <= MAX_EXACT:
         offsets = np.append(np.arange(0, count, DOCUMENTS_PER_TILE), count)
         return DocumentIndex(documents, np.arange(count), np.arange(count), offsets, None, len(offsets) - 1)
-    centroids = train_centroids(documents, LISTS_PER_ROOT * isqrt(count))
-    lists = len(centroids)
-    list_of = assign(documents, centroids)
-    order = np.argsort(list_of, kind="stable")
-    position = np.empty_like(order)
-    position[order] = np.arange(count)
+    branches = isqrt(LISTS_PER_ROOT * isqrt(count))
+    trained = train_centroids(documents, branches)
+    list_of = assign(documents, None, lambda vectors: trained.nearest(vectors, 1, CELLS_OF_DOCUMENT))
+    order = computed_once(folder / "order.npy", lambda: np.argsort(list_of, kind="stable"))
+    position = computed_once(folder / "position.npy", lambda: inverse(order))
     parts = (documents[order[start : start + DOCUMENTS_PER_TILE]] for start in range(0, count, DOCUMENTS_PER_TILE))
-    embeddings = write_rows(path, (count, documents.shape[1]), parts)
-    offsets = offsets_of(np.bincount(list_of, minlength=lists))
-    return DocumentIndex(embeddings, order, position, offsets, centroids, max(1, int(lists * PROBED_FRACTION)))
+    embeddings = write_rows(folder / "lists.npy", (count, documents.shape[1]), parts)
+    offsets = offsets_of(np.bincount(list_of, minlength=branches**2))
+    centroids = Centroids(trained.cells, means(documents, list_of, trained.lists))
+    return DocumentIndex(embeddings, order, position, offsets, centroids, branches * min(branches, PROBES_PER_BRANCH))
 
 
-def train_centroids(documents: Embeddings, count: int) -> torch.Tensor:
-    """By spherical k-means of a sample, split over the ranks; shape (count, dimension). Collective."""
-    sample = evenly_spaced(len(documents), count * SAMPLES_PER_LIST)
+def inverse(order: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The index of each number in a permutation."""
+    position = np.empty_like(order)
+    position[order] = np.arange(len(order))
+    return position
+
+
+def train_centroids(documents: Embeddings, branches: int) -> Centroids:
+    """By k-means of samples of the documents, the cells split over the ranks. Collective."""
     state = PartialState()
-    vectors = load(documents, sample[rank_slice(len(sample), state.process_index, state.num_processes)])
-    centroids = load(documents, evenly_spaced(len(documents), count))
+    cells = k_means(load(documents, evenly_spaced(len(documents), branches * SAMPLES_PER_CELL)), branches)
+    cells = broadcast(cells)
+    sample = evenly_spaced(len(documents), branches**2 * SAMPLES_PER_LIST)
+    cell_of = assign(documents, sample, lambda vectors: (vectors @ cells.T).argmax(dim=1, keepdim=True))
+    lists = torch.zeros(branches, *cells.shape, device=state.device)
+    for cell in range(state.process_index, branches, state.num_processes):
+        members = load(documents, sample[cell_of == cell])
+        lists[cell] = k_means(members if len(members) else cells[cell, None], branches)
+    return Centroids(cells, reduce(lists, "sum"))
+
+
+def k_means(vectors: torch.Tensor, count: int) -> torch.Tensor:
+    """Spherical k-means, shape (count, dimension)."""
+    centroids = vectors[torch.arange(count, device=vectors.device) * len(vectors) // count]
+    size = max(1, scores_per_tile(vectors.device) // count)
     for _ in range(TRAINING_ROUNDS):
-        sums = torch.zeros_like(centroids).index_add_(0, nearest(vectors, centroids, 1)[:, 0], vectors)
-        sums = reduce(sums, "sum")
-        # A list that no document of the sample is nearest to stays where it is.
-        centroids = torch.where(sums.any(dim=1, keepdim=True), torch.nn.functional.normalize(sums), centroids)
+        raise_if_stop_requested()
+        heartbeat()
+        nearest = torch.cat([(tile @ centroids.T).argmax(dim=1) for tile in torch.split(vectors, size)])
+        sums = torch.zeros_like(centroids).index_add_(0, nearest, vectors)
+        # One that is nearest to no vector stays where it is.
+        centroids = torch.where(sums.any(dim=1, keepdim=True), normalize(sums), centroids)
     return centroids
 
 
-def assign(documents: Embeddings, centroids: torch.Tensor) -> NDArray[np.int32]:
-    """The nearest list of each document, split over the ranks. Collective."""
-    state = PartialState()
-    lists = torch.zeros(len(documents), dtype=torch.int32, device=state.device)
-    local = rank_slice(len(documents), state.process_index, state.num_processes)
+def assign(
+    documents: Embeddings, rows: NDArray[np.int64] | None, choose: Callable[[torch.Tensor], torch.Tensor]
+) -> NDArray[np.int32]:
+    """What `choose` returns for these documents, or for all, shape (documents, 1), split over the ranks. Collective."""
+    state, count = PartialState(), len(documents) if rows is None else len(rows)
+    chosen = torch.zeros(count, dtype=torch.int32, device=state.device)
+    local = rank_slice(count, state.process_index, state.num_processes)
     for start in range(local.start, local.stop, DOCUMENTS_PER_TILE):
-        rows = slice(start, min(start + DOCUMENTS_PER_TILE, local.stop))
-        lists[rows] = nearest(load(documents, rows), centroids, 1)[:, 0].int()
-    assigned: NDArray[np.int32] = reduce(lists, "sum").cpu().numpy()
+        tile = slice(start, min(start + DOCUMENTS_PER_TILE, local.stop))
+        chosen[tile] = choose(load(documents, tile if rows is None else rows[tile]))[:, 0].int()
+    assigned: NDArray[np.int32] = reduce(chosen, "sum").cpu().numpy()
     return assigned
 
 
-def nearest(vectors: torch.Tensor, centroids: torch.Tensor, count: int) -> torch.Tensor:
-    """The nearest centroids of each vector, shape (vectors, count)."""
-    size = max(1, scores_per_tile(vectors.device) // len(centroids))
-    found = [torch.empty((0, count), dtype=torch.int64, device=vectors.device)]
-    for start in range(0, len(vectors), size):
-        raise_if_stop_requested()
-        heartbeat()
-        found.append((vectors[start : start + size] @ centroids.T).topk(count, dim=1, sorted=False).indices)
-    return torch.cat(found)
+def means(documents: Embeddings, list_of: NDArray[np.int32], centroids: torch.Tensor) -> torch.Tensor:
+    """The mean of the documents of each list, or its centroid if it has none; shape of the centroids. Collective."""
+    state, sums = PartialState(), torch.zeros_like(centroids).flatten(0, 1)
+    local = rank_slice(len(documents), state.process_index, state.num_processes)
+    for start in range(local.start, local.stop, DOCUMENTS_PER_TILE):
+        tile = slice(start, min(start + DOCUMENTS_PER_TILE, local.stop))
+        sums.index_add_(0, torch.from_numpy(list_of[tile]).to(state.device), load(documents, tile))
+    counts = torch.from_numpy(np.bincount(list_of, minlength=len(sums))).to(state.device)[:, None]
+    return torch.where(counts > 0, reduce(sums, "sum") / counts, centroids.flatten(0, 1)).view_as(centroids)

@@ -7,6 +7,7 @@ NV-Retriever (Moreira et al. 2024, arXiv 2407.15831, section 3.2). Texts of one 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from mnrl_job.embedding.precision import Precision
 from mnrl_job.embedding.prompts import Kind
 from mnrl_job.embedding.rank_slice import rank_slice
 from mnrl_job.embedding.top_documents import TopDocuments
+from mnrl_job.system.local_rank import is_local_main_process
 from mnrl_job.training.hard_negatives.document_index import DocumentIndex, build_index
 
 NO_ROW = -1
@@ -123,19 +125,19 @@ def mine(
 ) -> MiningResult:
     """Mine negatives with the model's current weights, on all ranks. Collective, with the same result everywhere.
 
-    `folder` is for tokens, reused in the next round, and embeddings, which every machine has in files.
+    Every machine has in `folder` the tokens, for the next round, and until the end the embeddings.
 
     Raises:
         Preempted: this process was asked to stop.
     """
-    table = read_table(pairs.path)
+    table, scratch = read_table(pairs.path), folder / "embeddings"
     kinds: dict[Kind, NDArray[np.int64]] = {"query": candidates.queries, "document": candidates.documents}
     embeddings = []
     for name, (kind, rows) in zip(pairs.columns, kinds.items(), strict=False):
-        paths = folder / f"{kind}-tokens.arrow", folder / f"{kind}.npy"
+        paths = folder / f"{kind}-tokens.arrow", scratch / f"{kind}.npy"
         embeddings.append(encode_to_file(model, SelectedTexts(table[name], rows), kind, precision, *paths))
     queries, documents = embeddings
-    index = build_index(documents, folder / "index.npy")
+    index = build_index(documents, scratch)
     # Shifted by one, 0 for none, so that the results of all ranks can be summed.
     mined = torch.zeros((pairs.rows, config.num_negatives), dtype=torch.int32)
     sums = torch.zeros(3, dtype=torch.float64)
@@ -145,6 +147,8 @@ def mine(
         sums += torch.stack([torch.where(valid, scores, 0).sum(), positive_scores.sum(), valid.sum()])
     device = PartialState().device
     mined, sums = (reduce(tensor.to(device), "sum").cpu() for tensor in (mined, sums))
+    if is_local_main_process():
+        rmtree(scratch)
     similarity, positive_similarity, count = sums.tolist()
     return MiningResult(
         (mined - 1).numpy(), similarity / max(1, count), positive_similarity / max(1, len(candidates.rows))
