@@ -15,6 +15,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +38,7 @@ from mnrl_job.launch.error_files import worker_main
 from mnrl_job.system.record_files import read_record
 from mnrl_job.training import distributed
 from mnrl_job.training.distributed import all_gather_ints, all_gather_with_grad, any_rank, max_over_ranks
+from mnrl_job.training.hard_negatives import document_index
 from mnrl_job.training.hard_negatives.mining import MiningConfig, find_candidates, mine
 from mnrl_job.training.losses.contrastive_loss import LossConfig, Objective
 from mnrl_job.training.losses.mnrl import GlobalBatchLoss
@@ -93,8 +95,8 @@ def embeddings(folder: Path) -> dict[str, object]:
     return {"embeddings": found.tolist(), "texts": sum(seen)}
 
 
-def negatives(folder: Path) -> dict[str, object]:
-    """What is mined, and how many texts this rank has embedded."""
+def negatives(folder: Path, max_exact: int) -> dict[str, object]:
+    """What is mined, with an index above so many documents, and how many texts this rank has embedded."""
     pairs, batch_plan = read_record(folder / "pairs.json", Pairs), read_record(folder / "batching.json", BatchPlan)
     model = SentenceTransformer(str(folder / "model"), device="cpu")
     seen = []
@@ -103,7 +105,8 @@ def negatives(folder: Path) -> dict[str, object]:
         read_groups(batch_plan.labels), no_values(pairs.rows), np.zeros(pairs.rows, dtype=bool), np.arange(pairs.rows)
     )
     config = MiningConfig(2, RankRange(1, 100), 0.0)
-    found = mine(model, pairs, candidates, config, "fp32", folder / "mining")
+    with mock.patch.multiple(document_index, MAX_EXACT=max_exact, PROBES_PER_BRANCH=100, CELLS_OF_QUERY=100):
+        found = mine(model, pairs, candidates, config, "fp32", folder / "mining")
     return {
         "rows": found.rows.tolist(),
         "similarity": found.similarity,
@@ -173,7 +176,7 @@ ROLES = {
     "unequal": lambda folder: unequal(Path(folder)),
     "stopped": lambda folder: stopped(Path(folder)),
     "evaluate": lambda folder: evaluation(Path(folder)),
-    "mine": lambda folder: negatives(Path(folder)),
+    "mine": lambda folder, max_exact: negatives(Path(folder), int(max_exact)),
     "gather": gather,
     "sharded": lambda folder: sharded(Path(folder)),
     "hosts": hosts,

@@ -18,7 +18,7 @@ from mnrl_job.embedding.precision import Precision
 from mnrl_job.embedding.prompts import Kind
 from mnrl_job.system.local_rank import is_local_main_process
 
-TEXTS_PER_PART = 2**18
+TEXTS_PER_PART = 2**16
 
 # Of unit length, shape (texts, dimension): such a file, mapped, or a tensor.
 Embeddings = NDArray[np.float32] | torch.Tensor
