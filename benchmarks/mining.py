@@ -134,7 +134,7 @@ def arithmetic(index: DocumentIndex, queries: torch.Tensor) -> dict[str, float]:
     return {
         "training": (training + samples[1] * document_index.SAMPLES_PER_LIST * branches) / documents,
         "assignment": branches * (1 + document_index.CELLS_OF_DOCUMENT),
-        "lists": branches * (1 + document_index.CELLS_OF_QUERY),
+        "lists": branches * (1 + branches),
         "documents": sizes[index.lists_of(queries)].sum().item() / len(queries),
     }
 

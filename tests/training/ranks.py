@@ -105,7 +105,7 @@ def negatives(folder: Path, max_exact: int) -> dict[str, object]:
         read_groups(batch_plan.labels), no_values(pairs.rows), np.zeros(pairs.rows, dtype=bool), np.arange(pairs.rows)
     )
     config = MiningConfig(2, RankRange(1, 100), 0.0)
-    with mock.patch.multiple(document_index, MAX_EXACT=max_exact, PROBES_PER_BRANCH=100, CELLS_OF_QUERY=100):
+    with mock.patch.multiple(document_index, MAX_EXACT=max_exact, PROBES_PER_BRANCH=100):
         found = mine(model, pairs, candidates, config, "fp32", folder / "mining")
     return {
         "rows": found.rows.tolist(),

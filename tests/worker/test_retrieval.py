@@ -173,4 +173,4 @@ def test_several_ranks_split_an_evaluation_and_get_the_same_result(request, rank
     for ours, expected in zip(results, read_results(alone.results), strict=True):
         assert (ours.query_id, ours.rank, ours.metrics) == (expected.query_id, expected.rank, expected.metrics)
         assert ours.top == tuple((name, pytest.approx(score, abs=1e-6)) for name, score in expected.top)
-    assert not (tmp_path / "results").exists(), "the embeddings are deleted"
+    assert not (tmp_path / "embeddings").exists(), "the embeddings are deleted"

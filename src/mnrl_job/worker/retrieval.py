@@ -63,7 +63,7 @@ def evaluate(model: SentenceTransformer, eval_set: EvalSet, options: EvaluationO
     judged = read_qrels(eval_set, queries, corpus)
     folder = eval_set.folder
     cutoffs = options.cutoffs
-    scratch = results.with_suffix("")
+    scratch = results.parent / "embeddings"
     embed = partial(encode_to_file, model, precision=options.precision)
     query_embeddings = embed(queries["text"], "query", tokens=folder / "query-tokens.arrow", path=scratch / "query.npy")
     document_embeddings = embed(

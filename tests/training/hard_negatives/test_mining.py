@@ -135,7 +135,6 @@ def test_own_groups_and_eval_documents_are_never_mined_and_the_rank_range_is_res
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(document_index, "MAX_EXACT", 100 if lists == "all documents" else 0)
         patch.setattr(document_index, "PROBES_PER_BRANCH", 1 if lists == "some lists" else 100)
-        patch.setattr(document_index, "CELLS_OF_QUERY", 2 if lists == "some lists" else 100)
         patch.setattr(document_index, "DOCUMENTS_PER_TILE", 3)
         index = build_index(documents.numpy(), index_folder)
     seen = 0

@@ -2,7 +2,7 @@
 
 An inverted file (IVF; Jégou et al. 2011, DOI 10.1109/TPAMI.2010.57, section IV) assigns each document to the list of
 its nearest centroid. A query is compared with the documents of the nearest lists only, by the same scores. So that
-lists can be many and short, their centroids are found by cells of lists.
+lists can be many and short, documents find theirs by cells of lists.
 """
 
 from collections.abc import Callable, Iterator
@@ -29,9 +29,8 @@ from mnrl_job.system.preemption import raise_if_stop_requested
 DOCUMENTS_PER_TILE = 2**18
 # Above so many documents only the nearest lists are searched. There are `LISTS_PER_ROOT` times the square root of the
 # documents, and a query is compared with `PROBES_PER_BRANCH` times the square root of the lists.
-MAX_EXACT, LISTS_PER_ROOT, PROBES_PER_BRANCH = 1_000_000, 16, 4
-CELLS_OF_DOCUMENT, CELLS_OF_QUERY = 4, 16
-SPREAD_WEIGHT = 0.3
+MAX_EXACT, LISTS_PER_ROOT, PROBES_PER_BRANCH = 1_000_000, 12, 3.7
+CELLS_OF_DOCUMENT, SPREAD_WEIGHT = 4, 0.3
 SAMPLES_PER_CELL, SAMPLES_PER_LIST, TRAINING_ROUNDS = 256, 32, 6
 
 
@@ -45,15 +44,15 @@ class Centroids:
     cells: torch.Tensor
     lists: torch.Tensor
 
-    def nearest(self, vectors: torch.Tensor, count: int, cells: int) -> torch.Tensor:
-        """The nearest lists in the nearest cells of each vector, shape (vectors, count)."""
+    def nearest(self, vectors: torch.Tensor, count: int, cells: int | None = None) -> torch.Tensor:
+        """The nearest lists of each vector, in its nearest `cells` only or in all of them; shape (vectors, count)."""
         branches = len(self.cells)
         spread = SPREAD_WEIGHT * (1 - self.lists.square().sum(dim=2)).clamp_min(0).sqrt()
         found = [torch.empty((0, count), dtype=torch.int64, device=vectors.device)]
         for tile in torch.split(vectors, max(1, scores_per_tile(vectors.device) // branches**2)):
             raise_if_stop_requested()
             heartbeat()
-            near = (tile @ self.cells.T).topk(min(cells, branches), dim=1).indices
+            near = (tile @ self.cells.T).topk(min(cells or branches, branches), dim=1).indices
             is_near = torch.zeros(len(tile), branches, dtype=torch.bool, device=tile.device).scatter_(1, near, True)
             scores = torch.full((len(tile), branches, branches), -torch.inf, device=tile.device)
             for cell in range(branches):
@@ -91,7 +90,7 @@ class DocumentIndex:
         """The lists that each query is compared with, shape (queries, probes)."""
         if self.centroids is None:
             return torch.arange(self.probes, device=queries.device).expand(len(queries), -1)
-        return self.centroids.nearest(queries, self.probes, CELLS_OF_QUERY)
+        return self.centroids.nearest(queries, self.probes)
 
     def score_tiles(
         self, queries: torch.Tensor, excluded: NDArray[np.int64]
@@ -156,7 +155,8 @@ def build_index(documents: NDArray[np.float32], folder: Path) -> DocumentIndex:
     embeddings = write_rows(folder / "lists.npy", (count, documents.shape[1]), parts)
     offsets = offsets_of(np.bincount(list_of, minlength=branches**2))
     centroids = Centroids(trained.cells, means(documents, list_of, trained.lists))
-    return DocumentIndex(embeddings, order, position, offsets, centroids, branches * min(branches, PROBES_PER_BRANCH))
+    probes = int(branches * min(branches, PROBES_PER_BRANCH))
+    return DocumentIndex(embeddings, order, position, offsets, centroids, probes)
 
 
 def inverse(order: NDArray[np.int64]) -> NDArray[np.int64]:
