@@ -20,6 +20,7 @@ for a pipe (`MNRL_LOG_FORMAT=text`) has 80 columns. `settings` and `--help` alwa
 """
 MORE = {
     "train": "[What it writes](metrics.md), [how to stop and resume it](interruptions.md).",
+    "prepare": "[Large data](large-data.md).",
     "check": "[What it checks](storage.md#check).",
     "evaluate": "It writes the same files as `train`, but for the model.",
     "export": "Each export is compared and scored. [Formats, and what is checked](exports.md).",
@@ -49,7 +50,10 @@ def section(name: str, command: click.Command) -> list[str]:
     settings = [option.opts[0] for option in options(command) if option.name in Settings.model_fields]
     own = [option for option in options(command) if option.name not in Settings.model_fields]
     lines = ["", f"## `mnrl-job {name}`", "", f"`{usage}`", "", purpose, ""]
-    lines += [f"- `{option.opts[0]} {option.make_metavar(context)}`" for option in own]
+    lines += [
+        f"- `{option.opts[0]}`" if option.is_flag else f"- `{option.opts[0]} {option.make_metavar(context)}`"
+        for option in own
+    ]
     if len(settings) == len(Settings.model_fields):
         return [*lines, "- every [setting as a flag](#settings-as-flags)"]
     return [*lines, f"- of the [settings](settings.md): {', '.join(f'`{flag}`' for flag in settings)}"]

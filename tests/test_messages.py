@@ -24,6 +24,7 @@ GROUPS = {
     "models": runs.MODELS,
     "storage": runs.STORAGE,
     "publishing": runs.PUBLISHING,
+    "tokens": runs.TOKENS,
     "devices": runs.DEVICES,
 }
 CATALOGUE = {f"{group}: {name}": entry for group, entries in GROUPS.items() for name, entry in entries.items()}

@@ -63,6 +63,22 @@ def train(settings: Settings, _origins: dict[str, str]) -> None:
 
 @commands.command()
 @with_settings
+def prepare(settings: Settings, _origins: dict[str, str]) -> None:
+    """Prepare the training data once, on CPUs, for all runs that use it."""
+    from mnrl_job.pipeline.prepare_data_set import prepare_data_set
+
+    data_set = prepare_data_set(settings)
+    if data_set.pairs is None:
+        logs.log(f"{data_set.uri} is already prepared from these inputs with these settings; nothing to do")
+    else:
+        logs.log(
+            f"succeeded: {data_set.pairs} pairs in {data_set.steps} batches are in {data_set.uri}; "
+            "train and check with the same inputs and settings find them"
+        )
+
+
+@commands.command()
+@with_settings
 def evaluate(settings: Settings, _origins: dict[str, str]) -> None:
     """Score the base model, without training."""
     from mnrl_job.pipeline.evaluate import evaluate
@@ -71,13 +87,14 @@ def evaluate(settings: Settings, _origins: dict[str, str]) -> None:
 
 
 @commands.command()
+@click.option("--full", is_flag=True, help="Read all rows, also of more than 2 million.")
 @with_settings
-def check(settings: Settings, _origins: dict[str, str]) -> None:
+def check(settings: Settings, _origins: dict[str, str], full: bool) -> None:
     """Check all that a run needs, and estimate its time."""
     from mnrl_job.pipeline.check import check
     from mnrl_job.report.audit import show_audit, show_finding
 
-    findings, audit = check(settings, show_finding)
+    findings, audit = check(settings, show_finding, full)
     if audit:
         show_audit(audit)
     failed = [finding for finding in findings if finding.status == "failed"]

@@ -33,7 +33,7 @@ def test_several_processes_compute_the_same_signatures_as_one(tmp_path, monkeypa
     one = compute_signatures(column, 0.9, tmp_path / "one")
     for name in ("ids", "bands", "pairs", "starts"):
         np.testing.assert_array_equal(getattr(several, name), getattr(one, name))
-    assert one.ids.tolist() == [text_id(normalize(text)) for text in texts]
+    assert one.ids.tolist() == [list(text_id(normalize(text))) for text in texts]
 
 
 SCRIPT = """

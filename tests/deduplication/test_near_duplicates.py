@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import connected_components
 from mnrl_job.data.tables import write_columns
 from mnrl_job.deduplication import minhash, near_duplicates
 from mnrl_job.deduplication.minhash import Column, band_rows, compute_signatures
-from mnrl_job.deduplication.near_duplicates import find_representatives
+from mnrl_job.deduplication.near_duplicates import find_representatives, number_texts
 from mnrl_job.deduplication.text_similarity import normalize, word_pairs
 from tests.deduplication.rows import LONG
 
@@ -19,7 +19,7 @@ from tests.deduplication.rows import LONG
 def groups_of(texts, threshold, tmp_path):
     write_columns(tmp_path / "texts.arrow", text=texts)
     signatures = compute_signatures([Column(tmp_path / "texts.arrow", "text")], threshold, tmp_path / "signed")
-    return find_representatives(signatures, threshold).tolist()
+    return find_representatives(number_texts(signatures.ids), signatures, threshold).tolist()
 
 
 def jaccard(one, other):
@@ -125,7 +125,7 @@ def test_very_long_texts_are_compared(tmp_path):
     first = signatures.pairs[: signatures.starts[1]]
     assert len(first) < 199_999, "some do share one"
     assert len(np.unique(first)) == len(first)
-    groups = find_representatives(signatures, 0.9)
+    groups = find_representatives(number_texts(signatures.ids), signatures, 0.9)
     assert groups[0] == groups[1] != groups[2]
 
 
@@ -137,14 +137,14 @@ def test_comparing_long_texts_takes_little_memory(tmp_path, monkeypatch):
     signatures = compute_signatures([Column(tmp_path / "texts.arrow", "text")], 0.9, tmp_path / "signed")
     signature_memory = tracemalloc.get_traced_memory()[1]
     tracemalloc.reset_peak()
-    groups = find_representatives(signatures, 0.9)
+    groups = find_representatives(number_texts(signatures.ids), signatures, 0.9)
     grouping_memory = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(set(groups.tolist())) == 3
     assert signature_memory < 30e6
     assert grouping_memory < 250e6
     monkeypatch.setattr(near_duplicates, "WORD_PAIRS_PER_BLOCK", 100_000)
-    assert find_representatives(signatures, 0.9).tolist() == groups.tolist()
+    assert find_representatives(number_texts(signatures.ids), signatures, 0.9).tolist() == groups.tolist()
 
 
 def test_every_one_of_many_copies_is_found(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from mnrl_job.data.evalset import EvalData, write_evalset
 from mnrl_job.deduplication.orientation import find_swapped_columns
-from mnrl_job.pipeline.check import swapped_columns
+from mnrl_job.pipeline.check_data import swapped_columns
 from tests.program import ROOT
 
 FOLDER = ROOT / "examples" / "support-faq"

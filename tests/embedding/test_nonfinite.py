@@ -66,7 +66,8 @@ def task(eval_file, tmp_path, tiny_model):
 
 
 @pytest.mark.parametrize(("when", "error"), [("before", DataError), ("after", Diverged)])
-def test_the_place_in_the_eval_set_is_told_and_whose_fault_it_is(spoilt, task, when, error):
+def test_the_place_in_the_eval_set_is_told_and_whose_fault_it_is(spoilt, task, when, error, monkeypatch):
+    monkeypatch.setattr("mnrl_job.embedding.embedding_files.TEXTS_PER_PART", 1)
     with pytest.raises(error, match=r"query 'q2' .*\bfaq: 'get an invoice'"):
         evaluate_all(spoilt, task, when)
     assert not list(task.scratch.glob(f"{when}-*"))

@@ -121,7 +121,7 @@ def test_the_run_id_is_the_name_that_stays_when_pods_are_replaced(name):
 @every_overlay
 def test_the_check_comes_first_and_has_all_that_the_training_has(name):
     check, train = workload(overlay(name)).pair
-    assert (check["args"], train["args"]) == (["check"], ["train"])
+    assert (check["args"], train["args"]) == (["check"], ["prepare" if name == "prepare" else "train"])
     differing = {key for key in check.keys() | train.keys() if check.get(key) != train.get(key)}
     assert differing == {"name", "args", "livenessProbe"}
 
@@ -174,7 +174,7 @@ def test_what_a_pod_uses_is_said_and_bounded(name):
         assert limits.keys() >= {"memory", "ephemeral-storage"}
         assert requests.get("nvidia.com/gpu") == limits.get("nvidia.com/gpu")
         assert all(amount(requests[name]) <= amount(limits[name]) for name in limits)
-    assert ("nvidia.com/gpu" in limits) == (name != "smoke-cpu")
+    assert ("nvidia.com/gpu" in limits) == (name not in ("smoke-cpu", "prepare"))
     shm = next(one for one in found.pod["spec"]["volumes"] if one["name"] == "shm")
     assert shm["emptyDir"]["medium"] == "Memory"
     assert shm["emptyDir"]["sizeLimit"]

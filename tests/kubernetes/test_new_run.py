@@ -137,6 +137,7 @@ def test_a_name_stays_a_text(name, copy):
         ((*NEEDED, "--gpus", "3"), "--gpus"),
         ((*NEEDED, "--gpus"), "--gpus"),
         ((*NEEDED, "--overlay", "smoke-cpu"), "smoke-cpu"),
+        ((*NEEDED, "--overlay", "prepare", "--gpus", "1"), "--gpus"),
         ((*NEEDED, "--with", "pvc"), "pvc"),
         ((*NEEDED, "--with", "irsa"), "irsa/kustomization.yaml"),
         ((*NEEDED, "--namespace", "My_Team"), "My_Team"),

@@ -3,8 +3,12 @@
 import gzip
 import json
 from functools import partial
+from pathlib import Path
 
 from mnrl_job.config.row_filter import parse_row_filter
+from mnrl_job.data.file_formats.common import BadRow
+from mnrl_job.data.pairs import Pairs
+from mnrl_job.pipeline.check_sample import check_bad_rows
 from mnrl_job.pipeline.data_requirements import check_batch_size
 from tests.messages.provoking import (
     BEIR,
@@ -22,6 +26,7 @@ from tests.messages.provoking import (
 )
 
 PAIR = {"anchor": "a", "positive": "b"}
+IN_BLOCKS = tuple(BadRow(f"p.jsonl, near byte {byte}", "empty", "positive") for byte in (4096, 8192))
 HEADER = "query-id\tcorpus-id\tscore\n"
 
 INPUTS: Catalogue = {
@@ -162,6 +167,13 @@ ROWS: Catalogue = {
         65,
         "p.jsonl:10: empty (anchor); 1 of 10 rows are unusable (1 empty), more than MNRL_MAX_BAD_ROW_RATIO=0.05 "
         "allows; fix them, or set MNRL_MAX_BAD_ROW_RATIO=0.1 to skip them",
+    ),
+    "more bad rows in a sample than tolerated": (
+        partial(check_bad_rows, Pairs(Path(), (), 998, 1000, {"empty": 2}, IN_BLOCKS, ()), 0),
+        65,
+        "p.jsonl, near byte 4096: empty (positive); 2 of 1000 sampled rows are unusable (2 empty), 0.055 % to 0.73 % "
+        "of all rows (95 %), more than MNRL_MAX_BAD_ROW_RATIO=0 allows; fix them, or set MNRL_MAX_BAD_ROW_RATIO=0.0073 "
+        "to skip them",
     ),
     "no rows": (
         training(""),

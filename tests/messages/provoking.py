@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from botocore.exceptions import ClientError
 
+from mnrl_job.batching.token_shards import TokenShards
 from mnrl_job.config.dotenv_file import read_dotenv
 from mnrl_job.config.reader import read_settings
 from mnrl_job.config.setting_types import Source
@@ -27,6 +28,8 @@ from mnrl_job.runs.publish import already_published
 from mnrl_job.runs.verify import verify_run
 from mnrl_job.storage import open_store
 from mnrl_job.storage.s3_errors import explain
+from mnrl_job.training.shard_files import ShardFiles
+from mnrl_job.worker.tokens import provide_files
 from tests.data.reading import read
 from tests.deduplication.rows import Rows, pairs_of
 
@@ -110,6 +113,29 @@ def input_at(uri: str, variable: str = "MNRL_TRAIN_DATA") -> Provoke:
     def provoke() -> None:
         (source,) = read_settings("train", {}, NEEDED | {"MNRL_TRAIN_DATA": uri}, {})[0].train_data
         locate(source, variable)
+
+    return provoke
+
+
+TOKENS = TokenShards("tokens", 1, ("abc",), "", ((), ()), 1, 0.0)
+
+
+def begin_step(files: Mapping[str, str]) -> Provoke:
+    """Of a run on prepared tokens whose folder has these files."""
+
+    def provoke() -> None:
+        write(files)
+        ShardFiles(TOKENS, 1, Path("scratch"), "auto").begin_step(0)
+
+    return provoke
+
+
+def provided(files: Mapping[str, str]) -> Provoke:
+    """Of a run that needs the texts of a prepared data set with these files."""
+
+    def provoke() -> None:
+        write(files)
+        provide_files(open_store("set", "MNRL_TRAIN_DATA"), ["train.arrow"], Path("set"))
 
     return provoke
 

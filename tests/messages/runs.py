@@ -1,6 +1,7 @@
 """What is wrong with models, storage, runs that stand there already, and devices."""
 
 from functools import partial
+from hashlib import sha256
 from importlib.metadata import version
 
 from botocore.exceptions import EndpointConnectionError, NoCredentialsError
@@ -12,11 +13,13 @@ from tests.embedding.folders import with_json
 from tests.messages.provoking import (
     Catalogue,
     base_model,
+    begin_step,
     boto,
     compared,
     cut_off,
     loaded,
     output_at,
+    provided,
     published,
     s3,
     unchanged,
@@ -170,6 +173,29 @@ PUBLISHING: Catalogue = {
         compared(a="abc", b="def"),
         65,
         "RUN: out/a, out/b have no eval set in common; evaluate the models on one",
+    ),
+}
+TOKENS: Catalogue = {
+    "a shard that is gone": (
+        begin_step({}),
+        65,
+        "MNRL_TRAIN_DATA: tokens/000000.arrow is missing; prepare the data again",
+    ),
+    "a shard that is damaged": (
+        begin_step({"tokens/000000.arrow": "x"}),
+        65,
+        f"MNRL_TRAIN_DATA: tokens/000000.arrow is damaged: its SHA-256 is {sha256(b'x').hexdigest()}, not abc; prepare "
+        "the data again",
+    ),
+    "texts that are not those that were prepared": (
+        provided(
+            {
+                "set/train.arrow": "x",
+                "set/manifest.json": '{"files": {"train.arrow": {"bytes": 2, "sha256": "abc"}}}',
+            }
+        ),
+        65,
+        "MNRL_TRAIN_DATA: set/train.arrow: has 1 bytes, the manifest says 2; prepare the data again",
     ),
 }
 DEVICES: Catalogue = {

@@ -1,18 +1,13 @@
 """Preparing data without a run."""
 
 import shutil
-from datetime import UTC, datetime
 
 import pytest
 
 from mnrl_job.config.setting_types import Source
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalData, write_evalset
-from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.pipeline.prepare import prepare
-from mnrl_job.runs.attempt import Attempt
-from mnrl_job.runs.attempt_history import AttemptHistory
-from mnrl_job.runs.status import Status
 from tests.data.reading import read
 from tests.examples import write_jsonl
 
@@ -43,10 +38,6 @@ def prepared(tmp_path):
         scratch = tmp_path / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
         (scratch / "eval").mkdir(parents=True)
-        status = Status(scratch / "progress.json", "r", grace_seconds=30, hang_seconds=600)
-        care = WorkerTimeouts(hang_seconds=60, grace_seconds=30)
-        folders = (scratch, scratch / "run", scratch)
-        place = Attempt("r", datetime.now(UTC), "", "", *folders, "auto", status, AttemptHistory("r"), care)
-        return prepare(Settings(**settings), place, pairs, eval_sets, workers=2)
+        return prepare(Settings(**settings), pairs, eval_sets, scratch, scratch, workers=2)
 
     return run

@@ -42,7 +42,7 @@ def test_everything_train_needs_is_checked_and_no_file_is_left(mnrl_job, moto, g
         "MNRL_MINING_INTERVAL": "epoch",
         "MNRL_REPORT_TO": "tensorboard",
     }
-    ended = mnrl_job("check", **environment)
+    ended = mnrl_job("check", "--full", **environment)
     assert ended.code == 0, ended.stderr
     statuses = table(ended)
     assert {
@@ -61,7 +61,9 @@ def test_everything_train_needs_is_checked_and_no_file_is_left(mnrl_job, moto, g
         "training pairs",
         "eval set faq",
         "batches",
+        "preparing",
         "model",
+        "mining",
         "expected time",
         "grace period",
     } <= statuses.keys()

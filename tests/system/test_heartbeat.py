@@ -15,6 +15,7 @@ from mnrl_job.storage import LocalStore
 from mnrl_job.storage.transfer import download
 from mnrl_job.system import heartbeat
 from mnrl_job.system.phases import Phase
+from mnrl_job.system.threads import parallel
 from tests.data.reading import read
 from tests.examples import write_jsonl
 
@@ -76,3 +77,10 @@ def test_facts_of_an_earlier_phase_are_not_logged_again(tmp_path, caplog, monkey
     run_status.enter_phase(Phase.TRAIN)
     run_status.on_progress({"rows_read": 24})
     assert [record.message for record in caplog.records] == ["prepare: 24 rows read so far"]
+
+
+def test_threads_of_a_worker_can_send_heartbeats_at_once(tmp_path, monkeypatch):
+    """As one that downloads in the background while it trains."""
+    monkeypatch.setenv(heartbeat.FILE, str(tmp_path / "heartbeat.json"))
+    parallel(lambda _: [heartbeat.heartbeat() for _ in range(300)], range(4))
+    assert json.loads((tmp_path / "heartbeat.json").read_text())["heartbeats"] > 0

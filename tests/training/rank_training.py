@@ -113,7 +113,7 @@ def unequal(folder: Path) -> dict[str, object]:
 
     with pytest.MonkeyPatch.context() as patch:
         budget = 24 - 12 * PartialState().process_index
-        patch.setattr("mnrl_job.training.trainer.chunk_budget_for", lambda *_: ChunkBudget(budget, budget, 1))
+        patch.setattr("mnrl_job.training.setup.chunk_budget_for", lambda *_: ChunkBudget(budget, budget, 1))
         patch.setattr("mnrl_job.training.losses.mnrl.embed", counted("chunks", embed))
         wrapped = torch.nn.parallel.DistributedDataParallel
         patch.setattr(wrapped, "_sync_buffers", counted("buffers", wrapped._sync_buffers))

@@ -3,8 +3,9 @@
 `loss` gives the value of our loss and of the library's, `objective` that of ours for an objective, `encode` what texts
 are embedded to, `train` trains from the last checkpoint in a folder, if there is one, up to a step, and gives the
 digest of the rows; so does `short`, where the second rank has memory for two texts at a time, or runs out of it once in
-the loss or in the backward pass, where it ends as a worker does; `mine` gives the hard negatives, `gather` rows and
-their gradients, `sharded` writes gradients of a model held in shares, `hosts` gives what processors tell one another.
+the loss or in the backward pass, where it ends as a worker does; `mine` gives the hard negatives, `evaluate` the
+metrics of an eval set, `gather` rows and their gradients, `sharded` writes gradients of a model held in shares, `hosts`
+gives what processors tell one another.
 Only the first rank answers.
 """
 
@@ -14,17 +15,20 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
 import torch
 from accelerate import PartialState
+from pydantic_core import to_jsonable_python
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.util import all_gather_with_grad as library_gather
 
 from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.config.setting_types import RankRange
+from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import no_values
 from mnrl_job.data.tables import read_groups
@@ -34,10 +38,12 @@ from mnrl_job.launch.error_files import worker_main
 from mnrl_job.system.record_files import read_record
 from mnrl_job.training import distributed
 from mnrl_job.training.distributed import all_gather_ints, all_gather_with_grad, any_rank, max_over_ranks
+from mnrl_job.training.hard_negatives import document_index
 from mnrl_job.training.hard_negatives.mining import MiningConfig, find_candidates, mine
 from mnrl_job.training.losses.contrastive_loss import LossConfig, Objective
 from mnrl_job.training.losses.mnrl import GlobalBatchLoss
 from mnrl_job.worker.main import explain
+from mnrl_job.worker.retrieval import EvaluationOptions, evaluate
 from tests.training.batches import batch_of, guide_of
 from tests.training.rank_training import fail_on_second_rank, sharded, stopped, train, unequal
 
@@ -89,8 +95,8 @@ def embeddings(folder: Path) -> dict[str, object]:
     return {"embeddings": found.tolist(), "texts": sum(seen)}
 
 
-def negatives(folder: Path) -> dict[str, object]:
-    """What is mined, and how many texts this rank has embedded."""
+def negatives(folder: Path, max_exact: int) -> dict[str, object]:
+    """What is mined, with an index above so many documents, and how many texts this rank has embedded."""
     pairs, batch_plan = read_record(folder / "pairs.json", Pairs), read_record(folder / "batching.json", BatchPlan)
     model = SentenceTransformer(str(folder / "model"), device="cpu")
     seen = []
@@ -99,13 +105,22 @@ def negatives(folder: Path) -> dict[str, object]:
         read_groups(batch_plan.labels), no_values(pairs.rows), np.zeros(pairs.rows, dtype=bool), np.arange(pairs.rows)
     )
     config = MiningConfig(2, RankRange(1, 100), 0.0)
-    found = mine(model, pairs, candidates, config, "fp32", folder / "mining")
+    with mock.patch.multiple(document_index, MAX_EXACT=max_exact, PROBES_PER_BRANCH=100):
+        found = mine(model, pairs, candidates, config, "fp32", folder / "mining")
     return {
         "rows": found.rows.tolist(),
         "similarity": found.similarity,
         "positive_similarity": found.positive_similarity,
         "embedded": sum(seen),
     }
+
+
+def evaluation(folder: Path) -> dict[str, object]:
+    """The metrics of an eval set, and those of each query as written by the first rank."""
+    model = SentenceTransformer(str(folder / "model"), device="cpu")
+    eval_set = read_record(folder / "eval_set.json", EvalSet)
+    options = EvaluationOptions("fp32", [1, 10], (6,))
+    return to_jsonable_python(evaluate(model, eval_set, options, folder / "results.jsonl"))
 
 
 def _mean(tensor: torch.Tensor) -> torch.Tensor:
@@ -160,7 +175,8 @@ ROLES = {
     ),
     "unequal": lambda folder: unequal(Path(folder)),
     "stopped": lambda folder: stopped(Path(folder)),
-    "mine": lambda folder: negatives(Path(folder)),
+    "evaluate": lambda folder: evaluation(Path(folder)),
+    "mine": lambda folder, max_exact: negatives(Path(folder), int(max_exact)),
     "gather": gather,
     "sharded": lambda folder: sharded(Path(folder)),
     "hosts": hosts,

@@ -7,9 +7,9 @@ import torch
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import Ragged, offsets_of
 from mnrl_job.data.tables import write_columns
+from mnrl_job.embedding import embedding_files
 from mnrl_job.embedding.chunks import default_chunk_budget
 from mnrl_job.embedding.masks import embed
-from mnrl_job.training import guide as module
 from mnrl_job.training.collator import build_collator
 from mnrl_job.training.guide import embed_by_guide, read_guide
 from tests.examples import PAIRS
@@ -28,7 +28,7 @@ def pairs(tmp_path):
 
 @pytest.mark.parametrize("at_once", [3, 100])
 def test_the_guide_has_its_own_prompts_and_each_distinct_text_once(model, pairs, tmp_path, monkeypatch, at_once):
-    monkeypatch.setattr(module, "TEXTS_PER_PART", at_once)
+    monkeypatch.setattr(embedding_files, "TEXTS_PER_PART", at_once)
     model.prompts = {"query": "where is my ", "document": "open "}
     seen = []
     model.register_forward_hook(lambda _, __, found: seen.append(len(found["sentence_embedding"])))

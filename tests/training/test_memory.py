@@ -18,7 +18,7 @@ from tests.training.four_steps import PLAN
 def test_activation_memory_is_measured_with_padding(run, model):
     """Without anything to mask, attention keeps less."""
     collate = build_collator(model.train(), run.pairs, ChunkBudget(100, 100, 1))
-    text = max(collate.sampled(), key=len)
+    text = collate.extremes[1]
     features = (collate.columns[0].input_format.features([text] * copies, len(text)) for copies in (1, 2))
     one, two = (memory.saved_bytes(model, copies) for copies in features)
     assert memory.bytes_per_token(model, collate) > (two - one) / len(text)

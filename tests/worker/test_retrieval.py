@@ -1,6 +1,7 @@
 """Rankings and metrics, which equal those of the library's evaluator."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ import torch
 from mnrl_job.config.setting_types import METRIC_CUTOFFS
 from mnrl_job.data.evalset import EvalData, write_evalset
 from mnrl_job.evaluation.qrels import Qrels
+from mnrl_job.evaluation.results import read_results
+from mnrl_job.system.record_files import write_record
 from mnrl_job.worker.retrieval import EvaluationOptions, estimate_seconds, evaluate, rank
 from tests.examples import PAIRS
 from tests.waits import counted_waits
@@ -72,8 +75,8 @@ def test_a_query_is_excluded_from_its_own_ranking_only(tile_size, monkeypatch):
     assert (other.rank, [document for document, _ in other.top]) == (3, ["b", "c", "a"])
 
 
-@pytest.mark.parametrize("tiles", [1, 4])
-def test_there_is_one_synchronization_with_the_device_per_tile(tiles, monkeypatch):
+@pytest.mark.parametrize(("documents_per_tile", "blocks"), [(60, 1), (60, 4), (7, 1), (7, 4)])
+def test_there_is_one_synchronization_with_the_device_per_block_of_queries(documents_per_tile, blocks, monkeypatch):
     queries, corpus = torch.randn(2, 60, 8, generator=torch.Generator().manual_seed(1))
     ids = [f"t{row}" for row in range(60)]
     grades = {
@@ -81,13 +84,20 @@ def test_there_is_one_synchronization_with_the_device_per_tile(tiles, monkeypatc
     }
     judged = Qrels(ids, ids, grades, frozenset(ids[::2]))
     expected = list(rank(queries, corpus, judged, [1, 5, 20]))
-    monkeypatch.setattr("mnrl_job.worker.retrieval.scores_per_tile", lambda _: 60 * 60 // tiles)
+    monkeypatch.setattr("mnrl_job.worker.retrieval.scores_per_tile", lambda _: 5 * 60)
+    monkeypatch.setattr("mnrl_job.worker.retrieval.DOCUMENTS_PER_TILE", documents_per_tile)
+    monkeypatch.setattr("mnrl_job.worker.retrieval.QUERIES_PER_BLOCK", 60 // blocks)
     with counted_waits() as waits:
         results = list(rank(queries, corpus, judged, [1, 5, 20]))
-    assert waits.count("cpu") == len(waits) - waits.count("numpy") == tiles, (
+    assert waits.count("cpu") == len(waits) - waits.count("numpy") == blocks, (
         "on the host, numpy shares the memory of the tensor"
     )
-    assert results == expected
+    assert [replace(result, score=0, top=()) for result in results] == [
+        replace(result, score=0, top=()) for result in expected
+    ]
+    assert [[name for name, _ in result.top] for result in results] == [
+        [name for name, _ in result.top] for result in expected
+    ]
 
 
 def test_ranks_and_scores_equal_those_of_a_plain_sort():
@@ -133,3 +143,34 @@ def test_the_duration_is_estimated_for_more_text_than_one_arrow_array_holds(mode
     monkeypatch.setattr("mnrl_job.worker.retrieval.read_table", lambda _: table)
     monkeypatch.setattr("mnrl_job.worker.retrieval.SAMPLE_SIZE", 4)
     assert estimate_seconds(model, eval_set, "fp32") > 0
+
+
+@pytest.mark.parametrize("documents_per_tile", [60, 7])
+def test_equal_scores_share_a_rank_in_tiles_of_documents_too(documents_per_tile, monkeypatch):
+    """Each relevant document is there four times; with the second batch of them it would be ranked behind itself."""
+    monkeypatch.setattr("mnrl_job.worker.retrieval.DOCUMENTS_PER_TILE", documents_per_tile)
+    queries, distinct = torch.nn.functional.normalize(torch.randn(2, 15, 8, generator=torch.Generator().manual_seed(3)))
+    ids = [f"t{row}" for row in range(60)]
+    judged = Qrels(ids[:15], ids, {name: {name: 1} for name in ids[:15]})
+    ranks = [result.rank for result in rank(queries, distinct.repeat(4, 1), judged, [1])]
+    scores = queries @ distinct.T
+    better = (scores > scores.diagonal()[:, None]).sum(dim=1)
+    assert ranks == (1 + 4 * better).tolist()
+
+
+@pytest.mark.parametrize("ranks", ["two_ranks", "three_ranks"])
+def test_several_ranks_split_an_evaluation_and_get_the_same_result(request, ranks, model, tmp_path):
+    queries = {f"q{i}": anchor for i, (anchor, _) in enumerate(PAIRS)}
+    corpus = {f"d{i}": positive for i, (_, positive) in enumerate(PAIRS)} | {"q1": PAIRS[1][0]}
+    grades = {(f"q{i}", f"d{i}"): 1 for i in range(len(PAIRS))} | {("q0", "d3"): 1}
+    eval_set = write_evalset("s", "", tmp_path / "eval", EvalData(queries, corpus, grades, frozenset(["q1"])))
+    write_record(tmp_path / "eval_set.json", eval_set)
+    model.save_pretrained(str(tmp_path / "model"), create_model_card=False)
+    found = request.getfixturevalue(ranks).ask("evaluate", tmp_path)
+    alone = evaluate(model, eval_set, EvaluationOptions("fp32", [1, 10], (6,)), tmp_path / "alone.jsonl")
+    assert (found["metrics"], found["dimensions"]) == (alone.metrics, alone.dimensions)
+    results = read_results(tmp_path / "results.jsonl")
+    for ours, expected in zip(results, read_results(alone.results), strict=True):
+        assert (ours.query_id, ours.rank, ours.metrics) == (expected.query_id, expected.rank, expected.metrics)
+        assert ours.top == tuple((name, pytest.approx(score, abs=1e-6)) for name, score in expected.top)
+    assert not (tmp_path / "embeddings").exists(), "the embeddings are deleted"

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from mnrl_job.batching.token_shards import TokenShards
+
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
@@ -15,6 +17,7 @@ class BatchPlan:
         epochs: the step, counted from 0, at which each epoch begins.
         non_minable: `.npy` of one flag per row: whether its positive is relevant to a query of an eval set, and so must
             not be mined as a negative.
+        tokens: of all rows in the order of training; None if they are tokenized batch by batch.
     """
 
     labels: Path
@@ -22,3 +25,4 @@ class BatchPlan:
     steps: int
     epochs: tuple[int, ...] = (0,)
     non_minable: Path | None = None
+    tokens: TokenShards | None = None

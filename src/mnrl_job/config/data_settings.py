@@ -8,6 +8,7 @@ from mnrl_job.config.setting_types import (
     EvalSources,
     Names,
     RowFilterSetting,
+    RunId,
     SimilarityThreshold,
     Sources,
     setting,
@@ -36,12 +37,17 @@ class DataSettings(BaseModel):
         min_length=1,
     )
     output: str = setting("", "where to write the run, as OUTPUT/RUN_ID/", "a folder or an s3:// prefix")
-    run_id: str = setting(
+    run_id: RunId = setting(
         "",
         "name of the run; the same name resumes it; if empty, the unfinished run with the same settings and inputs is "
         "resumed if there is one, else a name is generated; new always generates one",
         "letters, digits, '.', '_' and '-', at most 128, or new",
         pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]{0,127})?$",
+    )
+    prepared: str = setting(
+        "",
+        "where prepare writes data sets, and where train and check look for them; OUTPUT/prepared if empty",
+        "a folder or an s3:// prefix",
     )
     work_dir: str = setting(
         "", "local scratch, where later attempts find fetched inputs again; a temporary folder if empty", "a folder"

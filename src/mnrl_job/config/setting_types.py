@@ -13,6 +13,8 @@ from mnrl_job.config.row_filter import RowFilter, parse_row_filter
 RANKING_METRICS = ("accuracy", "precision", "recall", "mrr", "map", "ndcg")
 METRIC_CUTOFFS = (1, 3, 5, 10, 100)
 MAX_CUTOFF = 10_000
+# The folder of prepared data sets below `MNRL_OUTPUT`.
+PREPARED = "prepared"
 SECONDS_PER_UNIT = {"s": 1, "m": 60, "h": 3600}
 ExportFormat = Literal["onnx", "openvino", "int8"]
 HardnessMode = Literal["in_batch_negatives", "hard_negatives", "all_negatives"]
@@ -237,12 +239,19 @@ def _check_descending(dimensions: tuple[int, ...]) -> tuple[int, ...]:
     return dimensions
 
 
+def _refuse_reserved_id(run_id: str) -> str:
+    if run_id == PREPARED:
+        raise ValueError(f"OUTPUT/{PREPARED} holds prepared data sets")
+    return run_id
+
+
 def _parse_primary_metric(value: object) -> object:
     if not re.fullmatch(rf"(?:[A-Za-z0-9_.-]+\.)?(?:{'|'.join(RANKING_METRICS)})@[1-9][0-9]*", str(value)):
         raise ValueError("unknown metric")
     return value
 
 
+RunId = Annotated[str, AfterValidator(_refuse_reserved_id)]
 Sources = Annotated[tuple[Source, ...], BeforeValidator(_parse_sources)]
 EvalSources = Annotated[Sources, AfterValidator(_reject_weights)]
 IntervalSetting = Annotated[Interval, BeforeValidator(_parse_interval)]

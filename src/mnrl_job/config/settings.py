@@ -62,6 +62,7 @@ class Settings(RunSettings, EvaluationSettings, TrainingSettings, DataSettings):
 
 REQUIRED = {
     "train": ("train_data", "output"),
+    "prepare": ("train_data", "output"),
     "check": ("train_data", "output"),
     "evaluate": ("eval_data", "output"),
     "verify": (),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mnrl_job.data.clean_text import is_empty
 from mnrl_job.data.columns import Columns
-from mnrl_job.data.file_formats.common import BadRow
+from mnrl_job.data.file_formats.common import BadRow, Span
 from mnrl_job.data.file_formats.rows import read_rows
 from mnrl_job.data.stringified_lists import OPENERS, StringifiedType, stringified_type
 from mnrl_job.errors import DataError
@@ -30,11 +30,18 @@ class Survey:
         """Whether at least half of a column's texts are of this type."""
         return 0 < self.texts[name] <= 2 * self.stringified[name, kind]
 
+    def merge(self, later: "Survey") -> None:
+        self.names |= later.names
+        self.filled |= later.filled
+        self.texts.update(later.texts)
+        self.stringified.update(later.stringified)
+        self.first = later.first | self.first
 
-def survey_file(path: Path, columns: Collection[str] | None = None) -> Survey:
-    """Read a file once. Of Parquet only the given columns are read."""
+
+def survey_span(path: Path, span: Span, columns: Collection[str] | None = None) -> Survey:
+    """Read a span once. Of Parquet only the given columns are read."""
     survey = Survey()
-    for line, row in read_rows(path, columns):
+    for line, row in read_rows(path, columns, span):
         if isinstance(row, BadRow):
             continue
         if not row.keys() <= survey.names.keys():

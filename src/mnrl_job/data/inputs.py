@@ -9,6 +9,7 @@ from mnrl_job.config.setting_types import Source
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.sources import LocalSource, ResolvedSource, fetch, locate_all, locate_model
+from mnrl_job.storage import Store
 from mnrl_job.system.files import sha256_of
 
 
@@ -33,12 +34,16 @@ class InputUris:
 
 @dataclass(frozen=True, slots=True)
 class LocatedInputs:
-    """The files of the inputs. `model` and `guide` are None for a Hub id, `guide` also if there is none."""
+    """The files of the inputs. `model` and `guide` are None for a Hub id, `guide` also if there is none.
+
+    `prepared` is a prepared data set to use instead of `train` and `evals`.
+    """
 
     train: tuple[ResolvedSource, ...]
     evals: tuple[ResolvedSource, ...]
     model: ResolvedSource | None
     guide: ResolvedSource | None = None
+    prepared: Store | None = None
 
     @property
     def remote_bytes(self) -> int:
@@ -51,7 +56,7 @@ class LocatedInputs:
 class Inputs:
     """The inputs on this machine. A model is a folder or a Hub id; its hash is of the folder's files, None for an id.
 
-    `listing` is of the inputs when they were located.
+    `listing` is of the inputs when they were located. `prepared` is as it was located.
     """
 
     train: tuple[LocalSource, ...]
@@ -61,6 +66,7 @@ class Inputs:
     guide: str = ""
     guide_sha256: str | None = None
     listing: dict[str, Listing] = field(default_factory=dict)
+    prepared: Store | None = None
 
 
 def locate_inputs(uris: InputUris) -> LocatedInputs:
@@ -88,7 +94,7 @@ def fetch_inputs(located: LocatedInputs, uris: InputUris, folder: Path) -> Input
     evals = tuple(fetch(source, folder) for source in located.evals)
     model, model_sha256 = _fetch_model(located.model, uris.model, folder)
     guide, guide_sha256 = _fetch_model(located.guide, uris.guide, folder)
-    return Inputs(train, evals, model, model_sha256, guide, guide_sha256)
+    return Inputs(train, evals, model, model_sha256, guide, guide_sha256, prepared=located.prepared)
 
 
 def _fetch_model(located: ResolvedSource | None, name: str, folder: Path) -> tuple[str, str | None]:

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from mnrl_job.config.row_filter import Condition, RowFilter, is_missing, number_of
 from mnrl_job.data.columns import normalize_name
@@ -65,12 +66,11 @@ class ValueCounts:
         self.counts[key] += 1
 
     def merge(self, other: "ValueCounts") -> "ValueCounts":
-        return ValueCounts(
-            self.name,
-            self.counts + other.counts,
-            self.first | {value: where for value, where in other.first.items() if value not in self.first},
-            self.others + other.others,
-        )
+        merged = self.counts + other.counts
+        counts = Counter(dict(islice(merged.items(), MAX_VALUES)))
+        first = other.first | self.first
+        others = self.others + other.others + merged.total() - counts.total()
+        return ValueCounts(self.name, counts, {value: first[value] for value in counts}, others)
 
     @property
     def present(self) -> list[float | str]:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mnrl_job.data.integer_sets import Integers
+
 
 @dataclass(frozen=True, slots=True)
 class Ragged:
     """The values of row i are values[offsets[i] : offsets[i + 1]]; shapes (values,) and (rows + 1,)."""
 
-    values: NDArray[np.int64]
+    values: Integers
     offsets: NDArray[np.int64]
 
     @property

@@ -1,9 +1,11 @@
 """Read the training pairs of all sources into one Arrow file, and count and record every rejected row."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +13,7 @@ import pyarrow as pa
 from mnrl_job.config.row_filter import RowFilter
 from mnrl_job.data.beir import BeirFolder
 from mnrl_job.data.beir_pairs import find_beir_training_folder, read_beir_pairs
-from mnrl_job.data.clean_text import ParsedRow, Texts
+from mnrl_job.data.clean_text import Texts
 from mnrl_job.data.columns import ColumnNames
 from mnrl_job.data.file_formats.common import BadRow
 from mnrl_job.data.pairs import Pairs, SourceRecord
@@ -19,11 +21,12 @@ from mnrl_job.data.row_counts import RowCounts, check_row_counts
 from mnrl_job.data.row_selection import check_filter, check_labels
 from mnrl_job.data.sources import LocalSource
 from mnrl_job.data.tables import read_table, write_table
-from mnrl_job.data.tabular import TabularSource, inspect_files
+from mnrl_job.data.tabular import TabularPart, TabularSource, inspect_files
 from mnrl_job.errors import DataError
 from mnrl_job.system.files import sha256_of
 from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.logs import warn
+from mnrl_job.system.processes import run_in_processes
 
 TEXTS_PER_BATCH = 20_000
 
@@ -45,17 +48,19 @@ def read_pairs(sources: tuple[LocalSource, ...], options: ReadOptions, path: Pat
     Raises:
         DataError: no usable row, too many unusable ones, missing columns, or a damaged file.
     """
-    readers = [_open(source, options) for source in sources]
-    schema = _schema(any(isinstance(reader, TabularSource) and reader.has_negatives for reader in readers))
-    counts, records = RowCounts(), []
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
-        for source, reader in zip(sources, readers, strict=True):
-            before = replace(counts)
-            with source.uris_in_errors():
-                for batch in _in_batches(_usable_pairs(source, reader, counts)):
-                    writer.write_batch(_record_batch(batch, schema))
-                    heartbeat(rows_read=counts.read)
-            records.append(_source_record(source, reader, counts, before))
+    with TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as folder:
+        readers = [_open(source, options, Path(folder)) for source in sources]
+        schema = _schema(any(isinstance(reader, TabularSource) and reader.has_negatives for reader in readers))
+        counts, records = RowCounts(), []
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+            for source, reader in zip(sources, readers, strict=True):
+                before = replace(counts)
+                with source.uris_in_errors(), closing(_read_parts(reader, schema, Path(folder))) as parts:
+                    for part_counts, part_path in parts:
+                        counts.merge(part_counts, source.restore_uris)
+                        _move_batches(part_path, writer)
+                        heartbeat(rows_read=counts.read)
+                records.append(_source_record(source, reader, counts, before))
     with ExitStack() as stack:
         for source in sources:
             stack.enter_context(source.uris_in_errors())
@@ -78,27 +83,53 @@ def read_pairs(sources: tuple[LocalSource, ...], options: ReadOptions, path: Pat
     )
 
 
-def _open(source: LocalSource, options: ReadOptions) -> Reader:
+def _open(source: LocalSource, options: ReadOptions, folder: Path) -> Reader:
     with source.uris_in_errors():
         return find_beir_training_folder(source.root) or inspect_files(
-            source.files, source.root, options.columns, options.row_filter
+            source.files, source.root, options.columns, options.row_filter, folder
         )
 
 
-def _usable_pairs(source: LocalSource, reader: Reader, counts: RowCounts) -> Iterator[Texts]:
-    rows: Iterator[tuple[str, ParsedRow]] = (
-        reader.read() if isinstance(reader, TabularSource) else read_beir_pairs(reader)
-    )
-    for where, row in rows:
+def _read_parts(reader: Reader, schema: pa.Schema, folder: Path) -> Generator[tuple[RowCounts, Path]]:
+    """The counts of each part of a source, and the Arrow file of its pairs."""
+    parts: Sequence[TabularPart | BeirFolder] = reader.parts if isinstance(reader, TabularSource) else (reader,)
+    paths = [folder / f"{number}.arrow" for number in range(len(parts))]
+    tasks = [partial(_read_part, part, schema, path) for part, path in zip(parts, paths, strict=True)]
+    with closing(run_in_processes(tasks, folder, "reading the data")) as results:
+        for path, (part, counts) in zip(paths, results, strict=True):
+            if isinstance(reader, TabularSource) and isinstance(part, TabularPart):
+                reader.add_values(part)
+            yield counts, path
+
+
+def _read_part(
+    part: TabularPart | BeirFolder, schema: pa.Schema, path: Path
+) -> tuple[TabularPart | BeirFolder, RowCounts]:
+    """Write the pairs of a part. Returns it, with the values that were found, and the counts."""
+    counts = RowCounts()
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
+        for batch in _in_batches(_usable_pairs(part, counts)):
+            writer.write_batch(_record_batch(batch, schema))
+    return part, counts
+
+
+def _move_batches(path: Path, writer: pa.ipc.RecordBatchStreamWriter) -> None:
+    for batch in read_table(path).to_batches():
+        writer.write_batch(batch)
+    path.unlink()
+
+
+def _usable_pairs(part: TabularPart | BeirFolder, counts: RowCounts) -> Iterator[Texts]:
+    for where, row in part.read() if isinstance(part, TabularPart) else read_beir_pairs(part):
         counts.read += 1
         if row is None:
             counts.filtered += 1
         elif isinstance(row, BadRow):
-            counts.reject(source.restore_uris_of(row))
+            counts.reject(row)
         else:
             counts.not_relevant += not row
             for texts in row:
-                counts.add_pair(texts, source.restore_uris(where))
+                counts.add_pair(texts, where)
                 yield texts
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 
 from mnrl_job.data.clean_text import Texts
@@ -47,6 +47,21 @@ class RowCounts:
             if is_missing_value(text):
                 self.missing += 1
                 self.first_missing = self.first_missing or f"{text!r} at {where}"
+
+    def merge(self, later: "RowCounts", restore_uris: Callable[[str], str]) -> None:
+        """Add the counts of later rows. `restore_uris` replaces paths in what is shown to the user."""
+        self.read += later.read
+        self.pairs += later.pairs
+        self.not_relevant += later.not_relevant
+        self.filtered += later.filtered
+        self.rejected.update(later.rejected)
+        self.negatives.update(later.negatives)
+        self.missing += later.missing
+        for row in later.bad_rows[: RECORDED_BAD_ROWS - len(self.bad_rows)]:
+            self.bad_rows.append(BadRow(restore_uris(row.where), row.reason, restore_uris(row.detail)))
+        for number, where in later.first_negatives.items():
+            self.first_negatives.setdefault(number, restore_uris(where))
+        self.first_missing = self.first_missing or restore_uris(later.first_missing)
 
     def log_negatives(self) -> None:
         """Log where pairs differ in their number of negatives."""

@@ -33,11 +33,15 @@ def check_labels(sources: Sequence[TabularSource], row_filter: RowFilter | None)
             warn(f"column {problem.column} {problem.description} in the selected rows and is not in MNRL_ROW_FILTER")
 
 
+class NoRowMatches(DataError):
+    """`MNRL_ROW_FILTER` excludes every row."""
+
+
 def check_filter(sources: Sequence[tuple[TabularSource, SourceRecord]], row_filter: RowFilter | None) -> None:
     """Warn of sources without a row that matches the filter.
 
     Raises:
-        DataError: no source has one.
+        NoRowMatches: no source has one.
     """
     unmatched = [(source, record) for source, record in sources if 0 < record.rows_read == record.filtered]
     if not unmatched:
@@ -47,5 +51,5 @@ def check_filter(sources: Sequence[tuple[TabularSource, SourceRecord]], row_filt
     values = "; ".join(f"{column.name} is {column.summary()}" for column in columns)
     message = f'MNRL_ROW_FILTER="{row_filter}" matches no row of {names}, where {values}'
     if len(unmatched) == sum(record.rows_read > 0 for _, record in sources):
-        raise DataError(f"{unmatched[0][0].files[0]}: {message}")
+        raise NoRowMatches(f"{unmatched[0][0].files[0]}: {message}")
     warn(message)

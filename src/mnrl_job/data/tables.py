@@ -1,6 +1,7 @@
 """Arrow files: written as streams, read as memory maps."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,20 @@ def take(column: pa.ChunkedArray, rows: NDArray[np.int64]) -> pa.ChunkedArray:
     return pa.chunked_array(taken, pa.large_string()).take(np.argsort(order))
 
 
+@dataclass(frozen=True, slots=True)
+class SelectedTexts:
+    """The texts of some rows of a column, in this order, taken a slice at a time."""
+
+    column: pa.ChunkedArray
+    rows: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def slice(self, start: int, length: int) -> pa.ChunkedArray:
+        return take(self.column, self.rows[start : start + length])
+
+
 def evenly_spaced(count: int, most: int) -> NDArray[np.int64]:
     """At most so many of `count` rows, from the first to the last."""
     return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
@@ -72,7 +87,9 @@ def write_labels(path: Path, groups: NDArray[np.int64], negatives: Ragged | None
     labels = np.column_stack([np.arange(len(groups)), groups])
     columns = {"label": pa.FixedSizeListArray.from_arrays(pa.array(labels.ravel()), labels.shape[1])}
     if negatives is not None:
-        columns["negatives"] = pa.LargeListArray.from_arrays(pa.array(negatives.offsets), pa.array(negatives.values))
+        columns["negatives"] = pa.LargeListArray.from_arrays(
+            pa.array(negatives.offsets), pa.array(negatives.values, pa.int64())
+        )
     write_table(path, pa.table(columns))
 
 

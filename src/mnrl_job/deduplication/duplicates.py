@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mnrl_job.data.integer_sets import distinct, distinct_pairs
+from mnrl_job.data.integer_sets import distinct, distinct_dense, distinct_pairs
 from mnrl_job.deduplication.groups import TextGroups
 from mnrl_job.deduplication.text_quality import EXAMPLES, example_pairs, shortened_texts
 
@@ -16,13 +16,13 @@ TOP_TEXTS = 10
 def describe_duplicates(table: pa.Table, groups: TextGroups) -> dict[str, Any]:
     """The part of `audit.json` about duplicates in the training pairs."""
     anchor_groups, positive_groups = groups.group_ids.T
-    anchors, positives = (np.unique(ids, return_inverse=True)[1] for ids in groups.text_ids.T)
+    anchors, positives = groups.text_ids.T
     contradicting_rows = distinct(groups.negatives.rows[groups.contradictions])
     return {
         "duplicates": {
-            "repeated_rows": len(anchors) - len(distinct_pairs(np.column_stack([anchors, positives]))),
-            "distinct_anchors": int(anchors.max(initial=-1)) + 1,
-            "distinct_positives": int(positives.max(initial=-1)) + 1,
+            "repeated_rows": len(anchors) - len(distinct_pairs(groups.text_ids)),
+            "distinct_anchors": len(distinct_dense(anchors)),
+            "distinct_positives": len(distinct_dense(positives)),
             "anchors_with_several_positives": _count_with_several(anchor_groups, positive_groups),
             "positives_with_several_anchors": _count_with_several(positive_groups, anchor_groups),
         },

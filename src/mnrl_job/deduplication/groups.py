@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mnrl_job.data.integer_sets import is_in
+from mnrl_job.data.integer_sets import Integers, dense_ranks, is_in
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import Ragged, no_values
 from mnrl_job.data.tables import NO_GROUP, list_offsets, read_table
 from mnrl_job.deduplication.minhash import Column, compute_signatures
-from mnrl_job.deduplication.near_duplicates import find_representatives
+from mnrl_job.deduplication.near_duplicates import find_representatives, number_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class TextGroups:
     """The texts of the training pairs and of the relevant documents of the eval sets, as numbers.
 
     Attributes:
-        text_ids: of each row's anchor and positive; equal texts have equal ids. Shape (rows, 2).
+        text_ids: of each row's anchor and positive, numbered from 0; equal texts have equal ids. Shape (rows, 2).
         group_ids: of each row's anchor and positive, shape (rows, 2).
         negatives: the group ids of each row's negatives.
         contradictions: which negatives are also a positive of the same anchor, shape (negatives,).
@@ -31,12 +31,12 @@ class TextGroups:
         joint_relevant: the same of the relevant documents of the eval sets, in their order.
     """
 
-    text_ids: NDArray[np.int64]
-    group_ids: NDArray[np.int64]
+    text_ids: Integers
+    group_ids: Integers
     negatives: Ragged
     contradictions: NDArray[np.bool_]
-    joint_positives: NDArray[np.int64]
-    joint_relevant: NDArray[np.int64]
+    joint_positives: Integers
+    joint_relevant: Integers
 
 
 def find_groups(pairs: Pairs, relevant: Column | None, threshold: float | None, folder: Path) -> TextGroups:
@@ -45,26 +45,28 @@ def find_groups(pairs: Pairs, relevant: Column | None, threshold: float | None, 
     `threshold` is the Jaccard similarity of near-duplicates, None to group only equal documents. What is too large for
     memory is in `folder`.
     """
-    columns = [Column(pairs.path, name) for name in pairs.columns[1:]]
+    columns = [Column(pairs.path, name) for name in pairs.columns]
     negative_offsets = no_values(pairs.rows).offsets
     if "negatives" in pairs.columns:
         negative_offsets = list_offsets(read_table(pairs.path)["negatives"])
-    anchor_ids = compute_signatures([Column(pairs.path, pairs.columns[0])], None, folder / "anchors").ids
-    joint = compute_signatures([*columns, *([relevant] if relevant else [])], threshold, folder / "documents")
-    documents = joint.first(pairs.rows + int(negative_offsets[-1]))
-    representatives = find_representatives(documents, threshold)
-    anchors = _replace_by_representatives(anchor_ids, documents.ids, representatives)
-    group_ids = np.unique(np.concatenate([anchors, representatives]), return_inverse=True)[1]
-    text_ids = np.stack([anchor_ids, documents.ids[: pairs.rows]], axis=1)
+    anchor_ids = compute_signatures(columns[:1], None, folder / "anchors").ids
+    joint = compute_signatures([*columns[1:], *([relevant] if relevant else [])], threshold, folder / "documents")
+    anchors, joint_texts = np.split(number_texts(np.concatenate([anchor_ids, joint.ids])), [pairs.rows])
+    documents = joint_texts[: pairs.rows + int(negative_offsets[-1])]
+    representatives = find_representatives(documents, joint, threshold)
+    anchor_representatives = np.arange(int(max(anchors.max(), documents.max())) + 1, dtype=anchors.dtype)
+    anchor_representatives[documents] = representatives
+    group_ids = dense_ranks(np.concatenate([anchor_representatives[anchors], representatives]))
+    text_ids = np.stack([anchors, documents[: pairs.rows]], axis=1)
     # Grouped separately: an eval document similar to two training texts must not put these two into one group.
-    joint_representatives = find_representatives(joint, threshold) if relevant else representatives
+    joint_representatives = find_representatives(joint_texts, joint, threshold) if relevant else representatives
     return TextGroups(
         text_ids=text_ids,
         group_ids=group_ids[: 2 * pairs.rows].reshape(2, -1).T,
         negatives=Ragged(group_ids[2 * pairs.rows :], negative_offsets),
-        contradictions=_find_contradictions(text_ids, Ragged(documents.ids[pairs.rows :], negative_offsets)),
+        contradictions=_find_contradictions(text_ids, Ragged(documents[pairs.rows :], negative_offsets)),
         joint_positives=joint_representatives[: pairs.rows],
-        joint_relevant=joint_representatives[len(documents.ids) :],
+        joint_relevant=joint_representatives[len(documents) :],
     )
 
 
@@ -73,19 +75,8 @@ def without_contradictions(groups: TextGroups) -> Ragged:
     return Ragged(np.where(groups.contradictions, NO_GROUP, groups.negatives.values), groups.negatives.offsets)
 
 
-def _replace_by_representatives(
-    ids: NDArray[np.int64], document_ids: NDArray[np.int64], representatives: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """The representatives of texts that are also documents; other ids unchanged."""
-    order = np.argsort(document_ids, kind="stable")
-    indices = order[np.minimum(np.searchsorted(document_ids, ids, sorter=order), len(document_ids) - 1)]
-    return np.where(document_ids[indices] == ids, representatives[indices], ids)
-
-
-def _find_contradictions(text_ids: NDArray[np.int64], negative_ids: Ragged) -> NDArray[np.bool_]:
+def _find_contradictions(text_ids: Integers, negative_ids: Ragged) -> NDArray[np.bool_]:
     """Only equal texts contradict: a negative may be a near-duplicate of the positive on purpose."""
-    dense_ids = np.unique(np.concatenate([text_ids.ravel(), negative_ids.values]), return_inverse=True)[1]
-    span = int(dense_ids.max(initial=0)) + 1
-    pairs, negatives = dense_ids[: text_ids.size].reshape(-1, 2), dense_ids[text_ids.size :]
-    positive_keys = pairs[:, 0] * span + pairs[:, 1]
-    return is_in(pairs[negative_ids.rows, 0] * span + negatives, positive_keys)
+    span = int(max(text_ids.max(initial=0), negative_ids.values.max(initial=0))) + 1
+    positive_keys = text_ids[:, 0].astype(np.int64) * span + text_ids[:, 1]
+    return is_in(text_ids[negative_ids.rows, 0].astype(np.int64) * span + negative_ids.values, positive_keys)

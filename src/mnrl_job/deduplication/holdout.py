@@ -7,16 +7,18 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mnrl_job.data.evalset import EvalData
+from mnrl_job.data.integer_sets import Integers
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import Ragged
 from mnrl_job.data.tables import NO_GROUP, read_table, take
 from mnrl_job.deduplication.groups import TextGroups
 from mnrl_job.deduplication.near_duplicates import label_components
+from mnrl_job.deduplication.text_similarity import normalize, text_id
 
 MAX_OTHER_DOCUMENTS = 10_000
 
 
-def find_components(group_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+def find_components(group_ids: Integers) -> Integers:
     """Number the sets of rows that are connected by the group of an anchor or positive. Shape (rows,)."""
     return label_components(group_ids, int(group_ids.max(initial=0)) + 1)[group_ids[:, 0]]
 
@@ -36,7 +38,7 @@ class HoldoutSpec:
     documents_per_query: int | None = None
 
 
-def choose_rows(group_ids: NDArray[np.int64], query_ids: NDArray[np.int64], spec: HoldoutSpec) -> NDArray[np.bool_]:
+def choose_rows(group_ids: Integers, query_ids: Integers, spec: HoldoutSpec) -> NDArray[np.bool_]:
     """Choose whole components in random order, as long as they fit. Shape (rows,); none may fit.
 
     Equal anchors have equal `query_ids`, and are in one component.
@@ -47,6 +49,8 @@ def choose_rows(group_ids: NDArray[np.int64], query_ids: NDArray[np.int64], spec
     rows_left, queries_left = spec.rows, spec.queries
     is_chosen = np.zeros(len(sizes), dtype=bool)
     for component in np.random.default_rng((spec.seed, spec.stream)).permutation(len(sizes)):
+        if not queries_left:
+            break
         if sizes[component] <= rows_left and queries[component] <= queries_left:
             is_chosen[component] = True
             rows_left -= int(sizes[component])
@@ -68,13 +72,10 @@ def hold_out(
     queries: dict[str, str] = {}
     corpus: dict[str, str] = {}
     qrels: dict[tuple[str, str], int] = {}
-    for row, text_id, group_id in zip(
-        table.filter(pa.array(is_held_out)).to_pylist(),
-        groups.text_ids[is_held_out, 0].tolist(),
-        groups.group_ids[is_held_out, 1].tolist(),
-        strict=True,
+    for row, group_id in zip(
+        table.filter(pa.array(is_held_out)).to_pylist(), groups.group_ids[is_held_out, 1].tolist(), strict=True
     ):
-        query, document = f"q{text_id & (2**64 - 1):016x}", f"d{group_id}"
+        query, document = f"q{text_id(normalize(row['anchor']))[0] & (2**64 - 1):016x}", f"d{group_id}"
         queries.setdefault(query, row["anchor"])
         corpus.setdefault(document, row["positive"])
         qrels[query, document] = 1
@@ -92,9 +93,7 @@ def _distractors(spec: HoldoutSpec, queries: int) -> int:
     return spec.other_documents if per_query is None else min(spec.other_documents, per_query * queries)
 
 
-def without_held_out(
-    group_ids: NDArray[np.int64], negatives: Ragged, is_held_out: NDArray[np.bool_]
-) -> tuple[Ragged, int]:
+def without_held_out(group_ids: Integers, negatives: Ragged, is_held_out: NDArray[np.bool_]) -> tuple[Ragged, int]:
     """Drop negatives that are in a group with a held-out text, so that training does not use it.
 
     `group_ids` are of anchors and positives, shape (rows, 2). Returns the negatives with `NO_GROUP` for dropped ones,

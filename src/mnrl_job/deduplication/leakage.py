@@ -15,7 +15,7 @@ from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.tables import read_table, write_columns
 from mnrl_job.deduplication.groups import TextGroups
 from mnrl_job.deduplication.minhash import Column, compute_signatures
-from mnrl_job.deduplication.near_duplicates import find_representatives
+from mnrl_job.deduplication.near_duplicates import find_representatives, number_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +72,10 @@ def find_leaks(
         threshold,
         folder / "signatures",
     )
-    queries = np.unique(find_representatives(signatures, threshold), return_inverse=True)[1]
-    documents = np.unique(
-        np.concatenate([groups.joint_positives[candidates], groups.joint_relevant]), return_inverse=True
-    )[1]
+    queries = find_representatives(number_texts(signatures.ids), signatures, threshold)
+    documents = np.concatenate([groups.joint_positives[candidates], groups.joint_relevant])
     # One number per pair, so that equal pairs are found by sorting.
-    keys = documents * (int(queries.max(initial=0)) + 1) + queries
+    keys = documents.astype(np.int64) * (int(queries.max(initial=0)) + 1) + queries
     training_keys, eval_keys = keys[: len(candidates)], keys[len(candidates) :]
     masks = []
     for start, stop in pairwise(relevant_pairs.offsets):

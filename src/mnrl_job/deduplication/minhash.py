@@ -1,12 +1,10 @@
 """Signatures of texts: an id for equality, MinHash bands and hashed word pairs for similarity."""
 
-import multiprocessing
-import os
-import signal
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,17 +13,19 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from rensa import RMinHash
 
+from mnrl_job.data.integer_sets import distinct
+from mnrl_job.data.ragged import offsets_of
 from mnrl_job.data.tables import read_table, texts_of
 from mnrl_job.deduplication.text_similarity import normalize, text_id, word_pairs
-from mnrl_job.errors import InternalError
-from mnrl_job.system.cpus import usable_cpus
 from mnrl_job.system.heartbeat import heartbeat
-from mnrl_job.system.parent_death import die_with_parent
+from mnrl_job.system.processes import run_in_processes
 
 PERMUTATIONS = 64
 # The fraction of text pairs with a similarity of exactly the threshold that are found.
 RECALL = 0.99
 TEXTS_PER_CHUNK = 10_000
+# Hashed together: word pairs and their hashes are Python objects at first, which take ten times the memory.
+CHARACTERS_PER_HASHING = 100_000
 # Bits of the hash of a word pair, which is a column of a sparse matrix.
 PAIR_BITS = 30
 SEED = 1
@@ -49,7 +49,7 @@ class Signatures:
     """Signatures of n texts. Bands and pairs are memory-mapped; without a threshold they are empty.
 
     Attributes:
-        ids: equal for equal texts, shape (n,).
+        ids: two words of 64 bits, equal for equal texts, shape (n, 2).
         bands: hashes of the MinHash bands, shape (n, bands).
         pairs: the hashed word pairs of text i are pairs[starts[i] : starts[i + 1]].
         starts: shape (n + 1,).
@@ -59,20 +59,6 @@ class Signatures:
     bands: NDArray[np.uint64]
     pairs: NDArray[np.int32]
     starts: NDArray[np.int64]
-
-    def first(self, count: int) -> "Signatures":
-        return Signatures(self.ids[:count], self.bands[:count], self.pairs, self.starts[: count + 1])
-
-
-@dataclass(frozen=True, slots=True)
-class _Chunk:
-    """Texts of a column; a worker process writes their signatures to `path`."""
-
-    column: Column
-    start: int
-    count: int
-    rows_per_band: int
-    path: Path
 
 
 _ChunkSignatures = tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int32], NDArray[np.int64]]
@@ -86,20 +72,23 @@ def compute_signatures(columns: Sequence[Column], threshold: float | None, folde
     """
     rows_per_band = band_rows(threshold) if threshold else 0
     chunks = [
-        _Chunk(column, start, TEXTS_PER_CHUNK, rows_per_band, folder / f"{number}-{start}")
-        for number, column in enumerate(columns)
+        partial(_compute_chunk, column, start, TEXTS_PER_CHUNK, rows_per_band)
+        for column in columns
         for start in range(0, len(column.texts()), TEXTS_PER_CHUNK)
     ]
-    ids, lengths = [np.empty(0, dtype=np.int64)], [np.zeros(1, dtype=np.int64)]
+    ids, lengths = [np.empty((0, 2), dtype=np.int64)], [np.zeros(1, dtype=np.int64)]
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "bands").open("wb") as bands, (folder / "pairs").open("wb") as pairs:
-        for chunk_ids, chunk_bands, chunk_pairs, chunk_lengths in _compute_chunks(chunks):
+    _texts.cache_clear()
+    results = run_in_processes(chunks, folder, "computing text signatures")
+    count = 0
+    with closing(results) as signatures, (folder / "bands").open("wb") as bands, (folder / "pairs").open("wb") as pairs:
+        for chunk_ids, chunk_bands, chunk_pairs, chunk_lengths in signatures:
             ids.append(chunk_ids)
             bands.write(chunk_bands.tobytes())
             pairs.write(chunk_pairs.tobytes())
             lengths.append(chunk_lengths)
-            heartbeat(texts_compared=sum(map(len, ids)))
-    count = sum(map(len, ids))
+            count += len(chunk_ids)
+            heartbeat(texts_compared=count)
     width = PERMUTATIONS // rows_per_band if rows_per_band else 0
     return Signatures(
         np.concatenate(ids),
@@ -117,72 +106,47 @@ def band_rows(threshold: float) -> int:
     return next(r for r in range(PERMUTATIONS, 0, -1) if 1 - (1 - threshold**r) ** (PERMUTATIONS // r) >= RECALL)
 
 
-def _compute_chunks(chunks: list[_Chunk]) -> Iterator[_ChunkSignatures]:
-    """Yield the signatures of each chunk, in order. Uses all cores if there are many chunks."""
-    cores = usable_cpus()
-    if min(cores, len(chunks) // 4) < 2:
-        yield from map(_compute_chunk, chunks)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(
-        min(cores, len(chunks)), context, initializer=_start_process, initargs=(os.getpid(),)
-    ) as pool:
-        try:
-            for chunk, _ in zip(chunks, pool.map(_write_chunk, chunks), strict=True):
-                yield _read_chunk(chunk)
-        except BrokenProcessPool as error:
-            raise InternalError(
-                "a process computing text signatures was killed; the machine may be out of memory"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+@lru_cache(maxsize=1)
+def _texts(column: Column) -> pa.ChunkedArray:
+    """Kept for the next chunk: opening a file takes time in proportion to its size."""
+    return column.texts()
 
 
-def _start_process(parent: int) -> None:
-    """Exit with the parent, which alone handles signals."""
-    die_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _write_chunk(chunk: _Chunk) -> None:
-    """Write to a file, not to the pipe: a process killed halfway would block the parent forever."""
-    with chunk.path.open("wb") as file:
-        for array in _compute_chunk(chunk):
-            np.save(file, array)
-
-
-def _read_chunk(chunk: _Chunk) -> _ChunkSignatures:
-    with chunk.path.open("rb") as file:
-        ids, bands, pairs, lengths = (np.load(file) for _ in range(4))
-    chunk.path.unlink()
-    return ids, bands, pairs, lengths
-
-
-def _compute_chunk(chunk: _Chunk) -> _ChunkSignatures:
-    texts = [normalize(text) for text in chunk.column.texts().slice(chunk.start, chunk.count).to_pylist()]
-    ids = np.array([text_id(text) for text in texts], dtype=np.int64)
-    if not chunk.rows_per_band:
+def _compute_chunk(column: Column, start: int, count: int, rows_per_band: int) -> _ChunkSignatures:
+    texts = [normalize(text) for text in _texts(column).slice(start, count).to_pylist()]
+    ids = np.array([text_id(text) for text in texts], dtype=np.int64).reshape(-1, 2)
+    if not rows_per_band:
         empty = np.empty(0, dtype=np.int32)
         return ids, empty.astype(np.uint64), empty, np.zeros(len(texts), dtype=np.int64)
-    hashes = [_hash_pairs(word_pairs(text)) for text in texts]
-    lengths = np.array([len(each) for each in hashes], dtype=np.int64)
-    flat = np.concatenate(hashes)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint64)
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(flat, offsets, PERMUTATIONS, SEED)
-    bands = _hash_bands(np.array(matrix.to_rows(), dtype=np.uint64), chunk.rows_per_band)
+    pairs, lengths = _hash_word_pairs(texts)
+    offsets = offsets_of(lengths).astype(np.uint64)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(pairs, offsets, PERMUTATIONS, SEED)
+    digests = _flatten(matrix.to_rows()).reshape(len(texts), PERMUTATIONS)
+    bands = _hash_bands(digests, rows_per_band)
     # Texts without a word have no near-duplicates, so their bands must be unique.
-    bands[lengths == 0] = ids[lengths == 0, None].astype(np.uint64)
-    return ids, bands, flat.astype(np.int32), lengths
+    bands[lengths == 0] = ids[lengths == 0, :1].astype(np.uint64)
+    return ids, bands, pairs.astype(np.int32), lengths
 
 
-def _hash_pairs(pairs: list[str]) -> NDArray[np.uint64]:
-    """The distinct hashes of a text's word pairs.
+def _hash_word_pairs(texts: list[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """The distinct hashes of each text's word pairs, text by text, and how many these are.
 
-    For rows with repeated columns SciPy would allocate dense vectors of 2 ** PAIR_BITS elements. Texts are hashed one
-    by one, as the library's lists of Python integers take eight times the memory.
+    For rows with repeated columns SciPy would allocate dense vectors of 2 ** PAIR_BITS elements.
     """
-    (hashes,) = RMinHash.hash_token_sets([pairs])
-    return np.unique(np.array(hashes, dtype=np.uint64) >> np.uint64(64 - PAIR_BITS))
+    block_of_text = np.cumsum([len(text) for text in texts]) // CHARACTERS_PER_HASHING
+    blocks, lengths = [], []
+    for start, stop in pairwise([*np.flatnonzero(np.diff(block_of_text, prepend=-1)).tolist(), len(texts)]):
+        pairs = [word_pairs(text) for text in texts[start:stop]]
+        hashes = _flatten(RMinHash.hash_token_sets(pairs)) >> np.uint64(64 - PAIR_BITS)
+        text_numbers = np.repeat(np.arange(len(pairs), dtype=np.uint64), [len(each) for each in pairs])
+        keys = distinct(text_numbers << np.uint64(PAIR_BITS) | hashes)
+        blocks.append(keys & np.uint64(2**PAIR_BITS - 1))
+        lengths.append(np.bincount((keys >> np.uint64(PAIR_BITS)).astype(np.int64), minlength=len(pairs)))
+    return np.concatenate(blocks), np.concatenate(lengths)
+
+
+def _flatten(rows: Iterable[Iterable[int]]) -> NDArray[np.uint64]:
+    return np.fromiter(chain.from_iterable(rows), dtype=np.uint64)
 
 
 def _hash_bands(digests: NDArray[np.uint64], rows_per_band: int) -> NDArray[np.uint64]:

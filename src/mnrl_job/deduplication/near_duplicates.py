@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import connected_components
 
-from mnrl_job.data.integer_sets import distinct_pairs
+from mnrl_job.data.integer_sets import Integers, distinct_pairs
 from mnrl_job.data.ragged import offsets_of, positions
 from mnrl_job.deduplication.minhash import PAIR_BITS, Signatures
 from mnrl_job.system.heartbeat import heartbeat
@@ -18,35 +18,45 @@ WORD_PAIRS_PER_BLOCK = 5_000_000
 NEIGHBORS = 8
 
 
-def find_representatives(signatures: Signatures, threshold: float | None) -> NDArray[np.int64]:
-    """For each text the id that represents its group of near-duplicates, shape (texts,).
+def number_texts(ids: NDArray[np.int64]) -> Integers:
+    """Number the texts from 0 in the order of their ids, equal texts equally. Shape (texts,), of ids (texts, 2)."""
+    first, second = ids.T
+    order = np.lexsort((second, first))
+    numbers: Integers = np.zeros(len(ids), dtype=np.int32 if len(ids) < 2**31 else np.int64)
+    if len(ids):
+        first, second = first[order], second[order]
+        is_new = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+        numbers[order[1:]] = np.cumsum(is_new, dtype=numbers.dtype)
+    return numbers
+
+
+def find_representatives(texts: Integers, signatures: Signatures, threshold: float | None) -> Integers:
+    """For each text the number of the text that represents its group of near-duplicates, shape (texts,).
 
     Groups are transitive: texts are in one group if a chain of near-duplicates connects them. Without a threshold each
-    text is represented by its own id.
+    of the `texts`, as numbered by `number_texts`, represents itself.
     """
     if threshold is None:
-        return signatures.ids
-    ids, first, inverse = np.unique(signatures.ids, return_index=True, return_inverse=True)
-    groups = np.arange(len(ids))
+        return texts
+    numbers, first = np.unique(texts, return_index=True)
+    groups = np.arange(len(numbers), dtype=np.int32)
     similar = np.empty((0, 2), dtype=np.int64)
     for band in range(signatures.bands.shape[1]):
         pairs = _find_candidates(signatures.bands[first, band], groups, np.random.default_rng(band))
         similar = np.concatenate([similar, pairs[_jaccard(signatures, first[pairs]) >= threshold]])
-        groups = label_components(similar, len(ids))
+        groups = label_components(similar, len(numbers))
         heartbeat()
-    representatives = ids[np.unique(groups, return_index=True)[1]]
-    return np.asarray(representatives[groups[inverse]])
+    representatives = numbers[np.unique(groups, return_index=True)[1]]
+    return np.asarray(representatives[groups[np.searchsorted(numbers, texts)]])
 
 
-def label_components(edges: NDArray[np.int64], nodes: int) -> NDArray[np.int64]:
+def label_components(edges: Integers, nodes: int) -> NDArray[np.int32]:
     """The connected component of each node, shape (nodes,), by the `edges`: pairs of nodes, shape (edges, 2)."""
     graph = coo_array((np.ones(len(edges), dtype=bool), (edges[:, 0], edges[:, 1])), shape=(nodes, nodes))
-    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int32)
 
 
-def _find_candidates(
-    hashes: NDArray[np.uint64], groups: NDArray[np.int64], rng: np.random.Generator
-) -> NDArray[np.int64]:
+def _find_candidates(hashes: NDArray[np.uint64], groups: Integers, rng: np.random.Generator) -> NDArray[np.int64]:
     """Pairs of texts that share a band and are not in one group yet, shape (pairs, 2).
 
     In random order each text is paired with the first one of its band and with its neighbors, so that the number of
@@ -54,11 +64,14 @@ def _find_candidates(
     """
     order = rng.permutation(len(hashes))
     order = order[np.argsort(hashes[order], kind="stable")]
-    is_first = np.diff(hashes[order], prepend=hashes[order[:1]] - 1) != 0
-    candidates = [np.column_stack([order[np.flatnonzero(is_first)[np.cumsum(is_first) - 1]], order])]
+    hashes = hashes[order]
+    is_first = np.diff(hashes, prepend=hashes[:1] - 1) != 0
+    firsts, others = np.flatnonzero(is_first), np.flatnonzero(~is_first)
+    candidates = [np.column_stack([order[firsts[np.searchsorted(firsts, others) - 1]], order[others]])]
     for distance in range(1, NEIGHBORS + 1):
-        same_band = hashes[order[:-distance]] == hashes[order[distance:]]
-        candidates.append(np.column_stack([order[:-distance][same_band], order[distance:][same_band]]))
+        later = others[others >= distance]
+        same_band = later[hashes[later - distance] == hashes[later]]
+        candidates.append(np.column_stack([order[same_band - distance], order[same_band]]))
     pairs = np.concatenate([block[groups[block[:, 0]] != groups[block[:, 1]]] for block in candidates])
     return distinct_pairs(np.sort(pairs, axis=1))
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.pairs import Pairs, SourceRecord
-from mnrl_job.data.tables import read_table, take
+from mnrl_job.data.tables import evenly_spaced, read_table, take
 from mnrl_job.deduplication.text_similarity import WORD, normalize
 
 SAMPLED_TEXTS = 500
@@ -72,7 +72,7 @@ def find_swapped_columns(pairs: Pairs, eval_sets: Sequence[EvalSet]) -> list[Swa
     swapped, start = [], 0
     for source in pairs.sources:
         if source.rows:
-            rows = start + _spaced_rows(source.rows)
+            rows = start + evenly_spaced(source.rows, SAMPLED_TEXTS)
             sample = _Sample(*(take(table[name], rows).to_pylist() for name in ("anchor", "positive")))
             query_like = (
                 1 - _fraction_above(*(_scores(texts, weights) for texts in (sample.queries, sample.documents)))
@@ -101,7 +101,7 @@ def _sample_eval_sets(eval_sets: Sequence[EvalSet]) -> _Sample:
     parts: dict[str, list[str]] = {"queries": [], "corpus": []}
     for eval_set, part in product(eval_sets, parts):
         column = read_table(eval_set.folder / f"{part}.arrow")["text"]
-        parts[part] += take(column, _spaced_rows(len(column))).to_pylist()
+        parts[part] += take(column, evenly_spaced(len(column), SAMPLED_TEXTS)).to_pylist()
     return _Sample(*parts.values())
 
 
@@ -144,8 +144,3 @@ def _words(text: str) -> list[str]:
 
 def _median_length(texts: list[str]) -> int:
     return int(np.median([len(text) for text in texts])) if texts else 0
-
-
-def _spaced_rows(rows: int) -> NDArray[np.int64]:
-    """At most `SAMPLED_TEXTS` evenly spaced rows."""
-    return np.linspace(0, rows - 1, min(rows, SAMPLED_TEXTS)).astype(np.int64)

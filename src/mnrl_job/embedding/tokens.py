@@ -23,8 +23,11 @@ from mnrl_job.system.local_rank import is_local_main_process
 TEXTS_PER_BATCH = 10_000
 # Limits the memory of a call.
 TEXTS_PER_CALL = 256
-# Half of the library's time goes into padding and tensors.
-UNPADDED: dict[str, Any] = {"text": {"padding": False}, "common": {"return_tensors": None}}
+# Half of the library's time goes into padding, masks and tensors.
+UNPADDED: dict[str, Any] = {
+    "text": {"padding": False, "return_attention_mask": False, "return_token_type_ids": False},
+    "common": {"return_tensors": None},
+}
 PROBED_TEXTS = 64
 # Key of a chunk's features: whether any of its texts is padded. Read by `masks.embed`, not by the model.
 PADDED = "padded"
@@ -106,6 +109,26 @@ def token_ids(preprocess: Preprocess, texts: list[str]) -> list[NDArray[np.int32
         for call in calls
         for ids in preprocess(call, processing_kwargs=UNPADDED)["input_ids"]
     ]
+
+
+class _WithoutOffsets:
+    """A tokenizer's backend that does not track the characters of each token, which takes a quarter of its time."""
+
+    def __init__(self, backend: Any) -> None:
+        vars(self)["backend"] = backend
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(vars(self)["backend"], "encode_batch_fast" if name == "encode_batch" else name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(vars(self)["backend"], name, value)
+
+
+def skip_offsets(tokenizer: Any) -> None:
+    """From now on have a tokenizer give the same ids in less time, if its backend can."""
+    backend = getattr(tokenizer, "_tokenizer", None)
+    if hasattr(backend, "encode_batch_fast"):
+        tokenizer._tokenizer = _WithoutOffsets(backend)
 
 
 def tokenize(preprocess: Preprocess, texts: pa.ChunkedArray, path: Path) -> None:

@@ -13,6 +13,7 @@ BATCH_PLAN = "batches"
 NON_RESULT_SETTINGS = {
     "run_id",
     "output",
+    "prepared",
     "work_dir",
     "log_format",
     "num_processes",

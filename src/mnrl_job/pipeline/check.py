@@ -1,35 +1,27 @@
 """The `check` command: finds what would fail a run before GPU time is spent, each finding with its remedy."""
 
-import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from mnrl_job.config.setting_types import Source
 from mnrl_job.config.settings import Settings
-from mnrl_job.data.evalset import EvalSet
-from mnrl_job.data.inputs import LocatedInputs, fetch_inputs, locate_inputs
-from mnrl_job.data.read_pairs import read_pairs
+from mnrl_job.data.inputs import LocatedInputs, locate_inputs
+from mnrl_job.data.listing import list_inputs
 from mnrl_job.data.sources import ResolvedSource, locate, locate_model, rejoin_commas
-from mnrl_job.deduplication.orientation import SwappedColumns, find_swapped_columns
-from mnrl_job.errors import SettingsError
 from mnrl_job.launch.accelerate_config import check_accelerate_file
-from mnrl_job.launch.worker_task import WorkerTask
+from mnrl_job.pipeline.check_data import check_data
 from mnrl_job.pipeline.check_model import check_model
+from mnrl_job.pipeline.check_sample import (
+    truncation_findings,
+)
+from mnrl_job.pipeline.find_prepared import with_prepared
 from mnrl_job.pipeline.findings import Findings
 from mnrl_job.pipeline.inputs import (
-    check_eval_names,
     input_uris,
     needed_scratch_bytes,
-    read_eval_sets,
-    read_options,
-    selection_sets,
-    with_general_guard,
 )
-from mnrl_job.pipeline.prepare import prepare
 from mnrl_job.pipeline.published import is_published
-from mnrl_job.pipeline.tasks import worker_task
-from mnrl_job.report.audit import audit_findings, with_lengths
+from mnrl_job.report.audit import with_lengths
 from mnrl_job.runs.attempt import Attempt, start_attempt
 from mnrl_job.storage.probe import probe, write_speed
 from mnrl_job.system import machine
@@ -40,8 +32,12 @@ from mnrl_job.system.quantities import file_size, plural
 from mnrl_job.tracking.packages import check_packages
 
 
-def check(settings: Settings, report: Callable[[Finding], None]) -> tuple[tuple[Finding, ...], dict[str, Any] | None]:
+def check(
+    settings: Settings, report: Callable[[Finding], None], full: bool = False
+) -> tuple[tuple[Finding, ...], dict[str, Any] | None]:
     """Run all checks, except those that depend on a failed one; `report` is called with each finding at once.
+
+    Of large data a sample is checked, unless `full`.
 
     Returns:
         The findings, and the content of `audit.json`, None where the data is unusable.
@@ -52,25 +48,28 @@ def check(settings: Settings, report: Callable[[Finding], None]) -> tuple[tuple[
         findings.add(finding)
     with raise_on_signal(), start_attempt(settings) as attempt, machine.translate_disk_full(attempt.scratch):
         if attempt.nodes.is_first:
-            audit = check_run(settings, attempt, findings)
+            audit = check_run(settings, attempt, findings, full)
         else:
             audit = None
             check_machine(settings, attempt, check_inputs_exist(settings, attempt, findings), findings)
     return tuple(findings.items), audit
 
 
-def check_run(settings: Settings, attempt: Attempt, findings: Findings) -> dict[str, Any] | None:
+def check_run(settings: Settings, attempt: Attempt, findings: Findings, full: bool) -> dict[str, Any] | None:
     """Run all checks of node 0. Returns the content of `audit.json`, None where the data is unusable."""
     speed = check_output(settings, attempt, findings)
-    located = check_inputs(settings, findings)
+    located = check_prepared(settings, check_inputs(settings, findings), findings)
     devices = check_machine(settings, attempt, located, findings)
     if not located or not devices:
         return None
-    checked = check_data(settings, attempt, located, devices, findings)
+    checked = check_data(settings, attempt, located, attempt.nodes.max_nodes * devices.workers, findings, full)
     if checked is None:
         return None
-    task, audit = checked
-    return with_lengths(audit, check_model(task, devices, attempt.timeouts, speed, findings))
+    task, work, audit = checked
+    lengths = check_model(task, work, devices, attempt.timeouts, speed, findings)
+    for finding in truncation_findings(lengths) if lengths and work.is_sampled else ():
+        findings.add(finding)
+    return with_lengths(audit, lengths)
 
 
 def check_inputs_exist(settings: Settings, attempt: Attempt, findings: Findings) -> LocatedInputs | None:
@@ -78,7 +77,16 @@ def check_inputs_exist(settings: Settings, attempt: Attempt, findings: Findings)
     with findings.checking("inputs"):
         located = locate_inputs(input_uris(settings))
         findings.passed("inputs", f"found; this is node {attempt.nodes.rank}, node 0 checks data, model and output")
-        return located
+        return with_prepared(settings, located, list_inputs(located))
+    return None
+
+
+def check_prepared(settings: Settings, located: LocatedInputs | None, findings: Findings) -> LocatedInputs | None:
+    """Look for a prepared data set, with which neither training data nor eval sets are fetched."""
+    if located is None:
+        return None
+    with findings.checking("prepared data"):
+        return with_prepared(settings, located, list_inputs(located))
     return None
 
 
@@ -151,60 +159,3 @@ def check_machine(
     for finding in machine_findings:
         findings.add(finding)
     return None if any(finding.status == "failed" for finding in machine_findings) else devices
-
-
-def check_data(
-    settings: Settings, attempt: Attempt, located: LocatedInputs, devices: Devices, findings: Findings
-) -> tuple[WorkerTask, dict[str, Any]] | None:
-    """Download, read and prepare as `train` does. Returns task and audit, None where the data is unusable."""
-    with findings.checking("data"):
-        started = time.perf_counter()
-        inputs = fetch_inputs(located, input_uris(settings), attempt.inputs)
-        if located.remote_bytes:
-            seconds = time.perf_counter() - started
-            size = file_size(located.remote_bytes)
-            findings.passed("fetch", f"{size} in {seconds:.1f} s, size and checksum verified")
-        eval_sets = read_eval_sets(inputs.evals, attempt.scratch, settings.max_bad_row_ratio)
-        pairs = read_pairs(inputs.train, read_options(settings), attempt.scratch / "pairs.arrow")
-        rejected = f"{sum(pairs.rejected.values())} rejected"
-        filtered = f", {pairs.filtered} excluded by MNRL_ROW_FILTER" if pairs.filtered else ""
-        findings.passed("rows", f"{pairs.rows} pairs from {pairs.rows_read} rows, {rejected}{filtered}")
-        for swapped in find_swapped_columns(pairs, eval_sets):
-            findings.add(swapped_columns(swapped))
-        prepared = None
-        with findings.checking("batches", SettingsError):
-            prepared = prepare(settings, attempt, pairs, eval_sets, attempt.nodes.max_nodes * devices.workers)
-            eval_sets = with_general_guard(prepared.eval_sets, settings.general_guard, attempt.scratch)
-            for eval_set in eval_sets:
-                findings.passed(f"eval set {eval_set.name}", describe_eval_set(eval_set))
-            for finding in audit_findings(prepared.audit):
-                findings.add(finding)
-        if prepared:
-            check_eval_names(settings, prepared.eval_sets)
-            selection = selection_sets(prepared.selection_split, settings.general_guard, attempt.scratch)
-            task = worker_task(settings, attempt, inputs, eval_sets, prepared.pairs, prepared.batch_plan)
-            return replace(task, selection=selection), prepared.audit
-    return None
-
-
-def describe_eval_set(eval_set: EvalSet) -> str:
-    size = f"{eval_set.queries} queries over {eval_set.documents} documents"
-    if eval_set.own_documents:
-        size += f"; {eval_set.own_documents} queries are also in the corpus, and excluded from their own rankings"
-    rejected = sum(eval_set.rejected.values())
-    return size + (f"; {rejected} rows rejected" if rejected else "")
-
-
-def swapped_columns(swapped: SwappedColumns) -> Finding:
-    """Why the anchors and positives of a source may be swapped, and the settings that swap them back."""
-    source = swapped.source
-    detail = (
-        f"{source.name}: anchors and positives may be swapped: the median length is {swapped.anchor_characters} "
-        f"characters for anchors and {swapped.positive_characters} for positives"
-    )
-    if swapped.query_like_positives is not None:
-        share = f"{swapped.query_like_positives:.0%} of the rows"
-        detail += f", and in {share} the positive is more like the eval queries than the anchor"
-    anchor, positive = (source.columns.get(role, role) for role in ("anchor", "positive"))
-    remedy = f"if so, set MNRL_ANCHOR_COLUMN={positive} and MNRL_POSITIVE_COLUMN={anchor}"
-    return Finding("columns", "warning", detail, remedy)

@@ -10,6 +10,7 @@ from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.launch.workers import run_workers
 from mnrl_job.pipeline.findings import Findings
+from mnrl_job.pipeline.predictions import Workload, predict_mining
 from mnrl_job.system.devices import Devices
 from mnrl_job.system.finding import Finding
 from mnrl_job.system.quantities import duration, file_size
@@ -18,16 +19,22 @@ from mnrl_job.worker.results import TrialRun
 
 # Weights and the two moments of Adam, in fp32.
 CHECKPOINT_BYTES_PER_PARAMETER = 12
+# Above so many documents a query is compared with at most this share of them (training/hard_negatives).
+MAX_EXACT, INDEXED_SHARE = 1_000_000, 0.05
 
 
 def check_model(
-    task: WorkerTask, devices: Devices, timeouts: WorkerTimeouts, speed: float | None, findings: Findings
+    task: WorkerTask,
+    work: Workload,
+    devices: Devices,
+    timeouts: WorkerTimeouts,
+    speed: float | None,
+    findings: Findings,
 ) -> TokenLengths | None:
     """Load the model and train a few steps; estimate the time of a run.
 
     Returns the token lengths of the training texts, None where the model fails or does not count tokens.
     """
-    steps = task.batch_plan.steps if task.batch_plan else 0
     with findings.checking("model"):
         started = time.perf_counter()
         trial_run = run_workers("trial_run", task, devices, timeouts, "trial_run.json", TrialRun)
@@ -38,7 +45,10 @@ def check_model(
             f"{trial_run.parameters / 1e6:.1f} million parameters, "
             f"peak memory {file_size(trial_run.peak_memory_bytes)}",
         )
-        findings.passed("expected time", expected_time(task, steps, trial_run, 2 * loading_seconds))
+        mining = mining_seconds(task, work, trial_run) if task.settings.num_hard_negatives else 0.0
+        if mining:
+            findings.add(predict_mining(work, trial_run.embedding_dimension, mining, task.scratch))
+        findings.passed("expected time", expected_time(task, work, trial_run, 2 * loading_seconds, mining))
         if speed:
             size = trial_run.trainable_parameters * CHECKPOINT_BYTES_PER_PARAMETER
             findings.add(check_grace_period(size, speed, timeouts.grace_seconds))
@@ -46,14 +56,13 @@ def check_model(
     return None
 
 
-def expected_time(task: WorkerTask, steps: int, trial_run: TrialRun, startup_seconds: float) -> str:
+def expected_time(
+    task: WorkerTask, work: Workload, trial_run: TrialRun, startup_seconds: float, mining_seconds: float
+) -> str:
     """The expected duration of the run, with its largest parts."""
-    settings = task.settings
-    mining_rounds = settings.epochs if settings.mines_every_epoch else int(settings.num_hard_negatives > 0)
-    evaluated = texts_of(task.eval_sets)
-    per_text = trial_run.evaluation_seconds / evaluated if evaluated else 0.0
-    mining = mining_rounds * per_text * 2 * task.pairs.rows if task.pairs else 0.0
-    selecting = per_text * selection_texts(
+    settings, steps = task.settings, work.steps
+    mining = mining_seconds * (settings.epochs if settings.mines_every_epoch else 1)
+    selecting = text_seconds(task, trial_run) * selection_texts(
         task, evaluations_during(steps, trial_run.step_seconds, settings.eval_interval)
     )
     total = startup_seconds + 2 * trial_run.evaluation_seconds + steps * trial_run.step_seconds + mining + selecting
@@ -61,10 +70,22 @@ def expected_time(task: WorkerTask, steps: int, trial_run: TrialRun, startup_sec
         f"{steps} steps of {trial_run.step_seconds:.2f} s, 2 evaluations of "
         f"{trial_run.evaluation_seconds:.1f} s, start-up {startup_seconds:.0f} s"
     )
-    more = {"mining": mining, "selecting weights": selecting}
-    return f"about {duration(total)}: {parts}" + "".join(
+    more = {"preparing": work.prepare_seconds, "mining": mining, "selecting weights": selecting}
+    return f"about {duration(total + work.prepare_seconds)}: {parts}" + "".join(
         f", {what} {part:.0f} s" for what, part in more.items() if part
     )
+
+
+def mining_seconds(task: WorkerTask, work: Workload, trial_run: TrialRun) -> float:
+    """A round of mining embeds every query and document, and compares each with each, or with those of near lists."""
+    share = 1.0 if work.pairs <= MAX_EXACT else INDEXED_SHARE
+    return 2 * work.pairs * text_seconds(task, trial_run) + share * work.pairs**2 * trial_run.score_seconds
+
+
+def text_seconds(task: WorkerTask, trial_run: TrialRun) -> float:
+    """To embed a text."""
+    evaluated = texts_of(task.eval_sets)
+    return trial_run.evaluation_seconds / evaluated if evaluated else 0.0
 
 
 def evaluations_during(steps: int, step_seconds: float, interval: Interval | None) -> int:

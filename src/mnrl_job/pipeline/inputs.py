@@ -19,6 +19,7 @@ from mnrl_job.errors import SettingsError, by_kind
 from mnrl_job.evaluation.general_guard import read_general_search
 from mnrl_job.launch.accelerate_config import check_accelerate_file
 from mnrl_job.launch.worker_task import SelectionSets
+from mnrl_job.pipeline.find_prepared import with_prepared
 from mnrl_job.runs.attempt import Attempt
 from mnrl_job.system.devices import Devices
 from mnrl_job.system.logs import log, warn
@@ -49,8 +50,13 @@ def needed_scratch_bytes(settings: Settings, located: LocatedInputs, trains: boo
     )
 
 
-def get_inputs(settings: Settings, attempt: Attempt, devices: Devices, trains: bool = True) -> Inputs:
-    """Locate every input, check that the machine has room for them, then fetch.
+def get_inputs(
+    settings: Settings,
+    attempt: Attempt,
+    devices: Devices,
+    trains: bool = True,
+) -> Inputs:
+    """Locate every input, check that the machine has room for them, then fetch. Of a prepared data set only the models.
 
     Raises:
         JobError: an input is missing or denied, the disk is too small, or the accelerate configuration is unsupported.
@@ -60,6 +66,10 @@ def get_inputs(settings: Settings, attempt: Attempt, devices: Devices, trains: b
     log(f"run {attempt.run_id}: reading the data", run_id=attempt.run_id)
     uris = input_uris(settings)
     located = locate_inputs(uris)
+    # Listed before fetching: data that changes in between must count as changed the next time.
+    listing = list_inputs(located, settings.accelerate_config)
+    if trains:
+        located = with_prepared(settings, located, listing)
     for finding in (
         disk(attempt.scratch, needed_scratch_bytes(settings, located, trains)),
         shared_memory(devices),
@@ -69,8 +79,6 @@ def get_inputs(settings: Settings, attempt: Attempt, devices: Devices, trains: b
             raise by_kind(finding.kind, finding.message)
         if finding.status == "warning":
             warn(finding.message)
-    # Listed before fetching: data that changes in between must count as changed the next time.
-    listing = list_inputs(located, settings.accelerate_config)
     return replace(fetch_inputs(located, uris, attempt.inputs), listing=listing)
 
 

@@ -38,8 +38,8 @@ def open_attempt(settings: Settings, resumes: bool = False) -> Iterator[Attempt]
 def no_progress(preempted: Preempted) -> HangTimeout:
     """The failure of a preempted attempt that made no progress: as `Preempted` it would be retried without limit."""
     return HangTimeout(
-        f"{preempted}; this attempt ran for longer than MNRL_HANG_TIMEOUT without uploading a checkpoint, so the next "
-        "one starts from the same step: allow more time between preemptions, or prepare on faster machines"
+        f"{preempted}; this attempt ran for longer than MNRL_HANG_TIMEOUT without leaving anything to resume from, so "
+        "the next one starts where it did: allow more time between preemptions, or use faster machines"
     )
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 
 from mnrl_job.config.settings import Settings
-from mnrl_job.data.read_pairs import read_pairs
 from mnrl_job.errors import DataError, SettingsError
 from mnrl_job.launch.fingerprint import fingerprint
 from mnrl_job.launch.node_agent import NEWEST, NodeAgent, start_node_agent
@@ -18,13 +17,11 @@ from mnrl_job.pipeline.finalize import RunOutcome, RunResults, finalize, start_b
 from mnrl_job.pipeline.inputs import (
     check_eval_names,
     get_inputs,
-    read_eval_sets,
-    read_options,
     selection_sets,
     with_general_guard,
 )
 from mnrl_job.pipeline.open_attempt import open_attempt
-from mnrl_job.pipeline.prepare import prepare
+from mnrl_job.pipeline.prepare import read_and_prepare
 from mnrl_job.pipeline.published import finish_if_published
 from mnrl_job.pipeline.tasks import agent_task, worker_task
 from mnrl_job.pipeline.unfinished import INPUTS
@@ -39,7 +36,6 @@ from mnrl_job.system.devices import Devices, find_devices
 from mnrl_job.system.json_text import dumps
 from mnrl_job.system.logs import log
 from mnrl_job.system.phases import Phase
-from mnrl_job.system.quantities import plural
 from mnrl_job.worker.results import Verification, WorkerResult
 
 
@@ -89,14 +85,8 @@ def train_on_node(settings: Settings, attempt: Attempt, devices: Devices, agent:
             if attempt.origin == "new":
                 attempt.store().write(INPUTS, dumps(inputs.listing).encode())
         with timer(Phase.PREPARE):
-            eval_sets = read_eval_sets(inputs.evals, attempt.scratch, settings.max_bad_row_ratio)
-            pairs = read_pairs(inputs.train, read_options(settings), attempt.scratch / "pairs.arrow")
-            log(
-                f"read {pairs.rows} pairs from {plural(len(inputs.train), 'source')}",
-                rejected=pairs.rejected,
-                filtered=pairs.filtered,
-            )
-            prepared = prepare(settings, attempt, pairs, eval_sets, nodes.max_nodes * devices.workers)
+            scratch, max_workers = attempt.scratch, nodes.max_nodes * devices.workers
+            prepared = read_and_prepare(settings, inputs, scratch, scratch, max_workers)
             check_eval_names(settings, prepared.eval_sets)
             eval_sets = with_general_guard(prepared.eval_sets, settings.general_guard, attempt.scratch)
             selection = selection_sets(prepared.selection_split, settings.general_guard, attempt.scratch)
@@ -116,7 +106,7 @@ def train_on_node(settings: Settings, attempt: Attempt, devices: Devices, agent:
         with timer(Phase.VERIFY):
             verification = verifier.run(task, "verified.json", Verification)
     write_json(attempt.staging / "audit.json", with_lengths(prepared.audit, result.lengths))
-    results = RunResults(task, result, bm25(), inputs.listing, pairs, verification)
+    results = RunResults(task, result, bm25(), inputs.listing, prepared.read, verification)
     return finalize(settings, attempt, timer, results)
 
 

@@ -18,24 +18,30 @@ STATUSES = {"passed": ("green", logging.INFO), "warning": ("yellow", logging.WAR
 
 
 def with_lengths(audit: dict[str, Any], lengths: TokenLengths | None) -> dict[str, Any]:
-    """The audit with the token lengths counted by the workers."""
-    return audit | {"token_lengths": asdict(lengths) if lengths else None}
+    """The audit with the token lengths counted by the workers, unless the preparation has counted them."""
+    return audit | {"token_lengths": asdict(lengths) if lengths else audit.get("token_lengths")}
 
 
 def audit_findings(audit: dict[str, Any]) -> Iterator[Finding]:
+    """Duplicates and leaks in a sample are fewer than in all pairs."""
     duplicates, batches, leakage = audit["duplicates"], audit["batches"], audit["leakage"]
+    sampled, least = ("of the sample ", "at least ") if "sample" in audit else ("", "")
     yield Finding(
         "training pairs",
         "passed",
-        f"{audit['rows_to_train_on']} to train on, {duplicates['repeated_rows']} exact duplicates, "
+        f"{audit['rows_to_train_on']} {sampled}to train on, {least}{duplicates['repeated_rows']} exact duplicates, "
         f"{duplicates['distinct_positives']} distinct positives, "
         f"{audit['near_duplicates']['texts']} of them near-duplicates in {audit['near_duplicates']['groups']} groups",
     )
     if leakage["rows"]:
-        detail = f"{leakage['rows']} training pairs are also in an eval set; MNRL_LEAKAGE_POLICY={leakage['policy']}"
+        detail = (
+            f"{least}{leakage['rows']} training pairs are also in an eval set; MNRL_LEAKAGE_POLICY={leakage['policy']}"
+        )
         yield Finding("leakage", "warning", detail, "see the examples below; split the data again")
     if contradicting := audit["contradictions"]["negatives"]:
-        detail = f"{contradicting} negatives are positives of the same anchor elsewhere; they are not used as negatives"
+        detail = (
+            f"{least}{contradicting} negatives are positives of the same anchor elsewhere, and not used as negatives"
+        )
         yield Finding("contradictions", "warning", detail, "see the examples below; remove one of the two")
     steps = sum(batches["batches_an_epoch"].values())
     detail = f"{steps} of {batches['batch_size']} pairs per epoch"
@@ -71,12 +77,17 @@ def show_audit(audit: dict[str, Any]) -> None:
     for number, line in audit_rows(audit):
         grid.add_row(text(number), text(line))
     highlights = [asdict(highlight) for highlight in find_highlights(audit)]
-    fields: dict[str, Any] = {name: audit.get(name) for name in ("sources", "rows_to_train_on", "token_lengths")}
+    fields: dict[str, Any] = {
+        name: audit.get(name) for name in ("sample", "sources", "rows_to_train_on", "token_lengths")
+    }
     show(Group("", grid, ""), "audit of the training data", fields | {"highlights": highlights})
 
 
 def audit_rows(audit: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """The sources and highlights as numbers and what they count."""
+    if sample := audit.get("sample"):
+        rows, of = f"{sample['rows']:,}", f"{sample['rows_in_all']:,}"
+        yield rows, f"of about {of} rows are in the sample that is counted below; sources and batches are of all"
     for source in audit["sources"]:
         yield f"{source['rows']:,}", f"{source['name']} ({source['uri']})"
     yield f"{audit['rows_to_train_on']:,}", "to train on"

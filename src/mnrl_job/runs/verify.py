@@ -23,7 +23,7 @@ def verify_run(store: Store, scratch: Path, prefixes: tuple[str, ...] = ("",)) -
         NotFound: there is no run, or it was never finished.
         DataError: a file is missing or differs; each is named.
     """
-    files = _read_manifest(store)["files"]
+    files = read_run_manifest(store)["files"]
     entries = {entry.key: entry for entry in store.list_objects() if not entry.key.startswith(PRESERVED)}
     for name in sorted(entries.keys() - files.keys() - {MANIFEST, MARKER}):
         warn(f"{name} is not in the manifest; it was added after publishing")
@@ -40,7 +40,7 @@ def verify_run(store: Store, scratch: Path, prefixes: tuple[str, ...] = ("",)) -
     return folder
 
 
-def _read_manifest(store: Store) -> dict[str, Any]:
+def read_run_manifest(store: Store) -> dict[str, Any]:
     marker, content = read_bytes(store, MARKER), read_bytes(store, MANIFEST)
     if marker is None:
         problem = "it was never finished" if content or any(store.list_objects()) else "nothing is there"

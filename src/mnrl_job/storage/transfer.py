@@ -36,7 +36,7 @@ def download(store: Store, entries: Sequence[Entry], folder: Path) -> list[Path]
         EnvironmentFailure: the local disk is full.
         JobError: the checksum of an object does not match, or `folder` cannot be written.
     """
-    targets = {entry: folder / _file_name(store, entry.key) for entry in entries}
+    targets = {entry: folder / file_name(store, entry.key) for entry in entries}
     _reject_conflicts(store, entries)
     partial_folder, total = folder / PARTIAL, sum(entry.size for entry in entries)
     try:
@@ -200,7 +200,7 @@ def verify_upload(store: Store, entry: Entry, path: Path) -> bool:
     return all(parallel(part_matches, starts) if len(starts) > 1 else map(part_matches, starts))
 
 
-def _file_name(store: Store, key: str) -> PurePosixPath:
+def file_name(store: Store, key: str) -> PurePosixPath:
     """The key as a relative path.
 
     Raises:

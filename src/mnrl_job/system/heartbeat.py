@@ -6,6 +6,7 @@ In the supervisor itself, which reads and prepares the data, heartbeats go to a 
 import json
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +37,8 @@ class _State:
 
 
 _state = _State()
+# A worker downloads in the background while it trains.
+_writing = threading.Lock()
 
 
 def enter_phase(phase: Phase, **facts: Any) -> None:
@@ -48,12 +51,13 @@ def heartbeat(**facts: Any) -> None:
     """Report progress; cheap enough for every chunk of a batch. Facts stay until they are overwritten."""
     _state.heartbeats += 1
     _state.facts |= facts
-    now = time.monotonic()
-    if now - _state.written < SECONDS_BETWEEN_WRITES:
-        return
-    _state.written = now
-    if path := os.environ.get(FILE):
-        write_text(Path(path), dumps({"phase": _state.phase, "heartbeats": _state.heartbeats} | _state.facts))
+    with _writing:
+        now = time.monotonic()
+        if now - _state.written < SECONDS_BETWEEN_WRITES:
+            return
+        _state.written = now
+        if path := os.environ.get(FILE):
+            write_text(Path(path), dumps({"phase": _state.phase, "heartbeats": _state.heartbeats} | _state.facts))
     if _state.listener:
         _state.listener(_state.facts)
 

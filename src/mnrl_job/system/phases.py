@@ -9,6 +9,7 @@ class Phase(StrEnum):
     STARTING = "starting"
     FETCH = "fetch"
     PREPARE = "prepare"
+    TOKENIZE = "tokenize"
     JOIN = "join"
     START = "start"
     LOAD = "load"
@@ -37,7 +38,7 @@ class Phase(StrEnum):
 
 
 _SILENT = {
-    *(Phase.STARTING, Phase.FETCH, Phase.PREPARE, Phase.JOIN, Phase.START, Phase.LOAD),
+    *(Phase.STARTING, Phase.FETCH, Phase.PREPARE, Phase.TOKENIZE, Phase.JOIN, Phase.START, Phase.LOAD),
     *(Phase.VERIFY, Phase.EXPORT, Phase.PUBLISH, Phase.DONE),
 }
 # A model may first have to be downloaded.

@@ -20,7 +20,7 @@ from mnrl_job.data.tables import read_table, texts_of
 from mnrl_job.embedding.chunks import ChunkBudget, chunk_by_length
 from mnrl_job.embedding.flat_buffer import FlatBuffer, flatten
 from mnrl_job.embedding.prompts import find_prompt, kinds_of
-from mnrl_job.embedding.tokens import PADDED, PROBED_TEXTS, InputFormat, Preprocess, detect_input_format
+from mnrl_job.embedding.tokens import PADDED, PROBED_TEXTS, Features, InputFormat, Preprocess, detect_input_format
 from mnrl_job.training.guide import Guide
 from mnrl_job.training.row_texts import ColumnTexts, RowTexts
 from mnrl_job.training.token_columns import TokenColumn
@@ -37,36 +37,41 @@ BYTES_PER_TOKEN = 8
 Batch = dict[str, Any]
 
 
-class TokenCollator(SentenceTransformerDataCollator):
-    """Tokenizes the texts of a batch, and chunks those of all columns together.
+# Columns, and the token ids of their texts.
+ColumnTokens = list[tuple[int, list[NDArray[np.int32]]]]
+
+
+class ChunkedCollator(SentenceTransformerDataCollator):
+    """Chunks the texts of all columns together, given the format of each column and tokens of a sample of the texts.
 
     Only columns whose model input differs in more than the tokens are chunked apart: if their prompts have different
     lengths, and the model excludes the prompt from mean pooling.
     """
 
     def __init__(
-        self, preprocess: Preprocess, columns: Sequence[TokenColumn], budget: ChunkBudget, row_texts: RowTexts
+        self,
+        preprocess: Preprocess,
+        formats: Sequence[InputFormat],
+        budget: ChunkBudget,
+        sample: Sequence[NDArray[np.int32]],
     ) -> None:
         super().__init__(preprocess)
-        self.columns = columns
         self.budget = budget
-        self.row_texts = row_texts
-        self.guide: Guide | None = None
-        self.longest = max(map(len, self.sampled()))
+        self.extremes = (min(sample, key=len), max(sample, key=len))
+        self.longest = len(self.extremes[1])
         self.formats: list[tuple[InputFormat, list[int]]] = []
-        for index, column in enumerate(columns):
-            same_format = next((indices for known, indices in self.formats if known == column.input_format), None)
+        for index, input_format in enumerate(formats):
+            same_format = next((indices for known, indices in self.formats if known == input_format), None)
             if same_format is None:
-                self.formats.append((column.input_format, [index]))
+                self.formats.append((input_format, [index]))
             else:
                 same_format.append(index)
 
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
-        _stop_tokenizer_threads()
-        label = np.array([row["label"] for row in rows])
-        column_texts = self.row_texts.of_rows(label[:, 0])
-        texts = self._tokens(column_texts)
-        column_of = np.repeat([column for column, _ in column_texts], [len(indices) for _, indices in column_texts])
+        stop_tokenizer_threads()
+        column_texts, labels = self.look_up(rows)
+        texts = [text for _, texts in column_texts for text in texts]
+        column_of = np.repeat([column for column, _ in column_texts], [len(texts) for _, texts in column_texts])
         lengths = np.array([len(text) for text in texts])
         chunks, order = [], []
         for input_format, columns in self.formats:
@@ -78,15 +83,37 @@ class TokenCollator(SentenceTransformerDataCollator):
         return Batch(
             chunks=chunks,
             order=torch.from_numpy(np.concatenate(order).argsort()),
-            **row_labels(label, self.row_texts),
             tokens=sum(map(len, texts)),
             padded_tokens=sum(chunk["input_ids"].numel() for chunk in chunks),
-            **_guide_embeddings(self.guide, column_texts),
+            **labels,
         )
 
-    def sampled(self) -> list[NDArray[np.int32]]:
-        """The token ids of a sample of the texts of all columns."""
-        return [text for column in self.columns for text in column.sample.values()]
+    def look_up(self, rows: list[dict[str, Any]]) -> tuple[ColumnTokens, dict[str, torch.Tensor]]:
+        """The tokens of the rows, and their labels."""
+        raise NotImplementedError
+
+    def sample_chunks(self) -> list[Features]:
+        """Model input of each format, with padding."""
+        return [input_format.features([*self.extremes], self.longest) for input_format, _ in self.formats]
+
+
+class TokenCollator(ChunkedCollator):
+    """Tokenizes the texts of a batch."""
+
+    def __init__(
+        self, preprocess: Preprocess, columns: Sequence[TokenColumn], budget: ChunkBudget, row_texts: RowTexts
+    ) -> None:
+        sample = [text for column in columns for text in column.sample.values()]
+        super().__init__(preprocess, [column.input_format for column in columns], budget, sample)
+        self.columns = columns
+        self.row_texts = row_texts
+        self.guide: Guide | None = None
+
+    def look_up(self, rows: list[dict[str, Any]]) -> tuple[ColumnTokens, dict[str, torch.Tensor]]:
+        label = np.array([row["label"] for row in rows])
+        column_texts = self.row_texts.of_rows(label[:, 0])
+        labels = row_labels(label, self.row_texts) | _guide_embeddings(self.guide, column_texts)
+        return self._tokens(column_texts), labels
 
     def bytes_of_rows(self) -> NDArray[np.int64]:
         """Bytes of anchor and positive of each row, each at most about those of the longest text that is not cut."""
@@ -97,10 +124,10 @@ class TokenCollator(SentenceTransformerDataCollator):
 
     def count_tokens(self, rows: NDArray[np.int64]) -> int:
         """Tokens of all texts of some rows."""
-        return sum(map(len, self._tokens(self.row_texts.of_rows(rows))))
+        return sum(len(text) for _, texts in self._tokens(self.row_texts.of_rows(rows)) for text in texts)
 
-    def _tokens(self, column_texts: ColumnTexts) -> list[NDArray[np.int32]]:
-        return [text for column, indices in column_texts for text in self.columns[column].read(indices)]
+    def _tokens(self, column_texts: ColumnTexts) -> ColumnTokens:
+        return [(column, self.columns[column].read(indices)) for column, indices in column_texts]
 
 
 class TextCollator(SentenceTransformerDataCollator):
@@ -115,7 +142,7 @@ class TextCollator(SentenceTransformerDataCollator):
         self.guide: Guide | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> Batch:
-        _stop_tokenizer_threads()
+        stop_tokenizer_threads()
         label = np.array([row["label"] for row in rows])
         column_texts = self.row_texts.of_rows(label[:, 0])
         chunks = []
@@ -135,11 +162,16 @@ class TextCollator(SentenceTransformerDataCollator):
             **_guide_embeddings(self.guide, column_texts),
         )
 
+    def sample_chunks(self) -> list[Features]:
+        """Model input of each column, of the first row."""
+        chunks: list[Features] = self([{"label": [0, 0, 0]}])["chunks"]
+        return chunks
+
 
 class FlatBufferCollator(SentenceTransformerDataCollator):
     """Flattens the batches of another collator, so that a batch is copied to the device at once."""
 
-    def __init__(self, collate: TokenCollator | TextCollator) -> None:
+    def __init__(self, collate: ChunkedCollator | TextCollator) -> None:
         super().__init__(collate.preprocess_fn)
         self.collate = collate
 
@@ -173,7 +205,7 @@ def build_collator(
     return TokenCollator(model.preprocess, columns, budget, row_texts)
 
 
-def _stop_tokenizer_threads() -> None:
+def stop_tokenizer_threads() -> None:
     """In a data loader process: a fork does not copy the tokenizer's threads, so it would wait for them forever."""
     if get_worker_info():
         os.environ["TOKENIZERS_PARALLELISM"] = "false"

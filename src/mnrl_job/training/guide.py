@@ -4,7 +4,6 @@ The guide is frozen, so each distinct text is embedded once, split over all rank
 files; anchors have a file of their own, since a guide may have another prompt for queries.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +20,11 @@ from mnrl_job.data.integer_sets import distinct_dense
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import positions
 from mnrl_job.data.tables import list_offsets, read_table, take, texts_of
-from mnrl_job.embedding.encode import encode
+from mnrl_job.embedding.embedding_files import encode_to_file
 from mnrl_job.embedding.precision import Precision
 from mnrl_job.embedding.prompts import Kind
 from mnrl_job.system.local_rank import is_local_main_process
 
-TEXTS_PER_PART = 2**18
 # Folder of the embeddings inside an attempt's scratch folder.
 FOLDER = "guide"
 
@@ -71,7 +69,7 @@ def embed_by_guide(model: SentenceTransformer, pairs: Pairs, plan: Plan, precisi
     kinds: dict[Kind, list[str]] = {"query": [anchor], "document": documents}
     for kind, names in kinds.items():
         distinct, indices = _deduplicate([texts_of(table, name) for name in names], [selected[name] for name in names])
-        _write(model, distinct, kind, precision, folder)
+        encode_to_file(model, distinct, kind, precision, folder / f"{kind}-tokens.arrow", folder / f"{kind}.npy")
         for name, column_indices in zip(names, indices, strict=True):
             if is_local_main_process():
                 np.save(folder / f"{name}.npy", column_indices)
@@ -100,19 +98,3 @@ def _deduplicate(
     for column_indices, rows, column_codes in zip(indices, selected, codes, strict=True):
         column_indices[rows] = column_codes
     return pa.chunked_array([chunks[0].dictionary]), indices
-
-
-def _write(model: SentenceTransformer, texts: pa.ChunkedArray, kind: Kind, precision: Precision, folder: Path) -> None:
-    """Embed texts part by part into a file that the first worker of this machine writes."""
-    shape = (len(texts), int(model.get_embedding_dimension() or 0))
-    file = None
-    if is_local_main_process():
-        file = np.lib.format.open_memmap(folder / f"{kind}.npy", "w+", np.float32, shape)
-    for part in range(math.ceil(len(texts) / TEXTS_PER_PART)):
-        rows = slice(part * TEXTS_PER_PART, min((part + 1) * TEXTS_PER_PART, len(texts)))
-        tokens = folder / f"{kind}-tokens-{part}.arrow"
-        embeddings = encode(model, texts.slice(rows.start, rows.stop - rows.start), kind, precision, tokens)
-        if file is not None:
-            file[rows] = embeddings.cpu().numpy()
-    if file is not None:
-        file.flush()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mnrl_job.data.integer_sets import distinct_dense, distinct_pairs
+from mnrl_job.data.integer_sets import distinct, distinct_dense, distinct_pairs
 from mnrl_job.data.ragged import Ragged, offsets_of
 
 
@@ -23,7 +23,9 @@ class KnownPositives:
 
     def pairs_of(self, anchors: NDArray[np.int64]) -> NDArray[np.int64]:
         """Pairs of anchor and positive for those of these anchors that have several positives, shape (pairs, 2)."""
-        rows = np.flatnonzero(np.isin(self.anchors, anchors))
+        wanted = distinct(anchors)
+        rows = np.minimum(np.searchsorted(self.anchors, wanted), len(self.anchors) - 1)
+        rows = rows[self.anchors[rows] == wanted]
         positives = self.positives.select(rows)
         return np.stack([self.anchors[rows][positives.rows], positives.values], axis=1)
 

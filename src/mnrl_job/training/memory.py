@@ -18,7 +18,8 @@ from mnrl_job.embedding.rank_slice import rank_slice
 from mnrl_job.embedding.tokens import Features
 from mnrl_job.errors import SettingsError
 from mnrl_job.system.machine import free_memory
-from mnrl_job.training.collator import TokenCollator
+from mnrl_job.training.collator import ChunkedCollator, TokenCollator
+from mnrl_job.training.shard_collator import ShardCollator
 
 # Fraction of the free memory that activations may take: other things grow too, and a CPU's memory has other users.
 GPU_FRACTION = 0.8
@@ -52,7 +53,9 @@ class RandomState:
             torch.cuda.set_rng_state(self.gpu, device)
 
 
-def activation_token_budget(model: SentenceTransformer, collate: TokenCollator, plan: Plan, ranks: int) -> float:
+def activation_token_budget(
+    model: SentenceTransformer, collate: TokenCollator | ShardCollator, plan: Plan, ranks: int
+) -> float:
     """Number of padded tokens whose activations a rank can keep; infinity if those of every batch fit.
 
     Called under the autocast of training. If not all fit, a CPU keeps none, since its memory has other users.
@@ -89,24 +92,29 @@ def checkpoint_layers(model: SentenceTransformer) -> None:
         raise SettingsError("MNRL_GRADIENT_CHECKPOINTING=true: this model has no layers that support it; unset it")
 
 
-def max_tokens_per_rank(collate: TokenCollator, plan: Plan, ranks: int) -> int:
-    """Tokens of the largest slice of a batch, in the steps of a long plan whose texts have the most bytes."""
+def max_tokens_per_rank(collate: TokenCollator | ShardCollator, plan: Plan, ranks: int) -> int:
+    """Tokens of the largest slice of a batch, in the steps of a long plan whose texts have the most bytes.
+
+    Of prepared tokens it is known, for the next lower power of two of ranks.
+    """
+    if isinstance(collate, ShardCollator):
+        largest = collate.files.shards.largest_slices
+        return largest[min(ranks.bit_length(), len(largest)) - 1]
     slices = [rank_slice(plan.shape[1], rank, ranks) for rank in range(ranks)]
     bytes_of_row = collate.bytes_of_rows()
     blocks = np.array_split(plan, math.ceil(plan.size / ROWS_PER_BLOCK))
     bytes_of_step = np.concatenate([bytes_of_row[block].sum(axis=1) for block in blocks])
-    largest = np.argsort(-bytes_of_step, kind="stable")[: max(1, SAMPLED_ROWS // plan.shape[1])]
-    return max(collate.count_tokens(plan[step][rows]) for step in largest for rows in slices)
+    longest = np.argsort(-bytes_of_step, kind="stable")[: max(1, SAMPLED_ROWS // plan.shape[1])]
+    return max(collate.count_tokens(plan[step][rows]) for step in longest for rows in slices)
 
 
-def bytes_per_token(model: SentenceTransformer, collate: TokenCollator) -> float:
+def bytes_per_token(model: SentenceTransformer, collate: ChunkedCollator) -> float:
     """Bytes saved for the backward pass per token of the longest text, since attention grows with its square.
 
     Measured as the difference between two copies of the text and one, so that tensors shared by all texts (weights cast
     to bf16) do not count. A short text is added, as in a batch: with padding, attention takes another code path.
     """
-    texts = sorted(collate.sampled(), key=len)
-    shortest, longest = texts[0], texts[-1]
+    shortest, longest = collate.extremes
     input_format, _ = collate.formats[0]
     batches = ([shortest, *[longest] * copies] for copies in (1, 2))
     one, two = (saved_bytes(model, input_format.features(batch, len(longest))) for batch in batches)

@@ -1,6 +1,6 @@
 """The batch plan, split over the ranks by the trainer."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from sentence_transformers.base.sampler import DefaultBatchSampler
@@ -17,12 +17,12 @@ class PlannedBatches(DefaultBatchSampler):
     counter that a resumed or distributed run could lose.
 
     Args:
-        dataset: the labels of all rows.
+        dataset: the labels of all rows, or one entry for each step.
         plan: row numbers, shape (steps, batch size).
         ranks: number of ranks that share a batch.
-        epochs: the steps, counted from 0, at which epochs begin.
-        begin_epoch: called with the number of an epoch before its first batch is yielded, on every rank after the same
-            step; also for epochs that a resumed run skips.
+        begin_step: called with each step, counted from 0, before its batch is yielded, on every rank after the same
+            step; also with those that a resumed run skips.
+        by_step: yield the number of the step to each rank, instead of its rows.
     """
 
     def __init__(
@@ -30,23 +30,27 @@ class PlannedBatches(DefaultBatchSampler):
         dataset: Any,
         plan: Plan,
         ranks: int,
-        epochs: Sequence[int] = (),
-        begin_epoch: Callable[[int], None] | None = None,
+        begin_step: Callable[[int], None] | None = None,
+        by_step: bool = False,
     ) -> None:
         super().__init__(dataset, batch_size=plan.shape[1], drop_last=True)
         # With a batch size, accelerate drops a step whose last slice has another size.
         vars(self)["batch_size"] = None
         self.plan = plan
         self.ranks = ranks
-        self.epochs = {step: epoch for epoch, step in enumerate(epochs)}
-        self.begin_epoch = begin_epoch
+        self.begin_step = begin_step
+        self.by_step = by_step
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step, rows in enumerate(self.plan):
-            if self.begin_epoch and step in self.epochs:
-                self.begin_epoch(self.epochs[step])
+        for step in range(len(self.plan)):
+            if self.begin_step:
+                self.begin_step(step)
             for rank in range(self.ranks):
-                yield rows[rank_slice(len(rows), rank, self.ranks)].tolist()
+                yield [step] if self.by_step else self._rows(step, rank)
+
+    def _rows(self, step: int, rank: int) -> list[int]:
+        rows: list[int] = self.plan[step, rank_slice(self.plan.shape[1], rank, self.ranks)].tolist()
+        return rows
 
     def __len__(self) -> int:
         return len(self.plan) * self.ranks

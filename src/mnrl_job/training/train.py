@@ -58,6 +58,8 @@ def train(
     if last_step < len(plan) and not (best and best.patience_exhausted):
         raise Preempted(f"stopped on request after step {last_step} of {len(plan)}")
     plan = plan[:last_step]
+    # No row is used twice in an epoch.
+    rows_used = plan.size if last_step <= [*trainer.epochs, last_step][1] else len(distinct_dense(plan))
     # For fp16 accelerate wraps the forward pass; evaluation and saving need the plain model.
     trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
     if progress.digest != data_order_digest(plan):
@@ -70,7 +72,7 @@ def train(
     return Training(
         steps=len(plan),
         learning_rate=trainer.learning_rate,
-        rows_used=len(distinct_dense(plan)),
+        rows_used=rows_used,
         rows_digest=progress.digest,
         final_loss=progress.loss,
         negatives_per_anchor=round(totals.negatives / plan.size),

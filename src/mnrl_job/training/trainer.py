@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Callable
 from copy import copy
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,10 @@ from transformers.trainer_callback import PrinterCallback
 
 from mnrl_job.batching.planning import Plan
 from mnrl_job.config.settings import Settings
-from mnrl_job.data.tables import read_groups, read_negatives
-from mnrl_job.embedding.chunk_budget import chunk_budget_for
 from mnrl_job.embedding.flat_buffer import unflatten
 from mnrl_job.embedding.out_of_memory import is_out_of_memory
 from mnrl_job.embedding.precision import autocast, choose_precision
+from mnrl_job.embedding.tokens import Features
 from mnrl_job.errors import OutOfMemory, first_line
 from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.logs import warn
@@ -32,20 +30,25 @@ from mnrl_job.system.phases import Phase
 from mnrl_job.training.callbacks.best_model import BestModelCallback, EvalSchedule
 from mnrl_job.training.callbacks.checkpoints import Checkpoints, CheckpointSpec
 from mnrl_job.training.callbacks.progress import Progress
-from mnrl_job.training.collator import Batch, FlatBufferCollator, TextCollator, TokenCollator, build_collator
+from mnrl_job.training.collator import FlatBufferCollator, TextCollator, TokenCollator
 from mnrl_job.training.distributed import all_gather_with_grad, any_rank
 from mnrl_job.training.fsdp import check_checkpoint, full_tensor, prepare_for_fsdp
 from mnrl_job.training.gradient_accumulation import CastWeight, cast_weights
-from mnrl_job.training.guide import FOLDER, read_guide
 from mnrl_job.training.inputs import AttemptFolders, TrainingData
-from mnrl_job.training.known_positives import find_known_positives
 from mnrl_job.training.learning_rate import choose_learning_rate
 from mnrl_job.training.lora import ADAPTER, read_adapter, write_adapter
 from mnrl_job.training.losses.contrastive_loss import LossConfig
 from mnrl_job.training.losses.mnrl import GlobalBatchLoss, OutOfMemoryOnSomeRank, Totals
 from mnrl_job.training.memory import RandomState, activation_token_budget, describe_reduction
 from mnrl_job.training.sampler import PlannedBatches
-from mnrl_job.training.setup import build_training_args, divergence_monitor, mine_hard_negatives, prepare_model
+from mnrl_job.training.setup import (
+    build_batches,
+    build_training_args,
+    divergence_monitor,
+    mine_hard_negatives,
+    prepare_model,
+)
+from mnrl_job.training.shard_collator import ShardCollator
 from mnrl_job.training.step_context import step_context
 
 REMEDY = "lower MNRL_MAX_SEQ_LENGTH, set MNRL_GRADIENT_CHECKPOINTING=true, or use a smaller model or a larger device"
@@ -62,6 +65,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
         global_loss: the loss, with its counters.
         progress: the last loss, and the digest of the rows trained on.
         best: evaluates during training and keeps the best weights; None without `MNRL_EVAL_INTERVAL`.
+        shards: files of prepared tokens; None if texts are tokenized.
         negatives: mined hard negatives; None without `MNRL_NUM_HARD_NEGATIVES`.
         seconds_waited: time spent waiting for batches.
     """
@@ -87,25 +91,19 @@ class PlannedTrainer(SentenceTransformerTrainer):
         self.seconds_waited = 0.0
         self._step = 0
         prepare_model(model, settings, self.precision)
-        given = read_negatives(data.batch_plan.labels)
-        budget = chunk_budget_for(model, state.device, settings.mini_batch_size)
-        collate = build_collator(model, data.pairs, budget, given)
         self.negatives = mine_hard_negatives(model, settings, data, self.plan, self.precision, scratch)
-        positives = find_known_positives(read_groups(data.batch_plan.labels))
-        collate.row_texts = replace(collate.row_texts, mined=self.negatives, positives=positives)
-        if settings.loss == "guided":
-            collate.guide = read_guide(scratch / FOLDER, data.pairs.columns)
+        dataset, collate = build_batches(model, settings, data, self.plan, self.negatives, scratch)
+        self.shards = collate.files if isinstance(collate, ShardCollator) else None
         loss_config = LossConfig(settings.scale, settings.loss, settings.hardness)
         self.global_loss = GlobalBatchLoss(model, loss_config, state.process_index, settings.matryoshka_dims)
-        divergence = divergence_monitor(settings, self.learning_rate, data.pairs.path, self.plan, given)
+        divergence = divergence_monitor(settings, self.learning_rate, data, self.plan)
         log_path = folders.staging / "training_log.jsonl"
         self.progress = Progress(log_path, self.plan, self.global_loss, divergence, is_main=state.is_main_process)
-        labels = Dataset.from_file(str(data.batch_plan.labels)).select_columns("label")
         super().__init__(
             model=model,
             args=build_training_args(settings, self.learning_rate, self.plan, self.precision, scratch / "trainer"),
             data_collator=FlatBufferCollator(collate),
-            train_dataset=labels,
+            train_dataset=dataset,
             loss=self.global_loss,
             callbacks=[self.progress],
         )
@@ -119,7 +117,7 @@ class PlannedTrainer(SentenceTransformerTrainer):
             interval = settings.checkpoint_interval
             self.add_callback(Checkpoints(interval, checkpoint_spec, votes, self.totals, self.best))
         self._fit_memory(collate)
-        self._cast_weights = self._find_cast_weights(collate([labels[int(self.plan[0, 0])]]))
+        self._cast_weights = self._find_cast_weights(collate.sample_chunks())
 
     def _best_model_callback(
         self, score: Callable[[], float] | None, checkpoint_spec: CheckpointSpec | None, scratch: Path
@@ -131,10 +129,10 @@ class PlannedTrainer(SentenceTransformerTrainer):
         on_score = partial(self._log_score, f"eval_{self.settings.primary_eval[1]}")
         return BestModelCallback(self.model, schedule, score, scratch, resume, on_score)
 
-    def _fit_memory(self, collate: TokenCollator | TextCollator) -> None:
+    def _fit_memory(self, collate: TokenCollator | TextCollator | ShardCollator) -> None:
         """Decide for how many tokens activations are kept; with a sharded model all ranks must recompute alike."""
         state, loss = PartialState(), self.global_loss
-        if isinstance(collate, TokenCollator):
+        if not isinstance(collate, TextCollator):
             with autocast(self.precision, state.device):
                 loss.activation_token_budget = activation_token_budget(
                     self.model.train(), collate, self.plan, state.num_processes
@@ -145,11 +143,11 @@ class PlannedTrainer(SentenceTransformerTrainer):
             if any_rank(math.isfinite(loss.activation_token_budget)):
                 loss.activation_token_budget = 0
 
-    def _find_cast_weights(self, batch: Batch) -> list[CastWeight]:
+    def _find_cast_weights(self, chunks: list[Features]) -> list[CastWeight]:
         if self.precision == "fp32" or self.is_fsdp_enabled:
             return []
         with autocast(self.precision, self.model.device):
-            return cast_weights(self.model.eval(), batch["chunks"])
+            return cast_weights(self.model.eval(), chunks)
 
     def totals(self) -> Totals:
         """Totals so far, those of earlier attempts included. Collective."""
@@ -171,11 +169,14 @@ class PlannedTrainer(SentenceTransformerTrainer):
         self.log({name: value})
 
     def get_batch_sampler(self, dataset: Dataset, *_: Any, **__: Any) -> PlannedBatches:
-        return PlannedBatches(dataset, self.plan, PartialState().num_processes, self.epochs, self._begin_epoch)
+        by_step = self.shards is not None
+        return PlannedBatches(dataset, self.plan, PartialState().num_processes, self._begin_step, by_step)
 
-    def _begin_epoch(self, epoch: int) -> None:
-        """Mine hard negatives if due, with the weights of the step before the last: batches are fetched ahead."""
-        if self.negatives and self.negatives.due(epoch):
+    def _begin_step(self, step: int) -> None:
+        """Get its tokens, and mine if due, with the weights of the step before the last: batches are fetched ahead."""
+        if self.shards and step >= self.state.global_step:  # a resumed run skips the others
+            self.shards.begin_step(step)
+        if self.negatives and step in self.epochs and self.negatives.due(self.epochs.index(step)):
             self.negatives.mine(self.state.global_step)
             enter_phase(Phase.TRAIN, step=self.state.global_step, total_steps=len(self.plan))
 

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from accelerate import PartialState
 
+from mnrl_job.batching.batch_plan import BatchPlan
 from mnrl_job.data.tables import read_groups, read_negatives, read_table, write_labels, write_table
 from mnrl_job.system.local_rank import is_local_main_process
 from mnrl_job.training.inputs import TrainingData
@@ -33,5 +34,5 @@ def first_steps(data: TrainingData, steps: int, folder: Path) -> TrainingData:
     non_minable = paths[3] if batch_plan.non_minable else None
     return TrainingData(
         replace(pairs, path=paths[0], columns=columns, rows=len(rows)),
-        replace(batch_plan, labels=paths[1], plan=paths[2], steps=len(plan), epochs=(0,), non_minable=non_minable),
+        BatchPlan(paths[1], paths[2], len(plan), non_minable=non_minable),
     )

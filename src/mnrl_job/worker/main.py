@@ -27,6 +27,7 @@ from mnrl_job.training.fsdp import apply_accelerate_config, enable_cpu_fsdp
 from mnrl_job.training.process_group import process_group
 from mnrl_job.worker.roles.evaluate import evaluate_role
 from mnrl_job.worker.roles.export import export_role
+from mnrl_job.worker.roles.tokenize import tokenize_role
 from mnrl_job.worker.roles.train import train_role
 from mnrl_job.worker.roles.trial_run import trial_run_role
 from mnrl_job.worker.roles.verify import verify_published_role, verify_role
@@ -76,6 +77,7 @@ ROLES = {
     "train": train_role,
     "evaluate": evaluate_role,
     "trial_run": trial_run_role,
+    "tokenize": tokenize_role,
     "verify": verify_role,
     "verify_published": verify_published_role,
     "export": export_role,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from mnrl_job.batching.token_shards import TokenShards
 from mnrl_job.embedding.model_facts import ModelFacts
 from mnrl_job.evaluation.results import Evaluation
 from mnrl_job.training.results import TokenLengths, Training
@@ -55,7 +56,10 @@ class WorkerResult:
 
 @dataclass(frozen=True, slots=True)
 class TrialRun:
-    """Measurements of a few training steps; `evaluation_seconds` are for one pass over all eval sets."""
+    """Measurements of a few training steps; `evaluation_seconds` are for one pass over all eval sets.
+
+    All workers together compare a query with a document in `score_seconds`.
+    """
 
     parameters: int
     trainable_parameters: int
@@ -65,4 +69,14 @@ class TrialRun:
     step_seconds: float
     evaluation_seconds: float
     seconds: float
+    lengths: TokenLengths | None
+    embedding_dimension: int
+    score_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """The tokens of the training pairs in plan order, and how long the texts are; None where input is not token ids."""
+
+    tokens: TokenShards | None
     lengths: TokenLengths | None

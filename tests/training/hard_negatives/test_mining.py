@@ -20,7 +20,8 @@ from mnrl_job.embedding.chunks import default_chunk_budget
 from mnrl_job.embedding.masks import embed
 from mnrl_job.system.record_files import write_record
 from mnrl_job.training.collator import TextCollator, TokenCollator, build_collator
-from mnrl_job.training.hard_negatives import mining
+from mnrl_job.training.hard_negatives import document_index, mining
+from mnrl_job.training.hard_negatives.document_index import build_index
 from mnrl_job.training.hard_negatives.mining import NO_ROW, MiningConfig, find_candidates, mine, search
 from mnrl_job.training.hard_negatives.mining_rounds import HardNegatives
 from mnrl_job.training.inputs import TrainingData
@@ -109,10 +110,16 @@ def naive(scores, groups, non_minable, planned, config, row):
     return [group for group in window if scores[anchor][group] <= limit][: config.num_negatives]
 
 
+@pytest.fixture(scope="module")
+def index_folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("index")
+
+
+@pytest.mark.parametrize("lists", ["all documents", "all lists", "some lists"])
 @settings(deadline=None, max_examples=150)
 @given(GROUPS, st.integers(1, 4), st.integers(0, 2), st.sampled_from([0.0, 0.3]), st.data())
 def test_own_groups_and_eval_documents_are_never_mined_and_the_rank_range_is_respected(
-    groups, count, skipped, margin, data
+    index_folder, lists, groups, count, skipped, margin, data
 ):
     non_minable = np.array(data.draw(st.lists(st.booleans(), min_size=len(groups), max_size=len(groups))))
     planned = data.draw(st.sets(st.integers(0, len(groups) - 1), min_size=1).map(sorted))
@@ -125,12 +132,20 @@ def test_own_groups_and_eval_documents_are_never_mined_and_the_rank_range_is_res
     queries = torch.stack([vectors[0, groups[row][0]] for row in candidates.queries])
     documents = torch.stack([vectors[1, groups[row][1]] for row in candidates.documents])
     scores = vectors[0] @ vectors[1].T
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(document_index, "MAX_EXACT", 100 if lists == "all documents" else 0)
+        patch.setattr(document_index, "PROBES_PER_BRANCH", 1 if lists == "some lists" else 100)
+        patch.setattr(document_index, "DOCUMENTS_PER_TILE", 3)
+        index = build_index(documents.numpy(), index_folder)
     seen = 0
-    for rows, numbers, found, _ in search(queries, documents, candidates, config):
-        for row, number, score in zip(rows.tolist(), numbers, found, strict=True):
-            expected = naive(scores, groups, non_minable, planned, config, row)
-            taken = [groups[candidates.documents[one]][1] for one in number[score.isfinite()]]
-            assert taken == expected
+    for rows, positions, found, _ in search(queries, index, candidates, config):
+        for row, position, score in zip(rows.tolist(), positions, found, strict=True):
+            allowed = naive(scores, groups, non_minable, planned, config, row)
+            taken = [groups[candidates.documents[one]][1] for one in index.order[position[score.isfinite()].numpy()]]
+            if lists == "some lists":
+                assert set(taken) <= set(naive(scores, groups, non_minable, planned, config_of(10, margin), row))
+            else:
+                assert taken == allowed
             seen += 1
     assert seen == len(planned)
 
@@ -152,7 +167,9 @@ def test_mining_in_tiles_gives_the_same_result(model, data, tmp_path, monkeypatc
     groups[5:9, 0] = groups[5, 0]
     candidates = find_candidates(groups, no_values(len(groups)), np.zeros(ROWS, dtype=bool), np.arange(ROWS))
     at_once = mine(model, pairs, candidates, config_of(2), "fp32", tmp_path / "mining")
-    monkeypatch.setattr(mining, "scores_per_tile", lambda _: 5 * ROWS)
+    monkeypatch.setattr(document_index, "scores_per_tile", lambda _: 5 * ROWS)
+    monkeypatch.setattr(document_index, "DOCUMENTS_PER_TILE", 13)
+    monkeypatch.setattr(mining, "block_bytes", lambda _: 50_000)
     assert np.array_equal(mine(model, pairs, candidates, config_of(2), "fp32", tmp_path / "mining").rows, at_once.rows)
 
 
@@ -163,7 +180,7 @@ def test_the_number_of_synchronizations_does_not_depend_on_tiles(model, data, tm
     mine(model, pairs, candidates, config_of(2), "fp32", tmp_path / "mining")  # tokenises
     counts = []
     for queries in (ROWS, 5, 1):
-        monkeypatch.setattr(mining, "scores_per_tile", lambda _, queries=queries: queries * ROWS)
+        monkeypatch.setattr(document_index, "scores_per_tile", lambda _, queries=queries: queries * ROWS)
         with counted_waits() as waits:
             mine(model, pairs, candidates, config_of(2), "fp32", tmp_path / "mining")
         counts.append(len(waits))
@@ -221,13 +238,13 @@ def test_batches_hold_mined_negatives_and_their_labels(model, static_model, data
         torch.testing.assert_close(found[4:], wanted, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("ranks", ["two_ranks", "three_ranks"])
-def test_several_ranks_split_the_mining_and_get_the_same_result(request, ranks, model, data, tmp_path):
+@pytest.mark.parametrize(("ranks", "max_exact"), [("two_ranks", ROWS), ("three_ranks", ROWS), ("two_ranks", 0)])
+def test_several_ranks_split_the_mining_and_get_the_same_result(request, ranks, max_exact, model, data, tmp_path):
     pairs = data.pairs
     for name, record in {"pairs": pairs, "batching": data.batch_plan}.items():
         write_record(tmp_path / f"{name}.json", record)
     model.save_pretrained(str(tmp_path / "model"), create_model_card=False)
-    found = request.getfixturevalue(ranks).ask("mine", tmp_path)
+    found = request.getfixturevalue(ranks).ask("mine", tmp_path, max_exact)
     candidates = find_candidates(
         np.arange(2 * ROWS).reshape(2, ROWS).T, no_values(ROWS), np.zeros(ROWS, dtype=bool), np.arange(ROWS)
     )

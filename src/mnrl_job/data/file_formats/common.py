@@ -16,6 +16,20 @@ class BadRow:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Consecutive rows of a file: so many lines from a byte on, or so many row groups from one on.
+
+    `first` is the number of the first line or row. None counts all to the end.
+    """
+
+    start: int = 0
+    first: int = 1
+    count: int | None = None
+
+
+WHOLE = Span()
+
 Row = tuple[int, dict[str, Any] | BadRow]
 
 

@@ -6,30 +6,48 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from mnrl_job.data.file_formats.common import BadRow, Row, is_unicode
+from mnrl_job.data.file_formats.common import WHOLE, BadRow, Row, Span, is_unicode
 from mnrl_job.data.file_formats.opening import open_bytes
 from mnrl_job.errors import DataError
+from mnrl_job.system.heartbeat import heartbeat
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-def json_rows(path: Path) -> Iterator[Row]:
+def split_lines(path: Path, size: int) -> list[Span]:
+    """Spans of at least `size` bytes, as far as possible, that end at line ends. The file is not compressed."""
+    spans: list[Span] = []
+    start, first = 0, 1
+    with path.open("rb") as file:
+        while block := file.read(size):
+            block += file.readline()
+            count = block.count(b"\n") + (not block.endswith(b"\n"))
+            spans.append(Span(start, first, count))
+            start, first = start + len(block), first + count
+            heartbeat()
+    return spans
+
+
+def json_rows(path: Path, span: Span = WHOLE) -> Iterator[Row]:
     """Yield the object of each line, or why it is unusable.
 
     Raises:
         DataError: the file is a JSON array, or its objects span several lines.
     """
     with open_bytes(path) as handle:
-        lines = _lines(handle)
+        if span.start:
+            handle.seek(span.start)
+        lines = _lines(islice(handle, span.count), span.first)
         head = list(islice(lines, 2))
-        _check_layout(path, head)
+        if not span.start:
+            _check_layout(path, head)
         for line, text in chain(head, lines):
             yield line, _row(f"{path}:{line}", text)
 
 
-def _lines(handle: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
+def _lines(handle: Iterable[bytes], first: int) -> Iterator[tuple[int, bytes]]:
     """The lines that are not blank. Concatenated files may have several byte order marks."""
-    for line, raw in enumerate(handle, start=1):
+    for line, raw in enumerate(handle, start=first):
         if text := raw.removeprefix(BYTE_ORDER_MARK).strip():
             yield line, text
 

@@ -83,6 +83,12 @@ def refuse_foreign(path: Path, head: bytes, expected: bytes = b"") -> None:
             raise DataError(f"{path}: the file is {what}; {remedy}")
 
 
+def is_compressed(path: Path) -> bool:
+    """Whether `open_bytes` would decompress a file, or might."""
+    with path.open("rb") as file:
+        return path.suffix.lower() in COMPRESSED or bool(detect_compression(file.read(HEAD)))
+
+
 def detect_compression(head: bytes) -> str:
     """The suffix of the compression format; empty if not compressed."""
     return ".gz" if head.startswith(GZIP) else ".zst" if head.startswith(ZSTD) else ""

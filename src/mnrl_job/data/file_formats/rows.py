@@ -4,11 +4,11 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from mnrl_job.data.file_formats.common import Row
+from mnrl_job.data.file_formats.common import WHOLE, Row, Span
 from mnrl_job.data.file_formats.delimited import delimited_rows
-from mnrl_job.data.file_formats.json_lines import json_rows
-from mnrl_job.data.file_formats.opening import COMPRESSED, READ_ERRORS
-from mnrl_job.data.file_formats.parquet import parquet_columns, parquet_rows
+from mnrl_job.data.file_formats.json_lines import json_rows, split_lines
+from mnrl_job.data.file_formats.opening import COMPRESSED, READ_ERRORS, is_compressed
+from mnrl_job.data.file_formats.parquet import parquet_columns, parquet_rows, split_row_groups
 from mnrl_job.errors import DataError, NotFound, first_line
 from mnrl_job.system.heartbeat import heartbeat
 
@@ -16,6 +16,8 @@ JSON_LINES = (".jsonl", ".ndjson", ".json")
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 PARQUET = ".parquet"
 ROWS_PER_BEAT = 10_000
+# A second's work.
+SPAN_BYTES = 16 << 20
 FORMATS = ".jsonl, .ndjson, .json, .csv, .tsv (plain, .gz or .zst) or .parquet"
 # Remedies for other common formats.
 REMEDIES = {
@@ -26,8 +28,24 @@ REMEDIES = {
 }
 
 
-def read_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Row]:
-    """Yield (line, row) for each row of a file; `line` counts from 1, and for Parquet counts rows.
+def split_file(path: Path) -> list[Span]:
+    """Spans that can be read at the same time: of JSON Lines and Parquet, unless the file is compressed.
+
+    Raises:
+        DataError: the file is damaged.
+        NotFound: the file cannot be opened.
+    """
+    suffix = format_suffix(path)
+    with translate_read_errors(path):
+        if path.stat().st_size < 2 * SPAN_BYTES:
+            return [WHOLE]
+        if suffix == PARQUET:
+            return split_row_groups(path, SPAN_BYTES)
+        return split_lines(path, SPAN_BYTES) if suffix in JSON_LINES and not is_compressed(path) else [WHOLE]
+
+
+def read_rows(path: Path, columns: Collection[str] | None = None, span: Span = WHOLE) -> Iterator[Row]:
+    """Yield (line, row) for each row of a span; `line` counts from 1, and for Parquet counts rows.
 
     A row that cannot be parsed is yielded as a `BadRow`. Blank lines are skipped. The path's suffixes determine the
     format. Of Parquet only the given columns are read; rows of text formats have all columns.
@@ -36,21 +54,21 @@ def read_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Ro
         DataError: the format is unknown, or the file is damaged.
         NotFound: the file cannot be opened.
     """
-    with _translate_read_errors(path):
-        for count, row in enumerate(_rows(path, columns), 1):
+    with translate_read_errors(path):
+        for count, row in enumerate(_rows(path, columns, span), 1):
             if count % ROWS_PER_BEAT == 0:
                 heartbeat()
             yield row
 
 
-def _rows(path: Path, columns: Collection[str] | None) -> Iterator[Row]:
-    suffix = _format_suffix(path)
+def _rows(path: Path, columns: Collection[str] | None, span: Span) -> Iterator[Row]:
+    suffix = format_suffix(path)
     if suffix in JSON_LINES:
-        return json_rows(path)
+        return json_rows(path, span)
     if suffix in SEPARATORS:
         return delimited_rows(path, SEPARATORS[suffix])
     if suffix == PARQUET:
-        return parquet_rows(path, columns)
+        return parquet_rows(path, columns, span)
     raise DataError(f"{path}: unknown format {suffix or '(no suffix)'}; expected {FORMATS}; {_remedy(suffix)}")
 
 
@@ -61,9 +79,9 @@ def declared_columns(path: Path) -> dict[str, bool] | None:
         DataError: the file is damaged.
         NotFound: the file cannot be opened.
     """
-    if _format_suffix(path) != PARQUET:
+    if format_suffix(path) != PARQUET:
         return None
-    with _translate_read_errors(path):
+    with translate_read_errors(path):
         return parquet_columns(path)
 
 
@@ -72,7 +90,7 @@ def _remedy(suffix: str) -> str:
     return next((remedy for remedy, suffixes in REMEDIES.items() if suffix in suffixes), default)
 
 
-def _format_suffix(path: Path) -> str:
+def format_suffix(path: Path) -> str:
     suffixes = [suffix.lower() for suffix in path.suffixes]
     if len(suffixes) > 1 and suffixes[-1] in COMPRESSED:
         return suffixes[-2]
@@ -80,7 +98,7 @@ def _format_suffix(path: Path) -> str:
 
 
 @contextmanager
-def _translate_read_errors(path: Path) -> Iterator[None]:
+def translate_read_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, PermissionError) as error:

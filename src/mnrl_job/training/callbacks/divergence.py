@@ -51,7 +51,10 @@ class DivergenceMonitor:
                 raise self._diverged(f"rose from {_mean(self._first):.2f} to {_mean(self._recent):.2f}", number, rows)
 
     def _diverged(self, change: str, step: int, rows: NDArray[np.int64]) -> Diverged:
-        anchors = take(read_table(self._pairs)["anchor"], rows[:LISTED_ROWS]).to_pylist()
+        listed = rows[:LISTED_ROWS]
+        anchors: list[str] = [f"row {row}" for row in listed]  # a run on prepared tokens may not have the texts
+        if self._pairs.exists():
+            anchors = take(read_table(self._pairs)["anchor"], listed).to_pylist()
         named = ", ".join(repr(redact(anchor)[:SHOWN_CHARACTERS]) for anchor in anchors[:NAMED_ROWS])
         message = (
             f"the loss {change} at step {step}; the first anchors of its {len(rows)} rows are {named}; lower "

@@ -7,6 +7,7 @@ NV-Retriever (Moreira et al. 2024, arXiv 2407.15831, section 3.2). Texts of one 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import rmtree
 
 import numpy as np
 import torch
@@ -19,13 +20,16 @@ from mnrl_job.config.setting_types import RankRange
 from mnrl_job.data.integer_sets import distinct_dense, distinct_pairs
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import Ragged
-from mnrl_job.data.tables import read_table, take
-from mnrl_job.embedding.device_memory import scores_per_tile
-from mnrl_job.embedding.encode import encode
+from mnrl_job.data.tables import SelectedTexts, read_table
+from mnrl_job.embedding.device_memory import block_bytes
+from mnrl_job.embedding.embedding_files import Embeddings, encode_to_file, load
+from mnrl_job.embedding.flat_buffer import to_host
 from mnrl_job.embedding.precision import Precision
+from mnrl_job.embedding.prompts import Kind
 from mnrl_job.embedding.rank_slice import rank_slice
-from mnrl_job.system.heartbeat import heartbeat
-from mnrl_job.system.preemption import raise_if_stop_requested
+from mnrl_job.embedding.top_documents import TopDocuments
+from mnrl_job.system.local_rank import is_local_main_process
+from mnrl_job.training.hard_negatives.document_index import DocumentIndex, build_index
 
 NO_ROW = -1
 
@@ -41,6 +45,10 @@ class MiningConfig:
     ranks: RankRange
     relative_margin: float
     every_epoch: bool = False
+
+    def depth(self, documents: int) -> int:
+        """How many of the highest-ranked documents are considered; more than there are if fewer than wanted are."""
+        return min(self.ranks.last, max(documents, self.ranks.first - 1 + self.num_negatives))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,82 +125,85 @@ def mine(
 ) -> MiningResult:
     """Mine negatives with the model's current weights, on all ranks. Collective, with the same result everywhere.
 
-    `folder` is for tokens, reused in the next round.
+    Every machine has in `folder` the tokens, for the next round, and until the end the embeddings.
 
     Raises:
         Preempted: this process was asked to stop.
     """
-    state, table = PartialState(), read_table(pairs.path)
-    anchors, positives = (table[name] for name in pairs.columns[:2])
-    queries = encode(model, take(anchors, candidates.queries), "query", precision, folder / "queries.arrow")
-    documents = encode(model, take(positives, candidates.documents), "document", precision, folder / "documents.arrow")
-    row_of = torch.from_numpy(candidates.documents).to(state.device)
+    table, scratch = read_table(pairs.path), folder / "embeddings"
+    kinds: dict[Kind, NDArray[np.int64]] = {"query": candidates.queries, "document": candidates.documents}
+    embeddings = []
+    for name, (kind, rows) in zip(pairs.columns, kinds.items(), strict=False):
+        paths = folder / f"{kind}-tokens.arrow", scratch / f"{kind}.npy"
+        embeddings.append(encode_to_file(model, SelectedTexts(table[name], rows), kind, precision, *paths))
+    queries, documents = embeddings
+    index = build_index(documents, scratch)
     # Shifted by one, 0 for none, so that the results of all ranks can be summed.
-    mined = torch.zeros((pairs.rows, config.num_negatives), dtype=torch.int32, device=state.device)
-    sums = torch.zeros(3, device=state.device, dtype=torch.float64)
-    for rows, indices, scores, positive_scores in search(queries, documents, candidates, config):
-        valid = scores.isfinite()
-        mined[rows] = torch.where(valid, row_of[indices] + 1, 0).int()
+    mined = torch.zeros((pairs.rows, config.num_negatives), dtype=torch.int32)
+    sums = torch.zeros(3, dtype=torch.float64)
+    for rows, positions, scores, positive_scores in search(queries, index, candidates, config):
+        valid, row_of = scores.isfinite(), torch.from_numpy(candidates.documents[index.order[positions.numpy()]])
+        mined[torch.from_numpy(rows)] = torch.where(valid, row_of + 1, 0).int()
         sums += torch.stack([torch.where(valid, scores, 0).sum(), positive_scores.sum(), valid.sum()])
-    mined, sums = reduce(mined, "sum"), reduce(sums, "sum")
+    device = PartialState().device
+    mined, sums = (reduce(tensor.to(device), "sum").cpu() for tensor in (mined, sums))
+    if is_local_main_process():
+        rmtree(scratch)
     similarity, positive_similarity, count = sums.tolist()
     return MiningResult(
-        (mined.cpu() - 1).numpy(), similarity / max(1, count), positive_similarity / max(1, len(candidates.rows))
+        (mined - 1).numpy(), similarity / max(1, count), positive_similarity / max(1, len(candidates.rows))
     )
 
 
 def search(
-    queries: torch.Tensor, documents: torch.Tensor, candidates: Candidates, config: MiningConfig
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """Rank the documents for this rank's slice of the queries, tile by tile, without synchronizing with the device.
-
-    The embeddings have unit length, shapes (queries, dimension) and (documents, dimension).
+    queries: Embeddings, index: DocumentIndex, candidates: Candidates, config: MiningConfig
+) -> Iterator[tuple[NDArray[np.int64], torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Rank the documents for this rank's slice of the queries, block by block.
 
     Yields:
-        Rows; the indices of the documents selected for each and their similarities, -inf if there are too few,
-        shape (rows, negatives); the similarities of the positives, shape (rows,).
+        On the host: rows; the positions in the index of the documents selected for each and their similarities, -inf if
+        there are too few, shape (rows, negatives); the similarities of the positives, shape (rows,).
     """
-    arrays = (candidates.non_minable, candidates.relevant, candidates.rows, candidates.query_of, candidates.document_of)
-    non_minable, relevant, rows, query_of, document_of = (
-        torch.from_numpy(array).to(queries.device) for array in arrays
-    )
     state = PartialState()
+    depth = config.depth(len(index.order))
     local = rank_slice(len(queries), state.process_index, state.num_processes)
-    queries_per_tile = max(1, scores_per_tile(queries.device) // len(documents))
-    for start in range(local.start, local.stop, queries_per_tile):
-        raise_if_stop_requested()
-        heartbeat()
-        stop = min(start + queries_per_tile, local.stop)
-        scores = queries[start:stop] @ documents.T
-        scores[:, non_minable] = -torch.inf
-        query, document = relevant[:, slice(*np.searchsorted(candidates.relevant[0], (start, stop)))]
-        scores[query - start, document] = -torch.inf
-        tile = slice(*np.searchsorted(candidates.query_of, (start, stop)))
-        query, document = query_of[tile], document_of[tile]
-        positive_scores = (queries[query] * documents[document]).sum(dim=1)
-        yield rows[tile], *select(scores, query - start, positive_scores, config), positive_scores
+    size = max(1, block_bytes(state.device) // index.bytes_per_query(depth))
+    never = np.sort(index.position[candidates.non_minable])
+    never_on_device = torch.from_numpy(never).to(state.device)
+    for start in range(local.start, local.stop, size):
+        stop = min(start + size, local.stop)
+        block, top = load(queries, slice(start, stop)), TopDocuments(stop - start, depth, state.device)
+        relevant = candidates.relevant[:, slice(*np.searchsorted(candidates.relevant[0], (start, stop)))]
+        for members, documents, scores in index.score_tiles(block, relevant - np.array([[start], [0]])):
+            of_tile = slice(*np.searchsorted(never, (documents.start, documents.stop)))
+            scores[:, never_on_device[of_tile] - documents.start] = -torch.inf
+            top.update(members, documents.start, scores)
+        first, last = np.searchsorted(candidates.query_of, (start, stop)).tolist()
+        for tile in range(first, last, size):
+            rows = slice(tile, min(tile + size, last))
+            query = torch.from_numpy(candidates.query_of[rows] - start).to(state.device)
+            positives = load(index.embeddings, index.position[candidates.document_of[rows]])
+            positive_scores = (block[query] * positives).sum(dim=1)
+            results = (*select(top, query, positive_scores, config), positive_scores)
+            positions, scores, positive_scores = to_host(list(results))
+            yield candidates.rows[rows], positions, scores, positive_scores
 
 
 def select(
-    scores: torch.Tensor, query: torch.Tensor, positive_scores: torch.Tensor, config: MiningConfig
+    top: TopDocuments, query: torch.Tensor, positive_scores: torch.Tensor, config: MiningConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The highest-ranked documents within the range of ranks that score sufficiently below the positive.
 
     Args:
-        scores: of all documents for some queries, -inf for those that must not be negatives.
+        top: the highest-scoring documents of some queries, -inf for those that must not be negatives.
         query: for each row the index of its query among these.
         positive_scores: the similarity of each row's positive.
         config: how many negatives, and from which documents.
 
     Returns:
-        Indices of documents, and their similarities, -inf if there are too few; shape (rows, negatives).
+        Positions of documents, and their similarities, -inf if there are too few; shape (rows, negatives).
     """
-    count, ranks = config.num_negatives, config.ranks
-    padding = max(0, ranks.first - 1 + count - scores.shape[1])
-    scores = torch.nn.functional.pad(scores, (0, padding), value=-torch.inf)
-    ranked = scores.topk(min(ranks.last, scores.shape[1]), dim=1)
-    values, indices = (part[:, ranks.first - 1 :][query] for part in ranked)
+    scores, positions = (part[:, config.ranks.first - 1 :][query] for part in (top.scores, top.positions))
     limit = positive_scores - positive_scores.abs() * config.relative_margin
-    best = values.masked_fill(values > limit[:, None], -torch.inf).topk(count, dim=1)
-    # Padding has no document index.
-    return indices.gather(1, best.indices).clamp(max=scores.shape[1] - padding - 1), best.values
+    best = scores.masked_fill(scores > limit[:, None], -torch.inf).topk(config.num_negatives, dim=1)
+    return positions.gather(1, best.indices), best.values

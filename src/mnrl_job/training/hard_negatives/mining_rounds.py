@@ -1,7 +1,8 @@
 """The mined negatives of a training: mined when due, looked up by row, saved in checkpoints."""
 
 import time
-from functools import cached_property
+from dataclasses import fields
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 from mnrl_job.batching.planning import Plan
 from mnrl_job.data.integer_sets import distinct_dense
 from mnrl_job.data.tables import read_groups, read_negatives
+from mnrl_job.embedding.embedding_files import computed_once
 from mnrl_job.embedding.precision import Precision
 from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.local_rank import is_local_main_process
@@ -60,11 +62,15 @@ class HardNegatives:
 
     @cached_property
     def _candidates(self) -> Candidates:
-        """Computed only if a round is due, which may not be the case in a resumed run."""
-        batch_plan = self._data.batch_plan
-        rows = self._data.pairs.rows
-        non_minable = np.load(batch_plan.non_minable) if batch_plan.non_minable else np.zeros(rows, dtype=bool)
-        return find_candidates(self._groups, read_negatives(batch_plan.labels), non_minable, distinct_dense(self._plan))
+        """Found only if a round is due, which may not be the case in a resumed run. Collective."""
+        batch_plan, rows = self._data.batch_plan, self._data.pairs.rows
+        found = None
+        if is_local_main_process():
+            non_minable = np.load(batch_plan.non_minable) if batch_plan.non_minable else np.zeros(rows, dtype=bool)
+            negatives, planned = read_negatives(batch_plan.labels), distinct_dense(self._plan)
+            found = find_candidates(self._groups, negatives, non_minable, planned)
+        names, folder = [field.name for field in fields(Candidates)], self._folder / "mining" / "candidates"
+        return Candidates(*(computed_once(folder / f"{name}.npy", partial(getattr, found, name)) for name in names))
 
     def due(self, epoch: int) -> bool:
         """Whether negatives have still to be mined for this epoch, counted from 0."""

@@ -28,6 +28,7 @@ from mnrl_job.worker.guide import run_guide_model
 from mnrl_job.worker.model import describe_model, load_base_model, model_options, save_model
 from mnrl_job.worker.results import WorkerResult
 from mnrl_job.worker.scoring import evaluate_all, extra_checkpoint_files, scores_before, selection_score
+from mnrl_job.worker.tokens import with_usable_tokens
 from mnrl_job.worker.weight_selection import Points, fixed_alpha, select_weights
 
 
@@ -39,11 +40,12 @@ def train_role(task: WorkerTask) -> None:
     check_same_inputs(task.inputs)
     loaded = load_base_model(task)
     model = loaded.model
-    if task.pairs is None or task.batch_plan is None:
-        raise ValueError("a training task needs pairs")
     warn_untrained_full_dim(model, settings.matryoshka_dims)
     before = scores_before(model, task)
-    lengths = measure_lengths(model, task.pairs) if state.is_main_process else None
+    task = with_usable_tokens(model, task)
+    if task.pairs is None or task.batch_plan is None:
+        raise ValueError("a training task needs pairs")
+    lengths = measure_lengths(model, task.pairs) if state.is_main_process and not task.batch_plan.tokens else None
     run_guide_model(task)
     logs.log(f"training on {task.pairs.rows} pairs with {describe_devices(state)}")
     identity = asdict(run_identity(settings, task.inputs).for_resume())

@@ -19,8 +19,10 @@ from mnrl_job.worker.guide import run_guide_model
 from mnrl_job.worker.model import load_base_model
 from mnrl_job.worker.results import TrialRun
 from mnrl_job.worker.retrieval import estimate_seconds
+from mnrl_job.worker.tokens import with_usable_tokens
 
 TRIAL_STEPS = 4
+SCORED_QUERIES, SCORED_DOCUMENTS, TOP_SCORES = 512, 16_384, 100
 
 
 def trial_run_role(task: WorkerTask) -> None:
@@ -28,15 +30,20 @@ def trial_run_role(task: WorkerTask) -> None:
     settings, state = task.settings, PartialState()
     model = load_base_model(task).model
     started = time.perf_counter()
+    task = with_usable_tokens(model, task)
     if task.pairs is None or task.batch_plan is None:
         raise ValueError("a trial run needs pairs")
-    lengths = measure_lengths(model, task.pairs) if state.is_main_process else None
+    lengths = measure_lengths(model, task.pairs) if state.is_main_process and not task.batch_plan.tokens else None
     precision = choose_precision(settings.precision, state.device)
     evaluation_seconds = sum(estimate_seconds(model, eval_set, precision) for eval_set in task.eval_sets)
+    dimension = int(model.get_embedding_dimension() or 0)
+    score_seconds = measure_scoring(dimension, state.device) / state.num_processes
     max_steps = min(TRIAL_STEPS, settings.max_steps or TRIAL_STEPS)
     trial_settings = settings.model_copy(update={"max_steps": max_steps, "report_to": ()})
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    data = first_steps(TrainingData(task.pairs, task.batch_plan), TRIAL_STEPS, task.scratch / "trial-run")
+    data = TrainingData(task.pairs, task.batch_plan)
+    if task.batch_plan.tokens is None:
+        data = first_steps(data, TRIAL_STEPS, task.scratch / "trial-run")
     run_guide_model(replace(task, settings=trial_settings, pairs=data.pairs, batch_plan=data.batch_plan))
     training = train(model, trial_settings, data, AttemptFolders(task.scratch, task.staging))
     if state.is_main_process:
@@ -53,5 +60,18 @@ def trial_run_role(task: WorkerTask) -> None:
             evaluation_seconds=evaluation_seconds,
             seconds=time.perf_counter() - started,
             lengths=lengths,
+            embedding_dimension=dimension,
+            score_seconds=score_seconds,
         )
         write_record(task.scratch / "trial_run.json", result)
+
+
+def measure_scoring(dimension: int, device: torch.device) -> float:
+    """The seconds to compare a query with a document, in tiles as they are mined."""
+    queries, documents = (torch.rand(count, dimension, device=device) for count in (SCORED_QUERIES, SCORED_DOCUMENTS))
+    seconds = []
+    for _ in range(2):  # the first one warms up
+        started = time.perf_counter()
+        (queries @ documents.T).topk(TOP_SCORES).values.sum().item()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds) / (SCORED_QUERIES * SCORED_DOCUMENTS)

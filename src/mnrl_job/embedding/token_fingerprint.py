@@ -1,0 +1,29 @@
+"""What decides the token ids of a text, as a hash: models with equal fingerprints give equal ids."""
+
+import json
+from functools import partial
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+
+from mnrl_job.embedding.positions import max_tokens
+from mnrl_job.embedding.prompts import find_prompt, kinds_of
+from mnrl_job.embedding.tokens import detect_input_format, token_ids
+from mnrl_job.system.json_text import sha256_of_json
+
+# On the first texts preprocessing outside the tokenizer shows, on the last one truncation.
+PROBES = ["a text", "  Où est la CLÉ?\n ", "\u65e5\u672c\u8a9e \U0001f642 x\u0301", " ".join(map(str, range(1000)))]
+
+
+def token_fingerprint(model: SentenceTransformer) -> str | None:
+    """The fingerprint of tokenizer, maximum length and prompts; None if the model's input is not token ids."""
+    facts: list[Any] = [max_tokens(model)]
+    for prompt in (find_prompt(model, kind) for kind in kinds_of(2)):
+        preprocess = partial(model.preprocess, prompt=prompt)
+        if detect_input_format(preprocess, model.tokenizer, PROBES) is None:
+            return None
+        facts.append([prompt, *(ids.tolist() for ids in token_ids(preprocess, PROBES))])
+    backend = getattr(model.tokenizer, "backend_tokenizer", None)
+    state = json.loads(backend.to_str()) if backend else {"vocabulary": model.tokenizer.get_vocab()}
+    # Each call sets these two.
+    return sha256_of_json([*facts, state | {"truncation": None, "padding": None}])

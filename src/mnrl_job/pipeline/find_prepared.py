@@ -1,0 +1,95 @@
+"""Finds the prepared data set that a run can use instead of preparing its data."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+from mnrl_job.config.setting_types import PREPARED
+from mnrl_job.config.settings import Settings
+from mnrl_job.data.inputs import Listing, LocatedInputs
+from mnrl_job.data.sources import ResolvedSource
+from mnrl_job.errors import SettingsError
+from mnrl_job.runs.publish import MARKER
+from mnrl_job.storage import Store, open_store
+from mnrl_job.storage.uri import join
+from mnrl_job.system.json_text import sha256_of_json
+
+RECORD = "prepared.json"
+# Which rows share a batch, and the tokens of a text, may change with these.
+PACKAGES = ("mnrl-job", "numpy", "rensa", "tokenizers", "transformers", "sentence-transformers")
+# Settings that decide the rows and their batches; those of the tokenizer decide the tokens only.
+DATA_SETTINGS = (
+    "train_data",
+    "eval_data",
+    "anchor_column",
+    "positive_column",
+    "negative_columns",
+    "row_filter",
+    "max_bad_row_ratio",
+    "near_duplicate_threshold",
+    "leakage_policy",
+    "holdout_ratio",
+    "holdout_max_queries",
+    "batch_size",
+    "epochs",
+    "seed",
+)
+TOKENIZER_SETTINGS = ("base_model", "max_seq_length", "query_prompt", "document_prompt")
+
+
+def prepared_settings(settings: Settings) -> dict[str, Any]:
+    """The settings that decide a prepared data set, as JSON values."""
+    chosen = settings.model_dump(mode="json", include={*DATA_SETTINGS, *TOKENIZER_SETTINGS})
+    # These decide whether pairs are kept to select weights on.
+    chosen["weight_interpolation"] = "auto" if settings.weight_interpolation == "auto" else "a number or off"
+    chosen["eval_interval"] = "unset" if settings.eval_interval is None else "set"
+    return chosen
+
+
+def prepared_uri(settings: Settings, listing: Mapping[str, Listing]) -> str:
+    """Where the data set of these settings and inputs is, or would be."""
+    inputs = {name: files for name, files in listing.items() if name.startswith(("train/", "eval/", "base_model"))}
+    versions = {package: version(package) for package in PACKAGES}
+    identity = sha256_of_json({"settings": prepared_settings(settings), "inputs": inputs, "versions": versions})
+    return join(settings.prepared or join(settings.output, PREPARED), identity[:16])
+
+
+def with_prepared(settings: Settings, located: LocatedInputs, listing: Mapping[str, Listing]) -> LocatedInputs:
+    """The inputs with the prepared data set to use, if there is one, instead of training data and eval sets.
+
+    Raises:
+        JobError: as `find_prepared`.
+    """
+    prepared = find_prepared(settings, located, listing)
+    return replace(located, train=(), evals=(), prepared=prepared) if prepared else located
+
+
+def find_prepared(settings: Settings, located: LocatedInputs, listing: Mapping[str, Listing]) -> Store | None:
+    """The prepared data set to use: the one that `MNRL_TRAIN_DATA` names, or one of the same inputs and settings.
+
+    Raises:
+        SettingsError: `MNRL_TRAIN_DATA` names a prepared data set beside something else.
+        JobError: the storage does not answer.
+    """
+    style = settings.s3_addressing_style
+    named = [source.uri for source in located.train if is_prepared(source)]
+    if named:
+        if len(located.train) > 1 or located.train[0].weight is not None or settings.eval_data:
+            raise SettingsError(
+                f"MNRL_TRAIN_DATA: {named[0]} is a prepared data set, which stands alone; remove the other sources, "
+                "the weight and MNRL_EVAL_DATA, or prepare them together"
+            )
+        return open_store(named[0], "MNRL_TRAIN_DATA", style)
+    store = open_store(prepared_uri(settings, listing), "MNRL_PREPARED" if settings.prepared else "MNRL_OUTPUT", style)
+    return store if store.stat(MARKER) else None
+
+
+def location_of(store: Store) -> str:
+    """The URI of a data set, without the setting that names it."""
+    return store.label.partition(": ")[2]
+
+
+def is_prepared(source: ResolvedSource) -> bool:
+    """Whether a source is the folder or prefix of a prepared data set."""
+    return source.root / RECORD in source.files or any(entry.key == RECORD for entry in source.entries)

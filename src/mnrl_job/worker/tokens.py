@@ -1,0 +1,88 @@
+"""Whether a training can use the prepared tokens, and the texts where it cannot."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from accelerate import PartialState
+from sentence_transformers import SentenceTransformer
+
+from mnrl_job.batching.token_shards import TokenShards
+from mnrl_job.config.settings import Settings
+from mnrl_job.embedding.token_fingerprint import token_fingerprint
+from mnrl_job.errors import DataError
+from mnrl_job.launch.worker_task import WorkerTask
+from mnrl_job.storage import LocalStore, Store, is_remote, open_store
+from mnrl_job.storage.base import read_bytes
+from mnrl_job.storage.manifest import MANIFEST, find_damage, parse_manifest
+from mnrl_job.storage.transfer import download
+from mnrl_job.system.local_rank import is_local_main_process
+from mnrl_job.system.logs import log
+from mnrl_job.training.shard_files import VARIABLE
+
+
+def with_usable_tokens(model: SentenceTransformer, task: WorkerTask) -> WorkerTask:
+    """The task; without prepared tokens, which is logged, if training needs the texts or other tokens. Collective.
+
+    Raises:
+        JobError: the texts cannot be downloaded.
+    """
+    tokens = task.batch_plan.tokens if task.batch_plan else None
+    if task.batch_plan is None or tokens is None or not (reason := reason_for_texts(model, task.settings, tokens)):
+        return task
+    log(f"tokenizing batch by batch instead of using the prepared tokens: {reason}")
+    return with_rows(replace(task, batch_plan=replace(task.batch_plan, tokens=None)), tokens.uri.rpartition("/")[0])
+
+
+def reason_for_texts(model: SentenceTransformer, settings: Settings, tokens: TokenShards) -> str:
+    """Why training needs more than these tokens; empty if it does not."""
+    if settings.num_hard_negatives:
+        return "MNRL_NUM_HARD_NEGATIVES adds negatives to each pair"
+    if settings.loss == "guided":
+        return "MNRL_LOSS=guided needs the texts"
+    if token_fingerprint(model) != tokens.fingerprint:
+        return "the model has another tokenizer, maximum length or prompt"
+    return ""
+
+
+def with_rows(task: WorkerTask, uri: str) -> WorkerTask:
+    """The task with texts and groups that are those of the prepared data set, downloaded once per machine. Collective.
+
+    Raises:
+        DataError: one differs from the manifest.
+        JobError: the storage does not answer.
+    """
+    if task.pairs is None or task.batch_plan is None:
+        raise ValueError("a training task needs pairs")
+    plan = task.batch_plan
+    paths = [task.pairs.path, plan.labels, *([plan.non_minable] if plan.non_minable else [])]
+    folder = task.scratch / "rows" if is_remote(uri) else paths[0].parent
+    if is_local_main_process():
+        provide_files(
+            open_store(uri, VARIABLE, task.settings.s3_addressing_style), [path.name for path in paths], folder
+        )
+    PartialState().wait_for_everyone()
+    return replace(
+        task,
+        pairs=replace(task.pairs, path=folder / task.pairs.path.name),
+        batch_plan=replace(
+            plan,
+            labels=folder / plan.labels.name,
+            non_minable=folder / plan.non_minable.name if plan.non_minable else None,
+        ),
+    )
+
+
+def provide_files(store: Store, names: list[str], folder: Path) -> None:
+    """Download files of a data set, unless they are local, and compare them with its manifest.
+
+    Raises:
+        DataError: one is missing, or differs.
+        JobError: the storage does not answer.
+    """
+    if not isinstance(store, LocalStore):
+        download(store, [entry for name in names if (entry := store.stat(name))], folder)
+    manifest = parse_manifest(read_bytes(store, MANIFEST))
+    expected = {name: manifest["files"][name] for name in names} if manifest else {}
+    damage = next(find_damage(folder, expected), None) if expected else f"{MANIFEST}: is missing or damaged"
+    if damage:
+        raise DataError(f"{store.label}/{damage}; prepare the data again")
