@@ -29,7 +29,6 @@ from mnrl_job.runs.verify import verify_run
 from mnrl_job.storage import open_store
 from mnrl_job.storage.s3_errors import explain
 from mnrl_job.training.shard_files import ShardFiles
-from mnrl_job.worker.tokens import provide_files
 from tests.data.reading import read
 from tests.deduplication.rows import Rows, pairs_of
 
@@ -126,16 +125,6 @@ def begin_step(files: Mapping[str, str]) -> Provoke:
     def provoke() -> None:
         write(files)
         ShardFiles(TOKENS, 1, Path("scratch"), "auto").begin_step(0)
-
-    return provoke
-
-
-def provided(files: Mapping[str, str]) -> Provoke:
-    """Of a run that needs the texts of a prepared data set with these files."""
-
-    def provoke() -> None:
-        write(files)
-        provide_files(open_store("set", "MNRL_TRAIN_DATA"), ["train.arrow"], Path("set"))
 
     return provoke
 

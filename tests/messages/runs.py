@@ -19,7 +19,6 @@ from tests.messages.provoking import (
     cut_off,
     loaded,
     output_at,
-    provided,
     published,
     s3,
     unchanged,
@@ -186,16 +185,6 @@ TOKENS: Catalogue = {
         65,
         f"MNRL_TRAIN_DATA: tokens/000000.arrow is damaged: its SHA-256 is {sha256(b'x').hexdigest()}, not abc; prepare "
         "the data again",
-    ),
-    "texts that are not those that were prepared": (
-        provided(
-            {
-                "set/train.arrow": "x",
-                "set/manifest.json": '{"files": {"train.arrow": {"bytes": 2, "sha256": "abc"}}}',
-            }
-        ),
-        65,
-        "MNRL_TRAIN_DATA: set/train.arrow: has 1 bytes, the manifest says 2; prepare the data again",
     ),
 }
 DEVICES: Catalogue = {

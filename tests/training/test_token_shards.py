@@ -25,6 +25,7 @@ from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.launch.workers import run_workers
 from mnrl_job.storage.manifest import write_manifest
 from mnrl_job.system.devices import Devices
+from mnrl_job.system.files import sha256_of
 from mnrl_job.system.record_files import read_record, write_record
 from mnrl_job.system.threads import parallel
 from mnrl_job.training import shard_files, shard_writer
@@ -254,10 +255,16 @@ def test_two_ranks_train_on_the_same_rows_and_one_resumes(two_ranks, data, shard
     assert weights["shards"][0][1]["digest"] == data_order_digest(np.load(data.batch_plan.plan))
 
 
-def usable(model, settings, data, batch_plan):
-    """The plan that a worker trains on, of a data set with a manifest."""
-    folder = data.pairs.path.parent
+def publish(folder):
     write_manifest(folder, {})
+    marker = {"manifest_sha256": sha256_of([folder / "manifest.json"])}
+    (folder / "_SUCCESS").write_text(json.dumps(marker))
+
+
+def usable(model, settings, data, batch_plan):
+    """The plan that a worker trains on, of a published data set."""
+    folder = data.pairs.path.parent
+    publish(folder)
     return with_usable_tokens(
         model, WorkerTask(settings, "", folder, folder, (), {}, data.pairs, batch_plan)
     ).batch_plan
@@ -279,6 +286,17 @@ def test_another_tokenizer_falls_back_to_texts_and_says_why(data, shards, load, 
     with caplog.at_level(logging.INFO, "mnrl_job"):
         assert usable(other, SETTINGS, data, shards) == data.batch_plan
     assert "another tokenizer, maximum length or prompt" in caplog.text
+
+
+def test_texts_that_are_not_those_that_were_prepared_are_refused(data, shards, load):
+    folder = data.pairs.path.parent
+    publish(folder)
+    content = bytearray(data.pairs.path.read_bytes())
+    content[-100] ^= 1
+    data.pairs.path.write_bytes(content)
+    settings = SETTINGS.model_copy(update={"num_hard_negatives": 1})
+    with pytest.raises(DataError, match=r"is not what was published:\npairs\.arrow: has SHA-256 "):
+        with_usable_tokens(load(), WorkerTask(settings, "", folder, folder, (), {}, data.pairs, shards))
 
 
 @pytest.mark.parametrize("changes", [{"num_hard_negatives": 1}, {"loss": "guided"}])

@@ -11,15 +11,10 @@ from mnrl_job.data.sources import ResolvedSource, locate, locate_model, rejoin_c
 from mnrl_job.launch.accelerate_config import check_accelerate_file
 from mnrl_job.pipeline.check_data import check_data
 from mnrl_job.pipeline.check_model import check_model
-from mnrl_job.pipeline.check_sample import (
-    truncation_findings,
-)
+from mnrl_job.pipeline.check_sample import truncation_findings
 from mnrl_job.pipeline.find_prepared import with_prepared
 from mnrl_job.pipeline.findings import Findings
-from mnrl_job.pipeline.inputs import (
-    input_uris,
-    needed_scratch_bytes,
-)
+from mnrl_job.pipeline.inputs import input_uris, needed_scratch_bytes
 from mnrl_job.pipeline.published import is_published
 from mnrl_job.report.audit import with_lengths
 from mnrl_job.runs.attempt import Attempt, start_attempt

@@ -14,13 +14,12 @@ from mnrl_job.pipeline.predictions import Workload, predict_mining
 from mnrl_job.system.devices import Devices
 from mnrl_job.system.finding import Finding
 from mnrl_job.system.quantities import duration, file_size
+from mnrl_job.training.hard_negatives import INDEXED_SHARE, MAX_EXACT
 from mnrl_job.training.results import TokenLengths
 from mnrl_job.worker.results import TrialRun
 
 # Weights and the two moments of Adam, in fp32.
 CHECKPOINT_BYTES_PER_PARAMETER = 12
-# Above so many documents a query is compared with at most this share of them (training/hard_negatives).
-MAX_EXACT, INDEXED_SHARE = 1_000_000, 0.05
 
 
 def check_model(

@@ -35,7 +35,7 @@ def verify_run(store: Store, scratch: Path, prefixes: tuple[str, ...] = ("",)) -
         download(store, [entries[name] for name in files if name in entries], folder)
     if damage := list(find_damage(folder, files)):
         raise DataError(
-            f"{store.label} is not what was published:\n" + "\n".join(damage) + "\nrestore these files or train again"
+            f"{store.label} is not what was published:\n" + "\n".join(damage) + "\nrestore these files or make it anew"
         )
     return folder
 

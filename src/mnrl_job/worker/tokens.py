@@ -1,7 +1,6 @@
 """Whether a training can use the prepared tokens, and the texts where it cannot."""
 
 from dataclasses import replace
-from pathlib import Path
 
 from accelerate import PartialState
 from sentence_transformers import SentenceTransformer
@@ -9,12 +8,9 @@ from sentence_transformers import SentenceTransformer
 from mnrl_job.batching.token_shards import TokenShards
 from mnrl_job.config.settings import Settings
 from mnrl_job.embedding.token_fingerprint import token_fingerprint
-from mnrl_job.errors import DataError
 from mnrl_job.launch.worker_task import WorkerTask
-from mnrl_job.storage import LocalStore, Store, is_remote, open_store
-from mnrl_job.storage.base import read_bytes
-from mnrl_job.storage.manifest import MANIFEST, find_damage, parse_manifest
-from mnrl_job.storage.transfer import download
+from mnrl_job.runs.verify import verify_run
+from mnrl_job.storage import is_remote, open_store
 from mnrl_job.system.local_rank import is_local_main_process
 from mnrl_job.system.logs import log
 from mnrl_job.training.shard_files import VARIABLE
@@ -57,9 +53,8 @@ def with_rows(task: WorkerTask, uri: str) -> WorkerTask:
     paths = [task.pairs.path, plan.labels, *([plan.non_minable] if plan.non_minable else [])]
     folder = task.scratch / "rows" if is_remote(uri) else paths[0].parent
     if is_local_main_process():
-        provide_files(
-            open_store(uri, VARIABLE, task.settings.s3_addressing_style), [path.name for path in paths], folder
-        )
+        store = open_store(uri, VARIABLE, task.settings.s3_addressing_style)
+        verify_run(store, folder, tuple(path.name for path in paths))
     PartialState().wait_for_everyone()
     return replace(
         task,
@@ -70,19 +65,3 @@ def with_rows(task: WorkerTask, uri: str) -> WorkerTask:
             non_minable=folder / plan.non_minable.name if plan.non_minable else None,
         ),
     )
-
-
-def provide_files(store: Store, names: list[str], folder: Path) -> None:
-    """Download files of a data set, unless they are local, and compare them with its manifest.
-
-    Raises:
-        DataError: one is missing, or differs.
-        JobError: the storage does not answer.
-    """
-    if not isinstance(store, LocalStore):
-        download(store, [entry for name in names if (entry := store.stat(name))], folder)
-    manifest = parse_manifest(read_bytes(store, MANIFEST))
-    expected = {name: manifest["files"][name] for name in names} if manifest else {}
-    damage = next(find_damage(folder, expected), None) if expected else f"{MANIFEST}: is missing or damaged"
-    if damage:
-        raise DataError(f"{store.label}/{damage}; prepare the data again")

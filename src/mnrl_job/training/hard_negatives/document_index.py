@@ -25,11 +25,12 @@ from mnrl_job.embedding.embedding_files import Embeddings, computed_once, load, 
 from mnrl_job.embedding.rank_slice import rank_slice
 from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.preemption import raise_if_stop_requested
+from mnrl_job.training.hard_negatives import MAX_EXACT
 
 DOCUMENTS_PER_TILE = 2**18
-# Above so many documents only the nearest lists are searched. There are `LISTS_PER_ROOT` times the square root of the
-# documents, and a query is compared with `PROBES_PER_BRANCH` times the square root of the lists.
-MAX_EXACT, LISTS_PER_ROOT, PROBES_PER_BRANCH = 1_000_000, 12, 3.1
+# Above `MAX_EXACT` documents only the nearest lists are searched. There are `LISTS_PER_ROOT` times the square root of
+# the documents, and a query is compared with `PROBES_PER_BRANCH` times the square root of the lists.
+LISTS_PER_ROOT, PROBES_PER_BRANCH = 12, 3.1
 CELLS_OF_DOCUMENT, SPREAD_WEIGHT = 4, 0.3
 SAMPLES_PER_CELL, SAMPLES_PER_LIST, TRAINING_ROUNDS = 256, 32, 6
 
