@@ -217,6 +217,13 @@ def test_the_folder_of_data_sets_is_no_run(mnrl_job, inputs):
     assert "OUTPUT/prepared holds prepared data sets" in ended.last_line
 
 
+def test_an_unsupported_place_for_data_sets_is_named_by_its_variable(mnrl_job, inputs):
+    for command in ("prepare", "train"):
+        ended = mnrl_job(command, "--prepared", "gs://bucket/data-sets", **inputs)
+        assert ended.code == 64
+        assert "MNRL_PREPARED: gs://bucket/data-sets/" in ended.last_line
+
+
 def test_several_nodes_are_refused(mnrl_job, inputs):
     ended = mnrl_job("prepare", "--num-nodes", "2", "--node-rank", "0", "--master-addr", "localhost", **inputs)
     assert ended.code == 64

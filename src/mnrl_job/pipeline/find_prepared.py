@@ -55,6 +55,16 @@ def prepared_uri(settings: Settings, listing: Mapping[str, Listing]) -> str:
     return join(settings.prepared or join(settings.output, PREPARED), identity[:16])
 
 
+def prepared_store(settings: Settings, listing: Mapping[str, Listing]) -> Store:
+    """The store of `prepared_uri`.
+
+    Raises:
+        SettingsError: `MNRL_PREPARED`, or `MNRL_OUTPUT`, is malformed.
+    """
+    variable = "MNRL_PREPARED" if settings.prepared else "MNRL_OUTPUT"
+    return open_store(prepared_uri(settings, listing), variable, settings.s3_addressing_style)
+
+
 def with_prepared(settings: Settings, located: LocatedInputs, listing: Mapping[str, Listing]) -> LocatedInputs:
     """The inputs with the prepared data set to use, if there is one, instead of training data and eval sets.
 
@@ -81,7 +91,7 @@ def find_prepared(settings: Settings, located: LocatedInputs, listing: Mapping[s
                 "the weight and MNRL_EVAL_DATA, or prepare them together"
             )
         return open_store(named[0], "MNRL_TRAIN_DATA", style)
-    store = open_store(prepared_uri(settings, listing), "MNRL_PREPARED" if settings.prepared else "MNRL_OUTPUT", style)
+    store = prepared_store(settings, listing)
     return store if store.stat(MARKER) else None
 
 

@@ -14,7 +14,7 @@ from mnrl_job.data.listing import list_inputs
 from mnrl_job.errors import JobError, SettingsError
 from mnrl_job.launch.nodes import find_nodes
 from mnrl_job.launch.workers import start_workers
-from mnrl_job.pipeline.find_prepared import RECORD, is_prepared, prepared_settings, prepared_uri
+from mnrl_job.pipeline.find_prepared import RECORD, is_prepared, prepared_settings, prepared_store, prepared_uri
 from mnrl_job.pipeline.inputs import get_inputs, input_uris
 from mnrl_job.pipeline.open_attempt import open_attempt
 from mnrl_job.pipeline.prepare import read_and_prepare
@@ -51,6 +51,7 @@ def prepare_data_set(settings: Settings) -> PreparedDataSet:
         JobError: the data could not be prepared or published.
     """
     listing = list_data(settings)
+    prepared_store(settings, listing)  # refuses a malformed MNRL_PREPARED; an attempt knows MNRL_OUTPUT only
     folder, _, name = prepared_uri(settings, listing).rpartition("/")
     own = settings.model_copy(update={"output": folder, "run_id": name, "max_steps": None, "guide_model": ""})
     with open_attempt(own) as attempt:

@@ -123,7 +123,7 @@ def write_all(writer: ShardWriter, shards: int) -> list[ShardFacts]:
     for written in DataLoader(indices, batch_size=None, collate_fn=writer, num_workers=processes):
         facts.append(written)
         heartbeat()
-        log(f"tokenized {len(facts)} of {shards} files of {writer.steps_per_shard} steps")
+        log(f"tokenized file {len(facts)} of {shards}")
     return facts
 
 
