@@ -1,6 +1,5 @@
 """Embeddings of a corpus or its queries: tokenized once, chunked by length, split over the ranks."""
 
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,7 +15,7 @@ from mnrl_job.embedding.flat_buffer import to_device
 from mnrl_job.embedding.masks import embed
 from mnrl_job.embedding.nonfinite import check_finite
 from mnrl_job.embedding.precision import Precision, autocast
-from mnrl_job.embedding.prompts import Kind, find_prompt, token_file
+from mnrl_job.embedding.prompts import Kind
 from mnrl_job.embedding.rank_slice import rank_slice
 from mnrl_job.embedding.tokens import TEXTS_PER_BATCH, Tokens, read_or_tokenize
 from mnrl_job.system.heartbeat import heartbeat
@@ -40,9 +39,7 @@ def encode(
         NonFiniteEmbedding: the model returns NaN or infinity for a text.
     """
     model.eval()
-    prompt = find_prompt(model, kind)
-    preprocess = partial(model.preprocess, prompt=prompt, task=kind)
-    tokenized = read_or_tokenize(preprocess, model.tokenizer, texts, token_file(tokens, prompt))
+    tokenized = read_or_tokenize(model, texts, kind, tokens)
     embeddings = torch.zeros(len(texts), int(model.get_embedding_dimension() or 0), device=PartialState().device)
     if tokenized is None:
         _encode_texts(model, texts.to_pylist(), kind, precision, embeddings)

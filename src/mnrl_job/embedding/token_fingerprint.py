@@ -8,11 +8,8 @@ from sentence_transformers import SentenceTransformer
 
 from mnrl_job.embedding.positions import max_tokens
 from mnrl_job.embedding.prompts import find_prompt, kinds_of
-from mnrl_job.embedding.tokens import detect_input_format, token_ids
+from mnrl_job.embedding.tokens import PROBES, detect_input_format, token_ids
 from mnrl_job.system.json_text import sha256_of_json
-
-# On the first texts preprocessing outside the tokenizer shows, on the last one truncation.
-PROBES = ["a text", "  Où est la CLÉ?\n ", "\u65e5\u672c\u8a9e \U0001f642 x\u0301", " ".join(map(str, range(1000)))]
 
 
 def token_fingerprint(model: SentenceTransformer) -> str | None:

@@ -16,8 +16,7 @@ from mnrl_job.data.tables import read_table
 from mnrl_job.embedding.chunks import ChunkBudget
 from mnrl_job.embedding.prompts import find_prompt, kinds_of
 from mnrl_job.embedding.rank_slice import rank_slice
-from mnrl_job.embedding.token_fingerprint import PROBES
-from mnrl_job.embedding.tokens import detect_input_format
+from mnrl_job.embedding.tokens import PROBES, detect_input_format
 from mnrl_job.training.collator import ChunkedCollator, ColumnTokens
 from mnrl_job.training.shard_files import ShardFiles
 
