@@ -4,7 +4,7 @@ r"""Large data: time, memory and disk of `mnrl-job prepare`, and how soon a run 
         --output benchmarks/results/scale.json
 
 DEBIAN is a folder with train.jsonl.gz. Its pairs are repeated with words exchanged at random, 3 % of the positives
-copied from other rows, until there are ROWS of them, about 410 bytes each. The tokenizer is that of BASE_MODEL
+copied from other rows, until there are ROWS of them, about 440 bytes each; --words makes them shorter. The tokenizer is that of BASE_MODEL
 (`scripts/base-model .venv/bin`); the model that takes the first steps is a tiny one, since what is timed is the way to
 the first step. FOLDER should be on a disk. Memory is the largest sum of the anonymous memory of all processes, looked
 at once a second.
@@ -48,11 +48,11 @@ SETTINGS = {
 }
 
 
-def batches_of_pairs(data: Path, rows: int) -> Iterator[pa.Table]:
-    """Tables of anchors and positives, as many rows as the data has in each."""
+def batches_of_pairs(data: Path, rows: int, most_words: int | None) -> Iterator[pa.Table]:
+    """Tables of anchors and positives, as many rows as the data has in each, with the first words of each text."""
     with gzip.open(data / "train.jsonl.gz", "rt", encoding="utf-8") as lines:
         base = [json.loads(line) for line in lines]
-    columns = {name: [row[name].split(" ") for row in base] for name in ("anchor", "positive")}
+    columns = {name: [row[name].split(" ")[:most_words] for row in base] for name in ("anchor", "positive")}
     for number, start in enumerate(range(0, rows, len(base))):
         rng = np.random.default_rng(number)
         texts = {name: exchanged(words, rng) for name, words in columns.items()}
@@ -71,16 +71,16 @@ def exchanged(texts: list[list[str]], rng: np.random.Generator) -> list[str]:
     return [" ".join(part) or "text" for part in parts]
 
 
-def write(path: Path, data: Path, rows: int) -> None:
+def write(path: Path, data: Path, rows: int, most_words: int | None) -> None:
     """Write the pairs as JSON Lines or Parquet, by the name's ending."""
     if path.suffix == ".parquet":
         schema = pa.schema([("anchor", pa.string()), ("positive", pa.string())])
         with pq.ParquetWriter(path, schema) as writer:
-            for table in batches_of_pairs(data, rows):
+            for table in batches_of_pairs(data, rows, most_words):
                 writer.write_table(table, ROWS_PER_GROUP)
         return
     with path.open("w", encoding="utf-8") as file:
-        for table in batches_of_pairs(data, rows):
+        for table in batches_of_pairs(data, rows, most_words):
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist())
 
 
@@ -190,6 +190,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rows", type=int, nargs="+", required=True)
     parser.add_argument("--format", nargs="+", default=["jsonl", "parquet"], choices=["jsonl", "parquet"])
+    parser.add_argument("--words", type=int, help="at most so many in a text; all unless given")
     parser.add_argument("--base-model", required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
@@ -200,9 +201,9 @@ def main() -> None:
     results = json.loads(given.output.read_text())["results"] if given.output.exists() else []
     for rows in given.rows:
         for ending in given.format:
-            path = given.work / f"{rows}.{ending}"
+            path = given.work / f"{rows}-{given.words or 'all'}-words.{ending}"
             if not path.exists():
-                write(path, given.data, rows)
+                write(path, given.data, rows, given.words)
             results.append(measure(path, rows, model, given.work))
             sys.stderr.write(json.dumps(results[-1]) + "\n")
             given.output.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")
