@@ -4,10 +4,10 @@ r"""Large data: time, memory and disk of `mnrl-job prepare`, and how soon a run 
         --output benchmarks/results/scale.json
 
 DEBIAN is a folder with train.jsonl.gz. Its pairs are repeated with words exchanged at random, 3 % of the positives
-copied from other rows, until there are ROWS of them, about 440 bytes each; --words makes them shorter. The tokenizer is that of BASE_MODEL
-(`scripts/base-model .venv/bin`); the model that takes the first steps is a tiny one, since what is timed is the way to
-the first step. FOLDER should be on a disk. Memory is the largest sum of the anonymous memory of all processes, looked
-at once a second.
+copied from other rows, until there are ROWS of them, about 440 bytes each; --words makes them shorter. The tokenizer
+is that of BASE_MODEL (`scripts/base-model .venv/bin`); the model that takes the first steps is a tiny one, since what
+is timed is the way to the first step. FOLDER should be on a disk. Memory is the largest sum of the anonymous memory of
+all processes, looked at once a second.
 """
 
 import argparse

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -106,18 +107,16 @@ def detect_input_format(preprocess: Preprocess, tokenizer: Any, texts: list[str]
     pads_left = tokenizer.padding_side == "left"
     names = tuple(name for name in known if name in tensors)
     input_format = InputFormat(names, tokenizer.pad_token_id, pads_left, constants)
-    built = input_format.features(token_ids(preprocess, texts), expected["input_ids"].shape[1])
+    ids = token_ids(partial(tokenize_in_calls, preprocess), texts)
+    built = input_format.features(ids, expected["input_ids"].shape[1])
     return input_format if all(torch.equal(built[name], tensors[name]) for name in tensors) else None
 
 
-def token_ids(preprocess: Preprocess, texts: list[str]) -> list[NDArray[np.int32]]:
-    """The ids of each text, truncated as the model does, using the tokenizer's threads."""
-    calls = (texts[start : start + TEXTS_PER_CALL] for start in range(0, len(texts), TEXTS_PER_CALL))
-    return [
-        np.array(ids, dtype=np.int32)
-        for call in calls
-        for ids in preprocess(call, processing_kwargs=UNPADDED)["input_ids"]
-    ]
+def token_ids(tokenize: Tokenize, texts: list[str]) -> list[NDArray[np.int32]]:
+    """The ids of each text, truncated as the model does."""
+    lists = tokenize(pa.chunked_array([texts], pa.string()))
+    ids = np.asarray(lists.values)
+    return [ids[start:stop] for start, stop in pairwise(np.asarray(lists.offsets).tolist())]
 
 
 class _WithoutOffsets:

@@ -19,9 +19,8 @@ from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import Ragged, offsets_of
 from mnrl_job.data.tables import read_groups, read_negatives, take, write_table
 from mnrl_job.embedding.chunks import ChunkBudget
-from mnrl_job.embedding.prompts import find_prompt, kinds_of
 from mnrl_job.embedding.token_fingerprint import token_fingerprint
-from mnrl_job.embedding.tokens import TEXTS_PER_BATCH, Tokenize, choose_tokenize, skip_offsets
+from mnrl_job.embedding.tokens import TEXTS_PER_BATCH, skip_offsets
 from mnrl_job.embedding.word_tokenizer import TOKENS
 from mnrl_job.system.cpus import usable_cpus
 from mnrl_job.system.files import sha256_of
@@ -29,6 +28,7 @@ from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.logs import log
 from mnrl_job.training.collator import TokenCollator, build_collator, stop_tokenizer_threads
 from mnrl_job.training.known_positives import KnownPositives, find_known_positives
+from mnrl_job.training.token_columns import TokenColumn
 
 SHARD_BYTES = 64 << 20
 
@@ -46,7 +46,7 @@ class ShardWriter:
     folder: Path
     steps_per_shard: int
     plan: Plan
-    columns: Sequence[tuple[pa.ChunkedArray, Tokenize]]
+    columns: Sequence[TokenColumn]
     groups: NDArray[np.int64]
     given: Ragged
     known: KnownPositives | None
@@ -56,8 +56,8 @@ class ShardWriter:
         plan = self.plan[index * self.steps_per_shard : (index + 1) * self.steps_per_shard]
         rows = plan.ravel()
         given = self.given.select(rows)
-        anchor, positive = (token_lists(*column, rows) for column in self.columns[:2])
-        negatives = token_lists(*self.columns[-1], self.given.positions(rows))
+        anchor, positive = (token_lists(column, rows) for column in self.columns[:2])
+        negatives = token_lists(self.columns[-1], self.given.positions(rows))
         table = {
             "label": pa.FixedSizeListArray.from_arrays(np.column_stack([rows, self.groups[rows]]).ravel(), 3),
             "anchor": anchor,
@@ -102,12 +102,7 @@ def write_shards(model: SentenceTransformer, pairs: Pairs, batch_plan: BatchPlan
     bytes_of_step = sum(means) / pairs.rows * plan.shape[1] * TOKENS.value_type.bit_width / 8
     steps = max(1, int(SHARD_BYTES / bytes_of_step))
     skip_offsets(model.tokenizer)
-    prompts = (find_prompt(model, kind) for kind in kinds_of(len(pairs.columns)))
-    columns = [
-        (column.texts, choose_tokenize(model, column.preprocess, prompt))
-        for column, prompt in zip(collate.columns, prompts, strict=True)
-    ]
-    writer = ShardWriter(folder, steps, plan, columns, groups, given, find_known_positives(groups))
+    writer = ShardWriter(folder, steps, plan, collate.columns, groups, given, find_known_positives(groups))
     facts = write_all(writer, math.ceil(len(plan) / steps))
     return TokenShards(
         uri=str(folder),
@@ -131,10 +126,10 @@ def write_all(writer: ShardWriter, shards: int) -> list[ShardFacts]:
     return facts
 
 
-def token_lists(texts: pa.ChunkedArray, tokenize: Tokenize, rows: NDArray[np.int64]) -> pa.ListArray:
+def token_lists(column: TokenColumn, rows: NDArray[np.int64]) -> pa.ListArray:
     """The token ids of some texts, truncated as the model does."""
     starts = range(0, len(rows), TEXTS_PER_BATCH)
-    parts = (tokenize(take(texts, rows[start : start + TEXTS_PER_BATCH])) for start in starts)
+    parts = (column.tokenize(take(column.texts, rows[start : start + TEXTS_PER_BATCH])) for start in starts)
     return pa.concat_arrays([pa.array([], TOKENS), *parts])
 
 
