@@ -14,7 +14,7 @@ from mnrl_job.data.ragged import offsets_of, ranges
 TEXT = pa.large_string()
 TOKENS = pa.list_(pa.int32())
 # Limits the memory of the words that are known.
-MAX_WORDS = 200_000
+MAX_WORDS = 100_000
 
 
 class WordTokenizer:
