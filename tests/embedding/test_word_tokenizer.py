@@ -65,3 +65,11 @@ def test_a_model_that_changes_texts_itself_is_left_to_the_library(model):
         return model.preprocess([text[::-1] for text in texts], **options)
 
     assert not isinstance(choose_tokenize(model, reversed_texts, None), WordTokenizer)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 256])
+def test_texts_are_truncated_as_the_library_does_at_any_length(tiny_model, limit):
+    model = SentenceTransformer(str(tiny_model), device="cpu")
+    model.max_seq_length = limit
+    texts = column(["", "a", "track my order again"])
+    assert choose_tokenize(model, model.preprocess, None)(texts).to_pylist() == by_library(model, texts)

@@ -35,7 +35,7 @@ class WordTokenizer:
         first, last = np.flatnonzero(np.array(text.special_tokens_mask) == 0)[[0, -1]]
         self._prefix, self._suffix = (np.array(ids, dtype=np.int32) for ids in (text.ids[:first], text.ids[last + 1 :]))
         specials = len(self._prefix) + len(self._suffix)
-        self._most = np.iinfo(np.int32).max if max_tokens is None else max_tokens - specials
+        self._most = np.iinfo(np.int32).max if max_tokens is None else max(0, max_tokens - specials)
         self._known: dict[str, list[int]] = {}
 
     def __call__(self, texts: pa.ChunkedArray) -> pa.ListArray:
