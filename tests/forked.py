@@ -134,6 +134,7 @@ def furnish(streams: list[int], folder: Path, environment: dict[str, str], argum
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(":"))
     sys.argv = arguments
 
 
