@@ -170,9 +170,9 @@ def become_worker(told: socket.socket) -> None:
     import torch
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    Path("/proc/self/comm").write_text(arguments[0] if module == WORKER else module)
     if module == AGENT:
         prepare_spares(1)
+    Path("/proc/self/comm").write_text(arguments[0] if module == WORKER else module)
     importlib.import_module(f"{module}.__main__").main()
 
 
