@@ -25,8 +25,9 @@ import mnrl_job.report.run_result
 import mnrl_job.start
 import mnrl_job.worker.main
 from mnrl_job.report import html_report
+from tests import forked
 
-__all__ = ["bm25s", "mnrl_job", "rich", "torch", "transformers"]
+__all__ = ["bm25s", "forked", "mnrl_job", "rich", "torch", "transformers"]
 
 get_checkpoint_conversion_mapping("bert")  # a thousand regular expressions
 html_report._environment = cache(html_report._environment)
