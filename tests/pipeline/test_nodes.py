@@ -104,7 +104,7 @@ def on_one_node(scene):
         addresses = set()
         while alone.poll() is None:
             addresses |= listening(host)
-            time.sleep(0.2)
+            time.sleep(1)
     assert codes(scene, "alone", [alone]) == [0], logs(scene, "alone")
     assert addresses == {"127.0.0.1"}
     return scene.outcome("alone")
@@ -154,7 +154,7 @@ def test_a_failing_node_ends_with_its_own_code_and_the_others_with_72(scene, pai
 
 
 def test_a_node_preempted_while_it_starts_ends_with_the_code_of_preemption(scene, pair):
-    node = start_node(scene, pair[1], "early", 1)
+    node = start_node(scene, pair[1], "early", 1, fresh=True)
     until(scene, "early", [node], lambda: workers_of(node, "mnrl_job.agent"))
     node.send_signal(signal.SIGTERM)
     assert codes(scene, "early", [node]) == [75], logs(scene, "early")

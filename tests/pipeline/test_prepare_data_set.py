@@ -189,7 +189,7 @@ def test_a_prepared_data_set_is_verified_like_a_run(mnrl_job, data_set):
     assert "all hashes match" in ended.last_line
 
 
-@pytest.mark.parametrize("kind", ["moto", "rclone"])
+@pytest.mark.parametrize("kind", ["moto", pytest.param("rclone", marks=pytest.mark.slow)])
 def test_data_sets_are_kept_where_the_setting_says(mnrl_job, inputs, kind, request):
     server = request.getfixturevalue(kind)
     uri = f"s3://{BUCKET}/data-sets-{kind}"

@@ -36,6 +36,9 @@ SECOND = {"model/weights": os.urandom(SMALL_PART + 2), "metrics.json": b"{ }", "
 WRITES = r"^(PUT|POST|DELETE) (?!.*\.leases)"
 # Their number for FIRST: a multipart upload of three parts (5), two small files, manifest, failure.json, marker.
 WRITTEN = 10
+MOST_SERVERS = pytest.mark.parametrize(
+    "server", ["moto", pytest.param("rclone", marks=pytest.mark.slow)], indirect=True
+)
 
 
 @pytest.fixture
@@ -112,6 +115,7 @@ def test_the_manifest_is_written_after_all_files_and_the_marker_last(proxy, reac
     assert writes[-3:] == ["manifest.json", "failure.json", "_SUCCESS"]
 
 
+@MOST_SERVERS
 def test_an_attempt_that_fails_at_any_write_leaves_no_marker_and_the_next_publishes_a_complete_run(
     server, proxy, reach, publish, monkeypatch
 ):
@@ -129,6 +133,7 @@ def test_an_attempt_that_fails_at_any_write_leaves_no_marker_and_the_next_publis
     assert not open_uploads(server, reach(proxy))
 
 
+@MOST_SERVERS
 @pytest.mark.usefixtures("server")
 def test_a_lost_response_to_any_write_does_not_prevent_a_complete_run(proxy, reach, publish):
     output = open_at(reach(proxy))

@@ -345,6 +345,8 @@ def test_what_shards_record_of_the_rows_is_what_their_texts_have(data, shards, l
     assert shards.tokens.negatives_per_step == read_negatives(data.batch_plan.labels).counts[plan].sum() / len(plan)
 
 
+# Runs on prepared data do the same in forked workers.
+@pytest.mark.slow
 def test_workers_write_the_shards_train_on_them_alone_and_try_them(data, tiny_model, tmp_path):
     task = WorkerTask(SETTINGS, str(tiny_model), tmp_path, tmp_path / "out", (), {}, data.pairs, data.batch_plan)
     timeouts = WorkerTimeouts(hang_seconds=60, grace_seconds=30)
