@@ -23,7 +23,17 @@ from mnrl_job.batching.planning import (
 )
 from tests.batching.groups import BIPARTITE, MIXED, distinct_anchors, epoch_of, repeated_groups, zipf
 
-SMALL = st.integers(4, 60)
+SMALL = st.integers(10, 60)
+
+
+def scattered(rows, texts, is_bipartite, seed):
+    groups = np.random.default_rng(seed).integers(0, texts * rows, (rows, 2))
+    return groups + is_bipartite * np.array([0, texts * rows])
+
+
+# From few large components to many small ones.
+SCATTERED = st.builds(scattered, st.integers(40, 200), st.integers(1, 4), st.booleans(), st.integers(0, 99))
+SCATTERED_BIPARTITE = st.builds(scattered, st.integers(40, 200), st.integers(1, 4), st.just(True), st.integers(0, 99))
 
 
 @contextmanager
@@ -84,7 +94,7 @@ def test_every_source_has_all_its_batches_and_no_row_is_used_twice(groups, first
 
 
 @settings(max_examples=300)
-@given(groups=MIXED, batch_size=st.integers(2, 9), rows=SMALL)
+@given(groups=SCATTERED, batch_size=st.integers(2, 9), rows=SMALL)
 def test_blocks_have_every_row_once_and_share_no_group(groups, batch_size, rows):
     (blocks,), _ = plan_in_blocks(groups, one_source(groups, batch_size), rows)
     assert sorted(np.concatenate(blocks).tolist()) == list(range(len(groups)))
@@ -93,7 +103,7 @@ def test_blocks_have_every_row_once_and_share_no_group(groups, batch_size, rows)
 
 
 @settings(max_examples=300)
-@given(groups=BIPARTITE, size=st.floats(0, 1), rows=SMALL)
+@given(groups=BIPARTITE | SCATTERED_BIPARTITE, size=st.floats(0, 1), rows=SMALL)
 def test_only_batches_of_rows_left_over_can_repeat_a_text_that_all_rows_together_keep_apart(groups, size, rows):
     batch_size = max(1, round(size * largest_batch_without_duplicates(groups)))
     config = one_source(groups, batch_size)
@@ -111,6 +121,14 @@ def test_data_with_some_copies_is_planned_in_blocks_with_every_row_and_no_duplic
     assert plan.size == 20_000
     assert false_negatives_in(groups, plan) == 0
     assert sum(len(batches_within(plan, block)) for block in blocks) < len(plan), "some rows were left over"
+
+
+def test_rows_left_over_are_of_different_texts_where_a_block_has_as_many():
+    groups = distinct_anchors(np.arange(4_000) // 20)
+    config = one_source(groups, 16)
+    blocks, plan = plan_in_blocks(groups, config, 900)
+    assert sum(batches_filled_alone(blocks, config)) < len(plan)
+    assert false_negatives_in(groups, plan) == 0
 
 
 def test_the_rows_of_each_block_stay_together_in_all_epochs_in_different_batches():
