@@ -6,21 +6,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mnrl_job.data.components import find_components
 from mnrl_job.data.evalset import EvalData
 from mnrl_job.data.integer_sets import Integers
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import Ragged
 from mnrl_job.data.tables import NO_GROUP, read_table, take
 from mnrl_job.deduplication.groups import TextGroups
-from mnrl_job.deduplication.near_duplicates import label_components
 from mnrl_job.deduplication.text_similarity import normalize, text_id
 
 MAX_OTHER_DOCUMENTS = 10_000
-
-
-def find_components(group_ids: Integers) -> Integers:
-    """Number the sets of rows that are connected by the group of an anchor or positive. Shape (rows,)."""
-    return label_components(group_ids, int(group_ids.max(initial=0)) + 1)[group_ids[:, 0]]
 
 
 @dataclass(frozen=True, slots=True)
