@@ -65,16 +65,9 @@ def train(settings: Settings, _origins: dict[str, str]) -> None:
 @with_settings
 def prepare(settings: Settings, _origins: dict[str, str]) -> None:
     """Prepare the training data once, on CPUs, for all runs that use it."""
-    from mnrl_job.pipeline.prepare_data_set import prepare_data_set
+    from mnrl_job.pipeline.prepare import prepare
 
-    data_set = prepare_data_set(settings)
-    if data_set.pairs is None:
-        logs.log(f"{data_set.uri} is already prepared from these inputs with these settings; nothing to do")
-    else:
-        logs.log(
-            f"succeeded: {data_set.pairs} pairs in {data_set.steps} batches are in {data_set.uri}; "
-            "train and check with the same inputs and settings find them"
-        )
+    logs.log(prepare(settings))
 
 
 @commands.command()

@@ -3,9 +3,10 @@
 import json
 from math import prod
 
+from mnrl_job.config.settings import Settings
 from mnrl_job.data.inputs import LocatedInputs
 from mnrl_job.data.sources import ResolvedSource
-from mnrl_job.storage import Entry, LocalStore, Store
+from mnrl_job.storage import Entry, Store
 
 # Compressed text expands, and the pairs are written twice: as read, and without those held out.
 PREPARED_PER_BYTE = 4
@@ -22,32 +23,25 @@ SAFETENSORS = ".safetensors"
 LENGTH_BYTES = 8
 
 
-def needed_bytes(located: LocatedInputs, *, trains: bool = True, adapter_only: bool = False, keeps_best: bool) -> int:
+def needed_bytes(settings: Settings, located: LocatedInputs, trains: bool = True) -> int:
     """An estimate of the scratch space of a run that trains, or only evaluates.
 
-    With `adapter_only` checkpoints hold a LoRA adapter only; with `keeps_best` the best weights are kept, also in each.
+    With LoRA checkpoints hold the adapter only; with `MNRL_EVAL_INTERVAL` the best weights are kept, also in each.
     """
     data = sum(source.bytes for source in (*located.train, *located.evals))
     needed = located.remote_bytes + PREPARED_PER_BYTE * data
     if not trains:
         return needed
     weights = trained_bytes(located.model) if located.model else HUB_MODEL_BYTES
-    copies_per_checkpoint = 0 if adapter_only else NUMBERS_PER_PARAMETER + keeps_best
+    keeps_best = settings.eval_interval is not None
+    copies_per_checkpoint = 0 if settings.lora_rank is not None else NUMBERS_PER_PARAMETER + keeps_best
     return needed + weights * (1 + keeps_best + CHECKPOINTS * copies_per_checkpoint)
 
 
 def trained_bytes(model: ResolvedSource) -> int:
     """The size of a model's weights in training, by the headers of its files; else the size of its files."""
-    files = _files(model)
-    tensors = [(store, entry) for store, entry in files if entry.key.endswith(SAFETENSORS)]
+    tensors = [(store, entry) for store, entry in model.objects if entry.key.endswith(SAFETENSORS)]
     return sum(BYTES_PER_PARAMETER * _count_parameters(store, entry) for store, entry in tensors) or model.bytes
-
-
-def _files(model: ResolvedSource) -> list[tuple[Store, Entry]]:
-    if model.store is not None:
-        return [(model.store, entry) for entry in model.entries]
-    stores = [(LocalStore(path.parent, str(path.parent)), path.name) for path in model.files]
-    return [(store, entry) for store, name in stores if (entry := store.stat(name))]
 
 
 def _count_parameters(store: Store, entry: Entry) -> int:

@@ -5,6 +5,7 @@ from typing import Any
 
 from mnrl_job.config.setting_types import Source
 from mnrl_job.config.settings import Settings
+from mnrl_job.data.disk_space import needed_bytes
 from mnrl_job.data.inputs import LocatedInputs, locate_inputs
 from mnrl_job.data.listing import list_inputs
 from mnrl_job.data.sources import ResolvedSource, locate, locate_model, rejoin_commas
@@ -14,7 +15,6 @@ from mnrl_job.pipeline.check_model import check_model
 from mnrl_job.pipeline.check_sample import truncation_findings
 from mnrl_job.pipeline.find_prepared import with_prepared
 from mnrl_job.pipeline.findings import Findings
-from mnrl_job.pipeline.inputs import input_uris, needed_scratch_bytes
 from mnrl_job.pipeline.published import is_published
 from mnrl_job.report.audit import with_lengths
 from mnrl_job.runs.attempt import Attempt, start_attempt
@@ -39,8 +39,7 @@ def check(
     """
     findings = Findings(report)
     findings.passed("settings", "all valid")
-    for finding in check_packages(settings.report_to):
-        findings.add(finding)
+    findings.add_all(check_packages(settings.report_to))
     with raise_on_signal(), start_attempt(settings) as attempt, machine.translate_disk_full(attempt.scratch):
         if attempt.nodes.is_first:
             audit = check_run(settings, attempt, findings, full)
@@ -53,7 +52,7 @@ def check(
 def check_run(settings: Settings, attempt: Attempt, findings: Findings, full: bool) -> dict[str, Any] | None:
     """Run all checks of node 0. Returns the content of `audit.json`, None where the data is unusable."""
     speed = check_output(settings, attempt, findings)
-    located = check_prepared(settings, check_inputs(settings, findings), findings)
+    located = check_inputs(settings, findings)
     devices = check_machine(settings, attempt, located, findings)
     if not located or not devices:
         return None
@@ -62,25 +61,16 @@ def check_run(settings: Settings, attempt: Attempt, findings: Findings, full: bo
         return None
     task, work, audit = checked
     lengths = check_model(task, work, devices, attempt.timeouts, speed, findings)
-    for finding in truncation_findings(lengths) if lengths and work.is_sampled else ():
-        findings.add(finding)
+    if lengths and work.is_sampled:
+        findings.add_all(truncation_findings(lengths))
     return with_lengths(audit, lengths)
 
 
 def check_inputs_exist(settings: Settings, attempt: Attempt, findings: Findings) -> LocatedInputs | None:
     """Locate the inputs, whose size the disk check needs. Their content is the same for all nodes: node 0 checks it."""
     with findings.checking("inputs"):
-        located = locate_inputs(input_uris(settings))
+        located = locate_inputs(settings)
         findings.passed("inputs", f"found; this is node {attempt.nodes.rank}, node 0 checks data, model and output")
-        return with_prepared(settings, located, list_inputs(located))
-    return None
-
-
-def check_prepared(settings: Settings, located: LocatedInputs | None, findings: Findings) -> LocatedInputs | None:
-    """Look for a prepared data set, with which neither training data nor eval sets are fetched."""
-    if located is None:
-        return None
-    with findings.checking("prepared data"):
         return with_prepared(settings, located, list_inputs(located))
     return None
 
@@ -103,7 +93,7 @@ def check_output(settings: Settings, attempt: Attempt, findings: Findings) -> fl
 
 
 def check_inputs(settings: Settings, findings: Findings) -> LocatedInputs | None:
-    """Locate each input; None where one is missing."""
+    """Locate each input, and a prepared data set to use instead of the data; None where one is missing."""
     style = settings.s3_addressing_style
 
     def locate_all(sources: tuple[Source, ...], variable: str) -> list[ResolvedSource | None]:
@@ -123,7 +113,10 @@ def check_inputs(settings: Settings, findings: Findings) -> LocatedInputs | None
     if not all((*train, *evals)) or models.keys() != names.keys():
         return None
     data = tuple(filter(None, train)), tuple(filter(None, evals))
-    return LocatedInputs(*data, models["base model"], models.get("guide model"))
+    located = LocatedInputs(*data, models["base model"], models.get("guide model"))
+    with findings.checking("prepared data"):
+        return with_prepared(settings, located, list_inputs(located))
+    return None
 
 
 def _locate(findings: Findings, source: Source, variable: str, addressing_style: str) -> ResolvedSource | None:
@@ -150,7 +143,6 @@ def check_machine(
             findings.passed("accelerate config", f"{settings.accelerate_config}: supported")
     machine_findings = [machine.shared_memory(devices)] if devices else []
     machine_findings += [machine.user(), machine.caches()]
-    machine_findings += [machine.disk(attempt.scratch, needed_scratch_bytes(settings, located))] if located else []
-    for finding in machine_findings:
-        findings.add(finding)
+    machine_findings += [machine.disk(attempt.scratch, needed_bytes(settings, located))] if located else []
+    findings.add_all(machine_findings)
     return None if any(finding.status == "failed" for finding in machine_findings) else devices

@@ -12,15 +12,13 @@ from mnrl_job.batching.planning import batches_by_source
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.file_formats.common import BadRow
 from mnrl_job.data.pairs import Pairs
-from mnrl_job.data.read_pairs import ReadOptions
 from mnrl_job.data.row_counts import LOGGED_BAD_ROWS, count_reasons, sufficient_ratio
 from mnrl_job.data.sample import SampledSource
 from mnrl_job.data.sample_file import BLOCK_ROWS
 from mnrl_job.errors import DataError
-from mnrl_job.pipeline.inputs import read_options
 from mnrl_job.pipeline.plan_batches import refuse_large_batch
 from mnrl_job.pipeline.predictions import Workload
-from mnrl_job.pipeline.prepare import plan_config
+from mnrl_job.pipeline.preparation import plan_config
 from mnrl_job.pipeline.prepared import Prepared
 from mnrl_job.report.highlights import describe_lengths
 from mnrl_job.system.finding import Finding
@@ -39,20 +37,13 @@ def sampled_rows(settings: Settings) -> int:
     return max(SAMPLED_ROWS, MIN_BATCHES * settings.batch_size)
 
 
-def sample_options(settings: Settings) -> ReadOptions:
-    """Reading tolerates unusable rows: `check_bad_rows` judges them."""
-    return replace(read_options(settings), max_bad_row_ratio=1.0)
-
-
 def describe_sample(sources: Sequence[SampledSource]) -> str:
     files = [file for source in sources for file in source.sampled.values()]
-    beginnings = sum(file.is_beginning for file in files)
     return (
         f"of about {sum(source.rows for source in sources)} rows a sample is checked: "
         f"{file_size(sum(file.read for file in files))} from {sum(len(file.lines) for file in files)} places in "
         f"{len(files)} of {plural(sum(source.files_in_all for source in sources), 'file')}"
-        + (f", of {beginnings} of them only the beginning" if beginnings else "")
-        + "; counts are of the sample, where they are not said to be of all; --full reads all rows"
+        "; counts are of the sample, where they are not said to be of all; --full reads all rows"
     )
 
 

@@ -7,13 +7,11 @@ from typing import Literal
 
 from mnrl_job.config.evaluation_settings import GENERAL_SEARCH
 from mnrl_job.config.settings import NO_GATE, Settings
-from mnrl_job.data.columns import ColumnNames
 from mnrl_job.data.disk_space import needed_bytes
 from mnrl_job.data.evalset import EvalSet
-from mnrl_job.data.inputs import Inputs, InputUris, LocatedInputs, fetch_inputs, locate_inputs
+from mnrl_job.data.inputs import Inputs, LocatedInputs, fetch_inputs, locate_inputs
 from mnrl_job.data.listing import list_inputs
 from mnrl_job.data.read_evalset import read_evalset
-from mnrl_job.data.read_pairs import ReadOptions
 from mnrl_job.data.sources import LocalSource
 from mnrl_job.errors import SettingsError, by_kind
 from mnrl_job.evaluation.general_guard import read_general_search
@@ -26,36 +24,7 @@ from mnrl_job.system.logs import log, warn
 from mnrl_job.system.machine import caches, disk, shared_memory
 
 
-def input_uris(settings: Settings) -> InputUris:
-    return InputUris(
-        settings.train_data,
-        settings.eval_data,
-        settings.base_model,
-        settings.guide_model,
-        settings.s3_addressing_style,
-    )
-
-
-def read_options(settings: Settings) -> ReadOptions:
-    names = ColumnNames(settings.anchor_column, settings.positive_column, settings.negative_columns)
-    return ReadOptions(names, settings.row_filter, settings.max_bad_row_ratio)
-
-
-def needed_scratch_bytes(settings: Settings, located: LocatedInputs, trains: bool = True) -> int:
-    return needed_bytes(
-        located,
-        trains=trains,
-        adapter_only=settings.lora_rank is not None,
-        keeps_best=settings.eval_interval is not None,
-    )
-
-
-def get_inputs(
-    settings: Settings,
-    attempt: Attempt,
-    devices: Devices,
-    trains: bool = True,
-) -> Inputs:
+def get_inputs(settings: Settings, attempt: Attempt, devices: Devices, trains: bool = True) -> Inputs:
     """Locate every input, check that the machine has room for them, then fetch. Of a prepared data set only the models.
 
     Raises:
@@ -63,15 +32,25 @@ def get_inputs(
     """
     if settings.accelerate_config:
         check_accelerate_file(settings.accelerate_config, devices.workers, attempt.nodes)
-    log(f"run {attempt.run_id}: reading the data", run_id=attempt.run_id)
-    uris = input_uris(settings)
-    located = locate_inputs(uris)
+    located = locate_inputs(settings)
     # Listed before fetching: data that changes in between must count as changed the next time.
     listing = list_inputs(located, settings.accelerate_config)
     if trains:
         located = with_prepared(settings, located, listing)
+    return replace(fetch_if_room(settings, attempt, devices, located, trains), listing=listing)
+
+
+def fetch_if_room(
+    settings: Settings, attempt: Attempt, devices: Devices, located: LocatedInputs, trains: bool
+) -> Inputs:
+    """Check that the machine has room for the inputs, then fetch them.
+
+    Raises:
+        JobError: the disk is too small, or a download failed.
+    """
+    log(f"run {attempt.run_id}: reading the data", run_id=attempt.run_id)
     for finding in (
-        disk(attempt.scratch, needed_scratch_bytes(settings, located, trains)),
+        disk(attempt.scratch, needed_bytes(settings, located, trains)),
         shared_memory(devices),
         caches(),
     ):
@@ -79,7 +58,7 @@ def get_inputs(
             raise by_kind(finding.kind, finding.message)
         if finding.status == "warning":
             warn(finding.message)
-    return replace(fetch_inputs(located, uris, attempt.inputs), listing=listing)
+    return fetch_inputs(located, settings, attempt.inputs)
 
 
 def read_eval_sets(sources: Iterable[LocalSource], scratch: Path, max_bad_row_ratio: float) -> tuple[EvalSet, ...]:

@@ -1,11 +1,11 @@
 """Opens an attempt at a run, and records its failure."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from mnrl_job.config.settings import Settings
 from mnrl_job.errors import Diverged, HangTimeout, JobError, Preempted, as_job_error
-from mnrl_job.pipeline.unfinished import INPUTS, find_unfinished
+from mnrl_job.pipeline.unfinished import INPUTS
 from mnrl_job.runs import attempt_history
 from mnrl_job.runs.attempt import Attempt, start_attempt
 from mnrl_job.runs.publish import record_failure
@@ -20,9 +20,9 @@ RECORDS = (f"{attempt_history.FOLDER}/", INPUTS, PROBE)
 
 
 @contextmanager
-def open_attempt(settings: Settings, resumes: bool = False) -> Iterator[Attempt]:
-    """Start an attempt; if it `resumes` and the user names no run, at an unfinished one. Node 0 records failures."""
-    with raise_on_signal(), start_attempt(settings, find_unfinished if resumes else lambda _: None) as attempt:
+def open_attempt(settings: Settings, find_run: Callable[[Settings], str | None] = lambda _: None) -> Iterator[Attempt]:
+    """Start an attempt, at the run of this id if the user names none. Node 0 records failures."""
+    with raise_on_signal(), start_attempt(settings, find_run) as attempt:
         try:
             with translate_disk_full(attempt.scratch), preempted_takes_precedence():
                 yield attempt
@@ -52,7 +52,7 @@ def save_failure(attempt: Attempt, failure: JobError) -> None:
     if attempt.history.has_started:
         attempt.history.update(store, outcome=failure.kind, message=redact(str(failure)), last_step=step)
     is_early = attempt.origin != "given" and not step and not isinstance(failure, Diverged)
-    if is_early and (discard_records(store) or attempt.origin == "unfinished"):
+    if is_early and (discard_records(store) or attempt.origin == "found"):
         return
     record_failure(store, failure, {"phase": attempt.status.phase, "step": step})
 

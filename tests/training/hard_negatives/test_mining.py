@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import mine_hard_negatives
 
 from mnrl_job.batching.batch_plan import BatchPlan
-from mnrl_job.config.setting_types import RankRange
+from mnrl_job.config.settings import Settings
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import Ragged, no_values, offsets_of
 from mnrl_job.data.tables import NO_GROUP, read_table, write_columns, write_labels
@@ -22,7 +22,7 @@ from mnrl_job.system.record_files import write_record
 from mnrl_job.training.collator import TextCollator, TokenCollator, build_collator
 from mnrl_job.training.hard_negatives import document_index, mining
 from mnrl_job.training.hard_negatives.document_index import build_index
-from mnrl_job.training.hard_negatives.mining import NO_ROW, MiningConfig, find_candidates, mine, search
+from mnrl_job.training.hard_negatives.mining import NO_ROW, find_candidates, mine, search
 from mnrl_job.training.hard_negatives.mining_rounds import HardNegatives
 from mnrl_job.training.inputs import TrainingData
 from tests.waits import counted_waits
@@ -63,8 +63,7 @@ def texts_of(pairs):
 
 
 def config_of(count, margin=0.0, places="1-100"):
-    first, last = map(int, places.split("-"))
-    return MiningConfig(count, RankRange(first, last), margin)
+    return Settings(num_hard_negatives=count, hard_negative_range=places, hard_negative_relative_margin=margin)
 
 
 def test_hard_negatives_equal_the_librarys(minilm, data, tmp_path):

@@ -16,7 +16,7 @@ from accelerate.utils import reduce
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from mnrl_job.config.setting_types import RankRange
+from mnrl_job.config.settings import Settings
 from mnrl_job.data.integer_sets import distinct_dense, distinct_pairs
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import Ragged
@@ -26,29 +26,12 @@ from mnrl_job.embedding.embedding_files import Embeddings, encode_to_file, load
 from mnrl_job.embedding.flat_buffer import to_host
 from mnrl_job.embedding.precision import Precision
 from mnrl_job.embedding.prompts import Kind
-from mnrl_job.embedding.rank_slice import rank_slice
+from mnrl_job.embedding.rank_slice import own_slice, tiles_of
 from mnrl_job.embedding.top_documents import TopDocuments
 from mnrl_job.system.local_rank import is_local_main_process
 from mnrl_job.training.hard_negatives.document_index import DocumentIndex, build_index
 
 NO_ROW = -1
-
-
-@dataclass(frozen=True, slots=True)
-class MiningConfig:
-    """How hard negatives are mined: their number for each row, and the ranks of the documents considered.
-
-    By the fraction `relative_margin` of the positive's similarity a negative must be less similar.
-    """
-
-    num_negatives: int
-    ranks: RankRange
-    relative_margin: float
-    every_epoch: bool = False
-
-    def depth(self, documents: int) -> int:
-        """How many of the highest-ranked documents are considered; more than there are if fewer than wanted are."""
-        return min(self.ranks.last, max(documents, self.ranks.first - 1 + self.num_negatives))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +102,7 @@ def mine(
     model: SentenceTransformer,
     pairs: Pairs,
     candidates: Candidates,
-    config: MiningConfig,
+    settings: Settings,
     precision: Precision,
     folder: Path,
 ) -> MiningResult:
@@ -139,9 +122,9 @@ def mine(
     queries, documents = embeddings
     index = build_index(documents, scratch)
     # Shifted by one, 0 for none, so that the results of all ranks can be summed.
-    mined = torch.zeros((pairs.rows, config.num_negatives), dtype=torch.int32)
+    mined = torch.zeros((pairs.rows, settings.num_hard_negatives), dtype=torch.int32)
     sums = torch.zeros(3, dtype=torch.float64)
-    for rows, positions, scores, positive_scores in search(queries, index, candidates, config):
+    for rows, positions, scores, positive_scores in search(queries, index, candidates, settings):
         valid, row_of = scores.isfinite(), torch.from_numpy(candidates.documents[index.order[positions.numpy()]])
         mined[torch.from_numpy(rows)] = torch.where(valid, row_of + 1, 0).int()
         sums += torch.stack([torch.where(valid, scores, 0).sum(), positive_scores.sum(), valid.sum()])
@@ -156,7 +139,7 @@ def mine(
 
 
 def search(
-    queries: Embeddings, index: DocumentIndex, candidates: Candidates, config: MiningConfig
+    queries: Embeddings, index: DocumentIndex, candidates: Candidates, settings: Settings
 ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Rank the documents for this rank's slice of the queries, block by block.
 
@@ -164,33 +147,35 @@ def search(
         On the host: rows; the positions in the index of the documents selected for each and their similarities, -inf if
         there are too few, shape (rows, negatives); the similarities of the positives, shape (rows,).
     """
-    state = PartialState()
-    depth = config.depth(len(index.order))
-    local = rank_slice(len(queries), state.process_index, state.num_processes)
-    size = max(1, block_bytes(state.device) // index.bytes_per_query(depth))
+    device, depth = PartialState().device, depth_of(settings, len(index.order))
+    size = max(1, block_bytes(device) // index.bytes_per_query(depth))
     never = np.sort(index.position[candidates.non_minable])
-    never_on_device = torch.from_numpy(never).to(state.device)
-    for start in range(local.start, local.stop, size):
-        stop = min(start + size, local.stop)
-        block, top = load(queries, slice(start, stop)), TopDocuments(stop - start, depth, state.device)
-        relevant = candidates.relevant[:, slice(*np.searchsorted(candidates.relevant[0], (start, stop)))]
-        for members, documents, scores in index.score_tiles(block, relevant - np.array([[start], [0]])):
+    never_on_device = torch.from_numpy(never).to(device)
+    for block in tiles_of(own_slice(len(queries)), size):
+        vectors, top = load(queries, block), TopDocuments(block.stop - block.start, depth, device)
+        relevant = candidates.relevant[:, slice(*np.searchsorted(candidates.relevant[0], (block.start, block.stop)))]
+        for members, documents, scores in index.score_tiles(vectors, relevant - np.array([[block.start], [0]])):
             of_tile = slice(*np.searchsorted(never, (documents.start, documents.stop)))
             scores[:, never_on_device[of_tile] - documents.start] = -torch.inf
             top.update(members, documents.start, scores)
-        first, last = np.searchsorted(candidates.query_of, (start, stop)).tolist()
-        for tile in range(first, last, size):
-            rows = slice(tile, min(tile + size, last))
-            query = torch.from_numpy(candidates.query_of[rows] - start).to(state.device)
+        of_block = slice(*np.searchsorted(candidates.query_of, (block.start, block.stop)).tolist())
+        for rows in tiles_of(of_block, size):
+            query = torch.from_numpy(candidates.query_of[rows] - block.start).to(device)
             positives = load(index.embeddings, index.position[candidates.document_of[rows]])
-            positive_scores = (block[query] * positives).sum(dim=1)
-            results = (*select(top, query, positive_scores, config), positive_scores)
+            positive_scores = (vectors[query] * positives).sum(dim=1)
+            results = (*select(top, query, positive_scores, settings), positive_scores)
             positions, scores, positive_scores = to_host(list(results))
             yield candidates.rows[rows], positions, scores, positive_scores
 
 
+def depth_of(settings: Settings, documents: int) -> int:
+    """How many of the highest-ranked documents are considered; more than there are if fewer than wanted are."""
+    ranks = settings.hard_negative_range
+    return min(ranks.last, max(documents, ranks.first - 1 + settings.num_hard_negatives))
+
+
 def select(
-    top: TopDocuments, query: torch.Tensor, positive_scores: torch.Tensor, config: MiningConfig
+    top: TopDocuments, query: torch.Tensor, positive_scores: torch.Tensor, settings: Settings
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The highest-ranked documents within the range of ranks that score sufficiently below the positive.
 
@@ -198,12 +183,14 @@ def select(
         top: the highest-scoring documents of some queries, -inf for those that must not be negatives.
         query: for each row the index of its query among these.
         positive_scores: the similarity of each row's positive.
-        config: how many negatives, and from which documents.
+        settings: how many negatives, and from which documents.
 
     Returns:
         Positions of documents, and their similarities, -inf if there are too few; shape (rows, negatives).
     """
-    scores, positions = (part[:, config.ranks.first - 1 :][query] for part in (top.scores, top.positions))
-    limit = positive_scores - positive_scores.abs() * config.relative_margin
-    best = scores.masked_fill(scores > limit[:, None], -torch.inf).topk(config.num_negatives, dim=1)
+    scores, positions = (
+        part[:, settings.hard_negative_range.first - 1 :][query] for part in (top.scores, top.positions)
+    )
+    limit = positive_scores - positive_scores.abs() * settings.hard_negative_relative_margin
+    best = scores.masked_fill(scores > limit[:, None], -torch.inf).topk(settings.num_hard_negatives, dim=1)
     return positions.gather(1, best.indices), best.values
