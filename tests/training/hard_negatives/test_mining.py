@@ -63,7 +63,8 @@ def texts_of(pairs):
 
 
 def config_of(count, margin=0.0, places="1-100"):
-    return Settings(num_hard_negatives=count, hard_negative_range=places, hard_negative_relative_margin=margin)
+    settings = Settings(num_hard_negatives=count, hard_negative_range=places)
+    return settings.model_copy(update={"hard_negative_relative_margin": margin})
 
 
 def test_hard_negatives_equal_the_librarys(minilm, data, tmp_path):
@@ -103,10 +104,10 @@ def naive(scores, groups, non_minable, planned, config, row):
     own = {group for other in groups if other[0] == anchor for group in other}
     forbidden = own | {groups[other][1] for other in planned if non_minable[other]}
     others = sorted({groups[other][1] for other in planned} - forbidden, key=lambda group: -scores[anchor][group])
-    window = others[config.ranks.first - 1 : config.ranks.last]
+    window = others[config.hard_negative_range.first - 1 : config.hard_negative_range.last]
     of_positive = scores[anchor][positive]
-    limit = of_positive - abs(of_positive) * config.relative_margin
-    return [group for group in window if scores[anchor][group] <= limit][: config.num_negatives]
+    limit = of_positive - abs(of_positive) * config.hard_negative_relative_margin
+    return [group for group in window if scores[anchor][group] <= limit][: config.num_hard_negatives]
 
 
 @pytest.fixture(scope="module")
