@@ -27,12 +27,12 @@ import torch
 from accelerate import PartialState
 from sentence_transformers import SentenceTransformer
 
-from mnrl_job.config.settings import Settings
+from mnrl_job.config.setting_types import RankRange
 from mnrl_job.data.file_formats.rows import read_rows
 from mnrl_job.data.tables import evenly_spaced
 from mnrl_job.training.hard_negatives import document_index
 from mnrl_job.training.hard_negatives.document_index import DocumentIndex, build_index
-from mnrl_job.training.hard_negatives.mining import Candidates, search
+from mnrl_job.training.hard_negatives.mining import Candidates, MiningConfig, search
 
 SAMPLED_QUERIES = 1_000
 NEGATIVES = (1, 5)
@@ -112,9 +112,7 @@ def recall(data: Path, count: int, folder: Path) -> dict[str, Any]:
 def mined(queries: np.ndarray, index: DocumentIndex, candidates: Candidates) -> tuple[list[list[int]], float]:
     """The documents mined for each query, best first, and the CPU seconds."""
     started = time.process_time()
-    config = Settings(
-        num_hard_negatives=max(NEGATIVES), hard_negative_range="1-100", hard_negative_relative_margin=0.05
-    )
+    config = MiningConfig(max(NEGATIVES), RankRange(1, 100), 0.05)
     documents = []
     for _, positions, scores, _ in search(queries, index, candidates, config):
         for row, valid in zip(index.order[positions.numpy()], scores.isfinite().numpy(), strict=True):

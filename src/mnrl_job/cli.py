@@ -67,7 +67,14 @@ def prepare(settings: Settings, _origins: dict[str, str]) -> None:
     """Prepare the training data once, on CPUs, for all runs that use it."""
     from mnrl_job.pipeline.prepare import prepare
 
-    logs.log(prepare(settings))
+    data_set = prepare(settings)
+    if data_set.pairs is None:
+        logs.log(f"{data_set.uri} is already prepared from these inputs with these settings; nothing to do")
+    else:
+        logs.log(
+            f"succeeded: {data_set.pairs} pairs in {data_set.steps} batches are in {data_set.uri}; "
+            "train and check with the same inputs and settings find them"
+        )
 
 
 @commands.command()

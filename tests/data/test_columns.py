@@ -4,8 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mnrl_job.config.settings import Settings
-from mnrl_job.data.columns import find_columns
+from mnrl_job.data.columns import ColumnNames, find_columns
 from mnrl_job.errors import DataError
 from tests.data.reading import read
 from tests.examples import write_jsonl
@@ -31,21 +30,21 @@ def test_the_column_with_the_exact_name_is_used_and_the_other_reported(tmp_path,
 def test_column_names_that_differ_only_in_case_are_refused_if_none_matches_exactly(names):
     alike = "', '".join(name for name in names if name.lower() in ("answer", "anchor"))
     with pytest.raises(DataError, match=f"p.csv: .*'{alike}'"):
-        find_columns(names, Settings(), "p.csv")
+        find_columns(names, ColumnNames(), "p.csv")
 
 
 def test_of_negative_columns_that_differ_only_in_case_the_exact_match_is_used():
-    assert find_columns(("anchor", "positive", "Negative", "negative"), Settings(), "p").negatives == ("negative",)
+    assert find_columns(("anchor", "positive", "Negative", "negative"), ColumnNames(), "p").negatives == ("negative",)
     with pytest.raises(DataError, match=r"^p: .*'Negative', 'NEGATIVE'"):
-        find_columns(("anchor", "positive", "Negative", "NEGATIVE"), Settings(), "p")
+        find_columns(("anchor", "positive", "Negative", "NEGATIVE"), ColumnNames(), "p")
 
 
 def test_a_setting_prefers_the_column_with_the_exact_name():
     names = ("Title", "title", "Body", "BODY")
-    configured = Settings(anchor_column="title", positive_column="BODY")
+    configured = ColumnNames(anchor="title", positive="BODY")
     assert find_columns(names, configured, "p").names() == ("title", "BODY")
     with pytest.raises(DataError, match=r"^p: .*'Title', 'title'"):
-        find_columns(names, Settings(anchor_column="TITLE", positive_column="BODY"), "p")
+        find_columns(names, ColumnNames(anchor="TITLE", positive="BODY"), "p")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +62,7 @@ def test_a_setting_prefers_the_column_with_the_exact_name():
     ],
 )
 def test_the_usual_names_of_negatives_are_known(name):
-    assert find_columns(("anchor", "positive", name), Settings(), "p").negatives == (name,)
+    assert find_columns(("anchor", "positive", name), ColumnNames(), "p").negatives == (name,)
 
 
 @pytest.mark.parametrize(
@@ -91,4 +90,4 @@ def test_columns_are_those_of_all_rows_not_of_the_first(tmp_path):
 
 def test_a_message_names_thirty_columns_and_how_many_more():
     with pytest.raises(DataError, match=r"\bc0, .*\bc29 \w+ 170\b"):
-        find_columns([f"c{i}" for i in range(200)], Settings(), "p")
+        find_columns([f"c{i}" for i in range(200)], ColumnNames(), "p")

@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mnrl_job.config.settings import Settings
-from mnrl_job.data.disk_space import needed_bytes, trained_bytes
+from mnrl_job.data.disk_space import trained_bytes
 from mnrl_job.data.inputs import locate_inputs
+from mnrl_job.pipeline.inputs import input_uris, needed_scratch_bytes
 from tests.scenes import make_scene
 from tests.servers.s3 import put
 
@@ -24,7 +25,7 @@ def scene(tmp_path, tiny_model):
 def located(scene, **changes):
     named = {"train_data": "pairs.jsonl", "eval_data": "faq.json", "base_model": "model"}
     settings = Settings.model_validate({name: str(scene.folder / place) for name, place in named.items()} | changes)
-    return locate_inputs(settings), settings
+    return locate_inputs(input_uris(settings)), settings
 
 
 def size_of(folder):
@@ -48,7 +49,7 @@ def test_the_estimated_disk_space_is_sufficient_and_at_most_twice_what_is_used(s
         time.sleep(0.01)
     assert process.returncode == 0, scene.log("r")[-3000:]
     inputs, settings = located(scene, eval_interval="5" if changes else None)
-    needed = needed_bytes(settings, inputs)
+    needed = needed_scratch_bytes(settings, inputs)
     assert needed / 2 < max(seen) <= needed
 
 
@@ -77,5 +78,5 @@ def test_files_without_a_valid_header_count_with_their_size(scene, content):
 def test_evaluation_and_lora_need_less_disk_space(scene):
     inputs, settings = located(scene)
     _, adapter = located(scene, lora_rank=8)
-    needed = needed_bytes(settings, inputs)
-    assert needed_bytes(settings, inputs, trains=False) < needed_bytes(adapter, inputs) < needed / 5
+    needed = needed_scratch_bytes(settings, inputs)
+    assert needed_scratch_bytes(settings, inputs, trains=False) < needed_scratch_bytes(adapter, inputs) < needed / 5

@@ -8,6 +8,7 @@ import pytest
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.inputs import locate_inputs
 from mnrl_job.data.listing import find_changed_input, list_available_inputs, list_inputs
+from mnrl_job.pipeline.inputs import input_uris
 from tests.servers.s3 import objects, put
 
 FILES = {"pairs.jsonl": b"{}\n", "eval.json": b"{}", "many/a.jsonl": b"1", "many/b.jsonl": b"22"}
@@ -36,11 +37,11 @@ def settings_for(prefix, **overrides):
 
 
 def list_located(settings):
-    return list_inputs(locate_inputs(settings), settings.accelerate_config)
+    return list_inputs(locate_inputs(input_uris(settings)), settings.accelerate_config)
 
 
 def available(settings):
-    return list_available_inputs(settings)
+    return list_available_inputs(input_uris(settings), settings.accelerate_config)
 
 
 def shift_modification_time(path, seconds):

@@ -7,10 +7,9 @@ import logging
 import pytest
 
 from mnrl_job.config.setting_types import Source
-from mnrl_job.config.settings import Settings
 from mnrl_job.data.file_formats.common import BadRow
 from mnrl_job.data.read_evalset import read_evalset
-from mnrl_job.data.read_pairs import read_pairs
+from mnrl_job.data.read_pairs import ReadOptions, read_pairs
 from mnrl_job.data.sources import fetch, locate
 from mnrl_job.data.tables import read_table
 from mnrl_job.errors import DataError, DeniedError
@@ -56,10 +55,10 @@ def test_an_inaccessible_object_is_denied_not_missing(server, proxy, reach):
 def test_a_bad_row_is_named_by_the_object_and_line_the_user_knows(server, uri, tmp_path, pattern):
     put(server, uri, {"in/bad.jsonl": GOOD + b'{"anchor": "a", "positive": " "}\n'})
     with pytest.raises(DataError) as caught:
-        read_pairs((fetch_uri(f"{uri}/{pattern}", tmp_path),), Settings(), tmp_path / "pairs.arrow")
+        read_pairs((fetch_uri(f"{uri}/{pattern}", tmp_path),), ReadOptions(), tmp_path / "pairs.arrow")
     assert str(caught.value).startswith(f"{uri}/in/bad.jsonl:2: empty")
     pairs = read_pairs(
-        (fetch_uri(f"{uri}/{pattern}", tmp_path),), Settings(max_bad_row_ratio=0.5), tmp_path / "pairs.arrow"
+        (fetch_uri(f"{uri}/{pattern}", tmp_path),), ReadOptions(max_bad_row_ratio=0.5), tmp_path / "pairs.arrow"
     )
     assert [row.where for row in pairs.bad_rows] == [f"{uri}/in/bad.jsonl:2"]
     assert pairs.sources[0].uri == f"{uri}/{pattern}"
@@ -76,7 +75,7 @@ def test_a_bad_row_is_named_by_the_object_and_line_the_user_knows(server, uri, t
 def test_an_error_in_a_file_names_the_object(server, uri, tmp_path, key, content, message):
     put(server, uri, {key: content})
     with pytest.raises(DataError) as caught:
-        read_pairs((fetch_uri(uri, tmp_path),), Settings(), tmp_path / "pairs.arrow")
+        read_pairs((fetch_uri(uri, tmp_path),), ReadOptions(), tmp_path / "pairs.arrow")
     assert str(caught.value).startswith(message.format(uri))
     assert str(tmp_path) not in str(caught.value)
 
@@ -121,7 +120,7 @@ def test_a_deleted_object_is_not_read_from_an_earlier_download(server, uri, tmp_
 def test_the_log_of_differing_numbers_of_negatives_names_the_objects(server, uri, tmp_path, caplog):
     put(server, uri, {"a.jsonl": GOOD, "b.jsonl": b'{"anchor": "a", "positive": "b", "negative": "c"}\n'})
     with caplog.at_level(logging.INFO, "mnrl_job"):
-        read_pairs((fetch_uri(uri, tmp_path),), Settings(), tmp_path / "pairs.arrow")
+        read_pairs((fetch_uri(uri, tmp_path),), ReadOptions(), tmp_path / "pairs.arrow")
     assert f"rows have 0 ({uri}/a.jsonl:1) to 1 ({uri}/b.jsonl:1) negatives" in caplog.text
 
 
@@ -134,12 +133,12 @@ def test_beir_training_data_on_s3_is_read_and_errors_name_the_objects(server, ur
     }
     put(server, uri, files)
     fetched = fetch_uri(f"{uri}/beir", tmp_path)
-    pairs = read_pairs((fetched,), Settings(max_bad_row_ratio=0.5), tmp_path / "pairs.arrow")
+    pairs = read_pairs((fetched,), ReadOptions(max_bad_row_ratio=0.5), tmp_path / "pairs.arrow")
     assert read_table(pairs.path).to_pylist() == [{"anchor": "one", "positive": "two"}]
     where, detail = f"{uri}/beir/qrels/train.tsv:3", f"text of 'e' at {uri}/beir/corpus.jsonl.gz:2"
     assert pairs.bad_rows == (BadRow(where, "empty", detail),)
     with pytest.raises(DataError) as caught:
-        read_pairs((fetched,), Settings(), tmp_path / "pairs.arrow")
+        read_pairs((fetched,), ReadOptions(), tmp_path / "pairs.arrow")
     assert str(caught.value).startswith(f"{where}: empty ({detail}); 1 of 2 rows")
 
 

@@ -12,9 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mnrl_job.config.setting_types import Source
-from mnrl_job.config.settings import Settings
 from mnrl_job.data import sample, sample_file
-from mnrl_job.data.read_pairs import read_pairs
+from mnrl_job.data.read_pairs import ReadOptions, read_pairs
 from mnrl_job.data.sample import sample_sources
 from mnrl_job.data.sources import locate
 from mnrl_job.data.tables import read_table
@@ -25,7 +24,7 @@ from tests.servers.proxy import proxied
 from tests.servers.s3 import put
 
 ROWS, WANTED = 20_000, 2_000
-TOLERANT = Settings(max_bad_row_ratio=1.0)
+TOLERANT = ReadOptions(max_bad_row_ratio=1.0)
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +139,7 @@ def test_many_files_are_sampled_at_even_distances_and_count_for_the_others(tmp_p
     assert (len(sampled.files), sampled.files_in_all) == (5, 50)
     assert 19_000 < sampled.rows < 21_000
     with pytest.raises(DataError, match=r"data/split=\w+/.*column split .*MNRL_ROW_FILTER"):
-        read_pairs((sampled,), Settings(), tmp_path / "pairs.arrow")
+        read_pairs((sampled,), ReadOptions(), tmp_path / "pairs.arrow")
 
 
 def test_sources_are_sampled_in_proportion(tmp_path):

@@ -2,9 +2,8 @@
 
 import pytest
 
-from mnrl_job.config.settings import Settings
 from mnrl_job.embedding.assumptions import find_assumptions, log_assumptions
-from mnrl_job.embedding.loading import load, load_model
+from mnrl_job.embedding.loading import ModelOptions, load, load_model
 from mnrl_job.embedding.model_facts import Assumptions
 from tests.embedding.folders import copied, t5, with_json
 
@@ -37,7 +36,7 @@ def test_a_model_of_another_kind_of_the_library_has_its_pooling_assumed_too(tiny
 def test_unused_prompts_are_logged(tiny_model, tmp_path, prompts, unused, caplog):
     folder = copied(tiny_model, tmp_path / "m")
     with_json(folder / SETTINGS, prompts=prompts)
-    assumed = load_model(str(folder), Settings()).assumed
+    assumed = load_model(str(folder), ModelOptions()).assumed
     assert assumed.unused_prompts == unused
     log_assumptions(assumed)
     assert [name for name in unused if name not in caplog.text] == []
@@ -47,7 +46,7 @@ def test_unused_prompts_are_logged(tiny_model, tmp_path, prompts, unused, caplog
 def test_configured_prompts_are_no_assumption(tiny_model, tmp_path):
     folder = copied(tiny_model, tmp_path / "m")
     with_json(folder / SETTINGS, prompts={"web_search": "where is "})
-    options = Settings(query_prompt="find ", document_prompt="")
+    options = ModelOptions(query_prompt="find ", document_prompt="")
     assert load_model(str(folder), options).assumed == Assumptions()
 
 

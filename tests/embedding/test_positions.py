@@ -7,8 +7,7 @@ import torch
 from transformers import AutoModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from mnrl_job.config.settings import Settings
-from mnrl_job.embedding.loading import load, load_model
+from mnrl_job.embedding.loading import ModelOptions, load, load_model
 from mnrl_job.embedding.positions import max_tokens, positions
 from mnrl_job.errors import SettingsError
 from mnrl_job.training.token_lengths import measure_lengths
@@ -82,8 +81,8 @@ def test_the_promise_of_sentence_transformers_is_no_better(tiny_model, tmp_path,
 def test_a_setting_beyond_the_positions_is_refused(tmp_path):
     folder = str(xlmr(tmp_path / "m", 34))
     with pytest.raises(SettingsError, match=r"^MNRL_MAX_SEQ_LENGTH=33: .*\b32\b"):
-        load_model(folder, Settings(max_seq_length=33))
-    assert max_tokens(load_model(folder, Settings(max_seq_length=32)).model) == 32
+        load_model(folder, ModelOptions(max_seq_length=33))
+    assert max_tokens(load_model(folder, ModelOptions(max_seq_length=32)).model) == 32
 
 
 def test_a_model_without_a_greatest_length_reads_texts_whole(tmp_path):
@@ -100,4 +99,4 @@ def test_a_model_without_a_greatest_length_reads_texts_whole(tmp_path):
     lengths = measure_lengths(loaded.model, Pairs(path, ("anchor", "positive"), len(TEXTS), len(TEXTS), {}, (), ()))
     assert lengths.max_seq_length is None
     assert lengths.columns["anchor"]["truncated"] == 0
-    assert load_model(str(tmp_path / "m"), Settings(max_seq_length=300)).model.max_seq_length == 300
+    assert load_model(str(tmp_path / "m"), ModelOptions(max_seq_length=300)).model.max_seq_length == 300

@@ -2,11 +2,13 @@
 
 import pytest
 
-from mnrl_job.config.settings import Settings
-from mnrl_job.evaluation.gate import evaluate_gate
+from mnrl_job.evaluation.gate import GateConfig, evaluate_gate
 from mnrl_job.evaluation.significance import Comparison
 
 LOSS, GAIN = (-0.6, -0.4), (0.1, 0.2)
+
+
+PRIMARY = ("", "ndcg@10")
 
 
 def comparison(name, delta, p_value, interval=(-0.6, 0.6), before=0.5):
@@ -38,7 +40,7 @@ def comparison(name, delta, p_value, interval=(-0.6, 0.6), before=0.5):
     ],
 )
 def test_a_model_passes_with_enough_gain_and_no_loss_on_a_guard(config, gain, guard, passes):
-    result = evaluate_gate(Settings(**config), (comparison("faq", *gain), comparison("general", *guard)))
+    result = evaluate_gate(GateConfig(PRIMARY, **config), (comparison("faq", *gain), comparison("general", *guard)))
     assert result.passed == passes
     assert bool(result.failed) != passes
 
@@ -60,7 +62,7 @@ def test_a_model_passes_with_enough_gain_and_no_loss_on_a_guard(config, gain, gu
     ],
 )
 def test_a_significant_loss_or_a_collapse_fails_unless_accepted(config, interval, collapse, failed):
-    result = evaluate_gate(Settings(**config), (comparison("faq", -0.5, 0.001, interval),), collapse)
+    result = evaluate_gate(GateConfig(PRIMARY, **config), (comparison("faq", -0.5, 0.001, interval),), collapse)
     assert result.passed == (not failed)
     assert len(result.failed) == len(failed)
     assert all(expected in failure for expected, failure in zip(failed, result.failed, strict=True))
@@ -68,23 +70,23 @@ def test_a_significant_loss_or_a_collapse_fails_unless_accepted(config, interval
 
 def test_a_loss_on_another_eval_set_than_the_primary_one_passes():
     sets = comparison("faq", 0.1, 0.001, GAIN), comparison("general", -0.5, 0.001, LOSS)
-    assert evaluate_gate(Settings(), sets).passed
-    assert not evaluate_gate(Settings(primary_metric="general.ndcg@10"), sets).passed
+    assert evaluate_gate(GateConfig(PRIMARY), sets).passed
+    assert not evaluate_gate(GateConfig(("general", "ndcg@10")), sets).passed
 
 
 @pytest.mark.parametrize(("collapse", "passes"), [("", True), (None, True), ("all look alike", False)])
 def test_collapsed_embeddings_fail_without_an_eval_set_too(collapse, passes):
-    assert evaluate_gate(Settings(), (), collapse).passed == passes
-    assert evaluate_gate(Settings(min_gain=-1), (), collapse).passed
+    assert evaluate_gate(GateConfig(PRIMARY), (), collapse).passed == passes
+    assert evaluate_gate(GateConfig(PRIMARY, min_gain=-1), (), collapse).passed
 
 
 def test_a_saturated_eval_set_is_named_in_the_failure():
-    result = evaluate_gate(Settings(min_gain=0.01), (comparison("faq", 0.0, 1.0, before=1.0),))
+    result = evaluate_gate(GateConfig(PRIMARY, min_gain=0.01), (comparison("faq", 0.0, 1.0, before=1.0),))
     assert "was 1 before: this eval set cannot show a gain" in result.failed[0]
 
 
 def test_failures_name_the_metric_its_change_and_the_threshold():
-    config = Settings(primary_metric="faq.mrr@10", min_gain=0.05, guard_evals=("general",))
+    config = GateConfig(("faq", "mrr@10"), min_gain=0.05, guard_evals=("general",))
     result = evaluate_gate(config, (comparison("general", -0.25, 0.01), comparison("faq", 0.04, 0.01)))
     assert result.rule == (
         "faq.mrr@10 rises by 0.05 or more; general.mrr@10 does not fall; the embeddings do not collapse"
@@ -114,20 +116,20 @@ def test_a_loss_of_general_search_fails_only_above_a_limit_that_is_set_and_is_wa
     config, guard, failed, warned
 ):
     sets = comparison("faq", 0.1, 0.001, GAIN), comparison("general-search", **guard)
-    result = evaluate_gate(Settings(**config), sets)
+    result = evaluate_gate(GateConfig(PRIMARY, **config), sets)
     assert bool(result.failed) == failed
     assert any("the model forgets" in warning for warning in result.warnings) == warned
 
 
 def test_the_loss_of_general_search_is_named_with_its_limit_and_a_remedy():
     sets = comparison("faq", 0.1, 0.001, GAIN), comparison("general-search", -0.06, 0.01, (-0.08, -0.03), before=0.56)
-    result = evaluate_gate(Settings(primary_metric="faq.mrr@10", max_guard_loss=0.05), sets)
+    result = evaluate_gate(GateConfig(("faq", "mrr@10"), max_guard_loss=0.05), sets)
     assert result.failed == (
         "general search: ndcg@10 fell from 0.56 to 0.50, by 0.0600, MNRL_MAX_GUARD_LOSS is 0.05; the model forgets: "
         "lower MNRL_WEIGHT_INTERPOLATION or MNRL_LEARNING_RATE, or train fewer steps",
     )
     assert "general-search.ndcg@10 falls by 0.05 at most" in result.rule
-    assert evaluate_gate(Settings(), sets).warnings == (
+    assert evaluate_gate(GateConfig(PRIMARY), sets).warnings == (
         "general search: ndcg@10 fell from 0.56 to 0.50 (95 % interval of the change -0.08 to -0.03); the model "
         "forgets: lower MNRL_WEIGHT_INTERPOLATION or MNRL_LEARNING_RATE, or train fewer steps",
     )
@@ -135,7 +137,7 @@ def test_the_loss_of_general_search_is_named_with_its_limit_and_a_remedy():
 
 def test_a_base_model_below_one_half_on_general_search_is_not_judged_by_it():
     sets = comparison("faq", 0.1, 0.001, GAIN), comparison("general-search", -0.3, 0.01, before=0.4)
-    result = evaluate_gate(Settings(max_guard_loss=0.05), sets)
+    result = evaluate_gate(GateConfig(PRIMARY, max_guard_loss=0.05), sets)
     assert result.passed
     assert "general-search" not in result.rule
     assert "MNRL_MAX_GUARD_LOSS does not apply: ndcg@10 of the base model is 0.40, below 0.5" in result.warnings[0]

@@ -147,10 +147,10 @@ def loaded(change: Callable[[Path], object], **settings: object) -> Provoke:
     """Load a changed copy of the model, `m`."""
 
     def provoke() -> None:
-        from mnrl_job.embedding.loading import load_model
+        from mnrl_job.embedding.loading import ModelOptions, load_model
 
         change(Path(shutil.copytree("model", "m")))
-        load_model("m", Settings(**settings))
+        load_model("m", ModelOptions(**settings))
 
     return provoke
 

@@ -8,8 +8,7 @@ import shutil
 
 import pytest
 
-from mnrl_job.config.settings import Settings
-from mnrl_job.embedding.loading import load_model
+from mnrl_job.embedding.loading import ModelOptions, load_model
 from mnrl_job.errors import NotFound, SettingsError
 from tests.examples import PAIRS, write_jsonl, write_pairs
 
@@ -153,17 +152,17 @@ def test_json_logs_are_json_to_the_last_line(mnrl_job, good):
 def test_a_hub_model_out_of_reach_is_missing(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(NotFound, match=r"^MNRL_BASE_MODEL: nobody/no-such-model@main "):
-        load_model("nobody/no-such-model@main", Settings())
+        load_model("nobody/no-such-model@main", ModelOptions())
 
 
 def test_more_tokens_than_the_model_takes_are_refused(tiny_model):
     with pytest.raises(SettingsError, match=r"^MNRL_MAX_SEQ_LENGTH=65: .*\b64\b"):
-        load_model(str(tiny_model), Settings(max_seq_length=65))
+        load_model(str(tiny_model), ModelOptions(max_seq_length=65))
 
 
 def test_more_dimensions_than_the_model_has_are_refused(tiny_model):
     with pytest.raises(SettingsError, match=r"^MNRL_MATRYOSHKA_DIMS=384,16: .*\b32 dimensions"):
-        load_model(str(tiny_model), Settings(matryoshka_dims=(384, 16)))
+        load_model(str(tiny_model), ModelOptions(matryoshka_dims=(384, 16)))
 
 
 def test_what_a_worker_finds_in_a_damaged_base_model_ends_with_one_clear_line_too(mnrl_job, tmp_path, good):

@@ -13,6 +13,7 @@ from mnrl_job.config.reader import read_settings
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.listing import list_available_inputs
 from mnrl_job.launch.run_identity import run_identity
+from mnrl_job.pipeline.inputs import input_uris
 from mnrl_job.pipeline.unfinished import INPUTS, find_unfinished
 from mnrl_job.runs import publish_lease
 from mnrl_job.runs.attempt import start_attempt
@@ -116,7 +117,7 @@ def leave(settings, second=0, **files):
     """Leave an unfinished run of these settings, with more files. Returns its name and store."""
     name = f"20261130-1827{second:02}-{run_identity(settings, {}).settings_hash[:6]}"
     run = open_store(settings.output, "MNRL_OUTPUT", "path").join(name)
-    run.write(INPUTS, dumps(list_available_inputs(settings)).encode())
+    run.write(INPUTS, dumps(list_available_inputs(input_uris(settings))).encode())
     for key, content in files.items():
         run.write(key, json.dumps(content).encode())
     return name, run

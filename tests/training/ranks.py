@@ -27,7 +27,7 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from sentence_transformers.util import all_gather_with_grad as library_gather
 
 from mnrl_job.batching.batch_plan import BatchPlan
-from mnrl_job.config.settings import Settings
+from mnrl_job.config.setting_types import RankRange
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import no_values
@@ -39,7 +39,7 @@ from mnrl_job.system.record_files import read_record
 from mnrl_job.training import distributed
 from mnrl_job.training.distributed import all_gather_ints, all_gather_with_grad, any_rank, max_over_ranks
 from mnrl_job.training.hard_negatives import document_index
-from mnrl_job.training.hard_negatives.mining import find_candidates, mine
+from mnrl_job.training.hard_negatives.mining import MiningConfig, find_candidates, mine
 from mnrl_job.training.losses.contrastive_loss import LossConfig, Objective
 from mnrl_job.training.losses.mnrl import GlobalBatchLoss
 from mnrl_job.worker.main import explain
@@ -104,7 +104,7 @@ def negatives(folder: Path, max_exact: int) -> dict[str, object]:
     candidates = find_candidates(
         read_groups(batch_plan.labels), no_values(pairs.rows), np.zeros(pairs.rows, dtype=bool), np.arange(pairs.rows)
     )
-    config = Settings(num_hard_negatives=2, hard_negative_range="1-100", hard_negative_relative_margin=0.0)
+    config = MiningConfig(2, RankRange(1, 100), 0.0)
     with mock.patch.multiple(document_index, MAX_EXACT=max_exact, PROBES_PER_BRANCH=100):
         found = mine(model, pairs, candidates, config, "fp32", folder / "mining")
     return {

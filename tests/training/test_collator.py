@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mnrl_job.config.settings import Settings
 from mnrl_job.embedding.chunks import ChunkBudget, default_chunk_budget
-from mnrl_job.embedding.loading import load_model
+from mnrl_job.embedding.loading import ModelOptions, load_model
 from mnrl_job.embedding.masks import embed
 from mnrl_job.training import token_columns
 from mnrl_job.training.collator import TextCollator, TokenCollator, build_collator
@@ -90,7 +89,7 @@ def test_a_flash_attention_model_is_pretokenized_and_chunked(run, tiny_model, tm
     monkeypatch.setattr(flash, "lazy_import_flash_attention", lambda _: ((None, print, None, None), None))
     theirs = SentenceTransformer(str(tiny_model), device="cpu")
     assert "attention_mask" not in theirs.preprocess(["a text"]), "the library's way"
-    ours = load_model(str(tiny_model), Settings()).model
+    ours = load_model(str(tiny_model), ModelOptions()).model
     assert isinstance(build_collator(ours, run.pairs, ChunkBudget(100, 4, 1)), TokenCollator)
     theirs.save_pretrained(str(tmp_path / "theirs"), create_model_card=False)
     ours.save_pretrained(str(tmp_path / "ours"), create_model_card=False)

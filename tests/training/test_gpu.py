@@ -8,6 +8,7 @@ import torch
 from accelerate import PartialState
 
 from mnrl_job.batching.batch_plan import BatchPlan
+from mnrl_job.config.setting_types import RankRange
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import no_values
@@ -15,7 +16,7 @@ from mnrl_job.data.tables import write_columns, write_labels
 from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.precision import autocast
 from mnrl_job.training.hard_negatives.document_index import build_index
-from mnrl_job.training.hard_negatives.mining import find_candidates, search
+from mnrl_job.training.hard_negatives.mining import MiningConfig, find_candidates, search
 from mnrl_job.training.inputs import AttemptFolders, TrainingData
 from mnrl_job.training.losses.contrastive_loss import LossConfig
 from mnrl_job.training.losses.mnrl import GlobalBatchLoss
@@ -114,7 +115,7 @@ def test_embeddings_are_those_of_the_cpu(tiny_model, tmp_path, precision):
 def test_the_negatives_mined_are_those_of_the_cpu(tmp_path, monkeypatch):
     vectors = torch.nn.functional.normalize(torch.randn(2, 50, 8, generator=torch.Generator().manual_seed(1)), dim=-1)
     candidates = find_candidates(np.arange(100).reshape(2, 50).T, no_values(50), np.arange(50) % 7 == 0, np.arange(50))
-    config = Settings(num_hard_negatives=3, hard_negative_range="1-100", hard_negative_relative_margin=0.05)
+    config = MiningConfig(3, RankRange(1, 100), 0.05)
     queries, documents = vectors.numpy()
     index = build_index(documents, tmp_path)
     (on_gpu,) = search(queries, index, candidates, config)

@@ -9,8 +9,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from mnrl_job.config.setting_types import Hardness
-from mnrl_job.config.settings import Settings
-from mnrl_job.embedding.loading import load_model
+from mnrl_job.embedding.loading import ModelOptions, load_model
 from mnrl_job.training import memory, token_columns, trainer
 from mnrl_job.training.data_order_digest import data_order_digest
 from mnrl_job.training.guide import FOLDER, embed_by_guide
@@ -57,7 +56,7 @@ def loader_processes(monkeypatch):
 def test_training_is_the_same_with_batches_tokenized_in_other_processes(run, model, tiny_model, request):
     expected = run(model)[1]
     request.getfixturevalue("loader_processes")
-    other = load_model(str(tiny_model), Settings()).model
+    other = load_model(str(tiny_model), ModelOptions()).model
     assert run(other)[1] == pytest.approx(expected, abs=1e-5)
     torch.testing.assert_close(weights(other), weights(model), rtol=0, atol=1e-5)
 
@@ -102,17 +101,17 @@ def test_token_lengths_are_measured_in_columns_over_2_gib(run, model, huge, monk
 
 def test_hardness_changes_the_losses(run, tiny_model):
     ways = (None, Hardness("all_negatives", 9), Hardness("in_batch_negatives", 5))
-    losses = [run(load_model(str(tiny_model), Settings()).model, hardness=hardness)[1] for hardness in ways]
+    losses = [run(load_model(str(tiny_model), ModelOptions()).model, hardness=hardness)[1] for hardness in ways]
     assert len({tuple(one) for one in losses}) == 3
 
 
 def test_configured_prompts_train_like_the_models_own(run, model, tiny_model, tmp_path):
     model.prompts = {"query": "where is my ", "document": "open "}
     model.save_pretrained(str(tmp_path / "prompted"), create_model_card=False)
-    configured = Settings(query_prompt="where is my ", document_prompt="open ")
-    overridden = Settings(query_prompt="add ")
-    cases = {"without": (tiny_model, Settings()), "configured": (tiny_model, configured)}
-    cases |= {"own": (tmp_path / "prompted", Settings()), "overridden": (tmp_path / "prompted", overridden)}
+    configured = ModelOptions(query_prompt="where is my ", document_prompt="open ")
+    overridden = ModelOptions(query_prompt="add ")
+    cases = {"without": (tiny_model, ModelOptions()), "configured": (tiny_model, configured)}
+    cases |= {"own": (tmp_path / "prompted", ModelOptions()), "overridden": (tmp_path / "prompted", overridden)}
     trained = {}
     for name, (folder, options) in cases.items():
         prompted = load_model(str(folder), options).model
@@ -125,7 +124,7 @@ def test_configured_prompts_train_like_the_models_own(run, model, tiny_model, tm
 
 def test_a_guide_model_masks_some_documents(run, model, tiny_model, tmp_path):
     """It finds all texts alike that share words with the query: it takes some documents out, not all."""
-    embed_by_guide(load_model(str(tiny_model), Settings()).model, run.pairs, PLAN, "fp32", tmp_path / FOLDER)
+    embed_by_guide(load_model(str(tiny_model), ModelOptions()).model, run.pairs, PLAN, "fp32", tmp_path / FOLDER)
     trained, _ = run(model, loss="guided")
     assert 0 < trained.masked_per_anchor < 7
 

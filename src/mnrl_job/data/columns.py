@@ -4,7 +4,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mnrl_job.config.settings import Settings
 from mnrl_job.data.blanks import strip_invisible
 from mnrl_job.errors import DataError
 
@@ -17,6 +16,15 @@ MAX_SHOWN_NAMES = 30
 
 # The names in a file by their normalized names.
 NamesByKey = dict[str, list[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnNames:
+    """The columns that the user names; those left empty are detected by name."""
+
+    anchor: str = ""
+    positive: str = ""
+    negatives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +49,15 @@ class Columns:
         return dict(zip(roles, self.names(), strict=True))
 
 
-def find_columns(names: Iterable[str], settings: Settings, where: str) -> Columns:
+def find_columns(names: Iterable[str], configured: ColumnNames, where: str) -> Columns:
     """Map column names to their roles. Case and surrounding whitespace matter only between names that differ by these.
 
     Raises:
         DataError: anchor or positive are missing or ambiguous.
     """
     by_key = _group_by_key(names)
-    anchor, positive = _find_pair(by_key, settings, where)
-    columns = Columns(anchor, positive, _find_negatives(by_key, settings.negative_columns, where))
+    anchor, positive = _find_pair(by_key, configured, where)
+    columns = Columns(anchor, positive, _find_negatives(by_key, configured.negatives, where))
     if len(set(columns.names())) < len(columns.names()):
         raise DataError(f"{where}: one column cannot have two roles: {', '.join(columns.names())}")
     return columns
@@ -99,12 +107,12 @@ def _find_negatives(by_key: NamesByKey, configured: tuple[str, ...], where: str)
     return tuple(_choose(by_key[key], key, where) for key in sorted(keys, key=lambda key: (len(key), key)))
 
 
-def _find_pair(by_key: NamesByKey, settings: Settings, where: str) -> tuple[str, str]:
+def _find_pair(by_key: NamesByKey, configured: ColumnNames, where: str) -> tuple[str, str]:
     anchor = positive = None
-    if settings.anchor_column:
-        anchor = _find_configured(by_key, settings.anchor_column, "MNRL_ANCHOR_COLUMN", where)
-    if settings.positive_column:
-        positive = _find_configured(by_key, settings.positive_column, "MNRL_POSITIVE_COLUMN", where)
+    if configured.anchor:
+        anchor = _find_configured(by_key, configured.anchor, "MNRL_ANCHOR_COLUMN", where)
+    if configured.positive:
+        positive = _find_configured(by_key, configured.positive, "MNRL_POSITIVE_COLUMN", where)
     if not (anchor or positive):
         for pair in KNOWN_PAIRS:
             if all(key in by_key for key in pair):

@@ -3,7 +3,6 @@
 import json
 from math import prod
 
-from mnrl_job.config.settings import Settings
 from mnrl_job.data.inputs import LocatedInputs
 from mnrl_job.data.sources import ResolvedSource
 from mnrl_job.storage import Entry, Store
@@ -23,18 +22,17 @@ SAFETENSORS = ".safetensors"
 LENGTH_BYTES = 8
 
 
-def needed_bytes(settings: Settings, located: LocatedInputs, trains: bool = True) -> int:
+def needed_bytes(located: LocatedInputs, *, trains: bool = True, adapter_only: bool = False, keeps_best: bool) -> int:
     """An estimate of the scratch space of a run that trains, or only evaluates.
 
-    With LoRA checkpoints hold the adapter only; with `MNRL_EVAL_INTERVAL` the best weights are kept, also in each.
+    With `adapter_only` checkpoints hold a LoRA adapter only; with `keeps_best` the best weights are kept, also in each.
     """
     data = sum(source.bytes for source in (*located.train, *located.evals))
     needed = located.remote_bytes + PREPARED_PER_BYTE * data
     if not trains:
         return needed
     weights = trained_bytes(located.model) if located.model else HUB_MODEL_BYTES
-    keeps_best = settings.eval_interval is not None
-    copies_per_checkpoint = 0 if settings.lora_rank is not None else NUMBERS_PER_PARAMETER + keeps_best
+    copies_per_checkpoint = 0 if adapter_only else NUMBERS_PER_PARAMETER + keeps_best
     return needed + weights * (1 + keeps_best + CHECKPOINTS * copies_per_checkpoint)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from typing_extensions import TypedDict
 
-from mnrl_job.config.settings import Settings
+from mnrl_job.config.setting_types import Source
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.sources import LocalSource, ResolvedSource, fetch, locate_all, locate_model
@@ -19,6 +19,17 @@ class Listing(TypedDict):
     files: int
     bytes: int
     sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class InputUris:
+    """The inputs as the user names them, and the addressing style of S3. A model may be a Hub id."""
+
+    train: tuple[Source, ...]
+    evals: tuple[Source, ...]
+    model: str
+    guide: str = ""
+    addressing_style: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +69,22 @@ class Inputs:
     prepared: Store | None = None
 
 
-def locate_inputs(settings: Settings) -> LocatedInputs:
+def locate_inputs(uris: InputUris) -> LocatedInputs:
     """Find training data, eval sets, base model and guide.
 
     Raises:
         JobError: the first that is missing, denied or malformed.
     """
-    style = settings.s3_addressing_style
+    style = uris.addressing_style
     return LocatedInputs(
-        locate_all(settings.train_data, "MNRL_TRAIN_DATA", style),
-        locate_all(settings.eval_data, "MNRL_EVAL_DATA", style),
-        locate_model(settings.base_model, style),
-        locate_model(settings.guide_model, style, "MNRL_GUIDE_MODEL") if settings.guide_model else None,
+        locate_all(uris.train, "MNRL_TRAIN_DATA", style),
+        locate_all(uris.evals, "MNRL_EVAL_DATA", style),
+        locate_model(uris.model, style),
+        locate_model(uris.guide, style, "MNRL_GUIDE_MODEL") if uris.guide else None,
     )
 
 
-def fetch_inputs(located: LocatedInputs, settings: Settings, folder: Path) -> Inputs:
+def fetch_inputs(located: LocatedInputs, uris: InputUris, folder: Path) -> Inputs:
     """Download the remote inputs below `folder`.
 
     Raises:
@@ -81,8 +92,8 @@ def fetch_inputs(located: LocatedInputs, settings: Settings, folder: Path) -> In
     """
     train = tuple(fetch(source, folder) for source in located.train)
     evals = tuple(fetch(source, folder) for source in located.evals)
-    model, model_sha256 = _fetch_model(located.model, settings.base_model, folder)
-    guide, guide_sha256 = _fetch_model(located.guide, settings.guide_model, folder)
+    model, model_sha256 = _fetch_model(located.model, uris.model, folder)
+    guide, guide_sha256 = _fetch_model(located.guide, uris.guide, folder)
     return Inputs(train, evals, model, model_sha256, guide, guide_sha256, prepared=located.prepared)
 
 

@@ -6,8 +6,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from mnrl_job.config.settings import Settings
-from mnrl_job.data.inputs import Listing, LocatedInputs
+from mnrl_job.data.inputs import InputUris, Listing, LocatedInputs
 from mnrl_job.data.sources import ResolvedSource, locate, locate_model
 from mnrl_job.errors import JobError
 from mnrl_job.system.json_text import sha256_of_json
@@ -25,17 +24,16 @@ def list_inputs(located: LocatedInputs, accelerate_config: str | None = None) ->
     return {name: _list_files(source) for name, source in inputs.items()}
 
 
-def list_available_inputs(settings: Settings) -> dict[str, Listing]:
+def list_available_inputs(uris: InputUris, accelerate_config: str | None = None) -> dict[str, Listing]:
     """The listings of the inputs that still exist and can be accessed."""
-    style = settings.s3_addressing_style
+    style = uris.addressing_style
     train, evals = (
         tuple(filter(None, (_suppress_errors(partial(locate, source, variable, style)) for source in sources)))
-        for sources, variable in ((settings.train_data, "MNRL_TRAIN_DATA"), (settings.eval_data, "MNRL_EVAL_DATA"))
+        for sources, variable in ((uris.train, "MNRL_TRAIN_DATA"), (uris.evals, "MNRL_EVAL_DATA"))
     )
-    model = _suppress_errors(partial(locate_model, settings.base_model, style))
-    find_guide = partial(locate_model, settings.guide_model, style, "MNRL_GUIDE_MODEL")
-    guide = _suppress_errors(find_guide) if settings.guide_model else None
-    return list_inputs(LocatedInputs(train, evals, model, guide), settings.accelerate_config)
+    model = _suppress_errors(partial(locate_model, uris.model, style))
+    guide = _suppress_errors(partial(locate_model, uris.guide, style, "MNRL_GUIDE_MODEL")) if uris.guide else None
+    return list_inputs(LocatedInputs(train, evals, model, guide), accelerate_config)
 
 
 def find_changed_input(before: Mapping[str, Listing], now: Mapping[str, Listing]) -> str | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from mnrl_job.config.row_filter import RowFilter
-from mnrl_job.config.settings import Settings
 from mnrl_job.data.beir import BeirFolder
 from mnrl_job.data.beir_pairs import find_beir_training_folder, read_beir_pairs
 from mnrl_job.data.clean_text import Texts
+from mnrl_job.data.columns import ColumnNames
 from mnrl_job.data.file_formats.common import BadRow
 from mnrl_job.data.pairs import Pairs, SourceRecord
 from mnrl_job.data.row_counts import RowCounts, check_row_counts
@@ -33,14 +33,23 @@ TEXTS_PER_BATCH = 20_000
 Reader = TabularSource | BeirFolder
 
 
-def read_pairs(sources: tuple[LocalSource, ...], settings: Settings, path: Path) -> Pairs:
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """Which columns and rows to read, and how many of the rows may be unusable."""
+
+    columns: ColumnNames = field(default_factory=ColumnNames)
+    row_filter: RowFilter | None = None
+    max_bad_row_ratio: float = 0.0
+
+
+def read_pairs(sources: tuple[LocalSource, ...], options: ReadOptions, path: Path) -> Pairs:
     """Read all sources into the Arrow file `path`, one after another.
 
     Raises:
         DataError: no usable row, too many unusable ones, missing columns, or a damaged file.
     """
     with TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as folder:
-        readers = [_open(source, settings, Path(folder)) for source in sources]
+        readers = [_open(source, options, Path(folder)) for source in sources]
         schema = _schema(any(isinstance(reader, TabularSource) and reader.has_negatives for reader in readers))
         counts, records = RowCounts(), []
         with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
@@ -55,8 +64,8 @@ def read_pairs(sources: tuple[LocalSource, ...], settings: Settings, path: Path)
     with ExitStack() as stack:
         for source in sources:
             stack.enter_context(source.uris_in_errors())
-        _check_selection(readers, records, settings.row_filter)
-        check_row_counts(counts, settings.max_bad_row_ratio)
+        _check_selection(readers, records, options.row_filter)
+        check_row_counts(counts, options.max_bad_row_ratio)
         if not counts.pairs:
             raise DataError(_describe_empty(readers, counts.read))
     counts.log_negatives()
@@ -74,9 +83,11 @@ def read_pairs(sources: tuple[LocalSource, ...], settings: Settings, path: Path)
     )
 
 
-def _open(source: LocalSource, settings: Settings, folder: Path) -> Reader:
+def _open(source: LocalSource, options: ReadOptions, folder: Path) -> Reader:
     with source.uris_in_errors():
-        return find_beir_training_folder(source.root) or inspect_files(source.files, source.root, settings, folder)
+        return find_beir_training_folder(source.root) or inspect_files(
+            source.files, source.root, options.columns, options.row_filter, folder
+        )
 
 
 def _read_parts(reader: Reader, schema: pa.Schema, folder: Path) -> Generator[tuple[RowCounts, Path]]:

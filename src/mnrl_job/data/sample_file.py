@@ -58,6 +58,11 @@ class SampledFile:
     def is_delimited(self) -> bool:
         return format_suffix(self.path) in SEPARATORS
 
+    @property
+    def is_beginning(self) -> bool:
+        """Whether nothing else of the file was read."""
+        return len(self.lines) == 1 and self.read < self.entry.size
+
     def read_range(self, start: int, stop: int) -> bytes:
         return b"".join(self.store.read(self.entry, start, min(stop, self.entry.size)))
 

@@ -8,11 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mnrl_job.config.row_filter import Condition
-from mnrl_job.config.settings import Settings
+from mnrl_job.config.row_filter import Condition, RowFilter
 from mnrl_job.data.clean_text import ParsedRow, extract_pairs
 from mnrl_job.data.column_survey import Survey, refuse_stringified, stringified_notes, survey_span
-from mnrl_job.data.columns import Columns, find_column, find_columns, seem_negative
+from mnrl_job.data.columns import ColumnNames, Columns, find_column, find_columns, seem_negative
 from mnrl_job.data.file_formats.common import BadRow, Span
 from mnrl_job.data.file_formats.rows import declared_columns, read_rows, split_file
 from mnrl_job.data.hive_partitions import Partition, partitions_of
@@ -140,7 +139,9 @@ class TabularSource:
         return tuple(notes)
 
 
-def inspect_files(files: tuple[Path, ...], root: Path, settings: Settings, folder: Path) -> TabularSource:
+def inspect_files(
+    files: tuple[Path, ...], root: Path, column_names: ColumnNames, row_filter: RowFilter | None, folder: Path
+) -> TabularSource:
     """Find the columns of each file below `root`, by all of its rows. Processes write their results to `folder`.
 
     Raises:
@@ -149,7 +150,7 @@ def inspect_files(files: tuple[Path, ...], root: Path, settings: Settings, folde
     partitions = partitions_of(files, root)
 
     def assign_columns(file: Path, names: Iterable[str]) -> FileSchema:
-        return _assign_columns(tuple(names), partitions[file], settings, str(file))
+        return _assign_columns(tuple(names), partitions[file], column_names, row_filter, str(file))
 
     declared = {file: declared_columns(file) for file in files}
     used = {file: assign_columns(file, names).used if names else None for file, names in declared.items()}
@@ -183,13 +184,14 @@ def _add_survey(schema: FileSchema, survey: Survey) -> FileSchema:
 def _assign_columns(
     file_columns: tuple[str, ...],
     partition: Partition,
-    settings: Settings,
+    column_names: ColumnNames,
+    row_filter: RowFilter | None,
     where: str,
 ) -> FileSchema:
     """Texts are in the columns of the file only; labels and filters may use the partition's as well."""
     names = tuple(dict.fromkeys((*file_columns, *partition)))
-    columns = find_columns(file_columns, settings, where)
-    conditions = settings.row_filter.conditions if settings.row_filter else ()
+    columns = find_columns(file_columns, column_names, where)
+    conditions = row_filter.conditions if row_filter else ()
     filtered = tuple(
         (find_column(names, condition.column, "MNRL_ROW_FILTER", where), condition) for condition in conditions
     )

@@ -10,7 +10,6 @@ from accelerate import PartialState
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules.transformer import Transformer
 
-from mnrl_job.config.settings import Settings
 from mnrl_job.embedding.adapters import Adapter, find_adapter, merge
 from mnrl_job.embedding.assumptions import find_assumptions
 from mnrl_job.embedding.load_errors import explain, is_fault_of_device, refuse_pointers
@@ -30,6 +29,16 @@ FP32 = {"dtype": torch.float32}
 
 
 @dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """How to configure a model after loading; None keeps the model's own. The largest of `matryoshka_dims` is first."""
+
+    max_seq_length: int | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    matryoshka_dims: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """A model, the assumptions made about it, and its base model if it was an adapter."""
 
@@ -38,19 +47,19 @@ class Loaded:
     adapter_of: str | None = None
 
 
-def load_model(path: str, settings: Settings) -> Loaded:
-    """Load the base model from `path`, as for `load`, and configure it; what is not set stays the model's own.
+def load_model(path: str, options: ModelOptions, name: str = "") -> Loaded:
+    """Load and configure the base model from `path`, as for `load`; `name` is `MNRL_BASE_MODEL` as the user gave it.
 
     Raises:
         JobError: it cannot be loaded or is incomplete; see `load`.
         SettingsError: the maximum length or the dimensions exceed the model's.
     """
-    loaded = load(path, "MNRL_BASE_MODEL", settings.base_model)
+    loaded = load(path, "MNRL_BASE_MODEL", name)
     model = loaded.model
-    check_dimensions(model, settings.matryoshka_dims)
-    if settings.max_seq_length:
-        set_max_tokens(model, settings.max_seq_length)
-    prompts: dict[Kind, str | None] = {"query": settings.query_prompt, "document": settings.document_prompt}
+    check_dimensions(model, options.matryoshka_dims)
+    if options.max_seq_length:
+        set_max_tokens(model, options.max_seq_length)
+    prompts: dict[Kind, str | None] = {"query": options.query_prompt, "document": options.document_prompt}
     configured = [kind for kind, prompt in prompts.items() if prompt is not None]
     model.prompts.update({kind: prompts[kind] for kind in configured})
     return replace(loaded, assumed=find_assumptions(model, loaded.assumed.padding_token, configured))

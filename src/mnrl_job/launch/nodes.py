@@ -5,7 +5,6 @@ consist of them, set a pod's index and name its host `NAME-INDEX`, which gives t
 nodes.
 """
 
-import os
 import re
 import socket
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ import psutil
 
 from mnrl_job.config.service_links import is_address
 from mnrl_job.config.setting_types import NodeRange, parse_node_range
-from mnrl_job.config.settings import Settings, accepts
+from mnrl_job.config.settings import accepts
 from mnrl_job.errors import SettingsError
 from mnrl_job.launch import slurm
 
@@ -63,19 +62,6 @@ class Nodes:
 
 
 SINGLE_NODE = Nodes()
-
-
-def refuse_several_nodes(settings: Settings, command: str) -> None:
-    """Refuse to work on several nodes.
-
-    Raises:
-        SettingsError: there are several.
-    """
-    nodes = find_nodes(settings.num_nodes, settings.node_rank, settings.master_addr, command, os.environ)
-    if not nodes.is_single:
-        raise SettingsError(
-            f"MNRL_NUM_NODES: there are {nodes.max_nodes} nodes, but {command} works on one; start it on one"
-        )
 
 
 def find_nodes(

@@ -5,7 +5,6 @@ from typing import Any
 
 from mnrl_job.config.setting_types import Source
 from mnrl_job.config.settings import Settings
-from mnrl_job.data.disk_space import needed_bytes
 from mnrl_job.data.inputs import LocatedInputs, locate_inputs
 from mnrl_job.data.listing import list_inputs
 from mnrl_job.data.sources import ResolvedSource, locate, locate_model, rejoin_commas
@@ -15,6 +14,7 @@ from mnrl_job.pipeline.check_model import check_model
 from mnrl_job.pipeline.check_sample import truncation_findings
 from mnrl_job.pipeline.find_prepared import with_prepared
 from mnrl_job.pipeline.findings import Findings
+from mnrl_job.pipeline.inputs import input_uris, needed_scratch_bytes
 from mnrl_job.pipeline.published import is_published
 from mnrl_job.report.audit import with_lengths
 from mnrl_job.runs.attempt import Attempt, start_attempt
@@ -69,7 +69,7 @@ def check_run(settings: Settings, attempt: Attempt, findings: Findings, full: bo
 def check_inputs_exist(settings: Settings, attempt: Attempt, findings: Findings) -> LocatedInputs | None:
     """Locate the inputs, whose size the disk check needs. Their content is the same for all nodes: node 0 checks it."""
     with findings.checking("inputs"):
-        located = locate_inputs(settings)
+        located = locate_inputs(input_uris(settings))
         findings.passed("inputs", f"found; this is node {attempt.nodes.rank}, node 0 checks data, model and output")
         return with_prepared(settings, located, list_inputs(located))
     return None
@@ -143,6 +143,6 @@ def check_machine(
             findings.passed("accelerate config", f"{settings.accelerate_config}: supported")
     machine_findings = [machine.shared_memory(devices)] if devices else []
     machine_findings += [machine.user(), machine.caches()]
-    machine_findings += [machine.disk(attempt.scratch, needed_bytes(settings, located))] if located else []
+    machine_findings += [machine.disk(attempt.scratch, needed_scratch_bytes(settings, located))] if located else []
     findings.add_all(machine_findings)
     return None if any(finding.status == "failed" for finding in machine_findings) else devices

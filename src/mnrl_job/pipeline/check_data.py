@@ -25,7 +25,9 @@ from mnrl_job.pipeline.find_prepared import location_of
 from mnrl_job.pipeline.findings import Findings
 from mnrl_job.pipeline.inputs import (
     check_eval_names,
+    input_uris,
     read_eval_sets,
+    read_options,
     selection_sets,
     with_general_guard,
 )
@@ -84,7 +86,7 @@ def check_data(
 def fetch_data(settings: Settings, attempt: Attempt, located: LocatedInputs, findings: Findings) -> Inputs:
     """Download the inputs."""
     started = time.perf_counter()
-    inputs = fetch_inputs(located, settings, attempt.inputs)
+    inputs = fetch_inputs(located, input_uris(settings), attempt.inputs)
     if located.remote_bytes:
         seconds = time.perf_counter() - started
         size = file_size(located.remote_bytes)
@@ -104,10 +106,11 @@ def prepare_data(
     scratch = attempt.scratch
     eval_sets = read_eval_sets(inputs.evals, scratch, settings.max_bad_row_ratio)
     started = time.perf_counter()
-    # Of a sample `check_bad_rows` judges the unusable rows.
-    tolerant = settings.model_copy(update={"max_bad_row_ratio": 1.0}) if sample else settings
+    options = read_options(settings)
+    if sample:  # `check_bad_rows` judges its unusable rows
+        options = replace(options, max_bad_row_ratio=1.0)
     try:
-        pairs = read_pairs(inputs.train, tolerant, scratch / "pairs.arrow")
+        pairs = read_pairs(inputs.train, options, scratch / "pairs.arrow")
     except NoRowMatches as error:
         if not sample:
             raise

@@ -39,11 +39,13 @@ def sampled_rows(settings: Settings) -> int:
 
 def describe_sample(sources: Sequence[SampledSource]) -> str:
     files = [file for source in sources for file in source.sampled.values()]
+    beginnings = sum(file.is_beginning for file in files)
     return (
         f"of about {sum(source.rows for source in sources)} rows a sample is checked: "
         f"{file_size(sum(file.read for file in files))} from {sum(len(file.lines) for file in files)} places in "
         f"{len(files)} of {plural(sum(source.files_in_all for source in sources), 'file')}"
-        "; counts are of the sample, where they are not said to be of all; --full reads all rows"
+        + (f", of {beginnings} of them only the beginning" if beginnings else "")
+        + "; counts are of the sample, where they are not said to be of all; --full reads all rows"
     )
 
 

@@ -1,7 +1,6 @@
 """The `evaluate` command, step by step."""
 
 from mnrl_job.config.settings import Settings
-from mnrl_job.launch.nodes import refuse_several_nodes
 from mnrl_job.launch.workers import start_workers
 from mnrl_job.pipeline.finalize import RunOutcome, RunResults, finalize, start_bm25
 from mnrl_job.pipeline.inputs import (
@@ -10,7 +9,7 @@ from mnrl_job.pipeline.inputs import (
     read_eval_sets,
     with_general_guard,
 )
-from mnrl_job.pipeline.open_attempt import open_attempt
+from mnrl_job.pipeline.open_attempt import open_attempt, refuse_several_nodes
 from mnrl_job.pipeline.published import finish_if_published
 from mnrl_job.pipeline.tasks import worker_task
 from mnrl_job.runs.status import PhaseTimer

@@ -13,7 +13,7 @@ from mnrl_job.data.tables import read_table
 from mnrl_job.errors import GateError, JobError
 from mnrl_job.evaluation.bm25 import bm25_metrics
 from mnrl_job.evaluation.dimensions import by_dimension
-from mnrl_job.evaluation.gate import GateResult, evaluate_gate
+from mnrl_job.evaluation.gate import GateConfig, GateResult, evaluate_gate
 from mnrl_job.evaluation.results import read_results
 from mnrl_job.evaluation.significance import Comparison, compare
 from mnrl_job.launch.worker_task import WorkerTask
@@ -129,7 +129,14 @@ def record_run(
     training = results.result.training
     gate = GateResult(passed=True, rule="none")
     if training:
-        gate = evaluate_gate(settings, comparisons, training.collapse)
+        config = GateConfig(
+            settings.primary_eval,
+            settings.min_gain,
+            settings.max_p_value,
+            settings.guard_evals,
+            settings.max_guard_loss,
+        )
+        gate = evaluate_gate(config, comparisons, training.collapse)
         for warning in gate.warnings:
             warn(warning)
     outcome = "succeeded" if gate.passed else GateError.kind

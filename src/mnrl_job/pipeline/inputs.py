@@ -7,11 +7,13 @@ from typing import Literal
 
 from mnrl_job.config.evaluation_settings import GENERAL_SEARCH
 from mnrl_job.config.settings import NO_GATE, Settings
+from mnrl_job.data.columns import ColumnNames
 from mnrl_job.data.disk_space import needed_bytes
 from mnrl_job.data.evalset import EvalSet
-from mnrl_job.data.inputs import Inputs, LocatedInputs, fetch_inputs, locate_inputs
+from mnrl_job.data.inputs import Inputs, InputUris, LocatedInputs, fetch_inputs, locate_inputs
 from mnrl_job.data.listing import list_inputs
 from mnrl_job.data.read_evalset import read_evalset
+from mnrl_job.data.read_pairs import ReadOptions
 from mnrl_job.data.sources import LocalSource
 from mnrl_job.errors import SettingsError, by_kind
 from mnrl_job.evaluation.general_guard import read_general_search
@@ -24,6 +26,30 @@ from mnrl_job.system.logs import log, warn
 from mnrl_job.system.machine import caches, disk, shared_memory
 
 
+def input_uris(settings: Settings) -> InputUris:
+    return InputUris(
+        settings.train_data,
+        settings.eval_data,
+        settings.base_model,
+        settings.guide_model,
+        settings.s3_addressing_style,
+    )
+
+
+def read_options(settings: Settings) -> ReadOptions:
+    names = ColumnNames(settings.anchor_column, settings.positive_column, settings.negative_columns)
+    return ReadOptions(names, settings.row_filter, settings.max_bad_row_ratio)
+
+
+def needed_scratch_bytes(settings: Settings, located: LocatedInputs, trains: bool = True) -> int:
+    return needed_bytes(
+        located,
+        trains=trains,
+        adapter_only=settings.lora_rank is not None,
+        keeps_best=settings.eval_interval is not None,
+    )
+
+
 def get_inputs(settings: Settings, attempt: Attempt, devices: Devices, trains: bool = True) -> Inputs:
     """Locate every input, check that the machine has room for them, then fetch. Of a prepared data set only the models.
 
@@ -32,7 +58,7 @@ def get_inputs(settings: Settings, attempt: Attempt, devices: Devices, trains: b
     """
     if settings.accelerate_config:
         check_accelerate_file(settings.accelerate_config, devices.workers, attempt.nodes)
-    located = locate_inputs(settings)
+    located = locate_inputs(input_uris(settings))
     # Listed before fetching: data that changes in between must count as changed the next time.
     listing = list_inputs(located, settings.accelerate_config)
     if trains:
@@ -50,7 +76,7 @@ def fetch_if_room(
     """
     log(f"run {attempt.run_id}: reading the data", run_id=attempt.run_id)
     for finding in (
-        disk(attempt.scratch, needed_bytes(settings, located, trains)),
+        disk(attempt.scratch, needed_scratch_bytes(settings, located, trains)),
         shared_memory(devices),
         caches(),
     ):
@@ -58,7 +84,7 @@ def fetch_if_room(
             raise by_kind(finding.kind, finding.message)
         if finding.status == "warning":
             warn(finding.message)
-    return fetch_inputs(located, settings, attempt.inputs)
+    return fetch_inputs(located, input_uris(settings), attempt.inputs)
 
 
 def read_eval_sets(sources: Iterable[LocalSource], scratch: Path, max_bad_row_ratio: float) -> tuple[EvalSet, ...]:

@@ -1,11 +1,13 @@
 """Opens an attempt at a run, and records its failure."""
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from mnrl_job.config.settings import Settings
-from mnrl_job.errors import Diverged, HangTimeout, JobError, Preempted, as_job_error
-from mnrl_job.pipeline.unfinished import INPUTS
+from mnrl_job.errors import Diverged, HangTimeout, JobError, Preempted, SettingsError, as_job_error
+from mnrl_job.launch.nodes import find_nodes
+from mnrl_job.pipeline.unfinished import INPUTS, find_unfinished
 from mnrl_job.runs import attempt_history
 from mnrl_job.runs.attempt import Attempt, start_attempt
 from mnrl_job.runs.publish import record_failure
@@ -19,10 +21,26 @@ from mnrl_job.system.secrets import redact
 RECORDS = (f"{attempt_history.FOLDER}/", INPUTS, PROBE)
 
 
+def refuse_several_nodes(settings: Settings, command: str) -> None:
+    """Refuse to work on several nodes.
+
+    Raises:
+        SettingsError: there are several.
+    """
+    nodes = find_nodes(settings.num_nodes, settings.node_rank, settings.master_addr, command, os.environ)
+    if not nodes.is_single:
+        raise SettingsError(
+            f"MNRL_NUM_NODES: there are {nodes.max_nodes} nodes, but {command} works on one; start it on one"
+        )
+
+
 @contextmanager
-def open_attempt(settings: Settings, find_run: Callable[[Settings], str | None] = lambda _: None) -> Iterator[Attempt]:
-    """Start an attempt, at the run of this id if the user names none. Node 0 records failures."""
-    with raise_on_signal(), start_attempt(settings, find_run) as attempt:
+def open_attempt(settings: Settings, resumes: bool = False, name: str | None = None) -> Iterator[Attempt]:
+    """Start an attempt. If the user names no run: at `name`, or if it `resumes`, at an unfinished one.
+
+    Node 0 records failures.
+    """
+    with raise_on_signal(), start_attempt(settings, find_unfinished if resumes else lambda _: name) as attempt:
         try:
             with translate_disk_full(attempt.scratch), preempted_takes_precedence():
                 yield attempt

@@ -19,7 +19,7 @@ from mnrl_job.errors import DataError
 from mnrl_job.pipeline.data_requirements import check_batch_size, check_hardness
 from mnrl_job.pipeline.find_prepared import prepared_settings
 from mnrl_job.pipeline.holdout import hold_out_eval_set, hold_out_selection_split
-from mnrl_job.pipeline.inputs import read_eval_sets
+from mnrl_job.pipeline.inputs import read_eval_sets, read_options
 from mnrl_job.pipeline.leakage import apply_leakage_policy, group_and_find_leaks
 from mnrl_job.pipeline.load_prepared import load_prepared
 from mnrl_job.pipeline.plan_batches import plan_batches
@@ -37,7 +37,7 @@ def read_and_prepare(settings: Settings, inputs: Inputs, folder: Path, scratch: 
     if inputs.prepared:
         return load_prepared(inputs.prepared, settings, scratch, workers)
     eval_sets = read_eval_sets(inputs.evals, folder, settings.max_bad_row_ratio)
-    pairs = read_pairs(inputs.train, settings, scratch / "pairs.arrow")
+    pairs = read_pairs(inputs.train, read_options(settings), scratch / "pairs.arrow")
     log(
         f"read {pairs.rows} pairs from {plural(len(inputs.train), 'source')}",
         rejected=pairs.rejected,

@@ -1,6 +1,6 @@
 """The `prepare` command, step by step."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mnrl_job.batching.token_shards import TokenShards
@@ -8,11 +8,10 @@ from mnrl_job.config.settings import Settings
 from mnrl_job.data.inputs import LocatedInputs, locate_inputs
 from mnrl_job.data.listing import list_inputs
 from mnrl_job.errors import SettingsError
-from mnrl_job.launch.nodes import refuse_several_nodes
 from mnrl_job.launch.workers import start_workers
 from mnrl_job.pipeline.find_prepared import RECORD, is_prepared, location_of, prepared_store
-from mnrl_job.pipeline.inputs import fetch_if_room
-from mnrl_job.pipeline.open_attempt import open_attempt
+from mnrl_job.pipeline.inputs import fetch_if_room, input_uris
+from mnrl_job.pipeline.open_attempt import open_attempt, refuse_several_nodes
 from mnrl_job.pipeline.preparation import read_and_prepare
 from mnrl_job.pipeline.prepared import Prepared
 from mnrl_job.pipeline.tasks import worker_task
@@ -27,11 +26,19 @@ from mnrl_job.system.record_files import relocated, write_record
 from mnrl_job.worker.results import Tokenized
 
 
-def prepare(settings: Settings) -> str:
+@dataclass(frozen=True, slots=True)
+class PreparedDataSet:
+    """A published data set. `pairs` and `steps` are None where it was published before."""
+
+    uri: str
+    pairs: int | None = None
+    steps: int | None = None
+
+
+def prepare(settings: Settings) -> PreparedDataSet:
     """Read, filter, deduplicate, find leaks, hold out, audit, plan and tokenize once; publish the result for `train`.
 
     It has whole epochs: `MNRL_MAX_STEPS` is left to the runs. A failure leaves nothing: nobody has named the folder.
-    Returns what was done.
 
     Raises:
         JobError: the data could not be prepared or published.
@@ -42,10 +49,10 @@ def prepare(settings: Settings) -> str:
     uri = location_of(prepared_store(settings, list_inputs(located)))
     folder, _, name = uri.rpartition("/")
     settings = settings.model_copy(update={"output": folder})
-    with open_attempt(settings, lambda _: name) as attempt:
+    with open_attempt(settings, name=name) as attempt:
         store = attempt.store()
         if already_published(store, name):
-            return f"{uri} is already prepared from these inputs with these settings; nothing to do"
+            return PreparedDataSet(uri)
         probe(store)
         attempt.history.update(store)
         timer = PhaseTimer(attempt.status)
@@ -65,10 +72,7 @@ def prepare(settings: Settings) -> str:
         # The name of a data set stands for its settings and inputs.
         publish_folder(attempt.store(), attempt.staging, {"settings_sha256": name, "seconds": timer.seconds})
         attempt.status.finish()
-    return (
-        f"succeeded: {prepared.pairs.rows} pairs in {prepared.batch_plan.steps} batches are in {uri}; "
-        "train and check with the same inputs and settings find them"
-    )
+    return PreparedDataSet(uri, prepared.pairs.rows, prepared.batch_plan.steps)
 
 
 def locate_data(settings: Settings) -> LocatedInputs:
@@ -78,7 +82,7 @@ def locate_data(settings: Settings) -> LocatedInputs:
         SettingsError: the data is already prepared.
         JobError: an input is missing or denied.
     """
-    located = locate_inputs(settings)
+    located = locate_inputs(input_uris(settings))
     for source in located.train:
         if is_prepared(source):
             raise SettingsError(f"MNRL_TRAIN_DATA: {source.uri} is already prepared; give it to train")

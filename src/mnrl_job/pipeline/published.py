@@ -5,6 +5,7 @@ from contextlib import suppress
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.listing import find_changed_input, list_available_inputs
 from mnrl_job.errors import DataError, JobError
+from mnrl_job.pipeline.inputs import input_uris
 from mnrl_job.runs.attempt import Attempt
 from mnrl_job.runs.publish import already_published, remove_leftovers
 from mnrl_job.storage import Store
@@ -36,7 +37,7 @@ def is_published(settings: Settings, attempt: Attempt, store: Store) -> bool:
     before = manifest.get("inputs_listing")
     if not before or not attempt.nodes.is_first:
         return True
-    if changed := find_changed_input(before, list_available_inputs(settings)):
+    if changed := find_changed_input(before, list_available_inputs(input_uris(settings), settings.accelerate_config)):
         raise DataError(
             f"{changed}: {attempt.run_uri} was published from other data; go back to that, or choose another "
             "MNRL_RUN_ID"

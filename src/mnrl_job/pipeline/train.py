@@ -24,7 +24,7 @@ from mnrl_job.pipeline.open_attempt import open_attempt
 from mnrl_job.pipeline.preparation import read_and_prepare
 from mnrl_job.pipeline.published import finish_if_published
 from mnrl_job.pipeline.tasks import agent_task, worker_task
-from mnrl_job.pipeline.unfinished import INPUTS, find_unfinished
+from mnrl_job.pipeline.unfinished import INPUTS
 from mnrl_job.report.audit import with_lengths
 from mnrl_job.report.json_file import write_json
 from mnrl_job.runs.attempt import Attempt, CannotResume
@@ -39,16 +39,16 @@ from mnrl_job.system.phases import Phase
 from mnrl_job.worker.results import Verification, WorkerResult
 
 
-def train(settings: Settings, find_run: Callable[[Settings], str | None] = find_unfinished) -> RunOutcome:
+def train(settings: Settings, resumes: bool = True) -> RunOutcome:
     """Fetch, check, prepare, evaluate before, train, evaluate after, verify by reloading, report, publish.
 
-    If the user names no run, it resumes the one that `find_run` finds.
+    `resumes`: whether to resume an unfinished run if the user names none.
 
     Raises:
         JobError: the run could not be published; `failure.json` has the same error.
     """
     try:
-        with open_attempt(settings, find_run) as attempt:
+        with open_attempt(settings, resumes) as attempt:
             if finish_if_published(settings, attempt, attempt.store()):
                 return RunOutcome(attempt.run_uri, None)
             devices = find_devices(settings.num_processes, settings.min_gpus)
@@ -60,7 +60,7 @@ def train(settings: Settings, find_run: Callable[[Settings], str | None] = find_
                 return train_on_node(settings, attempt, devices, agent)
     except CannotResume as reason:
         log(f"{reason}; starting a new run")
-        return train(settings, lambda _: None)
+        return train(settings, resumes=False)
 
 
 def train_on_node(settings: Settings, attempt: Attempt, devices: Devices, agent: NodeAgent | None = None) -> RunOutcome:

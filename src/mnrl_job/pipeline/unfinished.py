@@ -9,6 +9,7 @@ from mnrl_job.config.settings import Settings
 from mnrl_job.data.listing import find_changed_input, list_available_inputs
 from mnrl_job.errors import DataError, Diverged, GateError, NotFound, SettingsError
 from mnrl_job.launch.run_identity import run_identity
+from mnrl_job.pipeline.inputs import input_uris
 from mnrl_job.runs.publish import FAILURE, MARKER
 from mnrl_job.runs.publish_lease import is_under_way
 from mnrl_job.storage import Store, open_store
@@ -33,7 +34,7 @@ def find_unfinished(settings: Settings) -> str | None:
     runs = [output.join(name) for name in sorted(filter(generated.fullmatch, output.list_folders()), reverse=True)]
     listings = zip(runs, parallel(lambda run: _read_json(run, INPUTS), runs), strict=True)
     unfinished = [(run, listing) for run, listing in listings if listing and not _has_ended(run)]
-    now = list_available_inputs(settings) if unfinished else {}
+    now = list_available_inputs(input_uris(settings), settings.accelerate_config) if unfinished else {}
     obstacles = []
     for run, listing in unfinished:
         name = run.label.rpartition("/")[2]

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 from accelerate import PartialState
 from datasets import Dataset
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 
 from mnrl_job.batching.planning import Plan
 from mnrl_job.config.settings import Settings
@@ -18,6 +18,7 @@ from mnrl_job.training.callbacks.divergence import DivergenceMonitor
 from mnrl_job.training.collator import TextCollator, TokenCollator, build_collator
 from mnrl_job.training.fsdp import is_sharded
 from mnrl_job.training.guide import FOLDER, read_guide
+from mnrl_job.training.hard_negatives.mining import MiningConfig
 from mnrl_job.training.hard_negatives.mining_rounds import HardNegatives
 from mnrl_job.training.inputs import TrainingData
 from mnrl_job.training.known_positives import find_known_positives
@@ -25,6 +26,7 @@ from mnrl_job.training.lora import add_adapter
 from mnrl_job.training.memory import checkpoint_layers
 from mnrl_job.training.shard_collator import ShardCollator
 from mnrl_job.training.shard_files import ShardFiles
+from mnrl_job.training.training_args import OptimizerConfig, training_args
 
 
 def prepare_model(model: SentenceTransformer, settings: Settings, precision: Precision) -> None:
@@ -42,7 +44,13 @@ def mine_hard_negatives(
     """The hard negatives of the first epoch, mined unless a checkpoint has them; None if the settings ask for none."""
     if not settings.num_hard_negatives:
         return None
-    negatives = HardNegatives(model, settings, precision, data, plan, folder)
+    config = MiningConfig(
+        settings.num_hard_negatives,
+        settings.hard_negative_range,
+        settings.hard_negative_relative_margin,
+        settings.mines_every_epoch,
+    )
+    negatives = HardNegatives(model, config, precision, data, plan, folder)
     if negatives.due(0):
         negatives.mine(0)
     return negatives
@@ -80,3 +88,11 @@ def build_batches(
     if settings.loss == "guided":
         collate.guide = read_guide(scratch / FOLDER, data.pairs.columns)
     return Dataset.from_file(str(labels)).select_columns("label"), collate
+
+
+def build_training_args(
+    settings: Settings, learning_rate: float, plan: Plan, precision: Precision, folder: Path
+) -> SentenceTransformerTrainingArguments:
+    """The trainer's arguments. Data loader processes would not see negatives mined in later epochs."""
+    optimizer = OptimizerConfig(learning_rate, settings.warmup_ratio, settings.weight_decay, settings.lr_scheduler)
+    return training_args(optimizer, plan, precision, settings.seed, folder, prefetch=not settings.mines_every_epoch)

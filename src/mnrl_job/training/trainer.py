@@ -27,7 +27,7 @@ from mnrl_job.errors import OutOfMemory, first_line
 from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.logs import warn
 from mnrl_job.system.phases import Phase
-from mnrl_job.training.callbacks.best_model import BestModelCallback
+from mnrl_job.training.callbacks.best_model import BestModelCallback, EvalSchedule
 from mnrl_job.training.callbacks.checkpoints import Checkpoints, CheckpointSpec
 from mnrl_job.training.callbacks.progress import Progress
 from mnrl_job.training.collator import FlatBufferCollator, TextCollator, TokenCollator
@@ -43,13 +43,13 @@ from mnrl_job.training.memory import RandomState, activation_token_budget, descr
 from mnrl_job.training.sampler import PlannedBatches
 from mnrl_job.training.setup import (
     build_batches,
+    build_training_args,
     divergence_monitor,
     mine_hard_negatives,
     prepare_model,
 )
 from mnrl_job.training.shard_collator import ShardCollator
 from mnrl_job.training.step_context import step_context
-from mnrl_job.training.training_args import build_training_args
 
 REMEDY = "lower MNRL_MAX_SEQ_LENGTH, set MNRL_GRADIENT_CHECKPOINTING=true, or use a smaller model or a larger device"
 
@@ -124,9 +124,10 @@ class PlannedTrainer(SentenceTransformerTrainer):
     ) -> BestModelCallback | None:
         if self.settings.eval_interval is None or score is None:
             return None
+        schedule = EvalSchedule(self.settings.eval_interval, self.settings.early_stopping_patience)
         resume = checkpoint_spec.resume if checkpoint_spec else None
         on_score = partial(self._log_score, f"eval_{self.settings.primary_eval[1]}")
-        return BestModelCallback(self.model, self.settings, score, scratch, resume, on_score)
+        return BestModelCallback(self.model, schedule, score, scratch, resume, on_score)
 
     def _fit_memory(self, collate: TokenCollator | TextCollator | ShardCollator) -> None:
         """Decide for how many tokens activations are kept; with a sharded model all ranks must recompute alike."""

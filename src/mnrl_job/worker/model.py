@@ -5,8 +5,9 @@ from pathlib import Path
 from accelerate import PartialState
 from sentence_transformers import SentenceTransformer
 
+from mnrl_job.config.settings import Settings
 from mnrl_job.embedding.assumptions import log_assumptions
-from mnrl_job.embedding.loading import Loaded, load_model
+from mnrl_job.embedding.loading import Loaded, ModelOptions, load_model
 from mnrl_job.embedding.model_facts import ModelFacts
 from mnrl_job.embedding.positions import max_tokens
 from mnrl_job.embedding.prompts import find_prompt
@@ -20,12 +21,18 @@ from mnrl_job.worker.verify import record_probes
 
 def load_base_model(task: WorkerTask) -> Loaded:
     """The base model. The main process logs what was assumed about it."""
-    loaded = load_model(task.model, task.settings)
+    loaded = load_model(task.model, model_options(task.settings), task.settings.base_model)
     if PartialState().is_main_process:
         log_assumptions(loaded.assumed)
         if loaded.adapter_of:
             logs.log(f"merged the adapter {task.settings.base_model} into {loaded.adapter_of}")
     return loaded
+
+
+def model_options(settings: Settings) -> ModelOptions:
+    return ModelOptions(
+        settings.max_seq_length, settings.query_prompt, settings.document_prompt, settings.matryoshka_dims
+    )
 
 
 def describe_model(loaded: Loaded, name: str) -> ModelFacts:

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mnrl_job.config.settings import Settings
+from mnrl_job.config.setting_types import Interval
 from mnrl_job.errors import InternalError
-from mnrl_job.training.callbacks.best_model import SCORES, WEIGHTS, BestModelCallback
+from mnrl_job.training.callbacks.best_model import SCORES, WEIGHTS, BestModelCallback, EvalSchedule
 
 LAST = 100
 
@@ -22,8 +22,7 @@ def model():
 def made(model, folder, values, patience=None, resume=None, every=10):
     """A `Best` that gets these scores, one after another."""
     left = iter(values)
-    settings = Settings(eval_interval=str(every), early_stopping_patience=patience)
-    return BestModelCallback(model, settings, lambda: next(left), folder, resume)
+    return BestModelCallback(model, EvalSchedule(Interval(steps=every), patience), lambda: next(left), folder, resume)
 
 
 def train(model, best, first=1, last=LAST):

@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import mine_hard_negatives
 
 from mnrl_job.batching.batch_plan import BatchPlan
-from mnrl_job.config.settings import Settings
+from mnrl_job.config.setting_types import RankRange
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import Ragged, no_values, offsets_of
 from mnrl_job.data.tables import NO_GROUP, read_table, write_columns, write_labels
@@ -22,7 +22,7 @@ from mnrl_job.system.record_files import write_record
 from mnrl_job.training.collator import TextCollator, TokenCollator, build_collator
 from mnrl_job.training.hard_negatives import document_index, mining
 from mnrl_job.training.hard_negatives.document_index import build_index
-from mnrl_job.training.hard_negatives.mining import NO_ROW, find_candidates, mine, search
+from mnrl_job.training.hard_negatives.mining import NO_ROW, MiningConfig, find_candidates, mine, search
 from mnrl_job.training.hard_negatives.mining_rounds import HardNegatives
 from mnrl_job.training.inputs import TrainingData
 from tests.waits import counted_waits
@@ -63,8 +63,8 @@ def texts_of(pairs):
 
 
 def config_of(count, margin=0.0, places="1-100"):
-    settings = Settings(num_hard_negatives=count, hard_negative_range=places)
-    return settings.model_copy(update={"hard_negative_relative_margin": margin})
+    first, last = map(int, places.split("-"))
+    return MiningConfig(count, RankRange(first, last), margin)
 
 
 def test_hard_negatives_equal_the_librarys(minilm, data, tmp_path):
@@ -104,10 +104,10 @@ def naive(scores, groups, non_minable, planned, config, row):
     own = {group for other in groups if other[0] == anchor for group in other}
     forbidden = own | {groups[other][1] for other in planned if non_minable[other]}
     others = sorted({groups[other][1] for other in planned} - forbidden, key=lambda group: -scores[anchor][group])
-    window = others[config.hard_negative_range.first - 1 : config.hard_negative_range.last]
+    window = others[config.ranks.first - 1 : config.ranks.last]
     of_positive = scores[anchor][positive]
-    limit = of_positive - abs(of_positive) * config.hard_negative_relative_margin
-    return [group for group in window if scores[anchor][group] <= limit][: config.num_hard_negatives]
+    limit = of_positive - abs(of_positive) * config.relative_margin
+    return [group for group in window if scores[anchor][group] <= limit][: config.num_negatives]
 
 
 @pytest.fixture(scope="module")

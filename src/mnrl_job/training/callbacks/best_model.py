@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from mnrl_job.config.settings import Settings
+from mnrl_job.config.setting_types import Interval
 from mnrl_job.errors import InternalError
 from mnrl_job.system.heartbeat import enter_phase
 from mnrl_job.system.local_rank import is_local_main_process
@@ -25,6 +26,14 @@ SCORES = "scores.json"
 WEIGHTS = "best.safetensors"
 
 
+@dataclass(frozen=True, slots=True)
+class EvalSchedule:
+    """How often to evaluate, and after how many evaluations without improvement to stop; None for never."""
+
+    interval: Interval
+    patience: int | None = None
+
+
 class BestModelCallback(TrainerCallback):
     """Evaluates the model during training and stops it when patience is exhausted.
 
@@ -32,7 +41,7 @@ class BestModelCallback(TrainerCallback):
 
     Args:
         model: in training; its trained weights are kept.
-        settings: with the interval of evaluations and the patience.
+        schedule: evaluation interval and patience.
         score: evaluates the model, higher is better; called on all ranks, with the same result.
         folder: on each machine, for the best weights and the scores.
         resume: folder of a checkpoint whose scores are continued.
@@ -42,7 +51,7 @@ class BestModelCallback(TrainerCallback):
     def __init__(
         self,
         model: SentenceTransformer,
-        settings: Settings,
+        schedule: EvalSchedule,
         score: Callable[[], float],
         folder: Path,
         resume: Path | None = None,
@@ -50,8 +59,7 @@ class BestModelCallback(TrainerCallback):
     ) -> None:
         self.seconds = 0.0
         self._model = model
-        self._interval = settings.eval_interval
-        self._patience = settings.early_stopping_patience
+        self._schedule = schedule
         self._score = score
         self._on_score = on_score
         self._folder = folder
@@ -66,16 +74,15 @@ class BestModelCallback(TrainerCallback):
 
     @property
     def patience_exhausted(self) -> bool:
-        if self._patience is None or not self.scores:
+        if self._schedule.patience is None or not self.scores:
             return False
-        return len(self.scores) - 1 - self.scores.index(self.best) >= self._patience
+        return len(self.scores) - 1 - self.scores.index(self.best) >= self._schedule.patience
 
     def due(self, step: int, last: int) -> bool:
         """Whether to evaluate after this step; always after the last one."""
         if self.scores and self.scores[-1].step == step:
             return False
-        seconds = time.monotonic() - self._last_evaluated
-        return step == last or (self._interval is not None and self._interval.due(step, seconds))
+        return step == last or self._schedule.interval.due(step, time.monotonic() - self._last_evaluated)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -16,7 +16,7 @@ from accelerate.utils import reduce
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
-from mnrl_job.config.settings import Settings
+from mnrl_job.config.setting_types import RankRange
 from mnrl_job.data.integer_sets import distinct_dense, distinct_pairs
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import Ragged
@@ -32,6 +32,23 @@ from mnrl_job.system.local_rank import is_local_main_process
 from mnrl_job.training.hard_negatives.document_index import DocumentIndex, build_index
 
 NO_ROW = -1
+
+
+@dataclass(frozen=True, slots=True)
+class MiningConfig:
+    """How hard negatives are mined: their number for each row, and the ranks of the documents considered.
+
+    By the fraction `relative_margin` of the positive's similarity a negative must be less similar.
+    """
+
+    num_negatives: int
+    ranks: RankRange
+    relative_margin: float
+    every_epoch: bool = False
+
+    def depth(self, documents: int) -> int:
+        """How many of the highest-ranked documents are considered; more than there are if fewer than wanted are."""
+        return min(self.ranks.last, max(documents, self.ranks.first - 1 + self.num_negatives))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +119,7 @@ def mine(
     model: SentenceTransformer,
     pairs: Pairs,
     candidates: Candidates,
-    settings: Settings,
+    config: MiningConfig,
     precision: Precision,
     folder: Path,
 ) -> MiningResult:
@@ -122,9 +139,9 @@ def mine(
     queries, documents = embeddings
     index = build_index(documents, scratch)
     # Shifted by one, 0 for none, so that the results of all ranks can be summed.
-    mined = torch.zeros((pairs.rows, settings.num_hard_negatives), dtype=torch.int32)
+    mined = torch.zeros((pairs.rows, config.num_negatives), dtype=torch.int32)
     sums = torch.zeros(3, dtype=torch.float64)
-    for rows, positions, scores, positive_scores in search(queries, index, candidates, settings):
+    for rows, positions, scores, positive_scores in search(queries, index, candidates, config):
         valid, row_of = scores.isfinite(), torch.from_numpy(candidates.documents[index.order[positions.numpy()]])
         mined[torch.from_numpy(rows)] = torch.where(valid, row_of + 1, 0).int()
         sums += torch.stack([torch.where(valid, scores, 0).sum(), positive_scores.sum(), valid.sum()])
@@ -139,7 +156,7 @@ def mine(
 
 
 def search(
-    queries: Embeddings, index: DocumentIndex, candidates: Candidates, settings: Settings
+    queries: Embeddings, index: DocumentIndex, candidates: Candidates, config: MiningConfig
 ) -> Iterator[tuple[NDArray[np.int64], torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Rank the documents for this rank's slice of the queries, block by block.
 
@@ -147,7 +164,7 @@ def search(
         On the host: rows; the positions in the index of the documents selected for each and their similarities, -inf if
         there are too few, shape (rows, negatives); the similarities of the positives, shape (rows,).
     """
-    device, depth = PartialState().device, depth_of(settings, len(index.order))
+    device, depth = PartialState().device, config.depth(len(index.order))
     size = max(1, block_bytes(device) // index.bytes_per_query(depth))
     never = np.sort(index.position[candidates.non_minable])
     never_on_device = torch.from_numpy(never).to(device)
@@ -163,19 +180,13 @@ def search(
             query = torch.from_numpy(candidates.query_of[rows] - block.start).to(device)
             positives = load(index.embeddings, index.position[candidates.document_of[rows]])
             positive_scores = (vectors[query] * positives).sum(dim=1)
-            results = (*select(top, query, positive_scores, settings), positive_scores)
+            results = (*select(top, query, positive_scores, config), positive_scores)
             positions, scores, positive_scores = to_host(list(results))
             yield candidates.rows[rows], positions, scores, positive_scores
 
 
-def depth_of(settings: Settings, documents: int) -> int:
-    """How many of the highest-ranked documents are considered; more than there are if fewer than wanted are."""
-    ranks = settings.hard_negative_range
-    return min(ranks.last, max(documents, ranks.first - 1 + settings.num_hard_negatives))
-
-
 def select(
-    top: TopDocuments, query: torch.Tensor, positive_scores: torch.Tensor, settings: Settings
+    top: TopDocuments, query: torch.Tensor, positive_scores: torch.Tensor, config: MiningConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The highest-ranked documents within the range of ranks that score sufficiently below the positive.
 
@@ -183,14 +194,12 @@ def select(
         top: the highest-scoring documents of some queries, -inf for those that must not be negatives.
         query: for each row the index of its query among these.
         positive_scores: the similarity of each row's positive.
-        settings: how many negatives, and from which documents.
+        config: how many negatives, and from which documents.
 
     Returns:
         Positions of documents, and their similarities, -inf if there are too few; shape (rows, negatives).
     """
-    scores, positions = (
-        part[:, settings.hard_negative_range.first - 1 :][query] for part in (top.scores, top.positions)
-    )
-    limit = positive_scores - positive_scores.abs() * settings.hard_negative_relative_margin
-    best = scores.masked_fill(scores > limit[:, None], -torch.inf).topk(settings.num_hard_negatives, dim=1)
+    scores, positions = (part[:, config.ranks.first - 1 :][query] for part in (top.scores, top.positions))
+    limit = positive_scores - positive_scores.abs() * config.relative_margin
+    best = scores.masked_fill(scores > limit[:, None], -torch.inf).topk(config.num_negatives, dim=1)
     return positions.gather(1, best.indices), best.values

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from mnrl_job.batching.planning import Plan
-from mnrl_job.config.settings import Settings
 from mnrl_job.data.integer_sets import distinct_dense
 from mnrl_job.data.tables import read_groups, read_negatives
 from mnrl_job.embedding.embedding_files import computed_once
@@ -21,7 +20,7 @@ from mnrl_job.system.local_rank import is_local_main_process
 from mnrl_job.system.logs import log, warn
 from mnrl_job.system.phases import Phase
 from mnrl_job.system.record_files import read_record, write_record
-from mnrl_job.training.hard_negatives.mining import NO_ROW, Candidates, find_candidates, mine
+from mnrl_job.training.hard_negatives.mining import NO_ROW, Candidates, MiningConfig, find_candidates, mine
 from mnrl_job.training.inputs import TrainingData
 from mnrl_job.training.results import MiningRound
 
@@ -40,7 +39,7 @@ class HardNegatives:
     def __init__(
         self,
         model: SentenceTransformer,
-        settings: Settings,
+        config: MiningConfig,
         precision: Precision,
         data: TrainingData,
         plan: Plan,
@@ -48,14 +47,14 @@ class HardNegatives:
     ) -> None:
         self.seconds = 0.0
         self._model = model
-        self._settings = settings
+        self._config = config
         self._precision = precision
         self._data = data
         self._plan = plan
         self._folder = folder
         self._groups = read_groups(data.batch_plan.labels)
         self.rounds: tuple[MiningRound, ...] = ()
-        self._rows = np.full((data.pairs.rows, settings.num_hard_negatives), NO_ROW, dtype=np.int32)
+        self._rows = np.full((data.pairs.rows, config.num_negatives), NO_ROW, dtype=np.int32)
         PartialState().wait_for_everyone()  # the first worker of this machine copies them from the checkpoint
         if (folder / ROUNDS_FILE).exists():
             self.rounds = read_record(folder / ROUNDS_FILE, tuple[MiningRound, ...])
@@ -75,15 +74,15 @@ class HardNegatives:
 
     def due(self, epoch: int) -> bool:
         """Whether negatives have still to be mined for this epoch, counted from 0."""
-        return len(self.rounds) <= (epoch if self._settings.mines_every_epoch else 0)
+        return len(self.rounds) <= (epoch if self._config.every_epoch else 0)
 
     def mine(self, step: int) -> None:
         """Mine with the weights of this step. Collective."""
         started = time.monotonic()
         enter_phase(Phase.MINE)
         pairs, candidates = self._data.pairs, self._candidates
-        result = mine(self._model, pairs, candidates, self._settings, self._precision, self._folder / "mining")
-        wanted = len(candidates.rows) * self._settings.num_hard_negatives
+        result = mine(self._model, pairs, candidates, self._config, self._precision, self._folder / "mining")
+        wanted = len(candidates.rows) * self._config.num_negatives
         seconds = time.monotonic() - started
         mining_round = MiningRound(
             step=step,
@@ -110,7 +109,7 @@ class HardNegatives:
     def _log(self, mining_round: MiningRound) -> None:
         found = mining_round["found"]
         message = (
-            f"mined {self._settings.num_hard_negatives} hard negatives per pair: mean similarity to the query "
+            f"mined {self._config.num_negatives} hard negatives per pair: mean similarity to the query "
             f"{mining_round['similarity']:.3f}, of the positive {mining_round['positive_similarity']:.3f}"
         )
         if found < MIN_FOUND:

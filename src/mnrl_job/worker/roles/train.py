@@ -25,7 +25,7 @@ from mnrl_job.training.train import train
 from mnrl_job.training.weight_interpolation import Weights, host_copy, own_weights
 from mnrl_job.worker.devices import describe_devices, peak_memory
 from mnrl_job.worker.guide import run_guide_model
-from mnrl_job.worker.model import describe_model, load_base_model, save_model
+from mnrl_job.worker.model import describe_model, load_base_model, model_options, save_model
 from mnrl_job.worker.results import WorkerResult
 from mnrl_job.worker.scoring import evaluate_all, extra_checkpoint_files, scores_before, selection_score
 from mnrl_job.worker.tokens import with_usable_tokens
@@ -72,7 +72,7 @@ def final_model(task: WorkerTask, trained: SentenceTransformer) -> tuple[Sentenc
     """
     settings, alpha = task.settings, fixed_alpha(task)
     points: Points = ()
-    load_base = partial(load_model, task.model, settings)
+    load_base = partial(load_model, task.model, model_options(settings), settings.base_model)
     if settings.lora_rank and not is_sharded():  # the adapter alone is interpolated, with nothing
         outputs = adapter_outputs(trained)
         nothing = {name: torch.zeros_like(weight) for name, weight in outputs.items()}
