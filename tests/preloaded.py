@@ -18,7 +18,7 @@ import mnrl_job.agent.main
 import mnrl_job.cli
 import mnrl_job.pipeline.check
 import mnrl_job.pipeline.evaluate
-import mnrl_job.pipeline.prepare_data_set
+import mnrl_job.pipeline.prepare
 import mnrl_job.pipeline.train
 import mnrl_job.pipeline.verify
 import mnrl_job.report.run_result

@@ -19,6 +19,7 @@ from mnrl_job.runs.publish import (
     already_published,
     clear_unfinished,
     commit_run,
+    publish_folder,
     record_failure,
     remove_leftovers,
     upload,
@@ -290,3 +291,13 @@ def test_leftovers_of_a_killed_attempt_beside_a_published_run_are_removed_withou
     assert time.monotonic() - started < publish_lease.LEASE_SECONDS / 2
     assert is_complete(store, FIRST)
     assert not [entry.key for entry in store.list_objects() if entry.key.startswith((".leases", ".probe"))]
+
+
+def test_of_two_attempts_that_publish_a_folder_at_once_the_first_stays(tmp_path):
+    target = local.LocalStore(tmp_path / "r.exports" / "onnx", "URI")
+    for name in ("first", "second"):
+        (tmp_path / name / "model").mkdir(parents=True)
+        (tmp_path / name / "model" / "config.json").write_text(name)
+        publish_folder(target, tmp_path / name, {"settings_sha256": "abc"})
+    assert (target.root / "model" / "config.json").read_text() == "first"
+    assert (target.root / "_SUCCESS").exists()

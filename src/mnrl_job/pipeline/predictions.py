@@ -1,7 +1,7 @@
 """What a run on all of the training data takes, for `check`: time, memory and disk."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mnrl_job.system.finding import Finding
@@ -35,27 +35,24 @@ def predict_preparation(work: Workload, scratch: Path) -> Finding:
     detail = f"about {duration(work.prepare_seconds)}, {file_size(memory)} of memory and {file_size(disk)} of disk"
     if not work.is_sampled:
         return Finding("preparing", "passed", detail)
-    return _beyond_disk("preparing", detail, disk, scratch) or _within_memory("preparing", detail, memory)
+    return _within_limits(Finding("preparing", "passed", detail), scratch, disk, memory)
 
 
 def predict_mining(work: Workload, dimension: int, seconds: float, scratch: Path) -> Finding:
     """A round of mining writes the embeddings of all queries and documents to the disk of each machine."""
     disk = 2 * work.pairs * dimension * BYTES_PER_NUMBER
     detail = f"about {duration(seconds)} a round, {file_size(disk)} of disk on each machine"
-    return _beyond_disk("mining", detail, disk, scratch) or Finding("mining", "passed", detail)
+    return _within_limits(Finding("mining", "passed", detail), scratch, disk)
 
 
-def _beyond_disk(check: str, detail: str, disk: float, scratch: Path) -> Finding | None:
-    free = shutil.disk_usage(scratch).free
-    if disk <= free:
-        return None
-    remedy = "free space, or set MNRL_WORK_DIR to a larger disk"
-    return Finding(check, "warning", f"{detail}, but only {file_size(free)} are free", remedy)
-
-
-def _within_memory(check: str, detail: str, memory: float) -> Finding:
-    free = free_memory()
-    if memory <= free:
-        return Finding(check, "passed", detail)
-    remedy = f"raise the container's memory limit by {file_size(memory - free)}, or take a larger machine"
-    return Finding(check, "warning", f"{detail}, but only {file_size(free)} are free", remedy)
+def _within_limits(finding: Finding, scratch: Path, disk: float, memory: float = 0) -> Finding:
+    """The same as a warning, if less is free."""
+    free_disk, free = shutil.disk_usage(scratch).free, free_memory()
+    if disk > free_disk:
+        free, remedy = free_disk, "free space, or set MNRL_WORK_DIR to a larger disk"
+    elif memory > free:
+        remedy = f"raise the container's memory limit by {file_size(memory - free)}, or take a larger machine"
+    else:
+        return finding
+    detail = f"{finding.detail}, but only {file_size(free)} are free"
+    return replace(finding, status="warning", detail=detail, remedy=remedy)
