@@ -108,6 +108,7 @@ def become(given: Start) -> None:
     """In the new process: be the program."""
     assert "mnrl_job.worker.main" in sys.modules, "not preloaded"
     multiprocessing.set_start_method(None, force=True)  # as in a new process: this one's locks would outlive it
+    multiprocessing.current_process().daemon = False  # or it could start no processes of data loaders
     if given.host:
         given.host.enter()
     if set(given.arguments) & WORKERS.keys():

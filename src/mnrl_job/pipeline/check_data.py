@@ -1,7 +1,7 @@
 """The data part of a check: fetch, read and prepare as `train` does, or a sample of large data."""
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mnrl_job.config.settings import Settings
@@ -41,8 +41,14 @@ from mnrl_job.runs.attempt import Attempt
 from mnrl_job.system.finding import Finding
 from mnrl_job.system.quantities import file_size
 
-# What a trial run trains on, with which settings, and what the whole run has to do.
-Trial = tuple[Settings, Prepared, Workload]
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What a trial run trains on, with which settings, and what the whole run has to do."""
+
+    settings: Settings
+    prepared: Prepared
+    work: Workload
 
 
 def check_data(
@@ -59,27 +65,26 @@ def check_data(
             findings.passed("sample", describe_sample(sample))
             located = replace(located, train=())
         inputs = fetch_data(settings, attempt, located, findings)
-        trial: Trial | None
         if store := located.prepared:
             prepared = load_prepared(store, settings, attempt.scratch, workers)
             findings.passed("prepared data", f"{location_of(store)}: {prepared.pairs.rows} pairs")
-            trial = settings, prepared, Workload(prepared.pairs.rows, 0, prepared.batch_plan.steps, 0)
+            trial = Trial(settings, prepared, Workload(prepared.pairs.rows, 0, prepared.batch_plan.steps, 0))
         else:
             inputs = replace(inputs, train=sample or inputs.train)
-            trial = prepare_data(settings, attempt, inputs, sample, workers, findings)
-        if trial is None:
-            return None
-        trial_settings, prepared, work = trial
+            found = prepare_data(settings, attempt, inputs, sample, workers, findings)
+            if found is None:
+                return None
+            trial, prepared = found, found.prepared
         eval_sets = with_general_guard(prepared.eval_sets, settings.general_guard, attempt.scratch)
         for eval_set in eval_sets:
             findings.passed(f"eval set {eval_set.name}", describe_eval_set(eval_set))
         findings.add_all(audit_findings(prepared.audit))
         if not store:
-            findings.add(predict_preparation(work, attempt.scratch))
+            findings.add(predict_preparation(trial.work, attempt.scratch))
         check_eval_names(settings, prepared.eval_sets)
         selection = selection_sets(prepared.selection_split, settings.general_guard, attempt.scratch)
-        task = worker_task(trial_settings, attempt, inputs, eval_sets, prepared.pairs, prepared.batch_plan)
-        return replace(task, selection=selection), work, prepared.audit
+        task = worker_task(trial.settings, attempt, inputs, eval_sets, prepared.pairs, prepared.batch_plan)
+        return replace(task, selection=selection), trial.work, prepared.audit
     return None
 
 
@@ -124,9 +129,9 @@ def prepare_data(
         seconds = time.perf_counter() - started
         if sample:
             work, audit = estimate_workload(settings, sample, pairs, prepared, seconds)
-            return planned, replace(prepared, audit=audit), work
+            return Trial(planned, replace(prepared, audit=audit), work)
         work = Workload(prepared.pairs.rows, pairs.path.stat().st_size, prepared.batch_plan.steps, seconds)
-        return planned, prepared, work
+        return Trial(planned, prepared, work)
     return None
 
 

@@ -35,9 +35,11 @@ def verify_run(store: Store, scratch: Path, prefixes: tuple[str, ...] = ("",), o
         download(store, [entries[name] for name in files if name in entries], folder)
     damage = list(find_damage(folder, files))
     if others_by_size:
-        others = recorded.keys() - files.keys()
-        wrong = (name for name in others if name not in entries or entries[name].size != recorded[name]["bytes"])
-        damage += [f"{name}: is missing, or has another size than in the manifest" for name in sorted(wrong)]
+        for name in sorted(recorded.keys() - files.keys()):
+            size, expected = entries[name].size if name in entries else None, recorded[name]["bytes"]
+            if size != expected:
+                problem = "is missing" if size is None else f"has {size} bytes, the manifest says {expected}"
+                damage.append(f"{name}: {problem}")
     if damage:
         raise DataError(
             f"{store.label} is not what was published:\n" + "\n".join(damage) + "\nrestore these files or make it anew"
