@@ -85,7 +85,7 @@ def write(path: Path, data: Path, rows: int, most_words: int | None) -> None:
 
 
 class Measured:
-    """A command that runs, and its peak memory, of all processes together and of the first alone."""
+    """A command that runs. In each phase: the most memory of all its processes together, and the most disk."""
 
     def __init__(self, folder: Path, command: str, environment: dict[str, str]) -> None:
         entry = str(Path(__file__).parents[1] / "entrypoint.py")
@@ -97,7 +97,8 @@ class Measured:
             self.process = subprocess.Popen(
                 [sys.executable, entry, command], cwd=folder, env=os.environ | environment, stderr=log, stdout=log
             )
-        self.peak = self.peak_of_supervisor = self.peak_disk = 0
+        self.peak_memory: dict[str, int] = {}
+        self.peak_disk: dict[str, int] = {}
         self.first_step: float | None = None
         self._watcher = threading.Thread(target=self._watch)
         self._watcher.start()
@@ -114,25 +115,26 @@ class Measured:
     def _watch(self) -> None:
         ticks = 0
         while self.process.poll() is None:
-            if self.first_step is None and self._step():
+            progress = self._progress()
+            if self.first_step is None and progress.get("step"):
                 self.first_step = time.monotonic() - self.started
             if ticks % 10 == 0:
-                self._look()
+                self._look(progress.get("phase", "start"))
             ticks += 1
             time.sleep(0.1)
 
-    def _look(self) -> None:
+    def _look(self, phase: str) -> None:
         with suppress(psutil.Error):
             supervisor = psutil.Process(self.process.pid)
-            own = anonymous_bytes(supervisor)
-            self.peak = max(self.peak, own + sum(map(anonymous_bytes, supervisor.children(recursive=True))))
-            self.peak_of_supervisor = max(self.peak_of_supervisor, own)
-        self.peak_disk = max(self.peak_disk, size_of(self.scratch))
+            memory = sum(map(anonymous_bytes, [supervisor, *supervisor.children(recursive=True)]))
+            self.peak_memory[phase] = max(self.peak_memory.get(phase, 0), memory)
+        self.peak_disk[phase] = max(self.peak_disk.get(phase, 0), size_of(self.scratch))
 
-    def _step(self) -> bool:
+    def _progress(self) -> dict[str, Any]:
         with suppress(OSError, ValueError):
-            return bool(json.loads((self.scratch / "progress.json").read_text()).get("step"))
-        return False
+            found: dict[str, Any] = json.loads((self.scratch / "progress.json").read_text())
+            return found
+        return {}
 
 
 def anonymous_bytes(process: psutil.Process) -> int:
@@ -177,8 +179,7 @@ def measure(path: Path, rows: int, model: Path, work: Path) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "seconds_per_million": round(seconds / rows * 1e6, 1),
         "phases": {name: round(value, 1) for name, value in phases.items()},
-        "peak_mib": prepare.peak // MIB,
-        "peak_mib_of_supervisor": prepare.peak_of_supervisor // MIB,
+        "peak_mib": {phase: memory // MIB for phase, memory in prepare.peak_memory.items()},
         "peak_scratch_bytes": prepare.peak_disk,
         "published_bytes": size_of(data_set),
         "token_bytes": size_of(data_set / "tokens"),
