@@ -44,10 +44,18 @@ def test_ids_are_the_librarys(model, texts, prompt):
 
 def test_words_that_were_forgotten_are_tokenized_again(model, monkeypatch):
     monkeypatch.setattr(word_tokenizer, "MAX_WORDS", 3)
+    monkeypatch.setattr(word_tokenizer, "LONGEST_KNOWN", 4)
     tokenize = choose_tokenize(model, model.preprocess, None)
     texts = column([text for pair in PAIRS for text in pair])
     parts = [tokenize(texts.slice(row, 1)) for row in range(len(texts))]
     assert pa.concat_arrays(parts).to_pylist() == by_library(model, texts)
+
+
+def test_long_texts_are_tokenized_in_parts(model, monkeypatch):
+    monkeypatch.setattr(word_tokenizer, "BYTES_PER_CALL", 40)
+    tokenize = choose_tokenize(model, model.preprocess, None)
+    texts = column(["", *(text for pair in PAIRS for text in pair), "word " * 100, ""])
+    assert tokenize(texts).to_pylist() == by_library(model, texts)
 
 
 def test_a_tokenizer_that_looks_beyond_spaces_is_left_to_the_library(tiny_model):

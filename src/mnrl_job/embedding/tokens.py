@@ -27,7 +27,7 @@ from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.local_rank import is_local_main_process
 
 TEXTS_PER_BATCH = 10_000
-# Limits the memory of a call.
+# Limits the memory of a call of the library.
 TEXTS_PER_CALL = 256
 # Half of the library's time goes into padding, masks and tensors.
 UNPADDED: dict[str, Any] = {

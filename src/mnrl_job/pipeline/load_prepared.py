@@ -14,7 +14,7 @@ from mnrl_job.launch.worker_task import ROW_FILES
 from mnrl_job.pipeline.data_requirements import check_batch_size, check_hardness
 from mnrl_job.pipeline.find_prepared import RECORD, TOKENIZER_SETTINGS, location_of, prepared_settings
 from mnrl_job.pipeline.prepared import Prepared
-from mnrl_job.runs.verify import verify_run
+from mnrl_job.runs.verify import read_run_manifest, verify_run
 from mnrl_job.storage import LocalStore, Store
 from mnrl_job.storage.base import read_bytes
 from mnrl_job.storage.uri import join
@@ -34,6 +34,7 @@ def load_prepared(store: Store, settings: Settings, scratch: Path, workers: int)
         DataError: it is damaged.
         SettingsError: it was prepared with other settings, or the batch does not suit the `workers`.
     """
+    read_run_manifest(store)  # one that was never finished is told by that
     prepared = read_record_of(store)
     refuse_other_settings(settings, prepared, store.label)
     check_batch_size(settings.batch_size, workers)

@@ -4,12 +4,13 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mnrl_job.system.cpus import usable_cpus
 from mnrl_job.system.finding import Finding
 from mnrl_job.system.machine import free_memory
 from mnrl_job.system.quantities import duration, file_size
 
-# Of the supervisor, measured with 0.2 and 1 million pairs of 0.4 kB, and with 0.2 million of 1.2 kB.
-MEMORY_AT_LEAST, MEMORY_PER_PAIR, MEMORY_PER_TEXT_BYTE = 130e6, 180, 1.1
+# Measured by benchmarks/scale.py with 1 to 30 million pairs. Each core has a process beside the supervisor.
+MEMORY_PER_PROCESS, MEMORY_PER_PAIR = 250e6, 150
 DISK_PER_PAIR, DISK_PER_TEXT_BYTE = 60, 2.7
 BYTES_PER_NUMBER = 4
 
@@ -30,7 +31,7 @@ class Workload:
 
 def predict_preparation(work: Workload, scratch: Path) -> Finding:
     """What preparing takes on this machine. Only what is still to come is compared with its limits."""
-    memory = MEMORY_AT_LEAST + MEMORY_PER_PAIR * work.pairs + MEMORY_PER_TEXT_BYTE * work.text_bytes
+    memory = MEMORY_PER_PROCESS * (1 + usable_cpus()) + MEMORY_PER_PAIR * work.pairs
     disk = DISK_PER_PAIR * work.pairs + DISK_PER_TEXT_BYTE * work.text_bytes
     detail = f"about {duration(work.prepare_seconds)}, {file_size(memory)} of memory and {file_size(disk)} of disk"
     if not work.is_sampled:

@@ -3,7 +3,6 @@
 import json
 import time
 from dataclasses import replace
-from timeit import repeat
 
 import torch
 from accelerate import PartialState
@@ -14,6 +13,7 @@ from mnrl_job.system.record_files import write_record
 from mnrl_job.training.inputs import AttemptFolders, TrainingData
 from mnrl_job.training.token_lengths import measure_lengths
 from mnrl_job.training.train import train
+from mnrl_job.training.trial_run import first_steps
 from mnrl_job.worker.devices import describe_devices, peak_memory
 from mnrl_job.worker.guide import run_guide_model
 from mnrl_job.worker.model import load_base_model
@@ -42,7 +42,9 @@ def trial_run_role(task: WorkerTask) -> None:
     trial_settings = settings.model_copy(update={"max_steps": max_steps, "report_to": ()})
     parameters = sum(parameter.numel() for parameter in model.parameters())
     data = TrainingData(task.pairs, task.batch_plan)
-    run_guide_model(replace(task, settings=trial_settings))
+    if task.batch_plan.tokens is None:
+        data = first_steps(data, TRIAL_STEPS, task.scratch / "trial-run")
+    run_guide_model(replace(task, settings=trial_settings, pairs=data.pairs, batch_plan=data.batch_plan))
     training = train(model, trial_settings, data, AttemptFolders(task.scratch, task.staging))
     if state.is_main_process:
         seconds = [json.loads(line)["seconds"] for line in (task.staging / "training_log.jsonl").open()]
@@ -67,5 +69,9 @@ def trial_run_role(task: WorkerTask) -> None:
 def measure_scoring(dimension: int, device: torch.device) -> float:
     """The seconds to compare a query with a document, in tiles as they are mined."""
     queries, documents = (torch.rand(count, dimension, device=device) for count in (SCORED_QUERIES, SCORED_DOCUMENTS))
-    seconds = repeat(lambda: (queries @ documents.T).topk(TOP_SCORES).values.sum().item(), number=1, repeat=2)
-    return min(seconds) / (SCORED_QUERIES * SCORED_DOCUMENTS)  # the first one warms up
+    seconds = []
+    for _ in range(2):  # the first one warms up
+        started = time.perf_counter()
+        (queries @ documents.T).topk(TOP_SCORES).values.sum().item()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds) / (SCORED_QUERIES * SCORED_DOCUMENTS)
