@@ -31,10 +31,10 @@ train: install ## Train on the bundled example (on a CPU where there is no GPU);
 	@MNRL_OUTPUT="$${MNRL_OUTPUT:-$(OUTPUT)}" examples/support-faq/train.sh $(BIN)
 
 test: install-dev install-export ## Run the tests one runs before every commit (7 minutes on 2 quiet cores).
-	@$(BIN)/pytest -n 3 --dist loadfile $(ARGS)
+	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-all: install-dev install-export ## Run the rest: the same behaviour in more kinds of runs, and the manifests played (minutes).
-	@$(BIN)/pytest -m "slow or manifests" -n 3 --dist loadfile --timeout 1200 $(ARGS)
+	@$(BIN)/pytest -m "slow or manifests" -n 3 --dist loadfile --no-loadscope-reorder --timeout 1200 $(ARGS)
 
 manifests: install-dev ## Render k8s/, check it against Kubernetes' and the CRDs' schemas and our rules, and play it (minutes).
 	@$(BIN)/pytest tests/kubernetes -m "manifests or not manifests" --timeout 1200 $(ARGS)

@@ -26,7 +26,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.sampler import NoDuplicatesBatchSampler
 
 from mnrl_job.batching.batch_plan import BatchPlan
-from mnrl_job.batching.planning import PlanConfig, SourceShare, plan_epoch
+from mnrl_job.batching.planning import PlanConfig, SourceShare, plan_epochs
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalData, EvalSet, write_evalset
 from mnrl_job.data.file_formats.rows import read_rows
@@ -103,7 +103,9 @@ def write_pairs(texts: Texts, folder: Path) -> Pairs:
 def ours(pairs: Pairs, seed: int, folder: Path) -> BatchPlan:
     """Our groups, our plan, our masks."""
     groups = find_groups(pairs, None, 0.9, folder / "signatures").group_ids
-    return write_batching(groups, plan_epoch(groups, PlanConfig(BATCH, (SourceShare(pairs.rows),), seed), 0), folder)
+    return write_batching(
+        groups, next(plan_epochs(groups, PlanConfig(BATCH, (SourceShare(pairs.rows),), seed))), folder
+    )
 
 
 def random_batches(pairs: Pairs, seed: int, folder: Path) -> BatchPlan:

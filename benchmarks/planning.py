@@ -33,7 +33,7 @@ from mnrl_job.batching.planning import (
     SourceShare,
     false_negatives_at_random,
     false_negatives_in,
-    plan_epoch,
+    plan_epochs,
 )
 from mnrl_job.data.file_formats.rows import read_rows
 from mnrl_job.data.pairs import Pairs
@@ -75,7 +75,7 @@ def ours(_dataset: Dataset, groups: np.ndarray, batch_size: int, _ranks: int) ->
 
 def planned(groups: np.ndarray, batch_size: int) -> np.ndarray:
     """One epoch of one source."""
-    return plan_epoch(groups, PlanConfig(batch_size, (SourceShare(len(groups)),), 42), 0)
+    return next(plan_epochs(groups, PlanConfig(batch_size, (SourceShare(len(groups)),), 42)))
 
 
 def library(hashed: bool) -> Planner:

@@ -27,7 +27,7 @@ from sentence_transformers import SentenceTransformer
 
 from batching import BATCH, CUTOFFS, SEEDS, difference, write_batching, write_pairs
 from mnrl_job.batching.batch_plan import BatchPlan
-from mnrl_job.batching.planning import PlanConfig, SourceShare, plan_epoch
+from mnrl_job.batching.planning import PlanConfig, SourceShare, plan_epochs
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.file_formats.rows import read_rows
@@ -90,7 +90,7 @@ def read_pairs(data: Path, rows: int, eval_set: EvalSet, folder: Path) -> tuple[
 
 
 def lay_out(pairs: Pairs, found: TextGroups, seed: int, folder: Path) -> BatchPlan:
-    plan = plan_epoch(found.group_ids, PlanConfig(BATCH, (SourceShare(pairs.rows),), seed), 0)
+    plan = next(plan_epochs(found.group_ids, PlanConfig(BATCH, (SourceShare(pairs.rows),), seed)))
     batch_plan = write_batching(found.group_ids, plan, folder)
     non_minable = batch_plan.plan.with_name("non_minable.npy")
     np.save(non_minable, np.isin(found.joint_positives, found.joint_relevant))

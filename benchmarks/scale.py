@@ -4,10 +4,10 @@ r"""Large data: time, memory and disk of `mnrl-job prepare`, and how soon a run 
         --output benchmarks/results/scale.json
 
 DEBIAN is a folder with train.jsonl.gz. Its pairs are repeated with words exchanged at random, 3 % of the positives
-copied from other rows, until there are ROWS of them, about 410 bytes each. The tokenizer is that of BASE_MODEL
-(`scripts/base-model .venv/bin`); the model that takes the first steps is a tiny one, since what is timed is the way to
-the first step. FOLDER should be on a disk. Memory is the largest sum of the anonymous memory of all processes, looked
-at once a second.
+copied from other rows, until there are ROWS of them, about 440 bytes each; --words makes them shorter. The tokenizer
+is that of BASE_MODEL (`scripts/base-model .venv/bin`); the model that takes the first steps is a tiny one, since what
+is timed is the way to the first step. FOLDER should be on a disk. Memory is the largest sum of the anonymous memory of
+all processes, looked at once a second.
 """
 
 import argparse
@@ -48,11 +48,11 @@ SETTINGS = {
 }
 
 
-def batches_of_pairs(data: Path, rows: int) -> Iterator[pa.Table]:
-    """Tables of anchors and positives, as many rows as the data has in each."""
+def batches_of_pairs(data: Path, rows: int, most_words: int | None) -> Iterator[pa.Table]:
+    """Tables of anchors and positives, as many rows as the data has in each, with the first words of each text."""
     with gzip.open(data / "train.jsonl.gz", "rt", encoding="utf-8") as lines:
         base = [json.loads(line) for line in lines]
-    columns = {name: [row[name].split(" ") for row in base] for name in ("anchor", "positive")}
+    columns = {name: [row[name].split(" ")[:most_words] for row in base] for name in ("anchor", "positive")}
     for number, start in enumerate(range(0, rows, len(base))):
         rng = np.random.default_rng(number)
         texts = {name: exchanged(words, rng) for name, words in columns.items()}
@@ -71,21 +71,21 @@ def exchanged(texts: list[list[str]], rng: np.random.Generator) -> list[str]:
     return [" ".join(part) or "text" for part in parts]
 
 
-def write(path: Path, data: Path, rows: int) -> None:
+def write(path: Path, data: Path, rows: int, most_words: int | None) -> None:
     """Write the pairs as JSON Lines or Parquet, by the name's ending."""
     if path.suffix == ".parquet":
         schema = pa.schema([("anchor", pa.string()), ("positive", pa.string())])
         with pq.ParquetWriter(path, schema) as writer:
-            for table in batches_of_pairs(data, rows):
+            for table in batches_of_pairs(data, rows, most_words):
                 writer.write_table(table, ROWS_PER_GROUP)
         return
     with path.open("w", encoding="utf-8") as file:
-        for table in batches_of_pairs(data, rows):
+        for table in batches_of_pairs(data, rows, most_words):
             file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist())
 
 
 class Measured:
-    """A command that runs, and its peak memory, of all processes together and of the first alone."""
+    """A command that runs. In each phase: the most memory of all its processes together, and the most disk."""
 
     def __init__(self, folder: Path, command: str, environment: dict[str, str]) -> None:
         entry = str(Path(__file__).parents[1] / "entrypoint.py")
@@ -97,7 +97,8 @@ class Measured:
             self.process = subprocess.Popen(
                 [sys.executable, entry, command], cwd=folder, env=os.environ | environment, stderr=log, stdout=log
             )
-        self.peak = self.peak_of_supervisor = self.peak_disk = 0
+        self.peak_memory: dict[str, int] = {}
+        self.peak_disk: dict[str, int] = {}
         self.first_step: float | None = None
         self._watcher = threading.Thread(target=self._watch)
         self._watcher.start()
@@ -114,31 +115,33 @@ class Measured:
     def _watch(self) -> None:
         ticks = 0
         while self.process.poll() is None:
-            if self.first_step is None and self._step():
+            progress = self._progress()
+            if self.first_step is None and progress.get("step"):
                 self.first_step = time.monotonic() - self.started
             if ticks % 10 == 0:
-                self._look()
+                self._look(progress.get("phase", "start"))
             ticks += 1
             time.sleep(0.1)
 
-    def _look(self) -> None:
+    def _look(self, phase: str) -> None:
         with suppress(psutil.Error):
             supervisor = psutil.Process(self.process.pid)
-            own = anonymous_bytes(supervisor)
-            self.peak = max(self.peak, own + sum(map(anonymous_bytes, supervisor.children(recursive=True))))
-            self.peak_of_supervisor = max(self.peak_of_supervisor, own)
-        self.peak_disk = max(self.peak_disk, size_of(self.scratch))
+            memory = sum(map(anonymous_bytes, [supervisor, *supervisor.children(recursive=True)]))
+            self.peak_memory[phase] = max(self.peak_memory.get(phase, 0), memory)
+        self.peak_disk[phase] = max(self.peak_disk.get(phase, 0), size_of(self.scratch))
 
-    def _step(self) -> bool:
+    def _progress(self) -> dict[str, Any]:
         with suppress(OSError, ValueError):
-            return bool(json.loads((self.scratch / "progress.json").read_text()).get("step"))
-        return False
+            found: dict[str, Any] = json.loads((self.scratch / "progress.json").read_text())
+            return found
+        return {}
 
 
 def anonymous_bytes(process: psutil.Process) -> int:
-    with suppress(psutil.Error):
-        memory = process.memory_info()
-        return int(memory.rss - memory.shared)
+    """What a cgroup counts: pages that forks share are divided among them; those of mapped files do not count."""
+    with suppress(OSError):
+        lines = Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines()
+        return sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss_Anon:"))
     return 0
 
 
@@ -176,8 +179,7 @@ def measure(path: Path, rows: int, model: Path, work: Path) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "seconds_per_million": round(seconds / rows * 1e6, 1),
         "phases": {name: round(value, 1) for name, value in phases.items()},
-        "peak_mib": prepare.peak // MIB,
-        "peak_mib_of_supervisor": prepare.peak_of_supervisor // MIB,
+        "peak_mib": {phase: memory // MIB for phase, memory in prepare.peak_memory.items()},
         "peak_scratch_bytes": prepare.peak_disk,
         "published_bytes": size_of(data_set),
         "token_bytes": size_of(data_set / "tokens"),
@@ -190,6 +192,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--rows", type=int, nargs="+", required=True)
     parser.add_argument("--format", nargs="+", default=["jsonl", "parquet"], choices=["jsonl", "parquet"])
+    parser.add_argument("--words", type=int, help="at most so many in a text; all unless given")
     parser.add_argument("--base-model", required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
@@ -200,9 +203,9 @@ def main() -> None:
     results = json.loads(given.output.read_text())["results"] if given.output.exists() else []
     for rows in given.rows:
         for ending in given.format:
-            path = given.work / f"{rows}.{ending}"
+            path = given.work / f"{rows}-{given.words or 'all'}-words.{ending}"
             if not path.exists():
-                write(path, given.data, rows)
+                write(path, given.data, rows, given.words)
             results.append(measure(path, rows, model, given.work))
             sys.stderr.write(json.dumps(results[-1]) + "\n")
             given.output.write_text(json.dumps({"machine": machine, "results": results}, indent=2) + "\n")

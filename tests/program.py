@@ -19,7 +19,7 @@ from tests.hosts import Host
 ROOT = Path(__file__).parents[1]
 
 # Variables that are read when they are needed; others may be read when Python starts or imports a library.
-HEEDED = ("MNRL_", "AWS_", "KUBEFLOW_", "WANDB_", "MLFLOW_", "HF_TOKEN")
+HEEDED = ("MNRL_", "AWS_", "KUBEFLOW_", "WANDB_", "MLFLOW_", "HF_TOKEN", "PYTHONPATH")
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,9 @@ def train(settings: Settings, _origins: dict[str, str]) -> None:
 @with_settings
 def prepare(settings: Settings, _origins: dict[str, str]) -> None:
     """Prepare the training data once, on CPUs, for all runs that use it."""
-    from mnrl_job.pipeline.prepare_data_set import prepare_data_set
+    from mnrl_job.pipeline.prepare import prepare
 
-    data_set = prepare_data_set(settings)
+    data_set = prepare(settings)
     if data_set.pairs is None:
         logs.log(f"{data_set.uri} is already prepared from these inputs with these settings; nothing to do")
     else:

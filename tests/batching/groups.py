@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 from hypothesis import strategies as st
 
-from mnrl_job.batching.planning import PlanConfig, SourceShare, plan_epoch
+from mnrl_job.batching.planning import PlanConfig, SourceShare, divide_sources, plan_epoch
 
 # A group may be of an anchor in one row and of a positive in another.
 MIXED = st.lists(st.tuples(st.integers(0, 40), st.integers(20, 60)), min_size=2, max_size=150).map(np.array)
@@ -13,7 +13,8 @@ BIPARTITE = st.lists(st.tuples(st.integers(0, 12), st.integers(20, 32)), min_siz
 
 
 def epoch_of(groups, batch_size, seed=1, epoch=0):
-    return plan_epoch(groups, PlanConfig(batch_size, (SourceShare(len(groups)),), seed), epoch)
+    config = PlanConfig(batch_size, (SourceShare(len(groups)),), seed)
+    return plan_epoch(groups, divide_sources(groups, config), config, epoch)
 
 
 def zipf(rows, exponent=1.3, seed=0):

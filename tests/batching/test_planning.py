@@ -23,7 +23,7 @@ from tests.batching.groups import BIPARTITE, MIXED, distinct_anchors, epoch_of, 
 
 
 def plan_of(groups, batch_size, *sources, epochs=1, max_steps=None):
-    return np.concatenate(plan_epochs(groups, PlanConfig(batch_size, sources, 1, epochs, max_steps)))
+    return np.concatenate(list(plan_epochs(groups, PlanConfig(batch_size, sources, 1, epochs, max_steps))))
 
 
 @given(ranks=st.integers(1, 8), more=st.integers(0, 20), groups=MIXED)
@@ -51,6 +51,12 @@ def test_a_plan_is_the_same_on_every_machine():
     groups = np.stack([10**6 + zipf(5000, 2.0, 1), zipf(5000)], axis=1)
     plan = epoch_of(groups, 16, seed=42, epoch=3)
     assert (plan.shape, data_order_digest(plan)) == ((312, 16), "98a0ce733747e353")
+
+
+def test_a_plan_of_two_sources_is_the_same_on_every_machine():
+    groups = np.stack([10**6 + zipf(5000, 2.0, 1), zipf(5000)], axis=1)
+    plan = plan_of(groups, 16, SourceShare(2000), SourceShare(3000, 2.0), epochs=2, max_steps=400)
+    assert (plan.shape, data_order_digest(plan)) == ((400, 16), "5b9da346fdf06e20")
 
 
 def test_rows_left_out_change_with_the_epoch():

@@ -9,6 +9,11 @@ import pytest
 
 from tests.servers.s3 import BUCKET, Server, serve
 
+# For tests of a few rounds; those of many use all.
+MOST_PLACES = pytest.mark.parametrize(
+    "place", ["moto", pytest.param("rclone", marks=pytest.mark.slow), "folder"], indirect=True
+)
+
 
 @dataclass(frozen=True)
 class Place:

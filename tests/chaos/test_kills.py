@@ -34,7 +34,7 @@ from tests.chaos.attempts import (
     undisturbed,
     with_actor_logs,
 )
-from tests.chaos.places import Place
+from tests.chaos.places import MOST_PLACES, Place
 from tests.servers.s3 import BUCKET
 
 ENOUGH = int(os.environ.get("CHAOS_KILLS") or 250) // 5
@@ -156,10 +156,12 @@ def fetch_story(bucket: Place, uri: str, folder: Path, sums: Sums, kills: Sequen
     return ends
 
 
+@MOST_PLACES
 def test_a_publisher_killed_a_few_times_never_marks_an_incomplete_run(place, tmp_path):
     kill_publishers(place, tmp_path, FEW)
 
 
+@pytest.mark.parametrize("bucket", ["moto", pytest.param("rclone", marks=pytest.mark.slow)], indirect=True)
 def test_a_fetch_killed_a_few_times_resumes(bucket, tmp_path):
     kill_fetchers(bucket, tmp_path, FEW)
 

@@ -36,7 +36,7 @@ from tests.chaos.attempts import (
     tell,
     with_actor_logs,
 )
-from tests.chaos.places import Place
+from tests.chaos.places import MOST_PLACES, Place
 
 RACES = int(os.environ.get("CHAOS_RACES") or 50)
 FEW = 2
@@ -161,6 +161,7 @@ def freeze_repeatedly(place: Place, folder: Path, times: int) -> None:
     tell(f"freezes {place.kind} in {time.monotonic() - started:.0f} s", outcomes)
 
 
+@MOST_PLACES
 def test_of_two_publishers_exactly_one_publishes(place, tmp_path):
     race_repeatedly(place, tmp_path, FEW)
 

@@ -42,7 +42,7 @@ def size_of(folder):
 @pytest.mark.parametrize("changes", [{}, {"MNRL_EVAL_INTERVAL": "5"}])
 def test_the_estimated_disk_space_is_sufficient_and_at_most_twice_what_is_used(scene, changes):
     work = scene.folder / "work"
-    process = scene.start("r", MNRL_WORK_DIR=str(work), MNRL_CHECKPOINT_INTERVAL="2", MNRL_EPOCHS="30", **changes)
+    process = scene.start("r", MNRL_WORK_DIR=str(work), MNRL_CHECKPOINT_INTERVAL="2", MNRL_EPOCHS="10", **changes)
     seen = [0]
     while process.poll() is None:
         seen.append(size_of(work))

@@ -41,7 +41,7 @@ FOUND = {
 }
 
 
-@pytest.fixture(params=["moto", "rclone", "folder"])
+@pytest.fixture(params=["moto", pytest.param("rclone", marks=pytest.mark.slow), "folder"])
 def storage(request, reach, tmp_path):
     """A folder or bucket with KEYS and HIDDEN, each object holding its own key."""
     files = {key: key.encode() for key in (*KEYS, *HIDDEN)}

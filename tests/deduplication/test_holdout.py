@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mnrl_job.data.components import find_components
 from mnrl_job.deduplication.groups import find_groups
-from mnrl_job.deduplication.holdout import HoldoutSpec, choose_rows, find_components, hold_out
+from mnrl_job.deduplication.holdout import HoldoutSpec, choose_rows, hold_out
 from mnrl_job.deduplication.text_similarity import normalize, word_pairs
 from tests.deduplication.rows import LONG, pairs_of, text_groups
 

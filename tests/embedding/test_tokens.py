@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mnrl_job.embedding import tokens
-from mnrl_job.embedding.tokens import PADDED, InputFormat, detect_input_format, read_tokens, tokenize
+from mnrl_job.embedding.tokens import (
+    PADDED,
+    InputFormat,
+    detect_input_format,
+    read_tokens,
+    tokenize_in_calls,
+    write_tokens,
+)
 from tests.examples import PAIRS
 
 TEXTS = [text for pair in PAIRS for text in pair] + ["", "zzz 日本", "word " * 100]
@@ -26,7 +33,7 @@ def model(tiny_model):
 def kept(model, texts, path, preprocess=None):
     preprocess = preprocess or model.preprocess
     form = detect_input_format(preprocess, model.tokenizer, texts)
-    tokenize(preprocess, pa.chunked_array([pa.array(texts)]), path)
+    write_tokens(partial(tokenize_in_calls, preprocess), pa.chunked_array([pa.array(texts)]), path)
     return read_tokens(path, form)
 
 

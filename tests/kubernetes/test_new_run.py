@@ -57,7 +57,7 @@ def test_eval_data_and_output_are_told(copy):
     assert settings(made)["MNRL_OUTPUT"] == "s3://models/runs"
 
 
-@pytest.mark.parametrize("gpus", [1, 2, 4, 8])
+@pytest.mark.parametrize("gpus", [1, *(pytest.param(gpus, marks=pytest.mark.slow) for gpus in (2, 4)), 8])
 @pytest.mark.parametrize("name", ["single-gpu", "kubeflow"])
 def test_a_pod_gets_the_gpus_asked_for_and_what_feeds_them(name, gpus, copy):
     made = copy.render(*NEEDED, "--overlay", name, "--gpus", str(gpus))

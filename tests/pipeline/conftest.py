@@ -7,14 +7,14 @@ import pytest
 from mnrl_job.config.setting_types import Source
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalData, write_evalset
-from mnrl_job.pipeline.prepare import prepare
+from mnrl_job.pipeline.preparation import prepare_pairs
 from tests.data.reading import read
 from tests.examples import write_jsonl
 
 
 @pytest.fixture
 def prepared(tmp_path):
-    """The result of `prepare` for sources, each a list of pairs or triplets, and eval sets.
+    """The result of `prepare_pairs` for sources, each a list of pairs or triplets, and eval sets.
 
     These are (query, relevant document) by name.
     """
@@ -38,6 +38,6 @@ def prepared(tmp_path):
         scratch = tmp_path / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
         (scratch / "eval").mkdir(parents=True)
-        return prepare(Settings(**settings), pairs, eval_sets, scratch, scratch, workers=2)
+        return prepare_pairs(Settings(**settings), pairs, eval_sets, scratch, scratch, workers=2)
 
     return run

@@ -1,5 +1,6 @@
 """`check` of large data by a sample, with a threshold that small data exceeds."""
 
+import gzip
 import random
 
 import pytest
@@ -9,7 +10,7 @@ from mnrl_job.data import sample, sample_file
 from mnrl_job.errors import DataError
 from mnrl_job.pipeline import check_sample
 from mnrl_job.pipeline.check import check
-from mnrl_job.pipeline.check_sample import check_bad_rows, effective_rows, wilson_interval
+from mnrl_job.pipeline.check_sample import check_bad_rows, describe_sample, effective_rows, wilson_interval
 from mnrl_job.system import machine
 from tests.data.test_sample import read_sample
 from tests.examples import write_jsonl
@@ -92,6 +93,16 @@ def test_a_check_of_a_sample_says_what_it_estimates_and_predicts_the_whole(run_c
     assert audit["sample"]["rows"] < 4_000
     assert {"anchor tokens", "positive tokens"} <= found.keys()
     assert not list((tmp_path / "out").rglob("*"))
+
+
+def test_a_sample_says_of_how_many_files_it_is_only_the_beginning(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample, "SAMPLED_ABOVE", 1_000)
+    monkeypatch.setattr(sample_file, "HEAD", 1 << 12)
+    (tmp_path / "data").mkdir()
+    plain = write_rows(tmp_path / "data" / "a.jsonl")
+    assert "beginning" not in describe_sample([read_sample(plain, tmp_path)[0]])
+    (tmp_path / "data" / "b.jsonl.gz").write_bytes(gzip.compress(plain.read_bytes()))
+    assert "of 1 of them only the beginning" in describe_sample([read_sample(plain.parent, tmp_path)[0]])
 
 
 def test_a_filter_that_no_sampled_row_matches_is_no_failure(run_check, tmp_path):

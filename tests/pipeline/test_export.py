@@ -9,7 +9,6 @@ import pytest
 
 from mnrl_job.errors import SettingsError
 from mnrl_job.pipeline import export as export_pipeline
-from mnrl_job.storage import LocalStore
 from tests.program import ROOT
 from tests.servers.s3 import BUCKET, objects
 
@@ -114,16 +113,6 @@ def test_an_export_of_another_run_with_this_id_is_never_overwritten(mnrl_job, ru
     ended = mnrl_job("export", str(run), "--format", "onnx")
     assert ended.code == 64
     assert "was exported from another run that had this id" in ended.last_line
-
-
-def test_of_two_attempts_that_export_at_once_the_first_to_publish_stays(tmp_path):
-    target, facts = LocalStore(tmp_path / "r.exports" / "onnx", "URI"), {"run_id": "r", "format": "onnx"}
-    for name in ("first", "second"):
-        (tmp_path / name / "model").mkdir(parents=True)
-        (tmp_path / name / "model" / "config.json").write_text(name)
-        export_pipeline.publish(target, tmp_path / name, facts)
-    assert (target.root / "model" / "config.json").read_text() == "first"
-    assert (target.root / "_SUCCESS").exists()
 
 
 def test_a_package_that_is_not_installed_is_reported_before_anything_is_read(monkeypatch):

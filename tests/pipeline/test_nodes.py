@@ -9,6 +9,8 @@ import time
 import pytest
 
 from tests import hosts
+from tests.program import run_command
+from tests.scenes import SETTINGS as SCENE
 from tests.scenes import make_scene, workers_of
 
 SECONDS = 240
@@ -102,7 +104,7 @@ def on_one_node(scene):
         addresses = set()
         while alone.poll() is None:
             addresses |= listening(host)
-            time.sleep(0.2)
+            time.sleep(1)
     assert codes(scene, "alone", [alone]) == [0], logs(scene, "alone")
     assert addresses == {"127.0.0.1"}
     return scene.outcome("alone")
@@ -152,7 +154,7 @@ def test_a_failing_node_ends_with_its_own_code_and_the_others_with_72(scene, pai
 
 
 def test_a_node_preempted_while_it_starts_ends_with_the_code_of_preemption(scene, pair):
-    node = start_node(scene, pair[1], "early", 1)
+    node = start_node(scene, pair[1], "early", 1, fresh=True)
     until(scene, "early", [node], lambda: workers_of(node, "mnrl_job.agent"))
     node.send_signal(signal.SIGTERM)
     assert codes(scene, "early", [node]) == [75], logs(scene, "early")
@@ -209,3 +211,22 @@ def test_when_node_0_is_lost_the_others_end_with_71_and_the_restarted_nodes_resu
     assert codes(scene, "headless", nodes.values()) == [0, 0], logs(scene, "headless")
     assert "resuming from step" in scene.log("headless-0")
     assert (scene.run_folder("headless") / "_SUCCESS").exists()
+
+
+@pytest.mark.slow
+def test_nodes_train_from_data_that_was_prepared_once_also_after_they_were_killed(scene, pair, on_one_node):
+    prepared = {"MNRL_PREPARED": "prepared"}
+    ended = run_command(scene.folder, "prepare", **SCENE | SETTINGS | prepared)
+    assert ended.code == 0, ended.stderr
+    nodes = start_both(scene, pair, "from-prepared", (prepared, prepared))
+    until_a_checkpoint(scene, "from-prepared", nodes)
+    for node in nodes:
+        node.kill()
+    nodes = start_both(scene, pair, "from-prepared", (prepared, prepared))
+    assert codes(scene, "from-prepared", nodes) == [0, 0], logs(scene, "from-prepared")
+    for rank in (0, 1):
+        log = scene.log(f"from-prepared-{rank}")
+        assert log.count("pairs of the prepared data set prepared/") == 2
+        assert "resuming from step" in log
+        assert not re.search(r"read \d+ pairs|tokenizing batch by batch", log)
+    assert scene.outcome("from-prepared") == on_one_node

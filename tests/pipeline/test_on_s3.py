@@ -26,7 +26,7 @@ def test_a_run_reads_from_and_writes_to_s3_alone_and_is_verified_and_known_again
     server = request.getfixturevalue(kind)
     place = furnish(server, tmp_path, tiny_model)
     environment = settings_for(place) | server.environment
-    ended = mnrl_job("train", fresh=True, **environment)
+    ended = mnrl_job("train", **environment)
     assert ended.code == 0, ended.stderr
     assert f"the run is in {place}/runs/r" in ended.last_line
     run = objects(server, f"{place}/runs/r")
@@ -45,7 +45,7 @@ def test_a_run_reads_from_and_writes_to_s3_alone_and_is_verified_and_known_again
     assert "MNRL_RUN_ID" in other.last_line
     assert objects(server, f"{place}/runs/r") == run
 
-    good = mnrl_job("verify", f"{place}/runs/r", fresh=True, **server.environment)
+    good = mnrl_job("verify", f"{place}/runs/r", **server.environment)
     assert good.code == 0, good.stderr
     weights = bytearray(run["model/model.safetensors"])
     weights[-1] ^= 1

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from mnrl_job.batching.planning import PlanConfig, SourceShare, plan_epochs
 from mnrl_job.data.pairs import SourceRecord
 from mnrl_job.data.ragged import Ragged
 from mnrl_job.data.tables import NO_GROUP, read_table
 from mnrl_job.errors import DataError, SettingsError
-from mnrl_job.pipeline.plan_batches import refuse_large_batch, refuse_without_contrast
+from mnrl_job.pipeline.plan_batches import refuse_large_batch, refuse_without_contrast, write_plan
 from tests.examples import PAIRS
 from tests.pipeline.generated_pairs import generate_pairs
 
@@ -127,3 +128,12 @@ def test_a_single_anchor_is_refused(prepared):
     """All positives are relevant to it, so there is no negative."""
     with pytest.raises(DataError, match=r"^MNRL_TRAIN_DATA: .*\b12 .*\bthe same anchor\b"):
         prepared([("Question", positive) for _, positive in generate_pairs(12)], holdout_ratio=0, batch_size=4)
+
+
+@pytest.mark.parametrize("max_steps", [None, 10, 17])
+def test_the_file_of_a_plan_has_its_epochs_in_order(tmp_path, max_steps):
+    groups, config = np.arange(160).reshape(-1, 2), PlanConfig(8, (SourceShare(80),), 1, 3, max_steps)
+    write_plan(tmp_path / "plan.npy", groups, config)
+    plan = np.load(tmp_path / "plan.npy")
+    assert plan.shape == (max_steps or 30, 8)
+    assert np.array_equal(plan, np.concatenate(list(plan_epochs(groups, config))))

@@ -69,7 +69,9 @@ def test_near_duplicates_of_kept_pairs_are_kept_from_training(prepared):
     assert not trained & {row["text"].rpartition(" ")[0] for row in documents if row["id"] in judged}
 
 
-@pytest.mark.parametrize("kind", [{}, {"MNRL_LORA_RANK": "4"}], ids=["all weights", "an adapter"])
+@pytest.mark.parametrize(
+    "kind", [{}, pytest.param({"MNRL_LORA_RANK": "4"}, marks=pytest.mark.slow)], ids=["all weights", "an adapter"]
+)
 def test_a_run_publishes_the_fraction_that_the_rule_selects_and_says_so(mnrl_job, good, tmp_path, kind):
     write_pairs(tmp_path / "pairs.jsonl", many_pairs(ROWS))
     ended = mnrl_job("train", **good | AUTO | kind | {"MNRL_MAX_STEPS": "3", "MNRL_LEARNING_RATE": "2e-2"})

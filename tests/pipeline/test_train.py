@@ -123,7 +123,7 @@ def on_one_and_two(tmp_path_factory, tiny_model):
     write_pairs(folder / "pairs.jsonl", rows)
     for count in ("1", "2"):
         changes = {"MNRL_RUN_ID": f"ranks-{count}", "MNRL_NUM_PROCESSES": count}
-        ended = run_command(folder, "train", fresh=count == "2", **settings | changes)
+        ended = run_command(folder, "train", **settings | changes)
         assert ended.code == 0, ended.stderr
     return folder
 
@@ -151,7 +151,8 @@ def test_one_process_and_two_train_on_the_same_batches_to_the_same_model(on_one_
 def evaluated(on_one_and_two, tiny_model):
     """The published evaluation of their base model, on two processes."""
     options = ("--eval-data", "faq.json", "--base-model", str(tiny_model), "--output", "out", "--run-id", "e")
-    ended = run_command(on_one_and_two, "evaluate", *options, "--precision", "fp32", "--num-processes", "2", fresh=True)
+    options += ("--precision", "fp32")
+    ended = run_command(on_one_and_two, "evaluate", *options, MNRL_NUM_PROCESSES="2")
     assert ended.code == 0, ended.stderr
     return on_one_and_two / "out" / "e"
 

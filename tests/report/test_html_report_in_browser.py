@@ -92,12 +92,13 @@ def column(page, number):
 @pytest.mark.parametrize(
     ("name", "scheme"),
     [
-        ("one", "light"),
         ("one", "dark"),
         ("two", "light"),
-        ("evaluate", "dark"),
         ("compared", "light"),
-        ("compared", "dark"),
+        *(
+            pytest.param(*page, marks=pytest.mark.slow)
+            for page in [("one", "light"), ("evaluate", "dark"), ("compared", "dark")]
+        ),
     ],
 )
 def test_axe_finds_no_violations_with_all_details_open(opened, name, scheme):

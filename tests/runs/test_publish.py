@@ -19,6 +19,7 @@ from mnrl_job.runs.publish import (
     already_published,
     clear_unfinished,
     commit_run,
+    publish_folder,
     record_failure,
     remove_leftovers,
     upload,
@@ -36,6 +37,9 @@ SECOND = {"model/weights": os.urandom(SMALL_PART + 2), "metrics.json": b"{ }", "
 WRITES = r"^(PUT|POST|DELETE) (?!.*\.leases)"
 # Their number for FIRST: a multipart upload of three parts (5), two small files, manifest, failure.json, marker.
 WRITTEN = 10
+MOST_SERVERS = pytest.mark.parametrize(
+    "server", ["moto", pytest.param("rclone", marks=pytest.mark.slow)], indirect=True
+)
 
 
 @pytest.fixture
@@ -112,6 +116,7 @@ def test_the_manifest_is_written_after_all_files_and_the_marker_last(proxy, reac
     assert writes[-3:] == ["manifest.json", "failure.json", "_SUCCESS"]
 
 
+@MOST_SERVERS
 def test_an_attempt_that_fails_at_any_write_leaves_no_marker_and_the_next_publishes_a_complete_run(
     server, proxy, reach, publish, monkeypatch
 ):
@@ -129,6 +134,7 @@ def test_an_attempt_that_fails_at_any_write_leaves_no_marker_and_the_next_publis
     assert not open_uploads(server, reach(proxy))
 
 
+@MOST_SERVERS
 @pytest.mark.usefixtures("server")
 def test_a_lost_response_to_any_write_does_not_prevent_a_complete_run(proxy, reach, publish):
     output = open_at(reach(proxy))
@@ -285,3 +291,13 @@ def test_leftovers_of_a_killed_attempt_beside_a_published_run_are_removed_withou
     assert time.monotonic() - started < publish_lease.LEASE_SECONDS / 2
     assert is_complete(store, FIRST)
     assert not [entry.key for entry in store.list_objects() if entry.key.startswith((".leases", ".probe"))]
+
+
+def test_of_two_attempts_that_publish_a_folder_at_once_the_first_stays(tmp_path):
+    target = local.LocalStore(tmp_path / "r.exports" / "onnx", "URI")
+    for name in ("first", "second"):
+        (tmp_path / name / "model").mkdir(parents=True)
+        (tmp_path / name / "model" / "config.json").write_text(name)
+        publish_folder(target, tmp_path / name, {"settings_sha256": "abc"})
+    assert (target.root / "model" / "config.json").read_text() == "first"
+    assert (target.root / "_SUCCESS").exists()

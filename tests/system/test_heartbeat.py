@@ -54,7 +54,7 @@ def test_reading_downloading_deduplicating_and_planning_send_heartbeats(tmp_path
         )
         == 3
     )
-    assert count_heartbeats(lambda: plan_epochs(groups, config)) == 3
+    assert count_heartbeats(lambda: list(plan_epochs(groups, config))) == 3
 
 
 def test_progress_has_the_number_of_rows_read(tmp_path, caplog):

@@ -47,7 +47,7 @@ def make_run(tmp_path, tiny_model, batch_size):
     groups = np.stack([np.arange(40), 100 + np.arange(40) % 8], axis=1)
     write_columns(tmp_path / "pairs.arrow", anchor=[a for a, _ in texts], positive=[p for _, p in texts])
     write_labels(tmp_path / "labels.arrow", groups)
-    plan = np.concatenate(plan_epochs(groups, PlanConfig(batch_size, (SourceShare(40),), 42, EPOCHS)))
+    plan = np.concatenate(list(plan_epochs(groups, PlanConfig(batch_size, (SourceShare(40),), 42, EPOCHS))))
     np.save(tmp_path / "plan.npy", plan)
     shutil.copytree(tiny_model, tmp_path / "model")
     write_record(tmp_path / "pairs.json", Pairs(tmp_path / "pairs.arrow", ("anchor", "positive"), 40, 40, {}, (), ()))

@@ -70,7 +70,10 @@ def error(found, expected):
     return float(difference / torch.stack([one.norm() for one in expected.values()]).norm())
 
 
-@pytest.mark.parametrize(("again", "settings"), [("nothing", {}), ("layers", {}), ("chunks", {"lora_rank": 4})])
+@pytest.mark.parametrize(
+    ("again", "settings"),
+    [("nothing", {}), pytest.param("layers", {}, marks=pytest.mark.slow), ("chunks", {"lora_rank": 4})],
+)
 def test_the_gradients_of_200_chunks_are_those_of_fp32_accumulation(trainer_of, model, monkeypatch, settings, again):
     """Without its cache, autocast casts the weights for each chunk anew, so that autograd adds in fp32."""
     if again == "chunks":

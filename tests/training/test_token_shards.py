@@ -290,13 +290,15 @@ def test_another_tokenizer_falls_back_to_texts_and_says_why(data, shards, load, 
 
 def test_texts_that_are_not_those_that_were_prepared_are_refused(data, shards, load):
     folder = data.pairs.path.parent
+    path = data.pairs.path.rename(folder / "train.arrow")
+    pairs = replace(data.pairs, path=path)
     publish(folder)
-    content = bytearray(data.pairs.path.read_bytes())
+    content = bytearray(path.read_bytes())
     content[-100] ^= 1
-    data.pairs.path.write_bytes(content)
+    path.write_bytes(content)
     settings = SETTINGS.model_copy(update={"num_hard_negatives": 1})
-    with pytest.raises(DataError, match=r"is not what was published:\npairs\.arrow: has SHA-256 "):
-        with_usable_tokens(load(), WorkerTask(settings, "", folder, folder, (), {}, data.pairs, shards))
+    with pytest.raises(DataError, match=r"is not what was published:\ntrain\.arrow: has SHA-256 "):
+        with_usable_tokens(load(), WorkerTask(settings, "", folder, folder, (), {}, pairs, shards))
 
 
 @pytest.mark.parametrize("changes", [{"num_hard_negatives": 1}, {"loss": "guided"}])
@@ -345,6 +347,8 @@ def test_what_shards_record_of_the_rows_is_what_their_texts_have(data, shards, l
     assert shards.tokens.negatives_per_step == read_negatives(data.batch_plan.labels).counts[plan].sum() / len(plan)
 
 
+# Runs on prepared data do the same in forked workers.
+@pytest.mark.slow
 def test_workers_write_the_shards_train_on_them_alone_and_try_them(data, tiny_model, tmp_path):
     task = WorkerTask(SETTINGS, str(tiny_model), tmp_path, tmp_path / "out", (), {}, data.pairs, data.batch_plan)
     timeouts = WorkerTimeouts(hang_seconds=60, grace_seconds=30)

@@ -119,12 +119,11 @@ def test_batches_of_other_sizes_and_lengths_than_it_was_traced_with_give_the_sam
     ("family", "name"),
     [
         ("qwen3", "onnx"),
-        ("modernbert", "onnx"),
         *(
             pytest.param(family, name, marks=pytest.mark.slow)
             for family in FAMILIES
             for name in ("onnx", "openvino", "int8")
-            if (family, name) not in {("qwen3", "onnx"), ("modernbert", "onnx"), ("bert", "onnx")}
+            if (family, name) not in {("qwen3", "onnx"), ("bert", "onnx")}
         ),
     ],
 )

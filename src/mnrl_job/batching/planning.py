@@ -6,16 +6,23 @@ is a pure function of (groups, config, epoch), so every rank computes the same o
 the same batches.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnrl_job.batching.batch_assignment import Groups, assign_batches, group_sizes
+from mnrl_job.batching.batch_assignment import Groups, Rows, group_sizes
+from mnrl_job.batching.blocks import ROWS_PER_BLOCK, divide, plan_block, plan_source
+from mnrl_job.data.integer_sets import Integers
 from mnrl_job.system.heartbeat import heartbeat
 
 Plan = NDArray[np.int64]
+# Of which an epoch's false negatives are counted.
+ROWS_COUNTED_AT_ONCE = 1_000_000
+# Of each source.
+Blocks = list[list[Rows]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +67,23 @@ def batches_by_source(config: PlanConfig) -> tuple[int, ...]:
     return tuple(int(unit * weight + 1e-9) for weight in weights)
 
 
-def plan_epoch(groups: Groups, config: PlanConfig, epoch: int) -> Plan:
+def steps_of_run(config: PlanConfig) -> int:
+    """Number of batches of all epochs, up to `max_steps`."""
+    steps = config.epochs * sum(batches_by_source(config))
+    return steps if config.max_steps is None else min(steps, config.max_steps)
+
+
+def divide_sources(groups: Groups, config: PlanConfig) -> Blocks:
+    """Divide the rows of each source into blocks, once for all epochs of a run."""
+    starts = np.cumsum([0, *(source.rows for source in config.sources)]).tolist()
+    generators = np.random.default_rng(config.seed).spawn(len(config.sources))
+    return [
+        [start + rows for rows in divide(groups[start:stop], batches, rng)]
+        for (start, stop), batches, rng in zip(pairwise(starts), batches_by_source(config), generators, strict=True)
+    ]
+
+
+def plan_epoch(groups: Groups, blocks: Blocks, config: PlanConfig, epoch: int) -> Plan:
     """Plan one epoch.
 
     No row is used twice. Which rows are left out, where a source's do not fill the last batch, and the order of the
@@ -68,6 +91,7 @@ def plan_epoch(groups: Groups, config: PlanConfig, epoch: int) -> Plan:
 
     Args:
         groups: anchor group and positive group of each row, shape (rows, 2).
+        blocks: of each source.
         config: of the run.
         epoch: counts from 0.
 
@@ -75,27 +99,28 @@ def plan_epoch(groups: Groups, config: PlanConfig, epoch: int) -> Plan:
         Row numbers, shape (steps, batch_size).
     """
     rng = np.random.default_rng((config.seed, epoch))
-    starts = np.cumsum([0, *(source.rows for source in config.sources)]).tolist()
-    batches = [np.empty((0, config.batch_size), dtype=np.int64)]
-    for (start, stop), count in zip(pairwise(starts), batches_by_source(config), strict=True):
-        rows = start + rng.permutation(stop - start)[: count * config.batch_size]
-        batch_of_row = assign_batches(groups[rows], count, rng)
-        batches.append(rows[np.argsort(batch_of_row, kind="stable")].reshape(count, config.batch_size))
-    return rng.permutation(np.concatenate(batches))
+    fits_one_block = len(groups) <= ROWS_PER_BLOCK or sum(map(len, blocks)) == 1
+    plans = []
+    for of_source, batches, own in zip(blocks, batches_by_source(config), rng.spawn(len(blocks)), strict=True):
+        if fits_one_block:
+            (rows,) = of_source
+            plans.append(rows[plan_block(groups[rows], batches, config.batch_size, 0, rng)[0]])
+        else:
+            plans += plan_source(groups, of_source, batches, config.batch_size, own.spawn(len(of_source) + 1))
+    return rng.permutation(np.concatenate(plans))
 
 
-def plan_epochs(groups: Groups, config: PlanConfig) -> list[Plan]:
+def plan_epochs(groups: Groups, config: PlanConfig) -> Iterator[Plan]:
     """Each epoch of a run, the last one cut at `max_steps`; shapes (steps, batch_size)."""
-    plans: list[Plan] = []
-    remaining = config.max_steps
+    blocks = divide_sources(groups, config)
+    steps = steps_of_run(config)
     for epoch in range(config.epochs):
-        plans.append(plan_epoch(groups, config, epoch)[:remaining])
+        plan = plan_epoch(groups, blocks, config, epoch)[:steps]
         heartbeat()
-        if remaining is not None:
-            remaining -= len(plans[-1])
-            if not remaining:
-                break
-    return plans
+        yield plan
+        steps -= len(plan)
+        if not steps:
+            break
 
 
 def largest_batch_without_duplicates(groups: Groups) -> int:
@@ -106,7 +131,7 @@ def largest_batch_without_duplicates(groups: Groups) -> int:
 def false_negatives_at_random(groups: Groups, batch_size: int) -> float:
     """Expected number of false negatives in a batch of random rows, before masking."""
     rows = len(groups)
-    pairs = _false_negative_pairs(np.zeros(rows, dtype=np.int64), groups)
+    pairs = _false_negative_pairs(*groups.T)
     return pairs * batch_size * (batch_size - 1) / max(1, rows * (rows - 1))
 
 
@@ -115,15 +140,25 @@ def false_negatives_in(groups: Groups, plan: Plan) -> float:
 
     Counts rows that share a group. The loss also masks positives that only rows outside the batch give an anchor.
     """
-    batch_of_row = np.repeat(np.arange(len(plan)), plan.shape[1])
-    return _false_negative_pairs(batch_of_row, groups[plan.ravel()]) / max(1, len(plan))
+    span = int(groups.max(initial=0)) + 1
+    pairs = 0
+    for batches in np.array_split(plan, 1 + plan.size // ROWS_COUNTED_AT_ONCE):
+        batch_of_row = np.arange(batches.size) // plan.shape[1]
+        columns = groups[batches.ravel()].T
+        pairs += _false_negative_pairs(
+            *(np.unique(batch_of_row * span + column, return_inverse=True)[1] for column in columns)
+        )
+    return pairs / max(1, len(plan))
 
 
-def _false_negative_pairs(batch_of_row: NDArray[np.int64], groups: Groups) -> int:
-    """Number of ordered pairs of rows in the same batch that share their anchor's or their positive's group."""
-    span = groups.max(initial=0) + 1
-    anchors, positives = (np.unique(batch_of_row * span + groups[:, side], return_inverse=True)[1] for side in (0, 1))
-    both = anchors * (positives.max(initial=0) + 1) + positives
-    counts = [np.unique(codes, return_counts=True)[1] for codes in (anchors, positives, both)]
-    same_anchor, same_positive, same_both = (int((count * (count - 1)).sum()) for count in counts)
-    return same_anchor + same_positive - same_both
+def _false_negative_pairs(anchors: Integers, positives: Integers) -> int:
+    """Number of ordered pairs of rows whose anchors or positives are equal."""
+    both = anchors * (np.int64(positives.max(initial=0)) + 1) + positives
+    return _equal_pairs(anchors) + _equal_pairs(positives) - _equal_pairs(both)
+
+
+def _equal_pairs(numbers: Integers) -> int:
+    ordered = np.sort(numbers)
+    starts = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+    counts = np.diff(starts, prepend=0, append=len(ordered))
+    return int((counts * (counts - 1)).sum())

@@ -5,7 +5,7 @@ from math import prod
 
 from mnrl_job.data.inputs import LocatedInputs
 from mnrl_job.data.sources import ResolvedSource
-from mnrl_job.storage import Entry, LocalStore, Store
+from mnrl_job.storage import Entry, Store
 
 # Compressed text expands, and the pairs are written twice: as read, and without those held out.
 PREPARED_PER_BYTE = 4
@@ -38,16 +38,8 @@ def needed_bytes(located: LocatedInputs, *, trains: bool = True, adapter_only: b
 
 def trained_bytes(model: ResolvedSource) -> int:
     """The size of a model's weights in training, by the headers of its files; else the size of its files."""
-    files = _files(model)
-    tensors = [(store, entry) for store, entry in files if entry.key.endswith(SAFETENSORS)]
+    tensors = [(store, entry) for store, entry in model.objects if entry.key.endswith(SAFETENSORS)]
     return sum(BYTES_PER_PARAMETER * _count_parameters(store, entry) for store, entry in tensors) or model.bytes
-
-
-def _files(model: ResolvedSource) -> list[tuple[Store, Entry]]:
-    if model.store is not None:
-        return [(model.store, entry) for entry in model.entries]
-    stores = [(LocalStore(path.parent, str(path.parent)), path.name) for path in model.files]
-    return [(store, entry) for store, name in stores if (entry := store.stat(name))]
 
 
 def _count_parameters(store: Store, entry: Entry) -> int:

@@ -35,10 +35,13 @@ class Ragged:
 
 def positions(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
     """The indices of the values of the given rows, row by row."""
-    starts = offsets[rows]
-    counts = offsets[rows + 1] - starts
-    indices: NDArray[np.int64] = np.arange(counts.sum()) + np.repeat(starts - np.cumsum(counts) + counts, counts)
-    return indices
+    return ranges(offsets[rows], offsets[rows + 1] - offsets[rows])
+
+
+def ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """So many consecutive integers from each start, one range after another."""
+    numbers: NDArray[np.int64] = np.arange(counts.sum()) + np.repeat(starts - np.cumsum(counts) + counts, counts)
+    return numbers
 
 
 def offsets_of(counts: NDArray[np.int64]) -> NDArray[np.int64]:

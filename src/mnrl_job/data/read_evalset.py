@@ -12,7 +12,7 @@ from mnrl_job.data.eval_layouts import Layout, find_layout
 from mnrl_job.data.evalset import EvalData, EvalSet, write_evalset
 from mnrl_job.data.file_formats.common import BadRow
 from mnrl_job.data.missing_values import is_missing_value
-from mnrl_job.data.row_counts import LOGGED_BAD_ROWS, RECORDED_BAD_ROWS, bad_row_remedy, count_reasons
+from mnrl_job.data.row_counts import LOGGED_BAD_ROWS, RECORDED_BAD_ROWS, count_reasons, describe_bad_rows
 from mnrl_job.data.sources import LocalSource
 from mnrl_job.errors import DataError
 from mnrl_job.system.files import sha256_of
@@ -56,19 +56,15 @@ class _RowChecker:
         bad = self.rejected.total()
         if self.rows_read == 0:
             raise DataError(f"{file}: the eval set has no {self.part}")
-        too_many = bad / self.rows_read > max_bad_row_ratio
-        is_refused = too_many or bad == self.rows_read
+        is_refused = bad / self.rows_read > max_bad_row_ratio or bad == self.rows_read
         for row in self.bad_rows[is_refused:LOGGED_BAD_ROWS]:  # the error names the first
             warn(f"{row.where}: {row.reason} ({row.detail})")
-        reasons = count_reasons(self.rejected)
         if is_refused:
-            first = self.bad_rows[0]
-            limit = f", more than MNRL_MAX_BAD_ROW_RATIO={max_bad_row_ratio:g} allows" if too_many else ""
             raise DataError(
-                f"{first.where}: {first.reason} ({first.detail}); {bad} of {self.rows_read} {self.part} are unusable "
-                f"({reasons}){limit}; {bad_row_remedy(bad, self.rows_read)}"
+                describe_bad_rows(self.rejected, self.bad_rows[0], self.rows_read, self.part, max_bad_row_ratio)
             )
         if bad:
+            reasons = count_reasons(self.rejected)
             warn(f"skipped {bad} of {self.rows_read} {self.part} of {self.source.name} as unusable: {reasons}")
 
 

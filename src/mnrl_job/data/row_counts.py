@@ -79,23 +79,18 @@ def check_row_counts(counts: RowCounts, max_bad_row_ratio: float) -> None:
         DataError: more rows are unusable than allowed; the first ten are logged.
     """
     bad, selected = counts.rejected.total(), counts.read - counts.filtered
-    reasons = count_reasons(counts.rejected)
     if bad and (bad / selected > max_bad_row_ratio or not counts.pairs):
-        first = counts.bad_rows[0]
         for row in counts.bad_rows[:LOGGED_BAD_ROWS] if bad > 1 else ():
             warn(f"unusable row: {row.where}: {row.reason} ({row.detail})")
-        too_many = bad / selected > max_bad_row_ratio
-        limit = f", more than MNRL_MAX_BAD_ROW_RATIO={max_bad_row_ratio:g} allows" if too_many else ""
         raise DataError(
-            f"{first.where}: {first.reason} ({first.detail}); {bad} of {selected} rows are unusable ({reasons})"
-            f"{limit}; {bad_row_remedy(bad, selected)}",
+            describe_bad_rows(counts.rejected, counts.bad_rows[0], selected, "rows", max_bad_row_ratio),
             {
                 "rejected": dict(counts.rejected),
                 "rejected_rows": [asdict(row) for row in counts.bad_rows[:LOGGED_BAD_ROWS]],
             },
         )
     if bad:
-        warn(f"skipped {bad} of {selected} rows as unusable: {reasons}; see audit.json")
+        warn(f"skipped {bad} of {selected} rows as unusable: {count_reasons(counts.rejected)}; see audit.json")
     if counts.missing:
         warn(
             f"{counts.missing} texts look like missing values (first: {counts.first_missing}) and are trained on; "
@@ -115,8 +110,12 @@ def sufficient_ratio(bad: int, rows: int) -> float:
     return math.ceil(bad / rows * scale) / scale
 
 
-def bad_row_remedy(bad: int, rows: int) -> str:
-    """What to do about bad rows, for an error message."""
-    if bad == rows:
-        return "fix them"
-    return f"fix them, or set MNRL_MAX_BAD_ROW_RATIO={sufficient_ratio(bad, rows):g} to skip them"
+def describe_bad_rows(rejected: Counter[str], first: BadRow, rows: int, what: str, max_bad_row_ratio: float) -> str:
+    """Where the first bad row is, how many of so many `rows` are bad, and what to do, for an error message."""
+    bad = rejected.total()
+    limit = f", more than MNRL_MAX_BAD_ROW_RATIO={max_bad_row_ratio:g} allows" if bad / rows > max_bad_row_ratio else ""
+    skip = f", or set MNRL_MAX_BAD_ROW_RATIO={sufficient_ratio(bad, rows):g} to skip them" if bad < rows else ""
+    return (
+        f"{first.where}: {first.reason} ({first.detail}); {bad} of {rows} {what} are unusable "
+        f"({count_reasons(rejected)}){limit}; fix them{skip}"
+    )

@@ -1,6 +1,5 @@
 """Sample large sources: rows from all over their files, in files that the same readers read."""
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -60,7 +59,7 @@ def _survey(source: ResolvedSource, folder: Path) -> tuple[list[SampledFile], fl
 
     Of BEIR's files all but the judgments are needed as a whole.
     """
-    files = [_file(folder, *parts) for parts in _entries_of(source)]
+    files = [_file(source, store, entry, folder) for store, entry in source.objects]
     is_beir = any(file.entry.key.startswith("qrels/") for file in files)
     counted = [file for file in files if not is_beir or file.entry.key in BEIR_ROWS]
     chosen = [counted[index] for index in evenly_spaced(len(counted), MAX_FILES)]
@@ -70,21 +69,10 @@ def _survey(source: ResolvedSource, folder: Path) -> tuple[list[SampledFile], fl
     return estimated + others, in_all / max(1, in_chosen)
 
 
-def _entries_of(source: ResolvedSource) -> list[tuple[str, Store, Entry]]:
-    """The files with the names that the user knows."""
-    if source.store is not None:
-        return [(f"{source.base_uri}/{entry.key}", source.store, entry) for entry in source.entries]
-    root = source.root if source.root.is_dir() else Path(os.path.commonpath([file.parent for file in source.files]))
-    store = LocalStore(root, str(root))
-    return [
-        (str(file), store, Entry(file.relative_to(root).as_posix(), file.stat().st_size, "")) for file in source.files
-    ]
-
-
-def _file(folder: Path, name: str, store: Store, entry: Entry) -> SampledFile:
+def _file(source: ResolvedSource, store: Store, entry: Entry, folder: Path) -> SampledFile:
     path = folder / (entry.key if isinstance(store, LocalStore) else file_name(store, entry.key))
     path.parent.mkdir(parents=True, exist_ok=True)
-    return SampledFile(name, store, entry, path)
+    return SampledFile(f"{source.base_uri or store.label}/{entry.key}", store, entry, path)
 
 
 def _sample(

@@ -15,7 +15,7 @@ from mnrl_job.data.file_formats.common import BadRow, is_unicode
 from mnrl_job.data.globs import WILDCARD, filter_by_glob, glob_variants, is_hidden, without_hidden
 from mnrl_job.data.table_formats import local_logs, refuse_table_files, remote_logs
 from mnrl_job.errors import DataError, DeniedError, JobError, NotFound
-from mnrl_job.storage import Entry, Store, is_hub_id, is_remote, local_path, open_store, split_revision
+from mnrl_job.storage import Entry, LocalStore, Store, is_hub_id, is_remote, local_path, open_store, split_revision
 from mnrl_job.storage.transfer import download
 from mnrl_job.storage.uri import S3, bucket_and_prefix
 from mnrl_job.system.files import storage_error
@@ -42,6 +42,15 @@ class ResolvedSource:
     @property
     def bytes(self) -> int:
         return sum(entry.size for entry in self.entries) + sum(file.stat().st_size for file in self.files)
+
+    @property
+    def objects(self) -> list[tuple[Store, Entry]]:
+        """The files as objects of a store, local ones of their folder."""
+        if self.store is not None:
+            return [(self.store, entry) for entry in self.entries]
+        root = self.root if self.root.is_dir() else Path(os.path.commonpath([file.parent for file in self.files]))
+        store = LocalStore(root, str(root))
+        return [(store, Entry(file.relative_to(root).as_posix(), file.stat().st_size, "")) for file in self.files]
 
 
 @dataclass(frozen=True, slots=True)

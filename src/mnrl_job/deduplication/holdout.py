@@ -6,36 +6,30 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from mnrl_job.data.components import find_components
 from mnrl_job.data.evalset import EvalData
 from mnrl_job.data.integer_sets import Integers
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.ragged import Ragged
 from mnrl_job.data.tables import NO_GROUP, read_table, take
 from mnrl_job.deduplication.groups import TextGroups
-from mnrl_job.deduplication.near_duplicates import label_components
 from mnrl_job.deduplication.text_similarity import normalize, text_id
 
 MAX_OTHER_DOCUMENTS = 10_000
 
 
-def find_components(group_ids: Integers) -> Integers:
-    """Number the sets of rows that are connected by the group of an anchor or positive. Shape (rows,)."""
-    return label_components(group_ids, int(group_ids.max(initial=0)) + 1)[group_ids[:, 0]]
-
-
 @dataclass(frozen=True, slots=True)
 class HoldoutSpec:
-    """What to hold out at most, and how many distractors to add: in all, and for each query.
+    """What to hold out at most, and how many other documents to add at most: None for as many as there are queries.
 
     `stream` of the seed keeps two hold-outs of a run independent.
     """
 
     rows: int
     queries: int
-    other_documents: int
+    other_documents: int | None
     seed: int
     stream: int = 1
-    documents_per_query: int | None = None
 
 
 def choose_rows(group_ids: Integers, query_ids: Integers, spec: HoldoutSpec) -> NDArray[np.bool_]:
@@ -80,17 +74,13 @@ def hold_out(
         corpus.setdefault(document, row["positive"])
         qrels[query, document] = 1
     generator = np.random.default_rng((spec.seed, spec.stream + 1))
-    others = generator.permutation(np.flatnonzero(is_candidate & ~is_held_out))[: _distractors(spec, len(queries))]
+    distractors = len(queries) if spec.other_documents is None else spec.other_documents
+    others = generator.permutation(np.flatnonzero(is_candidate & ~is_held_out))[:distractors]
     for group_id, positive in zip(
         groups.group_ids[others, 1].tolist(), take(table["positive"], others).to_pylist(), strict=True
     ):
         corpus.setdefault(f"d{group_id}", positive)
     return is_held_out, EvalData(queries, corpus, qrels)
-
-
-def _distractors(spec: HoldoutSpec, queries: int) -> int:
-    per_query = spec.documents_per_query
-    return spec.other_documents if per_query is None else min(spec.other_documents, per_query * queries)
 
 
 def without_held_out(group_ids: Integers, negatives: Ragged, is_held_out: NDArray[np.bool_]) -> tuple[Ragged, int]:

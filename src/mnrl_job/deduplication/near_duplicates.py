@@ -5,9 +5,9 @@ Locality-sensitive hashing as in Leskovec, Rajaraman and Ullman, Mining of Massi
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csr_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse import csr_array
 
+from mnrl_job.data.components import label_components
 from mnrl_job.data.integer_sets import Integers, distinct_pairs
 from mnrl_job.data.ragged import offsets_of, positions
 from mnrl_job.deduplication.minhash import PAIR_BITS, Signatures
@@ -48,12 +48,6 @@ def find_representatives(texts: Integers, signatures: Signatures, threshold: flo
         heartbeat()
     representatives = numbers[np.unique(groups, return_index=True)[1]]
     return np.asarray(representatives[groups[np.searchsorted(numbers, texts)]])
-
-
-def label_components(edges: Integers, nodes: int) -> NDArray[np.int32]:
-    """The connected component of each node, shape (nodes,), by the `edges`: pairs of nodes, shape (edges, 2)."""
-    graph = coo_array((np.ones(len(edges), dtype=bool), (edges[:, 0], edges[:, 1])), shape=(nodes, nodes))
-    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int32)
 
 
 def _find_candidates(hashes: NDArray[np.uint64], groups: Integers, rng: np.random.Generator) -> NDArray[np.int64]:

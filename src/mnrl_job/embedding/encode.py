@@ -1,6 +1,5 @@
 """Embeddings of a corpus or its queries: tokenized once, chunked by length, split over the ranks."""
 
-from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,8 +15,8 @@ from mnrl_job.embedding.flat_buffer import to_device
 from mnrl_job.embedding.masks import embed
 from mnrl_job.embedding.nonfinite import check_finite
 from mnrl_job.embedding.precision import Precision, autocast
-from mnrl_job.embedding.prompts import Kind, find_prompt, token_file
-from mnrl_job.embedding.rank_slice import rank_slice
+from mnrl_job.embedding.prompts import Kind
+from mnrl_job.embedding.rank_slice import own_slice, tiles_of
 from mnrl_job.embedding.tokens import TEXTS_PER_BATCH, Tokens, read_or_tokenize
 from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.logs import shows_progress
@@ -40,9 +39,7 @@ def encode(
         NonFiniteEmbedding: the model returns NaN or infinity for a text.
     """
     model.eval()
-    prompt = find_prompt(model, kind)
-    preprocess = partial(model.preprocess, prompt=prompt, task=kind)
-    tokenized = read_or_tokenize(preprocess, model.tokenizer, texts, token_file(tokens, prompt))
+    tokenized = read_or_tokenize(model, texts, kind, tokens)
     embeddings = torch.zeros(len(texts), int(model.get_embedding_dimension() or 0), device=PartialState().device)
     if tokenized is None:
         _encode_texts(model, texts.to_pylist(), kind, precision, embeddings)
@@ -76,12 +73,9 @@ def _encode_texts(
     model: SentenceTransformer, texts: list[str], kind: Kind, precision: Precision, embeddings: torch.Tensor
 ) -> None:
     """With the library's methods, one slice per rank."""
-    state = PartialState()
     library_encode = model.encode_query if kind == "query" else model.encode_document
-    local = rank_slice(len(texts), state.process_index, state.num_processes)
-    with autocast(precision, state.device):
-        for first in range(local.start, local.stop, TEXTS_PER_BATCH):
+    with autocast(precision, PartialState().device):
+        for rows in tiles_of(own_slice(len(texts)), TEXTS_PER_BATCH):
             raise_if_stop_requested()
             heartbeat()
-            rows = slice(first, min(first + TEXTS_PER_BATCH, local.stop))
             embeddings[rows] = library_encode(texts[rows], convert_to_tensor=True, normalize_embeddings=True).float()

@@ -4,15 +4,13 @@ import json
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
 from sentence_transformers import SentenceTransformer
 
 from mnrl_job.embedding.positions import max_tokens
 from mnrl_job.embedding.prompts import find_prompt, kinds_of
-from mnrl_job.embedding.tokens import detect_input_format, token_ids
+from mnrl_job.embedding.tokens import PROBES, detect_input_format, tokenize_in_calls
 from mnrl_job.system.json_text import sha256_of_json
-
-# On the first texts preprocessing outside the tokenizer shows, on the last one truncation.
-PROBES = ["a text", "  Où est la CLÉ?\n ", "\u65e5\u672c\u8a9e \U0001f642 x\u0301", " ".join(map(str, range(1000)))]
 
 
 def token_fingerprint(model: SentenceTransformer) -> str | None:
@@ -22,7 +20,7 @@ def token_fingerprint(model: SentenceTransformer) -> str | None:
         preprocess = partial(model.preprocess, prompt=prompt)
         if detect_input_format(preprocess, model.tokenizer, PROBES) is None:
             return None
-        facts.append([prompt, *(ids.tolist() for ids in token_ids(preprocess, PROBES))])
+        facts.append([prompt, *tokenize_in_calls(preprocess, pa.chunked_array([PROBES])).to_pylist()])
     backend = getattr(model.tokenizer, "backend_tokenizer", None)
     state = json.loads(backend.to_str()) if backend else {"vocabulary": model.tokenizer.get_vocab()}
     # Each call sets these two.

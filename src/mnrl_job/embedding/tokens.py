@@ -6,6 +6,8 @@ Those to embed are tokenized once, into memory-mapped Arrow files; those to trai
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,18 @@ import pyarrow as pa
 import torch
 from accelerate import PartialState
 from numpy.typing import NDArray
+from sentence_transformers import SentenceTransformer
 from transformers import PreTrainedTokenizerBase
 
 from mnrl_job.data.tables import read_table
+from mnrl_job.embedding.positions import max_tokens
+from mnrl_job.embedding.prompts import Kind, find_prompt, token_file
+from mnrl_job.embedding.word_tokenizer import TOKENS, WordTokenizer, splits_at_spaces
 from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.local_rank import is_local_main_process
 
 TEXTS_PER_BATCH = 10_000
-# Limits the memory of a call.
+# Limits the memory of a call of the library.
 TEXTS_PER_CALL = 256
 # Half of the library's time goes into padding, masks and tensors.
 UNPADDED: dict[str, Any] = {
@@ -29,11 +35,15 @@ UNPADDED: dict[str, Any] = {
     "common": {"return_tensors": None},
 }
 PROBED_TEXTS = 64
+# On the first texts preprocessing outside the tokenizer shows, on the last one truncation.
+PROBES = ["a text", "  Où est la CLÉ?\n ", "\u65e5\u672c\u8a9e \U0001f642 x\u0301", " ".join(map(str, range(1000)))]
 # Key of a chunk's features: whether any of its texts is padded. Read by `masks.embed`, not by the model.
 PADDED = "padded"
 
 Features = dict[str, Any]
 Preprocess = Callable[..., Features]
+# The token ids of many texts, as lists of type `TOKENS`.
+Tokenize = Callable[[pa.ChunkedArray], pa.ListArray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +107,16 @@ def detect_input_format(preprocess: Preprocess, tokenizer: Any, texts: list[str]
     pads_left = tokenizer.padding_side == "left"
     names = tuple(name for name in known if name in tensors)
     input_format = InputFormat(names, tokenizer.pad_token_id, pads_left, constants)
-    built = input_format.features(token_ids(preprocess, texts), expected["input_ids"].shape[1])
+    ids = token_ids(partial(tokenize_in_calls, preprocess), texts)
+    built = input_format.features(ids, expected["input_ids"].shape[1])
     return input_format if all(torch.equal(built[name], tensors[name]) for name in tensors) else None
 
 
-def token_ids(preprocess: Preprocess, texts: list[str]) -> list[NDArray[np.int32]]:
-    """The ids of each text, truncated as the model does, using the tokenizer's threads."""
-    calls = (texts[start : start + TEXTS_PER_CALL] for start in range(0, len(texts), TEXTS_PER_CALL))
-    return [
-        np.array(ids, dtype=np.int32)
-        for call in calls
-        for ids in preprocess(call, processing_kwargs=UNPADDED)["input_ids"]
-    ]
+def token_ids(tokenize: Tokenize, texts: list[str]) -> list[NDArray[np.int32]]:
+    """The ids of each text, truncated as the model does."""
+    lists = tokenize(pa.chunked_array([texts], pa.string()))
+    ids = np.asarray(lists.values)
+    return [ids[start:stop] for start, stop in pairwise(np.asarray(lists.offsets).tolist())]
 
 
 class _WithoutOffsets:
@@ -131,28 +139,52 @@ def skip_offsets(tokenizer: Any) -> None:
         tokenizer._tokenizer = _WithoutOffsets(backend)
 
 
-def tokenize(preprocess: Preprocess, texts: pa.ChunkedArray, path: Path) -> None:
+def choose_tokenize(model: SentenceTransformer, preprocess: Preprocess, prompt: str | None) -> Tokenize:
+    """The fastest way to tokenize many texts as `preprocess` does, which is the model's with the prompt.
+
+    Verified, not assumed: words are tokenized apart only if that gives equal ids for some texts.
+    """
+    in_calls = partial(tokenize_in_calls, preprocess)
+    backend, limit = getattr(model.tokenizer, "backend_tokenizer", None), max_tokens(model)
+    if backend is None or not splits_at_spaces(backend):
+        return in_calls
+    by_words = WordTokenizer(backend, prompt, limit)
+    probes = pa.chunked_array([[*PROBES, "word " * (limit or 0) + "beyond"]])
+    return by_words if by_words(probes).equals(in_calls(probes)) else in_calls
+
+
+def tokenize_in_calls(preprocess: Preprocess, texts: pa.ChunkedArray) -> pa.ListArray:
+    """Tokenize with the library, a few texts at a time."""
+    calls = (texts.slice(start, TEXTS_PER_CALL).to_pylist() for start in range(0, len(texts), TEXTS_PER_CALL))
+    parts = (pa.array(preprocess(call, processing_kwargs=UNPADDED)["input_ids"], TOKENS) for call in calls)
+    return pa.concat_arrays([pa.array([], TOKENS), *parts])
+
+
+def write_tokens(tokenize: Tokenize, texts: pa.ChunkedArray, path: Path) -> None:
     """Write the token ids of a column of texts."""
-    schema = pa.schema([("ids", pa.list_(pa.int32()))])
+    schema = pa.schema([("ids", TOKENS)])
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, schema) as writer:
         for start in range(0, len(texts), TEXTS_PER_BATCH):
             heartbeat()
-            ids = token_ids(preprocess, texts.slice(start, TEXTS_PER_BATCH).to_pylist())
-            writer.write_batch(pa.record_batch([pa.array(ids, schema.field("ids").type)], schema=schema))
+            ids = tokenize(texts.slice(start, TEXTS_PER_BATCH))
+            writer.write_batch(pa.record_batch([ids], schema=schema))
 
 
-def read_or_tokenize(preprocess: Preprocess, tokenizer: Any, texts: pa.ChunkedArray, path: Path) -> Tokens | None:
-    """The tokens of a column of texts; a missing file is written by the first worker of this machine.
+def read_or_tokenize(model: SentenceTransformer, texts: pa.ChunkedArray, kind: Kind, path: Path) -> Tokens | None:
+    """The tokens of queries or documents; a missing file, one for each prompt, is written by the first local worker.
 
-    `preprocess` is the model's, with a prompt. None for models whose input is not token ids.
+    None for models whose input is not token ids.
     """
-    input_format = detect_input_format(preprocess, tokenizer, texts.slice(0, PROBED_TEXTS).to_pylist())
+    prompt = find_prompt(model, kind)
+    path = token_file(path, prompt)
+    preprocess = partial(model.preprocess, prompt=prompt, task=kind)
+    input_format = detect_input_format(preprocess, model.tokenizer, texts.slice(0, PROBED_TEXTS).to_pylist())
     if input_format is None:
         return None
     with _first_of_machine_first():
         if is_local_main_process() and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            tokenize(preprocess, texts, path)
+            write_tokens(choose_tokenize(model, preprocess, prompt), texts, path)
     return read_tokens(path, input_format)
 
 

@@ -10,6 +10,9 @@ from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.pairs import Pairs
 from mnrl_job.evaluation.weight_selection import MIN_QUERIES
 
+# The files of a prepared data set that a training on its tokens does not need.
+ROW_FILES = ("train.arrow", "labels.arrow", "non_minable.npy")
+
 
 @dataclass(frozen=True, slots=True)
 class SelectionSets:

@@ -39,8 +39,7 @@ def check(
     """
     findings = Findings(report)
     findings.passed("settings", "all valid")
-    for finding in check_packages(settings.report_to):
-        findings.add(finding)
+    findings.add_all(check_packages(settings.report_to))
     with raise_on_signal(), start_attempt(settings) as attempt, machine.translate_disk_full(attempt.scratch):
         if attempt.nodes.is_first:
             audit = check_run(settings, attempt, findings, full)
@@ -53,7 +52,7 @@ def check(
 def check_run(settings: Settings, attempt: Attempt, findings: Findings, full: bool) -> dict[str, Any] | None:
     """Run all checks of node 0. Returns the content of `audit.json`, None where the data is unusable."""
     speed = check_output(settings, attempt, findings)
-    located = check_prepared(settings, check_inputs(settings, findings), findings)
+    located = check_inputs(settings, findings)
     devices = check_machine(settings, attempt, located, findings)
     if not located or not devices:
         return None
@@ -62,8 +61,8 @@ def check_run(settings: Settings, attempt: Attempt, findings: Findings, full: bo
         return None
     task, work, audit = checked
     lengths = check_model(task, work, devices, attempt.timeouts, speed, findings)
-    for finding in truncation_findings(lengths) if lengths and work.is_sampled else ():
-        findings.add(finding)
+    if lengths and work.is_sampled:
+        findings.add_all(truncation_findings(lengths))
     return with_lengths(audit, lengths)
 
 
@@ -72,15 +71,6 @@ def check_inputs_exist(settings: Settings, attempt: Attempt, findings: Findings)
     with findings.checking("inputs"):
         located = locate_inputs(input_uris(settings))
         findings.passed("inputs", f"found; this is node {attempt.nodes.rank}, node 0 checks data, model and output")
-        return with_prepared(settings, located, list_inputs(located))
-    return None
-
-
-def check_prepared(settings: Settings, located: LocatedInputs | None, findings: Findings) -> LocatedInputs | None:
-    """Look for a prepared data set, with which neither training data nor eval sets are fetched."""
-    if located is None:
-        return None
-    with findings.checking("prepared data"):
         return with_prepared(settings, located, list_inputs(located))
     return None
 
@@ -103,7 +93,7 @@ def check_output(settings: Settings, attempt: Attempt, findings: Findings) -> fl
 
 
 def check_inputs(settings: Settings, findings: Findings) -> LocatedInputs | None:
-    """Locate each input; None where one is missing."""
+    """Locate each input, and a prepared data set to use instead of the data; None where one is missing."""
     style = settings.s3_addressing_style
 
     def locate_all(sources: tuple[Source, ...], variable: str) -> list[ResolvedSource | None]:
@@ -123,7 +113,10 @@ def check_inputs(settings: Settings, findings: Findings) -> LocatedInputs | None
     if not all((*train, *evals)) or models.keys() != names.keys():
         return None
     data = tuple(filter(None, train)), tuple(filter(None, evals))
-    return LocatedInputs(*data, models["base model"], models.get("guide model"))
+    located = LocatedInputs(*data, models["base model"], models.get("guide model"))
+    with findings.checking("prepared data"):
+        return with_prepared(settings, located, list_inputs(located))
+    return None
 
 
 def _locate(findings: Findings, source: Source, variable: str, addressing_style: str) -> ResolvedSource | None:
@@ -151,6 +144,5 @@ def check_machine(
     machine_findings = [machine.shared_memory(devices)] if devices else []
     machine_findings += [machine.user(), machine.caches()]
     machine_findings += [machine.disk(attempt.scratch, needed_scratch_bytes(settings, located))] if located else []
-    for finding in machine_findings:
-        findings.add(finding)
+    findings.add_all(machine_findings)
     return None if any(finding.status == "failed" for finding in machine_findings) else devices

@@ -19,7 +19,6 @@ from mnrl_job.pipeline.check_sample import (
     describe_sample,
     estimate_workload,
     for_trial,
-    sample_options,
     sampled_rows,
 )
 from mnrl_job.pipeline.find_prepared import location_of
@@ -34,12 +33,11 @@ from mnrl_job.pipeline.inputs import (
 )
 from mnrl_job.pipeline.load_prepared import load_prepared
 from mnrl_job.pipeline.predictions import Workload, predict_preparation
-from mnrl_job.pipeline.prepare import prepare
+from mnrl_job.pipeline.preparation import prepare_pairs
 from mnrl_job.pipeline.prepared import Prepared
 from mnrl_job.pipeline.tasks import worker_task
 from mnrl_job.report.audit import audit_findings
 from mnrl_job.runs.attempt import Attempt
-from mnrl_job.storage import Store
 from mnrl_job.system.finding import Finding
 from mnrl_job.system.quantities import file_size
 
@@ -51,7 +49,6 @@ class Trial:
     settings: Settings
     prepared: Prepared
     work: Workload
-    audit: dict[str, Any]
 
 
 def check_data(
@@ -63,31 +60,31 @@ def check_data(
         The task of a trial run, the work of the whole run and the audit; None if the data is unusable.
     """
     with findings.checking("data"):
+        sample = () if full else sample_sources(located.train, sampled_rows(settings), attempt.scratch / "sample")
+        if sample:
+            findings.passed("sample", describe_sample(sample))
+            located = replace(located, train=())
+        inputs = fetch_data(settings, attempt, located, findings)
         if store := located.prepared:
-            inputs = fetch_data(settings, attempt, located, findings)
-            trial = load_data(store, settings, attempt, workers, findings)
+            prepared = load_prepared(store, settings, attempt.scratch, workers)
+            findings.passed("prepared data", f"{location_of(store)}: {prepared.pairs.rows} pairs")
+            trial = Trial(settings, prepared, Workload(prepared.pairs.rows, 0, prepared.batch_plan.steps, 0))
         else:
-            sample = () if full else sample_sources(located.train, sampled_rows(settings), attempt.scratch / "sample")
-            if sample:
-                findings.passed("sample", describe_sample(sample))
-                located = replace(located, train=())
-            inputs = fetch_data(settings, attempt, located, findings)
             inputs = replace(inputs, train=sample or inputs.train)
-            trial = prepare_data(settings, attempt, inputs, sample, workers, findings)
-        if trial is None:
-            return None
-        eval_sets = with_general_guard(trial.prepared.eval_sets, settings.general_guard, attempt.scratch)
+            found = prepare_data(settings, attempt, inputs, sample, workers, findings)
+            if found is None:
+                return None
+            trial, prepared = found, found.prepared
+        eval_sets = with_general_guard(prepared.eval_sets, settings.general_guard, attempt.scratch)
         for eval_set in eval_sets:
             findings.passed(f"eval set {eval_set.name}", describe_eval_set(eval_set))
-        for finding in audit_findings(trial.audit):
-            findings.add(finding)
+        findings.add_all(audit_findings(prepared.audit))
         if not store:
             findings.add(predict_preparation(trial.work, attempt.scratch))
-        check_eval_names(settings, trial.prepared.eval_sets)
-        selection = selection_sets(trial.prepared.selection_split, settings.general_guard, attempt.scratch)
-        pairs, batch_plan = trial.prepared.pairs, trial.prepared.batch_plan
-        task = worker_task(trial.settings, attempt, inputs, eval_sets, pairs, batch_plan)
-        return replace(task, selection=selection), trial.work, trial.audit
+        check_eval_names(settings, prepared.eval_sets)
+        selection = selection_sets(prepared.selection_split, settings.general_guard, attempt.scratch)
+        task = worker_task(trial.settings, attempt, inputs, eval_sets, prepared.pairs, prepared.batch_plan)
+        return replace(task, selection=selection), trial.work, prepared.audit
     return None
 
 
@@ -102,15 +99,6 @@ def fetch_data(settings: Settings, attempt: Attempt, located: LocatedInputs, fin
     return inputs
 
 
-def load_data(store: Store, settings: Settings, attempt: Attempt, workers: int, findings: Findings) -> Trial | None:
-    """Read a prepared data set; None if it does not suit the settings."""
-    with findings.checking("prepared data", SettingsError):
-        prepared = load_prepared(store, settings, attempt.scratch, workers)
-        findings.passed("prepared data", f"{location_of(store)}: {prepared.pairs.rows} pairs")
-        return Trial(settings, prepared, Workload(prepared.pairs.rows, 0, prepared.batch_plan.steps, 0), prepared.audit)
-    return None
-
-
 def prepare_data(
     settings: Settings,
     attempt: Attempt,
@@ -123,7 +111,9 @@ def prepare_data(
     scratch = attempt.scratch
     eval_sets = read_eval_sets(inputs.evals, scratch, settings.max_bad_row_ratio)
     started = time.perf_counter()
-    options = sample_options(settings) if sample else read_options(settings)
+    options = read_options(settings)
+    if sample:  # `check_bad_rows` judges its unusable rows
+        options = replace(options, max_bad_row_ratio=1.0)
     try:
         pairs = read_pairs(inputs.train, options, scratch / "pairs.arrow")
     except NoRowMatches as error:
@@ -132,17 +122,16 @@ def prepare_data(
         findings.add(Finding("rows", "warning", f"in the sample: {error}", "check all rows with --full"))
         return None
     findings.add(check_bad_rows(pairs, settings.max_bad_row_ratio) if sample else describe_rows(pairs))
-    for swapped in find_swapped_columns(pairs, eval_sets):
-        findings.add(swapped_columns(swapped))
+    findings.add_all(map(swapped_columns, find_swapped_columns(pairs, eval_sets)))
     with findings.checking("batches", SettingsError):
         planned, read = for_trial(settings, pairs) if sample else (settings, pairs)
-        prepared = prepare(planned, read, eval_sets, scratch, scratch, workers)
+        prepared = prepare_pairs(planned, read, eval_sets, scratch, scratch, workers)
         seconds = time.perf_counter() - started
         if sample:
             work, audit = estimate_workload(settings, sample, pairs, prepared, seconds)
-            return Trial(planned, prepared, work, audit)
+            return Trial(planned, replace(prepared, audit=audit), work)
         work = Workload(prepared.pairs.rows, pairs.path.stat().st_size, prepared.batch_plan.steps, seconds)
-        return Trial(planned, prepared, work, prepared.audit)
+        return Trial(planned, prepared, work)
     return None
 
 

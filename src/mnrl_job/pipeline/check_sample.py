@@ -12,15 +12,13 @@ from mnrl_job.batching.planning import batches_by_source
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.file_formats.common import BadRow
 from mnrl_job.data.pairs import Pairs
-from mnrl_job.data.read_pairs import ReadOptions
 from mnrl_job.data.row_counts import LOGGED_BAD_ROWS, count_reasons, sufficient_ratio
 from mnrl_job.data.sample import SampledSource
 from mnrl_job.data.sample_file import BLOCK_ROWS
 from mnrl_job.errors import DataError
-from mnrl_job.pipeline.inputs import read_options
 from mnrl_job.pipeline.plan_batches import refuse_large_batch
 from mnrl_job.pipeline.predictions import Workload
-from mnrl_job.pipeline.prepare import plan_config
+from mnrl_job.pipeline.preparation import plan_config
 from mnrl_job.pipeline.prepared import Prepared
 from mnrl_job.report.highlights import describe_lengths
 from mnrl_job.system.finding import Finding
@@ -37,11 +35,6 @@ Z = 1.96
 
 def sampled_rows(settings: Settings) -> int:
     return max(SAMPLED_ROWS, MIN_BATCHES * settings.batch_size)
-
-
-def sample_options(settings: Settings) -> ReadOptions:
-    """Reading tolerates unusable rows: `check_bad_rows` judges them."""
-    return replace(read_options(settings), max_bad_row_ratio=1.0)
 
 
 def describe_sample(sources: Sequence[SampledSource]) -> str:

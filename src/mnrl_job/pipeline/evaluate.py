@@ -1,10 +1,6 @@
 """The `evaluate` command, step by step."""
 
-import os
-
 from mnrl_job.config.settings import Settings
-from mnrl_job.errors import SettingsError
-from mnrl_job.launch.nodes import find_nodes
 from mnrl_job.launch.workers import start_workers
 from mnrl_job.pipeline.finalize import RunOutcome, RunResults, finalize, start_bm25
 from mnrl_job.pipeline.inputs import (
@@ -13,7 +9,7 @@ from mnrl_job.pipeline.inputs import (
     read_eval_sets,
     with_general_guard,
 )
-from mnrl_job.pipeline.open_attempt import open_attempt
+from mnrl_job.pipeline.open_attempt import open_attempt, refuse_several_nodes
 from mnrl_job.pipeline.published import finish_if_published
 from mnrl_job.pipeline.tasks import worker_task
 from mnrl_job.runs.status import PhaseTimer
@@ -29,11 +25,7 @@ def evaluate(settings: Settings) -> RunOutcome:
     Raises:
         JobError: the scores could not be published.
     """
-    nodes = find_nodes(settings.num_nodes, settings.node_rank, settings.master_addr, settings.run_id, os.environ)
-    if not nodes.is_single:
-        raise SettingsError(
-            f"MNRL_NUM_NODES: there are {nodes.max_nodes} nodes, but evaluate works on one; start it on one"
-        )
+    refuse_several_nodes(settings, "evaluate")
     with open_attempt(settings) as attempt:
         store = attempt.store()
         if finish_if_published(settings, attempt, store):

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +12,7 @@ from mnrl_job.config.setting_types import ExportFormat
 from mnrl_job.config.settings import Settings
 from mnrl_job.data.evalset import EvalSet
 from mnrl_job.data.sources import fetch, locate_all
-from mnrl_job.errors import DataError, JobError, SettingsError
+from mnrl_job.errors import DataError, SettingsError
 from mnrl_job.launch.watchdog import WorkerTimeouts
 from mnrl_job.launch.worker_task import WorkerTask
 from mnrl_job.launch.workers import run_workers
@@ -21,8 +20,7 @@ from mnrl_job.pipeline.inputs import read_eval_sets
 from mnrl_job.report.export_report import export_card, export_metrics
 from mnrl_job.report.json_file import write_json
 from mnrl_job.runs.attempt import work_dir
-from mnrl_job.runs.publish import already_published, clear_unfinished, commit_run, remove_leftovers, upload
-from mnrl_job.runs.publish_lease import acquire_lease
+from mnrl_job.runs.publish import already_published, publish_folder
 from mnrl_job.runs.verify import verify_run
 from mnrl_job.storage import LocalStore, Store, open_store
 from mnrl_job.storage.base import read_bytes
@@ -79,7 +77,7 @@ def export_run(uri: str, formats: Sequence[ExportFormat], settings: Settings) ->
             result = run_workers("export", replace(task, export_format=name), CPU, timeouts, "export.json", Export)
             report = export_metrics(result, manifest_sha256, metrics)
             write_reports(scratch / name, report, settings.primary_eval[1])
-            publish(target, scratch / name, facts)
+            publish_folder(target, scratch / name, {**facts, "settings_sha256": sha256_of_json(facts)})
             log(f"published {export_uri}")
             yield report
 
@@ -148,15 +146,3 @@ def is_exported(target: Store, facts: Mapping[str, str]) -> bool:
             f"{target.label} was exported from another run that had this id; exports are never overwritten: remove it, "
             "then start again"
         ) from error
-
-
-def publish(target: Store, staging: Path, facts: Mapping[str, str]) -> None:
-    """Publish the files, the manifest, then `_SUCCESS`, as for a run; nothing if another attempt was first."""
-    with acquire_lease(target) as lease:
-        if is_exported(target, facts):
-            return
-        clear_unfinished(target, lease)
-        files = upload(staging, target, lease, {})
-        commit_run(target, lease, staging, {**facts, "settings_sha256": sha256_of_json(facts)}, files)
-    with suppress(JobError):  # the export is complete; the next attempt removes what is left
-        remove_leftovers(target)

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any
 
 from mnrl_job.config.setting_types import PREPARED
-from mnrl_job.config.settings import Settings
+from mnrl_job.config.settings import Settings, as_text
 from mnrl_job.data.inputs import Listing, LocatedInputs
 from mnrl_job.data.sources import ResolvedSource
 from mnrl_job.errors import SettingsError
@@ -38,61 +37,49 @@ DATA_SETTINGS = (
 TOKENIZER_SETTINGS = ("base_model", "max_seq_length", "query_prompt", "document_prompt")
 
 
-def prepared_settings(settings: Settings) -> dict[str, Any]:
-    """The settings that decide a prepared data set, as JSON values."""
-    chosen = settings.model_dump(mode="json", include={*DATA_SETTINGS, *TOKENIZER_SETTINGS})
+def prepared_settings(settings: Settings) -> dict[str, str]:
+    """The settings that decide a prepared data set, as texts."""
+    chosen = {name: as_text(getattr(settings, name)) for name in (*DATA_SETTINGS, *TOKENIZER_SETTINGS)}
     # These decide whether pairs are kept to select weights on.
     chosen["weight_interpolation"] = "auto" if settings.weight_interpolation == "auto" else "a number or off"
     chosen["eval_interval"] = "unset" if settings.eval_interval is None else "set"
     return chosen
 
 
-def prepared_uri(settings: Settings, listing: Mapping[str, Listing]) -> str:
-    """Where the data set of these settings and inputs is, or would be."""
-    inputs = {name: files for name, files in listing.items() if name.startswith(("train/", "eval/", "base_model"))}
-    versions = {package: version(package) for package in PACKAGES}
-    identity = sha256_of_json({"settings": prepared_settings(settings), "inputs": inputs, "versions": versions})
-    return join(settings.prepared or join(settings.output, PREPARED), identity[:16])
-
-
 def prepared_store(settings: Settings, listing: Mapping[str, Listing]) -> Store:
-    """The store of `prepared_uri`.
+    """Where the data set of these settings and inputs is, or would be.
 
     Raises:
         SettingsError: `MNRL_PREPARED`, or `MNRL_OUTPUT`, is malformed.
     """
+    inputs = {name: files for name, files in listing.items() if name.startswith(("train/", "eval/", "base_model"))}
+    versions = {package: version(package) for package in PACKAGES}
+    identity = sha256_of_json({"settings": prepared_settings(settings), "inputs": inputs, "versions": versions})
     variable = "MNRL_PREPARED" if settings.prepared else "MNRL_OUTPUT"
-    return open_store(prepared_uri(settings, listing), variable, settings.s3_addressing_style)
+    uri = join(settings.prepared or join(settings.output, PREPARED), identity[:16])
+    return open_store(uri, variable, settings.s3_addressing_style)
 
 
 def with_prepared(settings: Settings, located: LocatedInputs, listing: Mapping[str, Listing]) -> LocatedInputs:
-    """The inputs with the prepared data set to use, if there is one, instead of training data and eval sets.
+    """The inputs with a prepared data set instead of training data and eval sets, if there is one.
 
-    Raises:
-        JobError: as `find_prepared`.
-    """
-    prepared = find_prepared(settings, located, listing)
-    return replace(located, train=(), evals=(), prepared=prepared) if prepared else located
-
-
-def find_prepared(settings: Settings, located: LocatedInputs, listing: Mapping[str, Listing]) -> Store | None:
-    """The prepared data set to use: the one that `MNRL_TRAIN_DATA` names, or one of the same inputs and settings.
+    It is the one that `MNRL_TRAIN_DATA` names, or one of the same inputs and settings.
 
     Raises:
         SettingsError: `MNRL_TRAIN_DATA` names a prepared data set beside something else.
         JobError: the storage does not answer.
     """
-    style = settings.s3_addressing_style
-    named = [source.uri for source in located.train if is_prepared(source)]
+    named = next((source.uri for source in located.train if is_prepared(source)), None)
+    if named and (len(located.train) > 1 or located.train[0].weight is not None or settings.eval_data):
+        raise SettingsError(
+            f"MNRL_TRAIN_DATA: {named} is a prepared data set, which stands alone; remove the other sources, "
+            "the weight and MNRL_EVAL_DATA, or prepare them together"
+        )
     if named:
-        if len(located.train) > 1 or located.train[0].weight is not None or settings.eval_data:
-            raise SettingsError(
-                f"MNRL_TRAIN_DATA: {named[0]} is a prepared data set, which stands alone; remove the other sources, "
-                "the weight and MNRL_EVAL_DATA, or prepare them together"
-            )
-        return open_store(named[0], "MNRL_TRAIN_DATA", style)
-    store = prepared_store(settings, listing)
-    return store if store.stat(MARKER) else None
+        store = open_store(named, "MNRL_TRAIN_DATA", settings.s3_addressing_style)
+    else:
+        store = prepared_store(settings, listing)
+    return replace(located, train=(), evals=(), prepared=store) if named or store.stat(MARKER) else located
 
 
 def location_of(store: Store) -> str:

@@ -1,6 +1,6 @@
 """The findings of a check."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,6 +18,10 @@ class Findings:
     def add(self, finding: Finding) -> None:
         self.items.append(finding)
         self.report(finding)
+
+    def add_all(self, findings: Iterable[Finding]) -> None:
+        for finding in findings:
+            self.add(finding)
 
     def passed(self, check: str, detail: str) -> None:
         self.add(Finding(check, "passed", detail))

@@ -20,8 +20,6 @@ SELECTION_RATIO = 0.05
 MAX_SELECTION_QUERIES = 1_000
 # With fewer rows the split would take more than the choice on its few queries gives back.
 MIN_ROWS_FOR_SELECTION = 5_000
-# Enough to be hard, few enough to be embedded for several weights.
-DISTRACTORS_PER_QUERY = 1
 
 
 def hold_out_eval_set(
@@ -63,9 +61,8 @@ def hold_out_selection_split(
     if not needed and (settings.weight_interpolation != "auto" or rows < MIN_ROWS_FOR_SELECTION):
         return None, np.zeros(pairs.rows, dtype=bool)
     budget = max(1, int(rows * SELECTION_RATIO))
-    spec = HoldoutSpec(
-        budget, MAX_SELECTION_QUERIES, MAX_OTHER_DOCUMENTS, settings.seed, 3, documents_per_query=DISTRACTORS_PER_QUERY
-    )
+    # One distractor a query is enough to be hard, and few enough to be embedded for several weights.
+    spec = HoldoutSpec(budget, MAX_SELECTION_QUERIES, None, settings.seed, stream=3)
     is_held_out, data = hold_out(pairs, groups, is_training, spec)
     if not needed and len(data.queries) < MIN_QUERIES:
         return None, np.zeros(pairs.rows, dtype=bool)

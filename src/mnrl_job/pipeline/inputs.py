@@ -50,12 +50,7 @@ def needed_scratch_bytes(settings: Settings, located: LocatedInputs, trains: boo
     )
 
 
-def get_inputs(
-    settings: Settings,
-    attempt: Attempt,
-    devices: Devices,
-    trains: bool = True,
-) -> Inputs:
+def get_inputs(settings: Settings, attempt: Attempt, devices: Devices, trains: bool = True) -> Inputs:
     """Locate every input, check that the machine has room for them, then fetch. Of a prepared data set only the models.
 
     Raises:
@@ -63,13 +58,23 @@ def get_inputs(
     """
     if settings.accelerate_config:
         check_accelerate_file(settings.accelerate_config, devices.workers, attempt.nodes)
-    log(f"run {attempt.run_id}: reading the data", run_id=attempt.run_id)
-    uris = input_uris(settings)
-    located = locate_inputs(uris)
+    located = locate_inputs(input_uris(settings))
     # Listed before fetching: data that changes in between must count as changed the next time.
     listing = list_inputs(located, settings.accelerate_config)
     if trains:
         located = with_prepared(settings, located, listing)
+    return replace(fetch_if_room(settings, attempt, devices, located, trains), listing=listing)
+
+
+def fetch_if_room(
+    settings: Settings, attempt: Attempt, devices: Devices, located: LocatedInputs, trains: bool
+) -> Inputs:
+    """Check that the machine has room for the inputs, then fetch them.
+
+    Raises:
+        JobError: the disk is too small, or a download failed.
+    """
+    log(f"run {attempt.run_id}: reading the data", run_id=attempt.run_id)
     for finding in (
         disk(attempt.scratch, needed_scratch_bytes(settings, located, trains)),
         shared_memory(devices),
@@ -79,7 +84,7 @@ def get_inputs(
             raise by_kind(finding.kind, finding.message)
         if finding.status == "warning":
             warn(finding.message)
-    return replace(fetch_inputs(located, uris, attempt.inputs), listing=listing)
+    return fetch_inputs(located, input_uris(settings), attempt.inputs)
 
 
 def read_eval_sets(sources: Iterable[LocalSource], scratch: Path, max_bad_row_ratio: float) -> tuple[EvalSet, ...]:

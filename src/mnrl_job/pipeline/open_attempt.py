@@ -1,10 +1,12 @@
 """Opens an attempt at a run, and records its failure."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from mnrl_job.config.settings import Settings
-from mnrl_job.errors import Diverged, HangTimeout, JobError, Preempted, as_job_error
+from mnrl_job.errors import Diverged, HangTimeout, JobError, Preempted, SettingsError, as_job_error
+from mnrl_job.launch.nodes import find_nodes
 from mnrl_job.pipeline.unfinished import INPUTS, find_unfinished
 from mnrl_job.runs import attempt_history
 from mnrl_job.runs.attempt import Attempt, start_attempt
@@ -19,10 +21,26 @@ from mnrl_job.system.secrets import redact
 RECORDS = (f"{attempt_history.FOLDER}/", INPUTS, PROBE)
 
 
+def refuse_several_nodes(settings: Settings, command: str) -> None:
+    """Refuse to work on several nodes.
+
+    Raises:
+        SettingsError: there are several.
+    """
+    nodes = find_nodes(settings.num_nodes, settings.node_rank, settings.master_addr, command, os.environ)
+    if not nodes.is_single:
+        raise SettingsError(
+            f"MNRL_NUM_NODES: there are {nodes.max_nodes} nodes, but {command} works on one; start it on one"
+        )
+
+
 @contextmanager
-def open_attempt(settings: Settings, resumes: bool = False) -> Iterator[Attempt]:
-    """Start an attempt; if it `resumes` and the user names no run, at an unfinished one. Node 0 records failures."""
-    with raise_on_signal(), start_attempt(settings, find_unfinished if resumes else lambda _: None) as attempt:
+def open_attempt(settings: Settings, resumes: bool = False, name: str | None = None) -> Iterator[Attempt]:
+    """Start an attempt. If the user names no run: at `name`, or if it `resumes`, at an unfinished one.
+
+    Node 0 records failures.
+    """
+    with raise_on_signal(), start_attempt(settings, find_unfinished if resumes else lambda _: name) as attempt:
         try:
             with translate_disk_full(attempt.scratch), preempted_takes_precedence():
                 yield attempt
@@ -52,7 +70,7 @@ def save_failure(attempt: Attempt, failure: JobError) -> None:
     if attempt.history.has_started:
         attempt.history.update(store, outcome=failure.kind, message=redact(str(failure)), last_step=step)
     is_early = attempt.origin != "given" and not step and not isinstance(failure, Diverged)
-    if is_early and (discard_records(store) or attempt.origin == "unfinished"):
+    if is_early and (discard_records(store) or attempt.origin == "found"):
         return
     record_failure(store, failure, {"phase": attempt.status.phase, "step": step})
 

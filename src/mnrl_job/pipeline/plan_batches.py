@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.lib.format import write_array_header_1_0
 from numpy.typing import NDArray
 
 from mnrl_job.batching.batch_plan import BatchPlan
@@ -16,6 +17,7 @@ from mnrl_job.batching.planning import (
     false_negatives_in,
     largest_batch_without_duplicates,
     plan_epochs,
+    steps_of_run,
 )
 from mnrl_job.data.pairs import Pairs, SourceRecord
 from mnrl_job.data.ragged import Ragged
@@ -51,15 +53,14 @@ def plan_batches(
     """
     refuse_without_contrast(groups, negatives)
     refuse_large_batch(pairs.sources, config.batch_size)
-    epochs = plan_epochs(groups, config)
-    plan = np.concatenate(epochs)
-    epoch_starts = np.cumsum([0, *map(len, epochs[:-1])])
     labels, path = folder / "labels.arrow", folder / "plan.npy"
     write_labels(labels, groups, negatives if "negatives" in pairs.columns else None)
-    np.save(path, plan)
+    write_plan(path, groups, config)
+    plan = np.load(path, mmap_mode="r")
     counts = batches_by_source(config)
+    epoch_starts = range(0, len(plan), sum(counts))
     batches = {source.name: count for source, count in zip(pairs.sources, counts, strict=True)}
-    false_negatives = false_negatives_in(groups, epochs[0])
+    false_negatives = false_negatives_in(groups, plan[: sum(counts)])
     facts = {
         "batch_size": config.batch_size,
         "batches_an_epoch": batches,
@@ -74,7 +75,16 @@ def plan_batches(
     report_rows_used(config.batch_size, pairs, batches)
     report_masking(facts)
     report_few_steps(config, len(plan))
-    return BatchPlan(labels, path, len(plan), tuple(epoch_starts.tolist())), facts
+    return BatchPlan(labels, path, len(plan), tuple(epoch_starts)), facts
+
+
+def write_plan(path: Path, groups: NDArray[np.int64], config: PlanConfig) -> None:
+    """Write the batches of a run as `.npy`, epoch after epoch, so that no more than one is in memory."""
+    shape = (steps_of_run(config), config.batch_size)
+    with path.open("wb") as file:
+        write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": shape})
+        for plan in plan_epochs(groups, config):
+            file.write(plan.data)
 
 
 def largest_batch_of_sources(sources: Sequence[SourceRecord], batches: Sequence[int], groups: NDArray[np.int64]) -> int:

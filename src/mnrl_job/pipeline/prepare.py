@@ -1,91 +1,107 @@
-"""Prepare the training data: remove leaked pairs, hold out eval sets, plan the batches, write the audit."""
+"""The `prepare` command, step by step."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from mnrl_job.batching.planning import PlanConfig, SourceShare
+from mnrl_job.batching.token_shards import TokenShards
 from mnrl_job.config.settings import Settings
-from mnrl_job.data.evalset import EvalSet
-from mnrl_job.data.inputs import Inputs
-from mnrl_job.data.pairs import Pairs
-from mnrl_job.data.read_pairs import read_pairs
-from mnrl_job.data.select_pairs import select_pairs
-from mnrl_job.deduplication.audit import audit
-from mnrl_job.deduplication.groups import without_contradictions
-from mnrl_job.deduplication.holdout import without_held_out
-from mnrl_job.errors import DataError
-from mnrl_job.pipeline.data_requirements import check_batch_size, check_hardness
-from mnrl_job.pipeline.holdout import hold_out_eval_set, hold_out_selection_split
-from mnrl_job.pipeline.inputs import read_eval_sets, read_options
-from mnrl_job.pipeline.leakage import apply_leakage_policy, group_and_find_leaks
-from mnrl_job.pipeline.load_prepared import load_prepared
-from mnrl_job.pipeline.plan_batches import plan_batches
+from mnrl_job.data.inputs import LocatedInputs, locate_inputs
+from mnrl_job.data.listing import list_inputs
+from mnrl_job.errors import SettingsError
+from mnrl_job.launch.workers import start_workers
+from mnrl_job.pipeline.find_prepared import RECORD, is_prepared, location_of, prepared_store
+from mnrl_job.pipeline.inputs import fetch_if_room, input_uris
+from mnrl_job.pipeline.open_attempt import open_attempt, refuse_several_nodes
+from mnrl_job.pipeline.preparation import read_and_prepare
 from mnrl_job.pipeline.prepared import Prepared
-from mnrl_job.system.logs import log
-from mnrl_job.system.quantities import plural
+from mnrl_job.pipeline.tasks import worker_task
+from mnrl_job.report.audit import with_lengths
+from mnrl_job.report.json_file import write_json
+from mnrl_job.runs.publish import already_published, publish_folder
+from mnrl_job.runs.status import PhaseTimer
+from mnrl_job.storage.probe import probe
+from mnrl_job.system.devices import find_devices
+from mnrl_job.system.phases import Phase
+from mnrl_job.system.record_files import relocated, write_record
+from mnrl_job.worker.results import Tokenized
 
 
-def read_and_prepare(settings: Settings, inputs: Inputs, folder: Path, scratch: Path, workers: int) -> Prepared:
-    """Read the eval sets and the training pairs, and prepare them; or read the prepared data set, if there is one.
+@dataclass(frozen=True, slots=True)
+class PreparedDataSet:
+    """A published data set. `pairs` and `steps` are None where it was published before."""
+
+    uri: str
+    pairs: int | None = None
+    steps: int | None = None
+
+
+def prepare(settings: Settings) -> PreparedDataSet:
+    """Read, filter, deduplicate, find leaks, hold out, audit, plan and tokenize once; publish the result for `train`.
+
+    It has whole epochs: `MNRL_MAX_STEPS` is left to the runs. A failure leaves nothing: nobody has named the folder.
 
     Raises:
-        JobError: an input is unusable, or as for `prepare`.
+        JobError: the data could not be prepared or published.
     """
-    if inputs.prepared:
-        return load_prepared(inputs.prepared, settings, scratch, workers)
-    eval_sets = read_eval_sets(inputs.evals, folder, settings.max_bad_row_ratio)
-    pairs = read_pairs(inputs.train, read_options(settings), scratch / "pairs.arrow")
-    log(
-        f"read {pairs.rows} pairs from {plural(len(inputs.train), 'source')}",
-        rejected=pairs.rejected,
-        filtered=pairs.filtered,
-    )
-    return prepare(settings, pairs, eval_sets, folder, scratch, workers)
+    refuse_several_nodes(settings, "prepare")
+    settings = settings.model_copy(update={"max_steps": None, "guide_model": "", "run_id": ""})
+    located = locate_data(settings)
+    uri = location_of(prepared_store(settings, list_inputs(located)))
+    folder, _, name = uri.rpartition("/")
+    settings = settings.model_copy(update={"output": folder})
+    with open_attempt(settings, name=name) as attempt:
+        store = attempt.store()
+        if already_published(store, name):
+            return PreparedDataSet(uri)
+        probe(store)
+        attempt.history.update(store)
+        timer = PhaseTimer(attempt.status)
+        devices = find_devices(1)
+        with start_workers("tokenize", attempt.scratch, devices, attempt.timeouts) as workers:
+            with timer(Phase.FETCH):
+                inputs = fetch_if_room(settings, attempt, devices, located, trains=False)
+            with timer(Phase.PREPARE):
+                prepared = read_and_prepare(settings, inputs, attempt.staging, attempt.scratch, workers=1)
+                prepared = with_pairs_in(attempt.staging, prepared)
+            task = worker_task(settings, attempt, inputs, (), prepared.pairs, prepared.batch_plan)
+            with timer(Phase.TOKENIZE):
+                tokenized = workers.run(task, "tokenize.json", Tokenized)
+        prepared = replace(prepared, audit=with_lengths(prepared.audit, tokenized.lengths))
+        write_prepared(attempt.staging, prepared, tokenized.tokens)
+        attempt.status.enter_phase(Phase.PUBLISH)
+        # The name of a data set stands for its settings and inputs.
+        publish_folder(attempt.store(), attempt.staging, {"settings_sha256": name, "seconds": timer.seconds})
+        attempt.status.finish()
+    return PreparedDataSet(uri, prepared.pairs.rows, prepared.batch_plan.steps)
 
 
-def prepare(
-    settings: Settings, read: Pairs, eval_sets: tuple[EvalSet, ...], folder: Path, scratch: Path, workers: int
-) -> Prepared:
-    """Prepare the pairs that were read. The result is written to `folder`; `scratch` is for temporary files.
+def locate_data(settings: Settings) -> LocatedInputs:
+    """Find the inputs to prepare.
 
     Raises:
-        DataError: pairs occur in an eval set and `MNRL_LEAKAGE_POLICY` is `fail`, or no pairs are left, or nothing can
-            be held out.
-        SettingsError: the data cannot fill a batch, or has no negatives to weight.
+        SettingsError: the data is already prepared.
+        JobError: an input is missing or denied.
     """
-    check_batch_size(settings.batch_size, workers)
-    check_hardness(settings.hardness, settings.num_hard_negatives, read)
-    groups, masks = group_and_find_leaks(read, eval_sets, settings.near_duplicate_threshold, scratch / "texts")
-    leaks = apply_leakage_policy(settings.leakage_policy, masks, read)
-    selected = np.ones(read.rows, dtype=bool)
-    if leaks.policy == "remove":
-        selected[leaks.rows] = False
-    if not selected.any():
-        raise DataError(
-            "MNRL_TRAIN_DATA: every training pair also occurs in an eval set; "
-            "give other pairs, or set MNRL_LEAKAGE_POLICY=keep"
-        )
-    is_held_out = np.zeros(read.rows, dtype=bool)
-    if not eval_sets:
-        eval_sets, is_held_out = hold_out_eval_set(settings, read, groups, folder)
-    selection_split, is_split = hold_out_selection_split(settings, read, groups, selected & ~is_held_out, folder)
-    is_held_out |= is_split
-    selected &= ~is_held_out
-    negatives, negatives_held_out = without_held_out(groups.group_ids, without_contradictions(groups), is_held_out)
-    pairs, negatives = select_pairs(read, negatives, selected, folder / "train.arrow")
-    check_hardness(settings.hardness, settings.num_hard_negatives, pairs)  # no selected pair may have negatives
-    batch_plan, facts = plan_batches(plan_config(settings, pairs), pairs, groups.group_ids[selected], negatives, folder)
-    non_minable = folder / "non_minable.npy"
-    np.save(non_minable, np.isin(groups.joint_positives, groups.joint_relevant)[selected])
-    batch_plan = replace(batch_plan, non_minable=non_minable)
-    content = audit(read, pairs, groups, leaks, eval_sets)
-    content |= {"negatives_held_out": negatives_held_out, "batches": facts}
-    return Prepared(read, pairs, batch_plan, eval_sets, content, selection_split)
+    located = locate_inputs(input_uris(settings))
+    for source in located.train:
+        if is_prepared(source):
+            raise SettingsError(f"MNRL_TRAIN_DATA: {source.uri} is already prepared; give it to train")
+    return located
 
 
-def plan_config(settings: Settings, pairs: Pairs) -> PlanConfig:
-    """The settings that decide the batches."""
-    sources = tuple(SourceShare(source.rows, source.weight) for source in pairs.sources)
-    return PlanConfig(settings.batch_size, sources, settings.seed, settings.epochs, settings.max_steps)
+def with_pairs_in(folder: Path, prepared: Prepared) -> Prepared:
+    """The same with the pairs in `folder`, also where all pairs that were read are used."""
+    path = prepared.pairs.path
+    if path.parent != folder:
+        path = path.rename(folder / "train.arrow")
+    return replace(prepared, read=replace(prepared.read, path=path), pairs=replace(prepared.pairs, path=path))
+
+
+def write_prepared(folder: Path, prepared: Prepared, tokens: TokenShards | None) -> None:
+    """Complete the folder of a prepared data set."""
+    write_json(folder / "audit.json", prepared.audit)
+    prepared = relocated(prepared, lambda path: path.relative_to(folder))
+    if tokens:
+        tokens = replace(tokens, uri=str(Path(tokens.uri).relative_to(folder)))
+    prepared = replace(prepared, batch_plan=replace(prepared.batch_plan, tokens=tokens))
+    write_record(folder / RECORD, prepared)

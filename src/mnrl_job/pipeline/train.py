@@ -21,7 +21,7 @@ from mnrl_job.pipeline.inputs import (
     with_general_guard,
 )
 from mnrl_job.pipeline.open_attempt import open_attempt
-from mnrl_job.pipeline.prepare import read_and_prepare
+from mnrl_job.pipeline.preparation import read_and_prepare
 from mnrl_job.pipeline.published import finish_if_published
 from mnrl_job.pipeline.tasks import agent_task, worker_task
 from mnrl_job.pipeline.unfinished import INPUTS
@@ -137,7 +137,7 @@ def resume_task(
     try:
         newest = fetch_newest(attempt.store(), folder, identity)
     except (SettingsError, DataError) as error:
-        raise CannotResume(str(error).rpartition(";")[0]) if attempt.origin == "unfinished" else error from None
+        raise CannotResume(str(error).rpartition(";")[0]) if attempt.origin == "found" else error from None
     if newest is None:
         return task
     if not attempt.status.step:  # else it is of this attempt

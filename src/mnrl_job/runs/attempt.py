@@ -32,8 +32,8 @@ class CannotResume(DataError):
 class Attempt:
     """One attempt at a run, which is published to `run_uri`. `staging` holds exactly the files to publish.
 
-    `origin` is that of the run id, and `rerun` says how to resume the run. `inputs` holds downloaded inputs; below
-    `MNRL_WORK_DIR` the next attempt reuses them.
+    `origin` is that of the run id: named by the user, found by settings and inputs, or new; `rerun` says how to resume
+    the run. `inputs` holds downloaded inputs; below `MNRL_WORK_DIR` the next attempt reuses them.
     """
 
     run_id: str
@@ -48,7 +48,7 @@ class Attempt:
     history: AttemptHistory
     timeouts: WorkerTimeouts
     nodes: Nodes = SINGLE_NODE
-    origin: Literal["given", "unfinished", "new"] = "given"
+    origin: Literal["given", "found", "new"] = "given"
     rerun: str = "start the job again"
 
     def store(self, attempts: int | None = None) -> Store:
@@ -57,22 +57,20 @@ class Attempt:
 
 
 @contextmanager
-def start_attempt(
-    settings: Settings, find_unfinished: Callable[[Settings], str | None] = lambda _: None
-) -> Iterator[Attempt]:
+def start_attempt(settings: Settings, find_run: Callable[[Settings], str | None] = lambda _: None) -> Iterator[Attempt]:
     """Name the run and create the scratch folder, which is removed at the end. Nothing is written to the run's store.
 
-    `find_unfinished` finds the run to resume if the user names none.
+    `find_run` finds the id if the user names none; without it the run is new.
 
     Raises:
         JobError: the scratch folder cannot be written, or the nodes cannot be determined.
     """
     given = "" if settings.run_id == NEW else settings.run_id
     nodes = find_nodes(settings.num_nodes, settings.node_rank, settings.master_addr, given, os.environ)
-    unfinished = None if settings.run_id else find_unfinished(settings)
+    found = None if settings.run_id else find_run(settings)
     now = datetime.now(UTC)
     settings_hash = run_identity(settings, {}).settings_hash
-    run_id = given or unfinished or f"{now:%Y%m%d-%H%M%S}-{settings_hash[:6]}"
+    run_id = given or found or f"{now:%Y%m%d-%H%M%S}-{settings_hash[:6]}"
     parent = work_dir(settings.work_dir)
     with scratch_folder(parent) as scratch:
         check_homes(settings)
@@ -92,7 +90,7 @@ def start_attempt(
             history=AttemptHistory(scratch.name, nodes.is_first),
             timeouts=WorkerTimeouts(hang, grace, status.on_heartbeat),
             nodes=nodes,
-            origin="given" if given else "unfinished" if unfinished else "new",
+            origin="given" if given else "found" if found else "new",
             rerun="start the job again" + " without MNRL_RUN_ID=new" * (settings.run_id == NEW),
         )
         attempt.staging.mkdir()

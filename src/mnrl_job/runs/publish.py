@@ -5,12 +5,13 @@ attempt, create the files, read each back, create the manifest, create the marke
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mnrl_job.errors import DataError, JobError, SettingsError, StorageError
 from mnrl_job.runs import publish_lease
-from mnrl_job.runs.publish_lease import PublishLease
+from mnrl_job.runs.publish_lease import PublishLease, acquire_lease
 from mnrl_job.storage import Store, transfer
 from mnrl_job.storage.base import read_bytes
 from mnrl_job.storage.manifest import MANIFEST, FileRecord, format_manifest, parse_manifest
@@ -47,6 +48,19 @@ def already_published(store: Store, settings_hash: str) -> dict[str, Any] | None
             f"{store.label} was published with other settings; it is never overwritten: choose another MNRL_RUN_ID"
         )
     return manifest
+
+
+def publish_folder(store: Store, staging: Path, facts: Mapping[str, Any]) -> None:
+    """Publish the staged files, the manifest, then `_SUCCESS`; nothing if another attempt was first.
+
+    `facts` are entries of the manifest, among them `settings_sha256`.
+    """
+    with acquire_lease(store) as lease:
+        if not already_published(store, facts["settings_sha256"]):
+            clear_unfinished(store, lease)
+            commit_run(store, lease, staging, facts, upload(staging, store, lease, {}))
+    with suppress(JobError):  # it is complete; the next attempt removes what is left
+        remove_leftovers(store)
 
 
 def remove_leftovers(store: Store) -> None:

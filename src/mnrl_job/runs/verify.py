@@ -14,26 +14,33 @@ from mnrl_job.storage.transfer import download
 from mnrl_job.system.logs import warn
 
 
-def verify_run(store: Store, scratch: Path, prefixes: tuple[str, ...] = ("",)) -> Path:
+def verify_run(store: Store, scratch: Path, prefixes: tuple[str, ...] = ("",), others_by_size: bool = False) -> Path:
     """Compare every file of a run with its manifest. A remote run is downloaded to `scratch`. Returns the run's folder.
 
-    Only files whose names start with one of `prefixes` are read.
+    Only files whose names start with one of `prefixes` are read; `others_by_size`: the sizes of all are compared.
 
     Raises:
         NotFound: there is no run, or it was never finished.
         DataError: a file is missing or differs; each is named.
     """
-    files = read_run_manifest(store)["files"]
+    recorded = read_run_manifest(store)["files"]
     entries = {entry.key: entry for entry in store.list_objects() if not entry.key.startswith(PRESERVED)}
-    for name in sorted(entries.keys() - files.keys() - {MANIFEST, MARKER}):
+    for name in sorted(entries.keys() - recorded.keys() - {MANIFEST, MARKER}):
         warn(f"{name} is not in the manifest; it was added after publishing")
-    files = {name: record for name, record in files.items() if name.startswith(prefixes)}
+    files = {name: record for name, record in recorded.items() if name.startswith(prefixes)}
     if isinstance(store, LocalStore):
         folder = store.root
     else:
         folder = scratch
         download(store, [entries[name] for name in files if name in entries], folder)
-    if damage := list(find_damage(folder, files)):
+    damage = list(find_damage(folder, files))
+    if others_by_size:
+        for name in sorted(recorded.keys() - files.keys()):
+            size, expected = entries[name].size if name in entries else None, recorded[name]["bytes"]
+            if size != expected:
+                problem = "is missing" if size is None else f"has {size} bytes, the manifest says {expected}"
+                damage.append(f"{name}: {problem}")
+    if damage:
         raise DataError(
             f"{store.label} is not what was published:\n" + "\n".join(damage) + "\nrestore these files or make it anew"
         )

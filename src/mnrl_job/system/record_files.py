@@ -1,5 +1,7 @@
 """Pass frozen records between processes as JSON files."""
 
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,3 +27,15 @@ def write_text(path: Path, text: str) -> None:
 
 def read_record(path: Path, kind: type[Record]) -> Record:
     return TypeAdapter(kind).validate_json(path.read_bytes())
+
+
+def relocated(record: Record, move: Callable[[Path], Path]) -> Record:
+    """The same record with other paths, also in the records and tuples in it."""
+    value: Any = record
+    if isinstance(value, Path):
+        value = move(value)
+    elif isinstance(value, tuple):
+        value = tuple(relocated(item, move) for item in value)
+    elif is_dataclass(value) and not isinstance(value, type):
+        value = replace(value, **{field.name: relocated(getattr(value, field.name), move) for field in fields(value)})
+    return value  # type: ignore[no-any-return]

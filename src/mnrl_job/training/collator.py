@@ -20,7 +20,15 @@ from mnrl_job.data.tables import read_table, texts_of
 from mnrl_job.embedding.chunks import ChunkBudget, chunk_by_length
 from mnrl_job.embedding.flat_buffer import FlatBuffer, flatten
 from mnrl_job.embedding.prompts import find_prompt, kinds_of
-from mnrl_job.embedding.tokens import PADDED, PROBED_TEXTS, Features, InputFormat, Preprocess, detect_input_format
+from mnrl_job.embedding.tokens import (
+    PADDED,
+    PROBED_TEXTS,
+    Features,
+    InputFormat,
+    Preprocess,
+    choose_tokenize,
+    detect_input_format,
+)
 from mnrl_job.training.guide import Guide
 from mnrl_job.training.row_texts import ColumnTexts, RowTexts
 from mnrl_job.training.token_columns import TokenColumn
@@ -196,12 +204,12 @@ def build_collator(
     texts = [texts_of(table, name) for name in pairs.columns]
     row_texts = RowTexts(given or no_values(pairs.rows))
     columns = []
-    for preprocess_column, column in zip(preprocess, texts, strict=True):
+    for prompt, preprocess_column, column in zip(prompts, preprocess, texts, strict=True):
         probed = column.slice(0, PROBED_TEXTS).to_pylist()
         input_format = detect_input_format(preprocess_column, model.tokenizer, probed)
         if input_format is None:
             return TextCollator(preprocess, texts, row_texts)
-        columns.append(TokenColumn(input_format, preprocess_column, column))
+        columns.append(TokenColumn(input_format, choose_tokenize(model, preprocess_column, prompt), column))
     return TokenCollator(model.preprocess, columns, budget, row_texts)
 
 

@@ -18,11 +18,10 @@ class PlannedBatches(DefaultBatchSampler):
 
     Args:
         dataset: the labels of all rows, or one entry for each step.
-        plan: row numbers, shape (steps, batch size).
+        plan: indices into it, shape (steps, batch size), or of the step itself for each rank, shape (steps, ranks).
         ranks: number of ranks that share a batch.
         begin_step: called with each step, counted from 0, before its batch is yielded, on every rank after the same
             step; also with those that a resumed run skips.
-        by_step: yield the number of the step to each rank, instead of its rows.
     """
 
     def __init__(
@@ -31,7 +30,6 @@ class PlannedBatches(DefaultBatchSampler):
         plan: Plan,
         ranks: int,
         begin_step: Callable[[int], None] | None = None,
-        by_step: bool = False,
     ) -> None:
         super().__init__(dataset, batch_size=plan.shape[1], drop_last=True)
         # With a batch size, accelerate drops a step whose last slice has another size.
@@ -39,18 +37,13 @@ class PlannedBatches(DefaultBatchSampler):
         self.plan = plan
         self.ranks = ranks
         self.begin_step = begin_step
-        self.by_step = by_step
 
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(len(self.plan)):
             if self.begin_step:
                 self.begin_step(step)
             for rank in range(self.ranks):
-                yield [step] if self.by_step else self._rows(step, rank)
-
-    def _rows(self, step: int, rank: int) -> list[int]:
-        rows: list[int] = self.plan[step, rank_slice(self.plan.shape[1], rank, self.ranks)].tolist()
-        return rows
+                yield self.plan[step, rank_slice(self.plan.shape[1], rank, self.ranks)].tolist()
 
     def __len__(self) -> int:
         return len(self.plan) * self.ranks

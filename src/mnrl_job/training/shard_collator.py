@@ -8,16 +8,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from accelerate import PartialState
 from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from mnrl_job.data.tables import read_table
 from mnrl_job.embedding.chunks import ChunkBudget
 from mnrl_job.embedding.prompts import find_prompt, kinds_of
-from mnrl_job.embedding.rank_slice import rank_slice
-from mnrl_job.embedding.token_fingerprint import PROBES
-from mnrl_job.embedding.tokens import detect_input_format
+from mnrl_job.embedding.rank_slice import own_slice
+from mnrl_job.embedding.tokens import PROBES, detect_input_format
 from mnrl_job.training.collator import ChunkedCollator, ColumnTokens
 from mnrl_job.training.shard_files import ShardFiles
 
@@ -35,8 +33,7 @@ class ShardCollator(ChunkedCollator):
 
     def look_up(self, rows: list[dict[str, Any]]) -> tuple[ColumnTokens, dict[str, torch.Tensor]]:
         index, offset = divmod(rows[0]["step"], self.files.shards.steps_per_shard)
-        state = PartialState()
-        own = rank_slice(self.batch_size, state.process_index, state.num_processes)
+        own = own_slice(self.batch_size)
         part = open_shard(self.files.path(index)).slice(offset * self.batch_size + own.start, own.stop - own.start)
         texts = [part["anchor"], part["positive"], part["negatives"].flatten()]
         label = np.asarray(part["label"].flatten()).reshape(-1, 3)

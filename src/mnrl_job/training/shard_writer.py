@@ -20,7 +20,8 @@ from mnrl_job.data.ragged import Ragged, offsets_of
 from mnrl_job.data.tables import read_groups, read_negatives, take, write_table
 from mnrl_job.embedding.chunks import ChunkBudget
 from mnrl_job.embedding.token_fingerprint import token_fingerprint
-from mnrl_job.embedding.tokens import TEXTS_PER_CALL, UNPADDED, skip_offsets
+from mnrl_job.embedding.tokens import TEXTS_PER_BATCH, skip_offsets
+from mnrl_job.embedding.word_tokenizer import TOKENS
 from mnrl_job.system.cpus import usable_cpus
 from mnrl_job.system.files import sha256_of
 from mnrl_job.system.heartbeat import heartbeat
@@ -30,8 +31,6 @@ from mnrl_job.training.known_positives import KnownPositives, find_known_positiv
 from mnrl_job.training.token_columns import TokenColumn
 
 SHARD_BYTES = 64 << 20
-TOKENS = pa.list_(pa.int32())
-
 
 # The SHA-256 of a shard, the tokens of the largest parts of its steps, and the number of its negatives.
 ShardFacts = tuple[str, tuple[int, ...], int]
@@ -97,12 +96,12 @@ def write_shards(model: SentenceTransformer, pairs: Pairs, batch_plan: BatchPlan
     collate, fingerprint = build_collator(model, pairs, ChunkBudget(1, 1, 1)), token_fingerprint(model)
     if not isinstance(collate, TokenCollator) or fingerprint is None:
         return None
-    skip_offsets(model.tokenizer)
     folder.mkdir(parents=True, exist_ok=True)
     plan = np.load(batch_plan.plan, mmap_mode="r")
     means = (np.mean([*map(len, column.sample.values())]) * len(column.texts) for column in collate.columns)
     bytes_of_step = sum(means) / pairs.rows * plan.shape[1] * TOKENS.value_type.bit_width / 8
     steps = max(1, int(SHARD_BYTES / bytes_of_step))
+    skip_offsets(model.tokenizer)
     writer = ShardWriter(folder, steps, plan, collate.columns, groups, given, find_known_positives(groups))
     facts = write_all(writer, math.ceil(len(plan) / steps))
     return TokenShards(
@@ -129,9 +128,8 @@ def write_all(writer: ShardWriter, shards: int) -> list[ShardFacts]:
 
 def token_lists(column: TokenColumn, rows: NDArray[np.int64]) -> pa.ListArray:
     """The token ids of some texts, truncated as the model does."""
-    texts = take(column.texts, rows)
-    calls = (texts.slice(start, TEXTS_PER_CALL).to_pylist() for start in range(0, len(texts), TEXTS_PER_CALL))
-    parts = (pa.array(column.preprocess(call, processing_kwargs=UNPADDED)["input_ids"], TOKENS) for call in calls)
+    starts = range(0, len(rows), TEXTS_PER_BATCH)
+    parts = (column.tokenize(take(column.texts, rows[start : start + TEXTS_PER_BATCH])) for start in starts)
     return pa.concat_arrays([pa.array([], TOKENS), *parts])
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mnrl_job.data.tables import evenly_spaced
-from mnrl_job.embedding.tokens import TEXTS_PER_CALL, InputFormat, Preprocess, token_ids
+from mnrl_job.embedding.tokens import TEXTS_PER_CALL, InputFormat, Tokenize, token_ids
 from mnrl_job.system.heartbeat import heartbeat
 
 # Texts of a column that are tokenized before the first step and kept: all of a small one.
@@ -20,7 +20,7 @@ class TokenColumn:
     """A column of texts, tokenized with its prompt."""
 
     input_format: InputFormat
-    preprocess: Preprocess
+    tokenize: Tokenize
     texts: pa.ChunkedArray
 
     @cached_property
@@ -41,5 +41,5 @@ class TokenColumn:
         return [self.sample[index] if index in self.sample else made[index] for index in wanted]
 
     def _tokenize(self, indices: list[int]) -> dict[int, NDArray[np.int32]]:
-        ids = token_ids(self.preprocess, [self.texts[index].as_py() for index in indices])
+        ids = token_ids(self.tokenize, [self.texts[index].as_py() for index in indices])
         return dict(zip(indices, ids, strict=True))

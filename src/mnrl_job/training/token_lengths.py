@@ -10,6 +10,7 @@ from mnrl_job.data.pairs import Pairs
 from mnrl_job.data.tables import evenly_spaced, read_table, take, texts_of
 from mnrl_job.embedding.positions import max_tokens
 from mnrl_job.embedding.prompts import find_prompt, kinds_of
+from mnrl_job.embedding.tokens import TEXTS_PER_CALL
 from mnrl_job.training.results import TokenLengths
 
 SAMPLED_ROWS = 10_000
@@ -28,7 +29,9 @@ def measure_lengths(model: SentenceTransformer, pairs: Pairs) -> TokenLengths | 
         prompt = find_prompt(model, kind) or ""
         column = texts_of(table, name)
         texts = [prompt + text for text in take(column, evenly_spaced(len(column), SAMPLED_ROWS)).to_pylist()]
-        lengths = np.array([len(ids) for ids in tokenizer(texts, truncation=False, verbose=False)["input_ids"]])
+        calls = (texts[start : start + TEXTS_PER_CALL] for start in range(0, len(texts), TEXTS_PER_CALL))
+        ids = (tokenizer(call, truncation=False, verbose=False)["input_ids"] for call in calls)
+        lengths = np.array([len(one) for made in ids for one in made])
         values = np.percentile(lengths, PERCENTILES, method="lower").tolist()
         columns[name] = {f"p{percentile}": int(value) for percentile, value in zip(PERCENTILES, values, strict=True)}
         columns[name]["truncated"] = round(float((lengths > limit).mean()), 4) if limit else 0.0

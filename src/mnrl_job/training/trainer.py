@@ -169,8 +169,9 @@ class PlannedTrainer(SentenceTransformerTrainer):
         self.log({name: value})
 
     def get_batch_sampler(self, dataset: Dataset, *_: Any, **__: Any) -> PlannedBatches:
-        by_step = self.shards is not None
-        return PlannedBatches(dataset, self.plan, PartialState().num_processes, self._begin_step, by_step)
+        ranks = PartialState().num_processes
+        plan = np.repeat(np.arange(len(self.plan))[:, None], ranks, axis=1) if self.shards else self.plan
+        return PlannedBatches(dataset, plan, ranks, self._begin_step)
 
     def _begin_step(self, step: int) -> None:
         """Get its tokens, and mine if due, with the weights of the step before the last: batches are fetched ahead."""

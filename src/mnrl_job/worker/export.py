@@ -7,8 +7,10 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
+from timeit import repeat
 from typing import Any, Literal
 
 import torch
@@ -249,12 +251,7 @@ def score(name: ExportFormat, model: SentenceTransformer, task: WorkerTask) -> t
 def seconds_per_text(model: SentenceTransformer, texts: list[str]) -> float:
     """The fastest of a few rounds, since other processes may use the CPU."""
     model.encode_document(texts[:1])
-    seconds = []
-    for _ in range(TIMED_ROUNDS):
-        started = time.perf_counter()
-        model.encode_document(texts)
-        seconds.append(time.perf_counter() - started)
-    return min(seconds) / len(texts)
+    return min(repeat(partial(model.encode_document, texts), number=1, repeat=TIMED_ROUNDS)) / len(texts)
 
 
 def timed_texts(task: WorkerTask) -> list[str]:

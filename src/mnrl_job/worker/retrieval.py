@@ -8,22 +8,23 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 from shutil import rmtree
+from timeit import repeat
 
 import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
-from numpy.typing import NDArray
 from sentence_transformers import SentenceTransformer
 
 from mnrl_job.data.evalset import EvalSet
+from mnrl_job.data.ragged import Ragged, offsets_of
 from mnrl_job.data.tables import read_table, take
 from mnrl_job.embedding.device_memory import scores_per_tile
 from mnrl_job.embedding.embedding_files import Embeddings, encode_to_file, load
 from mnrl_job.embedding.encode import encode
 from mnrl_job.embedding.flat_buffer import to_device
 from mnrl_job.embedding.precision import Precision
-from mnrl_job.embedding.rank_slice import rank_slice
+from mnrl_job.embedding.rank_slice import own_slice, tiles_of
 from mnrl_job.embedding.top_documents import TopDocuments
 from mnrl_job.evaluation.metrics import mean_metrics, ranking_metrics
 from mnrl_job.evaluation.qrels import Qrels, read_qrels
@@ -87,12 +88,9 @@ def estimate_seconds(model: SentenceTransformer, eval_set: EvalSet, precision: P
     """The estimated duration of `evaluate`, from embedding a sample of the documents."""
     texts = read_table(eval_set.folder / "corpus.arrow")["text"]
     sample = take(texts, np.arange(0, len(texts), max(1, len(texts) // SAMPLE_SIZE))[:SAMPLE_SIZE])
-    seconds = []
-    for _ in range(2):  # the first call tokenizes and warms up
-        started = time.perf_counter()
-        encode(model, sample, "document", precision, eval_set.folder / "sample-tokens.arrow")
-        seconds.append(time.perf_counter() - started)
-    return min(seconds) / len(sample) * (eval_set.documents + eval_set.queries)
+    embed = partial(encode, model, sample, "document", precision, eval_set.folder / "sample-tokens.arrow")
+    seconds = min(repeat(embed, number=1, repeat=2))  # the first call tokenizes and warms up
+    return seconds / len(sample) * (eval_set.documents + eval_set.queries)
 
 
 def rank(
@@ -105,17 +103,17 @@ def rank(
     """
     row_of = {identifier: row for row, identifier in enumerate(judged.documents)}
     depth = min(max(*cutoffs, TOP_DOCUMENTS), len(row_of))
-    relevant = DocumentRows.of([[row_of[document] for document in judged.grades[query]] for query in judged.queries])
-    excluded = DocumentRows.of([[row_of[query]] if query in judged.own else [] for query in judged.queries])
+    relevant = ragged([[row_of[document] for document in judged.grades[query]] for query in judged.queries])
+    excluded = ragged([[row_of[query]] if query in judged.own else [] for query in judged.queries])
     state = PartialState()
     for start in range(0, len(judged.queries), QUERIES_PER_BLOCK):
         block = judged.queries[start : start + QUERIES_PER_BLOCK]
-        local = rank_slice(len(block), state.process_index, state.num_processes)
+        local = own_slice(len(block))
         own = slice(start + local.start, start + local.stop)
         packed = torch.zeros(len(block), 2 + 2 * depth, dtype=torch.float64, device=state.device)
         own_queries, scores_at_once = load(queries, own, dimension), scores_per_tile(state.device)
-        tiles = partial(score_tiles, own_queries, corpus, excluded.of_queries(own), dimension, scores_at_once)
-        packed[local] = rank_rows(tiles, relevant.of_queries(own), (local.stop - local.start, len(corpus)), depth)
+        scores = partial(score_tiles, own_queries, corpus, excluded.select(np.r_[own]), dimension, scores_at_once)
+        packed[local] = rank_rows(scores, relevant.select(np.r_[own]), (local.stop - local.start, len(corpus)), depth)
         rankings = unpack(reduce(packed, "sum"))
         for query, (best_rank, best_score, rows, top_scores) in zip(block, rankings, strict=True):
             top = zip(rows, top_scores, strict=True)
@@ -130,56 +128,42 @@ def rank(
             )
 
 
-@dataclass(frozen=True, slots=True)
-class DocumentRows:
-    """Rows of documents for each query: pairs of query and document, ordered by query, shape (2, n)."""
+def ragged(rows: list[list[int]]) -> Ragged:
+    counts = np.array([len(documents) for documents in rows], dtype=np.int64)
+    return Ragged(np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=counts.sum()), offsets_of(counts))
 
-    pairs: NDArray[np.int64]
 
-    @classmethod
-    def of(cls, rows: list[list[int]]) -> "DocumentRows":
-        counts = np.array([len(documents) for documents in rows], dtype=np.int64)
-        documents = np.fromiter(chain.from_iterable(rows), dtype=np.int64, count=counts.sum())
-        return cls(np.stack([np.repeat(np.arange(len(rows)), counts), documents]))
-
-    def of_queries(self, queries: slice) -> "DocumentRows":
-        """Those of some queries, which are counted from 0 again."""
-        pairs = self.pairs[:, slice(*np.searchsorted(self.pairs[0], (queries.start, queries.stop)))]
-        return DocumentRows(pairs - [[queries.start], [0]])
-
-    def in_tile(self, queries: slice, documents: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """Row and column of each in the scores of some queries and documents, on the device."""
-        query, document = self.of_queries(queries).pairs
-        inside = (document >= documents.start) & (document < documents.stop)
-        places = torch.from_numpy(np.stack([query[inside], document[inside] - documents.start]))
-        row, column = to_device([places], PartialState().device)[0]
-        return row, column
+def in_tile(rows: Ragged, queries: slice, documents: slice) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where rows of documents, given by query, are in the scores of some queries and documents, on the device."""
+    some = rows.select(np.r_[queries])
+    inside = (some.values >= documents.start) & (some.values < documents.stop)
+    places = torch.from_numpy(np.stack([some.rows[inside], some.values[inside] - documents.start]))
+    row, column = to_device([places], PartialState().device)[0]
+    return row, column
 
 
 Tile = tuple[slice, slice, torch.Tensor]
 
 
 def score_tiles(
-    queries: torch.Tensor, corpus: Embeddings, excluded: DocumentRows, dimension: int | None, scores_at_once: int
+    queries: torch.Tensor, corpus: Embeddings, excluded: Ragged, dimension: int | None, scores_at_once: int
 ) -> Iterator[Tile]:
     """The scores of queries and documents, tile by tile, all queries for one tile of documents after another.
 
     Those excluded are -inf. The same numbers are only sure to come out again in tiles of the same size.
     """
-    for first in range(0, len(corpus), DOCUMENTS_PER_TILE):
-        columns = slice(first, min(first + DOCUMENTS_PER_TILE, len(corpus)))
+    for columns in tiles_of(slice(0, len(corpus)), DOCUMENTS_PER_TILE):
         documents = load(corpus, columns, dimension)
         tile_size = max(1, scores_at_once // len(documents))
-        for start in range(0, len(queries), tile_size):
+        for rows in tiles_of(slice(0, len(queries)), tile_size):
             heartbeat()
-            rows = slice(start, min(start + tile_size, len(queries)))
             scores = queries[rows] @ documents.T
-            scores[excluded.in_tile(rows, columns)] = -torch.inf
+            scores[in_tile(excluded, rows, columns)] = -torch.inf
             yield rows, columns, scores
 
 
 def rank_rows(
-    tiles: Callable[[], Iterator[Tile]], relevant: DocumentRows, shape: tuple[int, int], depth: int
+    tiles: Callable[[], Iterator[Tile]], relevant: Ragged, shape: tuple[int, int], depth: int
 ) -> torch.Tensor:
     """Rank documents on the device, without synchronizing with it.
 
@@ -202,7 +186,7 @@ def rank_rows(
     ranks = torch.ones(shape[0], dtype=torch.int64, device=device)
     one_tile = shape[1] <= DOCUMENTS_PER_TILE
     for rows, columns, scores in tiles():
-        row, column = relevant.in_tile(rows, columns)
+        row, column = in_tile(relevant, rows, columns)
         best[rows] = best[rows].scatter_reduce(0, row, scores[row, column], "amax")
         top.update(rows, columns.start, scores)
         if one_tile:

@@ -1,6 +1,7 @@
 """Whether a training can use the prepared tokens, and the texts where it cannot."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from accelerate import PartialState
 from sentence_transformers import SentenceTransformer
@@ -8,11 +9,12 @@ from sentence_transformers import SentenceTransformer
 from mnrl_job.batching.token_shards import TokenShards
 from mnrl_job.config.settings import Settings
 from mnrl_job.embedding.token_fingerprint import token_fingerprint
-from mnrl_job.launch.worker_task import WorkerTask
+from mnrl_job.launch.worker_task import ROW_FILES, WorkerTask
 from mnrl_job.runs.verify import verify_run
-from mnrl_job.storage import is_remote, open_store
+from mnrl_job.storage import is_remote, local_path, open_store
 from mnrl_job.system.local_rank import is_local_main_process
 from mnrl_job.system.logs import log
+from mnrl_job.system.record_files import relocated
 from mnrl_job.training.shard_files import VARIABLE
 
 
@@ -47,21 +49,12 @@ def with_rows(task: WorkerTask, uri: str) -> WorkerTask:
         DataError: one differs from the manifest.
         JobError: the storage does not answer.
     """
-    if task.pairs is None or task.batch_plan is None:
-        raise ValueError("a training task needs pairs")
-    plan = task.batch_plan
-    paths = [task.pairs.path, plan.labels, *([plan.non_minable] if plan.non_minable else [])]
-    folder = task.scratch / "rows" if is_remote(uri) else paths[0].parent
+    folder = task.scratch / "rows" if is_remote(uri) else local_path(uri, VARIABLE)
     if is_local_main_process():
-        store = open_store(uri, VARIABLE, task.settings.s3_addressing_style)
-        verify_run(store, folder, tuple(path.name for path in paths))
+        verify_run(open_store(uri, VARIABLE, task.settings.s3_addressing_style), folder, ROW_FILES)
     PartialState().wait_for_everyone()
-    return replace(
-        task,
-        pairs=replace(task.pairs, path=folder / task.pairs.path.name),
-        batch_plan=replace(
-            plan,
-            labels=folder / plan.labels.name,
-            non_minable=folder / plan.non_minable.name if plan.non_minable else None,
-        ),
-    )
+
+    def place(path: Path) -> Path:
+        return folder / path.name if path.name in ROW_FILES else path
+
+    return replace(task, pairs=relocated(task.pairs, place), batch_plan=relocated(task.batch_plan, place))

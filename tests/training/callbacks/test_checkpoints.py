@@ -87,7 +87,8 @@ def undisturbed(request, data, dropping, tmp_path_factory):
     return request.param, trained(data, dropping, tmp_path_factory.mktemp("undisturbed"), settings=request.param)
 
 
-@pytest.mark.parametrize("step", range(1, 9))
+# The first, one after which negatives are mined for the next epoch, its last, and the very last; then the others.
+@pytest.mark.parametrize("step", [1, 3, 4, 8, *(pytest.param(step, marks=pytest.mark.slow) for step in (2, 5, 6, 7))])
 def test_a_run_stopped_after_any_step_and_resumed_ends_with_the_same_weights(
     go, tmp_path, monkeypatch, undisturbed, step
 ):
@@ -104,7 +105,9 @@ def test_a_run_stopped_after_any_step_and_resumed_ends_with_the_same_weights(
     assert go(resume=checkpoint, settings=settings) == expected
 
 
-@pytest.mark.parametrize(("step", "settings"), [(4, SETTINGS), (4, MINING), (6, SETTINGS)])
+@pytest.mark.parametrize(
+    ("step", "settings"), [pytest.param(4, SETTINGS, marks=pytest.mark.slow), (4, MINING), (6, SETTINGS)]
+)
 def test_a_run_stopped_when_patience_is_exhausted_trains_no_further(go, tmp_path, monkeypatch, step, settings):
     settings = settings.model_copy(
         update={"eval_interval": Interval(steps=2), "early_stopping_patience": step // 2 - 1}

@@ -39,11 +39,6 @@ def short(value: float) -> str:
     return f"{value:,.4g}".replace("-", MINUS) if abs(value) < 1000 else count(value)
 
 
-def size(value: float) -> str:
-    """Bytes: `512 MB`, `3.1 GB`."""
-    return f"{value / 1e9:.1f} GB" if value >= 1e9 else f"{value / 1e6:.0f} MB"
-
-
 def percent(value: float) -> str:
     """`12.5 %`."""
     return f"{value:.1%}".replace("%", " %")

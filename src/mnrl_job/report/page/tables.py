@@ -6,8 +6,8 @@ from typing import Any
 
 from mnrl_job.config.settings import Settings, as_text, env_name
 from mnrl_job.report.assumptions import assumptions
-from mnrl_job.report.page.formatting import count, percent, plain, size
-from mnrl_job.system.quantities import duration
+from mnrl_job.report.page.formatting import count, percent, plain
+from mnrl_job.system.quantities import duration, file_size
 
 Rows = tuple[tuple[str, str], ...]
 
@@ -69,7 +69,7 @@ def speed_rows(metrics: Mapping[str, Any]) -> Rows:
         "tokens_per_second": ("tokens per second", count),
         "padding_ratio": ("tokens with padding per token", lambda value: plain(value, 2)),
         "data_wait_share": ("time waiting for batches", percent),
-        "peak_memory_bytes": ("peak memory of rank 0", size),
+        "peak_memory_bytes": ("peak memory of rank 0", file_size),
     }
     return tuple(
         (name, format_value(performance[key]))

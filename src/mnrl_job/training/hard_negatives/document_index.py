@@ -22,7 +22,7 @@ from mnrl_job.data.ragged import offsets_of
 from mnrl_job.data.tables import evenly_spaced
 from mnrl_job.embedding.device_memory import scores_per_tile
 from mnrl_job.embedding.embedding_files import Embeddings, computed_once, load, write_rows
-from mnrl_job.embedding.rank_slice import rank_slice
+from mnrl_job.embedding.rank_slice import own_slice, tiles_of
 from mnrl_job.system.heartbeat import heartbeat
 from mnrl_job.system.preemption import raise_if_stop_requested
 from mnrl_job.training.hard_negatives import MAX_EXACT
@@ -119,11 +119,11 @@ class DocumentIndex:
             heartbeat()
             documents = load(self.embeddings, slice(start, stop))
             size = max(1, scores_per_tile(queries.device) // len(documents))
-            for visit in range(first, last, size):
-                members = visits[visit : min(visit + size, last)] // lists.shape[1]
+            for tile in tiles_of(slice(first, last), size):
+                members = visits[tile] // lists.shape[1]
                 scores = queries[members] @ documents.T
-                some = slice(*np.searchsorted(on_host, (visit, visit + len(members))))
-                scores[excluded_visits[some] - visit, excluded_positions[some] - start] = -torch.inf
+                some = slice(*np.searchsorted(on_host, (tile.start, tile.stop)))
+                scores[excluded_visits[some] - tile.start, excluded_positions[some] - start] = -torch.inf
                 yield members, slice(start, stop), scores
 
     def _visits_of(
@@ -151,20 +151,13 @@ def build_index(documents: NDArray[np.float32], folder: Path) -> DocumentIndex:
     trained = train_centroids(documents, branches)
     list_of = assign(documents, None, lambda vectors: trained.nearest(vectors, 1, CELLS_OF_DOCUMENT))
     order = computed_once(folder / "order.npy", lambda: np.argsort(list_of, kind="stable"))
-    position = computed_once(folder / "position.npy", lambda: inverse(order))
-    parts = (documents[order[start : start + DOCUMENTS_PER_TILE]] for start in range(0, count, DOCUMENTS_PER_TILE))
+    position = computed_once(folder / "position.npy", lambda: np.argsort(order))
+    parts = (documents[order[tile]] for tile in tiles_of(slice(0, count), DOCUMENTS_PER_TILE))
     embeddings = write_rows(folder / "lists.npy", (count, documents.shape[1]), parts)
     offsets = offsets_of(np.bincount(list_of, minlength=branches**2))
     centroids = Centroids(trained.cells, means(documents, list_of, trained.lists))
     probes = int(branches * min(branches, PROBES_PER_BRANCH))
     return DocumentIndex(embeddings, order, position, offsets, centroids, probes)
-
-
-def inverse(order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The index of each number in a permutation."""
-    position = np.empty_like(order)
-    position[order] = np.arange(len(order))
-    return position
 
 
 def train_centroids(documents: Embeddings, branches: int) -> Centroids:
@@ -199,11 +192,9 @@ def assign(
     documents: Embeddings, rows: NDArray[np.int64] | None, choose: Callable[[torch.Tensor], torch.Tensor]
 ) -> NDArray[np.int32]:
     """What `choose` returns for these documents, or for all, shape (documents, 1), split over the ranks. Collective."""
-    state, count = PartialState(), len(documents) if rows is None else len(rows)
-    chosen = torch.zeros(count, dtype=torch.int32, device=state.device)
-    local = rank_slice(count, state.process_index, state.num_processes)
-    for start in range(local.start, local.stop, DOCUMENTS_PER_TILE):
-        tile = slice(start, min(start + DOCUMENTS_PER_TILE, local.stop))
+    count = len(documents) if rows is None else len(rows)
+    chosen = torch.zeros(count, dtype=torch.int32, device=PartialState().device)
+    for tile in tiles_of(own_slice(count), DOCUMENTS_PER_TILE):
         chosen[tile] = choose(load(documents, tile if rows is None else rows[tile]))[:, 0].int()
     assigned: NDArray[np.int32] = reduce(chosen, "sum").cpu().numpy()
     return assigned
@@ -211,10 +202,8 @@ def assign(
 
 def means(documents: Embeddings, list_of: NDArray[np.int32], centroids: torch.Tensor) -> torch.Tensor:
     """The mean of the documents of each list, or its centroid if it has none; shape of the centroids. Collective."""
-    state, sums = PartialState(), torch.zeros_like(centroids).flatten(0, 1)
-    local = rank_slice(len(documents), state.process_index, state.num_processes)
-    for start in range(local.start, local.stop, DOCUMENTS_PER_TILE):
-        tile = slice(start, min(start + DOCUMENTS_PER_TILE, local.stop))
-        sums.index_add_(0, torch.from_numpy(list_of[tile]).to(state.device), load(documents, tile))
-    counts = torch.from_numpy(np.bincount(list_of, minlength=len(sums))).to(state.device)[:, None]
+    sums = torch.zeros_like(centroids).flatten(0, 1)
+    for tile in tiles_of(own_slice(len(documents)), DOCUMENTS_PER_TILE):
+        sums.index_add_(0, torch.from_numpy(list_of[tile]).to(sums.device), load(documents, tile))
+    counts = torch.from_numpy(np.bincount(list_of, minlength=len(sums))).to(sums.device)[:, None]
     return torch.where(counts > 0, reduce(sums, "sum") / counts, centroids.flatten(0, 1)).view_as(centroids)

@@ -26,7 +26,7 @@ from mnrl_job.embedding.embedding_files import Embeddings, encode_to_file, load
 from mnrl_job.embedding.flat_buffer import to_host
 from mnrl_job.embedding.precision import Precision
 from mnrl_job.embedding.prompts import Kind
-from mnrl_job.embedding.rank_slice import rank_slice
+from mnrl_job.embedding.rank_slice import own_slice, tiles_of
 from mnrl_job.embedding.top_documents import TopDocuments
 from mnrl_job.system.local_rank import is_local_main_process
 from mnrl_job.training.hard_negatives.document_index import DocumentIndex, build_index
@@ -164,26 +164,22 @@ def search(
         On the host: rows; the positions in the index of the documents selected for each and their similarities, -inf if
         there are too few, shape (rows, negatives); the similarities of the positives, shape (rows,).
     """
-    state = PartialState()
-    depth = config.depth(len(index.order))
-    local = rank_slice(len(queries), state.process_index, state.num_processes)
-    size = max(1, block_bytes(state.device) // index.bytes_per_query(depth))
+    device, depth = PartialState().device, config.depth(len(index.order))
+    size = max(1, block_bytes(device) // index.bytes_per_query(depth))
     never = np.sort(index.position[candidates.non_minable])
-    never_on_device = torch.from_numpy(never).to(state.device)
-    for start in range(local.start, local.stop, size):
-        stop = min(start + size, local.stop)
-        block, top = load(queries, slice(start, stop)), TopDocuments(stop - start, depth, state.device)
-        relevant = candidates.relevant[:, slice(*np.searchsorted(candidates.relevant[0], (start, stop)))]
-        for members, documents, scores in index.score_tiles(block, relevant - np.array([[start], [0]])):
+    never_on_device = torch.from_numpy(never).to(device)
+    for block in tiles_of(own_slice(len(queries)), size):
+        vectors, top = load(queries, block), TopDocuments(block.stop - block.start, depth, device)
+        relevant = candidates.relevant[:, slice(*np.searchsorted(candidates.relevant[0], (block.start, block.stop)))]
+        for members, documents, scores in index.score_tiles(vectors, relevant - np.array([[block.start], [0]])):
             of_tile = slice(*np.searchsorted(never, (documents.start, documents.stop)))
             scores[:, never_on_device[of_tile] - documents.start] = -torch.inf
             top.update(members, documents.start, scores)
-        first, last = np.searchsorted(candidates.query_of, (start, stop)).tolist()
-        for tile in range(first, last, size):
-            rows = slice(tile, min(tile + size, last))
-            query = torch.from_numpy(candidates.query_of[rows] - start).to(state.device)
+        of_block = slice(*np.searchsorted(candidates.query_of, (block.start, block.stop)).tolist())
+        for rows in tiles_of(of_block, size):
+            query = torch.from_numpy(candidates.query_of[rows] - block.start).to(device)
             positives = load(index.embeddings, index.position[candidates.document_of[rows]])
-            positive_scores = (block[query] * positives).sum(dim=1)
+            positive_scores = (vectors[query] * positives).sum(dim=1)
             results = (*select(top, query, positive_scores, config), positive_scores)
             positions, scores, positive_scores = to_host(list(results))
             yield candidates.rows[rows], positions, scores, positive_scores
