@@ -39,7 +39,7 @@ def positions(offsets: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np
 
 
 def ranges(starts: NDArray[np.int64], counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """So many consecutive integers from each start, one range after another."""
+    """The consecutive integers of ranges with these starts and lengths, one range after another."""
     numbers: NDArray[np.int64] = np.arange(counts.sum()) + np.repeat(starts - np.cumsum(counts) + counts, counts)
     return numbers
 

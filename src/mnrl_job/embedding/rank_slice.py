@@ -17,6 +17,6 @@ def own_slice(count: int) -> slice:
 
 
 def tiles_of(rows: slice, size: int) -> Iterator[slice]:
-    """At most so many rows after another."""
+    """Consecutive slices of at most `size` rows."""
     for start in range(rows.start, rows.stop, size):
         yield slice(start, min(start + size, rows.stop))

@@ -9,7 +9,7 @@ from mnrl_job.errors import DataError, NotFound
 from mnrl_job.runs.publish import MARKER, PRESERVED
 from mnrl_job.storage import LocalStore, Store
 from mnrl_job.storage.base import read_bytes
-from mnrl_job.storage.manifest import MANIFEST, find_damage, parse_manifest
+from mnrl_job.storage.manifest import MANIFEST, find_damage, find_wrong_size, parse_manifest
 from mnrl_job.storage.transfer import download
 from mnrl_job.system.logs import warn
 
@@ -35,11 +35,11 @@ def verify_run(store: Store, scratch: Path, prefixes: tuple[str, ...] = ("",), o
         download(store, [entries[name] for name in files if name in entries], folder)
     damage = list(find_damage(folder, files))
     if others_by_size:
-        for name in sorted(recorded.keys() - files.keys()):
-            size, expected = entries[name].size if name in entries else None, recorded[name]["bytes"]
-            if size != expected:
-                problem = "is missing" if size is None else f"has {size} bytes, the manifest says {expected}"
-                damage.append(f"{name}: {problem}")
+        sizes = {name: entry.size for name, entry in entries.items()}
+        others = (
+            (name, find_wrong_size(sizes.get(name), recorded[name])) for name in sorted(recorded.keys() - files.keys())
+        )
+        damage += [f"{name}: {problem}" for name, problem in others if problem]
     if damage:
         raise DataError(
             f"{store.label} is not what was published:\n" + "\n".join(damage) + "\nrestore these files or make it anew"

@@ -62,12 +62,17 @@ def find_damage(folder: Path, files: Mapping[str, FileRecord]) -> Iterator[str]:
     """How the files of a folder differ from their manifest, one message each."""
     for name, expected in files.items():
         path = folder / name
-        if not path.is_file():
-            yield f"{name}: is missing"
-        elif (size := path.stat().st_size) != expected["bytes"]:
-            yield f"{name}: has {size} bytes, the manifest says {expected['bytes']}"
+        if problem := find_wrong_size(path.stat().st_size if path.is_file() else None, expected):
+            yield f"{name}: {problem}"
         elif (digest := sha256_of([path])) != expected["sha256"]:
             yield f"{name}: has SHA-256 {digest}, the manifest says {expected['sha256']}"
+
+
+def find_wrong_size(size: int | None, expected: FileRecord) -> str:
+    """How a file's size, None if it is missing, differs from the manifest; empty if it does not."""
+    if size is None:
+        return "is missing"
+    return "" if size == expected["bytes"] else f"has {size} bytes, the manifest says {expected['bytes']}"
 
 
 def manifest_files(folder: Path) -> list[str]:
